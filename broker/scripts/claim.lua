@@ -1,0 +1,36 @@
+-- claim(claim id, worker, lease ms) → OK, epoch, base, tail, attempt, events, bytes, model, request
+--
+-- Take the pen of a stream that waits, or whose writer's lease has run out. The claimer chose the claim id:
+-- the same claim again (its reply was lost) is answered with the same pen.
+-- Races: two workers, one stream: the second finds a lease (HELD). A claim and a cancel: whichever is second finds
+-- the other's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
+local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
+  'boot', 'events', 'bytes', 'model', 'request')
+local state, epoch, base, tail, attempt = m[1], tonumber(m[2]), tonumber(m[4]), tonumber(m[5]), tonumber(m[6])
+if not state then
+  return { 'NOT_FOUND' }
+end
+if TERMINAL[state] then
+  return { 'CLOSED' }
+end
+if m[3] ~= claim then
+  if state == 'running' and tonumber(m[7]) > now then
+    return { 'HELD', tonumber(m[7]) }
+  end
+  local wait_ms = healing_ms(m[9], lease_ms)
+  if wait_ms > 0 then
+    return { 'HEALING', wait_ms }
+  end
+  -- Under another boot even a first claim jumps: an earlier claim may be among what was lost.
+  if epoch == 0 and m[9] == (server()) then
+    base = tail + 1
+  else
+    base = next_block(tail, tonumber(m[8]))
+  end
+  epoch, attempt = epoch + 1, attempt + 1
+  redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base), 'attempt', attempt,
+    'worker', worker, 'lease_until', int(now + lease_ms))
+  redis.call('HSETNX', META, 'started', int(now))
+end
+return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), m[12], m[13] }

@@ -1,0 +1,66 @@
+-- What every step shares. log.py puts this file in front of each script.
+--
+-- KEYS: the stream's log, its meta, its live channel (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
+-- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
+local LOG, META, LIVE = KEYS[1], KEYS[2], KEYS[3]
+local BLOCK = 1000000
+local TERMINAL = { done = true, error = true, cancelled = true }
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Lua prints large numbers as 1e+15; ids must stay digits.
+local function int(n)
+  return string.format('%.0f', n)
+end
+
+-- The pen has changed hands: go on at the start of a block of a million that nobody can have used, not even a
+-- writer whose events Redis has lost since: no writer moves on by more than a block a second of a stream's life.
+local function next_block(tail, created)
+  local behind_tail = math.floor((tail - 1) / BLOCK) + 1
+  local behind_time = 1 + math.floor((now - created) / 1000)
+  return BLOCK * math.max(behind_tail, behind_time) + 1
+end
+
+-- Who runs this script, and for how many ms. fakeredis has no INFO: there, nothing ever restarts.
+local function server()
+  local info = redis.pcall('INFO', 'server')
+  if type(info) ~= 'string' then
+    return '', math.huge
+  end
+  return string.match(info, 'run_id:(%w+)') or '', (tonumber(string.match(info, 'uptime_in_seconds:(%d+)')) or 0) * 1000
+end
+
+-- After a restart of Redis the writers that live put back what it lost, before anybody may take a pen:
+-- nothing is claimed or seized until the server has been up for one lease. 0: go ahead; else ms to wait.
+local function healing_ms(created_by, lease_ms)
+  local run_id, up_ms = server()
+  if run_id == created_by then
+    return 0
+  end
+  return math.max(0, lease_ms - up_ms)
+end
+
+local published = {}
+
+-- Add one event to the log, and keep it for publish().
+local function add(id, kind, data, t)
+  redis.call('XADD', LOG, int(id) .. '-0', 'k', kind, 'd', data, 't', t)
+  published[#published + 1] = int(id)
+  published[#published + 1] = t
+  published[#published + 1] = kind
+  published[#published + 1] = data
+end
+
+-- The batch itself, four lines an event (data is one line): a follower needs no read.
+local function publish()
+  redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
+end
+
+-- A terminal event: the state bears its name, and the retention clock starts.
+local function finish(kind, data, stopped_after, retention_ms)
+  redis.call('HSET', META, 'state', kind, 'finished', int(now), 'stopped_after', int(stopped_after), 'ending', data)
+  redis.call('HDEL', META, 'lease_until')
+  redis.call('PEXPIRE', META, retention_ms)
+  redis.call('PEXPIRE', LOG, retention_ms)
+end

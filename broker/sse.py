@@ -1,0 +1,134 @@
+"""The wire of Server-Sent Events: event → bytes, header → cursor. Pure functions, no framework.
+
+WHATWG HTML, section 9.2 "Server-sent events". A frame is `id:`, `event:`, `data:` (one line of JSON) and a blank
+line. `id:` comes first, and a client sets its last event id only at the blank line: a frame cut anywhere is not
+counted, and comes again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import orjson
+
+from broker.errors import BadCursor
+from broker.event import GAP, Event, merge_deltas, to_ndjson
+
+HEARTBEAT = b": ping\n\n"
+NDJSON_HEARTBEAT = b"\n"
+
+MEDIA_TYPE = "text/event-stream"
+NDJSON_MEDIA_TYPE = "application/x-ndjson"
+
+RETRY_MS = 1000
+RETRY_JITTER_MS = 1000
+"""Viewers that were cut together must not come back together."""
+
+
+class Frame(NamedTuple):
+    """An event and its bytes as SSE: encoded once, shared by every viewer."""
+
+    event: Event
+    sse: bytes
+
+
+class Gap(NamedTuple):
+    """Events after the viewer's cursor no longer exist anywhere; it goes on with `earliest`."""
+
+    requested: int
+    earliest: int
+    reason: str
+
+
+def encode(event: Event) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), event.data)
+
+
+def frames(events: Sequence[Event]) -> list[Frame]:
+    return [Frame(event, encode(event)) for event in events]
+
+
+def encode_gap(gap: Gap) -> bytes:
+    """No `id:` line: a notice is not an event, and leaves the client's cursor where it is."""
+    return b"event: gap\ndata: %s\n\n" % orjson.dumps(gap._asdict())
+
+
+def encode_gap_ndjson(gap: Gap) -> bytes:
+    return orjson.dumps({"event": GAP, "data": gap._asdict()}) + b"\n"
+
+
+def retry_line() -> bytes:
+    """When to come back, in ms: every viewer its own."""
+    return b"retry: %d\n" % (RETRY_MS + random.randrange(RETRY_JITTER_MS + 1))
+
+
+def farewell(code: str) -> bytes:
+    """What a viewer reads before a cut that is not its stream's end: when to come back, and why.
+
+    The comment follows on its own: a browser's EventSource acts on `retry:` at once, the blank line ends the block.
+    """
+    return retry_line() + b": %s\n\n" % code.encode()
+
+
+class Format(Enum):
+    """What a viewer asked for: exact SSE, SSE with text merged where it waits, or a JSON object a line."""
+
+    EXACT = "exact"
+    COMPACT = "compact"
+    NDJSON = "ndjson"
+    COMPACT_NDJSON = "compact-ndjson"
+
+    @property
+    def is_ndjson(self) -> bool:
+        return self in (Format.NDJSON, Format.COMPACT_NDJSON)
+
+    @property
+    def heartbeat(self) -> bytes:
+        return NDJSON_HEARTBEAT if self.is_ndjson else HEARTBEAT
+
+    @property
+    def media_type(self) -> str:
+        return NDJSON_MEDIA_TYPE if self.is_ndjson else MEDIA_TYPE
+
+    def render(self, batch: Sequence[Frame]) -> bytes:
+        match self:
+            case Format.EXACT:
+                return b"".join([frame.sse for frame in batch])
+            case Format.COMPACT:
+                return b"".join(map(encode, merge_deltas([frame.event for frame in batch])))
+            case Format.NDJSON:
+                return b"".join([to_ndjson(frame.event) for frame in batch])
+            case Format.COMPACT_NDJSON:
+                return b"".join(map(to_ndjson, merge_deltas([frame.event for frame in batch])))
+
+    def render_gap(self, gap: Gap) -> bytes:
+        return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
+
+
+# -- header → cursor ---------------------------------------------------------------------------------
+
+EARLIEST, LATEST = "earliest", "latest"
+MAX_CURSOR = 2**53 - 1
+"""Ids are numbers in JSON: beyond this, JavaScript would confuse them."""
+
+_DIGITS = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+
+
+def parse_cursor(text: str | None) -> int | None:
+    """Where a viewer goes on: the id of the last event it has; 0 from the start; None at the latest event.
+
+    Absent and empty count the same (an EventSource that has no id sends none; some clients send an empty one).
+    Raises BadCursor for anything but a canonical integer from 0 to 2^53 - 1, `earliest` or `latest`: a cursor that
+    is silently misread would repeat or skip events.
+    """
+    if not text or text == EARLIEST:
+        return 0
+    if text == LATEST:
+        return None
+    if _DIGITS.fullmatch(text) and int(text) <= MAX_CURSOR:
+        return int(text)
+    raise BadCursor("A cursor is the id of the last event received (0 to 9007199254740991), `earliest` or `latest`.")

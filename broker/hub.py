@@ -195,7 +195,7 @@ class Hub:
         connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
         sending: asyncio.Task[None] | None = None
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             self._commands = asyncio.Queue()
             for channel in self._topics:
                 self._send("SUBSCRIBE", channel)

@@ -1,16 +1,16 @@
 """Every Redis key, on one screen.
 
-| key                           | type    | holds                                                          | its life                     |
-|-------------------------------|---------|----------------------------------------------------------------|------------------------------|
-| le:{sid}:log                  | stream  | entry <n>-0: k kind, d data (JSON), t server time in ms        | retention after the ending   |
-| le:{sid}:meta                 | hash    | see META below                                                 | retention after the ending   |
-| le:{sid}:live                 | channel | each batch as it is appended (scripts/prelude.lua: publish)    | -                            |
-| le:leases                     | zset    | sid → when the sweeper looks next (ms; 0: at once)             | member removed at the ending |
-| le:idem:<tenant>:<key>        | string  | sid and digest of the body                                     | 24 h (a minute till created) |
-| le:streams:<tenant>           | zset    | sid → created (ms)                                             | LISTING_LIFE_S, and trimmed  |
-| le:sessions:<tenant>          | zset    | session → its newest stream's created (ms)                     | LISTING_LIFE_S, and trimmed  |
-| le:session:<tenant>:<session> | zset    | sid → created (ms)                                             | LISTING_LIFE_S, and trimmed  |
-| le:jobs, arq:*                | arq's   | streams waiting for a worker; arq's own notes on each          | removed by arq, or a TTL     |
+| key                           | type    | holds                                       | its life                   |
+|-------------------------------|---------|---------------------------------------------|----------------------------|
+| le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention after the ending |
+| le:{sid}:meta                 | hash    | see META below                              | retention after the ending |
+| le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
+| le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
+| le:idem:<tenant>:<key>        | string  | sid and digest of the body                  | 24 h (1 min until created) |
+| le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
+| le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
+| le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
+| le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
 
 `{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
 `le:leases` is an index; what it says is checked against `meta`, which is the authority. It is written before it.

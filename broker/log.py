@@ -260,7 +260,7 @@ class StreamLog:
         keys = self.keys.stream(sid)
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.hmget(keys.meta, "state", "tail")
+                pipe.hmget(keys.meta, ["state", "tail"])
                 pipe.xrange(keys.log, min=max(cursor, 1), max="+", count=count + 1)
                 (state, tail), entries = await pipe.execute()
         if state is None:

@@ -55,7 +55,7 @@ PRODUCER_LOST = {
 
 
 class Heartbeat:
-    """Renews the lease of every stream this process writes; a writer that lost its pen learns of it here at the latest."""
+    """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest."""
 
     def __init__(self, log: StreamLog, writers: Collection[StreamWriter]) -> None:
         self._log = log
@@ -156,12 +156,12 @@ class Sweeper:
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:
         redis, keys = self._log.redis, self._log.keys
-        fields = ("state", "created", "lease_until", "producer", "on_worker_loss", "attempt")
+        fields = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt"]
         with from_redis():
             due = await redis.zrangebyscore(keys.leases, "-inf", now_ms, start=0, num=SWEEP_BATCH, withscores=True)
             async with redis.pipeline(transaction=False) as pipe:
                 for sid, _ in due:
-                    pipe.hmget(keys.stream(sid.decode()).meta, *fields)
+                    pipe.hmget(keys.stream(sid.decode()).meta, fields)
                 metas = await pipe.execute()
         return [_overdue(sid.decode(), look_ms, meta) for (sid, look_ms), meta in zip(due, metas, strict=True)]
 

@@ -1,6 +1,7 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, [kind, data, t or ''] …)
 --   → OK, tail, now (ms), state
 --
+-- first 0: after whatever is there (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
 --  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too
 --  2 a finished stream takes nothing more
@@ -21,7 +22,9 @@ end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
 local skip = 0
-if same_pen and first >= base then
+if first == 0 then
+  first = math.max(tail + 1, base)
+elseif same_pen and first >= base then
   skip = math.max(0, math.min(count, tail - first + 1))
 end
 if same_pen and skip == count then

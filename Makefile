@@ -1,0 +1,74 @@
+# Everything works from a fresh clone that has make and Python 3.11 or newer; nothing is installed outside of .venv.
+#
+#   make up        run Lastevent on this machine (make up ARGS="--port 9000")
+#   make test      all tests (make test ARGS="tests/broker -x")
+#   make check     lint, format and types; silent when all is well
+#   make bench     the benchmarks
+#   make setup     .venv only (the others do it when it is needed)
+#   make requirements   pin the newest dependencies that pyproject.toml allows
+
+.PHONY: setup up test check bench requirements
+MAKEFLAGS += --no-print-directory
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+BIN := .venv/bin
+
+setup: .venv/installed
+	@:
+
+up: .venv/installed
+	@exec $(BIN)/lastevent up $(ARGS)
+
+# worksteal, since a few tests take long and one of the two processes would otherwise idle behind them.
+test: .venv/installed
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: .venv/installed
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "Not formatted (run $(BIN)/ruff format):"; $(BIN)/ruff format --check; }
+	@$(BIN)/mypy --no-error-summary
+
+bench: .venv/installed
+	@$(BIN)/python -m bench $(ARGS)
+
+# Only a set-up that went through leaves this file. Without build isolation, since isolation would fetch a setuptools
+# that no hash was checked for.
+.venv/installed: requirements.txt pyproject.toml
+	@$(find_python); $(make_venv)
+	@echo "Installing the dependencies into .venv (only when requirements.txt or pyproject.toml changed)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# uv, since it alone pins for every platform and Python version at once. setuptools is listed by build-system.requires
+# only, where uv does not look.
+requirements: build/uv/bin/uv
+	@build/uv/bin/python -c 'import tomllib as t; \
+	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
+	@build/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --custom-compile-command "make requirements" \
+	    --extra dev pyproject.toml build/build-system.in --output-file requirements.txt
+
+build/uv/bin/uv:
+	@$(find_python); "$$python" -m venv build/uv
+	@build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# A name may be there and not run (version managers leave such shims), so each is tried.
+define find_python
+python=; for name in $(PYTHONS); do \
+    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$name; break; fi; \
+done; \
+if [ -z "$$python" ]; then \
+    echo "Lastevent needs Python 3.11 or newer; none of these is: $(PYTHONS)" >&2; exit 1; \
+fi; \
+if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+    echo "Python $$version here lacks ensurepip; on Debian or Ubuntu: apt install python$$version-venv" >&2; exit 1; \
+fi
+endef
+
+# An environment whose Python has gone (an upgrade, a moved tree) is made anew.
+define make_venv
+if ! $(BIN)/pip --version >/dev/null 2>&1; then \
+    rm -rf .venv; "$$python" -m venv .venv; \
+fi
+endef

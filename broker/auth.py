@@ -1,0 +1,76 @@
+"""Who may do what: bearer keys, and read tokens for browsers.
+
+With LASTEVENT_API_KEYS set, every call needs `Authorization: Bearer <key>`. A browser's EventSource can send no
+header, so `events_url` carries a token: signed, expiring, good for reading that one stream. Without keys the server
+listens on loopback only, everybody there is the tenant `default`, and door.py keeps web pages out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from broker.errors import StreamNotFound, Unauthorized
+
+DEFAULT_TENANT = "default"
+
+
+class Grant(NamedTuple):
+    """What a caller may touch: a tenant's streams, or (`only`) reading that one stream."""
+
+    tenant: str
+    only: str | None = None
+
+
+class Auth:
+    def __init__(self, keys: Sequence[str], token_ttl_s: int) -> None:
+        self._keys = [key.encode() for key in keys]
+        self._token_ttl_s = token_ttl_s
+
+    @property
+    def is_open(self) -> bool:
+        return not self._keys
+
+    def by_key(self, authorization: str | None) -> Grant:
+        """The grant of an Authorization header. Raises Unauthorized."""
+        if self.is_open:
+            return Grant(DEFAULT_TENANT)
+        scheme, _, key = (authorization or "").partition(" ")
+        given = key.strip().encode("utf-8", "surrogateescape")
+        # Every key is compared, in constant time: how long it takes tells nothing about any of them.
+        matches = [hmac.compare_digest(given, known) for known in self._keys]
+        if scheme.lower() == "bearer" and any(matches):
+            return Grant(DEFAULT_TENANT)
+        raise Unauthorized("Send Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
+
+    def by_token(self, sid: str, token: str) -> Grant:
+        """The grant of a read token for this stream. Raises Unauthorized."""
+        expires, _, signature = token.partition(".")
+        if expires.isascii() and expires.isdigit() and len(expires) < 16 and int(expires) > time.time():
+            given = signature.encode("utf-8", "replace")
+            if any([hmac.compare_digest(given, _sign(key, sid, expires)) for key in self._keys]):  # noqa: C419 - all of them, see above
+                return Grant(DEFAULT_TENANT, only=sid)
+        raise Unauthorized("The token in this address is not valid for this stream, or has expired.")
+
+    def token(self, sid: str) -> str | None:
+        """A read token for one stream; None where none is needed."""
+        if self.is_open:
+            return None
+        expires = str(int(time.time()) + self._token_ttl_s)
+        return f"{expires}.{_sign(self._keys[0], sid, expires).decode()}"
+
+
+def _sign(key: bytes, sid: str, expires: str) -> bytes:
+    message = f"lastevent read {sid} {expires}".encode("utf-8", "surrogateescape")
+    return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=")
+
+
+def own(meta: dict[str, str], grant: Grant) -> dict[str, str]:
+    """The meta of a stream that this grant may see. Another tenant's stream does not exist (G8)."""
+    if not meta or meta.get("tenant") != grant.tenant:
+        raise StreamNotFound("There is no stream of that id.")
+    return meta

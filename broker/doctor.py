@@ -1,0 +1,67 @@
+"""`lastevent doctor`: is this machine fit to run Lastevent, and is what it needs there? One line a finding."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import httpx2
+import redis
+
+from broker.keys import Keys
+from broker.settings import Settings
+
+OLDEST_REDIS = (7, 0)
+
+
+class Finding(NamedTuple):
+    ok: bool
+    what: str
+    advice: str = ""
+
+
+def examine(settings: Settings, url: str) -> Iterator[Finding]:
+    yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Lastevent needs 3.11 or newer.")
+    yield from _redis(settings)
+    yield _provider()
+    yield _server(url)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if "LASTEVENT_REDIS_URL" not in os.environ:
+        yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
+        return
+    try:
+        with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+            info = client.info()
+            config = {name: client.config_get(name).get(name) for name in ("appendonly", "maxmemory-policy")}
+            waiting = client.zcard(Keys(settings.key_prefix).jobs)
+    except (redis.RedisError, OSError, ValueError) as error:
+        yield Finding(False, f"Redis does not answer ({type(error).__name__})", "Check LASTEVENT_REDIS_URL.")
+        return
+    version = info.get("valkey_version") or info["redis_version"]
+    old_enough = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
+    yield Finding(old_enough, f"Redis or Valkey {version}", "7.0 or newer is needed.")
+    on = config["appendonly"] == "yes"
+    yield Finding(on, f"appendonly {config['appendonly']}", "Without it a restart of Redis loses every stream.")
+    policy = config["maxmemory-policy"]
+    yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
+    yield Finding(True, f"{waiting} streams wait for a worker")
+
+
+def _provider() -> Finding:
+    if os.environ.get("ANTHROPIC_API_KEY"):
+        return Finding(True, "ANTHROPIC_API_KEY is set")
+    if os.environ.get("ANTHROPIC_BASE_URL"):
+        return Finding(True, "ANTHROPIC_BASE_URL is set")
+    return Finding(True, "no ANTHROPIC_API_KEY: workers use the stand-in, which is no model")
+
+
+def _server(url: str) -> Finding:
+    try:
+        answer = httpx2.get(f"{url}/readyz", timeout=3.0, trust_env=False)
+    except (httpx2.HTTPError, httpx2.InvalidURL):
+        return Finding(False, f"no server answers at {url}", "Start one with: lastevent up")
+    return Finding(answer.status_code == 200, f"{url}/readyz says {answer.status_code}", "See its log.")

@@ -1,0 +1,89 @@
+"""Errors over HTTP: application/problem+json (RFC 9457), one form for all of them. No traceback, no echo of input."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from broker.errors import AppendGap, InvalidRequest, LasteventError, Unauthorized
+
+MEDIA_TYPE = "application/problem+json"
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "last_event_id": {"type": "integer", "description": "append_gap only: send again from the one after it"},
+    },
+}
+
+
+def problem(request_id: str, status: int, code: str, title: str, detail: str, **more: Any) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "request_id": request_id,
+        **more,
+    }
+    return Response(orjson.dumps(body), status, media_type=MEDIA_TYPE)
+
+
+def from_error(request_id: str, error: LasteventError) -> Response:
+    more = {"last_event_id": error.tail} if isinstance(error, AppendGap) else {}
+    response = problem(request_id, error.status, error.code, error.title, str(error), **more)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 413:
+        response.headers["Connection"] = "close"  # the rest of the body is not read
+    return response
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(LasteventError, _lastevent_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameter)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def request_id(request: Request) -> str:
+    found: str = request.state.request_id
+    return found
+
+
+async def _lastevent_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LasteventError)
+    return from_error(request_id(request), error)
+
+
+async def _invalid_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    places = ", ".join(sorted({str(part) for problem in error.errors() for part in problem["loc"][1:2]}))
+    return from_error(request_id(request), InvalidRequest(f"These parameters are not what they must be: {places}."))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    detail = "See /openapi.json for the paths and methods there are."
+    response = problem(request_id(request), error.status_code, code, phrase, detail)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,113 @@
+"""A web process: uvicorn, its own listening socket, and its drain.
+
+Each process binds the port itself (SO_REUSEPORT) and closes it when it drains: a listener held by a parent would
+go on taking connections that nobody answers. Draining begins at the signal, not in the lifespan's shutdown, which
+uvicorn runs only after the connections have gone: here they go because of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from broker.app import Tier, create_app
+from broker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with one owner of draining: this one."""
+
+    def __init__(self, config: uvicorn.Config, tier: Tier) -> None:
+        super().__init__(config)
+        self._tier = tier
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
+        self._loop.call_soon_threadsafe(self._tier.drain)
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
+    # sse-starlette replaces uvicorn's handler when it is imported, and would cut replays by itself.
+    AppStatus.enable_automatic_graceful_drain = False
+    logging.getLogger("uvicorn.error").addFilter(_is_no_deliberate_cut)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,  # addresses may hold read tokens
+        log_level=settings.log_level,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_s),
+        backlog=BACKLOG,
+    )
+    server = Server(config, app.state.tier)
+    listener = bind(host, port)
+    if parent_pipe:
+        _follow_parent(server)
+    server.run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address of this process' own, beside those of its siblings. Raises OSError."""
+    [(family, kind, proto, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    listener.set_inheritable(False)
+    return listener
+
+
+def require_closed_door(settings: Settings, host: str) -> str | None:
+    """Why this server may not listen on this address; None if it may."""
+    if settings.keys or host in LOOPBACK:
+        return None
+    return (
+        f"Refusing to listen on {host} without keys: everybody who reaches it could read and start generations.\n"
+        "Set LASTEVENT_API_KEYS to one or more secrets of at least 16 characters, separated by commas, for example\n"
+        "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
+        "or listen on 127.0.0.1."
+    )
+
+
+def _follow_parent(server: Server) -> None:
+    """End when standard input does: the parent holds its other end, and a killed parent closes it too."""
+    startup = server.startup
+
+    async def startup_and_watch(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), parent_went)
+
+    def parent_went() -> None:  # it never writes: readable means closed
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        server.handle_exit(signal.SIGTERM, None)
+
+    server.startup = startup_and_watch  # type: ignore[method-assign]
+
+
+def _is_no_deliberate_cut(entry: logging.LogRecord) -> bool:
+    """A viewer that is cut has an answer without an end, on purpose (viewer.py). uvicorn takes it for an error."""
+    return "returned without completing response" not in entry.getMessage()

@@ -1,0 +1,83 @@
+"""Settings: the environment, read once at start, each checked, each error naming its variable."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "LASTEVENT_"
+
+
+class SettingsError(Exception):
+    """The environment holds a setting that cannot be used. The message names each variable and what is wrong."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    key_prefix: str = Field("le:", pattern=r"^[A-Za-z0-9_.-]{0,30}:?$")
+
+    # The door
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Bearer secrets, separated by commas. The first one signs read tokens; all are accepted."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    read_token_ttl_s: int = Field(86_400, gt=0)
+    """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
+
+    # The log
+    retention_s: float = Field(86_400, gt=0)
+    max_events: int = Field(10_000, ge=2)
+    max_bytes: int = Field(4 * 2**20, ge=1024)
+
+    # The SSE tier
+    max_body_bytes: int = Field(2**20, ge=1024)
+    max_viewers: int = Field(20_000, ge=1)
+    """A process: beyond it, memory and latency are everybody's problem; a load balancer tries another one."""
+    viewer_stall_s: float = Field(60, gt=0)
+    heartbeat_s: float = Field(15, gt=0)
+    drain_s: float = Field(10, gt=0)
+
+    # The workers
+    default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=r"^anthropic/.+$")
+    max_tokens: int = Field(8192, ge=1)
+    concurrency: int = Field(500, ge=1)
+    provider_silence_s: float = Field(60, gt=0)
+    worker_drain_s: float = Field(30, ge=0)
+
+    log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < 16 for key in keys):
+            raise ValueError("each key needs at least 16 characters; make one with: openssl rand -hex 24")
+        return keys
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+                raise ValueError("each origin is a scheme and a host, such as https://app.example.com")
+        return origins
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key.get_secret_value() for key in self.api_keys)
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises SettingsError with one line a variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from None

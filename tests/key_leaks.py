@@ -1,0 +1,47 @@
+"""Every key has a life: after a test, each key must expire, or be one that its owner is known to remove.
+
+A key without a life fills a production Redis slowly, which no other test notices.
+"""
+
+import re
+from typing import Any
+
+LEASES = "le:leases"
+
+# Zsets whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run.
+WORKED_OFF = frozenset({LEASES, "le:jobs"})
+
+TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
+
+# The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(log|meta)")
+
+
+async def fail_on_leaked_keys(client: Any) -> None:
+    """Raise AssertionError, naming the keys, if a key in the client's database would stay for ever.
+
+    `client` is a redis.asyncio.Redis (or a fakeredis one) with decode_responses off.
+    """
+    leaked = [key async for key in _keys(client) if await _is_leaked(client, key)]
+    assert not leaked, "keys without a TTL that nobody will remove: " + ", ".join(sorted(leaked))
+
+
+async def _keys(client: Any) -> Any:
+    async for raw in client.scan_iter(count=1000):
+        yield raw.decode(errors="backslashreplace")
+
+
+async def _is_leaked(client: Any, key: str) -> bool:
+    # -1 is "no TTL"; -2 is "expired since the scan saw it".
+    if await client.ttl(key) != -1 or key in WORKED_OFF:
+        return False
+    of_a_stream = _OF_A_STREAM.fullmatch(key)
+    return of_a_stream is None or not await _is_in_flight(client, of_a_stream["sid"])
+
+
+async def _is_in_flight(client: Any, sid: str) -> bool:
+    """A stream that still has to end: its ending sets the TTL, and its lease is what makes the sweeper end it."""
+    if await client.zscore(LEASES, sid) is None:
+        return False
+    state = await client.hget(f"le:{{{sid}}}:meta", "state")
+    return state is not None and state.decode() not in TERMINAL_STATES

@@ -1,0 +1,366 @@
+"""The real SDK against the stand-in over loopback HTTP: what a generation is handed, and how each failure is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
+from worker.providers.anthropic import AnthropicProvider
+from worker.standin import StandIn, start_in_thread
+
+FAST = "rate=0 ttft_ms=0"
+CODES = {
+    "provider_overloaded": True,
+    "provider_rate_limited": True,
+    "provider_error": True,
+    "provider_refused": False,
+    "provider_unauthorized": False,
+    "provider_cut": True,
+    "provider_silent": True,
+    "provider_bad_answer": True,
+}
+
+
+@pytest.fixture(scope="module")
+def standin() -> Iterator[StandIn]:
+    server = start_in_thread()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+async def provider(standin: StandIn) -> AsyncIterator[AnthropicProvider]:
+    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=10)
+    yield provider
+    await provider.aclose()
+
+
+@pytest.fixture(scope="module")
+async def impatient(standin: StandIn) -> AsyncIterator[AnthropicProvider]:
+    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=0.3)
+    yield provider
+    await provider.aclose()
+
+
+@pytest.fixture(scope="module")
+async def http(standin: StandIn) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=standin.base_url, trust_env=False) as client:
+        yield client
+
+
+def request(message: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": message}], "max_tokens": 10, **fields}
+
+
+async def answer(provider: AnthropicProvider, message: str) -> tuple[list[ProviderEvent], Finish]:
+    *events, finish = [event async for event in provider.stream("some-model", request(message))]
+    assert isinstance(finish, Finish)
+    return events, finish
+
+
+async def failure(provider: AnthropicProvider, message: str) -> tuple[list[Any], ProviderFailure]:
+    """What came before the failure, and the failure, which holds to what every failure promises."""
+    events, failed = [], None
+    try:
+        async for event in provider.stream("some-model", request(message)):
+            events.append(event)  # noqa: PERF401  # a comprehension would lose them with the failure
+    except ProviderFailure as error:
+        failed = error
+    assert failed is not None
+    assert failed.retryable is CODES[failed.code]
+    assert failed.message == str(failed)
+    assert failed.message.isprintable()
+    assert 10 < len(failed.message) < 500
+    assert "sk-secret" not in failed.message
+    return events, failed
+
+
+def kinds(events: list[ProviderEvent]) -> list[str]:
+    return [kind for kind, _ in events]
+
+
+async def until_open(http: httpx2.AsyncClient, requests: int) -> None:
+    with anyio.fail_after(5):
+        while (await http.get("/open")).json()["open"] != requests:
+            pass
+
+
+async def test_text_comes_delta_by_delta_and_then_one_finish(provider: AnthropicProvider) -> None:
+    events, finish = await answer(provider, f"[[tokens=20 {FAST}]]")
+    assert kinds(events) == ["text_delta"] * 20
+    assert "".join(data["text"] for _, data in events).startswith("This is a stand-in")
+    assert finish.stop_reason == "end_turn"
+
+
+async def test_usage_is_the_plain_counts_of_the_message_start_and_of_its_end(provider: AnthropicProvider) -> None:
+    _, finish = await answer(provider, f"[[tokens=20 {FAST}]]")
+    input_tokens = finish.usage.pop("input_tokens")
+    assert input_tokens > 0
+    assert finish.usage == {"output_tokens": 20, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+
+
+async def test_thinking_is_shown_and_its_signature_is_not(provider: AnthropicProvider) -> None:
+    events, _ = await answer(provider, f"[[tokens=2 thinking=3 {FAST}]]")
+    assert kinds(events) == ["thinking_delta"] * 3 + ["text_delta"] * 2
+    assert all(set(data) == {"text"} for _, data in events)
+
+
+async def test_a_tool_call_starts_and_its_arguments_follow_in_pieces(provider: AnthropicProvider) -> None:
+    events, finish = await answer(provider, f"[[tokens=0 tools=1 {FAST}]]")
+    (_, start), *pieces = events
+    assert kinds(events) == ["tool_start", *["tool_args_delta"] * len(pieces)]
+    assert start["tool"] == "get_weather"
+    assert all({**start, "partial_json": data["partial_json"]} == data for _, data in pieces)
+    assert "".join(data["partial_json"] for _, data in pieces) == '{"city": "Oslo", "unit": "celsius", "days": 3}'
+    assert all(data["partial_json"] for _, data in pieces)
+    assert finish.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize(("outcome", "kind"), [("ok", "tool_end"), ("error", "tool_error")])
+async def test_a_tool_of_the_providers_own_ends_with_how_long_it_took(
+    provider: AnthropicProvider, outcome: str, kind: str
+) -> None:
+    events, _ = await answer(provider, f"[[tokens=0 server_tool={outcome} {FAST}]]")
+    assert kinds(events)[0] == "tool_start"
+    assert kinds(events)[-1] == kind
+    end = events[-1][1]
+    assert isinstance(end.pop("duration_ms"), int)
+    assert end == events[0][1]
+    assert end["tool"] == "web_search"
+
+
+async def test_a_refusal_by_the_model_is_a_finish(provider: AnthropicProvider) -> None:
+    _, finish = await answer(provider, f"[[stop=refusal {FAST}]]")
+    assert finish.stop_reason == "refusal"
+
+
+async def test_a_system_prompt_is_accepted(provider: AnthropicProvider) -> None:
+    events = [e async for e in provider.stream("m", request(f"[[tokens=1 {FAST}]]", system="Be brief."))]
+    assert len(events) == 2
+
+
+async def test_half_of_a_surrogate_pair_becomes_a_replacement_character(provider: AnthropicProvider) -> None:
+    events, _ = await answer(provider, f"[[tokens=3 surrogate_at=1 {FAST}]]")
+    texts = [data["text"] for _, data in events]
+    assert [text.endswith("\ufffd") for text in texts] == [False, True, False]
+    assert "".join(texts).encode()
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+async def test_an_error_event_is_a_failure_after_what_came_before_it(provider: AnthropicProvider, sent: int) -> None:
+    events, failed = await failure(provider, f"[[error_at={sent} {FAST}]]")
+    assert len(events) == sent
+    assert failed.code == "provider_overloaded"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("overloaded_error", "provider_overloaded"),
+        ("rate_limit_error", "provider_rate_limited"),
+        ("api_error", "provider_error"),
+        ("timeout_error", "provider_error"),
+        ("an_error_of_next_year", "provider_error"),
+        ("invalid_request_error", "provider_refused"),
+        ("authentication_error", "provider_unauthorized"),
+    ],
+)
+async def test_error_events_are_told_apart_by_their_type(provider: AnthropicProvider, error: str, code: str) -> None:
+    _, failed = await failure(provider, f"[[error_at=1 error={error} {FAST}]]")
+    assert failed.code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "provider_refused"),
+        (401, "provider_unauthorized"),
+        (403, "provider_unauthorized"),
+        (404, "provider_refused"),
+        (408, "provider_error"),
+        (413, "provider_refused"),
+        (429, "provider_rate_limited"),
+        (500, "provider_error"),
+        (503, "provider_error"),
+        (529, "provider_overloaded"),
+        (200, "provider_bad_answer"),
+    ],
+)
+async def test_statuses_have_codes(provider: AnthropicProvider, status: int, code: str) -> None:
+    events, failed = await failure(provider, f"[[status={status}]]")
+    assert (events, failed.code, failed.retry_after_s) == ([], code, None)
+
+
+async def test_why_a_request_was_refused_is_told_in_the_providers_words(provider: AnthropicProvider) -> None:
+    with pytest.raises(ProviderFailure, match="at least one message is required") as caught:
+        await anext(provider.stream("m", {"messages": [], "max_tokens": 1}))
+    assert caught.value.code == "provider_refused"
+
+
+async def test_the_providers_words_are_bounded_on_one_line_and_without_keys(provider: AnthropicProvider) -> None:
+    model = "sk-secret-model\x1b[31m\n" * 200  # which the API repeats when it does not know it
+    with pytest.raises(ProviderFailure) as caught:
+        await anext(provider.stream(model, request("[[status=404]]")))
+    message = caught.value.message
+    assert "model: sk-…" in message
+    assert "secret" not in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+async def test_an_overloaded_provider_is_not_asked_again_by_the_sdk(provider: AnthropicProvider) -> None:
+    message = f"{time.time_ns()} [[overload=1 tokens=1 {FAST}]]"
+    _, failed = await failure(provider, message)
+    assert failed.code == "provider_overloaded"
+    events, _ = await answer(provider, message)
+    assert len(events) == 1
+
+
+async def test_retry_after_is_seconds(provider: AnthropicProvider) -> None:
+    _, failed = await failure(provider, "[[status=429 retry_after=4000]]")
+    assert failed.retry_after_s == 4000
+
+
+async def test_retry_after_may_be_a_date(provider: AnthropicProvider) -> None:
+    _, failed = await failure(provider, "[[status=529 retry_date=100]]")
+    assert failed.retry_after_s is not None
+    assert 90 < failed.retry_after_s <= 100
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+async def test_a_dropped_connection_is_a_cut(provider: AnthropicProvider, sent: int) -> None:
+    events, failed = await failure(provider, f"[[cut_at={sent} {FAST}]]")
+    assert (len(events), failed.code) == (sent, "provider_cut")
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+async def test_a_body_that_ends_without_message_stop_is_a_cut(provider: AnthropicProvider, sent: int) -> None:
+    events, failed = await failure(provider, f"[[end_at={sent} {FAST}]]")
+    assert (len(events), failed.code) == (sent, "provider_cut")
+
+
+async def test_a_provider_that_nobody_can_reach_is_a_cut() -> None:
+    with socket.socket() as nobody:  # bound, so that nobody else is there, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        provider = AnthropicProvider(
+            api_key="sk-secret", base_url=f"http://127.0.0.1:{nobody.getsockname()[1]}", silence_s=5
+        )
+        _, failed = await failure(provider, "hello")
+        await provider.aclose()
+    assert failed.code == "provider_cut"
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+async def test_silence_is_a_failure(impatient: AnthropicProvider, http: httpx2.AsyncClient, sent: int) -> None:
+    events, failed = await failure(impatient, f"[[stall_at={sent} {FAST}]]")
+    assert (len(events), failed.code) == (sent, "provider_silent")
+    await until_open(http, 0)
+
+
+async def test_garbage_is_a_bad_answer(provider: AnthropicProvider, http: httpx2.AsyncClient) -> None:
+    events, failed = await failure(provider, f"[[garbage_at=2 {FAST}]]")
+    assert (len(events), failed.code) == (2, "provider_bad_answer")
+    await until_open(http, 0)
+
+
+async def test_no_key_at_all_is_unauthorized(monkeypatch: pytest.MonkeyPatch, standin: StandIn, tmp_path: Any) -> None:
+    for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the SDK looks for a profile
+    provider = AnthropicProvider(api_key=None, base_url=standin.base_url, silence_s=5)
+    _, failed = await failure(provider, "hello")
+    await provider.aclose()
+    assert failed.code == "provider_unauthorized"
+
+
+async def test_a_key_that_no_header_can_carry_is_unauthorized_and_told_to_nobody(standin: StandIn) -> None:
+    provider = AnthropicProvider(api_key="sk-secret\nkey", base_url=standin.base_url, silence_s=5)
+    _, failed = await failure(provider, "hello")
+    await provider.aclose()
+    assert failed.code == "provider_unauthorized"
+    assert "sk-secret" not in "".join(traceback.format_exception(failed))
+
+
+async def test_key_and_address_may_come_from_the_sdks_own_variables(
+    monkeypatch: pytest.MonkeyPatch, standin: StandIn
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", standin.base_url)
+    provider = AnthropicProvider(api_key=None, base_url=None, silence_s=5)
+    events, _ = await answer(provider, f"[[tokens=1 {FAST}]]")
+    await provider.aclose()
+    assert len(events) == 1
+
+
+async def test_a_provider_has_the_name_that_models_are_prefixed_with(provider: AnthropicProvider) -> None:
+    as_the_worker_sees_it: Provider = provider
+    assert as_the_worker_sees_it.name == "anthropic"
+
+
+async def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
+    monkeypatch: pytest.MonkeyPatch, standin: StandIn
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=5)
+    events, _ = await answer(provider, f"[[tokens=1 {FAST}]]")
+    await provider.aclose()
+    assert len(events) == 1
+
+
+async def test_closing_the_generator_closes_the_connection(
+    provider: AnthropicProvider, http: httpx2.AsyncClient
+) -> None:
+    async with aclosing(provider.stream("m", request("[[tokens=100000 rate=100 ttft_ms=0]]"))) as stream:
+        await anext(stream)
+        await until_open(http, 1)
+    await until_open(http, 0)
+
+
+@pytest.mark.parametrize("asked", ["ttft_ms=900000", "stall_at=1 rate=0 ttft_ms=0"])
+async def test_cancelling_the_reader_closes_the_connection_and_passes_through(
+    provider: AnthropicProvider, http: httpx2.AsyncClient, asked: str
+) -> None:
+    reading = asyncio.create_task(answer(provider, f"[[{asked}]]"))
+    await until_open(http, 1)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await until_open(http, 0)
+
+
+async def test_a_finished_answer_leaves_its_connection_to_the_next(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = []
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        connected.append(args)
+        return await connect(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "create_connection", counted)
+    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=5)
+    for _ in range(3):
+        async with aclosing(provider.stream("m", request(f"[[tokens=3 {FAST}]]"))) as stream:
+            async for event in stream:
+                if isinstance(event, Finish):
+                    break  # nobody need read on
+    await provider.aclose()
+    assert len(connected) == 1
+
+
+async def test_many_answers_run_at_once_over_one_client(provider: AnthropicProvider) -> None:
+    answers = await asyncio.gather(*(answer(provider, f"[[tokens=5 {FAST}]]") for _ in range(100)))
+    assert all(len(events) == 5 for events, _ in answers)

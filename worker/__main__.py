@@ -1,0 +1,33 @@
+"""python -m worker: what `lastevent work` and `lastevent up` start."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+import uvloop
+
+from broker.settings import SettingsError, load_settings
+from worker.main import work
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker", description="Run LLM generations into the log.")
+    parser.add_argument("--concurrency", type=int, help="generations at a time (LASTEVENT_CONCURRENCY)")
+    parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.concurrency:
+        settings.concurrency = options.concurrency
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
+    uvloop.run(work(settings, parent_pipe=options.parent_pipe))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

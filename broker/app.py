@@ -46,6 +46,8 @@ State = Literal["queued", "running", "done", "error", "cancelled"]
 Accept = Annotated[str, Header()]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received")]
 CursorQuery = Annotated[str | None, Query(description="As Last-Event-ID, for clients that can send no header")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
+Next = Annotated[str | None, Query(max_length=600, description="The `next` of the page before")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
@@ -301,9 +303,6 @@ def _producing(app: FastAPI, tier: Tier) -> None:
 
 
 def _listings(app: FastAPI, tier: Tier) -> None:
-    Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
-    Next = Annotated[str | None, Query(max_length=600, description="The `next` of the page before")]
-
     def _record(meta: dict[str, str], sid: str) -> dict[str, Any]:
         return record(meta, sid, tier.auth.token(sid))
 

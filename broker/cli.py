@@ -66,7 +66,7 @@ def up(
     settings = _settings()
     _require_closed_door(settings, host)
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
-        quiet.print("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
+        _note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
         run_everything(host, port, data_dir, web, workers, redis_url)
@@ -242,7 +242,7 @@ def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None
     try:
         _show(events, as_json, sid)
     except KeyboardInterrupt:
-        quiet.print(f"\nIt runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
+        _note(f"\nIt runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
         raise typer.Exit(130) from None
 
 
@@ -268,7 +268,7 @@ def _show(events: Any, as_json: bool, sid: str) -> None:
                 status.update(_clean(str(event["data"].get("message", ""))))
             elif event["event"] in (RESTART, "gap"):
                 at_line_start = _end_line(at_line_start)
-                quiet.print(_NOTICES[event["event"]], style="dim")
+                _note(_NOTICES[event["event"]], style="dim")
             if event["event"] in TERMINAL:
                 ending = event
     finally:
@@ -278,7 +278,7 @@ def _show(events: Any, as_json: bool, sid: str) -> None:
             _end_line(at_line_start)
     if ending and ending["event"] != "done":
         reason = ending["data"].get("message") or ending["data"].get("reason") or ""
-        quiet.print(f"{sid}: {ending['event']}: {_clean(str(reason))}")
+        _note(f"{sid}: {ending['event']}: {_clean(str(reason))}")
         raise typer.Exit(1)
 
 
@@ -293,13 +293,18 @@ def _note_lost(status: Status | None, reason: str) -> None:
         status.update(f"{reason}; trying again")
         status.start()
     else:
-        quiet.print(f"{reason}; trying again")
+        _note(f"{reason}; trying again")
 
 
 def _end_line(at_line_start: bool) -> bool:
     if not at_line_start:
         print(flush=True)
     return True
+
+
+def _note(message: str, style: str | None = None) -> None:
+    """To a person, on standard error; never wrapped: terminals do that, and scripts read lines."""
+    quiet.print(message, style=style, soft_wrap=True)
 
 
 def _clean(text: str) -> str:
@@ -344,7 +349,7 @@ def _require_closed_door(settings: Settings, host: str) -> None:
 
 
 def _fail(message: str, *, code: int) -> NoReturn:
-    quiet.print(f"lastevent: {_clean_lines(message.splitlines())}")
+    _note(f"lastevent: {_clean_lines(message.splitlines())}")
     raise typer.Exit(code)
 
 

@@ -146,7 +146,7 @@ class EmbeddedServer:
     def is_alive(self) -> bool:
         if self._child is not None:
             return self._child.poll() is None
-        return self._pid is not None and self._holds_server_lock()
+        return self._pid is not None and self._is_server_lock_held()
 
     def _own(self) -> None:
         if self._owner_lock is not None:
@@ -172,8 +172,8 @@ class EmbeddedServer:
     def _adopt_or_end_leftover(self) -> None:
         self._pid = self._child = None
         # Waits, since one that was only just started has no pid file yet.
-        _wait(lambda: self._find_leftover() or not self._holds_server_lock(), SETTLE_LIMIT_S)
-        if not self._holds_server_lock():
+        _wait(lambda: self._find_leftover() or not self._is_server_lock_held(), SETTLE_LIMIT_S)
+        if not self._is_server_lock_held():
             return
         self._pid = self._find_leftover()
         if self._pid is None:
@@ -215,21 +215,20 @@ class EmbeddedServer:
             return self._config.read_text(errors="replace")
         return ""
 
-    def _holds_server_lock(self) -> bool:
+    def _is_server_lock_held(self) -> bool:
         lock = _lock(self._dir / "server.lock")
         if lock is not None:
             lock.close()
         return lock is None
 
     def _launch(self) -> None:
-        socket = self._configure()
-        (self._dir / "valkey.pid").unlink(missing_ok=True)
         # Waits, since a process that another thread is just forking has a copy of every descriptor until it executes.
         lock = _wait(lambda: _lock(self._dir / "server.lock"), SETTLE_LIMIT_S)
         if lock is None:
             raise EmbeddedServerError(f"Somebody holds {self._dir}/server.lock; find out who with fuser.")
         with lock:  # closed here afterwards: it lives and dies with the server's own copy
-            self._child = self._spawn(socket, lock)
+            (self._dir / "valkey.pid").unlink(missing_ok=True)
+            self._child = self._spawn(self._configure(), lock)
         self._pid = self._child.pid
 
     def _configure(self) -> str:
@@ -297,7 +296,7 @@ class EmbeddedServer:
         if self.is_alive() and (self._child is not None or self._is_our_server(pid)):
             with contextlib.suppress(ProcessLookupError):
                 (os.kill if sign == signal.SIGTERM else os.killpg)(pid, sign)
-        return _wait(lambda: not self._holds_server_lock(), limit_s)
+        return _wait(lambda: not self._is_server_lock_held(), limit_s)
 
 
 def _binary() -> Path:

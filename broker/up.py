@@ -90,8 +90,9 @@ class Supervisor:
         now = time.monotonic()
         if child.has_died():
             assert child.process
-            child.failures = 0 if now - child.started > STABLE_S else child.failures + 1
+            child.failures = 0 if now - child.started > STABLE_S else child.failures
             wait_s = RESTART_S[min(child.failures, len(RESTART_S) - 1)]
+            child.failures += 1
             say(f"{child.name} died ({_how(child.process.returncode)}); starting it again in {wait_s} s")
             _close_pipe(child)
             child.process, child.start_at = None, now + wait_s
@@ -156,7 +157,7 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
 
 
 def require_free_port(host: str, port: int) -> None:
-    """SO_REUSEPORT lets two servers share a port, and each would get half of the other's requests. Raises StartFailed."""
+    """With SO_REUSEPORT two servers can share a port, each with half of the requests. Raises StartFailed."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -66,8 +66,7 @@ class EventsResponse(Response):
     def __init__(
         self, viewers: Viewers, steps: AsyncIterator[Step], form: Format, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(status_code=200, media_type=form.media_type, headers={"X-Accel-Buffering": "no"})
-        self.headers.update(headers or {})
+        super().__init__(status_code=200, headers=_headers(form, headers or {}))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
         self._steps = steps
@@ -145,7 +144,7 @@ class CutResponse(Response):
     """
 
     def __init__(self, code: str) -> None:
-        super().__init__(status_code=200, media_type=Format.EXACT.media_type, headers={"X-Accel-Buffering": "no"})
+        super().__init__(status_code=200, headers=_headers(Format.EXACT, {}))
         del self.headers["content-length"]
         self._code = code
 
@@ -153,6 +152,11 @@ class CutResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         head = scope["method"] == "HEAD"
         await send({"type": "http.response.body", "body": b"" if head else farewell(self._code), "more_body": not head})
+
+
+def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
+    # nginx buffers what it proxies unless told not to. The media type stands alone: SSE is always UTF-8.
+    return {"Content-Type": form.media_type, "X-Accel-Buffering": "no", **more}
 
 
 async def _disconnected(receive: Receive) -> None:

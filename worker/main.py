@@ -18,18 +18,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import arq.worker
-import redis.exceptions
 from arq.connections import ArqRedis
 
 from broker.connect import JOB, connect, connect_queue
-from broker.errors import LasteventError, LeaseHeld, RedisUnavailable, StreamClosed, StreamNotFound
+from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
 from broker.keys import Keys
 from broker.log import StreamLog, new_claim_id
 from broker.settings import Settings
+from broker.supervise import for_ever
 from broker.writer import GroupCommit, StreamWriter
 from worker.generation import Generation
 from worker.lease import Heartbeat, Sweeper
@@ -47,7 +47,6 @@ PICK_AT_ONCE = 32
 
 JOB_TIMEOUT_S = 60
 CLOSE_S = 5.0
-RESTART_S = (0.1, 0.5, 1.0, 2.0)
 
 
 class Dispatcher(arq.worker.Worker):
@@ -98,12 +97,12 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`; then let what runs finish, for `worker_drain_s` at most."""
         keeping = [
-            asyncio.create_task(_for_ever("group commit", self._commit.run)),
-            asyncio.create_task(_for_ever("heartbeat", self._heartbeat.run)),
+            asyncio.create_task(for_ever("group commit", self._commit.run)),
+            asyncio.create_task(for_ever("heartbeat", self._heartbeat.run)),
         ]
         finding = [
-            asyncio.create_task(_for_ever("sweeper", self._sweeper.run)),
-            asyncio.create_task(_for_ever("dispatch", self._dispatch)),
+            asyncio.create_task(for_ever("sweeper", self._sweeper.run)),
+            asyncio.create_task(for_ever("dispatch", self._dispatch)),
         ]
         try:
             await self._stopping.wait()
@@ -165,22 +164,6 @@ class Worker:
             pass  # delivered twice, cancelled before it began, or taken by a sweeper: all normal
         except LasteventError:
             logger.warning("stream %s could not be claimed now; a sweeper will find it", sid)
-
-
-async def _for_ever(name: str, run: Callable[[], Awaitable[object]]) -> None:
-    """Run a loop that must not end, and start it again when it does."""
-    tries = 0
-    while True:
-        began = asyncio.get_running_loop().time()
-        try:
-            await run()
-            logger.error("the %s loop ended; it is started again", name)
-        except (redis.exceptions.RedisError, RedisUnavailable, OSError) as error:
-            logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
-        except Exception:
-            logger.exception("the %s loop failed; it is started again", name)
-        tries = 0 if asyncio.get_running_loop().time() - began > 10 else tries + 1
-        await asyncio.sleep(RESTART_S[min(tries, len(RESTART_S) - 1)])
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

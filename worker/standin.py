@@ -25,6 +25,7 @@ and the faults. N counts the text deltas sent before it happens:
     end_at=N             the body ends properly, but without message_stop
     stall_at=N           silence, without pings, until the client goes away
     garbage_at=N         a data line that is no JSON, then on as if nothing were
+    hold=1               everything is said, message_stop too, but the body does not end
     surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
 
 `GET /open` answers {"open": n, "requests": m}: how many message requests are being answered now, and ever were.
@@ -90,6 +91,7 @@ class Directives:
     status: int | None = None
     retry_after: int | None = None
     retry_date: int | None = None
+    hold: int = 0
     error: str = "overloaded_error"
     error_at: int | None = None
     cut_at: int | None = None
@@ -112,11 +114,10 @@ class Directives:
 
 
 _BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
+_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold"
+_PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
-    **dict.fromkeys(("tokens", "ttft_ms", "thinking", "tools", "overload"), (r"[0-9]{1,9}", int)),
-    **dict.fromkeys(("error_at", "cut_at", "end_at", "stall_at"), (r"[0-9]{1,9}", int)),
-    **dict.fromkeys(("garbage_at", "surrogate_at"), (r"[0-9]{1,9}", int)),
-    **dict.fromkeys(("retry_after", "retry_date"), (r"[0-9]{1,9}", int)),
+    **dict.fromkeys(f"{_COUNTS} {_PLACES}".split(), (r"[0-9]{1,9}", int)),
     "rate": (r"[0-9]{1,7}(\.[0-9]{1,3})?", float),
     "status": (r"200|[45][0-9]{2}", int),
     "server_tool": (r"ok|error", str),
@@ -248,6 +249,8 @@ class _Reply:
         if await self._say():
             await self._use_tools()
             await self._finish()
+            if self._asked.hold:
+                await _silence()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self) -> None:

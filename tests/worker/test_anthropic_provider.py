@@ -361,6 +361,15 @@ async def test_a_finished_answer_leaves_its_connection_to_the_next(
     assert len(connected) == 1
 
 
+async def test_a_body_that_does_not_end_after_message_stop_does_not_hold_up_the_finish(
+    provider: AnthropicProvider, http: httpx2.AsyncClient
+) -> None:
+    with anyio.fail_after(5):  # the provider may be silent for 10 s
+        events, _ = await answer(provider, f"[[tokens=3 hold=1 {FAST}]]")
+    assert len(events) == 3
+    await until_open(http, 0)
+
+
 async def test_many_answers_run_at_once_over_one_client(provider: AnthropicProvider) -> None:
     answers = await asyncio.gather(*(answer(provider, f"[[tokens=5 {FAST}]]") for _ in range(100)))
     assert all(len(events) == 5 for events, _ in answers)

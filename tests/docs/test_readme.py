@@ -1,0 +1,160 @@
+"""What the README shows is what happens: its commands run here as they stand, against `lastevent up` on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.deployment import Process, free_port, wait_until
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+class Up:
+    def __init__(self, port: int, page_port: int, folder: Path) -> None:
+        self.port = port
+        self.page_port = page_port
+        self.folder = folder
+
+    def sh(self, script: str) -> str:
+        """Run a block of the README with this server in the place of port 8000; what it prints."""
+        script = script.replace("localhost:8000", f"localhost:{self.port}")
+        environment = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "LASTEVENT_URL": f"http://localhost:{self.port}",
+        }
+        done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True)
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("readme")
+    port = free_port()
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))
+    }
+    page_port = free_port()
+    environment["LASTEVENT_CORS_ORIGINS"] = f"http://localhost:{page_port}"
+    process = Process("up", [str(BIN / "lastevent"), "up", "--port", str(port)], environment, folder)
+    process.start()
+    try:
+        ready = f"Lastevent is ready: http://127.0.0.1:{port}"
+        wait_until(lambda: ready in process.output.read_text(), "lastevent up is ready")
+        yield Up(port, page_port, folder)
+    finally:
+        process.send(signal.SIGTERM)
+        process.wait()
+
+
+@contextmanager
+def serving(page: str, port: int) -> Iterator[None]:
+    """A page at an origin of its own."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ids(sse: str) -> list[int]:
+    return [int(found) for found in re.findall(r"^id: (\d+)$", sse, re.MULTILINE)]
+
+
+def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doubled(up: Up) -> None:
+    start_and_watch, resume = (block for block in blocks("sh") if "curl" in block)
+    output = up.sh(f"{start_and_watch}\necho CUT\n{resume}")
+    before, after = output.split("CUT\n")
+    assert ids(before), "the first viewer saw something before it was cut"
+    assert "event: done" not in before
+    assert ids(before) + ids(after) == list(range(1, 2 + 1 + 50 + 1))
+    assert after.rstrip().split("\n")[-2] == "event: done"
+
+
+def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up) -> None:
+    [terminal] = [block for block in blocks("sh") if "lastevent generate" in block]
+    generate, ls, replay, cancel, doctor = terminal.strip().split("\n")
+    answer = up.sh(generate)
+    assert answer.startswith("This is a stand-in and no model")
+    listed = up.sh(ls).split("\n")
+    sid = listed[1].split()[0]
+    assert "done" in listed[1]
+    assert up.sh(replay.replace("ID", sid)) == answer
+    assert up.sh(cancel.replace("ID", sid)) == "had ended already: done\n"
+    assert "BAD" not in up.sh(doctor)
+
+
+def test_the_make_targets_it_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_documents_it_links_to_exist() -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.browser
+def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(
+    up: Up, require: Callable[[str, str], str]
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    chromium = require("chromium", "chromium")
+    [lines] = blocks("js")
+    page_html = f"""<!doctype html><pre id=output></pre><script type=module>
+        const server = "http://localhost:{up.port}", prompt = "[[tokens=30 rate=60]]";
+        const output = document.getElementById("output");
+        {lines}
+        window.events = events;
+        window.stream = stream;
+    </script>"""
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    arguments += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright, serving(page_html, up.page_port):
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        try:
+            page = browser.new_page()
+            page.goto(f"http://localhost:{up.page_port}/")
+            page.wait_for_function("window.events && events.readyState === EventSource.CLOSED")
+            shown = page.evaluate("output.textContent")
+            url = page.evaluate("stream.events_url")
+        finally:
+            browser.close()
+    exported = up.sh(f"curl -s localhost:8000{url} -H 'Accept: application/x-ndjson'").strip().split("\n")
+    deltas = [json.loads(line)["data"]["text"] for line in exported if '"text_delta"' in line]
+    assert len(deltas) == 30
+    assert shown == "".join(deltas)

@@ -17,12 +17,11 @@ from typing import Annotated, Any, NoReturn
 import orjson
 import typer
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from broker.client import Client, ClientError
-from broker.event import RESTART, STATUS, TERMINAL, TEXT_DELTA
+from broker.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
 from broker.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -210,8 +209,10 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Play a stream again, as it was shown."""
-    with _client(url, key) as client:
-        _show(client.replay(stream, {"speed": speed, "from": from_}), as_json, stream)
+    with _client(url, key) as client, Screen(as_json) as screen:
+        for event in client.replay(stream, {"speed": speed, "from": from_}):
+            screen.show(event)
+    _exit_by_ending(stream, screen.ending)
 
 
 @app.command()
@@ -230,56 +231,58 @@ def version_() -> None:
 # -- showing a stream ------------------------------------------------------------------------------------
 
 
-def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None:
-    seen = cursor or "0"
+class Screen:
+    """A stream on standard output: its text, or (JSON) its events. On a terminal a quiet status fills the silences."""
 
-    def events(status: Status | None) -> Iterator[dict[str, Any]]:
-        nonlocal seen
-        for event in client.follow(sid, cursor, lambda reason: _note_lost(status, reason)):
-            seen = str(event.get("id", seen))
-            yield event
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._status = quiet.status("waiting") if quiet.is_terminal and not as_json else None
+        self._at_line_start = True
+        self.ending: dict[str, Any] | None = None
 
-    try:
-        _show(events, as_json, sid)
-    except KeyboardInterrupt:
-        _note(f"\nIt runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
-        raise typer.Exit(130) from None
+    def __enter__(self) -> Screen:
+        if self._status:
+            self._status.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+        self._end_line()
 
-def _show(events: Any, as_json: bool, sid: str) -> None:
-    """Print a stream's text, or its events. Exits with 1 if it failed or was cancelled."""
-    status = quiet.status("waiting") if quiet.is_terminal and not as_json else None
-    ending: dict[str, Any] | None = None
-    at_line_start = True
-    try:
-        if status:
-            status.start()
-        for event in events(status) if callable(events) else events:
-            if as_json:
-                _print_json(event)
-            elif event["event"] == TEXT_DELTA:
-                text = _clean(str(event["data"].get("text", "")))
-                if status:
-                    status.stop()
-                sys.stdout.write(text)
-                sys.stdout.flush()
-                at_line_start = text.endswith("\n") if text else at_line_start
-            elif status and event["event"] == STATUS:
-                status.update(_clean(str(event["data"].get("message", ""))))
-            elif event["event"] in (RESTART, "gap"):
-                at_line_start = _end_line(at_line_start)
-                _note(_NOTICES[event["event"]], style="dim")
-            if event["event"] in TERMINAL:
-                ending = event
-    finally:
-        if status:
-            status.stop()
-        if not as_json:
-            _end_line(at_line_start)
-    if ending and ending["event"] != "done":
-        reason = ending["data"].get("message") or ending["data"].get("reason") or ""
-        _note(f"{sid}: {ending['event']}: {_clean(str(reason))}")
-        raise typer.Exit(1)
+    def show(self, event: dict[str, Any]) -> None:
+        if event["event"] in TERMINAL:
+            self.ending = event
+        if self._as_json:
+            _print_json(event)
+        elif event["event"] == TEXT_DELTA:
+            self._write(_clean(str(event["data"].get("text", ""))))
+        elif event["event"] in _NOTICES:
+            self._end_line()
+            _note(_NOTICES[event["event"]], style="dim")
+        elif event["event"] == STATUS and self._status:
+            self._status.update(_clean(str(event["data"].get("message", ""))))
+
+    def lost(self, reason: str) -> None:
+        """The connection was lost; it is being made again."""
+        if self._status:
+            self._end_line()  # a status takes its line for itself
+            self._status.update(f"{reason}; trying again")
+            self._status.start()
+        else:
+            _note(f"{reason}; trying again")
+
+    def _write(self, text: str) -> None:
+        if self._status:
+            self._status.stop()
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+
+    def _end_line(self) -> None:
+        if not self._at_line_start:
+            print(flush=True)
+        self._at_line_start = True
 
 
 _NOTICES = {
@@ -288,18 +291,24 @@ _NOTICES = {
 }
 
 
-def _note_lost(status: Status | None, reason: str) -> None:
-    if status:
-        status.update(f"{reason}; trying again")
-        status.start()
-    else:
-        _note(f"{reason}; trying again")
+def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None:
+    seen = cursor or "0"
+    try:
+        with Screen(as_json) as screen:
+            for event in client.follow(sid, cursor, screen.lost):
+                seen = str(event.get("id", seen))
+                screen.show(event)
+    except KeyboardInterrupt:
+        _note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
+        raise typer.Exit(130) from None
+    _exit_by_ending(sid, screen.ending)
 
 
-def _end_line(at_line_start: bool) -> bool:
-    if not at_line_start:
-        print(flush=True)
-    return True
+def _exit_by_ending(sid: str, ending: dict[str, Any] | None) -> None:
+    if ending and ending["event"] != DONE:
+        reason = ending["data"].get("message") or ending["data"].get("reason") or ""
+        _note(f"{sid}: {ending['event']}: {_clean(str(reason))}")
+        raise typer.Exit(1)
 
 
 def _note(message: str, style: str | None = None) -> None:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 BACKLOG = 2048
 
+KEEP_ALIVE_S = 75
+"""Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, with one owner of draining: this one."""
@@ -60,6 +63,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         log_level=settings.log_level,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_s),
         backlog=BACKLOG,
     )

@@ -5,6 +5,7 @@ Exit codes: 0; 1 for a failed generation or check, or a server that is not to be
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -20,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from broker.client import Client, ClientError
+from broker.client import BadAddress, Client, ClientError, stream_path
+from broker.errors import BadCursor
 from broker.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
 from broker.settings import Settings, SettingsError, load_settings
+from broker.sse import parse_cursor
 
 app = typer.Typer(
     name="lastevent",
@@ -44,7 +47,14 @@ quiet = Console(stderr=True, highlight=False, markup=False)
 
 
 def main() -> None:
-    app()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
+    try:
+        app()
+    except OSError as error:  # a full disk behind standard output, say
+        _discard_output()
+        _note(f"lastevent: {_clean(error.strerror or str(error))}")
+        sys.exit(1)
 
 
 # -- running ---------------------------------------------------------------------------------------------
@@ -136,9 +146,9 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Start a generation and follow it; a lost connection is resumed where it broke."""
-    body = {"prompt": sys.stdin.read() if prompt == "-" else prompt, "model": model, "system": system}
-    body |= {"session_id": session, "max_tokens": max_tokens}
     with _client(url, key) as client:
+        body = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt, "model": model}
+        body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
         stream = client.call("POST", "/v1/streams", json={name: value for name, value in body.items() if value})
         _follow(client, stream["id"], None, as_json)
 
@@ -152,6 +162,10 @@ def follow(
     as_json: AsJson = False,
 ) -> None:
     """Follow a stream from its beginning, or from an event on."""
+    try:
+        parse_cursor(last_event_id)
+    except BadCursor as error:
+        _fail(str(error), code=2)
     with _client(url, key) as client:
         _follow(client, stream, last_event_id, as_json)
 
@@ -166,7 +180,7 @@ def cancel(
 ) -> None:
     """End a stream now, wherever it runs."""
     with _client(url, key) as client:
-        ended = client.call("POST", f"/v1/streams/{stream}/cancel", json={"reason": reason})
+        ended = client.call("POST", stream_path(stream, "/cancel"), json={"reason": reason})
     if as_json:
         _print_json(ended)
     elif ended["already"]:
@@ -330,17 +344,28 @@ def _print_json(value: Any) -> None:
 
 @contextmanager
 def _client(url: str, key: str) -> Iterator[Client]:
-    client = Client(url.rstrip("/"), key or None)
+    try:
+        client = Client(url.rstrip("/"), key or None)
+    except BadAddress as error:
+        _fail(str(error), code=2)
     try:
         yield client
     except ClientError as error:
         _fail(str(error), code=1)
+    except UnicodeError:
+        # Arguments and standard input are bytes; what is no UTF-8 cannot be sent.
+        _fail("what was given is no text in UTF-8", code=2)
     except BrokenPipeError:
         # The reader has gone (`| head`): no more to say, and nothing to complain of.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise typer.Exit(1) from None
     finally:
         client.close()
+
+
+def _discard_output() -> None:
+    """What is still buffered cannot be written: Python would complain of that when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settings() -> Settings:

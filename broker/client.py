@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import orjson
@@ -20,19 +22,33 @@ PATIENCE_S = 120.0
 """How long a lost server is tried again: longer than a deploy or a restart takes."""
 
 PASSING = frozenset({429, 502, 503, 504})
+NDJSON = "application/x-ndjson"
+
+_KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
 class ClientError(Exception):
     """The server said no, or was not to be had. The message is for a person."""
 
 
+class BadAddress(Exception):
+    """That can be no server's address, or no key. The message is for a person."""
+
+
 class Client:
     def __init__(self, base_url: str, key: str | None = None) -> None:
+        """Raises BadAddress."""
+        if key and not _KEY.fullmatch(key):
+            raise BadAddress("a key has only visible ASCII characters")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        timeout = httpx2.Timeout(10.0, read=SILENCE_S)
+        try:
+            self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
+        except (httpx2.InvalidURL, UnicodeError):
+            raise BadAddress(f"{base_url} is no address") from None
+        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+            raise BadAddress(f"{base_url} is no address of a server; give one such as http://127.0.0.1:8000")
         self._base_url = base_url
-        self._http = httpx2.Client(
-            base_url=base_url, headers=headers, timeout=httpx2.Timeout(10.0, read=SILENCE_S), trust_env=False
-        )
 
     def close(self) -> None:
         self._http.close()
@@ -40,10 +56,13 @@ class Client:
     def call(self, method: str, path: str, *, json: Any = None, params: dict[str, Any] | None = None) -> Any:
         """One request, its JSON. Raises ClientError."""
         answer = self._request(method, path, json, params)
+        self._require(answer, "application/json")
         return orjson.loads(answer.content)
 
     def export(self, sid: str) -> bytes:
-        return self._request("GET", f"/v1/streams/{sid}/export").content
+        answer = self._request("GET", stream_path(sid, "/export"))
+        self._require(answer, NDJSON)
+        return answer.content
 
     def _request(
         self, method: str, path: str, json: Any = None, params: dict[str, Any] | None = None
@@ -91,10 +110,10 @@ class Client:
             tries += 1
 
     def _events(self, sid: str, last_event_id: str | None, params: dict[str, str] | None) -> Iterator[dict[str, Any]]:
-        headers = {"Accept": "application/x-ndjson"}
+        headers = {"Accept": NDJSON}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
-        with self._http.stream("GET", f"/v1/streams/{sid}/events", headers=headers, params=params) as answer:
+        with self._http.stream("GET", stream_path(sid, "/events"), headers=headers, params=params) as answer:
             if answer.status_code == 204:
                 raise _AlreadyEnded
             if answer.is_error:
@@ -102,20 +121,32 @@ class Client:
                 if answer.status_code in PASSING:
                     raise _PassingRefusal(_explain(answer))
                 raise ClientError(_explain(answer))
+            self._require(answer, NDJSON)
             yield from _lines(answer)
 
     def replay(self, sid: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """A paced replay's events (SSE: each data line is JSON). Raises ClientError."""
         try:
-            with self._http.stream("GET", f"/v1/streams/{sid}/replay", params=params) as answer:
+            with self._http.stream("GET", stream_path(sid, "/replay"), params=params) as answer:
                 if answer.is_error:
                     answer.read()
                     raise ClientError(_explain(answer))
+                self._require(answer, "text/event-stream")
                 for event in httpx2.EventSource(answer, max_event_size=None):
                     if event.event != "message":
                         yield {"id": int(event.id), "event": event.event, "data": orjson.loads(event.data)}
         except httpx2.HTTPError as error:
             raise ClientError(_unreachable(self._base_url, error)) from None
+
+    def _require(self, answer: httpx2.Response, media_type: str) -> None:
+        """Whatever else listens on a port answers in its own way: a web page, say."""
+        if answer.headers.get("content-type", "").partition(";")[0] != media_type:
+            raise ClientError(f"what answers at {self._base_url} is no Lastevent server")
+
+
+def stream_path(sid: str, call: str = "") -> str:
+    """What a person gives for an id may be anything; it must not become another path."""
+    return f"/v1/streams/{quote(sid, safe='', errors='replace')}{call}"
 
 
 class _AlreadyEnded(Exception):

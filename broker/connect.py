@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
+import redis.exceptions
 from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 
 from broker.keys import Keys
 
@@ -19,14 +23,43 @@ SOCKET_TIMEOUT_S = 5.0
 JOB = "generate"
 
 
+class _Cancellable(AbstractConnection):
+    """redis-py writes within asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes just as
+    the write is done (bpo-37658): a viewer that had left was served on, and a drain waited for it in vain.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        elif check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([command] if isinstance(command, bytes) else command)
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise redis.exceptions.TimeoutError("Timeout writing to the socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise redis.exceptions.ConnectionError(f"Error while writing to the socket: {error}") from error
+        except BaseException:  # a command half written: nothing may be written after it
+            await self.disconnect(nowait=True)
+            raise
+
+
 def _pool(redis_url: str, connections: int) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         redis_url,
         max_connections=connections,
         timeout=SOCKET_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
     )
+    # The address' scheme has chosen the class: TCP, TLS or a unix socket.
+    pool.connection_class = type("Connection", (_Cancellable, pool.connection_class), {})
+    return pool
 
 
 def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Redis:

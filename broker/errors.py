@@ -127,11 +127,9 @@ class Draining(LasteventError):
     retry_after_s = 1.0
 
 
-# Redis says these while it starts, fails over, is full or cannot write to its disk: a state that passes.
+# Redis says these while it fails over, is busy or cannot write to its disk: a state that passes. So are OOM, READONLY
+# and LOADING, but redis-py makes classes of them and takes the word off the message.
 _PASSING_REPLIES = (
-    "OOM",
-    "LOADING",
-    "READONLY",
     "MASTERDOWN",
     "MISCONF",
     "CLUSTERDOWN",
@@ -145,7 +143,7 @@ def is_passing(error: Exception) -> bool:
     """Whether a Redis error says that it cannot serve just now, rather than that the command was wrong."""
     if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError | TimeoutError):
         return True
-    return isinstance(error, redis.exceptions.ReadOnlyError) or (
+    return isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError) or (
         isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_PASSING_REPLIES)
     )
 

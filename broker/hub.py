@@ -184,6 +184,9 @@ class Hub:
             except (redis.exceptions.RedisError, OSError) as error:
                 if tries == 0:
                     logger.warning("the subscription broke (%s); viewers wait while it is made again", error)
+            except Exception:
+                # Something published that is no batch, perhaps: it must cost a reconnection, not every viewer.
+                logger.exception("the subscription failed; it is made again")
             await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))
             tries += 1
 

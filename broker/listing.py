@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ SCAN_STREAMS = 1000
 CHUNK_STREAMS = 100
 
 Record = Callable[[dict[str, str], str], dict[str, Any]]
+
+
+_PLACE = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>.+)", re.ASCII | re.DOTALL)
 
 
 class Filter(NamedTuple):
@@ -52,10 +56,10 @@ class _Place(NamedTuple):
     def decode(cls, text: str) -> _Place:
         try:
             raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)).decode()
-            score, _, member = raw.partition(":")
-            if not 0 <= int(score) < 2**53:
+            found = _PLACE.fullmatch(raw)
+            if not found:
                 raise ValueError
-            return cls(int(score), member)
+            return cls(int(found["score"]), found["member"])
         except (ValueError, binascii.Error, UnicodeError):
             raise BadCursor("The cursor of a listing is the `next` of the page before it.") from None
 

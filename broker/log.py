@@ -10,6 +10,7 @@ Whoever writes holds the *pen*: (epoch, claim id, base). Epoch is the fencing to
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from broker.errors import (
 )
 from broker.event import TERMINAL, Event, from_entry
 from broker.keys import LISTING_SLACK_S, SCHEMA, Keys
+
+logger = logging.getLogger(__name__)
 
 WORKER, EXTERNAL = "worker", "external"
 
@@ -228,7 +231,7 @@ class StreamLog:
     async def append_many(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
         """Group commit: the appends of many streams in one pipeline; what each came to, in their order."""
         answers = await self._pipeline([(APPEND, append.sid, self._append_args(append)) for append in appends])
-        return [answer if isinstance(answer, LasteventError) else Appended(*_appended(answer)) for answer in answers]
+        return [_outcome(append, answer) for append, answer in zip(appends, answers, strict=True)]
 
     async def seize(
         self, sid: str, kind: str, data: bytes, *, claim_id: str | None = None, only_expired: bool = False
@@ -316,6 +319,8 @@ class StreamLog:
         )
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
+                # A sweeper that looked between the index entry and the stream has put its next look off too far.
+                pipe.zadd(keys.leases, {new.sid: created_ms}, xx=True, lt=True)
                 for key, member in listings:
                     pipe.zadd(key, {member: created_ms})
                     pipe.zremrangebyscore(key, "-inf", created_ms - life_s * 1000)
@@ -336,11 +341,12 @@ class StreamLog:
 
     async def _run(self, script: Script, sid: str, *args: Any) -> list[Any]:
         [answer] = await self._pipeline([(script, sid, args)])
-        if isinstance(answer, LasteventError):
-            raise answer
-        return answer
+        typed = _typed(answer)
+        if isinstance(typed, LasteventError):
+            raise typed
+        return typed
 
-    async def _pipeline(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[list[Any] | LasteventError]:
+    async def _pipeline(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Any]:
         """Run steps in one round trip. Raises RedisUnavailable if any did not reach Redis: all may be repeated."""
         answers = await self._evalsha(calls)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
@@ -348,7 +354,7 @@ class StreamLog:
                 for script in {call[0] for call in calls}:
                     await self.redis.script_load(script.text)
             answers = await self._evalsha(calls)
-        return [_typed(answer) for answer in answers]
+        return answers
 
     async def _evalsha(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Any]:
         with from_redis():
@@ -362,8 +368,17 @@ class StreamLog:
         return answers
 
 
-def _appended(answer: list[Any]) -> tuple[int, int, str]:
-    return answer[1], answer[2], answer[3].decode()
+def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
+    try:
+        typed = _typed(answer)
+    except Exception:
+        # Nobody foresaw this, but it is one stream's: what the others sent in the same pipeline is in their logs.
+        logger.exception("stream %s: its events could not be appended", append.sid)
+        return LasteventError("Redis refused to append to this stream.")
+    if isinstance(typed, LasteventError):
+        return typed
+    _, tail, now_ms, state = typed
+    return Appended(tail, now_ms, state.decode())
 
 
 def _typed(answer: Any) -> list[Any] | LasteventError:

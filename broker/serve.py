@@ -11,19 +11,41 @@ import asyncio
 import logging
 import signal
 import socket
+import struct
 import sys
 from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.app import Tier, create_app
 from broker.settings import Settings
+from broker.viewer import HANG_UP
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 BACKLOG = 2048
+
+UNSENT_BYTES = 64 * 1024
+"""What the kernel holds of a connection beyond what is on its way: it would take megabytes for each slow viewer."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: nothing that waits is sent any more."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, and an answer can hang up (viewer.py)."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {HANG_UP: self._hang_up}  # type: ignore[dict-item]  # typed as JSON-like
+
+    def _hang_up(self) -> None:
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
 
 KEEP_ALIVE_S = 75
 """Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""
@@ -57,7 +79,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_level=settings.log_level,
@@ -80,6 +102,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, proto)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS; connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     listener.bind(address)
     listener.set_inheritable(False)
     return listener

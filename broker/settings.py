@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
 PREFIX = "LASTEVENT_"
 
@@ -54,11 +55,19 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError, which says what an address looks like
+        return url
+
     @field_validator("api_keys")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(key.get_secret_value()) < 16 for key in keys):
             raise ValueError("each key needs at least 16 characters; make one with: openssl rand -hex 24")
+        if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
+            raise ValueError("a key travels in an HTTP header: ASCII only; make one with: openssl rand -hex 24")
         return keys
 
     @field_validator("cors_origins")

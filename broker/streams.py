@@ -134,7 +134,7 @@ class Streams:
         meta = await self.look_up(sid, grant)
         if meta["producer"] != EXTERNAL:
             raise Forbidden("This stream is written by a worker; only a stream created as external takes events.")
-        if epoch > int(meta["epoch"]):
+        if epoch > int(meta["epoch"]) and not is_terminal(meta["state"]):  # of a finished one, the log says that first
             # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
             raise WriterSuperseded("This stream has never given out that epoch; use the one its creation returned.")
         return Pen(epoch, meta["claim"] if epoch == int(meta["epoch"]) else "", int(meta["base"]))

@@ -24,7 +24,7 @@ from contextlib import suppress
 from broker.errors import RedisUnavailable
 from broker.event import Event
 from broker.hub import Hub
-from broker.log import Page, StreamLog, is_terminal
+from broker.log import PAGE_EVENTS, Page, StreamLog, is_terminal
 from broker.sse import Frame, Gap, frames
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ LOG_RETRY_S = 0.5
 """Redis is away while a viewer follows: how often the log is asked again."""
 
 LOST_TAIL = "log_lost_tail"
+
+HELD_BYTES = 64 * 1024
+"""What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
 
 Step = list[Frame] | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
@@ -64,6 +67,7 @@ async def follow(
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
     read_version = read_mark = -1  # the topic's, when the log was last read to its end
+    pages = _Pages(log, sid)
     async with hub.join(sid) as topic:
         silence = _Silence(heartbeat_s)
         while True:
@@ -73,7 +77,7 @@ async def follow(
             if topic.version and (topic.version != read_version or hole):
                 version, mark = topic.version, topic.mark
                 try:
-                    page = await log.read_page(sid, cursor)
+                    page = await pages.after(cursor)
                     ending = await _ending_below(log, sid, page, cursor)
                 except RedisUnavailable:
                     await silence.broken_by(changed, within_s=LOG_RETRY_S)
@@ -112,6 +116,31 @@ async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> li
     if page.events or not is_terminal(page.state) or page.tail >= cursor:
         return []
     return [await log.read_last(sid)]
+
+
+class _Pages:
+    """The log, in pages that a viewer may hold for as long as it likes: about HELD_BYTES, or one event."""
+
+    def __init__(self, log: StreamLog, sid: str) -> None:
+        self._log = log
+        self._sid = sid
+        self._count = PAGE_EVENTS
+
+    async def after(self, cursor: int) -> Page:
+        page = await self._log.read_page(self._sid, cursor, self._count)
+        held = _within(page.events, HELD_BYTES)
+        fits = len(held) == len(page.events)
+        # What is left out is read again, but not as much of it: what follows large events is likely to be large.
+        self._count = min(PAGE_EVENTS, 2 * (self._count if fits else len(held)))
+        return page if fits else page._replace(events=held, more=True)
+
+
+def _within(events: list[Event], size: int) -> list[Event]:
+    for n, event in enumerate(events):
+        size -= len(event.data)
+        if size < 0:
+            return events[: max(1, n)]
+    return events
 
 
 class _Silence:

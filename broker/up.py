@@ -1,8 +1,8 @@
 """`lastevent up` and `serve --web N`: processes started, watched, restarted, and ended in the right order.
 
 Children hold the other end of a pipe on their standard input: they end when this process does, however it dies.
-Ctrl-C reaches the whole terminal group, so children hear it twice; a second stop is no other than the first.
-The embedded server has a session of its own: it hears no Ctrl-C, and is stopped last.
+Each has a process group of its own: Ctrl-C reaches this process alone, which ends them in order. (A child that is
+still starting would die of it with a traceback.) The embedded server has a session of its own, and is stopped last.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import httpx2
 
@@ -31,6 +32,8 @@ STABLE_S = 30.0
 """A child that ran so long has not failed at starting: its next failure is restarted at once again."""
 
 KILL_AFTER_S = 45.0
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartFailed(Exception):
@@ -48,7 +51,7 @@ class Child:
 
     def start(self, environment: dict[str, str]) -> None:
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=environment)
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=environment, process_group=0)
 
     def has_died(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -72,7 +75,7 @@ class Supervisor:
         return self._stopping.is_set()
 
     def start(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self.stop)
         for child in self._children:
             child.start(self._environment)
@@ -124,7 +127,8 @@ def worker_child(number: int) -> Child:
 
 
 def run_web(host: str, port: int, web: int) -> None:
-    """Several web processes on one port, until a signal."""
+    """Several web processes on one port, until a signal. Raises OSError if that port cannot be had at all."""
+    bind(host, port).close()  # here, and not in every child for ever
     supervisor = Supervisor([web_child(host, port, n + 1) for n in range(web)], dict(os.environ))
     supervisor.start()
     try:
@@ -136,6 +140,8 @@ def run_web(host: str, port: int, web: int) -> None:
 def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None) -> None:
     """Everything on one machine, until a signal. Raises StartFailed or EmbeddedServerError."""
     require_free_port(host, port)
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, _leave)  # until the supervisor takes over: what has been started is ended on the way out
     embedded = None if redis_url else EmbeddedServer(data_dir)
     environment = dict(os.environ)
     # At a Ctrl-C nobody wants to wait for answers: the next start takes unfinished generations over.
@@ -154,6 +160,10 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
     finally:
         if embedded:
             embedded.stop()
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def require_free_port(host: str, port: int) -> None:

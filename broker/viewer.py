@@ -31,6 +31,11 @@ from broker.tail import Step
 FAREWELL_S = 1.0
 """How long a drain waits for one viewer's last bytes."""
 
+HANG_UP = "lastevent.hang_up"
+"""An ASGI extension (serve.py): drops the connection with whatever waits in it. A close would wait for a client that
+does not read until it reads, and keep what it was sent for as long: in this process, and in the kernel.
+"""
+
 
 class Cut(Exception):
     """Ends a begun answer without its proper end; door.py lets it pass quietly."""
@@ -83,9 +88,12 @@ class EventsResponse(Response):
             return
         self._viewers.connected += 1
         try:
-            self._viewers.ended[await self._serve(receive, send)] += 1
+            ended = await self._serve(receive, send)
         finally:
             self._viewers.connected -= 1
+        self._viewers.ended[ended] += 1
+        if ended is Ended.TOO_SLOW and (hang_up := scope.get("extensions", {}).get(HANG_UP)):
+            hang_up()
 
     async def _serve(self, receive: Receive, send: Send) -> Ended:
         pump = asyncio.create_task(self._pump(send), name="viewer")

@@ -132,6 +132,8 @@ class StreamWriter:
         self._progress.set()
 
     def lose(self, why: LasteventError) -> None:
+        if self.lost:
+            return  # a heartbeat and a commit may both learn it; the owner is told once
         self.lost = why
         self._progress.set()
         if self.on_lost:
@@ -165,7 +167,13 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             writers, self._dirty = list(self._dirty), {}
-            await self._commit(writers)
+            try:
+                await self._commit(writers)
+            except BaseException:
+                # Whoever runs this again must find them: a writer with nothing new to say would wait for ever.
+                self._dirty = dict.fromkeys([*writers, *self._dirty])
+                self._wake.set()
+                raise
 
     async def _commit(self, writers: list[StreamWriter]) -> None:
         batches = [writer.batch() for writer in writers if not writer.lost]

@@ -68,8 +68,7 @@ class Generation:
         # A cancel must reach the provider while it is silent: losing the pen wakes this task wherever it waits.
         self._writer.on_lost = task.cancel
         try:
-            ending = await self._generate(slots)
-            self._writer.write(ending.kind, ending.data)
+            self._write_ending(await self._generate(slots))
             await self._writer.flush()
         except LasteventError as lost:
             logger.info("stream %s: stopped (%s)", self._claimed.sid, lost.code)
@@ -92,9 +91,22 @@ class Generation:
             return _error(broke.failure.code, broke.failure.message, recoverable=broke.failure.retryable)
         except LasteventError:
             raise  # the pen is lost
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            return self._unforeseen()  # something in the provider was cancelled, and not by us
         except Exception:
-            logger.exception("stream %s: the worker failed", self._claimed.sid)
-            return _error("internal_error", "The worker failed while it ran this generation.", recoverable=True)
+            return self._unforeseen()
+
+    def _unforeseen(self) -> Ending:
+        logger.exception("stream %s: the worker failed", self._claimed.sid)
+        return _error("internal_error", "The worker failed while it ran this generation.", recoverable=True)
+
+    def _write_ending(self, ending: Ending) -> None:
+        try:
+            self._writer.write(*ending)
+        except TypeError:  # the provider's words, or its counts, are nothing that JSON can say
+            self._writer.write(*self._unforeseen())
 
     def _announce(self) -> None:
         """A takeover says so at once: what the lost worker sent is void."""
@@ -162,6 +174,11 @@ class Generation:
 
 def _error(code: str, message: str, *, recoverable: bool) -> Ending:
     return Ending(ERROR, {"code": code, "message": message, "recoverable": recoverable})
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _patience_s(failure: ProviderFailure, tries: int) -> float:

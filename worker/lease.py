@@ -130,6 +130,12 @@ class Sweeper:
             await self._look_again(stream, now_ms + round((healing.retry_after_s or 1) * 1000))
         except (StreamClosed, StreamNotFound):
             await self._forget(stream)
+        except RedisUnavailable:
+            raise
+        except Exception:
+            # One stream that nobody can make sense of must not keep those behind it in the index from being found.
+            logger.exception("stream %s: it could not be swept", stream.sid)
+            await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
 
     async def _decide(self, stream: Overdue, now_ms: int) -> None:
         queued_until_ms = stream.created_ms + round(QUEUED_GRACE_S * 1000)

@@ -1,0 +1,287 @@
+"""The hub: one subscription a stream, a ring of what came last, and no loss that goes unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from redis.asyncio import Redis
+
+import broker.hub
+from broker.event import Event
+from broker.hub import RING_BYTES, RING_EVENTS, Hub, Topic
+from broker.log import StreamLog
+from broker.sse import Frame, frames
+from tests.broker.proxy import Proxy, proxy_to
+from tests.streams import batch, running, text
+
+LIMIT_S = 30.0
+
+
+def said(first: int, *words: str, kind: str = "text_delta") -> list[Frame]:
+    return frames([Event(n, kind, word.encode(), 0) for n, word in enumerate(words, first)])
+
+
+def ids(batch: list[Frame] | None) -> list[int] | None:
+    return None if batch is None else [frame.event.id for frame in batch]
+
+
+# -- the ring ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return Topic("sid")
+
+
+def test_the_ring_gives_each_cursor_what_follows_it(topic: Topic) -> None:
+    topic.publish(said(5, "a", "b"))
+    topic.publish(said(7, "c"))
+    assert [ids(topic.after(cursor)) for cursor in (4, 5, 6, 7)] == [[5, 6, 7], [6, 7], [7], []]
+
+
+def test_a_cursor_before_the_ring_must_ask_the_log(topic: Topic) -> None:
+    topic.publish(said(5, "a"))
+    assert topic.after(3) is None
+    assert topic.after(0) is None
+
+
+def test_a_cursor_beyond_the_ring_has_nothing_to_get(topic: Topic) -> None:
+    assert topic.after(0) == []
+    topic.publish(said(5, "a"))
+    assert topic.after(99) == []
+
+
+def test_an_event_is_encoded_once_for_everybody(topic: Topic) -> None:
+    topic.publish(said(5, "a"))
+    [[one], [other]] = topic.after(4), topic.after(4)
+    assert one.sse is other.sse
+
+
+@pytest.mark.parametrize("first", [9, 1_000_001, 2])
+def test_a_batch_that_does_not_follow_begins_a_new_ring(topic: Topic, first: int) -> None:
+    topic.publish(said(5, "a", "b"))
+    topic.publish(said(first, "c"))
+    assert ids(topic.after(first - 1)) == [first]
+    assert topic.after(first - 2) is None
+
+
+def test_what_is_said_again_replaces_what_was_said(topic: Topic) -> None:
+    topic.publish(said(5, "a", "b", "c"))
+    topic.publish(said(6, "b", "c", "d"))
+    assert ids(topic.after(4)) == [5, 6, 7, 8]
+    topic.publish(said(5, "a"))
+    assert ids(topic.after(4)) == [5]
+
+
+def test_the_ring_keeps_the_latest_events_up_to_a_number(topic: Topic) -> None:
+    for n in range(1, 3 * RING_EVENTS):
+        topic.publish(said(n, "x"))
+    kept = next(held for cursor in range(3 * RING_EVENTS) if (held := topic.after(cursor)) is not None)
+    assert RING_EVENTS // 2 < len(kept) <= RING_EVENTS
+    assert kept[-1].event.id == 3 * RING_EVENTS - 1
+
+
+def test_the_ring_keeps_the_latest_events_up_to_a_size(topic: Topic) -> None:
+    for n in range(1, 50):
+        topic.publish(said(n, "x" * (RING_BYTES // 10)))
+    kept = next(held for cursor in range(50) if (held := topic.after(cursor)) is not None)
+    assert 0 < sum(len(frame.sse) for frame in kept) <= RING_BYTES
+    assert kept[-1].event.id == 49
+
+
+def test_one_event_larger_than_the_ring_is_kept_alone(topic: Topic) -> None:
+    topic.publish(said(1, "a"))
+    topic.publish(said(2, "x" * (RING_BYTES + 1)))
+    assert ids(topic.after(1)) == [2]
+
+
+def test_an_ending_is_kept_aside_until_the_subscription_is_made_anew(topic: Topic) -> None:
+    topic.publish(said(5, "{}", kind="done"))
+    assert topic.ending is not None
+    topic.reset(version=2)
+    assert topic.ending is None
+    assert topic.after(4) == []
+
+
+def test_every_change_wakes_who_took_the_sign_before_it(topic: Topic) -> None:
+    for change in (lambda: topic.publish(said(1, "a")), lambda: topic.reset(version=3), topic.wake):
+        before, mark = topic.changed, topic.mark
+        change()
+        assert before.is_set()
+        assert not topic.changed.is_set()
+        assert topic.mark > mark
+
+
+# -- the subscription --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(redis: Redis) -> StreamLog:
+    return StreamLog(redis)
+
+
+@pytest.fixture
+async def hub(log: StreamLog, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
+    hub = Hub(log.redis, log.keys)
+    loop = asyncio.create_task(hub.run())
+    yield hub
+    loop.cancel()
+    await asyncio.wait([loop])
+
+
+async def until(condition: Callable[[], object | Awaitable[object]]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            holds = condition()
+            if await holds if isinstance(holds, Awaitable) else holds:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def subscribers(log: StreamLog, sid: str) -> int:
+    [(_, count)] = await log.redis.pubsub_numsub(log.keys.stream(sid).live)
+    return int(count)
+
+
+async def test_a_stream_has_one_subscription_however_many_watch_it(log: StreamLog, hub: Hub) -> None:
+    streams = [await running(log) for _ in range(3)]
+    async with AsyncExitStack() as viewers:
+        topics = [await viewers.enter_async_context(hub.join(streams[n % 3].sid)) for n in range(30)]
+        await until(lambda: all(topic.version for topic in topics))
+        assert [await subscribers(log, claimed.sid) for claimed in streams] == [1, 1, 1]
+        assert len(await log.redis.client_list(_type="pubsub")) == 1
+        assert hub.topics == 3
+
+
+async def test_what_is_appended_reaches_the_ring(log: StreamLog, hub: Hub) -> None:
+    claimed = await running(log)
+    async with hub.join(claimed.sid) as topic:
+        await until(lambda: topic.version)
+        await log.append(batch(claimed, 2, *text("Salt", "bread")))
+        await until(lambda: topic.after(1))
+        assert [frame.event for frame in topic.after(1) or ()] == (await log.read_all(claimed.sid))[1:]
+
+
+async def test_a_topic_joined_before_there_is_a_connection_is_subscribed_with_it(log: StreamLog) -> None:
+    hub = Hub(log.redis, log.keys)
+    async with hub.join("sid") as topic:
+        assert topic.version == 0
+        loop = asyncio.create_task(hub.run())
+        await until(lambda: topic.version)
+        loop.cancel()
+        await asyncio.wait([loop])
+        assert topic.version == 0
+
+
+async def test_a_topic_outlives_its_last_viewer_and_is_found_again(log: StreamLog, hub: Hub) -> None:
+    claimed = await running(log)
+    async with hub.join(claimed.sid) as topic:
+        await until(lambda: topic.version)
+    await log.append(batch(claimed, 2, *text("Salt")))
+    await until(lambda: topic.after(1))
+    async with hub.join(claimed.sid) as again:
+        assert again is topic
+
+
+async def test_a_topic_that_nobody_comes_back_to_is_let_go(
+    log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.hub, "LINGER_S", 0.0)
+    claimed = await running(log)
+    async with hub.join(claimed.sid) as topic:
+        await until(lambda: topic.version)
+        async with hub.join(claimed.sid):
+            pass
+        assert await subscribers(log, claimed.sid) == 1
+    await until(lambda: hub.topics == 0)
+
+    async def is_unsubscribed() -> bool:
+        return await subscribers(log, claimed.sid) == 0
+
+    await until(is_unsubscribed)
+    async with hub.join(claimed.sid) as later:
+        assert later is not topic
+        await until(lambda: later.version)
+
+
+async def test_leaving_and_joining_at_once_stays_subscribed(
+    log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.hub, "LINGER_S", 0.0)
+    claimed = await running(log)
+    for n in range(20):
+        async with hub.join(claimed.sid) as topic:
+            await until(lambda topic=topic: topic.version)
+            await log.append(batch(claimed, 2 + n, *text("Salt")))
+            await until(lambda topic=topic, n=n: topic.after(1 + n))
+        await until(lambda: hub.topics == 0)
+
+
+async def test_a_broken_subscription_is_made_again_and_everybody_told(log: StreamLog, hub: Hub) -> None:
+    first, second = await running(log), await running(log)
+    async with hub.join(first.sid) as one, hub.join(second.sid) as other:
+        await until(lambda: one.version and other.version)
+        await log.append(batch(first, 2, *text("Salt")))
+        await until(lambda: one.after(1))
+        versions = one.version, other.version
+        await log.redis.client_kill_filter(_type="pubsub")
+        await until(lambda: one.version > max(versions) and other.version > max(versions))
+        assert one.after(1) == []
+        await log.append(batch(first, 3, *text("bread")))
+        await until(lambda: one.after(2))
+
+
+async def test_something_published_that_is_no_batch_costs_no_viewer_the_stream(log: StreamLog, hub: Hub) -> None:
+    claimed = await running(log)
+    async with hub.join(claimed.sid) as topic:
+        await until(lambda: topic.version)
+        version = topic.version
+        await log.redis.publish(log.keys.stream(claimed.sid).live, b"no batch")
+        await until(lambda: topic.version > version)
+        await log.append(batch(claimed, 2, *text("Salt")))
+        await until(lambda: topic.after(1))
+
+
+@pytest.fixture
+async def proxy(valkey_url: str) -> AsyncIterator[Proxy]:
+    async with proxy_to(valkey_url) as proxy:
+        yield proxy
+
+
+async def test_a_connection_that_went_silent_is_found_dead(
+    log: StreamLog, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.hub, "PING_S", 0.05)
+    monkeypatch.setattr(broker.hub, "SILENCE_S", 0.5)
+    async with Redis.from_url(proxy.url) as client:
+        hub = Hub(client, log.keys)
+        loop = asyncio.create_task(hub.run())
+        async with hub.join("sid") as topic:
+            await until(lambda: topic.version)
+            proxy.hold()
+            await until(lambda: topic.version == 0)
+            proxy.release()
+            await until(lambda: topic.version)
+        loop.cancel()
+        await asyncio.wait([loop])
+
+
+async def test_a_connection_that_answers_pings_is_kept_however_little_happens(
+    log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.hub, "PING_S", 0.02)
+    async with hub.join("sid") as topic:
+        await until(lambda: topic.version)
+        version = topic.version
+
+        async def has_pinged() -> bool:
+            stats = await log.redis.info("commandstats")
+            return int(stats["cmdstat_ping"]["calls"]) >= before + 5
+
+        before = int((await log.redis.info("commandstats")).get("cmdstat_ping", {"calls": 0})["calls"])
+        async with hub.join("another"):  # wakes the sender, which waits for the longer time it had before
+            await until(has_pinged)
+        assert topic.version == version

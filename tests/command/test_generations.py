@@ -1,0 +1,256 @@
+"""The command as a client: generate, follow, cancel, ls, replay, export; what it prints, and how it ends."""
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.command.conftest import Ended, Running
+from tests.deployment import Deployment, wait_until
+
+Lastevent = Callable[..., Ended]
+Start = Callable[..., Running]
+
+
+def text_of(url: str, sid: str) -> str:
+    return httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text
+
+
+def newest(url: str, session: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{url}/v1/sessions/{session}", trust_env=False).json()["streams"][0]
+    return found
+
+
+def external(url: str, *events: tuple[str, Any], **body: Any) -> str:
+    """The id of a stream with these events."""
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        sid: str = http.post("/v1/streams", json={"producer": "external", **body}).raise_for_status().json()["id"]
+        appended = {"epoch": 1, "events": [{"event": kind, "data": data} for kind, data in events]}
+        if events:
+            http.post(f"/v1/streams/{sid}/events", json=appended).raise_for_status()
+    return sid
+
+
+def deltas(*texts: str) -> list[tuple[str, Any]]:
+    return [("text_delta", {"text": text}) for text in texts]
+
+
+# -- generate and follow ---------------------------------------------------------------------------------
+
+
+def test_generate_prints_the_text_and_a_line_end_and_nothing_else(lastevent: Lastevent, deployment: Deployment) -> None:
+    ended = lastevent("generate", "[[tokens=30 rate=0]] hello", "--session", "cmd-text", url=deployment.url)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    stream = newest(deployment.url, "cmd-text")
+    assert ended.stdout.decode() == text_of(deployment.url, stream["id"]) + "\n"
+
+
+def test_generate_takes_its_prompt_from_standard_input_and_its_options(
+    lastevent: Lastevent, deployment: Deployment
+) -> None:
+    prompt = "[[tokens=3 rate=0]]\nGrüße 🙂 [bold]x[/bold]"
+    options = ["--system", "be brief", "--max-tokens", "9", "--model", "anthropic/m-1", "--session", "cmd-stdin"]
+    ended = lastevent("generate", "-", *options, url=deployment.url, given=prompt.encode())
+    assert ended.returncode == 0
+    stream = newest(deployment.url, "cmd-stdin")
+    messages = [{"role": "user", "content": prompt}]
+    assert stream["request"] == {"messages": messages, "system": "be brief", "max_tokens": 9}
+    assert stream["model"] == "anthropic/m-1"
+
+
+def test_generate_as_json_prints_every_event(lastevent: Lastevent, deployment: Deployment) -> None:
+    ended = lastevent("generate", "[[tokens=3 rate=0]]", "--json", url=deployment.url)
+    assert ended.returncode == 0
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [event["id"] for event in events] == list(range(1, 7))
+    assert [event["event"] for event in events] == ["queued", "start", *["text_delta"] * 3, "done"]
+
+
+def test_a_failed_generation_ends_with_1_and_says_why(lastevent: Lastevent, deployment: Deployment) -> None:
+    ended = lastevent("generate", "[[status=400]]", "--session", "cmd-failed", url=deployment.url)
+    assert ended.returncode == 1
+    assert f"{newest(deployment.url, 'cmd-failed')['id']}: error: ".encode() in ended.stderr
+
+
+def test_a_cancelled_generation_ends_with_1_and_keeps_its_text(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("so far"), ("cancelled", {"reason": "enough", "by": "client"}))
+    ended = lastevent("follow", sid, url=deployment.url)
+    assert (ended.returncode, ended.stdout) == (1, b"so far\n")
+    assert ended.stderr.decode() == f"{sid}: cancelled: enough\n"
+
+
+def test_generate_goes_on_by_itself_when_the_server_is_killed_and_comes_back(
+    start: Start, own_deployment: Callable[..., Deployment]
+) -> None:
+    deployment = own_deployment(servers=1, workers=1)
+    server = deployment.servers[0]
+    prompt = "[[tokens=120 rate=40 ttft_ms=0]] on and on"
+    generate = start("generate", prompt, "--session", "s", LASTEVENT_URL=deployment.url)
+    for _ in range(2):
+        shown = len(generate.stdout)
+        wait_until(lambda shown=shown: len(generate.stdout) > shown + 10, "some text is shown")
+        server.kill()
+        generate.wait_until_it_says("trying again")
+        server.start()
+        deployment.wait_until_ready()
+    assert generate.wait() == 0
+    assert generate.stdout == text_of(deployment.url, newest(deployment.url, "s")["id"]) + "\n"
+
+
+def test_follow_goes_on_through_a_drain(start: Start, own_deployment: Callable[..., Deployment]) -> None:
+    deployment = own_deployment(servers=1, workers=1)
+    sid = deployment.create("[[tokens=60 rate=40 ttft_ms=0]] drained")
+    follow = start("follow", sid, LASTEVENT_URL=deployment.url)
+    wait_until(lambda: len(follow.stdout) > 10, "some text is shown")
+    deployment.servers[0].stop()
+    deployment.servers[0].start()
+    assert follow.wait() == 0
+    assert follow.stdout == text_of(deployment.url, sid) + "\n"
+
+
+def test_ctrl_c_leaves_the_generation_running_and_says_how_to_go_on(
+    start: Start, lastevent: Lastevent, deployment: Deployment
+) -> None:
+    sid = deployment.create("[[tokens=60 rate=30 ttft_ms=0]] left alone")
+    follow = start("follow", sid, LASTEVENT_URL=deployment.url)
+    wait_until(lambda: len(follow.stdout) > 10, "some text is shown")
+    follow.process.send_signal(signal.SIGINT)
+    assert follow.wait() == 130
+    said = re.search(rf"lastevent follow {sid} --last-event-id ([0-9]+)", follow.stderr)
+    assert said
+    rest = lastevent("follow", sid, "--last-event-id", said[1], url=deployment.url)
+    assert rest.returncode == 0
+    assert follow.stdout.removesuffix("\n") + rest.stdout.decode() == text_of(deployment.url, sid) + "\n"
+
+
+def test_follow_from_an_event_on(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("a", "b", "c"), ("done", {}))
+    for cursor, text in (("0", "abc"), ("3", "c"), ("earliest", "abc"), ("", "abc")):
+        ended = lastevent("follow", sid, "--last-event-id", cursor, url=deployment.url)
+        assert (ended.returncode, ended.stdout.decode()) == (0, f"{text}\n")
+    for cursor in ("5", "latest", "4"):
+        ended = lastevent("follow", sid, "--last-event-id", cursor, url=deployment.url)
+        assert (ended.returncode, ended.stdout) == (0, b"")
+
+
+def test_a_generation_that_starts_again_says_so(lastevent: Lastevent, deployment: Deployment) -> None:
+    ended = lastevent("generate", "[[tokens=4 rate=0 ttft_ms=0 cut_at=2]]", url=deployment.url)
+    assert ended.returncode == 1
+    assert ended.stderr.count(b"starts again") == 2
+    assert ended.stdout.count(b"\n") == 3  # each attempt's text on its own line
+
+
+# -- what is printed -------------------------------------------------------------------------------------
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07[bold]markup[/bold] [link=http://x]\r\x9b31m\x00\x08\x7fé🙂\ttab\nline [/nope]"
+INERT = "[2J]0;owned[bold]markup[/bold] [link=http://x]31mé🙂\ttab\nline [/nope]"
+
+
+def test_control_characters_and_markup_in_texts_are_inert(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas(HOSTILE), ("error", {"code": "x", "message": HOSTILE, "recoverable": False}))
+    followed = lastevent("follow", sid, url=deployment.url)
+    assert followed.stdout.decode() == INERT + "\n"
+    assert f"{sid}: error: {INERT}\n" == followed.stderr.decode().replace("   ", "\t")  # rich sets tabs
+    replayed = lastevent("replay", sid, "--speed", "0", url=deployment.url)
+    assert replayed.stdout.decode() == INERT + "\n"
+    for ended in (followed, replayed):
+        assert not re.search(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]", ended.stdout + ended.stderr)
+
+
+def test_control_characters_and_markup_in_names_are_inert(lastevent: Lastevent, deployment: Deployment) -> None:
+    session = "[red]not red[/red] [/nope] \x9b31m:smile:"
+    external(deployment.url, session_id=session)
+    ended = lastevent("ls", "--session", session, url=deployment.url)
+    assert ended.returncode == 0
+    assert "[red]not red[/red] [/nope] 31m:smile:" in ended.stdout.decode()
+    assert b"\x1b" not in ended.stdout
+    assert b"\xc2\x9b" not in ended.stdout
+
+
+def test_what_a_terminal_cannot_show_is_replaced(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("Grüße 🙂"), ("done", {}))
+    ended = lastevent("follow", sid, url=deployment.url, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.returncode, ended.stdout) == (0, b"Gr??e ?\n")
+
+
+# -- cancel, ls, replay, export --------------------------------------------------------------------------
+
+
+def test_cancel_says_how_it_ended(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("a"))
+    first = lastevent("cancel", sid, "--reason", "enough", url=deployment.url)
+    assert (first.returncode, first.stdout) == (0, b"cancelled, after event 2\n")
+    again = lastevent("cancel", sid, url=deployment.url)
+    assert (again.returncode, again.stdout) == (0, b"had ended already: cancelled\n")
+    as_json = json.loads(lastevent("cancel", sid, "--json", url=deployment.url).stdout)
+    assert (as_json["state"], as_json["stopped_after"], as_json["already"]) == ("cancelled", 2, True)
+
+
+def test_ls_is_a_table_for_people_and_json_for_scripts(lastevent: Lastevent, deployment: Deployment) -> None:
+    done = external(deployment.url, ("done", {}), session_id="cmd-ls")
+    running = external(deployment.url, session_id="cmd-ls")
+    table = lastevent("ls", "--session", "cmd-ls", url=deployment.url)
+    lines = table.stdout.decode().splitlines()
+    assert (table.returncode, len(lines)) == (0, 3)
+    assert lines[0].split() == ["ID", "STATE", "SESSION", "MODEL", "EVENTS", "TO", "CREATED"]
+    assert {line.split()[0]: line.split()[1] for line in lines[1:]} == {done: "done", running: "running"}
+    page = json.loads(lastevent("ls", "--session", "cmd-ls", "--json", url=deployment.url).stdout)
+    assert {stream["id"] for stream in page["streams"]} == {done, running}
+    only = lastevent("ls", "--session", "cmd-ls", "--state", "done", "--json", url=deployment.url)
+    assert [stream["id"] for stream in json.loads(only.stdout)["streams"]] == [done]
+    first = lastevent("ls", "--session", "cmd-ls", "--limit", "1", "--json", url=deployment.url)
+    assert len(json.loads(first.stdout)["streams"]) == 1
+
+
+def test_replay_shows_the_text_again(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("a", "b", "c"), ("done", {}))
+    assert lastevent("replay", sid, "--speed", "50", url=deployment.url).stdout == b"abc\n"
+    assert lastevent("replay", sid, "--speed", "0", "--from", "3", url=deployment.url).stdout == b"bc\n"
+    events = lastevent("replay", sid, "--speed", "0", "--json", url=deployment.url).stdout.splitlines()
+    assert [json.loads(event)["id"] for event in events] == [1, 2, 3, 4, 5]
+
+
+def test_export_prints_the_log_byte_for_byte(lastevent: Lastevent, deployment: Deployment) -> None:
+    sid = external(deployment.url, *deltas("a", HOSTILE), ("done", {}))
+    ended = lastevent("export", sid, url=deployment.url)
+    assert ended.returncode == 0
+    assert ended.stdout == httpx.get(f"{deployment.url}/v1/streams/{sid}/export", trust_env=False).content
+
+
+@pytest.mark.parametrize("command", ["follow", "cancel", "replay", "export"])
+def test_an_id_that_is_no_stream_is_said(lastevent: Lastevent, deployment: Deployment, command: str) -> None:
+    for sid in (
+        "nope",
+        "0" * 32,
+        "a b",
+        "a\nb",
+        "x?y=1",
+        "a/b",
+        "../../healthz",
+        "ü",
+        b"\xff",
+        "../streams?limit=5",
+        "",
+    ):
+        ended = lastevent(command, sid, url=deployment.url)
+        assert (ended.returncode, ended.stdout) == (1, b"")
+        assert b"stream_not_found" in ended.stderr or b"not_found" in ended.stderr
+        assert ended.stderr.startswith(b"lastevent: ")
+
+
+def test_a_key_opens_a_server_that_has_keys(lastevent: Lastevent, own_deployment: Callable[..., Deployment]) -> None:
+    key = "correct-horse-battery-staple"
+    deployment = own_deployment(servers=1, workers=1, LASTEVENT_API_KEYS=key)
+    prompt = "[[tokens=3 rate=0]]"
+    assert lastevent("generate", prompt, url=deployment.url, LASTEVENT_API_KEY=key).returncode == 0
+    assert lastevent("generate", prompt, "--key", key, url=deployment.url).returncode == 0
+    for settings in ({}, {"LASTEVENT_API_KEY": "wrong-key-of-sixteen"}):
+        ended = lastevent("generate", prompt, url=deployment.url, **settings)
+        assert ended.returncode == 1
+        assert b"unauthorized" in ended.stderr
+        assert b"wrong-key" not in ended.stderr
+    assert len(json.loads(lastevent("ls", "--json", url=deployment.url, LASTEVENT_API_KEY=key).stdout)["streams"]) == 2

@@ -1,0 +1,188 @@
+"""`lastevent up`: everything on one machine, from nothing to a text, and nothing left behind."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.command.conftest import Ended, Running, processes_in
+from tests.deployment import free_port, wait_until
+
+Start = Callable[..., Running]
+Lastevent = Callable[..., Ended]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="what is left is looked for in /proc")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def pid_of(folder: Path, what: str) -> int:
+    [pid] = [pid for pid, line in processes_in(folder).items() if what in line]
+    return pid
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def test_it_says_when_it_is_ready_ends_everything_and_finds_its_data_again(
+    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
+) -> None:
+    data_dir = "my däta ? [1]"
+    up = start("up", "--port", str(port), "--data-dir", data_dir)
+    up.wait_until_it_says("Lastevent is ready")
+    assert up.stdout == f"Lastevent is ready: {url}\n"
+    assert "stand-in, which is no model" in up.stderr
+    first = lastevent("generate", "[[tokens=20 rate=0]] hello", "--session", "kept", url=url)
+    assert first.returncode == 0
+    assert up.stop() == 0
+    assert processes_in(tmp_path) == {}
+    assert os.listdir(tmp_path / data_dir)
+
+    again = start("up", "--port", str(port), "--data-dir", data_dir)
+    again.wait_until_it_says("Lastevent is ready")
+    [stream] = httpx.get(f"{url}/v1/sessions/kept", trust_env=False).json()["streams"]
+    followed = lastevent("follow", stream["id"], url=url)
+    assert (followed.returncode, followed.stdout) == (0, first.stdout)
+    again.press_ctrl_c()
+    assert again.wait() == 0
+    assert processes_in(tmp_path) == {}
+
+
+def test_a_generation_in_flight_goes_on_after_a_stop_and_a_start(
+    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
+) -> None:
+    first = start("up", "--port", str(port))
+    first.wait_until_it_says("Lastevent is ready")
+    asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}
+    sid = httpx.post(f"{url}/v1/streams", json=asked, trust_env=False).json()["id"]
+    wait_until(lambda: httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text, "it has begun")
+    assert first.stop() == 0
+    assert processes_in(tmp_path) == {}
+    start("up", "--port", str(port)).wait_until_it_says("Lastevent is ready")
+    followed = lastevent("follow", sid, url=url)
+    assert followed.returncode == 0
+    assert followed.stdout.decode().strip().endswith(httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text)
+
+
+def test_a_child_that_dies_is_started_again_and_that_is_said(
+    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
+) -> None:
+    up = start("up", "--port", str(port), "--data-dir", "data")
+    up.wait_until_it_says("Lastevent is ready")
+    before = lastevent("generate", "[[tokens=3 rate=0]] before", "--session", "s", url=url)
+    for what, said in (
+        ("broker serve", "web process 1 died (signal SIGKILL); starting it again"),
+        ("-m worker", "worker 1 died (signal SIGKILL); starting it again"),
+        ("valkey-server", "the embedded server died; starting it again"),
+    ):
+        killed = pid_of(tmp_path, what)
+        os.kill(killed, signal.SIGKILL)
+        up.wait_until_it_says(said)
+        wait_until(lambda what=what, killed=killed: _is_another(tmp_path, what, killed), f"there is another {what}")
+        wait_until(lambda: is_ready(url), "it is ready again")
+    [stream] = httpx.get(f"{url}/v1/sessions/s", trust_env=False).json()["streams"]
+    assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
+    assert lastevent("generate", "[[tokens=3 rate=0]] after", url=url).returncode == 0
+    assert up.stop() == 0
+    assert processes_in(tmp_path) == {}
+
+
+def _is_another(folder: Path, what: str, than: int) -> bool:
+    return any(what in line and pid != than for pid, line in processes_in(folder).items())
+
+
+def test_children_do_not_outlive_a_killed_parent_and_the_next_start_has_the_data(
+    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
+) -> None:
+    up = start("up", "--port", str(port), "--web", "2", "--workers", "2")
+    up.wait_until_it_says("Lastevent is ready")
+    assert len([line for line in processes_in(tmp_path).values() if "broker serve" in line]) == 2
+    assert len([line for line in processes_in(tmp_path).values() if "-m worker" in line]) == 2
+    before = lastevent("generate", "[[tokens=3 rate=0]] before", "--session", "s", url=url)
+    up.process.kill()
+    up.process.wait(10)
+    wait_until(lambda: all("valkey" in line for line in processes_in(tmp_path).values()), "the children have ended")
+    again = start("up", "--port", str(port))
+    again.wait_until_it_says("Lastevent is ready")
+    [stream] = httpx.get(f"{url}/v1/sessions/s", trust_env=False).json()["streams"]
+    assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
+    assert again.stop() == 0
+    assert processes_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize("when", ["valkey", "-m worker"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_it_is_ready_it_leaves_nothing(
+    start: Start, tmp_path: Path, port: int, when: str, how: signal.Signals
+) -> None:
+    up = start("up", "--port", str(port))
+    wait_until(lambda: _is_another(tmp_path, when, 0), f"{when} has been started")
+    os.killpg(up.process.pid, how)  # as a terminal does
+    assert up.wait() == 0
+    assert processes_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize("what", [["up"], ["serve", "--web", "2"]], ids=" ".join)
+def test_a_port_that_another_program_has_is_said(lastevent: Lastevent, tmp_path: Path, what: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = lastevent(*what, "--port", str(port), LASTEVENT_REDIS_URL="redis://127.0.0.1:1")
+    assert ended.returncode == 1
+    assert str(port).encode() in ended.stderr
+    assert b"in use" in ended.stderr
+    assert processes_in(tmp_path) == {}
+
+
+def test_a_second_one_on_the_same_port_or_data_is_refused_and_the_first_unharmed(
+    start: Start, lastevent: Lastevent, port: int, url: str
+) -> None:
+    start("up", "--port", str(port)).wait_until_it_says("Lastevent is ready")
+    on_port = lastevent("up", "--port", str(port), "--data-dir", "other")
+    assert on_port.returncode == 1
+    assert b"in use" in on_port.stderr
+    assert b"--port" in on_port.stderr
+    on_data = lastevent("up", "--port", str(free_port()))
+    assert on_data.returncode == 1
+    assert b"in use by another Lastevent" in on_data.stderr
+    assert is_ready(url)
+
+
+def test_a_data_directory_that_cannot_be_one_is_said(lastevent: Lastevent, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for data_dir in ("file", "file/inside", "/proc/nope"):
+        ended = lastevent("up", "--port", str(free_port()), "--data-dir", data_dir)
+        assert ended.returncode == 1
+        assert data_dir.encode() in ended.stderr
+
+
+def test_serve_and_work_are_the_parts_apart(
+    start: Start, lastevent: Lastevent, own_deployment: Callable[..., object], port: int, url: str
+) -> None:
+    redis_url: str = own_deployment(servers=0, workers=0).redis_url  # type: ignore[attr-defined]
+    settings = {"LASTEVENT_REDIS_URL": redis_url}
+    parts = [
+        start("serve", "--port", str(port), "--web", "2", **settings),
+        start("work", "--concurrency", "3", **settings),
+    ]
+    wait_until(lambda: is_ready(url), "the servers are ready")
+    generated = lastevent("generate", "[[tokens=5 rate=0]] apart", url=url)
+    assert generated.returncode == 0
+    assert generated.stdout
+    assert [part.stop() for part in parts] == [0, 0]
+    assert [part.stdout + part.stderr for part in parts] == ["", ""]

@@ -1,0 +1,353 @@
+"""Bad input gets a clear problem, changes nothing, and is never repeated in the answer: a marker stands in all of it."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+import pytest
+
+from tests.deployment import Deployment
+from tests.http.wire import Api, Exchange, problem
+
+MARK = "mArKeR7f3a"
+JSON = {"Content-Type": "application/json"}
+OK = b'"prompt":"x"'
+
+
+@pytest.fixture
+def nothing_changes(api: Api, deployment: Deployment) -> Iterator[set[str]]:
+    """No stream is made but those that the test itself adds to this set, and no server has failed inside."""
+    made = api.all_ids()
+    yield made
+    assert api.all_ids() == made
+    assert api.get("/healthz").status_code == 200
+    for server in deployment.servers:
+        assert b"Traceback" not in server.output.read_bytes()
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    said = problem(answer, status, code)
+    assert MARK.lower() not in answer.text.lower()
+    assert all(MARK.lower() not in value.lower() for name, value in answer.headers.items())
+    return said
+
+
+def post_raw(api: Api, body: bytes, path: str = "/v1/streams", **headers: str) -> httpx.Response:
+    return api.http.post(path, content=body, headers={**JSON, **headers})
+
+
+def nested(levels: int, opening: bytes = b'{"a":', closing: bytes = b"}") -> bytes:
+    """A body of that many levels, the outermost one included."""
+    inner = b'"' + MARK.encode() + b'"'
+    return b'{"prompt":"x","metadata":' + opening * (levels - 1) + inner + closing * (levels - 1) + b"}"
+
+
+MALFORMED = {
+    "nothing": b"",
+    "white space": b"  \n",
+    "a word": MARK.encode(),
+    "an open brace": b"{",
+    "an open string": b'{"prompt":"' + MARK.encode(),
+    "a trailing comma": b'{"prompt":"' + MARK.encode() + b'",}',
+    "single quotes": b"{'prompt':'" + MARK.encode() + b"'}",
+    "a comment": b'{"prompt":"x"/*' + MARK.encode() + b"*/}",
+    "two values": b'{"prompt":"x"}{"prompt":"' + MARK.encode() + b'"}',
+    "NaN": b'{"prompt":"x","metadata":{"' + MARK.encode() + b'":NaN}}',
+    "Infinity": b'{"prompt":"x","metadata":{"' + MARK.encode() + b'":Infinity}}',
+    "-Infinity": b'{"prompt":"x","metadata":{"' + MARK.encode() + b'":-Infinity}}',
+    "a number without bounds": b'{"prompt":"x","metadata":{"' + MARK.encode() + b'":1e999}}',
+    "a leading zero": b'{"prompt":"x","max_tokens":01}',
+    "a plus": b'{"prompt":"x","max_tokens":+1}',
+    "hexadecimal": b'{"prompt":"x","max_tokens":0x1}',
+    "a raw control character": b'{"prompt":"' + MARK.encode() + b'\n"}',
+    "a raw NUL": b'{"prompt":"' + MARK.encode() + b'\x00"}',
+    "a bad escape": b'{"prompt":"' + MARK.encode() + b'\\x41"}',
+    "a lone high surrogate": b'{"prompt":"' + MARK.encode() + b'\\ud800"}',
+    "a lone low surrogate": b'{"prompt":"' + MARK.encode() + b'\\udc00"}',
+    "surrogates the wrong way round": b'{"prompt":"' + MARK.encode() + b'\\udc00\\ud800"}',
+    "a lone surrogate in a key": b'{"' + MARK.encode() + b'\\ud800":1,"prompt":"x"}',
+    "a raw surrogate": b'{"prompt":"' + MARK.encode() + b'\xed\xa0\x80"}',
+    "no UTF-8": b'{"prompt":"' + MARK.encode() + b'\xff"}',
+    "an overlong NUL": b'{"prompt":"' + MARK.encode() + b'\xc0\x80"}',
+    "UTF-16": f'{{"prompt":"{MARK}"}}'.encode("utf-16"),
+    "a byte order mark": b'\xef\xbb\xbf{"prompt":"' + MARK.encode() + b'"}',
+    "65 levels": nested(65),
+    "65 levels of lists": nested(65, b"[", b"]"),
+    "2000 levels": nested(2000),
+    "100000 open brackets": b"[" * 100_000,
+    "100000 levels": b"[" * 100_000 + b"]" * 100_000,
+    "100000 open objects": b'{"a":' * 100_000,
+}
+
+WRONG = {
+    "a list": [MARK],
+    "a string": MARK,
+    "null": None,
+    "a number": 5,
+    "nothing in it": {},
+    "an unknown field": {"prompt": "x", MARK: 1},
+    "an unknown field beside others": {"prompt": "x", "abandon_after": MARK},
+    "no text": {"prompt": 5},
+    "null for a text": {"prompt": None},
+    "an empty prompt": {"prompt": ""},
+    "both inputs": {"prompt": MARK, "messages": [{"role": "user", "content": MARK}]},
+    "no messages": {"messages": []},
+    "messages of no kind": {"messages": MARK},
+    "a message of no kind": {"messages": [MARK]},
+    "a role of no kind": {"messages": [{"role": MARK, "content": "x"}]},
+    "a message without content": {"messages": [{"role": "user"}]},
+    "content of no kind": {"messages": [{"role": "user", "content": 5}]},
+    "content of strings": {"messages": [{"role": "user", "content": [MARK]}]},
+    "a message with more": {"messages": [{"role": "user", "content": "x", MARK: MARK}]},
+    "too many messages": {"messages": [{"role": "user", "content": MARK}] * 1001},
+    "a model of another provider": {"prompt": "x", "model": f"openai/{MARK}"},
+    "a model without a provider": {"prompt": "x", "model": MARK},
+    "a model with a line break": {"prompt": "x", "model": f"anthropic/{MARK}\n"},
+    "a model with a path": {"prompt": "x", "model": f"anthropic/../{MARK}"},
+    "no tokens": {"prompt": "x", "max_tokens": 0},
+    "fewer than none": {"prompt": "x", "max_tokens": -1},
+    "too many tokens": {"prompt": "x", "max_tokens": 10**6 + 1},
+    "2^64 tokens": {"prompt": "x", "max_tokens": 2**64 - 1},
+    "tokens as text": {"prompt": "x", "max_tokens": "5"},
+    "half a token": {"prompt": "x", "max_tokens": 1.5},
+    "tokens as a float": {"prompt": "x", "max_tokens": 5.0},
+    "tokens as a truth": {"prompt": "x", "max_tokens": True},
+    "a session without a name": {"prompt": "x", "session_id": ""},
+    "a session of no kind": {"prompt": "x", "session_id": 5},
+    "a session with a NUL": {"prompt": "x", "session_id": f"{MARK}\x00"},
+    "a session with a line break": {"prompt": "x", "session_id": f"{MARK}\n"},
+    "a long session": {"prompt": "x", "session_id": MARK * 30},
+    "a user with a control character": {"prompt": "x", "user_id": f"{MARK}\x1b[2J"},
+    "metadata of no kind": {"prompt": "x", "metadata": [MARK]},
+    "metadata of text": {"prompt": "x", "metadata": MARK},
+    "a policy of no kind": {"prompt": "x", "on_worker_loss": MARK},
+    "a producer of no kind": {"prompt": "x", "producer": MARK},
+    "an external stream with a prompt": {"prompt": MARK, "producer": "external"},
+    "a system prompt of no kind": {"prompt": "x", "system": [MARK]},
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.usefixtures("nothing_changes")
+def test_what_is_no_json_is_refused(api: Api, body: bytes) -> None:
+    refused(post_raw(api, body), 400, "invalid_json")
+    refused(post_raw(api, body, **{"Idempotency-Key": "no-json", "Accept": "text/event-stream"}), 400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
+@pytest.mark.usefixtures("nothing_changes")
+def test_json_of_the_wrong_shape_is_refused(api: Api, body: Any) -> None:
+    said = refused(post_raw(api, orjson.dumps(body)), 422, "invalid_request")
+    assert said["detail"]
+
+
+def test_64_levels_are_taken(api: Api) -> None:
+    for body in (nested(64), nested(64, b"[", b"]").replace(b'"metadata":[', b'"metadata":{"a":[', 1)[:-1] + b"}}"):
+        depth = 0
+        value = orjson.loads(body)
+        while isinstance(value, dict | list):
+            value = value.get("metadata", value.get("a")) if isinstance(value, dict) else value[0]
+            depth += 1
+        answer = post_raw(api, body)
+        assert answer.status_code == (201 if depth <= 64 else 400), answer.text
+
+
+def test_every_call_that_takes_a_body_is_as_strict(api: Api, nothing_changes: set[str]) -> None:
+    nothing_changes.add(sid := api.start_external())
+    before = api.record(sid)
+    for call in ("events", "heartbeat", "cancel", "regenerate"):
+        path = f"/v1/streams/{sid}/{call}"
+        for body in filter(None, MALFORMED.values()):  # none at all is none for a call that needs none
+            refused(post_raw(api, body, path), 400, "invalid_json")
+        refused(post_raw(api, b'{"%s":1}' % MARK.encode(), path), 422, "invalid_request")
+        refused(post_raw(api, b'["%s"]' % MARK.encode(), path), 422, "invalid_request")
+        refused(post_raw(api, b'{"a":1}', path, **{"Content-Type": f"text/{MARK}"}), 415, "unsupported_media_type")
+        refused(post_raw(api, b"{" + b" " * 2**20, path), 413, "body_too_large")
+    for epoch in (0, -1, 2**53, "1", 1.0, True, None, [1]):
+        for call in ("heartbeat", "events"):
+            body = {"epoch": epoch, **({"events": [{"event": "a", "data": {}}]} if call == "events" else {})}
+            refused(api.post(f"/v1/streams/{sid}/{call}", body), 422, "invalid_request")
+    for reason in ("", MARK * 51, 5, None, [MARK]):
+        refused(api.post(f"/v1/streams/{sid}/cancel", {"reason": reason}), 422, "invalid_request")
+    for first in (0, -1, 2**53, "2", 2.0, True):
+        body = {"epoch": 1, "first": first, "events": [{"event": "a", "data": {"x": MARK}}]}
+        refused(api.post(f"/v1/streams/{sid}/events", body), 422, "invalid_request")
+    assert api.record(sid) == before
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        MARK,
+    ],
+)
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_body_that_does_not_say_it_is_json_is_refused(api: Api, media_type: str) -> None:
+    refused(post_raw(api, b"{%s}" % OK, **{"Content-Type": media_type}), 415, "unsupported_media_type")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_body_without_a_content_type_is_refused(api: Api) -> None:
+    refused(api.http.post("/v1/streams", content=b"{%s}" % OK), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("media_type", ["APPLICATION/JSON", "application/json;charset=utf-8", "application/json ; x=y"])
+def test_a_content_type_is_read_as_http_says(api: Api, media_type: str) -> None:
+    answer = post_raw(api, b'{"producer":"external"}', **{"Content-Type": media_type})
+    assert answer.status_code == 201
+
+
+# -- too large -------------------------------------------------------------------------------------------
+
+LIMIT = 2**20
+
+
+def padded(length: int) -> bytes:
+    body = b'{"producer":"external","metadata":{"x":"' + MARK.encode()
+    return body + b"x" * (length - len(body) - 3) + b'"}}'
+
+
+def test_a_body_of_just_the_limit_is_taken(api: Api) -> None:
+    assert len(padded(LIMIT)) == LIMIT
+    assert post_raw(api, padded(LIMIT)).status_code == 201
+    refused(post_raw(api, padded(LIMIT + 1)), 413, "body_too_large")
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 3 * LIMIT, 20 * LIMIT])
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_client_that_sends_too_much_still_reads_why_it_was_refused(api: Api, length: int) -> None:
+    for _ in range(3):
+        refused(post_raw(api, padded(length)), 413, "body_too_large")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_length_beyond_the_limit_is_refused_before_the_body(api: Api) -> None:
+    headers = [*JSON.items(), ("Content-Length", str(50 * LIMIT)), ("Expect", "100-continue")]
+    with Exchange(api.url, "POST", "/v1/streams", headers) as answer:
+        assert answer.status == 413
+        assert answer.header("connection") == "close"
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_chunked_body_beyond_the_limit_is_refused_as_soon_as_it_is_beyond(api: Api) -> None:
+    def chunks() -> Any:
+        yield b'{"producer":"external","metadata":{"x":"' + MARK.encode()
+        for _ in range(40):
+            yield b"x" * 65536
+        yield b'"}}'
+
+    for _ in range(3):
+        refused(api.http.post("/v1/streams", content=chunks(), headers=JSON), 413, "body_too_large")
+
+
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_body_that_ends_early_starts_nothing(api: Api) -> None:
+    at = urlsplit(api.url)
+    for _ in range(3):
+        with socket.create_connection((at.hostname, at.port)) as connection:
+            head = f"POST /v1/streams HTTP/1.1\r\nHost: {at.netloc}\r\nContent-Type: application/json\r\n"
+            connection.sendall(head.encode() + b"Content-Length: 1000\r\n\r\n" + b"{%s" % OK)
+
+
+# -- not in the body -------------------------------------------------------------------------------------
+
+
+def test_no_answer_repeats_a_path_a_query_or_a_header(api: Api, nothing_changes: set[str]) -> None:
+    nothing_changes.add(sid := api.start_external())
+    answers = [
+        api.get(f"/{MARK}"),
+        api.get(f"/v1/streams/{MARK}"),
+        api.get(f"/v1/streams/{MARK}/events"),
+        api.get(f"/v1/streams/{MARK}/{MARK}"),
+        api.post(f"/v1/streams/{MARK}/cancel"),
+        api.get(f"/v1/streams/{sid}/events", params={"last_event_id": MARK}),
+        api.get(f"/v1/streams/{sid}/events", params={"compact": MARK}),
+        api.get(f"/v1/streams/{sid}/events", headers={"Last-Event-ID": MARK}),
+        api.get(f"/v1/streams/{sid}/replay", params={"speed": MARK}),
+        api.get("/v1/streams", params={"limit": MARK}),
+        api.get("/v1/streams", params={"state": MARK}),
+        api.get("/v1/streams", params={"cursor": MARK}),
+        api.get("/v1/streams", params={"created_after": MARK}),
+        api.post("/v1/streams", {"prompt": "x"}, headers={"Last-Event-ID": MARK}),
+        api.post("/v1/streams", {"prompt": "x"}, headers={"Idempotency-Key": f"{MARK} {MARK}"}),
+        api.get("/healthz", headers={"Host": f"{MARK}.example"}),
+        api.get("/healthz", headers={"Origin": f"https://{MARK}.example"}),
+        api.get("/healthz", headers={"Sec-Fetch-Site": MARK}),
+        api.get("/healthz", headers={"X-Forwarded-For": MARK}),
+    ]
+    for answer in answers:
+        assert 400 <= answer.status_code < 500
+        refused(answer, answer.status_code, answer.json()["code"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"GET /v1/streams/\xff HTTP/1.1", b"GET /v1/streams?cursor=\xff HTTP/1.1", b"GET /\xe2\x80\xa8 HTTP/1.1"),
+        *(b"GET /v1/streams/%ed%a0%80 HTTP/1.1", b"GET /v1/streams?state=%ff%00 HTTP/1.1", b"GET * HTTP/1.1"),
+        *(b"GET http://127.0.0.1/%zz HTTP/1.1", b"GET /v1/streams/%zz/events HTTP/1.1", b"GET /% HTTP/1.1"),
+        *(
+            b"OPTIONS * HTTP/1.1",
+            b"CONNECT 127.0.0.1:1 HTTP/1.1",
+            b"GET  / HTTP/1.1",
+            b"\x00\x01\x02",
+            b"GET / HTTP/9.9",
+        ),
+        *(
+            b"GET http://evil.example/v1/streams HTTP/1.1",
+            b"GET //evil/v1/streams HTTP/1.1",
+            b"GET /?" + b"a" * 100_000 + b" HTTP/1.1",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_request_line_of_any_bytes_is_no_fault_of_the_server(api: Api, line: bytes) -> None:
+    at = urlsplit(api.url)
+    with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+        connection.sendall(line + b"\r\nHost: " + at.netloc.encode() + b"\r\nConnection: close\r\n\r\n")
+        received = b""
+        try:
+            while chunk := connection.recv(65536):
+                received += chunk
+        except ConnectionError:
+            pass
+    status = received.split(b" ")[1] if received else b"400"
+    assert not status.startswith(b"5"), received[:300]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(b"Last-Event-ID: \xff\xfe", b"Last-Event-ID: \xef\xbc\x91", b"Last-Event-ID: 1, 2", b"Idempotency-Key: \xff"),
+        *(b"Accept: \xff", b"Accept: " + b"x" * 50_000, b"Origin: \xff", b"Authorization: \xff", b"Content-Length: 5"),
+        *(
+            b"Transfer-Encoding: gzip",
+            b"Upgrade: websocket\r\nConnection: upgrade",
+            b"Expect: 100-continue",
+            b"X: \x01",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("nothing_changes")
+def test_a_header_of_any_bytes_is_no_fault_of_the_server(api: Api, header: bytes) -> None:
+    at = urlsplit(api.url)
+    for path in ("/healthz", "/v1/streams/nope/events"):
+        with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+            head = f"GET {path} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n".encode()
+            connection.sendall(head + header + b"\r\n\r\n12345")
+            received = b""
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except ConnectionError:
+                pass
+        status = received.split(b" ")[1] if received else b"400"
+        assert not status.startswith(b"5"), received[:300]

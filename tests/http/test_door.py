@@ -1,0 +1,354 @@
+"""The closed door (design §6): keys and read tokens, and the rules that keep web pages from a server without keys."""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.deployment import Deployment, free_port
+from tests.http.wire import Api, Exchange, ids, problem
+
+KEY = "correct-horse-battery-staple"
+OTHER_KEY = "another-key-of-sixteen-or-more"
+
+
+# -- who may listen where --------------------------------------------------------------------------------
+
+
+def command(*args: str, folder: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LASTEVENT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "broker", *args],
+        env={**environment, **settings},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "host"),
+    [
+        *(("up", host) for host in ("0.0.0.0", "::", "192.0.2.1")),
+        *(("serve", host) for host in ("0.0.0.0", "::", "127.0.0.2", "", "example.com")),
+        ("serve --web 2", "0.0.0.0"),
+    ],
+)
+def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Path, what: str, host: str) -> None:
+    ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path)
+    assert ended.returncode == 2
+    assert "LASTEVENT_API_KEYS" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("keys", ["short", f"{KEY},short", " , "])
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, keys: str) -> None:
+    ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, LASTEVENT_API_KEYS=keys)
+    assert ended.returncode == 2
+    assert "LASTEVENT_API_KEYS" in ended.stderr
+    assert KEY not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_with_keys_any_address_is_listened_on(own_deployment: Callable[..., Deployment], tmp_path: Path) -> None:
+    deployment = own_deployment(servers=0, workers=0)
+    port = free_port()
+    environment = {**deployment.environment, "LASTEVENT_API_KEYS": KEY}
+    serve = [sys.executable, "-m", "broker", "serve", "--host", "0.0.0.0", "--port", str(port)]
+    with subprocess.Popen(serve, env=environment, cwd=tmp_path, stderr=subprocess.PIPE) as server:
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    answer = httpx.get(f"http://127.0.0.1:{port}/v1/streams", trust_env=False)
+                    break
+                except httpx.ConnectError:
+                    assert time.monotonic() < deadline
+            assert answer.status_code == 401
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) == 0
+        assert server.stderr
+        assert KEY.encode() not in server.stderr.read()
+
+
+# -- keys and tokens -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
+    """A server with two keys. Whatever a test does, no key and no token may come to any process' output."""
+    deployment = own_deployment(
+        servers=1,
+        workers=1,
+        LASTEVENT_API_KEYS=f"{KEY}, {OTHER_KEY}",
+        LASTEVENT_READ_TOKEN_TTL_S="3600",
+        LASTEVENT_LOG_LEVEL="debug",
+    )
+    yield deployment
+    for process in (*deployment.servers, *deployment.workers):
+        output = process.output.read_text()
+        assert "Traceback" not in output
+        assert KEY not in output
+        assert OTHER_KEY not in output
+        assert not re.search(r"token=|\d{10}\.[\w-]{20}", output)
+
+
+def signed(sid: str, expires: int, key: str = KEY) -> str:
+    digest = hmac.digest(key.encode(), f"lastevent read {sid} {expires}".encode(), hashlib.sha256)
+    return f"{expires}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+def test_every_call_needs_a_key(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    owner = open_api(keyed.url, KEY)
+    sid = owner.finished("secret")
+    before = owner.all_ids()
+    for key in (None, "wrong-key-of-sixteen-bytes", KEY[:-1], f"{KEY}x", KEY.upper(), ""):
+        stranger = open_api(keyed.url, key)
+        calls = [
+            *(stranger.get(path) for path in ("/v1/streams", "/v1/sessions", "/v1/sessions/x", "/metrics")),
+            *(stranger.get(f"/v1/streams/{sid}{path}") for path in ("", "/events", "/text", "/export", "/replay")),
+            *(stranger.post(f"/v1/streams/{sid}/{call}") for call in ("cancel", "regenerate", "heartbeat", "events")),
+            stranger.post("/v1/streams", {"producer": "external"}),
+            stranger.post("/v1/streams", {"prompt": "x"}, headers={"Accept": "text/event-stream"}),
+            stranger.get("/v1/streams/nope"),
+        ]
+        for answer in calls:
+            problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert "secret" not in answer.text
+        assert stranger.get("/healthz").status_code == 200
+        assert stranger.get("/readyz").status_code == 200
+    assert owner.all_ids() == before
+
+
+def test_each_key_opens_everything(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    for key in (KEY, OTHER_KEY):
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            api = open_api(keyed.url)
+            api.http.headers["Authorization"] = f"{scheme} {key}"
+            sid = api.finished("a")
+            assert api.get(f"/v1/streams/{sid}/text").text == "a"
+            assert api.get("/metrics").status_code == 200
+
+
+def test_no_other_form_of_a_key_opens_anything(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    forms = [
+        KEY,
+        f"Basic {KEY}",
+        f"Bearer{KEY}",
+        "Bearer",
+        f"Bearer {KEY},{OTHER_KEY}",
+        f"Bearer {KEY}\xff",
+        "Bearer \xff",
+    ]
+    for form in forms:
+        answer = open_api(keyed.url).get("/v1/streams", headers={"Authorization": form.encode("latin-1")})
+        problem(answer, 401, "unauthorized")
+
+
+def test_a_key_in_the_address_opens_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    for query in (f"key={KEY}", f"token={KEY}", f"api_key={KEY}", f"access_token={KEY}"):
+        problem(open_api(keyed.url).get(f"/v1/streams?{query}"), 401, "unauthorized")
+
+
+def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
+    keyed: Deployment, open_api: Callable[..., Api]
+) -> None:
+    owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
+    sid, other = owner.finished("mine"), owner.finished("other")
+    events_url = owner.record(sid)["events_url"]
+    path, _, token = events_url.partition("?token=")
+    assert path == f"/v1/streams/{sid}/events"
+    assert re.fullmatch(r"\d{10}\.[\w-]{43}", token)
+    assert int(token.partition(".")[0]) > time.time() + 3000
+    with Exchange(keyed.url, "GET", events_url) as viewer:
+        assert ids(viewer.read_to_end()) == [1, 2, 3, 4]
+    with Exchange(keyed.url, "GET", f"{events_url}&last_event_id=2") as viewer:
+        assert ids(viewer.read_to_end()) == [3, 4]
+    assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"
+    for other_path in ("", "/events", "/text", "/replay", "/export"):
+        problem(browser.get(f"/v1/streams/{other}{other_path}?token={token}"), 401, "unauthorized")
+        problem(browser.get(f"/v1/streams/nope{other_path}?token={token}"), 401, "unauthorized")
+    before = owner.all_ids()
+    for call in ("cancel", "regenerate", "events", "heartbeat"):
+        problem(browser.post(f"/v1/streams/{sid}/{call}?token={token}"), 401, "unauthorized")
+    problem(browser.post(f"/v1/streams?token={token}", {"prompt": "x"}), 401, "unauthorized")
+    for path in ("/v1/streams", "/v1/sessions", "/metrics"):
+        problem(browser.get(f"{path}?token={token}"), 401, "unauthorized")
+    assert owner.all_ids() == before
+
+
+def test_every_answer_that_names_a_stream_gives_an_address_that_works(
+    keyed: Deployment, open_api: Callable[..., Api]
+) -> None:
+    owner = open_api(keyed.url, OTHER_KEY)
+    started = owner.post("/v1/streams", {"prompt": "[[tokens=2 rate=0 ttft_ms=0]]", "session_id": "s"}).json()
+    again = owner.post(f"/v1/streams/{started['id']}/regenerate").json()
+    listed = owner.get("/v1/streams").json()["streams"] + owner.get("/v1/sessions/s").json()["streams"]
+    for stream in (started, again, *listed):
+        with Exchange(keyed.url, "GET", stream["events_url"]) as viewer:
+            assert ids(viewer.read_to_end()) == [1, 2, 3, 4, 5]
+
+
+def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
+    sid = owner.finished("mine")
+    soon = int(time.time()) + 600
+    good = signed(sid, soon)
+    assert browser.get(f"/v1/streams/{sid}/text?token={good}").text == "mine"
+    assert browser.get(f"/v1/streams/{sid}/text?token={signed(sid, soon, OTHER_KEY)}").text == "mine"
+    expires, _, signature = good.partition(".")
+    bad = [
+        "",
+        "x",
+        ".",
+        expires,
+        f"{expires}.",
+        f".{signature}",
+        f"{soon + 1}.{signature}",
+        f"{expires}.{signature[:-1]}",
+        f"{expires}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
+        f"{expires}.{signature}=",
+        f"0{expires}.{signature}",
+        f" {expires}.{signature}",
+        f"{expires}.ü",
+        f"９{expires[1:]}.{signature}",
+        "9" * 5000 + f".{signature}",
+        signed(sid, int(time.time()) - 1),
+        signed(sid, 0),
+        signed(sid, soon, "a-key-that-is-not-ours"),
+        signed("another", soon),
+        KEY,
+    ]
+    for token in bad:
+        problem(browser.get(f"/v1/streams/{sid}/text", params={"token": token}), 401, "unauthorized")
+        problem(browser.get(f"/v1/streams/{sid}/events", params={"token": token}), 401, "unauthorized")
+    # A wrong key is not made right by a good token: the caller meant the key.
+    problem(open_api(keyed.url, "wrong-key-of-sixteen").get(f"/v1/streams/{sid}?token={good}"), 401, "unauthorized")
+
+
+def test_a_token_expires(own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]) -> None:
+    deployment = own_deployment(servers=1, workers=0, LASTEVENT_API_KEYS=KEY, LASTEVENT_READ_TOKEN_TTL_S="2")
+    owner, browser = open_api(deployment.url, KEY), open_api(deployment.url)
+    url = owner.record(owner.finished("a"))["events_url"]
+    assert browser.get(url).status_code == 200
+    deadline = time.monotonic() + 20
+    while browser.get(url).status_code == 200:
+        assert time.monotonic() < deadline
+    problem(browser.get(url), 401, "unauthorized")
+
+
+def test_with_keys_a_proxy_may_stand_in_front(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    owner = open_api(keyed.url, KEY)
+    headers = {"Host": "api.example.com", "X-Forwarded-For": "198.51.100.7", "Forwarded": "for=198.51.100.7"}
+    assert owner.get("/v1/streams", headers=headers).status_code == 200
+    foreign = {"Origin": "https://app.example.com", "Sec-Fetch-Site": "cross-site"}
+    answer = owner.get("/v1/streams", headers=foreign)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+# -- without keys: the rules for browsers, on every route ------------------------------------------------
+
+
+@pytest.fixture
+def routes(api: Api) -> list[tuple[str, str]]:
+    """Every method and path there is, those of the document and those that are in none."""
+    sid = api.finished("secret")
+    paths = api.get("/openapi.json").json()["paths"]
+    known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+    known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
+    known += [("OPTIONS", path) for path in paths]
+    return [(method, path.format(sid=sid, session_id="s")) for method, path in known]
+
+
+FOREIGN: dict[str, list[tuple[str, str]]] = {
+    "a rebound domain": [("Host", "evil.example")],
+    "a rebound domain with our port": [("Host", "evil.example:{port}")],
+    "a host that begins as ours": [("Host", "localhost.evil.example")],
+    "a host that ends as ours": [("Host", "evil.localhost")],
+    "a host with a user": [("Host", "localhost@evil.example")],
+    "another loopback address": [("Host", "127.0.0.2")],
+    "a number for an address": [("Host", "2130706433")],
+    "any address": [("Host", "0.0.0.0:{port}")],
+    "an empty host": [("Host", "")],
+    "a dot at the end": [("Host", "localhost.")],
+    "two hosts": [("Host", "localhost"), ("Host", "evil.example")],
+    "a foreign origin": [("Origin", "https://evil.example")],
+    "no origin at all": [("Origin", "null")],
+    "another port of this machine": [("Origin", "http://127.0.0.1:1")],
+    "this machine without a port": [("Origin", "http://127.0.0.1")],
+    "the other name of this machine": [("Origin", "http://localhost:{port}")],
+    "our origin over TLS": [("Origin", "https://127.0.0.1:{port}")],
+    "an empty origin": [("Origin", "")],
+    "an origin beside ours": [("Origin", "http://127.0.0.1:{port}"), ("Origin", "https://evil.example")],
+    "a foreign page without an origin": [("Sec-Fetch-Site", "cross-site")],
+    "a page of the same site": [("Sec-Fetch-Site", "same-site")],
+    "a word of nobody's": [("Sec-Fetch-Site", "maybe")],
+    "a page that says two things": [("Sec-Fetch-Site", "none"), ("Sec-Fetch-Site", "cross-site")],
+    "a proxy": [("X-Forwarded-For", "198.51.100.7")],
+    "a proxy that names the host": [("X-Forwarded-Host", "localhost")],
+    "a proxy that names the scheme": [("x-forwarded-proto", "https")],
+    "a proxy that says nothing": [("X-Forwarded-For", "")],
+    "a proxy of the standard": [("Forwarded", "for=198.51.100.7")],
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+def test_what_a_foreign_page_or_a_proxy_sends_is_refused_on_every_route(
+    api: Api, routes: list[tuple[str, str]], headers: list[tuple[str, str]]
+) -> None:
+    port = api.url.rpartition(":")[2]
+    named = [(name, value.format(port=port)) for name, value in headers]
+    before = api.all_ids()
+    for method, path in routes:
+        with Exchange(api.url, method, path, [*named, ("Connection", "close")]) as answer:
+            body = answer.read_all()
+        assert answer.status == 403, (method, path)
+        assert answer.header("content-type") == "application/problem+json"
+        assert answer.header("x-content-type-options") == "nosniff"
+        assert answer.header("content-security-policy") == "default-src 'none'"
+        assert answer.header("access-control-allow-origin") is None
+        assert b"secret" not in body
+        assert b"evil" not in body
+    assert api.all_ids() == before
+
+
+OWN: dict[str, list[tuple[str, str]]] = {
+    "a command": [],
+    "a command by name": [("Host", "localhost:{port}")],
+    "a command by IPv6": [("Host", "[::1]:{port}")],
+    "a command in capitals": [("Host", "LOCALHOST:{port}")],
+    "without a port": [("Host", "127.0.0.1")],
+    "typed into the address bar": [("Sec-Fetch-Site", "none")],
+    "a page of our own": [("Origin", "http://127.0.0.1:{port}"), ("Sec-Fetch-Site", "same-origin")],
+    "a page of our own by name": [("Host", "localhost:{port}"), ("Origin", "http://localhost:{port}")],
+}
+
+
+@pytest.mark.parametrize("headers", OWN.values(), ids=OWN)
+def test_what_the_user_sends_is_answered(
+    api: Api, routes: list[tuple[str, str]], headers: list[tuple[str, str]]
+) -> None:
+    port = api.url.rpartition(":")[2]
+    named = [(name, value.format(port=port)) for name, value in headers]
+    for method, path in routes:
+        with Exchange(api.url, method, path, [*named, ("Connection", "close")]) as answer:
+            pass
+        assert answer.status not in (401, 403, 500), (method, path)
+        assert answer.header("x-content-type-options") == "nosniff"
+        assert answer.header("content-security-policy") == "default-src 'none'"

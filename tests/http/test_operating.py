@@ -1,0 +1,176 @@
+"""What operators and browsers meet on every route: health, metrics, problems, request ids, CORS."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.deployment import Deployment
+from tests.http.wire import Api, Exchange, problem
+
+APP = "https://app.example.com"
+
+
+def test_healthz_and_readyz_say_ok(api: Api) -> None:
+    assert (api.get("/healthz").status_code, api.get("/healthz").json()) == (200, {"status": "ok"})
+    assert (api.get("/readyz").status_code, api.get("/readyz").json()) == (200, {"status": "ready"})
+
+
+def test_metrics_are_prometheus(api: Api) -> None:
+    answer = api.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert re.search(r"^lastevent_viewers [0-9.]+$", answer.text, re.MULTILINE)
+
+
+def test_metrics_count_what_viewers_were_sent(api: Api) -> None:
+    def sent() -> float:
+        found = re.search(r"^lastevent_sent_bytes_total ([0-9.e+]+)$", api.get("/metrics").text, re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    before = sent()
+    body = api.follow(api.finished("a", "b")).read_to_end()
+    assert sent() >= before + len(body)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/", "/v1/streams/", "/v1/streams/x/nope", "/docs", "/v2/streams", "//v1/streams"]
+)
+def test_an_unknown_path_is_a_problem(api: Api, path: str) -> None:
+    with Exchange(api.url, "GET", path, [("Connection", "close")]) as answer:
+        body = answer.read_all()
+    assert answer.status == 404
+    assert answer.header("content-type") == "application/problem+json"
+    assert b'"code":"' in body
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("PUT", "/v1/streams"), ("DELETE", "/v1/streams"), ("PATCH", "/v1/streams/x"), ("POST", "/v1/streams/x")),
+        *(("GET", "/v1/streams/x/cancel"), ("POST", "/v1/streams/x/text"), ("POST", "/healthz"), ("PUT", "/metrics")),
+        *(("GET", "/v1/streams/x/regenerate"), ("DELETE", "/v1/streams/x/events"), ("TRACE", "/v1/streams")),
+    ],
+)
+def test_an_unknown_method_is_a_problem_that_says_which_there_are(api: Api, method: str, path: str) -> None:
+    answer = api.http.request(method, path)
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+def test_every_answer_has_a_request_id_of_its_own(api: Api) -> None:
+    sid = api.finished()
+    paths = [
+        "/healthz",
+        "/nope",
+        f"/v1/streams/{sid}",
+        f"/v1/streams/{sid}/events",
+        "/v1/streams?limit=0",
+        "/openapi.json",
+    ]
+    ids = [api.get(path).headers["x-request-id"] for path in paths * 2]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{16}", request_id) for request_id in ids)
+
+
+def test_a_request_id_of_the_clients_is_not_taken_over(api: Api) -> None:
+    assert api.get("/healthz", headers={"X-Request-Id": "mine"}).headers["x-request-id"] != "mine"
+
+
+def test_every_answer_keeps_browsers_from_guessing_running_or_keeping_it(api: Api) -> None:
+    sid = api.finished()
+    for path in ("/healthz", "/nope", f"/v1/streams/{sid}", f"/v1/streams/{sid}/events", f"/v1/streams/{sid}/text"):
+        headers = api.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"] == "default-src 'none'"
+        assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+
+
+def test_openapi_describes_every_route(api: Api) -> None:
+    document = api.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert calls == {
+        ("POST", "/v1/streams"),
+        ("GET", "/v1/streams"),
+        ("GET", "/v1/streams/{sid}"),
+        ("GET", "/v1/streams/{sid}/events"),
+        ("POST", "/v1/streams/{sid}/events"),
+        ("GET", "/v1/streams/{sid}/text"),
+        ("GET", "/v1/streams/{sid}/export"),
+        ("GET", "/v1/streams/{sid}/replay"),
+        ("POST", "/v1/streams/{sid}/cancel"),
+        ("POST", "/v1/streams/{sid}/regenerate"),
+        ("POST", "/v1/streams/{sid}/heartbeat"),
+        ("GET", "/v1/sessions"),
+        ("GET", "/v1/sessions/{session_id}"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/metrics"),
+    }
+
+
+# -- CORS ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cors(own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]) -> Iterator[Api]:
+    return open_api(own_deployment(servers=1, workers=0, LASTEVENT_CORS_ORIGINS=f"{APP}, http://localhost:3000").url)
+
+
+def test_a_configured_origin_may_ask_and_read(cors: Api) -> None:
+    sid = cors.finished("a")
+    for origin in (APP, "http://localhost:3000"):
+        page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        for method in ("GET", "POST"):
+            asked = {
+                **page,
+                "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": "last-event-id, idempotency-key, authorization, content-type",
+            }
+            preflight = cors.http.options("/v1/streams", headers=asked)
+            assert preflight.status_code == 200, preflight.text
+            assert preflight.headers["access-control-allow-origin"] == origin
+            allowed = preflight.headers["access-control-allow-headers"].lower()
+            assert all(
+                name in allowed for name in ("last-event-id", "idempotency-key", "authorization", "content-type")
+            )
+            assert method in preflight.headers["access-control-allow-methods"]
+        answers = [
+            cors.get(f"/v1/streams/{sid}/text", headers=page),
+            cors.get(f"/v1/streams/{sid}/events", headers=page),
+            cors.get("/v1/streams/nope", headers=page),
+            cors.post("/v1/streams", {"producer": "external"}, headers=page),
+            cors.post("/v1/streams", {"nope": 1}, headers=page),
+        ]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == origin
+            exposed = answer.headers["access-control-expose-headers"].lower()
+            assert all(name in exposed for name in ("location", "last-event-id", "retry-after"))
+            assert "origin" in answer.headers.get("vary", "").lower()
+
+
+def test_no_other_origin_may(cors: Api) -> None:
+    before = cors.all_ids()
+    for origin in (
+        "https://evil.example",
+        "null",
+        f"{APP}:444",
+        "http://app.example.com",
+        f"{APP}.evil.example",
+        APP.upper(),
+        "",
+    ):
+        page = {"Origin": origin}
+        for answer in (
+            cors.http.options("/v1/streams", headers={**page, "Access-Control-Request-Method": "POST"}),
+            cors.get("/v1/streams", headers=page),
+            cors.post("/v1/streams", {"producer": "external"}, headers=page),
+        ):
+            assert answer.status_code == 403
+            assert "access-control-allow-origin" not in answer.headers
+    both = [("Origin", APP), ("Origin", "https://evil.example")]
+    assert cors.get("/v1/streams", headers=both).status_code == 403
+    assert cors.all_ids() == before

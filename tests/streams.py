@@ -1,0 +1,89 @@
+"""Streams for tests: how one comes into each of its states, and what may befall it there.
+
+Time is never waited for: a lease that has run out, a stream that is old, a Redis that has lost its last second are
+written into Redis as they would be found there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from broker.event import encode_data
+from broker.log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+
+PROMPT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
+
+
+def new_stream(sid: str = "", **fields: Any) -> NewStream:
+    known: dict[str, Any] = {"tenant": "t", "session": "s", "model": "anthropic/some-model", "request": PROMPT}
+    return NewStream(sid or new_sid(), **{**known, **fields})
+
+
+async def queued(log: StreamLog, **fields: Any) -> str:
+    new = new_stream(**fields)
+    await log.create(new)
+    return new.sid
+
+
+async def running(log: StreamLog, **fields: Any) -> Claimed:
+    return await log.claim(await queued(log, **fields), new_claim_id(), "worker-1")
+
+
+async def taken_over(log: StreamLog, sid: str) -> Claimed:
+    """The stream in another worker's hands, after its first one died."""
+    await expire_lease(log, sid)
+    return await log.claim(sid, new_claim_id(), "worker-2")
+
+
+def text(*words: str) -> list[Unsent]:
+    return [Unsent("text_delta", encode_data({"text": word})) for word in words]
+
+
+def ending(kind: str = "done") -> Unsent:
+    return Unsent(kind, b"{}")
+
+
+def batch(claimed: Claimed, first: int, *events: Unsent) -> Append:
+    return Append(claimed.sid, claimed.pen, first, events)
+
+
+async def ids(log: StreamLog, sid: str) -> list[int]:
+    return [event.id for event in await log.read_all(sid)]
+
+
+async def kinds(log: StreamLog, sid: str) -> list[str]:
+    return [event.kind for event in await log.read_all(sid)]
+
+
+async def meta(log: StreamLog, sid: str) -> dict[str, str]:
+    [found] = await log.read_meta(sid)
+    return found
+
+
+# -- what may befall a stream ----------------------------------------------------------------------------
+
+
+async def expire_lease(log: StreamLog, sid: str) -> None:
+    await log.redis.hset(log.keys.stream(sid).meta, "lease_until", "1")
+
+
+async def grow_old(log: StreamLog, sid: str, by_s: float) -> None:
+    created = int((await meta(log, sid))["created"]) - round(by_s * 1000)
+    await log.redis.hset(log.keys.stream(sid).meta, "created", str(created))
+
+
+async def survive_a_restart_of_redis(log: StreamLog, sid: str) -> None:
+    await log.redis.hset(log.keys.stream(sid).meta, "boot", "a run_id of before")
+
+
+async def remember(log: StreamLog, sid: str) -> Callable[[], Awaitable[None]]:
+    """The stream as it is now. Calling the result makes Redis forget whatever came after."""
+    keys = log.keys.stream(sid)[:2]
+    copies = [(key, await log.redis.dump(key), await log.redis.pttl(key)) for key in keys]
+
+    async def roll_back() -> None:
+        for key, copy, ttl_ms in copies:
+            await log.redis.restore(key, max(0, ttl_ms), copy, replace=True)
+
+    return roll_back

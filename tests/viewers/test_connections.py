@@ -1,0 +1,77 @@
+"""What a thousand viewers cost Redis: what one does."""
+
+import asyncio
+import resource
+
+from redis.asyncio import Redis
+
+from broker.connect import POOL_CONNECTIONS
+from tests.deployment import Deployment
+from tests.viewers.producer import Producer
+from tests.viewers.viewer import POLL_S, Viewer, until
+
+STREAMS = 50
+VIEWERS_A_STREAM = 20
+EVENTS_A_STREAM = 60
+BATCH = 10
+WATCHER = "watcher"
+
+
+async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections_than_one(
+    deployment: Deployment,
+) -> None:
+    _allow_open_files(4096)
+    with_one = await _most_connections(deployment, streams=1, viewers_a_stream=1)
+    with_all = await _most_connections(deployment, streams=STREAMS, viewers_a_stream=VIEWERS_A_STREAM)
+    print(f"Redis connections at most, with 1 viewer: {with_one}; with {STREAMS * VIEWERS_A_STREAM}: {with_all}")
+
+    servers = len(deployment.ports)
+    # The constant: a pool opens up to its limit when reads meet, as they do when a thousand viewers come at once.
+    assert with_all["all"] <= with_one["all"] + servers * POOL_CONNECTIONS
+    assert with_all["pubsub"] == servers, "each server subscribes on one connection"
+
+
+async def _most_connections(deployment: Deployment, *, streams: int, viewers_a_stream: int) -> dict[str, int]:
+    """Run external streams from their first viewer to their end; how many connections Redis had at most."""
+    most = {"all": 0, "pubsub": 0}
+    async with (
+        Redis.from_url(deployment.redis_url, client_name=WATCHER, decode_responses=True) as redis,
+        asyncio.TaskGroup() as watching,
+    ):
+        watch = watching.create_task(_watch(redis, most))
+        producers = [await Producer.create(deployment.ports[n % 2]) for n in range(streams)]
+        viewers = [Viewer(producer.sid) for producer in producers for _ in range(viewers_a_stream)]
+        async with asyncio.TaskGroup() as group:
+            for n, viewer in enumerate(viewers):
+                group.create_task(viewer.view(deployment.ports[n % 2]))
+            await until(lambda: all(viewer.has_something for viewer in viewers), "all are connected")
+            for producer in producers:
+                group.create_task(_write_to_the_end(producer))
+        watch.cancel()
+    for viewer in viewers:
+        assert viewer.ids == list(range(1, EVENTS_A_STREAM + 1))
+        assert len(viewer.answers) == 1
+        assert viewer.has_ended
+    return most
+
+
+async def _write_to_the_end(producer: Producer) -> None:
+    for first in range(2, EVENTS_A_STREAM, BATCH):
+        await producer.write(*(f"{n} " for n in range(first, min(first + BATCH, EVENTS_A_STREAM))))
+    await producer.finish()
+
+
+async def _watch(redis: Redis, most: dict[str, int]) -> None:
+    while True:
+        clients = [client for client in await redis.client_list() if client["name"] != WATCHER]
+        most["all"] = max(most["all"], len(clients))
+        most["pubsub"] = max(most["pubsub"], sum(int(client["sub"]) > 0 for client in clients))
+        await asyncio.sleep(POLL_S)
+
+
+def _allow_open_files(number: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(number, hard) if hard != resource.RLIM_INFINITY else number, hard)
+        )

@@ -10,6 +10,7 @@ loopback. So a keyless server answers only what no foreign page can send (design
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -19,7 +20,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from broker.errors import Forbidden
+from broker.errors import Draining, Forbidden
 from broker.problems import from_error, problem
 from broker.viewer import Cut
 
@@ -63,6 +64,11 @@ class Door:
             await from_error(request_id, error)(scope, receive, send_with_headers)
         except (Cut, SendTimeoutError):
             pass  # the server closes the connection, which the client sees as a cut
+        except asyncio.CancelledError:
+            # uvicorn cancels what a drain has waited for long enough: a client that has not sent its whole request yet.
+            if not started:
+                late = Draining("This server is going away, and the request was not complete. Try again.")
+                await from_error(request_id, late)(scope, receive, send_with_headers)
         except Exception:
             # The last net: a bug here. The caller gets an id to report, the log the rest; a begun answer is cut.
             logger.exception("request %s failed", request_id)

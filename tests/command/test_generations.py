@@ -221,25 +221,26 @@ def test_export_prints_the_log_byte_for_byte(lastevent: Lastevent, deployment: D
     assert ended.stdout == httpx.get(f"{deployment.url}/v1/streams/{sid}/export", trust_env=False).content
 
 
-@pytest.mark.parametrize("command", ["follow", "cancel", "replay", "export"])
-def test_an_id_that_is_no_stream_is_said(lastevent: Lastevent, deployment: Deployment, command: str) -> None:
-    for sid in (
-        "nope",
-        "0" * 32,
-        "a b",
-        "a\nb",
-        "x?y=1",
-        "a/b",
-        "../../healthz",
-        "ü",
-        b"\xff",
-        "../streams?limit=5",
-        "",
-    ):
-        ended = lastevent(command, sid, url=deployment.url)
-        assert (ended.returncode, ended.stdout) == (1, b"")
-        assert b"stream_not_found" in ended.stderr or b"not_found" in ended.stderr
-        assert ended.stderr.startswith(b"lastevent: ")
+@pytest.mark.parametrize(
+    ("command", "sid"),
+    [
+        *((command, "0" * 32) for command in ("follow", "cancel", "replay", "export")),
+        *(
+            ("export", "../streams?limit=5"),
+            ("export", "a/b"),
+            ("follow", "a\nb"),
+            ("follow", "x?y=1"),
+            ("cancel", b"\xff"),
+        ),
+        *(("replay", "../../healthz"), ("follow", "")),
+    ],
+)
+def test_an_id_that_is_no_stream_is_said(
+    lastevent: Lastevent, deployment: Deployment, command: str, sid: str | bytes
+) -> None:
+    ended = lastevent(command, sid, url=deployment.url)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert re.match(rb"lastevent: .* \((stream_)?not_found\): ", ended.stderr)
 
 
 def test_a_key_opens_a_server_that_has_keys(lastevent: Lastevent, own_deployment: Callable[..., Deployment]) -> None:

@@ -34,13 +34,12 @@ def test_version_is_the_packages(lastevent: Lastevent) -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        *([], ["nope"], ["--nope"], ["follow"], ["generate"], ["cancel"], ["replay"], ["export"], ["ls", "more"]),
-        *(["follow", "a", "b"], ["ls", "--limit", "0"], ["ls", "--limit", "x"], ["replay", "a", "--speed", "-1"]),
-        *(["replay", "a", "--from", "0"], ["generate", "x", "--max-tokens", "0"], ["serve", "--port", "65536"]),
-        *(["up", "--port", "0"], ["up", "--web", "0"], ["serve", "--web", "x"], ["work", "--concurrency", "0"]),
-        *(["follow", "a", "--last-event-id", cursor] for cursor in ("x", "-1", "1_0", "１", "1\n")),
-        *(["ls", "--url", url] for url in ("foo", "", "ftp://x", "http://", "http://[::1", "http://127.0.0.1:x")),
-        *(["ls", "--key", key] for key in ("ü", "a b", "a\nb")),
+        *([], ["nope"], ["--nope"], ["follow"], ["follow", "a", "b"], ["ls", "--limit", "0"]),
+        *(["replay", "a", "--speed", "-1"], ["generate", "x", "--max-tokens", "x"], ["serve", "--port", "65536"]),
+        *(["up", "--web", "0"], ["work", "--concurrency", "0"]),
+        *(["follow", "a", "--last-event-id", cursor] for cursor in ("1_0", "１", "1\n")),
+        *(["ls", "--url", url] for url in ("foo", "", "ftp://x", "http://", "http://[::1")),
+        *(["ls", "--key", key] for key in ("ü", "a\nb")),
         *(["generate", b"\xff\xfe"], ["ls", "--session", b"\xff"], ["cancel", "a", "--reason", b"\xff"]),
     ],
 )
@@ -65,11 +64,16 @@ def test_standard_input_that_is_no_text_is_said(lastevent: Lastevent) -> None:
     ],
 )
 def test_a_setting_that_is_none_is_named(lastevent: Lastevent, name: str, value: str) -> None:
-    for command in ("serve", "work"):
-        ended = lastevent(command, **{name: value})
-        assert ended.returncode == 2
-        assert name.encode() in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+    ended = lastevent("serve", **{name: value})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"lastevent: {name}: ".encode())
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_worker_names_them_too(lastevent: Lastevent) -> None:
+    ended = lastevent("work", LASTEVENT_CONCURRENCY="5", LASTEVENT_REDIS_URL="nonsense")
+    assert ended.returncode == 2
+    assert b"LASTEVENT_REDIS_URL: " in ended.stderr
 
 
 def test_a_server_that_is_not_there_is_said(lastevent: Lastevent) -> None:
@@ -112,7 +116,7 @@ def test_what_answers_and_is_no_lastevent_server_is_said(lastevent: Lastevent) -
             assert ended.stderr.decode() == f"lastevent: what answers at {url} is no Lastevent server\n"
 
 
-@pytest.mark.parametrize("args", [["ls"], ["ls", "--json"], ["export"], ["follow"], ["follow", "--json"], ["doctor"]])
+@pytest.mark.parametrize("args", [["ls"], ["export"], ["follow"], ["follow", "--json"], ["doctor"]])
 def test_a_reader_that_has_gone_is_no_reason_to_complain(
     deployment: Deployment, tmp_path: Path, args: list[str]
 ) -> None:
@@ -138,7 +142,7 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("args", [["ls"], ["ls", "--json"], ["export"], ["follow"], ["--help"]])
+@pytest.mark.parametrize("args", [["ls"], ["export"], ["follow"], ["--help"]])
 def test_a_full_disk_is_said(deployment: Deployment, tmp_path: Path, args: list[str]) -> None:
     sid = deployment.create("[[tokens=3 rate=0 ttft_ms=0]]")
     deployment.wait_until_ended(sid)

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -174,6 +175,30 @@ def test_a_drained_server_has_said_farewell_and_exited(own_deployment: OwnDeploy
         assert frames(viewer.read_to_end())[-1].event == "queued"
     assert b": draining" in viewer.body
     assert deployment.servers[0].wait(20) == 0
+    assert b"Traceback" not in deployment.servers[0].output.read_bytes()
+
+
+def test_a_drain_waits_for_a_request_that_is_on_its_way_but_not_for_ever(
+    own_deployment: OwnDeployment, open_api: OpenApi
+) -> None:
+    deployment = own_deployment(servers=1, workers=0, LASTEVENT_DRAIN_S="2")
+    body = b'{"producer":"external"}'
+    at = ("127.0.0.1", deployment.ports[0])
+    head = b"POST /v1/streams HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    expect = b"Expect: 100-continue\r\n\r\n"  # its answer says that the server has begun to read the body
+    with socket.create_connection(at, timeout=30) as slow, socket.create_connection(at, timeout=30) as too_slow:
+        for connection in (slow, too_slow):
+            connection.sendall(head % len(body) + expect)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+            connection.sendall(body[:5])
+        deployment.servers[0].send(signal.SIGTERM)
+        slow.sendall(body[5:])
+        assert slow.recv(10_000).startswith(b"HTTP/1.1 201 ")
+        said = too_slow.recv(10_000)
+        assert deployment.servers[0].wait(20) == 0
+    assert said.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1\r\n" in said.lower()
+    assert b'"code":"draining"' in said
     assert b"Traceback" not in deployment.servers[0].output.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Bad input gets a clear problem, changes nothing, and is never repeated in the answer: a marker stands in all of it."""
+"""Bad input gets a clear problem, changes nothing, and is not repeated in the answer: a marker stands in all of it."""
 
 import socket
 from collections.abc import Iterator

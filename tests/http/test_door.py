@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -89,16 +90,11 @@ def test_with_keys_any_address_is_listened_on(own_deployment: Callable[..., Depl
 # -- keys and tokens -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
+@contextmanager
+def with_keys(own_deployment: Callable[..., Deployment], **options: int) -> Iterator[Deployment]:
     """A server with two keys. Whatever a test does, no key and no token may come to any process' output."""
-    deployment = own_deployment(
-        servers=1,
-        workers=1,
-        LASTEVENT_API_KEYS=f"{KEY}, {OTHER_KEY}",
-        LASTEVENT_READ_TOKEN_TTL_S="3600",
-        LASTEVENT_LOG_LEVEL="debug",
-    )
+    settings = {"LASTEVENT_API_KEYS": f"{KEY}, {OTHER_KEY}", "LASTEVENT_READ_TOKEN_TTL_S": "3600"}
+    deployment = own_deployment(servers=1, **options, **settings, LASTEVENT_LOG_LEVEL="debug")
     yield deployment
     for process in (*deployment.servers, *deployment.workers):
         output = process.output.read_text()
@@ -106,6 +102,12 @@ def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
         assert KEY not in output
         assert OTHER_KEY not in output
         assert not re.search(r"token=|\d{10}\.[\w-]{20}", output)
+
+
+@pytest.fixture
+def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
+    with with_keys(own_deployment, workers=0) as deployment:
+        yield deployment
 
 
 def signed(sid: str, expires: int, key: str = KEY) -> str:
@@ -194,15 +196,16 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
 
 
 def test_every_answer_that_names_a_stream_gives_an_address_that_works(
-    keyed: Deployment, open_api: Callable[..., Api]
+    own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
 ) -> None:
-    owner = open_api(keyed.url, OTHER_KEY)
-    started = owner.post("/v1/streams", {"prompt": "[[tokens=2 rate=0 ttft_ms=0]]", "session_id": "s"}).json()
-    again = owner.post(f"/v1/streams/{started['id']}/regenerate").json()
-    listed = owner.get("/v1/streams").json()["streams"] + owner.get("/v1/sessions/s").json()["streams"]
-    for stream in (started, again, *listed):
-        with Exchange(keyed.url, "GET", stream["events_url"]) as viewer:
-            assert ids(viewer.read_to_end()) == [1, 2, 3, 4, 5]
+    with with_keys(own_deployment, workers=1) as deployment:
+        owner = open_api(deployment.url, OTHER_KEY)
+        started = owner.post("/v1/streams", {"prompt": "[[tokens=2 rate=0 ttft_ms=0]]", "session_id": "s"}).json()
+        again = owner.post(f"/v1/streams/{started['id']}/regenerate").json()
+        listed = owner.get("/v1/streams").json()["streams"] + owner.get("/v1/sessions/s").json()["streams"]
+        for stream in (started, again, *listed):
+            with Exchange(deployment.url, "GET", stream["events_url"]) as viewer:
+                assert ids(viewer.read_to_end()) == [1, 2, 3, 4, 5]
 
 
 def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:

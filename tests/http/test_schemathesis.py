@@ -6,7 +6,7 @@ are; what those that run send by SSE goes on for ever, and is read for a moment.
 
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -78,5 +78,12 @@ schema = schemathesis.openapi.from_dict(create_app(load_settings()).openapi())
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_no_input_is_a_fault_of_the_server_and_every_answer_is_as_documented(case: Any, target: Target) -> None:
     target.aim(case)
-    timeout = SSE_S if case.headers.get("Accept") == "text/event-stream" or case.path.endswith(SSE) else ANSWER_S
-    case.call_and_validate(session=target.session, timeout=timeout, base_url=target.url, checks=list(CONFORMANCE))
+    case.validate_response(answer(case, target), checks=list(CONFORMANCE))
+
+
+def answer(case: Any, target: Target) -> Any:
+    endless = case.headers.get("Accept") == "text/event-stream" or case.path.endswith(SSE)
+    if endless:
+        with suppress(requests.Timeout):  # the limit is the head's too, and a busy machine may be late with that
+            return case.call(session=target.session, base_url=target.url, timeout=SSE_S)
+    return case.call(session=target.session, base_url=target.url, timeout=ANSWER_S)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to the byte: what a client library hides (how a body ends, what is sent before it) is what is tested here."""
+"""HTTP/1.1 to the byte: how a body ends and what comes before it are tested here, and client libraries hide both."""
 
 from __future__ import annotations
 
@@ -191,8 +191,14 @@ class Api:
         return found
 
     def all_ids(self) -> set[str]:
-        """The streams there are, the newest 200 of them."""
-        return {stream["id"] for stream in self.get("/v1/streams?limit=200").json()["streams"]}
+        """The streams there are."""
+        ids: set[str] = set()
+        page: dict[str, Any] = {"next": ""}
+        while page["next"] is not None:
+            cursor = {"cursor": page["next"]} if page["next"] else {}
+            page = self.get("/v1/streams", params={"limit": 200, **cursor}).json()
+            ids.update(stream["id"] for stream in page["streams"])
+        return ids
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

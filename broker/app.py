@@ -351,10 +351,12 @@ def _ms(moment: datetime | None) -> int | None:
 
 
 def _operating(app: FastAPI, tier: Tier) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", **_gives("The process is alive", "application/json"))
     async def healthz() -> Response:
         return _json({"status": "ok"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", **_gives("Redis is reachable, and the server is not draining", "application/json"))
     async def readyz() -> Response:
         tier.require_open()

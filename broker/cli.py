@@ -312,10 +312,11 @@ def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None
             for event in client.follow(sid, cursor, screen.lost):
                 seen = str(event.get("id", seen))
                 screen.show(event)
+        ending = screen.ending or client.ending(sid)
     except KeyboardInterrupt:
         _note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
         raise typer.Exit(130) from None
-    _exit_by_ending(sid, screen.ending)
+    _exit_by_ending(sid, ending)
 
 
 def _exit_by_ending(sid: str, ending: dict[str, Any] | None) -> None:
@@ -335,7 +336,9 @@ def _clean(text: str) -> str:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
+    # JSON escapes the controls below U+0020 only; terminals obey those from U+0080 on, too.
+    line = re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", orjson.dumps(value).decode())
+    sys.stdout.buffer.write(f"{line}\n".encode())
     sys.stdout.buffer.flush()
 
 

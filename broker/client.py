@@ -59,6 +59,11 @@ class Client:
         self._require(answer, "application/json")
         return orjson.loads(answer.content)
 
+    def ending(self, sid: str) -> dict[str, Any]:
+        """How a stream ended whose terminal event was not given, since the viewer had it already."""
+        record = self.call("GET", stream_path(sid))
+        return {"event": record["state"], "data": {}}
+
     def export(self, sid: str) -> bytes:
         answer = self._request("GET", stream_path(sid, "/export"))
         self._require(answer, NDJSON)

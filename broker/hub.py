@@ -35,7 +35,7 @@ from broker.sse import Frame, frames
 logger = logging.getLogger(__name__)
 
 RING_EVENTS = 512
-"""Some 20 s of a fast model's answer: viewers that reconnect within it need no read of the log."""
+"""Some 5 to 20 s of a model's answer: a viewer that falls behind by more reads the log, until it has caught up."""
 
 RING_BYTES = 256 * 1024
 """Events may be large: a ring must not be."""
@@ -210,7 +210,7 @@ class Hub:
                 topic.reset(version=0)
             if sending:
                 sending.cancel()
-                await asyncio.wait([sending])
+                await asyncio.wait([sending], timeout=1)
             with suppress(redis.exceptions.RedisError, OSError):
                 await connection.disconnect(nowait=True)
 

@@ -328,6 +328,8 @@ class StreamLog:
                 await pipe.execute()
 
     def _append_args(self, append: Append) -> list[Any]:
+        if any(event.kind in TERMINAL for event in append.events[:-1]):
+            raise ValueError("nothing follows a terminal event")  # a caller's bug, and G3 would be gone with it
         pen, lease_ms = append.pen, round(append.lease_s * 1000)
         args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, lease_ms, self._retention_ms]
         args += (self.max_events, self.max_bytes)

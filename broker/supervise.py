@@ -31,5 +31,7 @@ async def for_ever(name: str, run: Callable[[], Awaitable[object]]) -> None:
             logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError  # a library has turned our cancellation into an error of its own
         tries = 0 if clock() - began > STABLE_S else tries + 1
         await asyncio.sleep(RESTART_S[min(tries, len(RESTART_S) - 1)])

@@ -25,9 +25,9 @@ import arq.worker
 from arq.connections import ArqRedis
 
 from broker.connect import JOB, connect, connect_queue
-from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
+from broker.errors import LasteventError, LeaseHeld, LogHealing, RedisUnavailable, StreamClosed, StreamNotFound
 from broker.keys import Keys
-from broker.log import StreamLog, new_claim_id
+from broker.log import Claimed, StreamLog, new_claim_id
 from broker.settings import Settings
 from broker.supervise import for_ever
 from broker.writer import GroupCommit, StreamWriter
@@ -122,12 +122,23 @@ class Worker:
 
         A takeover is taken also when this worker is full: it holds the lease, tells the viewers, and waits its turn.
         """
-        claimed = await self._log.claim(sid, new_claim_id(), self._name)
+        claimed = await self._claim(sid)
         writer = StreamWriter(self._commit, claimed)
         generation = Generation(claimed, writer, self._provider)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = writer
         task.add_done_callback(self._ended)
+
+    async def _claim(self, sid: str) -> Claimed:
+        claim_id = new_claim_id()
+        try:
+            return await self._log.claim(sid, claim_id, self._name)
+        except LogHealing:
+            raise
+        except RedisUnavailable:
+            # Perhaps only the reply was lost: the same claim again is answered with the same pen. Without it the
+            # stream would wait for its lease to run out, and its viewers would see a restart for nothing.
+            return await self._log.claim(sid, claim_id, self._name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]

@@ -1,6 +1,7 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, [kind, data, t or ''] …)
 --   → OK, tail, now (ms), state
 --
+-- Nothing may follow a terminal event in a batch: log.py refuses to send one.
 -- first 0: after whatever is there (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
 --  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too
@@ -14,7 +15,8 @@ local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local HEAD = 8
 local count = (#ARGV - HEAD) / 3
 
-local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')
+local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text', 'boot',
+  'created')
 local state, tail = m[1], tonumber(m[4])
 if not state then
   return { 'NOT_FOUND' }
@@ -22,7 +24,15 @@ end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
 local skip = 0
+local moved_boot = nil
 if first == 0 then
+  -- Redis has restarted, and may have lost what this producer, which keeps no numbers, was told the ids of: none of
+  -- them may name another event. A producer that does number its events finds itself below the base (GAP).
+  local run_id = server()
+  if run_id ~= m[8] then
+    moved_boot = run_id
+    base = next_block(tail, tonumber(m[9]))
+  end
   first = math.max(tail + 1, base)
 elseif same_pen and first >= base then
   skip = math.max(0, math.min(count, tail - first + 1))
@@ -45,6 +55,9 @@ if not same_pen then
   redis.call('HSETNX', META, 'started', int(now))
 end
 redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+if moved_boot then
+  redis.call('HSET', META, 'boot', moved_boot, 'base', int(base))
+end
 if count == 0 then
   return { 'OK', tail, now, 'running' }
 end

@@ -297,9 +297,29 @@ async def test_nothing_follows_the_ending(log: StreamLog) -> None:
     await log.append(batch(claimed, 2, ending()))
     with pytest.raises(StreamClosed):
         await log.append(batch(claimed, 3, *text("more")))
-    with pytest.raises(StreamClosed):
-        await log.append(batch(claimed, 2, ending(), ending("error")))
     assert await kinds(log, claimed.sid) == ["queued", "done"]
+
+
+async def test_a_batch_that_goes_on_after_a_terminal_event_is_a_bug_and_not_sent(log: StreamLog) -> None:
+    claimed = await running(log)
+    with pytest.raises(ValueError):
+        await log.append(batch(claimed, 2, ending(), *text("more")))
+    assert await kinds(log, claimed.sid) == ["queued"]
+
+
+async def test_a_producer_without_numbers_never_reuses_an_id_that_redis_may_have_lost(real_log: StreamLog) -> None:
+    new = new_stream(producer=EXTERNAL)
+    await real_log.create(new)
+    roll_back = await remember(real_log, new.sid)
+    pen = Pen(1, (await meta(real_log, new.sid))["claim"], 2)
+    assert (await real_log.append(Append(new.sid, pen, 0, text("lost")))).tail == 2
+    await roll_back()
+    await survive_a_restart_of_redis(real_log, new.sid)
+    assert (await real_log.append(Append(new.sid, pen, 0, text("kept")))).tail == SECOND_BLOCK
+    moved = pen._replace(base=int((await meta(real_log, new.sid))["base"]))
+    assert (await real_log.append(Append(new.sid, moved, 0, text("and", "on")))).tail == SECOND_BLOCK + 2
+    with pytest.raises(AppendGap):
+        await real_log.append(Append(new.sid, moved, 3, text("a number of before")))
 
 
 async def test_an_old_epoch_is_fenced(log: StreamLog) -> None:

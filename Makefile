@@ -18,9 +18,9 @@ setup: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/lastevent up $(ARGS)
 
-# worksteal, since a few tests take long and one of the two processes would otherwise idle behind them.
+# Three processes on two cores, since many tests wait for processes of their own; worksteal, since a few of them are long.
 test: .venv/installed
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check --quiet

@@ -149,7 +149,9 @@ def generate(
     with _client(url, key) as client:
         body = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt, "model": model}
         body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
-        stream = client.call("POST", "/v1/streams", json={name: value for name, value in body.items() if value})
+        stream = client.call(
+            "POST", "/v1/streams", json={name: value for name, value in body.items() if value is not None}
+        )
         _follow(client, stream["id"], None, as_json)
 
 

@@ -156,7 +156,9 @@ class Sweeper:
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
 
     async def _end(self, stream: Overdue, reason: dict[str, object]) -> None:
-        logger.warning("stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
+        # A producer that goes away is a client's affair; a worker that does is the operator's.
+        level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
+        logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
         await self._log.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         await self._forget(stream)
 

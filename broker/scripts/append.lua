@@ -4,7 +4,9 @@
 -- Nothing may follow a terminal event in a batch: log.py refuses to send one.
 -- first 0: after whatever is there (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
---  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too
+--  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too.
+--    What is there under these ids but says something else was written by another process with the same pen (two
+--    copies of one producer): it counts as superseded, and is never acknowledged
 --  2 a finished stream takes nothing more
 --  3 an old epoch is fenced
 --  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back
@@ -36,6 +38,15 @@ if first == 0 then
   first = math.max(tail + 1, base)
 elseif same_pen and first >= base then
   skip = math.max(0, math.min(count, tail - first + 1))
+end
+if skip > 0 then
+  local there = redis.call('XRANGE', LOG, int(first) .. '-0', int(first + skip - 1) .. '-0')
+  for i = 0, skip - 1 do
+    local fields = there[i + 1] and there[i + 1][2] or {}
+    if fields[2] ~= ARGV[HEAD + 3 * i + 1] or fields[4] ~= ARGV[HEAD + 3 * i + 2] then
+      return { TERMINAL[state] and 'CLOSED' or 'SUPERSEDED' }
+    end
+  end
 end
 if same_pen and skip == count then
   if not TERMINAL[state] then

@@ -300,6 +300,18 @@ async def test_nothing_follows_the_ending(log: StreamLog) -> None:
     assert await kinds(log, claimed.sid) == ["queued", "done"]
 
 
+async def test_other_events_under_ids_that_are_taken_are_never_acknowledged(log: StreamLog) -> None:
+    claimed = await running(log)
+    await log.append(batch(claimed, 2, *text("one", "two")))
+    for events in (text("other"), text("one", "other"), text("one", "other", "three")):
+        with pytest.raises(WriterSuperseded):
+            await log.append(batch(claimed, 2, *events))
+    await log.append(batch(claimed, 4, ending()))
+    with pytest.raises(StreamClosed):
+        await log.append(batch(claimed, 4, *text("other")))
+    assert await kinds(log, claimed.sid) == ["queued", "text_delta", "text_delta", "done"]
+
+
 async def test_a_batch_that_goes_on_after_a_terminal_event_is_a_bug_and_not_sent(log: StreamLog) -> None:
     claimed = await running(log)
     with pytest.raises(ValueError):

@@ -46,7 +46,8 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Iterator[Up]:
+    require("curl", "curl")
     folder = tmp_path_factory.mktemp("readme")
     port = free_port()
     environment = {

@@ -57,6 +57,9 @@ class Model:
         new = kinds
         if pen == self.pen:
             new = kinds[max(0, self.tail - first + 1) :] if first >= pen.base else kinds
+            there = kinds[: len(kinds) - len(new)]
+            if there != [kind for n, kind in self.events if first <= n < first + len(there)]:
+                raise StreamClosed if self.state in TERMINAL else WriterSuperseded
             if not new:
                 self.expired = self.expired and self.state in TERMINAL
                 return self.tail, self.state

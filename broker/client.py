@@ -80,9 +80,7 @@ class Client:
             raise ClientError(_explain(answer))
         return answer
 
-    def follow(
-        self, sid: str, cursor: str | None, on_lost: Callable[[str], None], params: dict[str, str] | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def follow(self, sid: str, cursor: str | None, on_lost: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         """Every event after the cursor, to the terminal one, across lost connections and servers.
 
         Notices (`gap`) have no id. `on_lost` hears why a connection was lost, once a time. Raises ClientError.
@@ -92,14 +90,12 @@ class Client:
         tries = 0
         while True:
             try:
-                for event in self._events(sid, last_event_id, params):
+                for event in self._events(sid, last_event_id):
                     lost_since, tries = None, 0
                     last_event_id = str(event.get("id", last_event_id or ""))
                     yield event
                     if event["event"] in TERMINAL:
                         return
-                if params and params.get("follow") == "0":
-                    return
                 reason = "the connection was cut"
             except _AlreadyEnded:
                 return
@@ -114,11 +110,11 @@ class Client:
             time.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * random.uniform(0.8, 1.2))
             tries += 1
 
-    def _events(self, sid: str, last_event_id: str | None, params: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+    def _events(self, sid: str, last_event_id: str | None) -> Iterator[dict[str, Any]]:
         headers = {"Accept": NDJSON}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
-        with self._http.stream("GET", stream_path(sid, "/events"), headers=headers, params=params) as answer:
+        with self._http.stream("GET", stream_path(sid, "/events"), headers=headers) as answer:
             if answer.status_code == 204:
                 raise _AlreadyEnded
             if answer.is_error:

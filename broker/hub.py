@@ -129,10 +129,6 @@ class Hub:
         finally:
             self._leave(topic)
 
-    def wake_all(self) -> None:
-        for topic in self._topics.values():
-            topic.wake()
-
     @property
     def is_connected(self) -> bool:
         return self._commands is not None

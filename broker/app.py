@@ -34,6 +34,7 @@ from broker.log import EXTERNAL_LEASE_S, StreamLog, is_terminal
 from broker.record import record, rfc3339
 from broker.replay import paced
 from broker.schema import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
+from broker.seizures import Seizures
 from broker.settings import Settings
 from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
 from broker.streams import Started, Streams
@@ -70,7 +71,8 @@ class Tier:
         self.hub = Hub(self.redis, keys)
         self.auth = Auth(settings.keys, settings.read_token_ttl_s)
         self.viewers = Viewers(limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
-        self.streams = Streams(self.log, self.queue, self.auth, settings)
+        self.seizures = Seizures(self.log)
+        self.streams = Streams(self.log, self.hub, self.seizures, self.queue, self.auth, settings)
 
     def drain(self) -> None:
         """Send every viewer away, between two frames, and take no new ones."""
@@ -78,12 +80,14 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        hub = asyncio.create_task(for_ever("hub", self.hub.run), name="hub")
+        loops = {"hub": self.hub.run, "seizures": self.seizures.run}
+        tasks = [asyncio.create_task(for_ever(name, loop), name=name) for name, loop in loops.items()]
         try:
             yield
         finally:
-            hub.cancel()
-            await asyncio.wait([hub])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await self.queue.aclose()
             await self.redis.aclose()
 

@@ -25,11 +25,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import redis.exceptions
+from redis._parsers.helpers import parse_info
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from broker.event import from_published
 from broker.keys import Keys
+from broker.log import LEASE_S, server_of
 from broker.sse import Frame, frames
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ LINGER_S = 10.0
 PING_S = 5.0
 SILENCE_S = 12.0
 """A subscription may be silent for ever and look alive. A ping every 5 s must be answered; two missed: it is dead."""
+
+HEALING_S = LEASE_S
+"""So long after another server answers in its place, a stream that is not there may still be put back by its writer."""
 
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -119,6 +124,8 @@ class Hub:
         self._topics: dict[bytes, Topic] = {}
         self._commands: asyncio.Queue[tuple[str, bytes]] | None = None
         self._versions = 0
+        self._server: str | None = None
+        self._healed_at_s = 0.0
 
     @asynccontextmanager
     async def join(self, sid: str) -> AsyncIterator[Topic]:
@@ -132,6 +139,11 @@ class Hub:
     @property
     def is_connected(self) -> bool:
         return self._commands is not None
+
+    @property
+    def is_healing(self) -> bool:
+        """Redis is away, or back since less than a lease as another server: what is not there may come back."""
+        return not self.is_connected or asyncio.get_running_loop().time() < self._healed_at_s
 
     @property
     def topics(self) -> int:
@@ -195,6 +207,7 @@ class Hub:
         sending: asyncio.Task[None] | None = None
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            await self._meet_server(connection)
             self._commands = asyncio.Queue()
             for channel in self._topics:
                 self._send("SUBSCRIBE", channel)
@@ -209,6 +222,14 @@ class Hub:
                 await asyncio.wait([sending], timeout=1)
             with suppress(redis.exceptions.RedisError, OSError):
                 await connection.disconnect(nowait=True)
+
+    async def _meet_server(self, connection: AbstractConnection) -> None:
+        await connection.send_command("INFO", "server", "replication")
+        info = await connection.read_response(timeout=SILENCE_S)
+        server = server_of(parse_info(info))  # type: ignore[no-untyped-call]
+        if self._server not in (None, server):
+            self._healed_at_s = asyncio.get_running_loop().time() + HEALING_S
+        self._server = server
 
     async def _receive(self, connection: AbstractConnection) -> None:
         while True:

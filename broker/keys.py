@@ -6,6 +6,8 @@
 | le:{sid}:meta                 | hash    | see META below                              | retention after the ending |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
+| le:boot:<server>              | string  | since when this Redis server is in use (ms) | a day                      |
+| le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid and digest of the body                  | 24 h (1 min until created) |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
@@ -17,8 +19,8 @@
 
 META, all strings:
   schema 1 · tenant · session · user · producer (worker | external) · model · request (JSON) · metadata (JSON)
-  regenerates · on_worker_loss (restart | fail)
-  boot        run_id of the Redis server that created it
+  regenerates · on_worker_loss (restart | fail) · abandon_after_s
+  boot        the Redis server that created it: run_id and replication id (prelude.lua)
   state       queued → running → done | error | cancelled
   epoch       fencing token: one more each time the pen changes hands
   claim base  the rest of the pen: who claimed (an id the claimer chose), and the pen's first event id
@@ -48,10 +50,14 @@ class Keys:
         self.prefix = prefix
         self.leases = f"{prefix}leases"
         self.jobs = f"{prefix}jobs"
+        self.seized = f"{prefix}seized"
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"
         return StreamKeys(f"{base}log", f"{base}meta", f"{base}live")
+
+    def server(self, server: str) -> str:
+        return f"{self.prefix}boot:{server}"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

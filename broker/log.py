@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from broker.errors import (
     LasteventError,
     LeaseHeld,
     LogHealing,
+    RedisUnavailable,
     StreamClosed,
     StreamLimit,
     StreamNotFound,
@@ -45,6 +46,14 @@ LEASE_S = 6.0
 
 EXTERNAL_LEASE_S = 30.0
 """An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
+
+PROGRESS = frozenset(
+    {"created", "state", "epoch", "claim", "base", "tail", "events", "bytes", "lease_until", "attempt", "first_text"}
+)
+"""Fields of meta that say how far a stream has come. The others say what it is: a restored one has them again."""
+
+SERVER_SEEN_LIFE_S = 86_400
+SERVER_TRIES = 3
 
 PAGE_EVENTS = 500
 """Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
@@ -70,6 +79,7 @@ class NewStream:
     metadata: dict[str, Any] | None = None
     regenerates: str | None = None
     on_worker_loss: str = "restart"
+    abandon_after_s: float | None = None
 
     def meta(self) -> list[str | bytes]:
         external = self.producer == EXTERNAL
@@ -92,12 +102,14 @@ class NewStream:
             fields["user"] = self.user
         if self.regenerates is not None:
             fields["regenerates"] = self.regenerates
+        if self.abandon_after_s is not None:
+            fields["abandon_after_s"] = str(self.abandon_after_s)
         return [part for field in fields.items() for part in field]
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A stream in a worker's hands, as it was when claimed."""
+    """A stream in a worker's hands, as it was when claimed, under which server."""
 
     sid: str
     pen: Pen
@@ -105,14 +117,26 @@ class Claimed:
     attempt: int
     events: int
     bytes: int
-    model: str
-    request: dict[str, Any]
+    server: str
+    meta: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        return self.meta["model"]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        request: dict[str, Any] = orjson.loads(self.meta["request"])
+        return request
 
 
 class Appended(NamedTuple):
+    """`now_ms`: what new events were stamped with. `there_ms`: the stamp of the last one that was there already."""
+
     tail: int
     now_ms: int
     state: str
+    there_ms: int = 0
 
 
 class Seized(NamedTuple):
@@ -122,6 +146,18 @@ class Seized(NamedTuple):
     last_event_id: int
     stopped_after: int
     already: bool
+
+
+class Seizure(NamedTuple):
+    """A terminal event that was written by taking the pen, and what it takes to put it back (`id` 0: it is new)."""
+
+    sid: str
+    claim_id: str
+    kind: str
+    data: bytes
+    id: int = 0
+    epoch: int = 0
+    t: int = 0
 
 
 class Page(NamedTuple):
@@ -146,11 +182,15 @@ class Unsent(NamedTuple):
 
 
 class Append(NamedTuple):
+    """`attempt`: as the pen's claim counted it. `claimed_under`: the server, from a writer that has stood still."""
+
     sid: str
     pen: Pen
     first: int
     events: Sequence[Unsent]
     lease_s: float = LEASE_S
+    attempt: int = 1
+    claimed_under: str = ""
 
 
 def new_sid() -> str:
@@ -171,7 +211,8 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-CREATE, CLAIM, APPEND, SEIZE = Script("create"), Script("claim"), Script("append"), Script("seize")
+CREATE, CLAIM, APPEND = Script("create"), Script("claim"), Script("append")
+RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
 
 
 class StreamLog:
@@ -191,6 +232,7 @@ class StreamLog:
         self.max_events = max_events
         self.max_bytes = max_bytes
         self.lease_s = lease_s
+        self._seen_server, self._seen_since_ms = "", 0
 
     # -- steps that change a stream ------------------------------------------------------------------
 
@@ -204,7 +246,7 @@ class StreamLog:
         with from_redis():
             await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
         _, is_new, created_ms = await self._run(CREATE, new.sid, lease_ms, *new.meta())
-        await self._list(new, created_ms)
+        await self._list(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
 
     async def claim(self, sid: str, claim_id: str, worker: str) -> Claimed:
@@ -212,11 +254,11 @@ class StreamLog:
 
         Raises StreamNotFound, StreamClosed, LeaseHeld or LogHealing.
         """
-        _, epoch, base, tail, attempt, events, size, model, request = await self._run(
-            CLAIM, sid, claim_id, worker, round(self.lease_s * 1000)
+        _, epoch, base, tail, attempt, events, size, server, meta = await self._run_on_known_server(
+            CLAIM, sid, lambda seen: (claim_id, worker, self._lease_ms, *seen)
         )
         pen = Pen(epoch, claim_id, base)
-        return Claimed(sid, pen, tail, attempt, events, size, model.decode(), orjson.loads(request))
+        return Claimed(sid, pen, tail, attempt, events, size, server.decode(), _decoded(meta))
 
     async def append(self, append: Append) -> Appended:
         """Add events under consecutive ids from `first` on, and renew the lease. Safe to repeat.
@@ -233,24 +275,51 @@ class StreamLog:
         answers = await self._pipeline([(APPEND, append.sid, self._append_args(append)) for append in appends])
         return [_outcome(append, answer) for append, answer in zip(appends, answers, strict=True)]
 
+    async def restore(self, claimed: Claimed) -> None:
+        """Put back a stream that vanished whole, under its writer's pen. Harmless if it is there.
+
+        Raises StreamNotFound if it did not vanish with a server, but was removed.
+        """
+        pen, meta = claimed.pen, claimed.meta
+        fields = {name: value for name, value in meta.items() if name not in PROGRESS}
+        fields |= {"epoch": str(pen.epoch), "claim": pen.claim_id, "base": str(pen.base)}
+        fields["attempt"] = str(claimed.attempt)
+        with from_redis():
+            await self.redis.zadd(self.keys.leases, {claimed.sid: 0}, nx=True)
+        pairs = [part for field in fields.items() for part in field]
+        await self._run(RESTORE, claimed.sid, claimed.server, meta["created"], self._lease_ms, *pairs)
+        await self._list(claimed.sid, meta["tenant"], meta["session"], int(meta["created"]))
+
+    async def release(self, sid: str, pen: Pen) -> None:
+        """Give up the pen: the next claim need not wait for the lease. Raises StreamClosed or WriterSuperseded."""
+        await self._run(RELEASE, sid, pen.epoch, pen.claim_id)
+        with from_redis():
+            await self.redis.zadd(self.keys.leases, {sid: 0}, xx=True)
+
     async def seize(
         self, sid: str, kind: str, data: bytes, *, claim_id: str | None = None, only_expired: bool = False
     ) -> Seized:
         """Take the pen and write the terminal event `kind` in one step. The writer, if there is one, is fenced.
 
         With `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound or LogHealing.
+        To keep the ending while Redis may still lose it, use seizures.py, which calls this.
         """
-        _, state, last, stopped_after, already = await self._run(
+        seizure = Seizure(sid, claim_id or new_claim_id(), kind, data)
+        seized, _ = await self.put(seizure, only_expired=only_expired)
+        return seized
+
+    async def put(self, seizure: Seizure, *, only_expired: bool = False) -> tuple[Seized, Seizure]:
+        """`seize`, or put back what was seized and lost. Also gives the seizure with its id, epoch and time."""
+        sid, claim_id, kind, data, *lost = seizure
+        _, state, last, stopped_after, already, epoch, t = await self._run_on_known_server(
             SEIZE,
             sid,
-            claim_id or new_claim_id(),
-            kind,
-            data,
-            round(self.lease_s * 1000),
-            self._retention_ms,
-            int(only_expired),
+            lambda seen: (
+                *(claim_id, kind, data, self._lease_ms, self._retention_ms, int(only_expired)),
+                *(*seen, self.keys.seized, *lost),
+            ),
         )
-        return Seized(state.decode(), last, stopped_after, bool(already))
+        return Seized(state.decode(), last, stopped_after, bool(already)), seizure._replace(id=last, epoch=epoch, t=t)
 
     # -- reads ---------------------------------------------------------------------------------------
 
@@ -308,19 +377,46 @@ class StreamLog:
             seconds, microseconds = await self.redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
+    async def note_server(self) -> None:
+        """Note since when this server is in use: a lease later, streams of the one before it may be claimed."""
+        with from_redis():
+            server = server_of(await self.redis.info("server", "replication"))  # type: ignore[arg-type]  # it is *args
+        if server != self._seen_server:
+            await self._first_seen(server)
+
     # -- how a step is called ------------------------------------------------------------------------
 
-    async def _list(self, new: NewStream, created_ms: int) -> None:
+    async def _first_seen(self, server: str) -> None:
+        key, now_ms = self.keys.server(server), await self.now_ms()
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.set(key, now_ms, nx=True, ex=SERVER_SEEN_LIFE_S)
+                pipe.get(key)
+                _, since_ms = await pipe.execute()
+        self._seen_server, self._seen_since_ms = server, int(since_ms)
+
+    async def _run_on_known_server(
+        self, script: Script, sid: str, args: Callable[[tuple[str, int]], tuple[Any, ...]]
+    ) -> list[Any]:
+        """Run a step that must know since when this server is in use. `args` gets (server, since when)."""
+        for _ in range(SERVER_TRIES):
+            try:
+                return await self._run(script, sid, *args((self._seen_server, self._seen_since_ms)))
+            except _NewServer as new:
+                await self._first_seen(new.server)
+        raise RedisUnavailable("Redis changes servers faster than they can be noted. Try again shortly.")
+
+    async def _list(self, sid: str, tenant: str, session: str, created_ms: int) -> None:
         keys, life_s = self.keys, round(self.retention_s + LISTING_SLACK_S)
         listings = (
-            (keys.streams(new.tenant), new.sid),
-            (keys.sessions(new.tenant), new.session),
-            (keys.session(new.tenant, new.session), new.sid),
+            (keys.streams(tenant), sid),
+            (keys.sessions(tenant), session),
+            (keys.session(tenant, session), sid),
         )
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
                 # A sweeper that looked between the index entry and the stream has put its next look off too far.
-                pipe.zadd(keys.leases, {new.sid: created_ms}, xx=True, lt=True)
+                pipe.zadd(keys.leases, {sid: created_ms}, xx=True, lt=True)
                 for key, member in listings:
                     pipe.zadd(key, {member: created_ms})
                     pipe.zremrangebyscore(key, "-inf", created_ms - life_s * 1000)
@@ -332,10 +428,14 @@ class StreamLog:
             raise ValueError("nothing follows a terminal event")  # a caller's bug, and G3 would be gone with it
         pen, lease_ms = append.pen, round(append.lease_s * 1000)
         args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, lease_ms, self._retention_ms]
-        args += (self.max_events, self.max_bytes)
+        args += (self.max_events, self.max_bytes, append.attempt, append.claimed_under)
         for kind, data, t in append.events:
             args += (kind, data, "" if t is None else t)
         return args
+
+    @property
+    def _lease_ms(self) -> int:
+        return round(self.lease_s * 1000)
 
     @property
     def _retention_ms(self) -> int:
@@ -379,8 +479,8 @@ def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
         return LasteventError("Redis refused to append to this stream.")
     if isinstance(typed, LasteventError):
         return typed
-    _, tail, now_ms, state = typed
-    return Appended(tail, now_ms, state.decode())
+    _, tail, now_ms, state, there_ms = typed
+    return Appended(tail, now_ms, state.decode(), there_ms)
 
 
 def _typed(answer: Any) -> list[Any] | LasteventError:
@@ -403,7 +503,26 @@ def _typed(answer: Any) -> list[Any] | LasteventError:
             return LeaseHeld(until_ms)
         case [b"HEALING", wait_ms]:
             return LogHealing(wait_ms / 1000)
+        case [b"NEW_SERVER", server]:
+            return _NewServer(server.decode())
     raise AssertionError(f"a script gave an answer that log.py does not know: {answer[:1]!r}")
+
+
+class _NewServer(LasteventError):
+    """The step met a server that this process has not met: it has to say since when that one is in use."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__("Redis runs on another server than before.")
+        self.server = server
+
+
+def server_of(info: Mapping[str, Any]) -> str:
+    """The server's name as the scripts make it (prelude.lua) of what INFO says."""
+    return str(info.get("run_id", ""))[:16] + str(info.get("master_replid", ""))[:16]
+
+
+def _decoded(flat: list[bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def is_terminal(state: str) -> bool:

@@ -37,6 +37,8 @@ class CreateStream(Body):
     user_id: Name | None = None
     metadata: dict[str, Any] | None = None
     on_worker_loss: Literal["restart", "fail"] = "restart"
+    abandon_after_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    """Cancelled when nobody has watched for so long. Default: it runs on, watched or not."""
     producer: Literal["worker", "external"] = "worker"
 
     @model_validator(mode="after")
@@ -44,6 +46,8 @@ class CreateStream(Body):
         given = sum(value is not None for value in (self.messages, self.prompt))
         if self.producer == "external" and given:
             raise ValueError("an external stream has no messages or prompt: its producer writes the events")
+        if self.producer == "external" and self.abandon_after_s is not None:
+            raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
         if self.producer == "worker" and given != 1:
             raise ValueError("give either messages or prompt")
         return self

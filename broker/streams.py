@@ -15,6 +15,7 @@ from broker.errors import (
     Forbidden,
     InvalidRequest,
     LasteventError,
+    LogHealing,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -22,10 +23,12 @@ from broker.errors import (
     from_redis,
 )
 from broker.event import CANCELLED, ERROR, encode_data
+from broker.hub import Hub
 from broker.idempotency import Reservation, mark_created, reserve
 from broker.log import (
     EXTERNAL,
     EXTERNAL_LEASE_S,
+    LEASE_S,
     Append,
     Appended,
     NewStream,
@@ -38,6 +41,7 @@ from broker.log import (
 )
 from broker.record import record
 from broker.schema import AppendEvents, CreateStream
+from broker.seizures import Seizures
 from broker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,15 +58,24 @@ class Started(NamedTuple):
 
 
 class Streams:
-    def __init__(self, log: StreamLog, queue: ArqRedis, auth: Auth, settings: Settings) -> None:
+    def __init__(
+        self, log: StreamLog, hub: Hub, seizures: Seizures, queue: ArqRedis, auth: Auth, settings: Settings
+    ) -> None:
         self.log = log
+        self._hub = hub
+        self._seizures = seizures
         self._queue = queue
         self._auth = auth
         self._settings = settings
 
     async def look_up(self, sid: str, grant: Grant) -> dict[str, str]:
-        """A stream's meta. Raises StreamNotFound, or StreamExpired where the listings still know it."""
+        """A stream's meta. Raises StreamNotFound, or StreamExpired where the listings still know it.
+
+        Raises LogHealing where Redis may have lost a stream whose writer is about to put it back.
+        """
         [meta] = await self.log.read_meta(sid)
+        if not meta and self._hub.is_healing:
+            raise LogHealing(LEASE_S)
         if not meta:
             with from_redis():
                 listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
@@ -84,6 +97,7 @@ class Streams:
             request=None if external else body.provider_request(settings.max_tokens),
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
+            abandon_after_s=body.abandon_after_s,
         )
         return await self._start(template, grant, idempotency_key, body.model_dump(exclude_unset=True))
 
@@ -102,13 +116,14 @@ class Streams:
             metadata=orjson.loads(meta["metadata"]),
             regenerates=sid,
             on_worker_loss=meta["on_worker_loss"],
+            abandon_after_s=float(meta["abandon_after_s"]) if "abandon_after_s" in meta else None,
         )
         return await self._start(template, grant, idempotency_key, {"regenerates": sid})
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Seized:
         """End a stream now, wherever it is. Cancelling what has ended is no error (`already`)."""
         await self.look_up(sid, grant)
-        return await self.log.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+        return await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
         """Add an external producer's events, all or none. Raises StreamClosed, WriterSuperseded or AppendGap."""
@@ -119,7 +134,7 @@ class Streams:
             return await self.log.append(append)
         except StreamLimit as full:
             reason = {"code": full.code, "message": "The stream holds as much as one may.", "recoverable": False}
-            await self.log.seize(sid, ERROR, encode_data(reason))
+            await self._seizures.seize(sid, ERROR, encode_data(reason))
             raise StreamClosed("The stream holds as many events or bytes as one may, and has been ended.") from None
 
     async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:

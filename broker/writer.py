@@ -8,6 +8,10 @@ in one pipeline; nothing waits on a timer. Races and failure points:
 - the reply is lost: the same batch goes again, and the script skips what is there
 - Redis is away: the commit is tried again until it is back; writers wait in drain()
 - Redis lost the tail: AppendGap says from where; events from there go again, under their old ids and times
+- Redis lost the whole stream: it is restored under this pen first, then as above
+- Redis loses the ending: writers that have ended are kept, and renewed, for another lease (`Heartbeat`)
+- this process stood still for a lease: others may have taken its streams, and Redis may have lost that. It goes on
+  where its pen still holds, under the very server that it claimed from; under another one it has no right to heal
 - the pen was taken (takeover, cancel): the writer is lost for good; `on_lost` tells its owner at once
 """
 
@@ -16,17 +20,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from broker.errors import AppendGap, LasteventError, RedisUnavailable, StreamLimit
+from broker.errors import AppendGap, LasteventError, RedisUnavailable, StreamLimit, StreamNotFound, WriterSuperseded
 from broker.event import TERMINAL, encode_data
 from broker.log import Append, Appended, Claimed, StreamLog, Unsent
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 UNCONFIRMED_EVENTS = 256
-"""drain() waits beyond this: enough to fill a pipeline, little enough to slow a provider that Redis cannot follow."""
+"""What a stream may always have under way: enough to fill a pipeline."""
+
+UNCONFIRMED_BYTES = 64 * 2**20
+"""What a process keeps of events that Redis has not taken yet (it is away, or full): minutes of hundreds of
+generations. Beyond it drain() waits, and so slows the providers, which are read no further."""
 
 BATCH_EVENTS = 256
 """Events of one stream in one commit: a stream that catches up after an outage must not hold up the others."""
@@ -35,12 +46,17 @@ RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits between commits that find no Redis; the last one repeats."""
 
 
+PULSE_S = 0.5
+
+
 class StreamWriter:
     """Writes one stream under one pen. `lost` is set once nothing written here can reach the log any more."""
 
     def __init__(self, commit: GroupCommit, claimed: Claimed) -> None:
         self.sid = claimed.sid
         self.pen = claimed.pen
+        self.claimed = claimed
+        self.vanished = False
         self.lost: LasteventError | None = None
         self.on_lost: Callable[[], object] | None = None
         self._commit = commit
@@ -49,6 +65,8 @@ class StreamWriter:
         self._events_in_stream = claimed.events
         self._bytes_in_stream = claimed.bytes
         self._progress = asyncio.Event()
+        self._claimed_at_s = _now_s()
+        self._ended_at_s: float | None = None
         self.closed = False
         if self._confirmed:
             # Only a claim repeated after its pen has written could find this; our claimers never repeat so late.
@@ -79,17 +97,23 @@ class StreamWriter:
             self._require_room(len(encoded))
         self._events_in_stream += 1
         self._bytes_in_stream += len(encoded)
+        self._commit.unconfirmed_bytes += len(encoded)
         self._events.append(Unsent(kind, encoded))
         self._commit.gather(self)
         return self.tail
 
     async def drain(self) -> None:
         """Backpressure: wait until the log is not too far behind. Raises why the pen was lost."""
-        await self._until(lambda: self.unconfirmed <= UNCONFIRMED_EVENTS)
+        await self._until(lambda: self.unconfirmed <= UNCONFIRMED_EVENTS or self._commit.has_room)
 
     async def flush(self) -> None:
         """Wait until the log has everything written so far. Raises why the pen was lost."""
         await self._until(lambda: self.unconfirmed == 0)
+
+    async def release(self) -> None:
+        """Give up the pen: another worker may go on at once. Raises why it was lost already."""
+        await self._commit.log.release(self.sid, self.pen)
+        self.lose(WriterSuperseded("The pen was given up."))
 
     async def _until(self, enough: Callable[[], bool]) -> None:
         while not enough():
@@ -116,15 +140,33 @@ class StreamWriter:
         # The ending of a full stream travels alone: then no limit can refuse it.
         if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_over_limit():
             pending.pop()
-        return Append(self.sid, self.pen, self.pen.base + first, pending)
+        under = "" if self._may_heal() else self.claimed.server
+        first_id, attempt = self.pen.base + first, self.claimed.attempt
+        return Append(self.sid, self.pen, first_id, pending, attempt=attempt, claimed_under=under)
+
+    def has_kept_its_ending(self) -> bool:
+        """Whether a renewal that is answered now came a lease after the ending was there: it will stay."""
+        if self._ended_at_s is None or self.unconfirmed:
+            return False
+        return _now_s() - self._ended_at_s >= self._commit.log.lease_s
+
+    def _may_heal(self) -> bool:
+        return not self._commit.pulse.stood_still_since(self._claimed_at_s)
 
     def settle(self, sent: Append, outcome: Appended | LasteventError) -> None:
         """Take in what became of a batch or a renewal."""
+        if self.lost:
+            return
         if isinstance(outcome, Appended):
             self._confirm(sent, outcome)
         elif isinstance(outcome, AppendGap):
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
-            self._confirmed = max(0, outcome.tail - self.pen.base + 1)
+            self._confirm_to(outcome.tail)
+        elif isinstance(outcome, StreamNotFound) and self._may_heal():
+            logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)
+            self.vanished = True
+            self._confirm_to(0)
+            self._commit.gather(self)
         else:
             self.lose(outcome)
         if self.unconfirmed and not self.lost:
@@ -135,18 +177,65 @@ class StreamWriter:
         if self.lost:
             return  # a heartbeat and a commit may both learn it; the owner is told once
         self.lost = why
+        self._commit.unconfirmed_bytes -= _size(self._events[self._confirmed :])
         self._progress.set()
         if self.on_lost:
             self.on_lost()
 
     def _confirm(self, sent: Append, outcome: Appended) -> None:
-        # A healed event keeps its first time: remember what the log stamped these with.
+        # A healed event keeps its first time: remember what the log stamped these with. Of a batch that was there
+        # already (the reply had been lost), that is what it was stamped with then.
+        stamp = outcome.there_ms or outcome.now_ms
         start = sent.first - self.pen.base
         for at in range(start, start + len(sent.events)):
             if self._events[at].t is None:
-                self._events[at] = self._events[at]._replace(t=outcome.now_ms)
+                self._events[at] = self._events[at]._replace(t=stamp)
         # The log's word, also when it is less than was confirmed: then its tail was lost, and goes again.
-        self._confirmed = max(0, outcome.tail - self.pen.base + 1)
+        self._confirm_to(outcome.tail)
+        if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
+            self._ended_at_s = _now_s()
+
+    def _confirm_to(self, tail: int) -> None:
+        before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
+        low, high = sorted((before, self._confirmed))
+        size = _size(self._events[low:high])
+        self._commit.unconfirmed_bytes += -size if self._confirmed > before else size
+
+
+def _size(events: list[Unsent]) -> int:
+    return sum(len(event.data) for event in events)
+
+
+def _now_s() -> float:
+    """A clock that also runs while the machine is suspended, where there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Pulse:
+    """Notices that this process has stood still for a lease: stopped by a signal, or its machine suspended.
+
+    Whether Redis answered does not matter here: while it is away for everybody, nobody can take a stream.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._beat_s = self._stood_still_at_s = _now_s()
+
+    async def run(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(PULSE_S)
+
+    def stood_still_since(self, moment_s: float) -> bool:
+        self._look()  # whoever asks may be the first to run again
+        return self._stood_still_at_s > moment_s
+
+    def _look(self) -> None:
+        now_s = _now_s()
+        if now_s - self._beat_s > self._lease_s:
+            logger.warning("this process stood still for %.0f s; its leases may have run out", now_s - self._beat_s)
+            self._stood_still_at_s = now_s
+        self._beat_s = now_s
 
 
 class GroupCommit:
@@ -154,8 +243,14 @@ class GroupCommit:
 
     def __init__(self, log: StreamLog) -> None:
         self.log = log
+        self.pulse = Pulse(log.lease_s)
+        self.unconfirmed_bytes = 0
         self._dirty: dict[StreamWriter, None] = {}  # a set that keeps its order: first come, first served
         self._wake = asyncio.Event()
+
+    @property
+    def has_room(self) -> bool:
+        return self.unconfirmed_bytes <= UNCONFIRMED_BYTES
 
     def gather(self, writer: StreamWriter) -> None:
         self._dirty[writer] = None
@@ -176,20 +271,34 @@ class GroupCommit:
                 raise
 
     async def _commit(self, writers: list[StreamWriter]) -> None:
+        for writer in writers:
+            if writer.vanished:
+                await self._restore(writer)
         batches = [writer.batch() for writer in writers if not writer.lost]
         writers = [writer for writer in writers if not writer.lost]
         for writer, sent, outcome in zip(writers, batches, await self._append(batches), strict=True):
             writer.settle(sent, outcome)
 
+    async def _restore(self, writer: StreamWriter) -> None:
+        try:
+            await self._until_answered(lambda: self.log.restore(writer.claimed))
+        except LasteventError as refused:
+            writer.lose(refused)
+        # Also when it was refused: a stream that vanishes once more finds a writer that may put it back once more.
+        writer.vanished = False
+
     async def _append(self, batches: list[Append]) -> list[Appended | LasteventError]:
-        """Until Redis has answered. The very same batches each time: that is what makes a retry harmless."""
+        # The very same batches each time: that is what makes a retry harmless.
+        return await self._until_answered(lambda: self.log.append_many(batches))
+
+    async def _until_answered(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0
         while True:
             try:
-                return await self.log.append_many(batches)
+                return await step()
             except RedisUnavailable:
                 wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                 if tries % 20 == len(RETRY_S):
-                    logger.warning("Redis is away; %d streams wait to be written", len(batches))
+                    logger.warning("Redis is away; %d bytes wait to be written", self.unconfirmed_bytes)
                 tries += 1
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))

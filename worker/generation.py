@@ -3,7 +3,7 @@
 Every path out of `generate` but one writes exactly one terminal event: the provider finished (`done`), it failed
 and nothing is left to try (`error`), the stream is full (`error`), or something nobody foresaw happened (`error`).
 The one exception is that this worker may not write any more: its pen was taken (the taker wrote, or will write,
-the ending), or the process is going away (the lease runs out, and another worker takes over).
+the ending), or the process is going away: then `hand_over` gives the pen up, and another worker takes over.
 
 Tries and attempts. Nothing shown to viewers yet: the provider is tried again in silence, 3 times in all, with
 backoff. Something shown (text, thinking, a tool): what came is taken back by `restart`, and the next *attempt*
@@ -23,7 +23,7 @@ from broker.errors import LasteventError, StreamLimit
 from broker.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA
 from broker.log import Claimed
 from broker.writer import StreamWriter
-from worker.lease import MAX_ATTEMPTS
+from worker.lease import MAX_ATTEMPTS, WORKER_LOST
 from worker.providers import Finish, Provider, ProviderFailure
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,6 @@ BACKOFF_S = (0.5, 1.0)
 BACKOFF_JITTER = 0.25
 MAX_RETRY_AFTER_S = 30.0
 """A provider may ask for more patience than a person has."""
-
-WORKER_LOST = "worker_lost"
 
 
 class Ending(NamedTuple):
@@ -60,6 +58,25 @@ class Generation:
         self._attempt = claimed.attempt
         self._began = time.monotonic()
         self._first_text_s: float | None = None
+
+    @property
+    def writer(self) -> StreamWriter:
+        return self._writer
+
+    async def hand_over(self) -> bool:
+        """`run` was cancelled since this worker goes away. True: the stream waits for another one.
+
+        One that nobody may go on with ends here. Raises why the pen was lost.
+        """
+        writer = self._writer
+        may_go_on = self._claimed.meta["on_worker_loss"] != "fail" and self._attempt < MAX_ATTEMPTS
+        if not (may_go_on or writer.closed):
+            writer.write(ERROR, WORKER_LOST)
+        await writer.flush()
+        if writer.closed:
+            return False
+        await writer.release()
+        return True
 
     async def run(self, slots: asyncio.Semaphore) -> None:
         """Until the ending is in the log, or the pen is lost. A takeover is announced before there is a slot for it."""
@@ -111,7 +128,7 @@ class Generation:
     def _announce(self) -> None:
         """A takeover says so at once: what the lost worker sent is void."""
         if self._attempt > 1:
-            self._writer.write(RESTART, {"attempt": self._attempt, "reason": WORKER_LOST})
+            self._writer.write(RESTART, {"attempt": self._attempt, "reason": WORKER_LOST["code"]})
 
     def _start(self) -> None:
         provider, model = self._provider.name, self._claimed.model

@@ -4,6 +4,9 @@ A lease lasts LEASE_S and any append moves it on; the heartbeat renews the silen
 that is stopped, cut off or dead renews nothing; when its lease has run out, any worker's sweeper takes over.
 It needs no clock but Redis': the authority is `meta.lease_until`, read and judged inside the scripts.
 
+A Redis that was away (stopped, full, cut off) comes back with leases that have run out though their owners live. So a
+sweeper that could not reach it for a while spares everybody for two heartbeats first.
+
 The index `le:leases` only says when to look: at a new stream at once, then at the time its meta names. So an entry
 is never later than the lease it stands for, and neither clocks nor a lost update can hide a stream.
 """
@@ -28,6 +31,7 @@ from broker.errors import (
 )
 from broker.event import ERROR, encode_data
 from broker.log import EXTERNAL, EXTERNAL_LEASE_S, StreamLog, is_terminal
+from broker.seizures import Seizures
 from broker.writer import StreamWriter
 
 logger = logging.getLogger(__name__)
@@ -38,6 +42,11 @@ HEARTBEAT_S = 2.0
 SWEEP_S = 1.0
 QUEUED_GRACE_S = 5.0
 """A stream still queued after this was lost by the queue (or waits for room): any worker with room takes it."""
+
+OUTAGE_S = 3.0
+"""A sweep follows the other within 1.3 s and some work. Later: Redis was away, or this process stood still."""
+
+SPARE_S = 2 * HEARTBEAT_S
 
 SWEEP_BATCH = 500
 MAX_ATTEMPTS = 3
@@ -55,11 +64,17 @@ PRODUCER_LOST = {
 
 
 class Heartbeat:
-    """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest."""
+    """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest.
 
-    def __init__(self, log: StreamLog, writers: Collection[StreamWriter]) -> None:
+    A writer that has ended its stream is kept for another lease: if Redis loses the ending, it puts it back.
+    """
+
+    def __init__(self, log: StreamLog) -> None:
         self._log = log
-        self._writers = writers
+        self._writers: dict[str, StreamWriter] = {}
+
+    def keep(self, writer: StreamWriter) -> None:
+        self._writers[writer.sid] = writer
 
     async def run(self) -> None:
         while True:
@@ -69,8 +84,21 @@ class Heartbeat:
             except RedisUnavailable:
                 logger.warning("Redis is away; leases could not be renewed")
 
-    async def renew(self) -> None:
-        writers = [writer for writer in self._writers if not writer.lost]
+    async def listen(self) -> None:
+        """Renew at once what was seized (a cancel): its writer learns it while its provider is silent.
+
+        Only a hint, so nothing depends on the subscription: what it misses, the next heartbeat finds.
+        """
+        async with self._log.redis.pubsub() as seizures:
+            await seizures.subscribe(self._log.keys.seized)
+            while True:
+                message = await seizures.get_message(ignore_subscribe_messages=True, timeout=HEARTBEAT_S)
+                if message:
+                    await self.renew([message["data"].decode()])
+
+    async def renew(self, sids: Collection[str] | None = None) -> None:
+        """Renew these streams' leases, or all."""
+        writers = [writer for sid in sids or self._writers if (writer := self._writers.get(sid))]
         # No events: these appends only renew. Events travel by the group commit alone, one batch at a time.
         renewals = [writer.batch()._replace(events=()) for writer in writers]
         for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(renewals), strict=True):
@@ -79,6 +107,8 @@ class Heartbeat:
             elif sent.first > sent.pen.base and outcome.tail < sent.first - 1:
                 # The log has less than it had confirmed: Redis lost its tail, and this writer puts it back.
                 writer.settle(sent, AppendGap(outcome.tail))
+            if (writer.lost or writer.has_kept_its_ending()) and self._writers.get(writer.sid) is writer:
+                del self._writers[writer.sid]
 
 
 class Overdue(NamedTuple):
@@ -97,17 +127,32 @@ class Overdue(NamedTuple):
 class Sweeper:
     """Every worker has one. `room()` tells whether this worker can run one more; `take(sid)` claims and runs."""
 
-    def __init__(self, log: StreamLog, *, room: Callable[[], bool], take: Callable[[str], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        log: StreamLog,
+        seizures: Seizures,
+        *,
+        room: Callable[[], bool],
+        take: Callable[[str], Awaitable[object]],
+    ) -> None:
         self._log = log
+        self._seizures = seizures
         self._room = room
         self._take = take
 
     async def run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        reached = spare_until = clock()
         while True:
             # Staggered, so that the workers' sweepers do not all find the same streams.
             await asyncio.sleep(SWEEP_S * random.uniform(0.7, 1.3))
             try:
-                await self.sweep()
+                await self._log.note_server()
+                if clock() - reached > OUTAGE_S:
+                    spare_until = clock() + SPARE_S
+                reached = clock()
+                if clock() >= spare_until:
+                    await self.sweep()
             except RedisUnavailable:
                 logger.warning("Redis is away; nothing was swept")
 
@@ -159,7 +204,7 @@ class Sweeper:
         # A producer that goes away is a client's affair; a worker that does is the operator's.
         level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
         logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
-        await self._log.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
+        await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         await self._forget(stream)
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:

@@ -25,12 +25,22 @@ import arq.worker
 from arq.connections import ArqRedis
 
 from broker.connect import JOB, connect, connect_queue
-from broker.errors import LasteventError, LeaseHeld, LogHealing, RedisUnavailable, StreamClosed, StreamNotFound
+from broker.errors import (
+    LasteventError,
+    LeaseHeld,
+    LogHealing,
+    RedisUnavailable,
+    StreamClosed,
+    StreamNotFound,
+    from_redis,
+)
 from broker.keys import Keys
 from broker.log import Claimed, StreamLog, new_claim_id
+from broker.seizures import Seizures
 from broker.settings import Settings
 from broker.supervise import for_ever
 from broker.writer import GroupCommit, StreamWriter
+from worker.abandonment import Abandonment
 from worker.generation import Generation
 from worker.lease import Heartbeat, Sweeper
 from worker.providers import Provider
@@ -46,6 +56,10 @@ PICK_AT_ONCE = 32
 """Jobs being claimed at a time: a burst of requests must not be picked up one a poll."""
 
 JOB_TIMEOUT_S = 60
+
+HAND_OVER_S = 5.0
+"""A worker that leaves gives its streams this long: what is left of them goes on when their leases have run out."""
+
 CLOSE_S = 5.0
 
 
@@ -84,11 +98,13 @@ class Worker:
             max_bytes=settings.max_bytes,
         )
         self._commit = GroupCommit(self._log)
-        self._running: dict[asyncio.Task[None], StreamWriter] = {}
+        self._seizures = Seizures(self._log)
+        self._running: dict[asyncio.Task[None], Generation] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
-        self._heartbeat = Heartbeat(self._log, self._running.values())
-        self._sweeper = Sweeper(self._log, room=lambda: self.room() > 0, take=self.take)
+        self._heartbeat = Heartbeat(self._log)
+        self._abandonment = Abandonment(self._log, self._seizures)
+        self._sweeper = Sweeper(self._log, self._seizures, room=lambda: self.room() > 0, take=self.take)
 
     def room(self) -> int:
         """How many more generations may start here."""
@@ -96,21 +112,27 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`; then let what runs finish, for `worker_drain_s` at most."""
-        keeping = [
-            asyncio.create_task(for_ever("group commit", self._commit.run)),
-            asyncio.create_task(for_ever("heartbeat", self._heartbeat.run)),
-        ]
-        finding = [
-            asyncio.create_task(for_ever("sweeper", self._sweeper.run)),
-            asyncio.create_task(for_ever("dispatch", self._dispatch)),
-        ]
+        keeping = {
+            "pulse": self._commit.pulse.run,
+            "group commit": self._commit.run,
+            "heartbeat": self._heartbeat.run,
+            "seizure listener": self._heartbeat.listen,
+            "seizures": self._seizures.run,
+            "abandonment": self._abandonment.run,
+        }
+        finding = {"sweeper": self._sweeper.run, "dispatch": self._dispatch}
+        keepers, finders = (
+            [asyncio.create_task(for_ever(name, loop), name=name) for name, loop in loops.items()]
+            for loops in (keeping, finding)
+        )
         try:
             await self._stopping.wait()
-            await _end(finding)
+            await _end(finders)
             await self._finish_running()
+            await self._hand_over()
         finally:
-            await _end([*finding, *self._running])
-            await _end(keeping)
+            await _end([*finders, *self._running])
+            await _end(keepers)
             await self._provider.aclose()
             await self._redis.aclose()
 
@@ -123,10 +145,11 @@ class Worker:
         A takeover is taken also when this worker is full: it holds the lease, tells the viewers, and waits its turn.
         """
         claimed = await self._claim(sid)
-        writer = StreamWriter(self._commit, claimed)
-        generation = Generation(claimed, writer, self._provider)
+        generation = Generation(claimed, StreamWriter(self._commit, claimed), self._provider)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
-        self._running[task] = writer
+        self._running[task] = generation
+        self._heartbeat.keep(generation.writer)
+        self._abandonment.begin(claimed)
         task.add_done_callback(self._ended)
 
     async def _claim(self, sid: str) -> Claimed:
@@ -141,13 +164,39 @@ class Worker:
             return await self._log.claim(sid, claim_id, self._name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        generation = self._running.pop(task)
+        self._abandonment.end(generation.writer.sid)
         if not task.cancelled() and (error := task.exception()):
             logger.error("a generation ended without its ending", exc_info=error)
 
     async def _finish_running(self) -> None:
         if self._running:
             await asyncio.wait(list(self._running), timeout=self._settings.worker_drain_s)
+
+    async def _hand_over(self) -> None:
+        """What has not finished goes to another worker now, not when its lease runs out."""
+        generations = list(self._running.values())
+        if not generations:
+            return
+        await _end(list(self._running))  # and with them their connections to the provider
+        queue = connect_queue(self._settings.redis_url, self._keys)
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                await asyncio.gather(*(self._hand_one_over(generation, queue) for generation in generations))
+        except (TimeoutError, RedisUnavailable):
+            logger.warning("not every stream could be handed over; their leases run out")
+        finally:
+            await queue.aclose(close_connection_pool=True)
+
+    async def _hand_one_over(self, generation: Generation, queue: ArqRedis) -> None:
+        try:
+            if await generation.hand_over():
+                with from_redis():
+                    await queue.enqueue_job(JOB, generation.writer.sid, _job_id=generation.writer.sid)
+        except RedisUnavailable:
+            raise
+        except LasteventError as lost:
+            logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)
 
     async def _dispatch(self) -> None:
         queue = connect_queue(self._settings.redis_url, self._keys)

@@ -1,20 +1,25 @@
--- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, [kind, data, t or ''] …)
---   → OK, tail, now (ms), state
+-- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, attempt, claimed under or '',
+--        [kind, data, t or ''] …)
+--   → OK, tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
 --
 -- Nothing may follow a terminal event in a batch: log.py refuses to send one.
 -- first 0: after whatever is there (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
+--  0 a writer whose process stood still for a lease says under which server it claimed. Under another one it has no
+--    right to heal: somebody may have taken over, and Redis may have lost that
 --  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too.
 --    What is there under these ids but says something else was written by another process with the same pen (two
 --    copies of one producer): it counts as superseded, and is never acknowledged
 --  2 a finished stream takes nothing more
 --  3 an old epoch is fenced
---  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back
+--  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back (attempt: as
+--    its claim had counted)
 --  5 a hole before the first event: the writer sends again from tail + 1, never from below its base
 local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local HEAD = 8
+local attempt, claimed_under = ARGV[9], ARGV[10]
+local HEAD = 10
 local count = (#ARGV - HEAD) / 3
 
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text', 'boot',
@@ -23,10 +28,13 @@ local state, tail = m[1], tonumber(m[4])
 if not state then
   return { 'NOT_FOUND' }
 end
+if claimed_under ~= '' and claimed_under ~= server() then
+  return { 'SUPERSEDED' }
+end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
 local skip = 0
-local moved_boot = nil
+local moved_boot, there_t = nil, 0
 if first == 0 then
   -- Redis has restarted, and may have lost what this producer, which keeps no numbers, was told the ids of: none of
   -- them may name another event. A producer that does number its events finds itself below the base (GAP).
@@ -46,13 +54,14 @@ if skip > 0 then
     if fields[2] ~= ARGV[HEAD + 3 * i + 1] or fields[4] ~= ARGV[HEAD + 3 * i + 2] then
       return { TERMINAL[state] and 'CLOSED' or 'SUPERSEDED' }
     end
+    there_t = tonumber(fields[6])
   end
 end
 if same_pen and skip == count then
   if not TERMINAL[state] then
     redis.call('HSET', META, 'lease_until', int(now + lease_ms))
   end
-  return { 'OK', tail, now, state }
+  return { 'OK', tail, now, state, there_t }
 end
 
 if TERMINAL[state] then
@@ -62,7 +71,8 @@ if not same_pen then
   if epoch <= tonumber(m[2]) then
     return { 'SUPERSEDED' }
   end
-  redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base))
+  redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base),
+    'attempt', attempt)
   redis.call('HSETNX', META, 'started', int(now))
 end
 redis.call('HSET', META, 'lease_until', int(now + lease_ms))
@@ -70,7 +80,7 @@ if moved_boot then
   redis.call('HSET', META, 'boot', moved_boot, 'base', int(base))
 end
 if count == 0 then
-  return { 'OK', tail, now, 'running' }
+  return { 'OK', tail, now, 'running', there_t }
 end
 if first + skip ~= math.max(tail + 1, base) then
   return { 'GAP', tail }
@@ -90,9 +100,10 @@ local first_text = m[7]
 for i = skip, count - 1 do
   local id = first + i
   local kind, data, t = ARGV[HEAD + 3 * i + 1], ARGV[HEAD + 3 * i + 2], ARGV[HEAD + 3 * i + 3]
-  add(id, kind, data, t == '' and int(now) or t)
+  t = t == '' and int(now) or t
+  add(id, kind, data, t)
   if kind == 'text_delta' and not first_text then
-    first_text = int(now)
+    first_text = t
     redis.call('HSET', META, 'first_text', first_text)
   elseif kind == 'restart' and id > base then
     -- The writer itself starts again (its provider failed). A takeover's restart was counted by its claim.
@@ -100,7 +111,7 @@ for i = skip, count - 1 do
   end
   if TERMINAL[kind] then
     state = kind
-    finish(kind, data, tail, retention_ms)
+    finish(kind, data, t, tail, retention_ms)
   else
     tail = id
   end
@@ -108,4 +119,4 @@ end
 tail = first + count - 1
 redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
 publish()
-return { 'OK', tail, now, TERMINAL[state] and state or 'running' }
+return { 'OK', tail, now, TERMINAL[state] and state or 'running', there_t }

@@ -1,4 +1,5 @@
--- claim(claim id, worker, lease ms) → OK, epoch, base, tail, attempt, events, bytes, model, request
+-- claim(claim id, worker, lease ms, seen server, seen since ms)
+--   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta
 --
 -- Take the pen of a stream that waits, or whose writer's lease has run out. The claimer chose the claim id:
 -- the same claim again (its reply was lost) is answered with the same pen.
@@ -6,7 +7,7 @@
 -- the other's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
 local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
-  'boot', 'events', 'bytes', 'model', 'request')
+  'boot', 'events', 'bytes', 'on_worker_loss')
 local state, epoch, base, tail, attempt = m[1], tonumber(m[2]), tonumber(m[4]), tonumber(m[5]), tonumber(m[6])
 if not state then
   return { 'NOT_FOUND' }
@@ -15,15 +16,15 @@ if TERMINAL[state] then
   return { 'CLOSED' }
 end
 if m[3] ~= claim then
-  if state == 'running' and tonumber(m[7]) > now then
-    return { 'HELD', tonumber(m[7]) }
+  if state == 'running' and (tonumber(m[7]) > now or m[12] == 'fail') then
+    return { 'HELD', tonumber(m[7]) } -- with 'fail' nobody goes on: the sweeper ends it
   end
-  local wait_ms = healing_ms(m[9], lease_ms)
-  if wait_ms > 0 then
-    return { 'HEALING', wait_ms }
+  local wait = healing(m[9], ARGV[4], tonumber(ARGV[5]), lease_ms)
+  if wait then
+    return wait
   end
-  -- Under another boot even a first claim jumps: an earlier claim may be among what was lost.
-  if epoch == 0 and m[9] == (server()) then
+  -- Under another server even a first claim jumps: an earlier claim may be among what was lost.
+  if epoch == 0 and m[9] == server() then
     base = tail + 1
   else
     base = next_block(tail, tonumber(m[8]))
@@ -33,4 +34,4 @@ if m[3] ~= claim then
     'worker', worker, 'lease_until', int(now + lease_ms))
   redis.call('HSETNX', META, 'started', int(now))
 end
-return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), m[12], m[13] }
+return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), server(), redis.call('HGETALL', META) }

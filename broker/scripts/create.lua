@@ -6,7 +6,7 @@ local created = redis.call('HGET', META, 'created')
 if created then
   return { 'OK', 0, tonumber(created) }
 end
-redis.call('HSET', META, 'created', int(now), 'boot', (server()), 'tail', '1', 'events', '1', 'bytes', '2',
+redis.call('HSET', META, 'created', int(now), 'boot', server(), 'tail', '1', 'events', '1', 'bytes', '2',
   unpack(ARGV, 2))
 if ARGV[1] ~= '' then
   redis.call('HSET', META, 'lease_until', int(now + ARGV[1]), 'started', int(now))

@@ -22,23 +22,30 @@ local function next_block(tail, created)
   return BLOCK * math.max(behind_tail, behind_time) + 1
 end
 
--- Who runs this script, and for how many ms. fakeredis has no INFO: there, nothing ever restarts.
+-- Who runs this script: another value after each restart (run_id) and after each promotion of a replica (its
+-- replication id), so another one whenever the end of a log may have been lost. fakeredis has no INFO: there, never.
 local function server()
-  local info = redis.pcall('INFO', 'server')
+  local info = redis.pcall('INFO', 'server', 'replication')
   if type(info) ~= 'string' then
-    return '', math.huge
+    return ''
   end
-  return string.match(info, 'run_id:(%w+)') or '', (tonumber(string.match(info, 'uptime_in_seconds:(%d+)')) or 0) * 1000
+  local run_id, history = string.match(info, 'run_id:(%w+)'), string.match(info, 'master_replid:(%w+)')
+  return string.sub(run_id or '', 1, 16) .. string.sub(history or '', 1, 16)
 end
 
--- After a restart of Redis the writers that live put back what it lost, before anybody may take a pen:
--- nothing is claimed or seized until the server has been up for one lease. 0: go ahead; else ms to wait.
-local function healing_ms(created_by, lease_ms)
-  local run_id, up_ms = server()
-  if run_id == created_by then
-    return 0
+-- Under another server than the one that created the stream, the writers that live put back what was lost before
+-- anybody may take a pen: nothing is claimed or seized until the server has been in use for one lease. The caller
+-- says when it was first seen (log.py keeps that). nil: go ahead.
+local function healing(created_by, seen_server, seen_at, lease_ms)
+  local this = server()
+  if this == created_by then
+    return nil
   end
-  return math.max(0, lease_ms - up_ms)
+  if this ~= seen_server then
+    return { 'NEW_SERVER', this }
+  end
+  local wait_ms = seen_at + lease_ms - now
+  return wait_ms > 0 and { 'HEALING', wait_ms } or nil
 end
 
 local published = {}
@@ -58,8 +65,8 @@ local function publish()
 end
 
 -- A terminal event: the state bears its name, and the retention clock starts.
-local function finish(kind, data, stopped_after, retention_ms)
-  redis.call('HSET', META, 'state', kind, 'finished', int(now), 'stopped_after', int(stopped_after), 'ending', data)
+local function finish(kind, data, t, stopped_after, retention_ms)
+  redis.call('HSET', META, 'state', kind, 'finished', t, 'stopped_after', int(stopped_after), 'ending', data)
   redis.call('HDEL', META, 'lease_until')
   redis.call('PEXPIRE', META, retention_ms)
   redis.call('PEXPIRE', LOG, retention_ms)

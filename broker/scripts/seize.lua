@@ -1,30 +1,43 @@
--- seize(claim id, kind, data, lease ms, retention ms, '1' only if the lease has run out)
---   → OK, state, id of the ending, id of the last event before it, 1 if it had already ended
+-- seize(claim id, kind, data, lease ms, retention ms, '1' only if the lease has run out, seen server, seen since ms,
+--       channel of seizures, [id, epoch, t of a seizure that is put back, or '0' thrice])
+--   → OK, state, id of the ending, id of the last event before it, 1 if it had already ended, epoch, t
 --
 -- Take the pen and write the ending in one step: how a cancel works from any server, at once, whether or not a
 -- worker has started, lives or is dead. The worker finds itself fenced. The same seizure again (its reply was
 -- lost) is answered like the first.
+-- Who seized keeps the ending for a lease, and puts it back if Redis lost it: under the id it had, unless the stream
+-- has moved beyond that. This is healing: it waits neither for a lease nor for a new server's first one.
 local claim, kind, data, lease_ms, retention_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local m = redis.call('HMGET', META, 'state', 'claim', 'tail', 'stopped_after', 'lease_until', 'created', 'boot')
-local state, tail = m[1], tonumber(m[3])
+local lost_id, lost_epoch, lost_t = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
+local m = redis.call('HMGET', META, 'state', 'claim', 'tail', 'stopped_after', 'lease_until', 'created', 'boot',
+  'epoch', 'finished')
+local state, tail, epoch = m[1], tonumber(m[3]), tonumber(m[8])
 if not state then
   return { 'NOT_FOUND' }
 end
 if TERMINAL[state] then
-  return { 'OK', state, tail, tonumber(m[4]), m[2] == claim and 0 or 1 }
+  return { 'OK', state, tail, tonumber(m[4]), m[2] == claim and 0 or 1, epoch, tonumber(m[9]) }
 end
-if ARGV[6] == '1' and m[5] and tonumber(m[5]) > now then
-  return { 'HELD', tonumber(m[5]) }
+local id, t = next_block(tail, tonumber(m[6])), int(now)
+if lost_id > 0 then
+  epoch, t = math.max(epoch, lost_epoch - 1), lost_t
+  if lost_id > tail then
+    id = lost_id
+  end
+else
+  if ARGV[6] == '1' and m[5] and tonumber(m[5]) > now then
+    return { 'HELD', tonumber(m[5]) }
+  end
+  local wait = healing(m[7], ARGV[7], tonumber(ARGV[8]), lease_ms)
+  if wait then
+    return wait
+  end
 end
-local wait_ms = healing_ms(m[7], lease_ms)
-if wait_ms > 0 then
-  return { 'HEALING', wait_ms }
-end
-local id = next_block(tail, tonumber(m[6]))
-add(id, kind, data, int(now))
-redis.call('HINCRBY', META, 'epoch', 1)
+add(id, kind, data, t)
 redis.call('HINCRBY', META, 'events', 1)
-redis.call('HSET', META, 'claim', claim, 'base', int(id), 'tail', int(id))
-finish(kind, data, tail, retention_ms)
+redis.call('HSET', META, 'epoch', int(epoch + 1), 'claim', claim, 'base', int(id), 'tail', int(id))
+finish(kind, data, t, tail, retention_ms)
 publish()
-return { 'OK', kind, id, tail, 0 }
+-- A hint for the worker that held the pen, whose provider may be silent: it hangs up without waiting to be fenced.
+redis.call('PUBLISH', ARGV[9], string.match(META, '{(.-)}'))
+return { 'OK', kind, id, tail, 0, epoch + 1, tonumber(t) }

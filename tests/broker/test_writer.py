@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import InvalidResponse
 
+import broker.writer
 from broker.connect import connect
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
 from broker.log import Claimed, StreamLog, new_claim_id
@@ -124,13 +125,13 @@ async def test_a_long_stream_is_carried_in_several_commits(log: StreamLog, write
     assert await ids(log, writer.sid) == list(range(1, 3 * BATCH_EVENTS + 3))
 
 
-async def test_a_provider_is_held_back_while_the_log_is_far_behind(
-    log: StreamLog, writer: StreamWriter, proxy: Proxy
+async def test_a_provider_is_held_back_once_the_process_keeps_as_much_as_it_may(
+    log: StreamLog, writer: StreamWriter, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.hold()
-    say(writer, *range(UNCONFIRMED_EVENTS))
+    say(writer, *range(UNCONFIRMED_EVENTS), "one more")
     await writer.drain()
-    say(writer, "one too many")
+    monkeypatch.setattr(broker.writer, "UNCONFIRMED_BYTES", 1000)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await writer.drain()
@@ -177,15 +178,16 @@ async def test_a_wire_cut_again_and_again_loses_and_doubles_nothing(
         assert await ids(StreamLog(redis), writer.sid) == list(range(1, 62))
 
 
-async def test_while_redis_is_away_writers_wait_and_then_go_on(
+async def test_while_redis_is_away_writers_keep_what_is_written_and_then_go_on(
     redis: Redis, writer: StreamWriter, proxy: Proxy
 ) -> None:
     proxy.refuse()
     say(writer, *range(300))
+    await writer.drain()
     flushing = asyncio.create_task(writer.flush())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await writer.drain()
+            await asyncio.shield(flushing)
     proxy.refuse(False)
     await flushing
     assert await ids(StreamLog(redis), writer.sid) == list(range(1, 302))

@@ -325,7 +325,9 @@ async def test_a_cancel_of_a_silent_provider_is_learnt_by_the_heartbeat(
     await until(log, claimed.sid, "text_delta")
     await until_open(standin, 1)
     await log.seize(claimed.sid, "cancelled", b"{}")
-    await Heartbeat(log, [writer]).renew()
+    heartbeat = Heartbeat(log)
+    heartbeat.keep(writer)
+    await heartbeat.renew()
     async with asyncio.timeout(LIMIT_S):
         await running
     assert kinds(await log.read_all(claimed.sid))[-1] == "cancelled"

@@ -17,6 +17,7 @@ from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.event import text_since_restart
 from broker.keys import Keys
 from broker.log import EXTERNAL, LEASE_S, Claimed, StreamLog, new_claim_id
+from broker.seizures import Seizures
 from broker.settings import Settings
 from broker.writer import GroupCommit, StreamWriter
 from tests.streams import (
@@ -213,7 +214,7 @@ class Sweep:
     def __init__(self, log: StreamLog, room: bool = True) -> None:
         self.taken: list[Claimed] = []
         self._log = log
-        self._sweeper = Sweeper(log, room=lambda: room, take=self._take)
+        self._sweeper = Sweeper(log, Seizures(log), room=lambda: room, take=self._take)
 
     async def _take(self, sid: str) -> None:
         self.taken.append(await self._log.claim(sid, new_claim_id(), "worker-2"))
@@ -350,7 +351,7 @@ async def test_a_look_before_its_creation_does_not_put_a_stream_out_of_sight(log
 async def test_a_stream_that_nobody_can_make_sense_of_hides_no_other(log: StreamLog, sweep: Sweep) -> None:
     broken, sound = await queued(log), await running(log)
     await grow_old(log, broken, by_s=QUEUED_GRACE_S)
-    await log.redis.hset(log.keys.stream(broken).meta, "request", "{")
+    await log.redis.hset(log.keys.stream(broken).meta, "epoch", "?")
     await expire_lease(log, sound.sid)
     await log.redis.zadd(log.keys.leases, {broken: 1, sound.sid: 2})
     assert await sweep.look() == [sound.sid]
@@ -380,6 +381,13 @@ async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
     await asyncio.wait([loop])
 
 
+def heartbeat_of(log: StreamLog, *writers: StreamWriter) -> Heartbeat:
+    heartbeat = Heartbeat(log)
+    for writer in writers:
+        heartbeat.keep(writer)
+    return heartbeat
+
+
 def test_two_heartbeats_may_be_lost_before_a_lease_is() -> None:
     assert LEASE_S >= 3 * HEARTBEAT_S
 
@@ -388,7 +396,7 @@ async def test_a_heartbeat_renews_every_lease_of_its_process(log: StreamLog, com
     writers = [StreamWriter(commit, await running(log)) for _ in range(3)]
     for writer in writers:
         await expire_lease(log, writer.sid)
-    await Heartbeat(log, writers).renew()
+    await heartbeat_of(log, *writers).renew()
     for writer in writers:
         assert int((await meta(log, writer.sid))["lease_until"]) > await log.now_ms()
         assert await kinds(log, writer.sid) == ["queued"]
@@ -401,7 +409,7 @@ async def test_a_heartbeat_tells_a_writer_that_its_pen_is_gone(log: StreamLog, c
         writer.on_lost = lambda name=name: told.append(name)
     await taken_over(log, fenced.sid)
     await log.seize(cancelled.sid, "cancelled", b"{}")
-    heartbeat = Heartbeat(log, [sound, fenced, cancelled])
+    heartbeat = heartbeat_of(log, sound, fenced, cancelled)
     await heartbeat.renew()
     await heartbeat.renew()
     assert told == ["fenced", "cancelled"]
@@ -423,6 +431,6 @@ async def test_a_heartbeat_finds_a_log_that_lost_its_tail_though_nothing_is_writ
     before = await log.read_all(sid)
     await (before_the_claim if loses_the_claim_too else after_the_claim)()
     assert len(await log.read_all(sid)) == 1
-    await Heartbeat(log, [writer]).renew()
+    await heartbeat_of(log, writer).renew()
     await writer.flush()
     assert await log.read_all(sid) == before

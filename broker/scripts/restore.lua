@@ -1,0 +1,18 @@
+-- restore(claimed under, created, lease ms, meta field, value, …) → OK
+--
+-- Put back a stream that vanished whole (Redis lost its creation), running, under the pen of the writer that calls:
+-- meta and event 1. The writer then appends as ever, and so puts back the rest from its base on.
+-- A stream that is gone on the very server that its writer's claim saw was not lost but removed (its retention is
+-- over): it stays away. One that is there again, or was erased (a tombstone stays), is left as it is: append will say.
+local claimed_under, created, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+if redis.call('EXISTS', META) == 1 then
+  return { 'OK' }
+end
+if server() == claimed_under then
+  return { 'NOT_FOUND' }
+end
+redis.call('HSET', META, 'state', 'running', 'created', created, 'tail', '1', 'events', '1', 'bytes', '2',
+  'lease_until', int(now + lease_ms), unpack(ARGV, 4))
+redis.call('DEL', LOG)
+redis.call('XADD', LOG, '1-0', 'k', 'queued', 'd', '{}', 't', created)
+return { 'OK' }

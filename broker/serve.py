@@ -3,11 +3,16 @@
 Each process binds the port itself (SO_REUSEPORT) and closes it when it drains: a listener held by a parent would
 go on taking connections that nobody answers. Draining begins at the signal, not in the lifespan's shutdown, which
 uvicorn runs only after the connections have gone: here they go because of it.
+
+Closing a listener resets whatever the kernel has queued for it, though its siblings could have taken it. So a drain
+has two steps: for SETTLE_S no new connection is begun here (its SYN is dropped; it comes again after a second, and meets
+a sibling), while those already begun are accepted and served as ever; then the listener closes, and viewers are cut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
 import socket
@@ -30,6 +35,17 @@ BACKLOG = 2048
 
 UNSENT_BYTES = 64 * 1024
 """What the kernel holds of a connection beyond what is on its way: it would take megabytes for each slow viewer."""
+
+SETTLE_S = 0.3
+"""What a connection that has begun may take to be accepted: a round trip, and this loop's turn."""
+
+_SO_ATTACH_FILTER = 26  # Linux; not in the socket module
+_DROP_SYN = (  # classic BPF, on the TCP header: load the flags; SYN is not set: skip one; drop; keep
+    struct.pack("HBBI", 0x30, 0, 0, 13)
+    + struct.pack("HBBI", 0x45, 0, 1, 0x02)
+    + struct.pack("HBBI", 0x06, 0, 0, 0)
+    + struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF)
+)
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: nothing that waits is sent any more."""
@@ -54,9 +70,11 @@ KEEP_ALIVE_S = 75
 class Server(uvicorn.Server):
     """uvicorn's server, with one owner of draining: this one."""
 
-    def __init__(self, config: uvicorn.Config, tier: Tier) -> None:
+    def __init__(self, config: uvicorn.Config, tier: Tier, listener: socket.socket) -> None:
         super().__init__(config)
         self._tier = tier
+        self._listener = listener
+        self._is_leaving = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -64,9 +82,20 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
-        self._loop.call_soon_threadsafe(self._tier.drain)
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        self._loop.call_soon_threadsafe(self._leave, sig)
+
+    def _leave(self, sig: int) -> None:
+        if self._is_leaving:
+            self.force_exit = self.force_exit or sig == signal.SIGINT
+            return
+        self._is_leaving = True
+        if _begin_no_connection(self._listener):
+            self._loop.call_later(SETTLE_S, self._drain)
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._tier.drain()
         self.should_exit = True
 
 
@@ -89,8 +118,8 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         timeout_graceful_shutdown=round(settings.drain_s),
         backlog=BACKLOG,
     )
-    server = Server(config, app.state.tier)
     listener = bind(host, port)
+    server = Server(config, app.state.tier, listener)
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])
@@ -107,6 +136,18 @@ def bind(host: str, port: int) -> socket.socket:
     listener.bind(address)
     listener.set_inheritable(False)
     return listener
+
+
+def _begin_no_connection(listener: socket.socket) -> bool:
+    """Have the kernel drop requests for new connections here. False where it cannot."""
+    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(program))
+        )
+    except OSError:
+        return False
+    return sys.platform == "linux"
 
 
 def require_closed_door(settings: Settings, host: str) -> str | None:

@@ -108,7 +108,7 @@ class Deployment:
             **settings,
         }
         self.ports = [free_port() for _ in range(servers)]
-        self.servers = [self._process(f"server-{n}", self._serve(port)) for n, port in enumerate(self.ports)]
+        self.servers = [self._process(f"server-{n}", self.serve_argv(port)) for n, port in enumerate(self.ports)]
         self.workers = [self._process(f"worker-{n}", [sys.executable, "-m", "worker"]) for n in range(workers)]
 
     @property
@@ -160,5 +160,5 @@ class Deployment:
         return Process(name, argv, self.environment, self.folder)
 
     @staticmethod
-    def _serve(port: int) -> list[str]:
+    def serve_argv(port: int) -> list[str]:
         return [sys.executable, "-m", "broker", "serve", "--port", str(port)]

@@ -124,6 +124,10 @@ def test_a_stream_that_redis_forgot_is_gone_and_its_viewer_is_cut(
             pass
         viewer.read_to_end()
     assert not viewer.is_complete
+    # For a lease its writer might put it back, and an EventSource that met a 404 would never come again.
+    assert_cut_politely(api.follow(sid), b"redis_unavailable")
+    assert_refused(api.get(f"/v1/streams/{sid}"), 503, "redis_unavailable")
+    wait_until(lambda: api.get(f"/v1/streams/{sid}").status_code == 404, "nobody has put it back")
     problem(api.get(f"/v1/streams/{sid}/events"), 404, "stream_not_found")
 
 

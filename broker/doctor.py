@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx2
 import redis
 
+from broker.connect import connect
 from broker.keys import Keys
 from broker.settings import Settings
 
@@ -34,10 +36,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
         return
     try:
-        with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
-            info = client.info()
-            config = {name: client.config_get(name).get(name) for name in ("appendonly", "maxmemory-policy")}
-            waiting = client.zcard(Keys(settings.key_prefix).jobs)
+        info, config, waiting = asyncio.run(_ask_redis(settings))
     except (redis.RedisError, OSError, ValueError) as error:
         yield Finding(False, f"Redis does not answer ({type(error).__name__})", "Check LASTEVENT_REDIS_URL.")
         return
@@ -49,6 +48,16 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     policy = config["maxmemory-policy"]
     yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
     yield Finding(True, f"{waiting} streams wait for a worker")
+
+
+async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], dict[str, str], int]:
+    client = connect(settings.redis_url, connections=1)
+    try:
+        info = await client.info()
+        config = {name: (await client.config_get(name))[name] for name in ("appendonly", "maxmemory-policy")}
+        return info, config, await client.zcard(Keys(settings.key_prefix).jobs)
+    finally:
+        await client.aclose()
 
 
 def _provider() -> Finding:

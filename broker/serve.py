@@ -5,8 +5,8 @@ go on taking connections that nobody answers. Draining begins at the signal, not
 uvicorn runs only after the connections have gone: here they go because of it.
 
 Closing a listener resets whatever the kernel has queued for it, though its siblings could have taken it. So a drain
-has two steps: for SETTLE_S no new connection is begun here (its SYN is dropped; it comes again after a second, and meets
-a sibling), while those already begun are accepted and served as ever; then the listener closes, and viewers are cut.
+has two steps: for SETTLE_S no new connection is begun here (its SYN is dropped; it comes again a second later, to a
+sibling), while those already begun are accepted and served as ever; then the listener closes, and viewers are cut.
 """
 
 from __future__ import annotations

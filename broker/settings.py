@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url
+
+from broker.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
 
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
-        parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError, which says what an address looks like
+        parse_redis_url(url)
         return url
 
     @field_validator("api_keys")

@@ -6,7 +6,7 @@ any of them serves any stream.
 
 from __future__ import annotations
 
-import asyncio
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ from broker.settings import Settings
 from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
 from broker.streams import Started, Streams
 from broker.strict_json import Model, read_model
-from broker.supervise import for_ever
+from broker.supervise import Loops
 from broker.tail import Step, follow, replay
 from broker.viewer import CutResponse, EventsResponse, Viewers
 
@@ -80,14 +80,11 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        loops = {"hub": self.hub.run, "seizures": self.seizures.run}
-        tasks = [asyncio.create_task(for_ever(name, loop), name=name) for name, loop in loops.items()]
+        loops = Loops({"hub": self.hub.run, "seizures": self.seizures.run}, _end_this_process)
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await loops.end()
             await self.queue.aclose()
             await self.redis.aclose()
 
@@ -112,6 +109,10 @@ class Tier:
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)
+
+
+def _end_this_process() -> None:
+    signal.raise_signal(signal.SIGTERM)  # it drains, as at any other
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -248,10 +248,14 @@ class Hub:
 
 async def _send_commands(connection: AbstractConnection, commands: asyncio.Queue[tuple[str, bytes]]) -> None:
     """Write what join and leave ask for, and a ping into every silence. If it fails, the reader fails with it."""
-    with suppress(redis.exceptions.RedisError, OSError):
+    try:
         while True:
             command: tuple[str | bytes, ...] = ("PING",)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PING_S):
                     command = await commands.get()
             await connection.send_command(*command)
+    except (redis.exceptions.RedisError, OSError):
+        pass
+    finally:
+        await connection.disconnect(nowait=True)

@@ -1,10 +1,14 @@
-"""A background task has an owner that notices its death: this one starts it again, and says so."""
+"""A background task has an owner that notices its death: `for_ever` starts a loop again that ended or failed.
+
+`Loops` owns the loops of a process. If one of them is gone for good all the same (its own task was cancelled, by a
+library's mistake), a process that looks alive would not do its work: it ends, and whoever runs it starts it again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
@@ -18,7 +22,32 @@ STABLE_S = 10.0
 """A loop that ran so long has not failed at starting: its next failure is restarted at once again."""
 
 
-async def for_ever(name: str, run: Callable[[], Awaitable[object]]) -> None:
+Run = Callable[[], Awaitable[object]]
+
+
+class Loops:
+    """Starts these loops. `on_death` is told if one is gone for good."""
+
+    def __init__(self, loops: Mapping[str, Run], on_death: Callable[[], object]) -> None:
+        self._is_ending = False
+        self._on_death = on_death
+        self._tasks = [asyncio.create_task(for_ever(name, run), name=name) for name, run in loops.items()]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def end(self) -> None:
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self._is_ending:
+            logger.critical("the %s loop is gone; this process ends, so that it is started again", task.get_name())
+            self._on_death()
+
+
+async def for_ever(name: str, run: Run) -> None:
     """Run a loop that must not end, and start it again when it does. Ends only by cancellation."""
     clock = asyncio.get_running_loop().time
     tries = 0
@@ -31,7 +60,10 @@ async def for_ever(name: str, run: Callable[[], Awaitable[object]]) -> None:
             logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
+        except asyncio.CancelledError:
+            # Something within it was cancelled, and perhaps not by us: arq's own task, say.
+            logger.warning("the %s loop was cancelled", name)
         if (task := asyncio.current_task()) and task.cancelling():
-            raise asyncio.CancelledError  # a library has turned our cancellation into an error of its own
+            raise asyncio.CancelledError  # by us; a library may have turned it into an error of its own
         tries = 0 if clock() - began > STABLE_S else tries + 1
         await asyncio.sleep(RESTART_S[min(tries, len(RESTART_S) - 1)])

@@ -25,8 +25,7 @@ def main() -> int:
     if options.concurrency:
         settings.concurrency = options.concurrency
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
-    uvloop.run(work(settings, parent_pipe=options.parent_pipe))
-    return 0
+    return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ class Heartbeat:
     def keep(self, writer: StreamWriter) -> None:
         self._writers[writer.sid] = writer
 
+    def forget(self, writer: StreamWriter) -> None:
+        """Nobody writes it any more: its lease may run out."""
+        if self._writers.get(writer.sid) is writer:
+            del self._writers[writer.sid]
+
     async def run(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
@@ -107,8 +112,8 @@ class Heartbeat:
             elif sent.first > sent.pen.base and outcome.tail < sent.first - 1:
                 # The log has less than it had confirmed: Redis lost its tail, and this writer puts it back.
                 writer.settle(sent, AppendGap(outcome.tail))
-            if (writer.lost or writer.has_kept_its_ending()) and self._writers.get(writer.sid) is writer:
-                del self._writers[writer.sid]
+            if writer.lost or writer.has_kept_its_ending():
+                self.forget(writer)
 
 
 class Overdue(NamedTuple):

@@ -38,7 +38,7 @@ from broker.keys import Keys
 from broker.log import Claimed, StreamLog, new_claim_id
 from broker.seizures import Seizures
 from broker.settings import Settings
-from broker.supervise import for_ever
+from broker.supervise import Loops
 from broker.writer import GroupCommit, StreamWriter
 from worker.abandonment import Abandonment
 from worker.generation import Generation
@@ -102,6 +102,7 @@ class Worker:
         self._running: dict[asyncio.Task[None], Generation] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
+        self.has_failed = False
         self._heartbeat = Heartbeat(self._log)
         self._abandonment = Abandonment(self._log, self._seizures)
         self._sweeper = Sweeper(self._log, self._seizures, room=lambda: self.room() > 0, take=self.take)
@@ -121,23 +122,25 @@ class Worker:
             "abandonment": self._abandonment.run,
         }
         finding = {"sweeper": self._sweeper.run, "dispatch": self._dispatch}
-        keepers, finders = (
-            [asyncio.create_task(for_ever(name, loop), name=name) for name, loop in loops.items()]
-            for loops in (keeping, finding)
-        )
+        keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
         try:
             await self._stopping.wait()
-            await _end(finders)
+            await finders.end()
             await self._finish_running()
             await self._hand_over()
         finally:
-            await _end([*finders, *self._running])
-            await _end(keepers)
+            await finders.end()
+            await _end(list(self._running))
+            await keepers.end()
             await self._provider.aclose()
             await self._redis.aclose()
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def fail(self) -> None:
+        self.has_failed = True
+        self.stop()
 
     async def take(self, sid: str) -> None:
         """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing.
@@ -166,11 +169,14 @@ class Worker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         generation = self._running.pop(task)
         self._abandonment.end(generation.writer.sid)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a generation ended without its ending", exc_info=error)
+        if task.cancelled():
+            self._heartbeat.forget(generation.writer)
+        elif error := task.exception():
+            self._heartbeat.forget(generation.writer)
+            logger.error("a generation ended without its ending; it is begun again", exc_info=error)
 
     async def _finish_running(self) -> None:
-        if self._running:
+        if self._running and not self.has_failed:
             await asyncio.wait(list(self._running), timeout=self._settings.worker_drain_s)
 
     async def _hand_over(self) -> None:
@@ -259,11 +265,16 @@ def _parent_went(worker: Worker) -> None:
     worker.stop()
 
 
-async def work(settings: Settings, *, parent_pipe: bool = False) -> None:
-    """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
+async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
+    """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone.
+
+    False if it had to end since a part of it died.
+    """
     provider, standin = make_provider(settings)
     worker = Worker(settings, provider)
     loop = asyncio.get_running_loop()
+    if standin:
+        standin.on_death = lambda: loop.call_soon_threadsafe(worker.fail)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     if parent_pipe:
@@ -273,3 +284,4 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> None:
     finally:
         if standin:
             standin.close()
+    return not worker.has_failed

@@ -41,7 +41,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -610,19 +610,32 @@ def _url(listener: socket.socket) -> str:
 
 
 class StandIn:
-    """A stand-in that runs in a thread of this process. `base_url` is what a provider is given."""
+    """A stand-in that runs in a thread of this process. `base_url` is what a provider is given.
+
+    `on_death` is called, in that thread, if it ends without having been closed.
+    """
 
     def __init__(self) -> None:
-        listener = _listen(0)
-        self.base_url = _url(listener)
+        self.on_death: Callable[[], object] | None = None
+        self._listener = _listen(0)
+        self.base_url = _url(self._listener)
         self._server = _server()
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="standin", daemon=True)
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="standin", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Cut every answer and free the port; returns when both are done."""
+        self._is_closing = True
         self._server.should_exit = True
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._server.run([self._listener])
+        finally:
+            if self.on_death and not self._is_closing:
+                self.on_death()
 
 
 def start_in_thread() -> StandIn:

@@ -36,7 +36,7 @@ async def test_a_rolling_restart_of_servers_and_workers_loses_nothing(deploy: Ca
         assert viewer.events[-1].kind == "done"
     cuts = sum(len(viewer.answers) - 1 for viewer in viewers)
     print(
-        f"{len(streams)} streams, {len(viewers)} viewers, {cuts} cuts, {restarts} restarts seen: {lost} lost anything"
+        f"{len(streams)} streams, {len(viewers)} viewers, {cuts} cuts, {restarts} restarts: {lost} lost anything"
     )
     assert lost == 0
     assert cuts > 10

@@ -3,11 +3,12 @@
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
 #   make test      all tests (make test ARGS="tests/broker -x")
 #   make check     lint, format and types; silent when all is well
+#   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #   make bench     the benchmarks
 #   make setup     .venv only (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows
 
-.PHONY: setup up test check bench requirements
+.PHONY: setup up test check chaos bench requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -20,12 +21,15 @@ up: .venv/installed
 
 # Three processes on two cores, since many tests wait for processes of their own; worksteal, since a few of them are long.
 test: .venv/installed
-	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "Not formatted (run $(BIN)/ruff format):"; $(BIN)/ruff format --check; }
 	@$(BIN)/mypy --no-error-summary
+
+chaos: .venv/installed
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: .venv/installed
 	@$(BIN)/python -m bench $(ARGS)

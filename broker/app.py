@@ -72,6 +72,7 @@ class Tier:
         self.auth = Auth(settings.keys, settings.read_token_ttl_s)
         self.viewers = Viewers(limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
         self.seizures = Seizures(self.log)
+        self.hub.on_new_server = self.seizures.beat
         self.streams = Streams(self.log, self.hub, self.seizures, self.queue, self.auth, settings)
 
     def drain(self) -> None:

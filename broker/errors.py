@@ -141,7 +141,8 @@ _PASSING_REPLIES = (
 
 def is_passing(error: Exception) -> bool:
     """Whether a Redis error says that it cannot serve just now, rather than that the command was wrong."""
-    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError | TimeoutError):
+    lost = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | redis.exceptions.WatchError
+    if isinstance(error, lost | OSError | TimeoutError):  # WatchError: the connection that arq watched by broke
         return True
     return isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError) or (
         isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_PASSING_REPLIES)

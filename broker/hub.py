@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -124,6 +124,7 @@ class Hub:
         self._topics: dict[bytes, Topic] = {}
         self._commands: asyncio.Queue[tuple[str, bytes]] | None = None
         self._versions = 0
+        self.on_new_server: Callable[[], object] | None = None
         self._server: str | None = None
         self._healed_at_s = 0.0
 
@@ -229,6 +230,8 @@ class Hub:
         server = server_of(parse_info(info))  # type: ignore[no-untyped-call]
         if self._server not in (None, server):
             self._healed_at_s = asyncio.get_running_loop().time() + HEALING_S
+            if self.on_new_server:
+                self.on_new_server()
         self._server = server
 
     async def _receive(self, connection: AbstractConnection) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import NamedTuple
 
 from broker.errors import LasteventError, RedisUnavailable, StreamNotFound
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0
 """As often as a writer's heartbeat."""
+
+RETRY_S = 0.3
 
 
 class _Kept(NamedTuple):
@@ -33,6 +36,7 @@ class Seizures:
     def __init__(self, log: StreamLog) -> None:
         self._log = log
         self._kept: list[_Kept] = []
+        self._is_due = asyncio.Event()
 
     async def seize(self, sid: str, kind: str, data: bytes, *, only_expired: bool = False) -> Seized:
         """StreamLog.seize, kept. The same claim is tried once more if Redis did not answer: it may have been done."""
@@ -49,12 +53,23 @@ class Seizures:
 
     async def run(self) -> None:
         """Look after what is kept, for ever. Ends only by cancellation."""
+        wait_s = LOOK_S
         while True:
-            await asyncio.sleep(LOOK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._is_due.wait()
+            self._is_due.clear()
             try:
                 await self.look()
             except RedisUnavailable:
                 logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))
+                wait_s = RETRY_S
+            else:
+                wait_s = LOOK_S
+
+    def beat(self) -> None:
+        """Look now: Redis runs on another server, and may have lost something."""
+        self._is_due.set()
 
     async def look(self) -> None:
         """Look once at every kept seizure: put it back if it is gone, let it go when it has been kept for a lease."""

@@ -61,9 +61,16 @@ async def for_ever(name: str, run: Run) -> None:
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:
-            # Something within it was cancelled, and perhaps not by us: arq's own task, say.
-            logger.warning("the %s loop was cancelled", name)
-        if (task := asyncio.current_task()) and task.cancelling():
-            raise asyncio.CancelledError  # by us; a library may have turned it into an error of its own
+            if _is_being_cancelled():
+                raise
+            # arq's own task, perhaps.
+            logger.warning("something within the %s loop was cancelled; it is started again", name)
+        if _is_being_cancelled():
+            raise asyncio.CancelledError  # a library has turned our cancellation into an error of its own
         tries = 0 if clock() - began > STABLE_S else tries + 1
         await asyncio.sleep(RESTART_S[min(tries, len(RESTART_S) - 1)])
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from tests.zygote import CAN_FORK, Forked, zygote
+
 START_LIMIT_S = 30.0
 POLL_S = 0.02
 
@@ -46,9 +48,16 @@ class Process:
         self._argv = argv
         self._environment = environment
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
+        self.output.touch()
+        if CAN_FORK and self._argv[:2] == [sys.executable, "-m"]:
+            _, _, module, *arguments = self._argv
+            self._process = zygote().fork(
+                module, [f"python -m {module}", *arguments], self._environment, self._folder, self.output
+            )
+            return
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 self._argv,

@@ -7,8 +7,10 @@ written into Redis as they would be found there.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
+from broker.errors import LeaseHeld
 from broker.event import encode_data
 from broker.log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
 
@@ -32,8 +34,10 @@ async def running(log: StreamLog, **fields: Any) -> Claimed:
 
 async def taken_over(log: StreamLog, sid: str) -> Claimed:
     """The stream in another worker's hands, after its first one died."""
-    await expire_lease(log, sid)
-    return await log.claim(sid, new_claim_id(), "worker-2")
+    while True:
+        await expire_lease(log, sid)
+        with suppress(LeaseHeld):  # it is not dead at all, and has renewed its lease in between
+            return await log.claim(sid, new_claim_id(), "worker-2")
 
 
 def text(*words: str) -> list[Unsent]:

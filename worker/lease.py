@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from broker.errors import (
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 """A third of a lease: two heartbeats may be lost before the lease is."""
+
+RETRY_S = 0.3
 
 SWEEP_S = 1.0
 QUEUED_GRACE_S = 5.0
@@ -82,28 +84,34 @@ class Heartbeat:
             del self._writers[writer.sid]
 
     async def run(self) -> None:
+        wait_s = HEARTBEAT_S
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(wait_s)
             try:
                 await self.renew()
             except RedisUnavailable:
                 logger.warning("Redis is away; leases could not be renewed")
+                wait_s = RETRY_S  # what ended may have to be put back before anybody else may write
+            else:
+                wait_s = HEARTBEAT_S
 
     async def listen(self) -> None:
-        """Renew at once what was seized (a cancel): its writer learns it while its provider is silent.
+        """Stop at once what was seized (a cancel), also while its provider is silent.
 
-        Only a hint, so nothing depends on the subscription: what it misses, the next heartbeat finds.
+        Whoever published it has taken the pen; should Redis lose that, it puts it back. So the writer stops here and
+        now, and does not ask first: a Redis that came back with less would tell it that its pen still held. What this
+        subscription misses, the next heartbeat finds.
         """
         async with self._log.redis.pubsub() as seizures:
             await seizures.subscribe(self._log.keys.seized)
             while True:
                 message = await seizures.get_message(ignore_subscribe_messages=True, timeout=HEARTBEAT_S)
-                if message:
-                    await self.renew([message["data"].decode()])
+                if message and (writer := self._writers.get(message["data"].decode())):
+                    writer.lose(StreamClosed("The stream was ended by seizure."))
+                    self.forget(writer)
 
-    async def renew(self, sids: Collection[str] | None = None) -> None:
-        """Renew these streams' leases, or all."""
-        writers = [writer for sid in sids or self._writers if (writer := self._writers.get(sid))]
+    async def renew(self) -> None:
+        writers = list(self._writers.values())
         # No events: these appends only renew. Events travel by the group commit alone, one batch at a time.
         renewals = [writer.batch()._replace(events=()) for writer in writers]
         for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(renewals), strict=True):

@@ -1,197 +1,381 @@
-"""The log beside a model of it that fits on a page: whatever anybody does in whatever order, both say the same.
+"""The log beside its model: whatever anybody does in whatever order, both say the same.
 
-Workers claim, write, repeat themselves, renew and end; leases run out; cancels come from anywhere. The model is the
-protocol in plain words; the log is the scripts. After each step the log's events are the model's, their ids are
-unique and grow, and there is at most one terminal event, at the end.
+The model is tests/protocol/model.py, the very steps whose every combination tests/protocol explores; the log is the
+scripts, on fakeredis and on a real server. Workers claim, write, repeat themselves, stand still and release; cancels
+come from anywhere; leases run out; Redis forgets what came last, up to the stream's creation, and is another server.
+
+Another server cannot be had at every step. It is the old ones that get other names: in meta, and with the workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import fakeredis
-from hypothesis import given, settings
+from fakeredis._commands import SUPPORTED_COMMANDS, command
+from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
+from hypothesis import settings
 from hypothesis import strategies as st
-
-from broker.errors import AppendGap, LasteventError, LeaseHeld, StreamClosed, WriterSuperseded
-from broker.event import TERMINAL
-from broker.log import Append, Claimed, Pen, StreamLog, Unsent
-from tests.streams import expire_lease, grow_old, new_stream
-
-BLOCK = 1_000_000
-SID = "s1"
-
-
-@dataclass
-class Model:
-    """One stream, so young that each block is the one behind its tail."""
-
-    state: str = "queued"
-    pen: Pen = Pen(0, "", 2)  # noqa: RUF009 - immutable
-    expired: bool = True
-    attempt: int = 0
-    events: list[tuple[int, str]] = field(default_factory=lambda: [(1, "queued")])
-
-    @property
-    def tail(self) -> int:
-        return self.events[-1][0]
-
-    def next_block(self) -> int:
-        return ((self.tail - 1) // BLOCK + 1) * BLOCK + 1
-
-    def claim(self, claim_id: str) -> Pen:
-        if self.state in TERMINAL:
-            raise StreamClosed
-        if claim_id == self.pen.claim_id:
-            return self.pen
-        if self.state == "running" and not self.expired:
-            raise LeaseHeld(0)
-        base = self.next_block() if self.pen.epoch else self.tail + 1
-        self.pen = Pen(self.pen.epoch + 1, claim_id, base)
-        self.state, self.expired, self.attempt = "running", False, self.attempt + 1
-        return self.pen
-
-    def append(self, pen: Pen, first: int, kinds: list[str]) -> tuple[int, str]:
-        new = kinds
-        if pen == self.pen:
-            new = kinds[max(0, self.tail - first + 1) :] if first >= pen.base else kinds
-            there = kinds[: len(kinds) - len(new)]
-            if there != [kind for n, kind in self.events if first <= n < first + len(there)]:
-                raise StreamClosed if self.state in TERMINAL else WriterSuperseded
-            if not new:
-                self.expired = self.expired and self.state in TERMINAL
-                return self.tail, self.state
-        if self.state in TERMINAL:
-            raise StreamClosed
-        if pen != self.pen:
-            raise WriterSuperseded
-        self.expired = False
-        start = first + len(kinds) - len(new)
-        if start != max(self.tail + 1, pen.base):
-            raise AppendGap(self.tail)
-        self.events += enumerate(new, start)
-        if new[-1] in TERMINAL:
-            self.state = new[-1]
-        return self.tail, self.state
-
-    def seize(self, claim_id: str, kind: str, *, only_expired: bool) -> tuple[str, int, bool]:
-        if self.state in TERMINAL:
-            return self.state, self.tail, self.pen.claim_id != claim_id
-        if only_expired and self.state == "running" and not self.expired:
-            raise LeaseHeld(0)
-        ending = self.next_block()
-        self.pen = Pen(self.pen.epoch + 1, claim_id, ending)
-        self.state = kind
-        self.events.append((ending, kind))
-        return kind, ending, False
-
-
-class Both:
-    """The log and its model, and three workers who each remember what they claimed and last sent."""
-
-    def __init__(self, log: StreamLog) -> None:
-        self.log = log
-        self.model = Model()
-        self.claimed: dict[int, Claimed] = {}
-        self.sent: dict[int, Append] = {}
-        self.claims = 0
-
-    async def claim(self, worker: int, again: bool) -> None:
-        previous = self.claimed.get(worker)
-        if not (again and previous):
-            self.claims += 1
-        claim_id = previous.pen.claim_id if again and previous else f"claim-{self.claims}"
-        claimed = await self._same(self.log.claim(SID, claim_id, f"worker-{worker}"), self.model.claim, claim_id)
-        if claimed:
-            assert (claimed.pen, claimed.tail, claimed.attempt) == (self.model.pen, self.model.tail, self.model.attempt)
-            self.claimed[worker] = claimed
-
-    async def append(self, worker: int, back: int, kinds: list[str]) -> None:
-        """Write from `back` events before (or after) where the log ends."""
-        if claimed := self.claimed.get(worker):
-            first = max(1, max(claimed.pen.base, self.model.tail + 1) - back)
-            self.sent[worker] = Append(SID, claimed.pen, first, [Unsent(kind, b"{}") for kind in kinds])
-            await self.send(worker)
-
-    async def send(self, worker: int) -> None:
-        """What this worker sent last, once (or once again)."""
-        if append := self.sent.get(worker):
-            kinds = [event.kind for event in append.events]
-            appended = await self._same(
-                self.log.append(append), lambda: self.model.append(append.pen, append.first, kinds)
-            )
-            if appended:
-                assert (appended.tail, appended.state) == (self.model.tail, self.model.state)
-
-    async def renew(self, worker: int) -> None:
-        if claimed := self.claimed.get(worker):
-            append = Append(SID, claimed.pen, claimed.pen.base, ())
-            await self._same(self.log.append(append), lambda: self.model.append(claimed.pen, claimed.pen.base, []))
-
-    async def expire(self) -> None:
-        if self.model.state == "running":
-            await expire_lease(self.log, SID)
-            self.model.expired = True
-
-    async def seize(self, claim_id: str, kind: str, only_expired: bool) -> None:
-        seized = await self._same(
-            self.log.seize(SID, kind, b"{}", claim_id=claim_id, only_expired=only_expired),
-            lambda: self.model.seize(claim_id, kind, only_expired=only_expired),
-        )
-        if seized:
-            assert (seized.state, seized.last_event_id) == (self.model.state, self.model.tail)
-
-    async def _same(self, step, in_the_model, *args):  # type: ignore[no-untyped-def]
-        """Do it to both. The value of the log's step; None if both refused, for the same reason."""
-        expected: type[LasteventError] | None = None
-        try:
-            in_the_model(*args)
-        except LasteventError as refused:
-            expected = type(refused)
-        [outcome] = await asyncio.gather(step, return_exceptions=True)
-        assert expected == (type(outcome) if isinstance(outcome, BaseException) else None), outcome
-        await self._compare()
-        return None if expected else outcome
-
-    async def _compare(self) -> None:
-        events = [(event.id, event.kind) for event in await self.log.read_all(SID)]
-        assert events == self.model.events
-        assert all(a < b for (a, _), (b, _) in pairwise(events))
-        endings = [n for n, (_, kind) in enumerate(events, 1) if kind in TERMINAL]
-        assert endings in ([], [len(events)])
-        page = await self.log.read_page(SID, self.model.tail)
-        assert (page.state, page.tail) == (self.model.state, self.model.tail)
-        assert bool(endings) == (page.state in TERMINAL)
-
-
-WORKERS = st.integers(1, 3)
-KINDS = st.lists(st.sampled_from(["text_delta", "status"]), max_size=3)
-ENDINGS = st.sampled_from(sorted(TERMINAL))
-BATCHES = KINDS.filter(bool) | st.tuples(KINDS, ENDINGS).map(lambda batch: [*batch[0], batch[1]])
-STEPS = st.one_of(
-    st.tuples(st.just("claim"), WORKERS, st.booleans()),
-    st.tuples(st.just("append"), WORKERS, st.just(0), KINDS.filter(bool)),
-    st.tuples(st.just("append"), WORKERS, st.integers(-2, 4), BATCHES),
-    st.tuples(st.just("send"), WORKERS),
-    st.tuples(st.just("renew"), WORKERS),
-    st.tuples(st.just("expire")),
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
 )
-SEIZURES = st.tuples(st.just("seize"), st.sampled_from("abc"), ENDINGS, st.booleans())
+from redis.asyncio import Redis
+
+from broker.errors import (
+    AppendGap,
+    LasteventError,
+    LeaseHeld,
+    LogHealing,
+    StreamClosed,
+    StreamNotFound,
+    WriterSuperseded,
+)
+from broker.log import Append, Claimed, Pen, Seizure, StreamLog, Unsent
+from tests.protocol import model
+from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
+from tests.streams import expire_lease, meta, new_stream
+
+SID = "s1"
+NOT_BUILT = frozenset(
+    {
+        "base counts as used",
+        "no new ending while healing",
+        "a repeated claim renews",
+        "a release leaves the epoch",
+        "created again",
+    }
+)
+"""Rules that the model has and the scripts have not."""
+
+WORDS: dict[type[LasteventError], str] = {
+    StreamNotFound: "NOT_FOUND",
+    StreamClosed: "CLOSED",
+    WriterSuperseded: "SUPERSEDED",
+    AppendGap: "GAP",
+    LeaseHeld: "HELD",
+    LogHealing: "HEALING",
+}
+
+T = TypeVar("T")
 
 
-async def _compare_with_the_model(steps: list[tuple[object, ...]]) -> None:
-    redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
-    both = Both(StreamLog(redis))
-    await both.log.create(new_stream(SID))
-    await grow_old(both.log, SID, by_s=-3600)  # however slow this machine is
-    for name, *args in steps:
-        await getattr(both, str(name))(*args)
-    await redis.aclose()
+WORKERS = st.integers(1, 2)
+SELDOM, OFTEN = (st.sampled_from([value, value, value, not value]) for value in (False, True))
+SAID = st.builds(Event, st.sampled_from(["text_delta", "status"]), st.sampled_from(["{}", "[]"]))
+ENDINGS = st.builds(Event, st.sampled_from(sorted(model.TERMINAL)), st.just("{}"))
+TEXTS = st.lists(SAID, min_size=1, max_size=3).map(tuple)
+BATCHES = st.tuples(st.lists(SAID, max_size=2), ENDINGS).map(lambda batch: (*batch[0], batch[1]))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(STEPS, max_size=25), st.lists(STEPS | SEIZURES, max_size=8))
-def test_the_log_does_what_its_model_does(before: list[tuple[object, ...]], after: list[tuple[object, ...]]) -> None:
-    asyncio.run(_compare_with_the_model([*before, *after]))
+class Held(NamedTuple):
+    """What a worker has: its claim as the log gave it, when the stream was made, and the server by its number."""
+
+    claimed: Claimed
+    boot: int
+    created: int
+    server: int
+
+
+class Sent(NamedTuple):
+    pen: Pen
+    first: int
+    events: tuple[Event, ...]
+    attempt: int
+    since: int | None
+    put_back: bool
+
+
+class Beside(RuleBasedStateMachine):
+    connect: ClassVar[Callable[[], Redis]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.log = StreamLog(self.connect())
+        self.steps = Steps(without=NOT_BUILT)
+        self.server = Server(1)
+        self.stream: Stream | None = None
+        self.this_server = ""
+        self.remembered: list[tuple[Stream | None, bytes, bytes]] = [(None, b"", b"")]
+        self.held: dict[int, Held] = {}
+        self.sent: dict[int, Sent] = {}
+        self.claims = 0
+        self.seizures: list[Seizure] = []
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    @initialize()
+    def begins(self) -> None:
+        self.run(self.log.redis.flushall())
+        self.create()
+        self.this_server = self.run(meta(self.log, SID))["boot"]
+        assert self.this_server, "a log that cannot tell one server from another"
+        self.server_is_old()
+
+    def teardown(self) -> None:
+        self.run(self.log.redis.aclose())
+        self.runner.close()
+
+    # -- what anybody may do -------------------------------------------------------------------------
+
+    @precondition(lambda self: self.stream is None or not self.claims)
+    @rule()
+    def create(self) -> None:
+        is_new = self.run(self.log.create(new_stream(SID)))
+        self.stream, answer = self.steps.create(self.server, self.stream)
+        assert int(is_new) == answer[1]
+
+    @rule(worker=WORKERS, again=SELDOM, waits=OFTEN)
+    def claim(self, worker: int, again: bool, waits: bool) -> None:
+        """Also by somebody who has waited until nothing keeps a claim from being made."""
+        if waits and self.stream and not self.stream.is_over:
+            self.lease_runs_out()
+            if not again:
+                self.server_is_old()
+        held = self.held.get(worker)
+        self.claims += not (again and held)
+        claim_id = held.claimed.pen.claim_id if again and held else f"claim-{self.claims}"
+        self.tell_the_time()
+        self.stream, answer = self.steps.claim(self.server, self.stream, claim_id)
+        claimed = self.same(self.log.claim(SID, claim_id, "a worker"), answer)
+        if claimed:
+            assert (*claimed.pen,) == (*answer[1],)
+            assert (claimed.tail, claimed.attempt, claimed.server) == (*answer[2:], self.this_server)
+            assert self.stream
+            self.held[worker] = Held(claimed, self.stream.boot, self.stream.created, self.server.id)
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS, events=TEXTS, put_back=SELDOM)
+    def write(self, worker: int, events: tuple[Event, ...], put_back: bool) -> None:
+        self.append(worker, 0, events, still=False, put_back=put_back)
+
+    @precondition(lambda self: self.held and (self.claims > 1 or self.server.age == NEW))
+    @rule(worker=WORKERS, events=BATCHES, put_back=st.booleans())
+    def end(self, worker: int, events: tuple[Event, ...], put_back: bool) -> None:
+        self.append(worker, 0, events, still=False, put_back=put_back)
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS, back=st.integers(-2, 4), events=TEXTS | BATCHES, still=st.booleans(), put_back=st.booleans())
+    def append(self, worker: int, back: int, events: tuple[Event, ...], still: bool, put_back: bool) -> None:
+        """From `back` events before (or after) where the log would go on. `still`: it has stood still since."""
+        if held := self.held.get(worker):
+            pen, attempt = held.claimed.pen, held.claimed.attempt
+            tail = self.stream.tail if self.stream else 1
+            first = max(1, max(pen.base, tail + 1) - back)
+            self.sent[worker] = Sent(pen, first, events, attempt, held.server if still else None, put_back)
+            self.send(worker)
+
+    @precondition(lambda self: self.sent)
+    @rule(worker=WORKERS)
+    def send(self, worker: int) -> None:
+        """What this worker sent last, once (or once again)."""
+        if sent := self.sent.get(worker):
+            pen, first, events, attempt, since, put_back = sent
+            self.stream, answer = self.steps.append(
+                self.server,
+                self.stream,
+                model.Pen(*pen),
+                first,
+                events,
+                stood_still_since=since,
+                attempt=attempt,
+                healed=len(events) if put_back else 0,
+            )
+            unsent = [Unsent(event.kind, event.data.encode(), 1 if put_back else None) for event in events]
+            under = self.name_of(since) if since else ""
+            append = Append(SID, pen, first, unsent, attempt=attempt, claimed_under=under)
+            appended = self.same(self.log.append(append), answer)
+            if appended:
+                assert (appended.tail, appended.state) == answer[1:]
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS, still=SELDOM)
+    def renew(self, worker: int, still: bool) -> None:
+        self.append(worker, 0, (), still, put_back=False)
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS)
+    def restore(self, worker: int) -> None:
+        if held := self.held.get(worker):
+            claimed = held.claimed
+            self.stream, answer = self.steps.restore(
+                self.server,
+                self.stream,
+                model.Pen(*claimed.pen),
+                claimed.attempt,
+                held.boot,
+                held.created,
+                claimed_under=held.server,
+            )
+            known = {**claimed.meta, "boot": self.name_of(held.boot)}
+            self.same(self.log.restore(replace(claimed, server=self.name_of(held.server), meta=known)), answer)
+            self.tell_the_time()
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS)
+    def release(self, worker: int) -> None:
+        if held := self.held.get(worker):
+            self.stream, answer = self.steps.release(self.server, self.stream, model.Pen(*held.claimed.pen))
+            self.same(self.log.release(SID, held.claimed.pen), answer)
+
+    @precondition(lambda self: self.claims > 1)
+    @rule(claim_id=st.sampled_from("xyz"), ending=ENDINGS, only_expired=st.booleans())
+    def seize(self, claim_id: str, ending: Event, only_expired: bool) -> None:
+        self.tell_the_time()
+        self.stream, answer = self.steps.seize(self.server, self.stream, claim_id, ending, only_expired=only_expired)
+        self.put(Seizure(SID, claim_id, ending.kind, ending.data.encode()), answer, only_expired=only_expired)
+
+    @precondition(lambda self: self.seizures)
+    @rule(which=st.integers(0, 9))
+    def seize_again(self, which: int) -> None:
+        seizure = self.seizures[which % len(self.seizures)]
+        self.tell_the_time()
+        event = Event(seizure.kind, seizure.data.decode())
+        self.stream, answer = self.steps.seize_again(
+            self.server, self.stream, seizure.claim_id, event, seizure.id, seizure.epoch
+        )
+        self.put(seizure, answer)
+
+    def put(self, seizure: Seizure, answer: model.Answer, *, only_expired: bool = False) -> None:
+        done = self.same(self.log.put(seizure, only_expired=only_expired), answer)
+        if done:
+            seized, kept = done
+            assert (seized.state, seized.last_event_id, kept.epoch, seized.already) == answer[1:]
+            if not seized.already:
+                self.seizures.append(kept)
+
+    # -- what may befall them ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.stream and self.stream.leased)
+    @rule()
+    def lease_runs_out(self) -> None:
+        if self.stream and self.stream.leased:
+            self.run(expire_lease(self.log, SID))
+            self.stream = self.stream._replace(leased=False)
+
+    @rule(seconds=st.integers(1, 5))
+    def time_passes(self, seconds: int) -> None:
+        self.server = self.server._replace(now=self.server.now + seconds)
+
+    @rule()
+    def redis_saves(self) -> None:
+        keys = self.log.keys.stream(SID)
+        dumps = [self.run(self.log.redis.dump(key)) or b"" for key in (keys.meta, keys.log)]
+        self.remembered.append((self.stream, dumps[0], dumps[1]))
+
+    @precondition(lambda self: self.claims)
+    @rule(which=st.integers(0, 3), loses=st.booleans())
+    def redis_restarts(self, which: int, loses: bool) -> None:
+        if not loses:
+            self.redis_saves()
+        self.stream, *dumps = self.remembered[max(0, len(self.remembered) - 1 - which) if loses else -1]
+        self.run(self._put_back(*dumps))
+        self.server = Server(self.server.id + 1, NEW, self.server.now)
+        self.run(self._see_server_since(0))
+        if self.stream:
+            self.run(self._set_meta(boot=self.name_of(self.stream.boot)))
+
+    async def _put_back(self, meta_dump: bytes, log_dump: bytes) -> None:
+        keys = self.log.keys.stream(SID)
+        for key, dump in ((keys.meta, meta_dump), (keys.log, log_dump)):
+            await self.log.redis.delete(key)
+            if dump:
+                await self.log.redis.restore(key, 0, dump)
+
+    @precondition(lambda self: self.server.age == NEW)
+    @rule()
+    def server_is_old(self) -> None:
+        self.server = self.server._replace(age=SETTLED)
+        self.run(self._see_server_since(60_000))
+
+    async def _see_server_since(self, ms: int) -> None:
+        key, now_ms = self.log.keys.server(self.this_server), await self.log.now_ms()
+        await self.log.redis.set(key, now_ms - ms, ex=86_400)
+        self.log._seen_server = ""  # it is to look again
+
+    # -- both say the same ---------------------------------------------------------------------------
+
+    def same(self, step: Coroutine[Any, Any, T], answer: model.Answer) -> T | None:
+        """The value of the log's step. None if both refused, for the same reason."""
+        value = self.run(_outcome(step))
+        if isinstance(value, LasteventError):
+            assert WORDS[type(value)] == answer[0], (value, answer)
+            assert not isinstance(value, AppendGap) or value.tail == answer[1]
+            return None
+        assert answer[0] == "OK", (value, answer)
+        return value
+
+    @invariant()
+    def the_log_is_the_models(self) -> None:
+        found = self.run(meta(self.log, SID)) if self.this_server else {}
+        if self.stream is None or not found:
+            assert self.stream is None or not self.this_server
+            assert not found
+            return
+        events = tuple((e.id, Event(e.kind, e.data.decode())) for e in self.run(self.log.read_all(SID)))
+        assert events == self.stream.log
+        pen = (int(found["epoch"]), found["claim"], int(found["base"]))
+        assert (found["state"], pen, int(found["tail"])) == (self.stream.state, self.stream.pen, self.stream.tail)
+        assert int(found["attempt"]) == self.stream.attempt
+        assert found["boot"] == self.name_of(self.stream.boot)
+        assert (int(found.get("lease_until", 0)) > 1) == self.stream.leased
+
+    def name_of(self, server: int) -> str:
+        return self.this_server if server == self.server.id else f"server-{server}"
+
+    def tell_the_time(self) -> None:
+        """The stream is as old as in the model, and a fifth of a second: a step has the rest of it to be made."""
+        if self.stream:
+            now_ms, age_s = self.run(self.log.now_ms()), self.server.now - self.stream.created
+            self.run(self._set_meta(created=now_ms - 1000 * age_s - 200))
+
+    async def _set_meta(self, **fields: str | int) -> None:
+        await self.log.redis.hset(self.log.keys.stream(SID).meta, mapping=fields)  # type: ignore[arg-type]
+
+
+async def _outcome(step: Coroutine[Any, Any, T]) -> T | LasteventError:
+    try:
+        return await step
+    except LasteventError as refused:
+        return refused
+
+
+@contextmanager
+def _fakeredis_with_info() -> Iterator[None]:
+    """INFO for fakeredis, which has none: as much as tells one server from another."""
+
+    @command((), (bytes,))
+    def info(self: Any, *sections: bytes) -> bytes:
+        return b"# Server\r\nrun_id:0123456789abcdef\r\n# Replication\r\nmaster_replid:fedcba9876543210\r\n"
+
+    ServerCommandsMixin.info = info  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del ServerCommandsMixin.info  # type: ignore[attr-defined]
+        del SUPPORTED_COMMANDS["info"]
+
+
+def _run(connect: Callable[[], Redis], examples: int, steps: int) -> None:
+    machine = type("Beside", (Beside,), {"connect": staticmethod(connect)})
+    limits = settings(max_examples=examples, stateful_step_count=steps, deadline=None, derandomize=True, database=None)
+    run_state_machine_as_test(machine, settings=limits)
+
+
+def test_the_scripts_do_what_the_model_does() -> None:
+    with _fakeredis_with_info():
+        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=100, steps=40)
+
+
+def test_a_real_server_does_too(valkey_url: str) -> None:
+    _run(lambda: Redis.from_url(valkey_url), examples=50, steps=40)

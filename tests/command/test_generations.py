@@ -109,6 +109,7 @@ def test_follow_goes_on_through_a_drain(start: Start, own_deployment: Callable[.
     deployment.servers[0].stop()
     deployment.servers[0].start()
     assert follow.wait() == 0
+    deployment.wait_until_ready()
     assert follow.stdout == text_of(deployment.url, sid) + "\n"
 
 

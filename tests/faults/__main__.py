@@ -1,0 +1,92 @@
+"""python -m tests.faults --seconds 300 --seed 1: break everything for five minutes, then say what was lost.
+
+Exits 1 if anything was found; the transcripts, the logs and the processes' own logs are kept then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults.chaos import Chaos, Options, Outcome
+from tests.faults.plan import plan_faults
+from tests.faults.report import exceptions_in, render
+
+SHOWN = 40
+
+
+def main() -> int:
+    arguments = _arguments()
+    options = _options(arguments)
+    if arguments.plan:
+        print("\n".join(map(str, options.faults)))
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix=f"le-faults-{options.seed}-", dir="/tmp"))  # short: it holds a socket
+    print(f"{len(options.faults)} faults in {options.seconds:g} s, seed {options.seed}, in {folder}", flush=True)
+    outcome = asyncio.run(_run(folder, options))
+    table = render(options, outcome, folder)
+    print(table)
+    if arguments.report:
+        arguments.report.write_text(table)
+    return _conclude(outcome, folder)
+
+
+async def _run(folder: Path, options: Options) -> Outcome:
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await Chaos(folder, options).run()
+
+
+def _conclude(outcome: Outcome, folder: Path) -> int:
+    for line, count in exceptions_in(folder).most_common():
+        print(f"{count} × {line}")
+    if not outcome.problems:
+        shutil.rmtree(folder)
+        return 0
+    print(f"{len(outcome.problems)} findings; all of them, transcripts and logs are in {folder}/findings:")
+    for problem in outcome.problems[:SHOWN]:
+        print(f"  {problem[:400]}")
+    return 1
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    faults = plan_faults(
+        arguments.seed,
+        arguments.seconds,
+        arguments.faults_per_s,
+        workers=arguments.workers,
+        servers=arguments.servers,
+        without=tuple(arguments.without),
+    )
+    return Options(
+        seed=arguments.seed,
+        seconds=arguments.seconds,
+        faults=faults,
+        streams=arguments.streams,
+        workers=arguments.workers,
+        servers=arguments.servers,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--streams", type=int, default=100, help="generations at a time")
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--faults-per-s", type=float, default=1.4)
+    parser.add_argument("--without", action="append", default=[], metavar="KIND", help="leave a kind of fault out")
+    parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the table there, too")
+    parser.add_argument("--plan", action="store_true", help="only print the faults")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

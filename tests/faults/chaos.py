@@ -1,0 +1,283 @@
+"""A run: generations with viewers on bad lines, faults from a seed, and in the end the checker.
+
+`Chaos.run` is the table of contents. What may differ between two runs of a seed is timing only: the faults, their
+order and offsets, the prompts and the viewers are planned (plan.py); what they meet depends on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
+from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
+from tests.faults.plan import Fault, StreamPlan, plan_stream
+from tests.faults.stage import REDIS_ERRORS, Stage
+
+SETTINGS = {
+    "LASTEVENT_PROVIDER_SILENCE_S": "3",
+    "LASTEVENT_WORKER_DRAIN_S": "3",
+    "LASTEVENT_DRAIN_S": "5",
+    "LASTEVENT_LOG_LEVEL": "info",
+}
+PAUSE_S = 0.3
+STAGGER_S = 0.05
+TERMINAL_STATES = (b"done", b"error", b"cancelled")
+READ_AT_ONCE = 100
+
+
+@dataclass
+class Options:
+    seed: int
+    seconds: float
+    faults: Sequence[Fault]
+    streams: int = 100
+    workers: int = 3
+    servers: int = 2
+    longest_s: float = 14.0
+    provider_fails: float = 0.2
+    settle_s: float = 90.0
+    silence_limit_s: float = 10.0
+
+
+@dataclass
+class Outcome:
+    verdict: Verdict
+    crashes: list[str]
+    injected: Counter[str]
+    happened: list[tuple[float, str]]
+    endings: Counter[str]
+    counts: Counter[str]
+    took_s: float
+
+    @property
+    def problems(self) -> list[str]:
+        return [*map(str, self.verdict.findings), *self.crashes]
+
+
+@dataclass
+class _Watched:
+    """What came of the plans."""
+
+    transcripts: list[Transcript] = field(default_factory=list)
+    phones: list[Phone] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Chaos:
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.options = options
+        self.folder = folder
+        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=SETTINGS)
+        self._watched = _Watched()
+        self._began = 0.0
+
+    async def run(self) -> Outcome:
+        async with self.stage:
+            self._began = time.time()
+            generations = asyncio.create_task(self._generate())
+            try:
+                await self._inject()
+                await self.stage.heal()
+                await self._settle(generations)
+            finally:
+                generations.cancel()
+                await asyncio.gather(generations, return_exceptions=True)
+            streams = await self._read_streams()
+        return self._judge(streams)
+
+    # -- faults ----------------------------------------------------------------------------------------
+
+    async def _inject(self) -> None:
+        async with asyncio.TaskGroup() as faults:
+            for fault in self.options.faults:
+                await asyncio.sleep(max(0.0, self._began + fault.at_s - time.time()))
+                faults.create_task(self._perform(fault))
+            await asyncio.sleep(max(0.0, self._began + self.options.seconds - time.time()))
+
+    async def _perform(self, fault: Fault) -> None:
+        try:
+            await self.stage.perform(fault)
+        except REDIS_ERRORS as error:
+            self.stage.say(f"could not do {fault}: {error!r}")
+
+    # -- generations -----------------------------------------------------------------------------------
+
+    async def _generate(self) -> None:
+        async with asyncio.TaskGroup() as slots:
+            for slot in range(self.options.streams):
+                slots.create_task(self._fill(slot))
+
+    async def _fill(self, slot: int) -> None:
+        """One generation after the other, as long as there are faults."""
+        await asyncio.sleep(slot * STAGGER_S)
+        turn = 0
+        while time.time() < self._began + self.options.seconds:
+            await self._run_stream(self._plan(slot, turn))
+            turn += 1
+
+    def _plan(self, slot: int, turn: int) -> StreamPlan:
+        some = self.options
+        lengths = {"longest_s": some.longest_s, "provider_fails": some.provider_fails}
+        return plan_stream(some.seed, slot, turn, servers=some.servers, **lengths)
+
+    async def _run_stream(self, plan: StreamPlan) -> None:
+        sid = await self._create(plan)
+        if sid is None:
+            return
+        phones = [Phone(sid, viewer, self.stage.ports) for viewer in plan.viewers]
+        self._watched.phones += phones
+        self._watched.transcripts += (phone.transcript for phone in phones)
+        self.stage.watched.add(sid)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for phone in phones:
+                    tasks.create_task(phone.watch())
+                if plan.cancel_after_s is not None:
+                    for server in range(plan.cancels):
+                        tasks.create_task(self._cancel(sid, plan.cancel_after_s, server))
+        finally:
+            self.stage.watched.discard(sid)
+            self.stage.owners.pop(sid, None)
+
+    async def _create(self, plan: StreamPlan) -> str | None:
+        """The same request with the same key, until it is answered. None if that key's stream is gone."""
+        rng = Random(plan.prompt)
+        body: dict[str, object] = {"prompt": plan.prompt, "on_worker_loss": plan.on_worker_loss}
+        key = {"Idempotency-Key": plan.viewers[0].seed}
+        while True:
+            answer = await self._ask(rng.choice(self.stage.ports), "/v1/streams", body, key)
+            if answer and answer.status in (200, 201):
+                sid: str = json.loads(answer.body)["id"]
+                self.stage.history.created.setdefault(sid, time.time())
+                return sid
+            if answer and answer.status in (404, 410):
+                self._watched.counts["creations that vanished"] += 1
+                return None
+            if answer and answer.status < 500:
+                raise AssertionError(answer)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _cancel(self, sid: str, after_s: float, server: int) -> None:
+        await asyncio.sleep(after_s)
+        while True:
+            answer = await self._ask(self.stage.ports[server], f"/v1/streams/{sid}/cancel", {})
+            if answer and answer.status == 200:
+                told = json.loads(answer.body)
+                last, stopped_after = told["last_event_id"], told["stopped_after"]
+                self._watched.told.append(Told(time.time(), sid, told["state"], last, stopped_after))
+                return
+            if answer and answer.status in (404, 410):
+                return  # the viewers will say whether it may have vanished
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask(
+        self, port: int, path: str, body: dict[str, object], headers: dict[str, str] | None = None
+    ) -> Answer | None:
+        try:
+            answer = await post(port, path, body, headers)
+        except LOST_CONNECTION:
+            return None
+        self._watched.counts[f"POST answers {answer.status}"] += 1
+        if answer.status == 500:
+            self.stage.crashes.append(f"POST {path} was answered 500: {answer.body!r}")
+        return answer if answer.status >= 400 or answer.body.endswith(b"}") else None  # cut within its body
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    async def _settle(self, generations: asyncio.Task[None]) -> None:
+        """Let everything finish. What has not by then is for the checker to find."""
+        deadline = time.time() + self.options.settle_s
+        await asyncio.wait([generations], timeout=self.options.settle_s)
+        if generations.done():
+            generations.result()
+        while await self._unfinished():
+            if time.time() > deadline:
+                return
+            await asyncio.sleep(PAUSE_S)
+
+    async def _unfinished(self) -> bool:
+        """Streams that nobody watches: their creation was never answered, or their viewers were told they were gone."""
+        async with self.stage.admin(limit_s=10) as client:
+            keys = [key async for key in client.scan_iter("le:{*}:meta", count=1000)]
+            async with client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hget(key, "state")
+                return any(state not in TERMINAL_STATES for state in await pipe.execute())
+
+    async def _read_streams(self) -> list[FinalStream]:
+        async with self.stage.admin(limit_s=30) as client:
+            keys = {key async for key in client.scan_iter("le:{*}:*", count=1000)}
+            sids = sorted({key.split(b"}")[0].split(b"{")[1].decode() for key in keys})
+            streams: list[FinalStream] = []
+            for start in range(0, len(sids), READ_AT_ONCE):
+                some = sids[start : start + READ_AT_ONCE]
+                async with client.pipeline(transaction=False) as pipe:
+                    for sid in some:
+                        pipe.xrange(f"le:{{{sid}}}:log")
+                        pipe.hmget(f"le:{{{sid}}}:meta", "state", "tail")
+                    answers = await pipe.execute()
+                logs, metas = answers[::2], answers[1::2]
+                streams += [_stream(*found) for found in zip(some, logs, metas, strict=True)]
+        return streams
+
+    def _judge(self, streams: list[FinalStream]) -> Outcome:
+        stage, watched = self.stage, self._watched
+        run = Run(streams, watched.transcripts, watched.told, stage.history)
+        verdict = check(run, silence_limit_s=self.options.silence_limit_s)
+        counts = Counter(watched.counts)
+        for phone in watched.phones:
+            counts.update(phone.counts)
+        counts["viewers"] = len(watched.transcripts)
+        counts["log entries"] = sum(len(stream.entries) for stream in streams)
+        endings = Counter(_ending(stream) for stream in streams)
+        took_s = time.time() - self._began
+        outcome = Outcome(verdict, stage.crashes, stage.injected, stage.happened, endings, counts, took_s)
+        if outcome.problems:
+            self._keep(run, outcome)
+        return outcome
+
+    def _keep(self, run: Run, outcome: Outcome) -> None:
+        """What an analysis needs of the streams that something was found of, beside the processes' own logs."""
+        kept = self.folder / "findings"
+        kept.mkdir()
+        (kept / "findings.txt").write_text("\n".join(outcome.problems) + "\n")
+        (kept / "faults.txt").write_text("".join(f"{at:.3f} {what}\n" for at, what in outcome.happened))
+        for sid in {finding.sid for finding in outcome.verdict.findings}:
+            lines = [str(finding) for finding in outcome.verdict.findings if finding.sid == sid]
+            lines += [f"created answered at {self.stage.history.created.get(sid)}"]
+            lines += [f"told {told}" for told in run.told if told.sid == sid]
+            lines += [f"meta {line}" for line in self.stage.pens.get(sid, [])]
+            for stream in run.streams:
+                if stream.sid == sid:
+                    lines += [f"state {stream.state} tail {stream.tail}", *(f"log {entry}" for entry in stream.entries)]
+            for transcript in run.transcripts:
+                if transcript.sid == sid:
+                    lines += [f"viewer {transcript.viewer} finished={transcript.finished}"]
+                    lines += [f"  {item}" for item in transcript.items]
+            (kept / f"{sid}.txt").write_text("\n".join(lines) + "\n")
+
+
+def _stream(sid: str, log: list[tuple[bytes, dict[bytes, bytes]]], meta: list[bytes | None]) -> FinalStream:
+    entries = [
+        Entry(int(id.split(b"-")[0]), fields[b"k"].decode(), fields[b"d"].decode(), int(fields[b"t"]))
+        for id, fields in log
+    ]
+    state, tail = meta
+    return FinalStream(sid, entries, state.decode() if state else None, int(tail) if tail else None)
+
+
+def _ending(stream: FinalStream) -> str:
+    if not stream.entries:
+        return "vanished log"
+    last = stream.entries[-1]
+    if last.kind != "error":
+        return last.kind
+    return f"error {json.loads(last.data)['code']}"

@@ -1,0 +1,33 @@
+"""python -m tests.protocol: larger bounds than the tests explore (some minutes, up to 2 GB)."""
+
+import sys
+import time
+
+from tests.protocol.search import Bounds, Search
+from tests.protocol.test_model import BLIND, NEEDED
+
+LARGE = {
+    "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
+    "lost replies": BLIND._replace(cancels=1, lost_replies=1),
+    "three workers, two of them go away": BLIND._replace(workers=3, absences=2),
+    "a viewer and releases": Bounds(cancels=0, lost_replies=0, releases=True),
+    "a hub that hears late": Bounds(absences=0, late_hub=True),
+    "two texts": BLIND._replace(texts=2, lost_replies=1),
+    "two rollbacks": BLIND._replace(rollbacks=2),
+}
+
+
+def main() -> int:
+    failed = 0
+    for name, bounds in LARGE.items():
+        began, search = time.monotonic(), Search(bounds)
+        trace = search.run()
+        failed += trace is not None
+        print(f"{name}: {search.states} states, {time.monotonic() - began:.0f} s: {trace or 'holds'}", flush=True)
+    for rule, (bounds, _) in NEEDED.items():
+        print(f"without {rule!r}: {Search(bounds, frozenset([rule])).run()}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

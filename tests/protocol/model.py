@@ -1,0 +1,239 @@
+"""The steps of the log on one page: what each does to one stream, as pure functions on immutable values.
+
+This is the reference. `search.py` explores it (what can happen when everything goes wrong), and
+tests/broker/test_log_model.py runs the real scripts beside it (do they do what it says).
+
+A step is given the server that runs it and the stream it finds, and returns the stream it leaves and its answer:
+('OK', …) or ('WHY NOT', …), as the scripts answer. `without` names rules that are left out, to show what each is for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+TERMINAL = frozenset({"done", "error", "cancelled"})
+QUEUED = "queued"
+
+
+class Event(NamedTuple):
+    kind: str
+    data: str
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.kind in TERMINAL
+
+
+class Pen(NamedTuple):
+    epoch: int
+    claim: str
+    base: int
+
+
+NEW, LOOKED, SETTLED = 0, 1, 2
+"""A server seen in use for less than two heartbeats, for less than a lease, for longer."""
+
+
+class Server(NamedTuple):
+    """A Redis between two restarts, and how long it has been seen in use. `now`: in blocks of ids."""
+
+    id: int
+    age: int = 2
+    now: int = 0
+
+
+class Stream(NamedTuple):
+    """Meta and log. `leased`: the writer's lease runs. `created` and `boot`: when and on which server."""
+
+    state: str
+    pen: Pen
+    tail: int
+    leased: bool
+    attempt: int
+    boot: int
+    created: int
+    log: tuple[tuple[int, Event], ...]
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def ending(self) -> tuple[int, Event] | None:
+        return self.log[-1] if self.is_over else None
+
+
+Answer = tuple[Any, ...]
+Step = tuple[Stream | None, Answer]
+Rules = frozenset[str]
+
+NO_PEN = Pen(0, "", 2)
+FIRST = (1, Event(QUEUED, "{}"))
+ALL_RULES: Rules = frozenset()
+
+
+class Steps:
+    """`block`: ids in a block, a million in the scripts, a handful in the search."""
+
+    def __init__(self, block: int = 1_000_000, without: Rules = ALL_RULES) -> None:
+        self.block = block
+        self.without = without
+
+    def has(self, rule: str) -> bool:
+        return rule not in self.without
+
+    def create(self, server: Server, stream: Stream | None, *, again: bool = False) -> Step:
+        """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that."""
+        if stream:
+            return stream, ("OK", 0)
+        boot, created = (0, 0) if again and self.has("created again") else (server.id, server.now)
+        return Stream(QUEUED, NO_PEN, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
+
+    def claim(self, server: Server, stream: Stream | None, claim: str) -> Step:
+        if not stream:
+            return stream, ("NOT_FOUND",)
+        if stream.is_over:
+            return stream, ("CLOSED",)
+        if stream.pen.claim != claim:
+            if stream.state == "running" and stream.leased:
+                return stream, ("HELD",)
+            if self._is_healing(server, stream):
+                return stream, ("HEALING",)
+            pen = Pen(stream.pen.epoch + 1, claim, self._base(server, stream))
+            stream = stream._replace(state="running", pen=pen, leased=True, attempt=stream.attempt + 1)
+        elif self.has("a repeated claim renews"):
+            stream = stream._replace(leased=True)
+        return stream, ("OK", stream.pen, stream.tail, stream.attempt)
+
+    def append(
+        self,
+        server: Server,
+        stream: Stream | None,
+        pen: Pen,
+        first: int,
+        events: tuple[Event, ...],
+        *,
+        stood_still_since: int | None = None,
+        attempt: int = 1,
+        healed: int = 0,
+    ) -> Step:
+        """`healed`: how many of the events were confirmed before, and are put back.
+        `stood_still_since`: the server of its claim, if the writer's process has stood still for a lease since."""
+        if not stream:
+            return stream, ("NOT_FOUND",)
+        if self.has("stood still: append") and stood_still_since not in (None, server.id):
+            return stream, ("SUPERSEDED",)
+        same_pen = pen.epoch == stream.pen.epoch and (pen.claim == stream.pen.claim or not self.has("claim id"))
+        there = self._already_there(stream, first, events) if same_pen and first >= pen.base else ()
+        if there != tuple(event for _, event in self._between(stream, first, first + len(there))):
+            return stream, ("CLOSED" if stream.is_over else "SUPERSEDED",)
+        if same_pen and len(there) == len(events):
+            return stream._replace(leased=not stream.is_over), ("OK", stream.tail, stream.state)
+        if stream.is_over:
+            return stream, ("CLOSED",)
+        if not same_pen:
+            if pen.epoch <= stream.pen.epoch and (self.has("epoch") or pen.epoch == stream.pen.epoch):
+                return stream, ("SUPERSEDED",)
+            if not self.has("adopt") and pen.epoch > stream.pen.epoch:
+                return stream, ("SUPERSEDED",)
+            stream = stream._replace(state="running", pen=pen, attempt=attempt)
+        stream = stream._replace(leased=True)
+        if not events:
+            return stream, ("OK", stream.tail, stream.state)
+        if first + len(there) != max(stream.tail + 1, pen.base):
+            return stream, ("GAP", stream.tail)
+        if healed < len(events) and self._must_wait(server, stream, events[-1]):
+            return stream, ("HEALING",)
+        stream = _added(stream, first + len(there), events[len(there) :])
+        return stream, ("OK", stream.tail, stream.state)
+
+    def restore(
+        self,
+        server: Server,
+        stream: Stream | None,
+        pen: Pen,
+        attempt: int,
+        boot: int,
+        created: int,
+        *,
+        claimed_under: int,
+    ) -> Step:
+        if stream:
+            return stream, ("OK",)
+        if claimed_under == server.id:
+            return stream, ("NOT_FOUND",)  # it was not lost with a server, but removed
+        return Stream("running", pen, 1, True, attempt, boot, created, (FIRST,)), ("OK",)
+
+    def seize(
+        self, server: Server, stream: Stream | None, claim: str, event: Event, *, only_expired: bool = False
+    ) -> Step:
+        if not stream:
+            return stream, ("NOT_FOUND",)
+        if stream.is_over:
+            return stream, ("OK", stream.state, stream.tail, stream.pen.epoch, int(stream.pen.claim != claim))
+        if only_expired and stream.state == "running" and stream.leased:
+            return stream, ("HELD",)
+        if self._is_healing(server, stream):
+            return stream, ("HEALING",)
+        at = self._next_block(server, stream) if self.has("jump") else stream.tail + 1
+        return self._seized(stream, claim, event, at, stream.pen.epoch + 1)
+
+    def seize_again(self, server: Server, stream: Stream | None, claim: str, event: Event, at: int, epoch: int) -> Step:
+        """The seizure's own repetition: it was done, and its ending may have been lost since."""
+        if not stream:
+            return stream, ("NOT_FOUND",)
+        if stream.is_over:
+            return stream, ("OK", stream.state, stream.tail, stream.pen.epoch, int(stream.pen.claim != claim))
+        if at <= stream.tail:
+            at = max(at, self._next_block(server, stream))
+        return self._seized(stream, claim, event, at, max(stream.pen.epoch + 1, epoch))
+
+    def release(self, server: Server, stream: Stream | None, pen: Pen) -> Step:
+        if not stream:
+            return stream, ("NOT_FOUND",)
+        if stream.is_over:
+            return stream, ("CLOSED",)
+        if pen[:2] != stream.pen[:2]:
+            return stream, ("SUPERSEDED",)
+        # Without a claim it fits no writer any more. A newer epoch would fence one that must put back its own claim.
+        epoch = pen.epoch if self.has("a release leaves the epoch") else pen.epoch + 1
+        return stream._replace(pen=Pen(epoch, "", stream.pen.base), leased=False), ("OK",)
+
+    def _is_healing(self, server: Server, stream: Stream) -> bool:
+        return self.has("boot rule") and server.id != stream.boot and server.age < SETTLED
+
+    def _must_wait(self, server: Server, stream: Stream, last: Event) -> bool:
+        """A new ending, on a server where another's may still have to be put back."""
+        wait = LOOKED if self.has("writers go before claims") else SETTLED
+        if server.id == stream.boot or server.age >= wait:
+            return False
+        return last.is_terminal and self.has("no new ending while healing")
+
+    def _base(self, server: Server, stream: Stream) -> int:
+        first_claim = stream.pen.epoch == 0 and (server.id == stream.boot or not self.has("jump of a first claim"))
+        if first_claim or not self.has("jump"):
+            return stream.tail + 1
+        return self._next_block(server, stream)
+
+    def _next_block(self, server: Server, stream: Stream) -> int:
+        """The first id of a block that nobody has used, not even in a time that Redis has lost since."""
+        last = max(stream.tail, stream.pen.base) if self.has("base counts as used") else stream.tail
+        behind_tail = (last - 1) // self.block + 1
+        behind_time = 1 + server.now - stream.created
+        return self.block * max(behind_tail, behind_time) + 1
+
+    def _already_there(self, stream: Stream, first: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        return events[: max(0, stream.tail - first + 1)] if self.has("skip") else ()
+
+    def _between(self, stream: Stream, first: int, end: int) -> list[tuple[int, Event]]:
+        return [entry for entry in stream.log if first <= entry[0] < end]
+
+    def _seized(self, stream: Stream, claim: str, event: Event, at: int, epoch: int) -> Step:
+        stream = _added(stream, at, (event,))._replace(pen=Pen(epoch, claim, at))
+        return stream, ("OK", stream.state, at, epoch, 0)
+
+
+def _added(stream: Stream, first: int, events: tuple[Event, ...]) -> Stream:
+    log = (*stream.log, *enumerate(events, first))
+    stream = stream._replace(log=log, tail=log[-1][0])
+    return stream._replace(state=events[-1].kind, leased=False) if events[-1].is_terminal else stream

@@ -1,0 +1,106 @@
+"""The protocol, explored: it holds in every world within the bounds, and fails as soon as one of its rules is left out.
+
+`python -m tests.protocol` explores larger bounds (minutes), and prints what each rule is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.protocol.search import (
+    Bounds,
+    Search,
+    World,
+    check_all,
+    check_can_end,
+    check_kept,
+    check_log,
+    check_viewer,
+)
+
+STATES = 700_000
+"""More than this is a mistake in the bounds: some 1 KB each."""
+
+BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
+
+QUICK = [
+    pytest.param(BLIND._replace(cancels=1), id="two workers, a cancel, one of all goes away"),
+    pytest.param(BLIND._replace(releases=True), id="two workers, who may release"),
+    pytest.param(BLIND._replace(creates_again=True), id="a stream that is created again after it vanished"),
+    pytest.param(Bounds(absences=0), id="a viewer, a cancel, lost replies"),
+    pytest.param(Bounds(absences=0, lost_replies=0, rollbacks=2), id="two rollbacks"),
+    pytest.param(Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), id="a cursor from elsewhere"),
+    pytest.param(Bounds(cancels=0, lost_replies=0, endings=False), id="a viewer, zombies, takeovers"),
+]
+
+# Each rule, and the smallest bounds in which leaving it out does harm (found by trying; the first that did).
+NEEDED = {
+    "epoch": (BLIND, "another holds the pen"),
+    "claim id": (BLIND, "another holds the pen"),
+    "skip": (BLIND._replace(lost_replies=1), "G6"),
+    "jump": (BLIND, "G1"),
+    "jump of a first claim": (BLIND, "G1"),
+    "base counts as used": (BLIND._replace(cancels=1, absences=2), "G1"),
+    "boot rule": (BLIND._replace(cancels=1), "G1"),
+    "adopt": (BLIND, "G6"),
+    "restore": (BLIND, "G6"),
+    "created again": (BLIND._replace(creates_again=True), "G1"),
+    "stood still: append": (BLIND, "stood still adds events"),
+    "stood still: restore": (BLIND, "stood still adds events"),
+    "ending kept": (Bounds(absences=0, lost_replies=0), "G3"),
+    "seizure kept": (BLIND._replace(cancels=1), "G3"),
+    "no new ending while healing": (BLIND._replace(cancels=1, absences=0), "G3"),
+    "writers go before claims": (Bounds(absences=0), "G3"),
+    "a release leaves the epoch": (BLIND._replace(releases=True), "G6"),
+    "a repeated claim renews": (Bounds(cancels=0, zombies=False, cut_off=False, endings=False), "G2"),
+    "no claim is repeated elsewhere": (Bounds(cancels=0, zombies=False, cut_off=False, endings=False), "G2"),
+    "terminal never dropped": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), "G3"),
+    "viewer's cursor": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1), "waits"),
+    "gap notice": (Bounds(absences=0, lost_replies=0), "not told"),
+}
+
+
+@pytest.mark.parametrize("bounds", QUICK)
+def test_the_protocol_keeps_its_guarantees(bounds: Bounds) -> None:
+    trace = Search(bounds).run(STATES)
+    assert trace is None, f"\n{trace}"
+
+
+@pytest.mark.parametrize("rule", NEEDED)
+def test_no_rule_can_be_left_out(rule: str) -> None:
+    bounds, harm = NEEDED[rule]
+    trace = Search(bounds, frozenset([rule])).run(STATES)
+    print(f"\nwithout {rule!r}: {trace}")
+    assert trace is not None
+    assert harm in trace.violation, f"\n{trace}"
+
+
+def test_a_stream_can_always_be_ended() -> None:
+    trace = Search(BLIND, check=check_can_end).run(STATES)
+    assert trace is None, f"\n{trace}"
+
+
+def _ignoring_what_is_admitted(w: World) -> None:
+    check_log(w)
+    check_kept(w)
+    check_viewer(w)
+
+
+ADMITTED: dict[str, tuple[Bounds, Callable[[World], None]]] = {
+    "a writer that was cut off, superseded, and came back after Redis had lost that": (
+        Bounds(zombies=False, cancels=0, lost_replies=0, endings=False),
+        _ignoring_what_is_admitted,
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", ADMITTED)
+def test_what_is_admitted_does_happen(loss: str) -> None:
+    """An exception that excuses nothing would only hide something."""
+    bounds, check = ADMITTED[loss]
+    assert check is not check_all
+    trace = Search(bounds, check=check).run(STATES)
+    print(f"\n{loss}: {trace}")
+    assert trace is not None

@@ -1,0 +1,120 @@
+"""Servers and workers of test deployments are forked from a process that has imported them already.
+
+Importing costs a second of CPU each time, and the suite starts some two hundred of them; everything else about them
+is as it is with `python -m`: processes of their own, with their own environment, folder, output and signals.
+tests/command and tests/docs start them as users do.
+
+Protocol, a JSON line each way: {"module", "argv", "environment", "folder", "output"} → its pid; {"wait": pid} → its
+exit code. A child that has ended stays a zombie until it is waited for, so its pid is nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+CAN_FORK = hasattr(os, "pidfd_open")  # Linux
+
+
+class Forked:
+    """As much of subprocess.Popen as tests need."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._zygote = zygote
+        self._end = os.pidfd_open(pid)
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def poll(self) -> int | None:
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._wait(timeout) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _wait(self, timeout_s: float | None) -> int | None:
+        if self.returncode is None and select.select([self._end], [], [], timeout_s)[0]:
+            self.returncode = self._zygote.ask({"wait": self.pid})
+            os.close(self._end)
+        return self.returncode
+
+
+class Zygote:
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+        )
+        self._lock = threading.Lock()
+
+    def fork(self, module: str, argv: list[str], environment: dict[str, str], folder: Path, output: Path) -> Forked:
+        where = {"folder": str(folder), "output": str(output)}
+        return Forked(self, self.ask({"module": module, "argv": argv, "environment": environment, **where}))
+
+    def ask(self, request: dict[str, Any]) -> int:
+        with self._lock:
+            assert self._process.stdin
+            assert self._process.stdout
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+
+
+@lru_cache(1)
+def zygote() -> Zygote:
+    return Zygote()
+
+
+def _serve() -> dict[str, Any]:
+    """Until the tests have ended. Returns in a child, with what it is to be."""
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            _answer(os.waitstatus_to_exitcode(status))
+        elif pid := os.fork():
+            _answer(pid)
+        else:
+            become: dict[str, Any] = request
+            return become
+    sys.exit()
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _become(request: dict[str, Any]) -> None:
+    output = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for ours, its in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(ours, its)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = request["argv"]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    import worker.main  # noqa: F401 - so that children need not
+
+    _become(_serve())

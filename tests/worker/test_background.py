@@ -116,9 +116,10 @@ async def test_a_listener_whose_connection_breaks_listens_again(
     valkey_url: str, redis: Redis, standin: StandIn
 ) -> None:
     async with a_worker(valkey_url, standin):
-        [before] = await _subscribers(redis)
+        while len(before := await _subscribers(redis)) != 1:
+            pass
         await redis.client_kill_filter(_type="pubsub")
-        while await _subscribers(redis) in ([], [before]):
+        while await _subscribers(redis) in ([], before):
             pass
 
 

@@ -140,9 +140,11 @@ class StreamWriter:
         # The ending of a full stream travels alone: then no limit can refuse it.
         if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_over_limit():
             pending.pop()
-        under = "" if self._may_heal() else self.claimed.server
-        first_id, attempt = self.pen.base + first, self.claimed.attempt
-        return Append(self.sid, self.pen, first_id, pending, attempt=attempt, claimed_under=under)
+        return self.stamped(Append(self.sid, self.pen, self.pen.base + first, pending, attempt=self.claimed.attempt))
+
+    def stamped(self, append: Append) -> Append:
+        """With this writer's right to heal as it is now: the process may have stood still between two tries."""
+        return append._replace(claimed_under="" if self.may_heal() else self.claimed.server)
 
     def has_kept_its_ending(self) -> bool:
         """Whether a renewal that is answered now came a lease after the ending was there: it will stay."""
@@ -150,7 +152,7 @@ class StreamWriter:
             return False
         return _now_s() - self._ended_at_s >= self._commit.log.lease_s
 
-    def _may_heal(self) -> bool:
+    def may_heal(self) -> bool:
         return not self._commit.pulse.stood_still_since(self._claimed_at_s)
 
     def settle(self, sent: Append, outcome: Appended | LasteventError) -> None:
@@ -162,7 +164,7 @@ class StreamWriter:
         elif isinstance(outcome, AppendGap):
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
             self._confirm_to(outcome.tail)
-        elif isinstance(outcome, StreamNotFound) and self._may_heal():
+        elif isinstance(outcome, StreamNotFound) and self.may_heal():
             logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)
             self.vanished = True
             self._confirm_to(0)
@@ -276,20 +278,29 @@ class GroupCommit:
                 await self._restore(writer)
         batches = [writer.batch() for writer in writers if not writer.lost]
         writers = [writer for writer in writers if not writer.lost]
-        for writer, sent, outcome in zip(writers, batches, await self._append(batches), strict=True):
+        for writer, sent, outcome in zip(writers, batches, await self._append(writers, batches), strict=True):
             writer.settle(sent, outcome)
 
     async def _restore(self, writer: StreamWriter) -> None:
         try:
-            await self._until_answered(lambda: self.log.restore(writer.claimed))
+            await self._until_answered(lambda: self._restore_once(writer))
         except LasteventError as refused:
             writer.lose(refused)
         # Also when it was refused: a stream that vanishes once more finds a writer that may put it back once more.
         writer.vanished = False
 
-    async def _append(self, batches: list[Append]) -> list[Appended | LasteventError]:
+    async def _restore_once(self, writer: StreamWriter) -> None:
+        if not writer.may_heal():
+            raise StreamNotFound("The stream is gone, and this process stood still: others may have had it since.")
+        await self.log.restore(writer.claimed)
+
+    async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
         # The very same batches each time: that is what makes a retry harmless.
-        return await self._until_answered(lambda: self.log.append_many(batches))
+        return await self._until_answered(
+            lambda: self.log.append_many(
+                [writer.stamped(batch) for writer, batch in zip(writers, batches, strict=True)]
+            )
+        )
 
     async def _until_answered(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0

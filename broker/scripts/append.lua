@@ -41,7 +41,7 @@ if first == 0 then
   local run_id = server()
   if run_id ~= m[8] then
     moved_boot = run_id
-    base = next_block(tail, tonumber(m[9]))
+    base = next_block(tail, base, tonumber(m[9]))
   end
   first = math.max(tail + 1, base)
 elseif same_pen and first >= base then

@@ -27,11 +27,13 @@ if m[3] ~= claim then
   if epoch == 0 and m[9] == server() then
     base = tail + 1
   else
-    base = next_block(tail, tonumber(m[8]))
+    base = next_block(tail, base, tonumber(m[8]))
   end
   epoch, attempt = epoch + 1, attempt + 1
   redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base), 'attempt', attempt,
     'worker', worker, 'lease_until', int(now + lease_ms))
   redis.call('HSETNX', META, 'started', int(now))
+else
+  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 end
 return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), server(), redis.call('HGETALL', META) }

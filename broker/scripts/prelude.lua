@@ -16,8 +16,9 @@ end
 
 -- The pen has changed hands: go on at the start of a block of a million that nobody can have used, not even a
 -- writer whose events Redis has lost since: no writer moves on by more than a block a second of a stream's life.
-local function next_block(tail, created)
-  local behind_tail = math.floor((tail - 1) / BLOCK) + 1
+-- The base of a pen counts as used: its writer may be about to write there, and a claim does not move the tail.
+local function next_block(tail, base, created)
+  local behind_tail = math.floor((math.max(tail, base) - 1) / BLOCK) + 1
   local behind_time = 1 + math.floor((now - created) / 1000)
   return BLOCK * math.max(behind_tail, behind_time) + 1
 end

@@ -1,7 +1,8 @@
 -- release(epoch, claim) → OK
 --
--- Give up the pen (a worker that goes away): the next claim need not wait for the lease. The epoch moves on, so a
--- renewal of this pen that comes late is refused, and does not bring the lease back.
+-- Give up the pen (a worker that goes away): the next claim need not wait for the lease. A renewal of this pen that
+-- comes late has another claim id, and does not bring the lease back. The epoch stays: a claim that came after this pen
+-- and that Redis has lost must still be newer.
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim')
 if not m[1] then
   return { 'NOT_FOUND' }
@@ -12,5 +13,5 @@ end
 if ARGV[1] ~= m[2] or ARGV[2] ~= m[3] then
   return { 'SUPERSEDED' }
 end
-redis.call('HSET', META, 'epoch', int(m[2] + 1), 'claim', '', 'lease_until', '0')
+redis.call('HSET', META, 'claim', '', 'lease_until', '0')
 return { 'OK' }

@@ -35,9 +35,7 @@ async def test_a_rolling_restart_of_servers_and_workers_loses_nothing(deploy: Ca
         restarts += viewer.bytes.count(b"event: restart")
         assert viewer.events[-1].kind == "done"
     cuts = sum(len(viewer.answers) - 1 for viewer in viewers)
-    print(
-        f"{len(streams)} streams, {len(viewers)} viewers, {cuts} cuts, {restarts} restarts: {lost} lost anything"
-    )
+    print(f"{len(streams)} streams, {len(viewers)} viewers, {cuts} cuts, {restarts} restarts: {lost} lost anything")
     assert lost == 0
     assert cuts > 10
 

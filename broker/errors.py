@@ -119,7 +119,7 @@ class LogHealing(RedisUnavailable):
 
     def __init__(self, wait_s: float) -> None:
         super().__init__("Redis has just restarted, and writers are putting lost events back. Try again shortly.")
-        self.retry_after_s = wait_s
+        self.wait_s = self.retry_after_s = wait_s
 
 
 class Draining(LasteventError):

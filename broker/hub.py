@@ -31,7 +31,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from broker.event import from_published
 from broker.keys import Keys
-from broker.log import LEASE_S, server_of
+from broker.log import server_of
 from broker.sse import Frame, frames
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,6 @@ LINGER_S = 10.0
 PING_S = 5.0
 SILENCE_S = 12.0
 """A subscription may be silent for ever and look alive. A ping every 5 s must be answered; two missed: it is dead."""
-
-HEALING_S = LEASE_S
-"""So long after another server answers in its place, a stream that is not there may still be put back by its writer."""
 
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -126,7 +123,6 @@ class Hub:
         self._versions = 0
         self.on_new_server: Callable[[], object] | None = None
         self._server: str | None = None
-        self._healed_at_s = 0.0
 
     @asynccontextmanager
     async def join(self, sid: str) -> AsyncIterator[Topic]:
@@ -140,11 +136,6 @@ class Hub:
     @property
     def is_connected(self) -> bool:
         return self._commands is not None
-
-    @property
-    def is_healing(self) -> bool:
-        """Redis is away, or back since less than a lease as another server: what is not there may come back."""
-        return not self.is_connected or asyncio.get_running_loop().time() < self._healed_at_s
 
     @property
     def topics(self) -> int:
@@ -228,10 +219,8 @@ class Hub:
         await connection.send_command("INFO", "server", "replication")
         info = await connection.read_response(timeout=SILENCE_S)
         server = server_of(parse_info(info))  # type: ignore[no-untyped-call]
-        if self._server not in (None, server):
-            self._healed_at_s = asyncio.get_running_loop().time() + HEALING_S
-            if self.on_new_server:
-                self.on_new_server()
+        if self.on_new_server and self._server not in (None, server):
+            self.on_new_server()
         self._server = server
 
     async def _receive(self, connection: AbstractConnection) -> None:

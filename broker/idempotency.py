@@ -52,6 +52,17 @@ async def reserve(redis: Redis, keys: Keys, tenant: str, key: str, request: Any)
     return Reservation(name, known_sid, digest, first=False, created=state == "created")
 
 
+async def reserved_ms(redis: Redis, reservation: Reservation) -> int:
+    """When this key was reserved, by Redis' clock: what is left of its minute says so."""
+    with from_redis():
+        async with redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.pttl(reservation.key)
+            (seconds, microseconds), left_ms = await pipe.execute()
+    is_reserved = 0 < left_ms <= RESERVED_S * 1000  # else it is gone by now: it was reserved a minute ago
+    return int(seconds) * 1000 + int(microseconds) // 1000 - RESERVED_S * 1000 + (left_ms if is_reserved else 0)
+
+
 async def mark_created(redis: Redis, reservation: Reservation) -> None:
     with from_redis():
         await redis.set(reservation.key, f"{reservation.sid} {reservation.digest} created", ex=KEPT_S)

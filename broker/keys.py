@@ -6,7 +6,7 @@
 | le:{sid}:meta                 | hash    | see META below                              | retention after the ending |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
-| le:boot:<server>              | string  | since when this Redis server is in use (ms) | a day                      |
+| le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid and digest of the body                  | 24 h (1 min until created) |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
@@ -20,10 +20,12 @@
 META, all strings:
   schema 1 · tenant · session · user · producer (worker | external) · model · request (JSON) · metadata (JSON)
   regenerates · on_worker_loss (restart | fail) · abandon_after_s
-  boot        the Redis server that created it: run_id and replication id (prelude.lua)
+  boot        the Redis server that created it: run_id and replication id (prelude.lua); '': nobody knows
   state       queued → running → done | error | cancelled
+  jumped      the server under which the ids of a producer that does not number them have jumped last
   epoch       fencing token: one more each time the pen changes hands
   claim base  the rest of the pen: who claimed (an id the claimer chose), and the pen's first event id
+  claimed_under   the server that ran the claim
   tail        id of the last event · events bytes: how many there are, and their data's size
   lease_until ms · worker (who holds it) · attempt
   created started first_text finished   ms · stopped_after (id before the ending) · ending (its data)
@@ -51,13 +53,11 @@ class Keys:
         self.leases = f"{prefix}leases"
         self.jobs = f"{prefix}jobs"
         self.seized = f"{prefix}seized"
+        self.servers = f"{prefix}servers"
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"
         return StreamKeys(f"{base}log", f"{base}meta", f"{base}live")
-
-    def server(self, server: str) -> str:
-        return f"{self.prefix}boot:{server}"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

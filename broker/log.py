@@ -48,12 +48,22 @@ EXTERNAL_LEASE_S = 30.0
 """An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
 
 PROGRESS = frozenset(
-    {"created", "state", "epoch", "claim", "base", "tail", "events", "bytes", "lease_until", "attempt", "first_text"}
+    {"created", "state", "epoch", "claim", "claimed_under", "base", "tail", "events", "bytes", "lease_until", "attempt"}
+    | {"first_text"}
 )
 """Fields of meta that say how far a stream has come. The others say what it is: a restored one has them again."""
 
-SERVER_SEEN_LIFE_S = 86_400
+SERVERS_KEPT = 8
+SERVERS_LIFE_S = 7 * 86_400
 SERVER_TRIES = 3
+TOO_MANY_SERVERS = "Redis changes servers faster than they can be noted. Try again shortly."
+
+ENDINGS_WAIT = 2 / 3
+"""Of a lease: two heartbeats and looks, in which whoever keeps an ending that Redis lost puts it back. A new ending
+waits for that, and is still there before anybody may claim."""
+
+RETURN_LEASES = 2
+"""Leases in which a stream that Redis lost may come back: its writer may have stood still for almost one of them."""
 
 PAGE_EVENTS = 500
 """Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
@@ -232,12 +242,14 @@ class StreamLog:
         self.max_events = max_events
         self.max_bytes = max_bytes
         self.lease_s = lease_s
-        self._seen_server, self._seen_since_ms = "", 0
+        self._seen_server, self._seen_since_ms, self._server_is_another = "", 0, False
 
     # -- steps that change a stream ------------------------------------------------------------------
 
-    async def create(self, new: NewStream) -> bool:
+    async def create(self, new: NewStream, *, reserved_ms: int | None = None) -> bool:
         """Create a stream with its event 1 (`queued`). True if it is new; repeating it is harmless.
+
+        `reserved_ms`: it may have been created since then, and Redis may have lost that: no id of that time is used.
 
         The sweeper's index is written first: a stream that exists is always one that somebody will look at.
         Its place in the listings comes last, and is written again by a repetition.
@@ -245,7 +257,8 @@ class StreamLog:
         lease_ms = str(round(EXTERNAL_LEASE_S * 1000)) if new.producer == EXTERNAL else ""
         with from_redis():
             await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
-        _, is_new, created_ms = await self._run(CREATE, new.sid, lease_ms, *new.meta())
+        reserved = "" if reserved_ms is None else reserved_ms
+        _, is_new, created_ms = await self._run(CREATE, new.sid, lease_ms, reserved, *new.meta())
         await self._list(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
 
@@ -263,7 +276,7 @@ class StreamLog:
     async def append(self, append: Append) -> Appended:
         """Add events under consecutive ids from `first` on, and renew the lease. Safe to repeat.
 
-        Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap or StreamLimit.
+        Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap, StreamLimit or (a new ending) LogHealing.
         """
         [result] = await self.append_many([append])
         if isinstance(result, LasteventError):
@@ -272,6 +285,17 @@ class StreamLog:
 
     async def append_many(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
         """Group commit: the appends of many streams in one pipeline; what each came to, in their order."""
+        outcomes = await self._append(appends)
+        for _ in range(SERVER_TRIES):
+            refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, _NewServer)}
+            if not refused:
+                return outcomes
+            await self._first_seen(next(iter(refused.values())).server)
+            for at, outcome in zip(refused, await self._append([appends[at] for at in refused]), strict=True):
+                outcomes[at] = outcome
+        raise RedisUnavailable(TOO_MANY_SERVERS)
+
+    async def _append(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
         answers = await self._pipeline([(APPEND, append.sid, self._append_args(append)) for append in appends])
         return [_outcome(append, answer) for append, answer in zip(appends, answers, strict=True)]
 
@@ -384,15 +408,24 @@ class StreamLog:
         if server != self._seen_server:
             await self._first_seen(server)
 
+    async def may_return(self) -> bool:
+        """Whether a stream that is not there may still be put back: Redis has changed servers a moment ago."""
+        await self.note_server()
+        return self._server_is_another and await self.now_ms() - self._seen_since_ms < RETURN_LEASES * self._lease_ms
+
     # -- how a step is called ------------------------------------------------------------------------
 
     async def _first_seen(self, server: str) -> None:
-        key, now_ms = self.keys.server(server), await self.now_ms()
+        key, now_ms = self.keys.servers, await self.now_ms()
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.set(key, now_ms, nx=True, ex=SERVER_SEEN_LIFE_S)
-                pipe.get(key)
-                _, since_ms = await pipe.execute()
+                pipe.zadd(key, {server: now_ms}, nx=True)
+                pipe.zremrangebyrank(key, 0, -1 - SERVERS_KEPT)
+                pipe.expire(key, SERVERS_LIFE_S)
+                pipe.zscore(key, server)
+                pipe.zcard(key)
+                *_, since_ms, servers = await pipe.execute()
+        self._server_is_another = servers > 1 or bool(self._seen_server)
         self._seen_server, self._seen_since_ms = server, int(since_ms)
 
     async def _run_on_known_server(
@@ -404,7 +437,7 @@ class StreamLog:
                 return await self._run(script, sid, *args((self._seen_server, self._seen_since_ms)))
             except _NewServer as new:
                 await self._first_seen(new.server)
-        raise RedisUnavailable("Redis changes servers faster than they can be noted. Try again shortly.")
+        raise RedisUnavailable(TOO_MANY_SERVERS)
 
     async def _list(self, sid: str, tenant: str, session: str, created_ms: int) -> None:
         keys, life_s = self.keys, round(self.retention_s + LISTING_SLACK_S)
@@ -428,7 +461,9 @@ class StreamLog:
             raise ValueError("nothing follows a terminal event")  # a caller's bug, and G3 would be gone with it
         pen, lease_ms = append.pen, round(append.lease_s * 1000)
         args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, lease_ms, self._retention_ms]
+        endings_from_ms = self._seen_since_ms + round(ENDINGS_WAIT * self._lease_ms)
         args += (self.max_events, self.max_bytes, append.attempt, append.claimed_under)
+        args += (self._seen_server, endings_from_ms)
         for kind, data, t in append.events:
             args += (kind, data, "" if t is None else t)
         return args

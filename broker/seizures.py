@@ -53,13 +53,14 @@ class Seizures:
 
     async def run(self) -> None:
         """Look after what is kept, for ever. Ends only by cancellation."""
-        wait_s = LOOK_S
+        wait_s = 0.0  # which server this is has to be noted from the start, to notice that it is another one
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._is_due.wait()
             self._is_due.clear()
             try:
+                await self._log.note_server()
                 await self.look()
             except RedisUnavailable:
                 logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))

@@ -24,7 +24,7 @@ from broker.errors import (
 )
 from broker.event import CANCELLED, ERROR, encode_data
 from broker.hub import Hub
-from broker.idempotency import Reservation, mark_created, reserve
+from broker.idempotency import Reservation, mark_created, reserve, reserved_ms
 from broker.log import (
     EXTERNAL,
     EXTERNAL_LEASE_S,
@@ -74,7 +74,7 @@ class Streams:
         Raises LogHealing where Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await self.log.read_meta(sid)
-        if not meta and self._hub.is_healing:
+        if not meta and await self.log.may_return():
             raise LogHealing(LEASE_S)
         if not meta:
             with from_redis():
@@ -162,7 +162,9 @@ class Streams:
             if reservation.created:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
         new = replace(template, sid=reservation.sid if reservation else new_sid())
-        await self.log.create(new)
+        # Whoever comes second cannot know whether the first has made it, and Redis has lost that.
+        since_ms = await reserved_ms(redis, reservation) if reservation and not reservation.first else None
+        await self.log.create(new, reserved_ms=since_ms)
         if reservation:
             await mark_created(redis, reservation)
         if new.producer != EXTERNAL:

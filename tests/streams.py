@@ -6,14 +6,17 @@ written into Redis as they would be found there.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from broker.errors import LeaseHeld
 from broker.event import encode_data
 from broker.log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.writer import GroupCommit
 
+LIMIT_S = 60.0
 PROMPT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
 
 
@@ -38,6 +41,19 @@ async def taken_over(log: StreamLog, sid: str) -> Claimed:
         await expire_lease(log, sid)
         with suppress(LeaseHeld):  # it is not dead at all, and has renewed its lease in between
             return await log.claim(sid, new_claim_id(), "worker-2")
+
+
+@asynccontextmanager
+async def committing(log: StreamLog) -> AsyncIterator[GroupCommit]:
+    """A group commit that runs, for at most LIMIT_S."""
+    commit = GroupCommit(log)
+    loop = asyncio.create_task(commit.run())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield commit
+    finally:
+        loop.cancel()
+        await asyncio.wait([loop])
 
 
 def text(*words: str) -> list[Unsent]:

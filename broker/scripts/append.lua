@@ -1,5 +1,5 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, attempt, claimed under or '',
---        [kind, data, t or ''] …)
+--        seen server, when endings may be new there (ms), [kind, data, t or ''] …)
 --   → OK, tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
 --
 -- Nothing may follow a terminal event in a batch: log.py refuses to send one.
@@ -15,15 +15,17 @@
 --  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back (attempt: as
 --    its claim had counted)
 --  5 a hole before the first event: the writer sends again from tail + 1, never from below its base
+--  6 a new ending (one without a time) under another server than the stream's: not until whoever keeps an ending
+--    that was lost has had the time to put it back. The pen is kept, the lease renewed
 local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local attempt, claimed_under = ARGV[9], ARGV[10]
-local HEAD = 10
+local HEAD = 12
 local count = (#ARGV - HEAD) / 3
 
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text', 'boot',
-  'created')
+  'created', 'jumped')
 local state, tail = m[1], tonumber(m[4])
 if not state then
   return { 'NOT_FOUND' }
@@ -34,13 +36,13 @@ end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
 local skip = 0
-local moved_boot, there_t = nil, 0
+local jumped, there_t = nil, 0
 if first == 0 then
   -- Redis has restarted, and may have lost what this producer, which keeps no numbers, was told the ids of: none of
   -- them may name another event. A producer that does number its events finds itself below the base (GAP).
-  local run_id = server()
-  if run_id ~= m[8] then
-    moved_boot = run_id
+  local this = server()
+  if this ~= (m[10] or m[8]) then
+    jumped = this
     base = next_block(tail, base, tonumber(m[9]))
   end
   first = math.max(tail + 1, base)
@@ -76,14 +78,21 @@ if not same_pen then
   redis.call('HSETNX', META, 'started', int(now))
 end
 redis.call('HSET', META, 'lease_until', int(now + lease_ms))
-if moved_boot then
-  redis.call('HSET', META, 'boot', moved_boot, 'base', int(base))
-end
 if count == 0 then
   return { 'OK', tail, now, 'running', there_t }
 end
 if first + skip ~= math.max(tail + 1, base) then
   return { 'GAP', tail }
+end
+
+if TERMINAL[ARGV[#ARGV - 2]] and ARGV[#ARGV] == '' then
+  local wait = healing(m[8], ARGV[11], tonumber(ARGV[12]), 0)
+  if wait then
+    return wait
+  end
+end
+if jumped then
+  redis.call('HSET', META, 'jumped', jumped, 'base', int(base))
 end
 
 local events, bytes = tonumber(m[5]) + count - skip, tonumber(m[6])

@@ -2,12 +2,13 @@
 --   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta
 --
 -- Take the pen of a stream that waits, or whose writer's lease has run out. The claimer chose the claim id:
--- the same claim again (its reply was lost) is answered with the same pen.
+-- the same claim again (its reply was lost) is answered with the same pen, but not under another server: that may
+-- have lost that somebody took over since.
 -- Races: two workers, one stream: the second finds a lease (HELD). A claim and a cancel: whichever is second finds
 -- the other's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
 local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
-  'boot', 'events', 'bytes', 'on_worker_loss')
+  'boot', 'events', 'bytes', 'on_worker_loss', 'claimed_under')
 local state, epoch, base, tail, attempt = m[1], tonumber(m[2]), tonumber(m[4]), tonumber(m[5]), tonumber(m[6])
 if not state then
   return { 'NOT_FOUND' }
@@ -31,8 +32,10 @@ if m[3] ~= claim then
   end
   epoch, attempt = epoch + 1, attempt + 1
   redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base), 'attempt', attempt,
-    'worker', worker, 'lease_until', int(now + lease_ms))
+    'worker', worker, 'lease_until', int(now + lease_ms), 'claimed_under', server())
   redis.call('HSETNX', META, 'started', int(now))
+elseif m[13] ~= server() then
+  return { 'HELD', tonumber(m[7]) }
 else
   redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 end

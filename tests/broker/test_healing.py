@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,21 @@ from broker.log import Claimed, StreamLog
 from broker.seizures import Seizures
 from broker.writer import GroupCommit, Pulse, StreamWriter
 from tests.broker.proxy import proxy_to
-from tests.streams import batch, ending, expire_lease, ids, kinds, meta, queued, remember, running, taken_over, text
+from tests.streams import (
+    batch,
+    committing,
+    ending,
+    expire_lease,
+    ids,
+    kinds,
+    meta,
+    queued,
+    remember,
+    running,
+    survive_a_restart_of_redis,
+    taken_over,
+    text,
+)
 from worker.lease import Heartbeat
 
 LIMIT_S = 20
@@ -30,20 +43,10 @@ def log(any_redis: Any) -> StreamLog:
     return StreamLog(any_redis)
 
 
-@pytest.fixture
-async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(log)
-    loop = asyncio.create_task(commit.run())
-    async with asyncio.timeout(LIMIT_S):
-        yield commit
-    loop.cancel()
-    await asyncio.wait([loop])
-
-
 async def vanish(log: StreamLog, sid: str) -> None:
     """Redis lost the stream, its place in the sweeper's index and in the listings."""
     everything = [key async for key in log.redis.scan_iter()]
-    await log.redis.delete(*[key for key in everything if b":boot:" not in key])
+    await log.redis.delete(*[key for key in everything if not key.endswith(b":servers")])
 
 
 def on_another_server(claimed: Claimed) -> Claimed:
@@ -61,7 +64,7 @@ async def test_a_vanished_stream_is_put_back_as_it_was_but_for_its_progress(log:
     await vanish(log, claimed.sid)
     await log.restore(claimed)
     after = await meta(log, claimed.sid)
-    assert {**after, "lease_until": ""} == {**before, "lease_until": ""}
+    assert {**after, "lease_until": "", "claimed_under": before["claimed_under"]} == {**before, "lease_until": ""}
     assert int(after["lease_until"]) > await log.now_ms()
     assert await log.read_all(claimed.sid) == first
     assert await log.redis.zscore(log.keys.leases, claimed.sid) is not None
@@ -168,6 +171,19 @@ async def test_a_writers_ending_is_kept_for_a_lease_and_put_back(
     assert await kinds(log, writer.sid) == ["queued"], "after a lease nobody keeps it"
     await log.seize(writer.sid, "cancelled", b"{}")
     await log.redis.delete(log.keys.leases)
+
+
+async def test_a_new_ending_goes_as_soon_as_no_other_can_come_back(redis: Redis) -> None:
+    log = StreamLog(redis, lease_s=0.6)
+    claimed = await running(log)
+    await survive_a_restart_of_redis(log, claimed.sid)
+    async with committing(log) as commit:
+        writer = StreamWriter(commit, claimed)
+        writer.write("text_delta", {"text": "Salt"})
+        writer.write("done", {})
+        await writer.flush()
+    assert await kinds(log, claimed.sid) == ["queued", "text_delta", "done"]
+    assert (await log.read_last(claimed.sid)).t - int((await meta(log, claimed.sid))["created"]) >= 400
 
 
 async def test_a_seizure_is_put_back_under_its_id_and_time(log: StreamLog) -> None:

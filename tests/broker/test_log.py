@@ -215,6 +215,42 @@ async def test_until_then_its_writer_goes_on_even_with_an_expired_lease(redis: R
     assert await lease_left_ms(log, claimed.sid) > 0
 
 
+async def test_a_new_ending_waits_while_another_may_be_put_back(redis: Redis) -> None:
+    log = StreamLog(redis, lease_s=90)
+    claimed = await running(log)
+    await survive_a_restart_of_redis(log, claimed.sid)
+    await expire_lease(log, claimed.sid)
+    with pytest.raises(LogHealing) as healing:
+        await log.append(batch(claimed, 2, *text("Salt"), ending()))
+    assert 50 < healing.value.wait_s <= 60
+    assert await ids(log, claimed.sid) == [1]
+    assert await lease_left_ms(log, claimed.sid) > 0
+    assert (await log.append(batch(claimed, 2, *text("Salt"), ending()._replace(t=1)))).state == "done"
+
+
+async def test_a_claim_is_not_repeated_under_another_server(log: StreamLog) -> None:
+    claimed = await running(log)
+    await log.redis.hset(log.keys.stream(claimed.sid).meta, "claimed_under", "the server of before")
+    with pytest.raises(LeaseHeld):
+        await log.claim(claimed.sid, claimed.pen.claim_id, "worker-1")
+
+
+async def test_what_may_have_been_created_before_uses_no_id_of_that_time(redis: Redis) -> None:
+    log, new = StreamLog(redis, lease_s=0), new_stream()
+    assert await log.create(new, reserved_ms=await log.now_ms() - 2500)
+    assert (await log.claim(new.sid, "claim-1", "worker-1")).pen.base >= 3_000_001
+    assert not await log.create(new, reserved_ms=1)
+
+
+async def test_after_a_change_of_servers_what_is_missing_may_return_for_two_leases(redis: Redis) -> None:
+    assert not await StreamLog(redis).may_return()
+    [this] = await redis.zrange(StreamLog(redis).keys.servers, 0, -1)
+    await redis.zadd(StreamLog(redis).keys.servers, {"the server of before": 1})
+    assert await StreamLog(redis).may_return()
+    await redis.zincrby(StreamLog(redis).keys.servers, -12_000, this)
+    assert not await StreamLog(redis).may_return()
+
+
 # -- append ------------------------------------------------------------------------------------------------
 
 

@@ -45,14 +45,6 @@ from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
 from tests.streams import expire_lease, meta, new_stream
 
 SID = "s1"
-NOT_BUILT = frozenset(
-    {
-        "no new ending while healing",
-        "created again",
-    }
-)
-"""Rules that the model has and the scripts have not."""
-
 WORDS: dict[type[LasteventError], str] = {
     StreamNotFound: "NOT_FOUND",
     StreamClosed: "CLOSED",
@@ -98,7 +90,7 @@ class Beside(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.log = StreamLog(self.connect())
-        self.steps = Steps(without=NOT_BUILT)
+        self.steps = Steps()
         self.server = Server(1)
         self.stream: Stream | None = None
         self.this_server = ""
@@ -126,10 +118,11 @@ class Beside(RuleBasedStateMachine):
     # -- what anybody may do -------------------------------------------------------------------------
 
     @precondition(lambda self: self.stream is None or not self.claims)
-    @rule()
-    def create(self) -> None:
-        is_new = self.run(self.log.create(new_stream(SID)))
-        self.stream, answer = self.steps.create(self.server, self.stream)
+    @rule(again=st.booleans())
+    def create(self, again: bool = False) -> None:
+        reserved_ms = self.run(self.log.now_ms()) - 1000 * self.server.now if again else None
+        is_new = self.run(self.log.create(new_stream(SID), reserved_ms=reserved_ms))
+        self.stream, answer = self.steps.create(self.server, self.stream, again=again)
         assert int(is_new) == answer[1]
 
     @rule(worker=WORKERS, again=SELDOM, waits=OFTEN)
@@ -280,7 +273,8 @@ class Beside(RuleBasedStateMachine):
         self.server = Server(self.server.id + 1, NEW, self.server.now)
         self.run(self._see_server_since(0))
         if self.stream:
-            self.run(self._set_meta(boot=self.name_of(self.stream.boot)))
+            under = self.stream.claimed_under
+            self.run(self._set_meta(boot=self.name_of(self.stream.boot), claimed_under=self.name_of(under)))
 
     async def _put_back(self, meta_dump: bytes, log_dump: bytes) -> None:
         keys = self.log.keys.stream(SID)
@@ -296,8 +290,8 @@ class Beside(RuleBasedStateMachine):
         self.run(self._see_server_since(60_000))
 
     async def _see_server_since(self, ms: int) -> None:
-        key, now_ms = self.log.keys.server(self.this_server), await self.log.now_ms()
-        await self.log.redis.set(key, now_ms - ms, ex=86_400)
+        now_ms = await self.log.now_ms()
+        await self.log.redis.zadd(self.log.keys.servers, {self.this_server: now_ms - ms})
         self.log._seen_server = ""  # it is to look again
 
     # -- both say the same ---------------------------------------------------------------------------
@@ -328,7 +322,7 @@ class Beside(RuleBasedStateMachine):
         assert (int(found.get("lease_until", 0)) > 1) == self.stream.leased
 
     def name_of(self, server: int) -> str:
-        return self.this_server if server == self.server.id else f"server-{server}"
+        return self.this_server if server == self.server.id else f"server-{server}" if server else ""
 
     def tell_the_time(self) -> None:
         """The stream is as old as in the model, and a fifth of a second: a step has the rest of it to be made."""

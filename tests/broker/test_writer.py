@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuper
 from broker.log import Claimed, StreamLog, new_claim_id
 from broker.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from tests.broker.proxy import Proxy, proxy_to
-from tests.streams import batch, ids, kinds, meta, queued, remember, running, taken_over, text
+from tests.streams import batch, committing, ids, kinds, meta, queued, remember, running, taken_over, text
 
 LIMIT_S = 30.0
 
@@ -33,24 +33,6 @@ async def log(redis: Redis, proxy: Proxy) -> AsyncIterator[StreamLog]:
     """The writers' log, through the proxy. `redis` is there to look past it."""
     async with connect(proxy.url) as client:
         yield StreamLog(client)
-
-
-@asynccontextmanager
-async def committing(log: StreamLog) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(log)
-    loop = asyncio.create_task(commit.run())
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            yield commit
-    finally:
-        loop.cancel()
-        await asyncio.wait([loop])
-
-
-@pytest.fixture
-async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
-    async with committing(log) as commit:
-        yield commit
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 
 from tests.deployment import Deployment, wait_until
 from tests.http.wire import Api, Exchange, frames, ids, problem
@@ -99,6 +100,24 @@ def test_a_key_is_for_one_request(api: Api) -> None:
     )
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
     assert api.all_ids() == before
+
+
+def test_a_key_whose_stream_redis_has_lost_makes_it_again_with_no_id_of_before(
+    deployment: Deployment, api: Api, other_api: Api
+) -> None:
+    key = {"Idempotency-Key": "lost"}
+    sid = api.post("/v1/streams", {"prompt": QUICK}, headers=key).json()["id"]
+    with api.follow(sid) as viewer:
+        viewer.read_to_end()
+    with redis.Redis.from_url(deployment.redis_url) as client:  # rolled back to after the reservation
+        [name] = client.scan_iter("le:idem:*:lost")
+        client.set(name, client.get(name).replace(b"created", b"reserved"), ex=30)
+        client.delete(f"le:{{{sid}}}:meta", f"le:{{{sid}}}:log")
+    again = other_api.post("/v1/streams", {"prompt": QUICK}, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, sid)
+    with other_api.follow(sid) as viewer:
+        first, second, *_ = ids(viewer.read_to_end())
+    assert (first, second > 30_000_000) == (1, True)
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü"])

@@ -53,6 +53,7 @@ class Stream(NamedTuple):
     boot: int
     created: int
     log: tuple[tuple[int, Event], ...]
+    claimed_under: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -101,6 +102,9 @@ class Steps:
                 return stream, ("HEALING",)
             pen = Pen(stream.pen.epoch + 1, claim, self._base(server, stream))
             stream = stream._replace(state="running", pen=pen, leased=True, attempt=stream.attempt + 1)
+            stream = stream._replace(claimed_under=server.id)
+        elif stream.claimed_under != server.id and self.has("no claim is repeated elsewhere"):
+            return stream, ("HELD",)
         elif self.has("a repeated claim renews"):
             stream = stream._replace(leased=True)
         return stream, ("OK", stream.pen, stream.tail, stream.attempt)

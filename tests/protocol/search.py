@@ -213,8 +213,6 @@ class Search:
             yield f"{me.name} is stopped, dead or cut off", _with(w, n, away)._replace(absences=w.absences + 1)
 
     def _claim(self, w: World, n: int, me: Worker) -> Iterator[tuple[str, World]]:
-        if me.claiming and me.claimed_under != w.server.id and self._has("no claim is repeated elsewhere"):
-            return
         stream, answer = self.steps.claim(w.server, w.stream, me.name)
         if answer[0] == "OK":
             _, pen, tail, attempt = answer

@@ -16,7 +16,7 @@ import worker.generation
 from broker.event import Event, text_since_restart
 from broker.log import Claimed, StreamLog, new_claim_id
 from broker.writer import GroupCommit, StreamWriter
-from tests.streams import expire_lease, meta, queued, taken_over
+from tests.streams import committing, expire_lease, meta, queued, taken_over
 from worker.generation import Generation
 from worker.lease import Heartbeat
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
@@ -51,15 +51,6 @@ async def patient(standin: StandIn) -> AsyncIterator[AnthropicProvider]:
 @pytest.fixture
 def log(redis: Redis) -> StreamLog:
     return StreamLog(redis)
-
-
-@pytest.fixture
-async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(log)
-    loop = asyncio.create_task(commit.run())
-    yield commit
-    loop.cancel()
-    await asyncio.wait([loop])
 
 
 @pytest.fixture(autouse=True)
@@ -291,10 +282,8 @@ async def test_an_oddity_ends_the_stream_with_one_error(commit: GroupCommit, odd
 async def test_wherever_a_stream_is_full_it_ends_with_one_error(
     redis: Redis, provider: AnthropicProvider, standin: StandIn, max_events: int
 ) -> None:
-    commit = GroupCommit(StreamLog(redis, max_events=max_events))
-    loop = asyncio.create_task(commit.run())
-    events = await generate(commit, provider, f"[[tokens=3 cut_at=2 {FAST}]]")
-    loop.cancel()
+    async with committing(StreamLog(redis, max_events=max_events)) as commit:
+        events = await generate(commit, provider, f"[[tokens=3 cut_at=2 {FAST}]]")
     assert len(events) == max_events + 1
     assert endings(events) == ["error"]
     assert data(events[-1])["code"] == "stream_limit"

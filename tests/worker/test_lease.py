@@ -371,16 +371,6 @@ async def test_a_sweep_looks_at_more_than_a_batch(
 # -- the heartbeat -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
-    commit = GroupCommit(log)
-    loop = asyncio.create_task(commit.run())
-    async with asyncio.timeout(LIMIT_S):
-        yield commit
-    loop.cancel()
-    await asyncio.wait([loop])
-
-
 def heartbeat_of(log: StreamLog, *writers: StreamWriter) -> Heartbeat:
     heartbeat = Heartbeat(log)
     for writer in writers:

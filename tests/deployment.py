@@ -54,8 +54,9 @@ class Process:
         self.output.touch()
         if CAN_FORK and self._argv[:2] == [sys.executable, "-m"]:
             _, _, module, *arguments = self._argv
+            files = (Path(os.devnull), self.output, self.output)
             self._process = zygote().fork(
-                module, [f"python -m {module}", *arguments], self._environment, self._folder, self.output
+                module, [f"python -m {module}", *arguments], self._environment, self._folder, files
             )
             return
         with self.output.open("ab") as output:

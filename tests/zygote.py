@@ -1,10 +1,10 @@
-"""Servers and workers of test deployments are forked from a process that has imported them already.
+"""Servers, workers and commands of tests are forked from a process that has imported them already.
 
-Importing costs a second of CPU each time, and the suite starts some two hundred of them; everything else about them
-is as it is with `python -m`: processes of their own, with their own environment, folder, output and signals.
-tests/command and tests/docs start them as users do.
+Importing costs up to a second of CPU each time, and the suite starts some three hundred of them; everything else about
+them is as it is with `python -m`: processes of their own, with their own environment, folder, files and signals.
+What runs until it is stopped in tests/command, and all of tests/docs, is started as users do.
 
-Protocol, a JSON line each way: {"module", "argv", "environment", "folder", "output"} → its pid; {"wait": pid} → its
+Protocol, a JSON line each way: {"module", "argv", "environment", "folder", "files"} → its pid; {"wait": pid} → its
 exit code. A child that has ended stays a zombie until it is waited for, so its pid is nobody else's.
 """
 
@@ -64,8 +64,11 @@ class Zygote:
         )
         self._lock = threading.Lock()
 
-    def fork(self, module: str, argv: list[str], environment: dict[str, str], folder: Path, output: Path) -> Forked:
-        where = {"folder": str(folder), "output": str(output)}
+    def fork(
+        self, module: str, argv: list[str], environment: dict[str, str], folder: Path, files: tuple[Path, Path, Path]
+    ) -> Forked:
+        """`files`: its standard input, output and error, which are there already."""
+        where = {"folder": str(folder), "files": [str(file) for file in files]}
         return Forked(self, self.ask({"module": module, "argv": argv, "environment": environment, **where}))
 
     def ask(self, request: dict[str, Any]) -> int:
@@ -103,10 +106,8 @@ def _answer(number: int) -> None:
 
 
 def _become(request: dict[str, Any]) -> None:
-    output = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for ours, its in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(ours, its)
+    for its, file in enumerate(request["files"]):
+        os.dup2(os.open(file, os.O_RDONLY if its == 0 else os.O_WRONLY | os.O_APPEND), its)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -115,6 +116,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import worker.main  # noqa: F401 - so that children need not
+    import broker.cli  # noqa: F401 - so that children need not
+    import worker.main  # noqa: F401
 
     _become(_serve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.viewers.viewer import Answer, post
@@ -24,7 +25,10 @@ class Producer:
         self._check(await self.try_to_write([{"event": "text_delta", "data": {"text": text}} for text in texts]))
 
     async def finish(self) -> None:
-        self._check(await self.try_to_write([{"event": "done", "data": {}}]))
+        """Asks again when it is told to: for some seconds after a restart of Redis an ending has to wait."""
+        while (answer := await self.try_to_write([{"event": "done", "data": {}}])).status == 503:
+            await asyncio.sleep(int(answer.headers["retry-after"]))
+        self._check(answer)
 
     async def try_to_write(self, events: list[dict[str, Any]]) -> Answer:
         """May be repeated, until it was a success: `first` says which events these are."""

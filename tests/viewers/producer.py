@@ -26,8 +26,10 @@ class Producer:
 
     async def finish(self) -> None:
         """Asks again when it is told to: for some seconds after a restart of Redis an ending has to wait."""
-        while (answer := await self.try_to_write([{"event": "done", "data": {}}])).status == 503:
+        answer = await self.try_to_write([{"event": "done", "data": {}}])
+        if answer.status == 503:
             await asyncio.sleep(int(answer.headers["retry-after"]))
+            answer = await self.try_to_write([{"event": "done", "data": {}}])
         self._check(answer)
 
     async def try_to_write(self, events: list[dict[str, Any]]) -> Answer:

@@ -19,11 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 CAN_FORK = hasattr(os, "pidfd_open")  # Linux
+RUN_LIMIT_S = 60.0
 
 
 class Forked:
@@ -84,6 +87,24 @@ class Zygote:
 @lru_cache(1)
 def zygote() -> Zygote:
     return Zygote()
+
+
+def run_module(
+    module: str, args: Sequence[str | bytes], environment: dict[str, str], folder: Path, given: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """`python -m module args` to its end."""
+    if not CAN_FORK or "PYTHONUTF8" in environment:  # it says how Python starts
+        command = [sys.executable, "-m", module, *args]
+        return subprocess.run(
+            command, env=environment, cwd=folder, input=given, capture_output=True, timeout=RUN_LIMIT_S, check=False
+        )
+    with TemporaryDirectory() as beside:
+        files = stdin, stdout, stderr = (Path(beside, "in"), Path(beside, "out"), Path(beside, "err"))
+        stdin.write_bytes(given)
+        stdout.touch()
+        stderr.touch()
+        forked = zygote().fork(module, [module, *map(os.fsdecode, args)], environment, folder, files)
+        return subprocess.CompletedProcess(args, forked.wait(RUN_LIMIT_S), stdout.read_bytes(), stderr.read_bytes())
 
 
 def _serve() -> dict[str, Any]:

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.deployment import wait_until
-from tests.zygote import CAN_FORK, zygote
+from tests.zygote import run_module
 
 LIMIT_S = 60.0
 COMMAND = [sys.executable, "-m", "broker"]
@@ -30,35 +29,11 @@ def lastevent(tmp_path: Path) -> Callable[..., Ended]:
     """lastevent("ls", "--json", url=…, input=b"…", LASTEVENT_…="…") → how it ended. None ends with a traceback."""
 
     def run(*args: str | bytes, url: str = "http://127.0.0.1:1", given: bytes = b"", **settings: str) -> Ended:
-        can_fork = CAN_FORK and not any(name.startswith("PYTHON") for name in settings)  # these say how Python starts
-        how = _run_forked if can_fork else _run_anew
-        ended = how(args, environment(LASTEVENT_URL=url, **settings), tmp_path, given)
+        ended = run_module("broker", args, environment(LASTEVENT_URL=url, **settings), tmp_path, given)
         assert b"Traceback" not in ended.stderr, ended.stderr.decode()
         return ended
 
     return run
-
-
-def _run_anew(args: tuple[str | bytes, ...], environment: dict[str, str], folder: Path, given: bytes) -> Ended:
-    return subprocess.run(
-        [*COMMAND, *args],
-        env=environment,
-        cwd=folder,
-        input=given,
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-
-
-def _run_forked(args: tuple[str | bytes, ...], environment: dict[str, str], folder: Path, given: bytes) -> Ended:
-    with TemporaryDirectory() as beside:
-        files = stdin, stdout, stderr = (Path(beside, "in"), Path(beside, "out"), Path(beside, "err"))
-        stdin.write_bytes(given)
-        stdout.touch()
-        stderr.touch()
-        forked = zygote().fork("broker", ["lastevent", *map(os.fsdecode, args)], environment, folder, files)
-        return subprocess.CompletedProcess(args, forked.wait(LIMIT_S), stdout.read_bytes(), stderr.read_bytes())
 
 
 class Running:

@@ -75,7 +75,7 @@ schema = schemathesis.openapi.from_dict(create_app(load_settings()).openapi())
 
 
 @schema.parametrize()
-@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_no_input_is_a_fault_of_the_server_and_every_answer_is_as_documented(case: Any, target: Target) -> None:
     target.aim(case)
     case.validate_response(answer(case, target), checks=list(CONFORMANCE))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,9 @@ def left_over():
 while os.path.isdir("/proc") and list(left_over()):
     pass
 """
+
+# A shell that runs the suite in the background has it ignore Ctrl-C, and so every process that a test presses it on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.faults.chaos import Chaos, Options, Outcome
 from tests.faults.plan import plan_faults
-from tests.faults.report import exceptions_in, render
+from tests.faults.report import code_now, exceptions_in, render
 
 SHOWN = 40
 
@@ -28,8 +28,9 @@ def main() -> int:
         return 0
     folder = Path(tempfile.mkdtemp(prefix=f"le-faults-{options.seed}-", dir="/tmp"))  # short: it holds a socket
     print(f"{len(options.faults)} faults in {options.seconds:g} s, seed {options.seed}, in {folder}", flush=True)
+    code = code_now()
     outcome = asyncio.run(_run(folder, options))
-    table = render(options, outcome, folder)
+    table = render(options, outcome, code)
     print(table)
     if arguments.report:
         arguments.report.write_text(table)

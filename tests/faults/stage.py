@@ -1,14 +1,13 @@
 """The processes of a run, and how each fault is done to them. Each fault says what it did, and when, in `history`.
 
-Everything runs from a copy of the product's code, taken at the start: who edits the tree meanwhile changes nothing.
-The provider is a stand-in in a process of its own, so that a worker's death does not end it.
+Processes are forked from one that has imported everything at the start (tests/zygote.py): who edits the tree meanwhile
+changes nothing. The provider is a stand-in in a process of its own, so that a worker's death does not end it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from tests.deployment import Process, free_port
 from tests.faults.checker import Away, Held, History, Kill, Loss
 from tests.faults.plan import Fault
 
-ROOT = Path(__file__).resolve().parents[2]
 NEVER = float("inf")
 POLL_S = 0.02
 START_LIMIT_S = 30.0
@@ -155,18 +153,16 @@ class Stage:
     # -- beginning and end -----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Stage:
-        for package in ("broker", "worker"):
-            shutil.copytree(ROOT / package, self.folder / package)  # with times, so that its .pyc files stay valid
         (self.folder / "redis").mkdir()
         self._reaper = self._start_reaper()
         try:
             self._start(self.redis_part)
-            await self._until(self.redis_answers, "Redis answers")
+            await self.until(self.redis_answers, "Redis answers")
             self._redis_since = time.time()
             for part in (self.standin, *self.servers, *self.workers):
                 self._start(part)
             for port in self.ports:
-                await self._until(lambda port=port: _accepts(port), "a server listens")
+                await self.until(lambda port=port: _accepts(port), "a server listens")
             self._tasks = [
                 asyncio.create_task(self._for_ever(self._mark, MARK_EVERY_S)),
                 asyncio.create_task(self._for_ever(self._look_at_pens, 1.0)),
@@ -195,7 +191,7 @@ class Stage:
                     part.process.send(signal.SIGCONT)
                 else:
                     self._start(part)
-        await self._until(self.redis_answers, "Redis answers")
+        await self.until(self.redis_answers, "Redis answers")
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", _REAPER, str(self.folder)]
@@ -219,7 +215,7 @@ class Stage:
                     await result
 
     @staticmethod
-    async def _until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:
+    async def until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:
         deadline = time.monotonic() + limit_s
         while True:
             result = condition()
@@ -367,7 +363,7 @@ class Stage:
         await asyncio.sleep(fault.seconds)
         self._start(server)
         with suppress(TimeoutError):  # then _restart_crashed says why
-            await self._until(lambda: _accepts(self.ports[fault.target]), "a server listens")
+            await self.until(lambda: _accepts(self.ports[fault.target]), "a server listens")
 
     async def _stopped(self, part: Part, seconds: float) -> None:
         self.say(f"{part.name} ({part.id}) stops for {seconds:.2f} s")
@@ -383,7 +379,7 @@ class Stage:
         begin = time.time()
         part.process.send(signal.SIGTERM)
         try:
-            await self._until(lambda: not part.process.is_alive(), "it has drained", DRAIN_LIMIT_S)
+            await self.until(lambda: not part.process.is_alive(), "it has drained", DRAIN_LIMIT_S)
         except TimeoutError:
             self.crashes.append(f"{part.name} ({part.id}) had not drained after {DRAIN_LIMIT_S} s")
             part.kill()
@@ -459,7 +455,7 @@ class Stage:
         self.say(f"redis killed{f', and rolled back by {at - mark.at:.2f} s' if mark else ''}")
         await asyncio.sleep(pause_s)
         self._start(self.redis_part)
-        await self._until(self.redis_answers, "Redis answers")
+        await self.until(self.redis_answers, "Redis answers")
         until = self._redis_since = time.time()
         self._marks.clear()
         self.say("redis is back")

@@ -125,9 +125,10 @@ def test_a_seizures_jump_passes() -> None:
     assert judge(log, viewer(*log), told=[Told(T0, "s", "cancelled", 4_000_001, 3)]).findings == []
 
 
-def test_a_first_claim_jumps_only_under_another_boot_of_redis() -> None:
+def test_a_first_claim_jumps_only_under_another_boot_of_redis_or_if_it_may_be_the_second() -> None:
     log = ["1 queued", "3000001 start", "3000002 done"]
     assert judge(log, viewer(*log), restarts=[T0 + 1]).findings == []
+    assert judge(log, viewer(*log), asked_again={"s"}).findings == []
     assert rules(judge(log, viewer(*log))) == [HOLE]
 
 

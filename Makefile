@@ -19,9 +19,10 @@ setup: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/lastevent up $(ARGS)
 
-# Three processes on two cores, since many tests wait for processes of their own; worksteal, since a few of them are long.
+# Four processes on two cores, since many tests wait for processes of their own; worksteal, since a few of them are long.
+# With .pyc files, also where they are switched off: without them each process compiles every test for itself.
 test: .venv/installed
-	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check --quiet

@@ -48,8 +48,7 @@ EXTERNAL_LEASE_S = 30.0
 """An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
 
 PROGRESS = frozenset(
-    {"created", "state", "epoch", "claim", "claimed_under", "base", "tail", "events", "bytes", "lease_until", "attempt"}
-    | {"first_text"}
+    "created state epoch claim claimed_under base tail events bytes lease_until attempt first_text".split()
 )
 """Fields of meta that say how far a stream has come. The others say what it is: a restored one has them again."""
 

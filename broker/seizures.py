@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from broker.errors import LasteventError, RedisUnavailable, StreamNotFound
+from broker.errors import LasteventError, LogHealing, RedisUnavailable, StreamNotFound
 from broker.log import Seized, Seizure, StreamLog, new_claim_id
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ class Seizures:
         wanted = Seizure(sid, new_claim_id(), kind, data)
         try:
             seized, done = await self._log.put(wanted, only_expired=only_expired)
-        except RedisUnavailable as unavailable:
-            if unavailable.retry_after_s is not None and type(unavailable) is not RedisUnavailable:
-                raise  # it did answer: not now
+        except LogHealing:
+            raise  # it did answer: not now
+        except RedisUnavailable:
             seized, done = await self._log.put(wanted, only_expired=only_expired)
         if not seized.already:
             self._kept.append(_Kept(done, time.monotonic()))

@@ -24,6 +24,10 @@ from tests.zygote import CAN_FORK, Forked, zygote
 START_LIMIT_S = 30.0
 POLL_S = 0.02
 
+HTTP = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+"""Requests on connections of their own. httpx.get makes a client each time, with 18 ms of TLS settings: tests that
+ask until something is there would do little else."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -144,13 +148,13 @@ class Deployment:
 
     def is_ready(self, number: int = 0) -> bool:
         try:
-            return httpx.get(f"{self.urls[number]}/readyz", trust_env=False, timeout=5).status_code == 200
+            return HTTP.get(f"{self.urls[number]}/readyz", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
     def create(self, prompt: str, **body: Any) -> str:
         """Start a generation; its id."""
-        answer = httpx.post(f"{self.url}/v1/streams", json={"prompt": prompt, **body}, trust_env=False)
+        answer = HTTP.post(f"{self.url}/v1/streams", json={"prompt": prompt, **body})
         assert answer.status_code == 201, answer.text
         sid: str = answer.json()["id"]
         return sid
@@ -160,7 +164,7 @@ class Deployment:
         record: dict[str, Any] = {}
 
         def ended() -> bool:
-            record.update(httpx.get(f"{self.url}/v1/streams/{sid}", trust_env=False).json())
+            record.update(HTTP.get(f"{self.url}/v1/streams/{sid}").json())
             return record["state"] in ("done", "error", "cancelled")
 
         wait_until(ended, f"stream {sid} has ended", limit_s)

@@ -16,11 +16,10 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.deployment import Deployment, free_port
+from tests.deployment import HTTP, Deployment, free_port
 
 pytestmark = pytest.mark.browser
 
@@ -216,7 +215,7 @@ class Victim:
         self.before = self.state()
 
     def state(self) -> Any:
-        listing = httpx.get(f"{self.url}/v1/streams?limit=200", trust_env=False).json()["streams"]
+        listing = HTTP.get(f"{self.url}/v1/streams?limit=200").json()["streams"]
         mine = [stream for stream in listing if stream["id"] == self.sid]
         return {stream["id"] for stream in listing}, mine
 
@@ -224,7 +223,7 @@ class Victim:
         self._post(f"/v1/streams/{self.sid}/cancel", None)
 
     def _post(self, path: str, body: Any) -> Any:
-        return httpx.post(f"{self.url}{path}", json=body, trust_env=False).raise_for_status().json()
+        return HTTP.post(f"{self.url}{path}", json=body).raise_for_status().json()
 
 
 @pytest.fixture

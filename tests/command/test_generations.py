@@ -10,18 +10,18 @@ import httpx
 import pytest
 
 from tests.command.conftest import Ended, Running
-from tests.deployment import Deployment, wait_until
+from tests.deployment import HTTP, Deployment, wait_until
 
 Lastevent = Callable[..., Ended]
 Start = Callable[..., Running]
 
 
 def text_of(url: str, sid: str) -> str:
-    return httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text
+    return HTTP.get(f"{url}/v1/streams/{sid}/text").text
 
 
 def newest(url: str, session: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{url}/v1/sessions/{session}", trust_env=False).json()["streams"][0]
+    found: dict[str, Any] = HTTP.get(f"{url}/v1/sessions/{session}").json()["streams"][0]
     return found
 
 
@@ -219,7 +219,7 @@ def test_export_prints_the_log_byte_for_byte(lastevent: Lastevent, deployment: D
     sid = external(deployment.url, *deltas("a", HOSTILE), ("done", {}))
     ended = lastevent("export", sid, url=deployment.url)
     assert ended.returncode == 0
-    assert ended.stdout == httpx.get(f"{deployment.url}/v1/streams/{sid}/export", trust_env=False).content
+    assert ended.stdout == HTTP.get(f"{deployment.url}/v1/streams/{sid}/export").content
 
 
 @pytest.mark.parametrize(

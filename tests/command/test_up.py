@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.command.conftest import Ended, Running, processes_in
-from tests.deployment import free_port, wait_until
+from tests.deployment import HTTP, free_port, wait_until
 
 Start = Callable[..., Running]
 Lastevent = Callable[..., Ended]
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="wha
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        return HTTP.get(f"{url}/readyz").status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -56,7 +56,7 @@ def test_it_says_when_it_is_ready_ends_everything_and_finds_its_data_again(
 
     again = start("up", "--port", str(port), "--data-dir", data_dir)
     again.wait_until_it_says("Lastevent is ready")
-    [stream] = httpx.get(f"{url}/v1/sessions/kept", trust_env=False).json()["streams"]
+    [stream] = HTTP.get(f"{url}/v1/sessions/kept").json()["streams"]
     followed = lastevent("follow", stream["id"], url=url)
     assert (followed.returncode, followed.stdout) == (0, first.stdout)
     again.press_ctrl_c()
@@ -70,14 +70,14 @@ def test_a_generation_in_flight_goes_on_after_a_stop_and_a_start(
     first = start("up", "--port", str(port))
     first.wait_until_it_says("Lastevent is ready")
     asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}
-    sid = httpx.post(f"{url}/v1/streams", json=asked, trust_env=False).json()["id"]
-    wait_until(lambda: httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text, "it has begun")
+    sid = HTTP.post(f"{url}/v1/streams", json=asked).json()["id"]
+    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}/text").text, "it has begun")
     assert first.stop() == 0
     assert processes_in(tmp_path) == {}
     start("up", "--port", str(port)).wait_until_it_says("Lastevent is ready")
     followed = lastevent("follow", sid, url=url)
     assert followed.returncode == 0
-    assert followed.stdout.decode().strip().endswith(httpx.get(f"{url}/v1/streams/{sid}/text", trust_env=False).text)
+    assert followed.stdout.decode().strip().endswith(HTTP.get(f"{url}/v1/streams/{sid}/text").text)
 
 
 def test_a_child_that_dies_is_started_again_and_that_is_said(
@@ -96,7 +96,7 @@ def test_a_child_that_dies_is_started_again_and_that_is_said(
         up.wait_until_it_says(said)
         wait_until(lambda what=what, killed=killed: _is_another(tmp_path, what, killed), f"there is another {what}")
         wait_until(lambda: is_ready(url), "it is ready again")
-    [stream] = httpx.get(f"{url}/v1/sessions/s", trust_env=False).json()["streams"]
+    [stream] = HTTP.get(f"{url}/v1/sessions/s").json()["streams"]
     assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
     assert lastevent("generate", "[[tokens=3 rate=0]] after", url=url).returncode == 0
     assert up.stop() == 0
@@ -120,7 +120,7 @@ def test_children_do_not_outlive_a_killed_parent_and_the_next_start_has_the_data
     wait_until(lambda: all("valkey" in line for line in processes_in(tmp_path).values()), "the children have ended")
     again = start("up", "--port", str(port))
     again.wait_until_it_says("Lastevent is ready")
-    [stream] = httpx.get(f"{url}/v1/sessions/s", trust_env=False).json()["streams"]
+    [stream] = HTTP.get(f"{url}/v1/sessions/s").json()["streams"]
     assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
     assert again.stop() == 0
     assert processes_in(tmp_path) == {}

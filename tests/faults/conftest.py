@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.deployment import Deployment, Process, free_port, wait_until
+from tests.deployment import HTTP, Deployment, Process, free_port, wait_until
 
 
 class Provider:
@@ -18,7 +18,7 @@ class Provider:
 
     def open(self) -> int:
         """How many requests are being answered."""
-        counts: dict[str, int] = httpx.get(f"{self.url}/open", trust_env=False).json()
+        counts: dict[str, int] = HTTP.get(f"{self.url}/open").json()
         return counts["open"]
 
     def is_up(self) -> bool:

@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import httpx
 import pytest
 import redis
 
-from tests.deployment import Deployment, wait_until
+from tests.deployment import HTTP, Deployment, wait_until
 from tests.viewers.viewer import Viewer, post, until
 
 Deploy = Callable[..., Deployment]
@@ -30,12 +29,12 @@ def admin(deployment: Deployment) -> redis.Redis:
 
 
 def record(deployment: Deployment, sid: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{deployment.url}/v1/streams/{sid}", trust_env=False).json()
+    found: dict[str, Any] = HTTP.get(f"{deployment.url}/v1/streams/{sid}").json()
     return found
 
 
 def listing(deployment: Deployment) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = httpx.get(f"{deployment.url}/v1/streams", trust_env=False).json()["streams"]
+    found: list[dict[str, Any]] = HTTP.get(f"{deployment.url}/v1/streams").json()["streams"]
     return found
 
 

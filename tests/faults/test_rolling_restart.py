@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests.deployment import Deployment, Process
-from tests.viewers.viewer import Viewer, post
+from tests.viewers.viewer import Viewer, post, until
 
 STREAMS = 24
 VIEWERS_A_STREAM = 2
@@ -20,7 +20,7 @@ async def test_a_rolling_restart_of_servers_and_workers_loses_nothing(deploy: Ca
     streams: list[str] = []
     viewers: list[Viewer] = []
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
-        restarting = group.create_task(_restart_all(deployment))
+        restarting = group.create_task(_restart_all(deployment, viewers))
         while len(streams) < STREAMS or not restarting.done():
             streams.append(await _start(deployment, len(streams)))
             viewers += [Viewer(streams[-1]) for _ in range(VIEWERS_A_STREAM)]
@@ -40,9 +40,13 @@ async def test_a_rolling_restart_of_servers_and_workers_loses_nothing(deploy: Ca
     assert cuts > 10
 
 
-async def _restart_all(deployment: Deployment) -> None:
+async def _restart_all(deployment: Deployment, viewers: list[Viewer]) -> None:
     for process in (*deployment.workers, *deployment.servers):
-        await asyncio.sleep(1)  # the pace of the deploy
+        some = len(viewers) + 4 * VIEWERS_A_STREAM
+        await until(
+            lambda some=some: len(viewers) > some and all(viewer.has_something for viewer in viewers[:some]),
+            "the people who have come since the last one are reading",
+        )
         await asyncio.to_thread(_restart, process)
         if process in deployment.servers:
             await asyncio.to_thread(deployment.wait_until_ready)

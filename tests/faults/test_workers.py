@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from tests.deployment import Deployment, Process, wait_until
+from tests.deployment import HTTP, Deployment, Process, wait_until
 from tests.faults.conftest import Provider
 
 Deploy = Callable[..., Deployment]
@@ -25,7 +25,7 @@ STOPPED_S = 30 if os.environ.get("LASTEVENT_LONG_TESTS") else 8
 
 
 def log(deployment: Deployment, sid: str) -> list[dict[str, Any]]:
-    lines = httpx.get(f"{deployment.url}/v1/streams/{sid}/export", trust_env=False).text.splitlines()
+    lines = HTTP.get(f"{deployment.url}/v1/streams/{sid}/export").text.splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -38,7 +38,7 @@ def has(deployment: Deployment, sid: str, kind: str) -> Callable[[], bool]:
 
 
 def cancel(deployment: Deployment, sid: str) -> dict[str, Any]:
-    answer = httpx.post(f"{deployment.url}/v1/streams/{sid}/cancel", trust_env=False)
+    answer = HTTP.post(f"{deployment.url}/v1/streams/{sid}/cancel")
     assert answer.status_code == 200, answer.text
     ended: dict[str, Any] = answer.json()
     return ended
@@ -186,7 +186,7 @@ def test_what_nobody_watches_is_cancelled_and_a_viewer_on_any_server_counts(depl
         deployment.create("[[tokens=80 rate=10 ttft_ms=0]]", abandon_after_s=1),
         deployment.create("[[tokens=80 rate=10 ttft_ms=0]]"),
     )
-    with httpx.stream("GET", f"{deployment.urls[1]}/v1/streams/{watched}/events", trust_env=False, timeout=30) as body:
+    with httpx.stream("GET", f"{deployment.urls[1]}/v1/streams/{watched}/events", timeout=30) as body:
         assert deployment.wait_until_ended(unwatched)["state"] == "cancelled"
         assert log(deployment, unwatched)[-1]["data"] == {"reason": "abandoned", "by": "lastevent"}
         for _ in body.iter_bytes():

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployment import Deployment, free_port
+from tests.deployment import HTTP, Deployment, free_port
 from tests.http.wire import Api, Exchange, ids, problem
 from tests.zygote import run_module
 
@@ -68,7 +68,7 @@ def test_with_keys_any_address_is_listened_on(own_deployment: Callable[..., Depl
             deadline = time.monotonic() + 30
             while True:
                 try:
-                    answer = httpx.get(f"http://127.0.0.1:{port}/v1/streams", trust_env=False)
+                    answer = HTTP.get(f"http://127.0.0.1:{port}/v1/streams")
                     break
                 except httpx.ConnectError:
                     assert time.monotonic() < deadline

@@ -5,7 +5,7 @@ import signal
 from collections import Counter
 
 from tests.deployment import Deployment, Process, free_port, wait_until
-from tests.viewers.viewer import connect
+from tests.viewers.viewer import connect, until
 
 ASKERS = 8
 DRAINS = 3
@@ -19,7 +19,8 @@ async def test_a_drain_refuses_and_swallows_no_connection_of_a_port_that_others_
     try:
         async with asyncio.timeout(60):
             asking = [asyncio.create_task(_ask_for_ever(port, answers)) for _ in range(ASKERS)]
-            for _ in range(DRAINS):
+            for n in range(DRAINS):
+                await until(lambda n=n: answers.total() > 100 * n, "they are asking")
                 await asyncio.to_thread(_drain, servers.pop(0))
                 servers.append(await asyncio.to_thread(_serve, deployment, port, next(names)))
             for task in asking:
@@ -30,7 +31,6 @@ async def test_a_drain_refuses_and_swallows_no_connection_of_a_port_that_others_
             server.kill()
     print(f"{DRAINS} drains: {dict(answers)}")
     assert answers.keys() == {"200"}
-    assert answers["200"] > 300
 
 
 def _serve(deployment: Deployment, port: int, name: str) -> Process:

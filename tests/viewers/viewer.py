@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import httpx
+from tests.deployment import HTTP
 
 LIMIT_S = 60.0
 POLL_S = 0.02
@@ -225,7 +225,7 @@ async def post(port: int, path: str, body: dict[str, Any], headers: dict[str, st
 
 def viewers_connected(url: str) -> int:
     """How many viewers a server says it has."""
-    lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
+    lines = HTTP.get(f"{url}/metrics").text.splitlines()
     return int(float(next(line for line in lines if line.startswith("lastevent_viewers ")).split()[1]))
 
 

@@ -47,9 +47,10 @@ LEASE_S = 6.0
 EXTERNAL_LEASE_S = 30.0
 """An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
 
-PROGRESS = frozenset(
-    "created state epoch claim claimed_under base tail events bytes lease_until attempt first_text".split()
-)
+PROGRESS = {
+    *("created", "state", "attempt", "lease_until", "epoch", "claim", "claimed_under", "base"),
+    *("tail", "events", "bytes", "first_text"),
+}
 """Fields of meta that say how far a stream has come. The others say what it is: a restored one has them again."""
 
 SERVERS_KEPT = 8

@@ -35,6 +35,14 @@ async def running(log: StreamLog, **fields: Any) -> Claimed:
     return await log.claim(await queued(log, **fields), new_claim_id(), "worker-1")
 
 
+async def running_through_a_restart(log: StreamLog) -> Claimed:
+    """Redis has restarted, and was away for longer than the writer's lease."""
+    claimed = await running(log)
+    await survive_a_restart_of_redis(log, claimed.sid)
+    await expire_lease(log, claimed.sid)
+    return claimed
+
+
 async def taken_over(log: StreamLog, sid: str) -> Claimed:
     """The stream in another worker's hands, after its first one died."""
     while True:

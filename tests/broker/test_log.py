@@ -32,6 +32,7 @@ from tests.streams import (
     queued,
     remember,
     running,
+    running_through_a_restart,
     survive_a_restart_of_redis,
     taken_over,
     text,
@@ -195,9 +196,7 @@ async def test_of_many_claimers_one_gets_the_pen(log: StreamLog) -> None:
 
 async def test_until_redis_has_been_up_for_a_lease_nobody_takes_a_pen(redis: Redis) -> None:
     log = StreamLog(redis, lease_s=100_000)
-    claimed = await running(log)
-    await survive_a_restart_of_redis(log, claimed.sid)
-    await expire_lease(log, claimed.sid)
+    claimed = await running_through_a_restart(log)
     with pytest.raises(LogHealing) as healing:
         await log.claim(claimed.sid, "claim-2", "worker-2")
     assert 0 < (healing.value.retry_after_s or 0) <= 100_000
@@ -208,18 +207,14 @@ async def test_until_redis_has_been_up_for_a_lease_nobody_takes_a_pen(redis: Red
 
 async def test_until_then_its_writer_goes_on_even_with_an_expired_lease(redis: Redis) -> None:
     log = StreamLog(redis, lease_s=100_000)
-    claimed = await running(log)
-    await survive_a_restart_of_redis(log, claimed.sid)
-    await expire_lease(log, claimed.sid)
+    claimed = await running_through_a_restart(log)
     assert (await log.append(batch(claimed, 2, *text("Salt")))).tail == 2
     assert await lease_left_ms(log, claimed.sid) > 0
 
 
 async def test_a_new_ending_waits_while_another_may_be_put_back(redis: Redis) -> None:
     log = StreamLog(redis, lease_s=90)
-    claimed = await running(log)
-    await survive_a_restart_of_redis(log, claimed.sid)
-    await expire_lease(log, claimed.sid)
+    claimed = await running_through_a_restart(log)
     with pytest.raises(LogHealing) as healing:
         await log.append(batch(claimed, 2, *text("Salt"), ending()))
     assert 50 < healing.value.wait_s <= 60

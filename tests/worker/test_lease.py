@@ -31,7 +31,7 @@ from tests.streams import (
     queued,
     remember,
     running,
-    survive_a_restart_of_redis,
+    running_through_a_restart,
     taken_over,
     text,
 )
@@ -320,9 +320,7 @@ async def test_a_zombie_adds_nothing_to_what_was_taken_over(log: StreamLog, swee
 
 async def test_after_a_restart_of_redis_the_sweeper_lets_living_writers_heal_first(redis: Redis) -> None:
     log = StreamLog(redis, lease_s=100_000)
-    claimed = await running(log)
-    await survive_a_restart_of_redis(log, claimed.sid)
-    await expire_lease(log, claimed.sid)
+    claimed = await running_through_a_restart(log)
     sweep = Sweep(log)
     assert await sweep.look(claimed.sid) == []
     with pytest.raises(LogHealing):

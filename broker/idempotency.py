@@ -1,9 +1,12 @@
 """Idempotency-Key: the same request again is the same stream.
 
-States of a key: free → reserved (a minute) → created (24 h). It is reserved for a new stream id before the stream
-is made; whoever comes second makes the same id (`create` is idempotent), so a first caller that dies between the
-two steps leaves nothing behind that a second one does not complete. Only `created` says that the id was once used:
-a stream that is then missing has expired, and is never made again under its id (G1).
+States of a key: free → reserved → created, 24 h in all. It is reserved for a new stream id before the stream is made;
+whoever comes second makes the same id (`create` is idempotent), so a first caller that dies between the two steps
+leaves nothing behind that a second one does not complete. Only `created` says that the id was once used: a stream that
+is then missing has expired, and is never made again under its id (G1).
+
+Redis may lose a key together with its stream. Who puts the stream back puts the key back, from its meta; until there
+has been time for that, a key that is not there is not called free (streams.py).
 """
 
 from __future__ import annotations
@@ -16,11 +19,8 @@ import orjson
 from redis.asyncio import Redis
 
 from broker.errors import InvalidRequest, from_redis
-from broker.keys import Keys
-from broker.log import new_sid
 
 KEPT_S = 86_400
-RESERVED_S = 60
 
 _FORM = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
@@ -35,15 +35,16 @@ class Reservation(NamedTuple):
     created: bool
 
 
-async def reserve(redis: Redis, keys: Keys, tenant: str, key: str, request: Any) -> Reservation:
-    """Reserve a stream id for this key. Raises InvalidRequest if the key was used for another request."""
+def require_key(key: str) -> None:
     if not _FORM.fullmatch(key):
         raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.")
-    name = keys.idempotency(tenant, key)
+
+
+async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservation:
+    """Reserve a stream id for a key, by its name in Redis. Raises InvalidRequest if it was used for another request."""
     digest = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    sid = new_sid()
     with from_redis():
-        found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=RESERVED_S, get=True)
+        found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
     if found is None:
         return Reservation(name, sid, digest, first=True, created=False)
     known_sid, known_digest, state = found.decode().split(" ")
@@ -53,16 +54,16 @@ async def reserve(redis: Redis, keys: Keys, tenant: str, key: str, request: Any)
 
 
 async def reserved_ms(redis: Redis, reservation: Reservation) -> int:
-    """When this key was reserved, by Redis' clock: what is left of its minute says so."""
+    """When this key was reserved, by Redis' clock: what is left of its life says so."""
     with from_redis():
         async with redis.pipeline(transaction=False) as pipe:
             pipe.time()
             pipe.pttl(reservation.key)
             (seconds, microseconds), left_ms = await pipe.execute()
-    is_reserved = 0 < left_ms <= RESERVED_S * 1000  # else it is gone by now: it was reserved a minute ago
-    return int(seconds) * 1000 + int(microseconds) // 1000 - RESERVED_S * 1000 + (left_ms if is_reserved else 0)
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    return now_ms - KEPT_S * 1000 + max(0, int(left_ms))
 
 
-async def mark_created(redis: Redis, reservation: Reservation) -> None:
+async def mark_created(redis: Redis, key: str, sid: str, digest: str) -> None:
     with from_redis():
-        await redis.set(reservation.key, f"{reservation.sid} {reservation.digest} created", ex=KEPT_S)
+        await redis.set(key, f"{sid} {digest} created", ex=KEPT_S)

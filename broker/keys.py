@@ -8,7 +8,7 @@
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
-| le:idem:<tenant>:<key>        | string  | sid and digest of the body                  | 24 h (1 min until created) |
+| le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
@@ -19,7 +19,7 @@
 
 META, all strings:
   schema 1 · tenant · session · user · producer (worker | external) · model · request (JSON) · metadata (JSON)
-  regenerates · on_worker_loss (restart | fail) · abandon_after_s
+  regenerates · on_worker_loss (restart | fail) · abandon_after_s · idempotency (key, digest of the body)
   boot        the Redis server that created it: run_id and replication id (prelude.lua); '': nobody knows
   state       queued → running → done | error | cancelled
   jumped      the server under which the ids of a producer that does not number them have jumped last

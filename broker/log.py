@@ -35,6 +35,7 @@ from broker.errors import (
     is_passing,
 )
 from broker.event import TERMINAL, Event, from_entry
+from broker.idempotency import mark_created
 from broker.keys import LISTING_SLACK_S, SCHEMA, Keys
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class NewStream:
     regenerates: str | None = None
     on_worker_loss: str = "restart"
     abandon_after_s: float | None = None
+    idempotency: str | None = None
 
     def meta(self) -> list[str | bytes]:
         external = self.producer == EXTERNAL
@@ -114,6 +116,8 @@ class NewStream:
             fields["regenerates"] = self.regenerates
         if self.abandon_after_s is not None:
             fields["abandon_after_s"] = str(self.abandon_after_s)
+        if self.idempotency is not None:
+            fields["idempotency"] = self.idempotency
         return [part for field in fields.items() for part in field]
 
 
@@ -242,7 +246,7 @@ class StreamLog:
         self.max_events = max_events
         self.max_bytes = max_bytes
         self.lease_s = lease_s
-        self._seen_server, self._seen_since_ms, self._server_is_another = "", 0, False
+        self._seen_server, self._seen_since_ms = "", 0
 
     # -- steps that change a stream ------------------------------------------------------------------
 
@@ -313,6 +317,9 @@ class StreamLog:
         pairs = [part for field in fields.items() for part in field]
         await self._run(RESTORE, claimed.sid, claimed.server, meta["created"], self._lease_ms, *pairs)
         await self._list(claimed.sid, meta["tenant"], meta["session"], int(meta["created"]))
+        if "idempotency" in meta:
+            key, digest = meta["idempotency"].split(" ")
+            await mark_created(self.redis, self.keys.idempotency(meta["tenant"], key), claimed.sid, digest)
 
     async def release(self, sid: str, pen: Pen) -> None:
         """Give up the pen: the next claim need not wait for the lease. Raises StreamClosed or WriterSuperseded."""
@@ -408,10 +415,17 @@ class StreamLog:
         if server != self._seen_server:
             await self._first_seen(server)
 
-    async def may_return(self) -> bool:
-        """Whether a stream that is not there may still be put back: Redis has changed servers a moment ago."""
+    async def require_settled(self, leases: float) -> None:
+        """Raises LogHealing within so many leases after a change of servers: what is not there may be put back."""
         await self.note_server()
-        return self._server_is_another and await self.now_ms() - self._seen_since_ms < RETURN_LEASES * self._lease_ms
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.time()
+                pipe.zcard(self.keys.servers)
+                (seconds, microseconds), servers = await pipe.execute()
+        wait_ms = self._seen_since_ms + leases * self._lease_ms - int(seconds) * 1000 - int(microseconds) // 1000
+        if wait_ms > 0 and servers > 1:
+            raise LogHealing(wait_ms / 1000)
 
     # -- how a step is called ------------------------------------------------------------------------
 
@@ -420,12 +434,12 @@ class StreamLog:
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
                 pipe.zadd(key, {server: now_ms}, nx=True)
+                if self._seen_server:  # one that has lost everything must not be taken for the first
+                    pipe.zadd(key, {self._seen_server: self._seen_since_ms}, nx=True)
                 pipe.zremrangebyrank(key, 0, -1 - SERVERS_KEPT)
                 pipe.expire(key, SERVERS_LIFE_S)
                 pipe.zscore(key, server)
-                pipe.zcard(key)
-                *_, since_ms, servers = await pipe.execute()
-        self._server_is_another = servers > 1 or bool(self._seen_server)
+                *_, since_ms = await pipe.execute()
         self._seen_server, self._seen_since_ms = server, int(since_ms)
 
     async def _run_on_known_server(

@@ -63,7 +63,8 @@ class Seizures:
                 await self._log.note_server()
                 await self.look()
             except RedisUnavailable:
-                logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))
+                if self._kept and wait_s != RETRY_S:
+                    logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))
                 wait_s = RETRY_S
             else:
                 wait_s = LOOK_S

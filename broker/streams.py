@@ -15,7 +15,6 @@ from broker.errors import (
     Forbidden,
     InvalidRequest,
     LasteventError,
-    LogHealing,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -24,11 +23,12 @@ from broker.errors import (
 )
 from broker.event import CANCELLED, ERROR, encode_data
 from broker.hub import Hub
-from broker.idempotency import Reservation, mark_created, reserve, reserved_ms
+from broker.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
 from broker.log import (
+    ENDINGS_WAIT,
     EXTERNAL,
     EXTERNAL_LEASE_S,
-    LEASE_S,
+    RETURN_LEASES,
     Append,
     Appended,
     NewStream,
@@ -74,9 +74,8 @@ class Streams:
         Raises LogHealing where Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await self.log.read_meta(sid)
-        if not meta and await self.log.may_return():
-            raise LogHealing(LEASE_S)
         if not meta:
+            await self.log.require_settled(RETURN_LEASES)
             with from_redis():
                 listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
             if listed is not None:
@@ -155,21 +154,31 @@ class Streams:
         return Pen(epoch, meta["claim"] if epoch == int(meta["epoch"]) else "", int(meta["base"]))
 
     async def _start(self, template: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
-        redis, keys = self.log.redis, self.log.keys
-        reservation: Reservation | None = None
-        if key is not None:
-            reservation = await reserve(redis, keys, grant.tenant, key, request)
+        redis, new = self.log.redis, replace(template, sid=new_sid())
+        if key is None:
+            await self.log.create(new)
+            reservation = None
+        else:
+            reservation = await self._reserve(grant, key, new.sid, request)
             if reservation.created:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
-        new = replace(template, sid=reservation.sid if reservation else new_sid())
-        # Whoever comes second cannot know whether the first has made it, and Redis has lost that.
-        since_ms = await reserved_ms(redis, reservation) if reservation and not reservation.first else None
-        await self.log.create(new, reserved_ms=since_ms)
-        if reservation:
-            await mark_created(redis, reservation)
+            new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
+            # Whoever comes second cannot know whether the first has made it, and Redis has lost that.
+            since_ms = None if reservation.first else await reserved_ms(redis, reservation)
+            await self.log.create(new, reserved_ms=since_ms)
+            await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new.sid)
         return Started(await self._record(new.sid, grant), is_new=reservation is None or reservation.first)
+
+    async def _reserve(self, grant: Grant, key: str, sid: str, request: dict[str, Any]) -> Reservation:
+        require_key(key)
+        name = self.log.keys.idempotency(grant.tenant, key)
+        with from_redis():
+            is_known = await self.log.redis.exists(name)
+        if not is_known:  # and if Redis has just lost it, its stream's writer is about to put both back
+            await self.log.require_settled(ENDINGS_WAIT)
+        return await reserve(self.log.redis, name, sid, request)
 
     async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
         meta = await self.look_up(sid, grant)

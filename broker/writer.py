@@ -308,6 +308,7 @@ class GroupCommit:
         if not writer.may_heal():
             raise StreamNotFound("The stream is gone, and this process stood still: others may have had it since.")
         await self.log.restore(writer.claimed)
+        logger.warning("stream %s: it is back, and its events follow", writer.sid)
 
     async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
         # The very same batches each time: that is what makes a retry harmless.

@@ -241,7 +241,10 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
 async def _close(dispatcher: Dispatcher, queue: ArqRedis) -> None:
     # Jobs in hand last a claim, some ms. One cut off after its claim would leave a stream without an owner for a lease.
     if dispatcher.tasks:
-        await asyncio.wait(list(dispatcher.tasks.values()), timeout=CLOSE_S)
+        ended, _ = await asyncio.wait(list(dispatcher.tasks.values()), timeout=CLOSE_S)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio complains: what failed them has ended the loop, which is said
     await queue.aclose(close_connection_pool=True)
 
 

@@ -238,12 +238,21 @@ async def test_what_may_have_been_created_before_uses_no_id_of_that_time(redis: 
 
 
 async def test_after_a_change_of_servers_what_is_missing_may_return_for_two_leases(redis: Redis) -> None:
-    assert not await StreamLog(redis).may_return()
+    await StreamLog(redis).require_settled(2)
     [this] = await redis.zrange(StreamLog(redis).keys.servers, 0, -1)
     await redis.zadd(StreamLog(redis).keys.servers, {"the server of before": 1})
-    assert await StreamLog(redis).may_return()
+    with pytest.raises(LogHealing):
+        await StreamLog(redis).require_settled(2)
     await redis.zincrby(StreamLog(redis).keys.servers, -12_000, this)
-    assert not await StreamLog(redis).may_return()
+    await StreamLog(redis).require_settled(2)
+
+
+async def test_who_has_met_another_server_tells_those_who_come_later(redis: Redis) -> None:
+    log = StreamLog(redis)
+    log._seen_server, log._seen_since_ms = "one that has lost everything", 1
+    await log.note_server()
+    with pytest.raises(LogHealing):
+        await StreamLog(redis).require_settled(2)
 
 
 # -- append ------------------------------------------------------------------------------------------------

@@ -170,6 +170,29 @@ async def test_a_stream_that_redis_lost_whole_is_put_back(deploy: Deploy) -> Non
         assert viewer.bytes == await log_blocks(deployment, sid)
 
 
+async def test_a_request_that_is_repeated_after_redis_lost_its_stream_finds_the_one_that_is_put_back(
+    deploy: Deploy,
+) -> None:
+    deployment = deploy(servers=2, workers=1)
+    save(deployment)
+    here, there = (f"{url}/v1/streams" for url in deployment.urls)
+    request: dict[str, Any] = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "once"}}
+    sid = HTTP.post(here, **request).json()["id"]
+    async with watched(deployment, sid) as viewers:
+        await seen(viewers, 10)
+        await roll_back(deployment)
+        answers: list[int] = []
+
+        def is_answered() -> bool:
+            answers.append(HTTP.post(there, **request).status_code)
+            return answers[-1] != 503
+
+        await asyncio.to_thread(wait_until, is_answered, "its key is known again")
+        assert answers[-1] == 200, "not 201: it is the same stream"
+    assert [stream["id"] for stream in listing(deployment)] == [sid]
+    assert {viewer.ids[-1] for viewer in viewers} == {63}
+
+
 @pytest.mark.parametrize("since", ["the middle", "before the stream"])
 async def test_an_ending_that_redis_lost_is_put_back(deploy: Deploy, since: str) -> None:
     deployment = deploy(servers=2, workers=1)

@@ -110,7 +110,7 @@ def test_a_key_whose_stream_redis_has_lost_makes_it_again_and_no_id_changes_its_
     before = ndjson(api.get(f"/v1/streams/{sid}/events", headers=as_ndjson).content)
     with redis.Redis.from_url(deployment.redis_url) as client:  # rolled back to after the reservation
         [name] = client.scan_iter("le:idem:*:lost")
-        client.set(name, client.get(name).replace(b"created", b"reserved"), ex=30)
+        client.set(name, client.get(name).replace(b"created", b"reserved"), ex=86_400 - 30)
         client.delete(f"le:{{{sid}}}:meta", f"le:{{{sid}}}:log")
     again = other_api.post("/v1/streams", {"prompt": QUICK}, headers=key)
     assert (again.status_code, again.json()["id"]) == (200, sid)

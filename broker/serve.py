@@ -103,6 +103,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
     # sse-starlette replaces uvicorn's handler when it is imported, and would cut replays by itself.
     AppStatus.enable_automatic_graceful_drain = False
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s server %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").addFilter(_is_no_deliberate_cut)
     app = create_app(settings)
     config = uvicorn.Config(

@@ -462,8 +462,8 @@ class StreamLog:
         )
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
-                # A sweeper that looked between the index entry and the stream has put its next look off too far.
-                pipe.zadd(keys.leases, {sid: created_ms}, xx=True, lt=True)
+                # A sweeper may have looked twice between the index entry and the stream, and have removed it.
+                pipe.zadd(keys.leases, {sid: created_ms}, lt=True)
                 for key, member in listings:
                     pipe.zadd(key, {member: created_ms})
                     pipe.zremrangebyscore(key, "-inf", created_ms - life_s * 1000)

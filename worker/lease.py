@@ -30,7 +30,7 @@ from broker.errors import (
     from_redis,
 )
 from broker.event import ERROR, encode_data
-from broker.log import EXTERNAL, EXTERNAL_LEASE_S, StreamLog, is_terminal
+from broker.log import EXTERNAL, StreamLog, is_terminal
 from broker.seizures import Seizures
 from broker.writer import StreamWriter
 
@@ -214,10 +214,11 @@ class Sweeper:
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
 
     async def _end(self, stream: Overdue, reason: dict[str, object]) -> None:
-        # A producer that goes away is a client's affair; a worker that does is the operator's.
-        level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
-        logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
-        await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
+        seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
+        if not seized.already:
+            # A producer that goes away is a client's affair; a worker that does is the operator's.
+            level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
+            logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
         await self._forget(stream)
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:
@@ -241,9 +242,10 @@ class Sweeper:
             await self._log.redis.zrem(self._log.keys.leases, stream.sid)
 
     async def _forget_if_seen_before(self, stream: Overdue, now_ms: int) -> None:
-        # The index is written before the stream: on the first look (0) the stream may be about to exist.
+        # The index is written before the stream: on the first look (0) the stream may be about to exist. It may even
+        # exist by now, so the next look comes when it would come to a new stream.
         if stream.look_ms == 0:
-            await self._look_again(stream, now_ms + round(EXTERNAL_LEASE_S * 1000))
+            await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
         else:
             await self._forget(stream)
 

@@ -346,6 +346,22 @@ async def test_a_look_before_its_creation_does_not_put_a_stream_out_of_sight(log
     assert (await next_look(log, new.sid) or 0) <= await log.now_ms()
 
 
+async def test_nor_does_one_that_is_noted_only_after_its_creation(log: StreamLog, sweep: Sweep) -> None:
+    """The look was before the creation, what came of it is written after: no later than a new stream's own look."""
+    await log.redis.zadd(log.keys.leases, {"created meanwhile": 0})
+    await sweep.look()
+    assert (await next_look(log, "created meanwhile") or 0) <= await log.now_ms() + 1000 * QUEUED_GRACE_S
+
+
+async def test_a_stream_removed_from_the_index_before_its_creation_is_in_it_again(log: StreamLog, sweep: Sweep) -> None:
+    new = new_stream()
+    await log.create(new)
+    await log.redis.delete(log.keys.leases)
+    await log._list(new.sid, new.tenant, new.session, await log.now_ms())
+    assert await sweep.look() == []
+    assert await next_look(log, new.sid) is not None
+
+
 async def test_a_stream_that_nobody_can_make_sense_of_hides_no_other(log: StreamLog, sweep: Sweep) -> None:
     broken, sound = await queued(log), await running(log)
     await grow_old(log, broken, by_s=QUEUED_GRACE_S)

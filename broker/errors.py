@@ -117,9 +117,11 @@ class RedisUnavailable(LasteventError):
 class LogHealing(RedisUnavailable):
     """Redis has restarted a moment ago. For one lease, living writers alone may write (design: the boot rule)."""
 
+    retry_after_s: float
+
     def __init__(self, wait_s: float) -> None:
         super().__init__("Redis has just restarted, and writers are putting lost events back. Try again shortly.")
-        self.wait_s = self.retry_after_s = wait_s
+        self.retry_after_s = wait_s
 
 
 class Draining(LasteventError):

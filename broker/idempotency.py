@@ -53,15 +53,11 @@ async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservatio
     return Reservation(name, known_sid, digest, first=False, created=state == "created")
 
 
-async def reserved_ms(redis: Redis, reservation: Reservation) -> int:
-    """When this key was reserved, by Redis' clock: what is left of its life says so."""
+async def reserved_ms(redis: Redis, reservation: Reservation, now_ms: int) -> int:
+    """When this key was reserved, or a moment before: what is left of its life says so. `now_ms`: by Redis' clock."""
     with from_redis():
-        async with redis.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.pttl(reservation.key)
-            (seconds, microseconds), left_ms = await pipe.execute()
-    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    return now_ms - KEPT_S * 1000 + max(0, int(left_ms))
+        left_ms: int = await redis.pttl(reservation.key)
+    return now_ms - KEPT_S * 1000 + max(0, left_ms)
 
 
 async def mark_created(redis: Redis, key: str, sid: str, digest: str) -> None:

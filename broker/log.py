@@ -418,13 +418,12 @@ class StreamLog:
     async def require_settled(self, leases: float) -> None:
         """Raises LogHealing within so many leases after a change of servers: what is not there may be put back."""
         await self.note_server()
+        wait_ms = self._seen_since_ms + leases * self._lease_ms - await self.now_ms()
+        if wait_ms <= 0:
+            return
         with from_redis():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                pipe.time()
-                pipe.zcard(self.keys.servers)
-                (seconds, microseconds), servers = await pipe.execute()
-        wait_ms = self._seen_since_ms + leases * self._lease_ms - int(seconds) * 1000 - int(microseconds) // 1000
-        if wait_ms > 0 and servers > 1:
+            is_another = await self.redis.zcard(self.keys.servers) > 1
+        if is_another:
             raise LogHealing(wait_ms / 1000)
 
     # -- how a step is called ------------------------------------------------------------------------

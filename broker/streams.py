@@ -164,7 +164,7 @@ class Streams:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # Whoever comes second cannot know whether the first has made it, and Redis has lost that.
-            since_ms = None if reservation.first else await reserved_ms(redis, reservation)
+            since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:

@@ -174,7 +174,7 @@ class StreamWriter:
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
             self._confirm_to(outcome.tail)
         elif isinstance(outcome, LogHealing):
-            self._commit.gather_later(self, outcome.wait_s)
+            self._commit.gather_later(self, outcome.retry_after_s)
             return
         elif isinstance(outcome, StreamNotFound) and self.may_heal():
             logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)

@@ -7,6 +7,8 @@ leave every part running) and `own_deployment` (a fresh one, for tests that brea
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -22,6 +24,7 @@ import httpx
 from tests.zygote import CAN_FORK, Forked, zygote
 
 START_LIMIT_S = 30.0
+ASYNC_LIMIT_S = 60.0
 POLL_S = 0.02
 
 HTTP = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -41,6 +44,20 @@ def wait_until(condition: Callable[[], object], what: str, limit_s: float = STAR
     while not condition():
         assert time.monotonic() < deadline, f"waited {limit_s} s in vain until {what}"
         time.sleep(POLL_S)
+
+
+async def until(
+    condition: Callable[[], object], what: str, limit_s: float = ASYNC_LIMIT_S, *, every_s: float = POLL_S
+) -> None:
+    """wait_until for tests that go on meanwhile; the condition may be a coroutine function. Raises TimeoutError."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        result = condition()
+        if await result if inspect.isawaitable(result) else result:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {limit_s} s in vain until {what}")
+        await asyncio.sleep(every_s)
 
 
 class Process:

@@ -11,8 +11,10 @@ exit code. A child that has ended stays a zombie until it is waited for, so its 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -24,6 +26,9 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import broker
+import worker
 
 CAN_FORK = hasattr(os, "pidfd_open")  # Linux
 RUN_LIMIT_S = 60.0
@@ -127,6 +132,14 @@ def _answer(number: int) -> None:
     sys.stdout.flush()
 
 
+def _import_everything() -> None:
+    """So that children need not, and run the code as it was then."""
+    for package in (broker, worker):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+
 def _become(request: dict[str, Any]) -> None:
     for its, file in enumerate(request["files"]):
         os.dup2(os.open(file, os.O_RDONLY if its == 0 else os.O_WRONLY | os.O_APPEND), its)
@@ -138,9 +151,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import worker.main
-    import worker.standin  # noqa: F401
-
+    _import_everything()
     gc.collect()
     gc.freeze()  # a child that collects what it has inherited copies it all, page by page: 0.3 s at its exit alone
     _become(_serve())

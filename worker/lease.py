@@ -185,7 +185,7 @@ class Sweeper:
         except LeaseHeld as held:  # another sweeper, or the owner itself, was faster
             await self._look_again(stream, held.until_ms)
         except LogHealing as healing:
-            await self._look_again(stream, now_ms + round((healing.retry_after_s or 1) * 1000))
+            await self._look_again(stream, now_ms + round(healing.retry_after_s * 1000))
         except (StreamClosed, StreamNotFound):
             await self._forget(stream)
         except RedisUnavailable:

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, Response, async_playwright
 
-from tests.deployment import Deployment
+from tests.deployment import Deployment, until
 from tests.viewers.durable import durable_deployment
-from tests.viewers.viewer import Answer, Viewer, until
+from tests.viewers.viewer import Answer, Viewer
 
 pytestmark = pytest.mark.browser
 

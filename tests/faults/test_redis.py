@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.deployment import HTTP, Deployment, wait_until
-from tests.viewers.viewer import Viewer, post, until
+from tests.deployment import HTTP, Deployment, until, wait_until
+from tests.viewers.viewer import Viewer, post
 
 Deploy = Callable[..., Deployment]
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.deployment import Deployment, Process
-from tests.viewers.viewer import Viewer, post, until
+from tests.deployment import Deployment, Process, until
+from tests.viewers.viewer import Viewer, post
 
 STREAMS = 24
 VIEWERS_A_STREAM = 2

@@ -6,9 +6,9 @@ import resource
 from redis.asyncio import Redis
 
 from broker.connect import POOL_CONNECTIONS
-from tests.deployment import Deployment
+from tests.deployment import POLL_S, Deployment, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import POLL_S, Viewer, until
+from tests.viewers.viewer import Viewer
 
 STREAMS = 50
 VIEWERS_A_STREAM = 20

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from tests.deployment import Deployment
+from tests.deployment import Deployment, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import LIMIT_S, Answer, Connection, CutAt, Viewer, at_byte, connect, get_events, until
+from tests.viewers.viewer import LIMIT_S, Answer, Connection, CutAt, Viewer, at_byte, connect, get_events
 
 EXIT_LIMIT_S = 20
 FAREWELL = re.compile(rb"retry: ([0-9]{4})\n: draining\n\n")

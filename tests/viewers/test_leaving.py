@@ -3,9 +3,9 @@
 import asyncio
 import random
 
-from tests.deployment import Deployment
+from tests.deployment import Deployment, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import connect, until, viewers_connected
+from tests.viewers.viewer import connect, viewers_connected
 
 VISITORS = 10
 VISITS = 60

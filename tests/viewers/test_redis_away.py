@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment, wait_until
+from tests.deployment import Deployment, until, wait_until
 from tests.viewers.durable import answers, durable_deployment
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import Viewer, get_events, until
+from tests.viewers.viewer import Viewer, get_events
 
 PING = b": ping\n\n"
 PINGS_AWAY = 10  # at one every 0.3 s

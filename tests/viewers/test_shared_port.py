@@ -4,8 +4,8 @@ import asyncio
 import signal
 from collections import Counter
 
-from tests.deployment import Deployment, Process, free_port, wait_until
-from tests.viewers.viewer import connect, until
+from tests.deployment import Deployment, Process, free_port, until, wait_until
+from tests.viewers.viewer import connect
 
 ASKERS = 8
 DRAINS = 3

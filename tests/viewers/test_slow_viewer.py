@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment
+from tests.deployment import Deployment, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import LIMIT_S, Viewer, get_events, until, viewers_connected
+from tests.viewers.viewer import LIMIT_S, Viewer, get_events, viewers_connected
 
 STALLED = 100
 EVENT_BYTES = 95_000

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from tests.deployment import HTTP
 
 LIMIT_S = 60.0
-POLL_S = 0.02
 _RETRY = re.compile(rb"retry: [0-9]+\n")
 
 CutAt = Callable[[bytearray], int | None]
@@ -205,13 +204,6 @@ async def get_events(
             headers["Last-Event-ID"] = str(last_event_id)
         connection.send("GET", f"/v1/streams/{sid}/events", headers)
         yield connection, await connection.read_head()
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    deadline = asyncio.get_running_loop().time() + LIMIT_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"waited in vain until {what}"
-        await asyncio.sleep(POLL_S)
 
 
 async def post(port: int, path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:

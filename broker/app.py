@@ -7,9 +7,10 @@ any of them serves any stream.
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -40,7 +41,7 @@ from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
 from broker.streams import Started, Streams
 from broker.strict_json import Model, read_model
 from broker.supervise import Loops
-from broker.tail import Step, follow, replay
+from broker.tail import follow, replay
 from broker.viewer import CutResponse, EventsResponse, Viewers
 
 PAGE_LIMIT = 200
@@ -68,7 +69,7 @@ class Tier:
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
         )
-        self.hub = Hub(self.redis, keys)
+        self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.auth = Auth(settings.keys, settings.read_token_ttl_s)
         self.viewers = Viewers(limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
         self.seizures = Seizures(self.log)
@@ -77,11 +78,13 @@ class Tier:
 
     def drain(self) -> None:
         """Send every viewer away, between two frames, and take no new ones."""
-        self.viewers.draining.set()
+        self.viewers.drain()
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        loops = Loops({"hub": self.hub.run, "seizures": self.seizures.run}, _end_this_process)
+        loops = Loops(
+            {"hub": self.hub.run, "heartbeats": self.hub.keep_alive, "seizures": self.seizures.run}, _end_this_process
+        )
         try:
             yield
         finally:
@@ -188,7 +191,7 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         if _has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
             return Response(status_code=204, headers=location)
         cursor = started.record["last_event_id"] if cursor is None else cursor
-        steps = follow(tier.log, tier.hub, started.sid, cursor, heartbeat_s=tier.settings.heartbeat_s)
+        steps = partial(follow, tier.log, tier.hub, started.sid, cursor)
         return EventsResponse(tier.viewers, steps, Format.EXACT, location)
 
     @app.post("/v1/streams/{sid}/cancel", **_takes(Cancel, 200, "How the stream ended", optional=True))
@@ -236,12 +239,9 @@ def _reading(app: FastAPI, tier: Tier) -> None:
         if _has_ended_at(cursor, meta["state"], tail):
             return Response(status_code=204)
         cursor = tail if cursor is None else cursor
-        return EventsResponse(tier.viewers, _steps(sid, cursor, follows=follows == "1"), form)
-
-    def _steps(sid: str, cursor: int, *, follows: bool) -> AsyncGenerator[Step, None]:
-        if follows:
-            return follow(tier.log, tier.hub, sid, cursor, heartbeat_s=tier.settings.heartbeat_s)
-        return replay(tier.log, sid, cursor)
+        if follows == "0":
+            return EventsResponse(tier.viewers, lambda _: replay(tier.log, sid, cursor), form)
+        return EventsResponse(tier.viewers, partial(follow, tier.log, tier.hub, sid, cursor), form)
 
     @app.get("/v1/streams/{sid}", **_gives("The stream", "application/json"))
     async def stream(request: Request, sid: str) -> Response:

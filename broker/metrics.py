@@ -23,7 +23,9 @@ class _Tier(Collector):
         yield GaugeMetricFamily("lastevent_viewers", "Viewers connected to this process", self._viewers.connected)
         yield GaugeMetricFamily("lastevent_topics", "Streams this process is subscribed to", self._hub.topics)
         yield GaugeMetricFamily("lastevent_hub_connected", "1 while the subscription holds", self._hub.is_connected)
-        yield CounterMetricFamily("lastevent_sent_bytes", "Bytes of events sent to viewers", self._viewers.bytes_sent)
+        yield CounterMetricFamily(
+            "lastevent_sent_bytes", "Bytes of events sent to viewers", self._viewers.bytes_sent + self._hub.bytes_sent
+        )
         ended = CounterMetricFamily("lastevent_viewers_ended", "Viewers that ended, by how", labels=["how"])
         for how, count in self._viewers.ended.items():
             ended.add_metric([how.value], count)

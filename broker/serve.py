@@ -22,11 +22,10 @@ from types import FrameType
 
 import uvicorn
 from sse_starlette.sse import AppStatus
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.app import Tier, create_app
+from broker.protocol import Protocol
 from broker.settings import Settings
-from broker.viewer import HANG_UP
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +45,6 @@ _DROP_SYN = (  # classic BPF, on the TCP header: load the flags; SYN is not set:
     + struct.pack("HBBI", 0x06, 0, 0, 0)
     + struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF)
 )
-
-_RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: nothing that waits is sent any more."""
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, and an answer can hang up (viewer.py)."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {HANG_UP: self._hang_up}  # type: ignore[dict-item]  # typed as JSON-like
-
-    def _hang_up(self) -> None:
-        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
-
 
 KEEP_ALIVE_S = 75
 """Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""

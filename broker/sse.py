@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from broker.errors import BadCursor
-from broker.event import GAP, Event, merge_deltas, to_ndjson
+from broker.event import GAP, Event, from_published, merge_deltas, to_ndjson
 
 HEARTBEAT = b": ping\n\n"
 NDJSON_HEARTBEAT = b"\n"
@@ -27,13 +27,6 @@ NDJSON_MEDIA_TYPE = "application/x-ndjson"
 RETRY_MS = 1000
 RETRY_JITTER_MS = 1000
 """Viewers that were cut together must not come back together."""
-
-
-class Frame(NamedTuple):
-    """An event and its bytes as SSE: encoded once, shared by every viewer."""
-
-    event: Event
-    sse: bytes
 
 
 class Gap(NamedTuple):
@@ -48,8 +41,11 @@ def encode(event: Event) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), event.data)
 
 
-def frames(events: Sequence[Event]) -> list[Frame]:
-    return [Frame(event, encode(event)) for event in events]
+def encode_lines(lines: Sequence[bytes]) -> bytes:
+    """The same of a published batch: its lines (id, t, kind, data) are what frames are made of."""
+    if len(lines) == 4:
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (lines[0], lines[2], lines[3])
+    return b"".join([encode_lines(lines[at : at + 4]) for at in range(0, len(lines), 4)])
 
 
 def encode_gap(gap: Gap) -> bytes:
@@ -94,19 +90,34 @@ class Format(Enum):
     def media_type(self) -> str:
         return NDJSON_MEDIA_TYPE if self.is_ndjson else MEDIA_TYPE
 
-    def render(self, batch: Sequence[Frame]) -> bytes:
-        match self:
-            case Format.EXACT:
-                return b"".join([frame.sse for frame in batch])
-            case Format.COMPACT:
-                return b"".join(map(encode, merge_deltas([frame.event for frame in batch])))
-            case Format.NDJSON:
-                return b"".join([to_ndjson(frame.event) for frame in batch])
-            case Format.COMPACT_NDJSON:
-                return b"".join(map(to_ndjson, merge_deltas([frame.event for frame in batch])))
+    def render(self, events: Sequence[Event]) -> bytes:
+        merges = self in (Format.COMPACT, Format.COMPACT_NDJSON)
+        return b"".join(map(to_ndjson if self.is_ndjson else encode, merge_deltas(events) if merges else events))
+
+    def render_lines(self, lines: Sequence[bytes]) -> bytes:
+        """`render` of a published batch."""
+        return encode_lines(lines) if self is Format.EXACT else self.render(from_published(b"\n".join(lines)))
 
     def render_gap(self, gap: Gap) -> bytes:
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
+
+
+class Batch:
+    """Events that several viewers get: encoded once for each format that one of them wants."""
+
+    __slots__ = ("_rendered", "events")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self._rendered: dict[Format, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def render(self, form: Format) -> bytes:
+        if form not in self._rendered:
+            self._rendered[form] = form.render(self.events)
+        return self._rendered[form]
 
 
 # -- header → cursor ---------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 Behind the tail the loop reads the log in pages; at the tail it follows the hub; when it lags, it reads again.
 There is no seam: the cursor is the only state, and every event is taken because its id is the next after it.
+A viewer with a lane (lane.py) is written to by its topic while it is at the tail; the loop sleeps meanwhile, and goes
+on with the cursor that the topic gives back.
 
 The races, and why each is closed:
 - appended between the read and the subscription: the topic is subscribed first, read then; what both have is
@@ -12,6 +14,9 @@ The races, and why each is closed:
 - Redis rolled back, and the hub is ahead of the log: ring and log are each asked for what lies after *this* cursor
 - the cursor's own event was lost with a dead writer: when the loop moves on past it, it says `gap` first
 - the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that nobody waits for ever
+- published between the last look and the lane: there is no such moment, nothing is awaited between the two
+- several viewers read the same page at once (a reconnect storm): one read serves them, begun after each had looked;
+  one begun before the topic's last change is not shared
 """
 
 from __future__ import annotations
@@ -24,13 +29,12 @@ from contextlib import suppress
 from broker.errors import RedisUnavailable
 from broker.event import Event
 from broker.hub import Hub
+from broker.lane import Lane
 from broker.log import PAGE_EVENTS, Page, StreamLog, is_terminal
-from broker.sse import Frame, Gap, frames
+from broker.sse import Batch, Gap
+from broker.topic import Topic
 
 logger = logging.getLogger(__name__)
-
-HEARTBEAT_S = 15.0
-"""Silence that proxies and phones tolerate: most cut a connection after 30 to 60 s without a byte."""
 
 LOG_RETRY_S = 0.5
 """Redis is away while a viewer follows: how often the log is asked again."""
@@ -40,7 +44,7 @@ LOST_TAIL = "log_lost_tail"
 HELD_BYTES = 64 * 1024
 """What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
 
-Step = list[Frame] | Gap | None
+Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
 
@@ -52,63 +56,80 @@ async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncGenerator[Step, 
         if page.events and not page.present:
             yield Gap(cursor, page.events[0].id, LOST_TAIL)
         if page.events:
-            yield frames(page.events)
+            yield Batch(page.events)
             cursor = page.events[-1].id
         elif ending := await _ending_below(log, sid, page, cursor):
-            yield frames(ending)
+            yield Batch(ending)
         more = page.more
 
 
 async def follow(
-    log: StreamLog, hub: Hub, sid: str, cursor: int, *, heartbeat_s: float = HEARTBEAT_S
+    log: StreamLog, hub: Hub, sid: str, cursor: int, lane: Lane | None = None
 ) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
 
+    With a lane, events are written there as long as the viewer is at the tail and has got a first step.
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
     read_version = read_mark = -1  # the topic's, when the log was last read to its end
-    pages = _Pages(log, sid)
+    has_begun = False
     async with hub.join(sid) as topic:
-        silence = _Silence(heartbeat_s)
+        pages = _Pages(log, topic)
+        silence = _Silence(hub.heartbeat_s)
         while True:
-            changed = topic.changed
             ahead = topic.after(cursor)
             hole = ahead is None and topic.mark != read_mark
             if topic.version and (topic.version != read_version or hole):
                 version, mark = topic.version, topic.mark
                 try:
-                    page = await pages.after(cursor)
+                    page, batch = await pages.after(cursor)
                     ending = await _ending_below(log, sid, page, cursor)
                 except RedisUnavailable:
-                    await silence.broken_by(changed, within_s=LOG_RETRY_S)
+                    await silence.broken_by(topic.changed, within_s=LOG_RETRY_S)
                 else:
                     if page.events and not page.present:
                         yield Gap(cursor, page.events[0].id, LOST_TAIL)
-                    if batch := page.events or ending:
-                        cursor = max(cursor, batch[-1].id)
-                        yield frames(batch)
+                    if page.events or ending:
+                        batch = batch if page.events else Batch(ending)
+                        cursor = max(cursor, batch.events[-1].id)
+                        yield batch
+                        has_begun = True
                         silence.begins()
                     if is_terminal(page.state) and not page.more:
                         return
                     if not page.more:
                         read_version, read_mark = version, mark
+                    del page, batch  # or each viewer at the tail would keep the last page it read
                     continue
             elif ahead:
-                cursor = ahead[-1].event.id
+                last = ahead.events[-1]
+                cursor = last.id
                 yield ahead
+                has_begun = True
                 silence.begins()
-                if ahead[-1].event.is_terminal:
+                if last.is_terminal:
                     return
+                del last, ahead
                 continue
-            elif topic.ending and topic.ending.event.id <= cursor:
-                if topic.ending.event.id < cursor:
-                    yield [topic.ending]
+            elif topic.ending and topic.ending.id <= cursor:
+                if topic.ending.id < cursor:
+                    yield Batch([topic.ending])
                 return
+            elif lane and has_begun and _may_ride(lane, topic, ahead, cursor):
+                cursor = await topic.carry(lane, cursor)
+                silence.begins()
+                continue
             else:
-                await silence.broken_by(changed)
+                await silence.broken_by(topic.changed)
             if silence.is_over:
                 yield None
+                has_begun = True
                 silence.begins()
+
+
+def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> bool:
+    """At the tail, as far as the topic knows, and it knows: it is subscribed, and there is no hole."""
+    return bool(topic.version) and ahead is not None and not lane.is_paused and topic.can_carry(cursor)
 
 
 async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> list[Event]:
@@ -121,18 +142,29 @@ async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> li
 class _Pages:
     """The log, in pages that a viewer may hold for as long as it likes: about HELD_BYTES, or one event."""
 
-    def __init__(self, log: StreamLog, sid: str) -> None:
+    def __init__(self, log: StreamLog, topic: Topic) -> None:
         self._log = log
-        self._sid = sid
+        self._topic = topic
         self._count = PAGE_EVENTS
 
-    async def after(self, cursor: int) -> Page:
-        page = await self._log.read_page(self._sid, cursor, self._count)
+    async def after(self, cursor: int) -> tuple[Page, Batch]:
+        page, batch = await self._read(cursor)
         held = _within(page.events, HELD_BYTES)
         fits = len(held) == len(page.events)
         # What is left out is read again, but not as much of it: what follows large events is likely to be large.
         self._count = min(PAGE_EVENTS, 2 * (self._count if fits else len(held)))
-        return page if fits else page._replace(events=held, more=True)
+        return (page, batch) if fits else (page._replace(events=held, more=True), Batch(held))
+
+    async def _read(self, cursor: int) -> tuple[Page, Batch]:
+        reads, key = self._topic.reads, (self._topic.version, self._topic.mark, cursor, self._count)
+        if key not in reads:
+            reads[key] = asyncio.create_task(self._read_log(cursor), name="page")
+            reads[key].add_done_callback(lambda _: reads.pop(key))
+        return await asyncio.shield(reads[key])  # one viewer that leaves must not end it for the others
+
+    async def _read_log(self, cursor: int) -> tuple[Page, Batch]:
+        page = await self._log.read_page(self._topic.sid, cursor, self._count)
+        return page, Batch(page.events)
 
 
 def _within(events: list[Event], size: int) -> list[Event]:

@@ -10,31 +10,29 @@ How a connection ends, each distinct on the wire:
 A cut is an answer that is never completed: ASGI servers close the connection without the final chunk, which is how
 clients tell it from the end. Some take a proper end for the stream's own.
 
-The direct lane (a viewer written to by the hub, without a task of its own) will take the place of `_pump` for
-viewers that are caught up; everything else here stays.
+A viewer is one task, the server's own for its request. Whatever else ends it (the connection is lost, a drain) says so
+by `leave`, which cancels that task where it waits: for an event, or for room. Never within a frame. With a lane
+(lane.py) the task sleeps while the viewer is at its stream's tail.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from enum import Enum
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from broker.errors import LasteventError
-from broker.sse import Format, farewell, retry_line
+from broker.lane import EXTENSION, Lane
+from broker.sse import Batch, Format, farewell, retry_line
 from broker.tail import Step
 
 FAREWELL_S = 1.0
 """How long a drain waits for one viewer's last bytes."""
-
-HANG_UP = "lastevent.hang_up"
-"""An ASGI extension (serve.py): drops the connection with whatever waits in it. A close would wait for a client that
-does not read until it reads, and keep what it was sent for as long: in this process, and in the kernel.
-"""
 
 
 class Cut(Exception):
@@ -50,28 +48,37 @@ class Ended(Enum):
 
 
 class Viewers:
-    """The viewers of this process: how many, how they ended, and the one signal that sends them all away."""
+    """The viewers of this process: who is here, how they ended, and the one signal that sends them all away."""
 
     def __init__(self, *, limit: int, stall_s: float) -> None:
         self.limit = limit
         self.stall_s = stall_s
-        self.connected = 0
+        self.here: set[EventsResponse] = set()
         self.ended = dict.fromkeys(Ended, 0)
         self.bytes_sent = 0
         self.draining = asyncio.Event()
 
     @property
+    def connected(self) -> int:
+        return len(self.here)
+
+    @property
     def is_full(self) -> bool:
         return self.connected >= self.limit
 
+    def drain(self) -> None:
+        self.draining.set()
+        for viewer in tuple(self.here):
+            viewer.leave(Ended.DRAINED)
+
 
 class EventsResponse(Response):
-    """The body of /events: SSE or NDJSON, endless until the stream is not."""
+    """The body of /events: SSE or NDJSON, endless until the stream is not. `steps` gets the lane, if there is one."""
 
     def __init__(
         self,
         viewers: Viewers,
-        steps: AsyncGenerator[Step, None],
+        steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
         form: Format,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -80,48 +87,72 @@ class EventsResponse(Response):
         self._viewers = viewers
         self._steps = steps
         self._format = form
+        self._leaving: Ended | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        self._viewers.connected += 1
-        try:
-            ended = await self._serve(receive, send)
-        finally:
-            self._viewers.connected -= 1
+        lane = _lane(scope, self._format)
+        ended = await self._serve(lane, receive, send)
         self._viewers.ended[ended] += 1
-        if ended is Ended.TOO_SLOW and (hang_up := scope.get("extensions", {}).get(HANG_UP)):
-            hang_up()
+        if ended is Ended.TOO_SLOW and lane:
+            lane.hang_up()
 
-    async def _serve(self, receive: Receive, send: Send) -> Ended:
-        pump = asyncio.create_task(self._pump(send), name="viewer")
-        gone = asyncio.create_task(_disconnected(receive), name="viewer disconnect")
-        drain = asyncio.create_task(self._viewers.draining.wait(), name="viewer drain")
-        tasks = {pump, gone, drain}
+    def leave(self, how: Ended) -> None:
+        """End this viewer from outside of its task. The first word counts."""
+        if self._leaving is None:
+            self._leaving = how
+            self._task.cancel()
+
+    async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._viewers.here.add(self)
+        watch = self._watch(lane, receive)
+        # What happened between the request's own checks and here was told to nobody.
+        if lane and lane.is_lost:
+            self.leave(Ended.LEFT)
+        elif self._viewers.draining.is_set():
+            self.leave(Ended.DRAINED)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return await self._pump(lane, send)
+        except asyncio.CancelledError:
+            if self._leaving is None:
+                raise  # the server gives up on this request
+            task.uncancel()
         finally:
-            # A pump is cancelled while it waits, for an event or for room: never within a frame.
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        if not pump.cancelled():
-            return pump.result()
-        if gone.cancelled() and not drain.cancelled():
+            self._viewers.here.discard(self)
+            watch()
+        if self._leaving is Ended.DRAINED:
             await self._say_farewell(send)
-            return Ended.DRAINED
-        return Ended.LEFT
+        return self._leaving
 
-    async def _pump(self, send: Send) -> Ended:
+    def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
+        """See the connection go. Returns what ends the watch."""
+        if lane:
+            lane.on_lost = lambda: self.leave(Ended.LEFT)
+            return lane.close
+        return asyncio.create_task(self._disconnected(receive), name="viewer disconnect").cancel
+
+    async def _disconnected(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.leave(Ended.LEFT)
+
+    async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         # As a line of the first frame: before it, nothing has been said that a client could resume from.
         opening = b"" if self._format.is_ndjson else retry_line()
         try:
-            async with aclosing(self._steps) as steps:
+            async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
-                    await self._send(send, opening + self._render(step))
+                    body = opening + self._render(step)
                     opening = b""
+                    del step  # or a viewer at the tail would keep its last page for as long as it is there
+                    await self._send(send, body)
+                    del body
             await self._send(send, opening and opening + b"\n", more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
@@ -138,8 +169,8 @@ class EventsResponse(Response):
         match step:
             case None:
                 return self._format.heartbeat
-            case list():
-                return self._format.render(step)
+            case Batch():
+                return step.render(self._format)
             case gap:
                 return self._format.render_gap(gap)
 
@@ -148,6 +179,11 @@ class EventsResponse(Response):
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
                     await send({"type": "http.response.body", "body": farewell("draining"), "more_body": True})
+
+
+def _lane(scope: Scope, form: Format) -> Lane | None:
+    offer = scope.get("extensions", {}).get(EXTENSION)
+    return offer(form) if offer else None
 
 
 class CutResponse(Response):
@@ -170,8 +206,3 @@ class CutResponse(Response):
 def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
     # nginx buffers what it proxies unless told not to. The media type stands alone: SSE is always UTF-8.
     return {"Content-Type": form.media_type, "X-Accel-Buffering": "no", **more}
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -55,7 +55,7 @@ def test_pure_modules_stand_on_no_framework(name: str) -> None:
     assert outside <= PURE[name]
 
 
-@pytest.mark.parametrize("name", ["log", "writer", "tail", "hub"])
+@pytest.mark.parametrize("name", ["log", "writer", "tail", "hub", "topic", "lane"])
 def test_the_log_files_stand_on_no_web_framework(name: str) -> None:
     assert not loaded_by(f"import broker.{name}") & WEB
 

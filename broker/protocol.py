@@ -1,0 +1,66 @@
+"""uvicorn's HTTP protocol, which offers its transport to the answer it carries (lane.py), and bodies to HTTP/1.0."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from broker.lane import EXTENSION, Lane
+from broker.sse import Format
+
+
+class Protocol(HttpToolsProtocol):
+    _lane: Lane | None = None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self._offer}  # type: ignore[dict-item]  # typed as JSON-like
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            del self.scope["extensions"]
+            self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._lane:
+            self._lane.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._lane:
+            self._lane.is_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        lane, self._lane = self._lane, None
+        super().connection_lost(exc)
+        if lane:
+            lane.lose()
+
+    def _offer(self, form: Format) -> Lane:
+        self._lane = Lane(self.transport, form, is_paused=self.flow.write_paused)
+        return self._lane
+
+
+class _Unchunked:
+    """send() for HTTP/1.0, which knows no chunks (RFC 9112 §7.1): a body of unknown length ends with its connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send: Any = cycle.send
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = _ENDLESS
+        elif not message.get("more_body", False) and cycle.expected_content_length > _ENDLESS // 2:
+            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn checks that it adds up
+        await self._send(message)
+
+
+_ENDLESS = 2**63

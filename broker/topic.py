@@ -1,0 +1,216 @@
+"""Topic: one followed stream in a process: its *ring* of recent events, and the viewers that are written to directly.
+
+The ring is dense (ids n, n+1, n+2 …). A viewer takes from it what lies after its own cursor, when it is ready; one that
+falls out of it reads the log, which is its queue. So nothing is queued for anybody.
+
+A *live* viewer stands at the tail and has a lane (lane.py): what comes is encoded once and written to all of them, in
+one loop, without a task of theirs. They share one cursor, `_live_at`: that is what makes the loop short, and the seam
+simple. A viewer joins only at that very cursor, and leaves with it; whatever is not "the next events, and no ending"
+lets all of them go, and each goes on by itself (tail.py), with the ring and the log:
+- a hole, or a new pen's block: only the log knows which
+- an overlap: a writer heals its log and says again what these have seen, and more
+- an ending: it closes each viewer in its own way
+- the subscription broke
+One whose connection takes no more (its transport has paused) is let go alone; its cursor counts what was written to it.
+
+What is seen already and what is a hole is judged by viewers' cursors, never by the ring's: after a rollback of Redis
+it may be ahead of the log. A batch that does not follow the ring's last event starts a new ring; one that overlaps
+replaces what it overlaps. A terminal event is kept aside as `ending`, whatever its id: no viewer may miss it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from broker.event import TERMINAL, Event, from_published
+from broker.lane import Lane, chunk
+from broker.log import Page
+from broker.sse import Batch, Format
+
+RING_EVENTS = 512
+"""Some 5 to 20 s of a model's answer: a viewer that falls behind by more reads the log, until it has caught up."""
+
+RING_BYTES = 256 * 1024
+"""Events may be large: a ring must not be."""
+
+HEARTBEAT_TICKS = 15
+"""The hub's wheel turns so often in a heartbeat: silence is noticed within a fifteenth of it."""
+
+_ENDINGS = frozenset(kind.encode() for kind in TERMINAL)
+
+
+class Topic:
+    """`version` is 0 while the stream is not subscribed, and another number after each subscription."""
+
+    __slots__ = (
+        *("sid", "version", "mark", "ending", "viewers", "linger", "published", "reads"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_ticks"),
+    )
+
+    def __init__(self, sid: str) -> None:
+        self.sid = sid
+        self.version = 0
+        self.mark = 0
+        """Grows with whatever happens here: a viewer that found a hole reads the log once a mark, not in a loop."""
+        self.ending: Event | None = None
+        self.viewers = 0
+        self.linger: asyncio.TimerHandle | None = None
+        self.published: list[bytes] = []
+        """What came and has not had its turn yet (hub.py)."""
+        self.reads: dict[tuple[int, int, int, int], asyncio.Task[tuple[Page, Batch]]] = {}
+        """Pages of the log that are being read just now (tail.py)."""
+        self._ring: list[bytes] = []  # each event as it was published
+        self._ring_bytes = 0
+        self._first = 0  # the id of the ring's first event
+        self._after: tuple[int, Batch] | None = None
+        self._changed: asyncio.Event | None = None
+        self._live: dict[Format, set[Lane]] = {}
+        self._live_at = 0
+        self._ticks = 0
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change. Take it before any wait that follows a look."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    def after(self, cursor: int) -> Batch | None:
+        """What the ring has after `cursor`; None if there is a hole between them, which the log must fill.
+
+        Viewers at the same cursor get the same batch, and with it its bytes.
+        """
+        if not self._ring or self._first + len(self._ring) - 1 <= cursor:
+            return Batch([])
+        if self._first > cursor + 1:
+            return None
+        if self._after is None or self._after[0] != cursor:
+            self._after = cursor, Batch(from_published(b"\n".join(self._ring[cursor + 1 - self._first :])))
+        return self._after[1]
+
+    def publish(self, messages: Iterable[bytes], ring_events: int = RING_EVENTS) -> int:
+        """Take in published batches, in their order. Returns how many bytes were written to live viewers.
+
+        Raises ValueError for what is no batch.
+        """
+        lines = b"\n".join(messages).split(b"\n")
+        count, torn = divmod(len(lines), 4)
+        if torn:
+            raise ValueError("an event is published in four lines")
+        # What waited together goes out together, as far as it is dense.
+        first, start = int(lines[0]), 0
+        written = 0
+        for at in range(1, count):
+            if int(lines[4 * at]) != first + at - start:
+                written += self._publish(first, lines[4 * start : 4 * at], ring_events)
+                first, start = int(lines[4 * at]), at
+        return written + self._publish(first, lines[4 * start :] if start else lines, ring_events)
+
+    def reset(self, version: int) -> None:
+        self.version = version
+        self.published.clear()
+        self._cut(0, len(self._ring))
+        self.ending = None
+        self._let_all_go()
+        self.wake()
+
+    def wake(self) -> None:
+        self.mark += 1
+        self._after = None
+        if self._changed:
+            self._changed.set()
+            self._changed = None
+
+    def _publish(self, first: int, lines: list[bytes], ring_events: int) -> int:
+        last = first + len(lines) // 4 - 1
+        ends = lines[-2] in _ENDINGS
+        self._remember(first, lines, ring_events)
+        if ends:
+            [self.ending] = from_published(b"\n".join(lines[-4:]))
+        written = 0
+        if self._live:
+            if first == self._live_at + 1 and not ends:
+                written = self._write(lines, last)
+            elif ends or last > self._live_at:
+                self._let_all_go()
+        self._ticks = 0
+        self.wake()
+        return written
+
+    def _remember(self, first: int, lines: list[bytes], ring_events: int) -> None:
+        ring = self._ring
+        if not ring or not self._first <= first <= self._first + len(ring):
+            self._cut(0, len(ring))
+            self._first = first
+        else:
+            self._cut(first - self._first, len(ring))
+        events = [b"\n".join(lines[at : at + 4]) for at in range(0, len(lines), 4)]
+        ring += events
+        self._ring_bytes += sum(map(len, events))
+        while len(ring) > ring_events or (self._ring_bytes > RING_BYTES and len(ring) > 1):
+            front = 1 + len(ring) // 8  # in steps: a front that moves by one would move the whole list
+            self._cut(0, front)
+            self._first += front
+
+    def _cut(self, start: int, end: int) -> None:
+        if start < end:
+            self._ring_bytes -= sum(map(len, self._ring[start:end]))
+            del self._ring[start:end]
+
+    # -- live viewers ----------------------------------------------------------------------------------------
+
+    def can_carry(self, cursor: int) -> bool:
+        """Whether a viewer that has seen all that the ring and the log had may be written to from here on."""
+        return not self._live or self._live_at == cursor
+
+    async def carry(self, lane: Lane, cursor: int) -> int:
+        """Write what comes to this viewer, until it has to go on by itself. Returns its cursor then."""
+        left = asyncio.get_running_loop().create_future()
+        lane.topic, lane.left = self, left
+        self._live_at = cursor
+        self._live.setdefault(lane.form, set()).add(lane)
+        try:
+            at: int = await left
+            return at
+        finally:
+            self._forget(lane)
+
+    def let_go(self, lane: Lane) -> None:
+        """This viewer's connection takes no more, or is gone. What was written to it is on its way."""
+        self._forget(lane)
+        lane.leave(self._live_at)
+
+    def tick(self) -> int:
+        """A turn of the heartbeat's wheel. Returns how many bytes were written."""
+        self._ticks += 1
+        if self._ticks < HEARTBEAT_TICKS or not self._live:
+            return 0
+        self._ticks = 0
+        bodies = [(lanes, chunk(form.heartbeat)) for form, lanes in self._live.items()]
+        return sum(_write_to(lanes, body) for lanes, body in bodies)
+
+    def _write(self, lines: list[bytes], last: int) -> int:
+        bodies = [(lanes, chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
+        self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
+        return sum(_write_to(lanes, body) for lanes, body in bodies)
+
+    def _let_all_go(self) -> None:
+        live, self._live = self._live, {}
+        for lanes in live.values():
+            for lane in lanes:
+                lane.leave(self._live_at)
+
+    def _forget(self, lane: Lane) -> None:
+        lane.topic = None
+        if lanes := self._live.get(lane.form):
+            lanes.discard(lane)
+            if not lanes:
+                del self._live[lane.form]
+
+
+def _write_to(lanes: set[Lane], body: bytes) -> int:
+    everyone = tuple(lanes)  # one that pauses leaves while this runs
+    for lane in everyone:
+        lane.write(body)
+    return len(body) * len(everyone)

@@ -1,0 +1,348 @@
+"""The seam between replay and live: viewers that are written to directly join, stall, resume and leave at any step.
+
+The hub is given its messages by hand here, in place of its subscription: so a message may come late, be lost, or come
+again, at any point of any viewer's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import fakeredis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from broker.event import encode_data
+from broker.hub import Hub
+from broker.keys import Keys
+from broker.lane import Lane, chunk
+from broker.log import Claimed, StreamLog
+from broker.sse import Format
+from broker.tail import follow
+from broker.topic import HEARTBEAT_TICKS, Topic
+from tests.streams import batch, ending, running, text
+
+LIMIT_S = 10.0
+
+
+class Wire(asyncio.Transport):
+    """A connection that keeps what is written to it. Closed, it raises at a write, as uvloop's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = b""
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        if self.is_closed:
+            raise RuntimeError("the handler is closed")
+        self.body += data
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    @property
+    def ids(self) -> list[int]:
+        return [int(found) for found in re.findall(rb"id: ([0-9]+)\n", self.body)]
+
+
+def lane(form: Format = Format.EXACT) -> tuple[Lane, Wire]:
+    wire = Wire()
+    return Lane(wire, form, is_paused=False), wire
+
+
+def said(first: int, *words: str, kind: str = "text_delta") -> bytes:
+    return "\n".join(f"{n}\n0\n{kind}\n{word}" for n, word in enumerate(words, first)).encode()
+
+
+# -- a topic and its live viewers ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def topic() -> Topic:
+    topic = Topic("sid")
+    topic.reset(version=1)
+    return topic
+
+
+async def carried(topic: Topic, lane: Lane, cursor: int) -> asyncio.Task[int]:
+    task = asyncio.create_task(topic.carry(lane, cursor))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_live_viewers_are_written_the_next_events_in_one_chunk(topic: Topic) -> None:
+    (one, wire), (other, other_wire) = lane(), lane(Format.NDJSON)
+    tasks = [await carried(topic, one, 4), await carried(topic, other, 4)]
+    written = topic.publish([said(5, "a"), said(6, "b", "c")])
+    assert wire.ids == [5, 6, 7]
+    assert wire.body == chunk(b"".join(b"id: %d\nevent: text_delta\ndata: %c\n\n" % (n, n + 92) for n in (5, 6, 7)))
+    assert other_wire.body.count(b'"event":"text_delta"') == 3
+    assert written == len(wire.body) + len(other_wire.body)
+    assert not any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
+
+
+async def test_what_live_viewers_have_seen_is_not_written_again(topic: Topic) -> None:
+    viewer, wire = lane()
+    task = await carried(topic, viewer, 7)
+    topic.publish([said(5, "a", "b", "c")])
+    topic.publish([said(8, "d")])
+    assert wire.ids == [8]
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    "message", [said(9, "a"), said(7, "a", "b"), said(1_000_001, "a"), said(8, "{}", kind="done")], ids=str
+)
+async def test_whatever_else_than_the_next_events_lets_all_go_with_the_cursor_they_have(
+    topic: Topic, message: bytes
+) -> None:
+    (one, wire), (other, _) = lane(), lane(Format.COMPACT)
+    tasks = [await carried(topic, one, 7), await carried(topic, other, 7)]
+    topic.publish([message])
+    assert [await task for task in tasks] == [7, 7]
+    assert wire.body == b""
+    topic.publish([said(8, "a")])
+    assert wire.body == b"", "who was let go is written to by its own task"
+
+
+async def test_a_broken_subscription_lets_all_go(topic: Topic) -> None:
+    viewer, _ = lane()
+    task = await carried(topic, viewer, 7)
+    topic.publish([said(8, "a")])
+    topic.reset(version=0)
+    assert await task == 8
+
+
+async def test_a_viewer_whose_connection_is_full_leaves_with_what_was_written_to_it(topic: Topic) -> None:
+    (full, wire), (quick, other_wire) = lane(), lane()
+
+    def pausing(data: bytes) -> None:
+        wire.write(data)
+        full.pause()
+
+    full.write = pausing  # type: ignore[method-assign, assignment]  # as a transport does that has too much
+    leaves, stays = await carried(topic, full, 4), await carried(topic, quick, 4)
+    topic.publish([said(5, "a")])
+    topic.publish([said(6, "b")])
+    assert await leaves == 5
+    assert (wire.ids, other_wire.ids) == ([5], [5, 6])
+    stays.cancel()
+
+
+async def test_a_lost_connection_costs_the_others_nothing(topic: Topic) -> None:
+    lanes = [lane() for _ in range(8)]
+    tasks = [await carried(topic, viewer, 4) for viewer, _ in lanes]
+    for viewer, wire in lanes[::2]:
+        wire.is_closed = True
+        viewer.lose()
+    topic.publish([said(5, "a")])
+    assert [wire.ids for _, wire in lanes] == [[], [5]] * 4
+    for task in tasks:
+        task.cancel()
+
+
+async def test_only_who_stands_where_the_live_ones_stand_may_join_them(topic: Topic) -> None:
+    assert topic.can_carry(9)
+    viewer, _ = lane()
+    task = await carried(topic, viewer, 7)
+    assert [topic.can_carry(cursor) for cursor in (6, 7, 8)] == [False, True, False]
+    topic.publish([said(8, "a")])
+    assert topic.can_carry(8)
+    task.cancel()
+
+
+async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) -> None:
+    (one, wire), (other, other_wire) = lane(), lane(Format.NDJSON)
+    tasks = [await carried(topic, one, 4), await carried(topic, other, 4)]
+    for _ in range(HEARTBEAT_TICKS - 1):
+        assert topic.tick() == 0
+    assert topic.tick() > 0
+    assert (wire.body, other_wire.body) == (chunk(b": ping\n\n"), chunk(b"\n"))
+    for _ in range(HEARTBEAT_TICKS - 1):
+        topic.tick()
+    topic.publish([said(5, "a")])
+    assert topic.tick() == 0, "whoever is sent events needs no sign of life"
+    for task in tasks:
+        task.cancel()
+
+
+# -- every step of every viewer ------------------------------------------------------------------------------
+
+
+class Viewer:
+    """Serves a stream to a wire as viewer.py does; `send` waits while the connection takes no more."""
+
+    def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int) -> None:
+        self.cursor = cursor
+        self.lane, self.wire = lane()
+        self.has_left = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self.task = asyncio.create_task(self._serve(log, hub, sid))
+
+    @property
+    def has_got(self) -> int:
+        return max(self.wire.ids, default=self.cursor)
+
+    @property
+    def is_stalled(self) -> bool:
+        return not self._room.is_set()
+
+    def stall(self) -> None:
+        self._room.clear()
+        self.lane.pause()
+
+    def resume(self) -> None:
+        self._room.set()
+        self.lane.is_paused = False
+
+    def leave(self) -> None:
+        self.has_left = self.wire.is_closed = True
+        self.lane.lose()
+        self.task.cancel()
+
+    async def _serve(self, log: StreamLog, hub: Hub, sid: str) -> None:
+        async for step in follow(log, hub, sid, self.cursor, self.lane):
+            await self._room.wait()
+            if step is not None:
+                assert not isinstance(step, tuple), "nothing is lost here: no gap"
+                self.wire.write(chunk(step.render(Format.EXACT)))
+
+
+class World:
+    """A stream, a hub, what was published and has not come yet, and viewers."""
+
+    def __init__(self, log: StreamLog, claimed: Claimed) -> None:
+        self.log = log
+        self.claimed = claimed
+        self.hub = Hub(log.redis, log.keys)
+        self.channel = log.keys.stream(claimed.sid).live.encode()
+        self.tail = 1
+        self.coming: deque[bytes] = deque()
+        self.came: list[bytes] = []
+        self.viewers: list[Viewer] = []
+        self.is_subscribed = False
+
+    async def step(self, action: str, n: int) -> None:
+        here = [viewer for viewer in self.viewers if not viewer.has_left]
+        match action:
+            case "append":
+                await self.append(1 + n % 3)
+            case "deliver" if self.coming:
+                self.deliver(self.coming.popleft())
+            case "lose" if self.coming:
+                self.coming.popleft()
+            case "repeat" if self.came:
+                self.deliver(self.came[n % len(self.came)])
+            case "break":
+                self.coming.clear()
+                self.is_subscribed = False
+                for topic in self.hub._topics.values():
+                    topic.reset(version=0)
+            case "subscribe":
+                self.subscribe()
+            case "join":
+                self.viewers.append(Viewer(self.log, self.hub, self.claimed.sid, n % (self.tail + 1)))
+            case "stall" if here:
+                here[n % len(here)].stall()
+            case "resume" if here:
+                here[n % len(here)].resume()
+            case "leave" if here:
+                here[n % len(here)].leave()
+            case "quiet":
+                await self.quiet(by_subscription=n % 2 == 0)
+            case "wait":
+                for _ in range(n):
+                    await asyncio.sleep(0)
+
+    async def append(self, count: int) -> None:
+        events = text(*map(str, range(count)))
+        first, self.tail = self.tail + 1, self.tail + count
+        await self.log.append(batch(self.claimed, first, *events))
+        self.coming.append(said(first, *(event.data.decode() for event in events)))
+
+    async def quiet(self, *, by_subscription: bool) -> None:
+        """Whatever was lost, a new subscription or the next event brings everybody who reads to the tail."""
+        if not by_subscription and self.is_subscribed:
+            await self.append(1)
+        while self.coming:
+            self.deliver(self.coming.popleft())
+        if by_subscription or not self.is_subscribed:
+            self.subscribe()
+        async with asyncio.timeout(LIMIT_S):
+            # Every turn of the loop counts here.
+            while any(  # noqa: ASYNC110
+                v.has_got < self.tail for v in self.viewers if not (v.has_left or v.is_stalled)
+            ):
+                await asyncio.sleep(0)
+
+    def deliver(self, message: bytes) -> None:
+        self.came.append(message)
+        self.hub.take([b"message", self.channel, message])
+
+    def subscribe(self) -> None:
+        self.is_subscribed = True
+        self.hub.take([b"subscribe", self.channel, 1])
+
+    async def end(self, *, by_seizure: bool) -> None:
+        """The ending comes, by the writer or (a new pen's block of ids) by a cancel; the last subscription holds."""
+        if by_seizure:
+            ended = await self.log.seize(self.claimed.sid, "cancelled", encode_data({}))
+            self.coming.append(said(ended.last_event_id, "{}", kind="cancelled"))
+        else:
+            await self.log.append(batch(self.claimed, self.tail + 1, *text("x"), ending()))
+            self.coming.append(said(self.tail + 1, '{"text":"x"}') + b"\n" + said(self.tail + 2, "{}", kind="done"))
+        self.subscribe()
+        while self.coming:
+            self.deliver(self.coming.popleft())
+        for viewer in self.viewers:
+            viewer.resume()
+        async with asyncio.timeout(LIMIT_S):
+            for viewer in self.viewers:
+                with suppress(asyncio.CancelledError):
+                    await viewer.task
+
+    async def check(self) -> None:
+        everything = [event.id for event in await self.log.read_all(self.claimed.sid)]
+        for viewer in self.viewers:
+            expected = [n for n in everything if n > viewer.cursor]
+            if viewer.has_left:
+                assert viewer.wire.ids == expected[: len(viewer.wire.ids)]
+            else:
+                assert viewer.wire.ids == expected
+
+
+_ACTIONS = st.sampled_from(
+    # Most of what happens is ordinary; joining is frequent, since each viewer is another chance.
+    ["append"] * 4
+    + ["deliver"] * 5
+    + ["join"] * 3
+    + ["wait"] * 6
+    + ["stall", "resume", "leave"] * 2
+    + ["subscribe", "lose", "repeat", "break", "quiet"]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(_ACTIONS, st.integers(0, 12)), max_size=60), st.booleans())
+def test_viewers_that_join_stall_resume_and_leave_at_every_step_get_every_event_once(
+    steps: list[tuple[str, int]], by_seizure: bool
+) -> None:
+    async def play() -> None:
+        async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
+            log = StreamLog(client, Keys())
+            world = World(log, await running(log))
+            for action, n in [("join", 0), ("join", 0), ("join", 0), ("wait", 1), ("quiet", 0), *steps]:
+                await world.step(action, n)
+            await world.end(by_seizure=by_seizure)
+            await world.check()
+
+    asyncio.run(play())

@@ -24,14 +24,19 @@ local attempt, claimed_under = ARGV[9], ARGV[10]
 local HEAD = 12
 local count = (#ARGV - HEAD) / 3
 
-local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text', 'boot',
-  'created', 'jumped')
+-- Each call and each field costs about half a microsecond of a thread that all streams share: what is seldom needed
+-- is read where it is needed, and what is written is written in one step, at the end.
+local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')
 local state, tail = m[1], tonumber(m[4])
 if not state then
   return { 'NOT_FOUND' }
 end
 if claimed_under ~= '' and claimed_under ~= server() then
   return { 'SUPERSEDED' }
+end
+
+local function renew()
+  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
@@ -41,9 +46,10 @@ if first == 0 then
   -- Redis has restarted, and may have lost what this producer, which keeps no numbers, was told the ids of: none of
   -- them may name another event. A producer that does number its events finds itself below the base (GAP).
   local this = server()
-  if this ~= (m[10] or m[8]) then
+  local known = redis.call('HMGET', META, 'boot', 'created', 'jumped')
+  if this ~= (known[3] or known[1]) then
     jumped = this
-    base = next_block(tail, base, tonumber(m[9]))
+    base = next_block(tail, base, tonumber(known[2]))
   end
   first = math.max(tail + 1, base)
 elseif same_pen and first >= base then
@@ -61,7 +67,7 @@ if skip > 0 then
 end
 if same_pen and skip == count then
   if not TERMINAL[state] then
-    redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+    renew()
   end
   return { 'OK', tail, now, state, there_t }
 end
@@ -77,17 +83,19 @@ if not same_pen then
     'attempt', attempt)
   redis.call('HSETNX', META, 'started', int(now))
 end
-redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 if count == 0 then
+  renew()
   return { 'OK', tail, now, 'running', there_t }
 end
 if first + skip ~= math.max(tail + 1, base) then
+  renew()
   return { 'GAP', tail }
 end
 
 if TERMINAL[ARGV[#ARGV - 2]] and ARGV[#ARGV] == '' then
-  local wait = healing(m[8], ARGV[11], tonumber(ARGV[12]), 0)
+  local wait = healing(redis.call('HGET', META, 'boot'), ARGV[11], tonumber(ARGV[12]), 0)
   if wait then
+    renew()
     return wait
   end
 end
@@ -102,6 +110,7 @@ end
 -- The ending always has room: a stream that is full must still be able to say so.
 local ending_alone = count - skip == 1 and TERMINAL[ARGV[HEAD + 3 * skip + 1]]
 if (events > max_events or bytes > max_bytes) and not ending_alone then
+  renew()
   return { 'LIMIT' }
 end
 
@@ -126,6 +135,10 @@ for i = skip, count - 1 do
   end
 end
 tail = first + count - 1
-redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
+if TERMINAL[state] then
+  redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
+else
+  redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes, 'lease_until', int(now + lease_ms))
+end
 publish()
 return { 'OK', tail, now, TERMINAL[state] and state or 'running', there_t }

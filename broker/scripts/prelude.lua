@@ -11,7 +11,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Lua prints large numbers as 1e+15; ids must stay digits.
 local function int(n)
-  return string.format('%.0f', n)
+  return string.format('%d', n)
 end
 
 -- The pen has changed hands: go on at the start of a block of a million that nobody can have used, not even a

@@ -26,7 +26,7 @@ from broker.hub import Hub
 from broker.keys import Keys
 from broker.log import Claimed, StreamLog
 from broker.sse import Batch, Gap
-from broker.tail import follow, replay
+from broker.tail import _Pages, follow, replay
 from tests.deployment import Process
 from tests.streams import batch, ending, queued, remember, running, taken_over, text
 
@@ -109,6 +109,11 @@ async def subscribed(hub: Hub, sid: str) -> Any:
 
 async def say(log: StreamLog, claimed: Claimed, first: int, *words: str) -> int:
     return (await log.append(batch(claimed, first, *text(*words)))).tail
+
+
+async def calls_of(redis: Redis, command: str) -> int:
+    stats = (await redis.info("commandstats")).get(f"cmdstat_{command}", {"calls": 0})
+    return int(stats["calls"])
 
 
 # -- one loop over one cursor ------------------------------------------------------------------------------
@@ -208,15 +213,44 @@ async def test_a_slow_viewer_falls_out_of_the_ring_and_reads_the_log(log: Stream
     assert got == list(range(1, 2003))
 
 
+async def test_viewers_that_come_together_share_the_reads_of_the_log(redis: Redis, log: StreamLog, hub: Hub) -> None:
+    claimed = await running(log)
+    await log.append(batch(claimed, 2, *text(*map(str, range(900)))))
+    await subscribed(hub, claimed.sid)
+    before = await calls_of(redis, "xrange")
+    viewers = [Viewer(log, hub, claimed.sid, cursor=100) for _ in range(50)]
+    for viewer in viewers:
+        await viewer.until(901)
+        assert viewer.ids == list(range(101, 902))
+        await viewer.leave()
+    assert await calls_of(redis, "xrange") - before <= 4
+
+
+async def test_a_read_that_began_before_something_was_published_is_not_shared_after_it(
+    log: StreamLog, hub: Hub
+) -> None:
+    claimed = await running(log)
+    async with hub.join(claimed.sid) as topic:
+        early = _Pages(log, topic)
+        late = _Pages(log, topic)
+        reading = asyncio.create_task(early.after(0))
+        await asyncio.sleep(0)  # it has begun
+        await say(log, claimed, 2, "Salt")
+        topic.wake()
+        page, _ = await late.after(0)
+        await reading
+        assert [event.id for event in page.events] == [1, 2]
+
+
 async def test_a_quick_viewer_reads_the_log_no_more_than_once(redis: Redis, log: StreamLog, hub: Hub) -> None:
     claimed = await running(log)
     viewer = Viewer(log, hub, claimed.sid)
     await viewer.until(1)
-    before = (await redis.info("commandstats"))["cmdstat_xrange"]["calls"]
+    before = await calls_of(redis, "xrange")
     for n in range(2, 50):
         await say(log, claimed, n, "Salt")
         await viewer.until(n)
-    assert (await redis.info("commandstats"))["cmdstat_xrange"]["calls"] == before
+    assert await calls_of(redis, "xrange") == before
     await viewer.leave()
 
 

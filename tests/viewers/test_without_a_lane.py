@@ -1,0 +1,99 @@
+"""Where no lane is offered (another ASGI server, HTTP/1.0) viewers are served through send(): with the same bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+
+from broker.app import create_app
+from broker.settings import Settings
+from tests.deployment import Deployment, free_port, until
+from tests.viewers.producer import Producer
+from tests.viewers.viewer import LIMIT_S, Viewer, get_events
+
+WORDS = 40
+
+
+@asynccontextmanager
+async def served(redis_url: str, protocol: str) -> AsyncIterator[int]:
+    """The port of an SSE tier under uvicorn's own protocol classes."""
+    app, port = create_app(Settings(redis_url=redis_url)), free_port()
+    config = uvicorn.Config(app, port=port, http=protocol, ws="none", log_level="warning", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started, "it listens")
+    yield port
+    server.should_exit = True
+    await serving
+
+
+async def _say(producer: Producer) -> None:
+    for n in range(WORDS):
+        await producer.write(f"{n} ")
+        await asyncio.sleep(0)
+    await producer.finish()
+
+
+@pytest.mark.parametrize("protocol", ["h11", "httptools"])
+async def test_under_another_asgi_server_a_viewer_gets_the_same_bytes(deployment: Deployment, protocol: str) -> None:
+    async with served(deployment.redis_url, protocol) as elsewhere:
+        producer = await Producer.create(deployment.ports[0])
+        here, there = Viewer(producer.sid), Viewer(producer.sid)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(here.view(deployment.ports[1]))
+            group.create_task(there.view(elsewhere))
+            await until(lambda: here.has_something and there.has_something, "both follow")
+            group.create_task(_say(producer))
+    assert here.ids == list(range(1, WORDS + 3))
+    assert there.bytes == here.bytes
+    assert there.has_ended
+
+
+async def test_a_viewer_that_leaves_another_asgi_server_is_seen_to_leave(deployment: Deployment) -> None:
+    producer = await Producer.create(deployment.ports[0])
+    app = create_app(Settings(redis_url=deployment.redis_url))
+    viewers = app.state.tier.viewers
+    config = uvicorn.Config(app, port=free_port(), http="h11", ws="none", log_level="warning")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started, "it listens")
+    async with get_events(config.port, producer.sid):
+        await until(lambda: viewers.connected == 1, "it is there")
+    await until(lambda: viewers.connected == 0, "it has left")
+    server.should_exit = True
+    await serving
+    await producer.finish()
+
+
+async def test_http_1_0_gets_a_body_without_chunks_that_ends_with_its_connection(deployment: Deployment) -> None:
+    producer = await Producer.create(deployment.ports[0])
+    modern = Viewer(producer.sid)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(modern.view(deployment.ports[0]))
+        old = group.create_task(_get_http_1_0(deployment.ports[1], f"/v1/streams/{producer.sid}/events"))
+        await until(lambda: modern.has_something, "the other one follows")
+        group.create_task(_say(producer))
+    head, _, body = (await old).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    retry, _, frames = body.partition(b"\n")
+    assert retry.startswith(b"retry: ")
+    assert frames == modern.bytes
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/streams/none", "/v1/streams"])
+async def test_http_1_0_gets_whole_answers(deployment: Deployment, path: str) -> None:
+    head, _, body = (await _get_http_1_0(deployment.ports[0], path)).partition(b"\r\n\r\n")
+    [length] = [line.split(b": ")[1] for line in head.split(b"\r\n") if line.startswith(b"content-length")]
+    assert len(body) == int(length)
+    assert body.startswith(b"{")
+
+
+async def _get_http_1_0(port: int, path: str) -> bytes:
+    async with asyncio.timeout(LIMIT_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET %b HTTP/1.0\r\nHost: 127.0.0.1:%d\r\n\r\n" % (path.encode(), port))
+        received = await reader.read()
+        writer.close()
+        return received

@@ -53,11 +53,9 @@ local published = {}
 
 -- Add one event to the log, and keep it for publish().
 local function add(id, kind, data, t)
-  redis.call('XADD', LOG, int(id) .. '-0', 'k', kind, 'd', data, 't', t)
-  published[#published + 1] = int(id)
-  published[#published + 1] = t
-  published[#published + 1] = kind
-  published[#published + 1] = data
+  local n = int(id)
+  redis.call('XADD', LOG, n .. '-0', 'k', kind, 'd', data, 't', t)
+  published[#published + 1] = n .. '\n' .. t .. '\n' .. kind .. '\n' .. data
 end
 
 -- The batch itself, four lines an event (data is one line): a follower needs no read.

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import argparse
 import sys
+from pathlib import Path
 
-from bench import first_token
-
-BENCHMARKS = {"first_token": first_token.run}
+from bench.scenario import Options
+from bench.suite import SCENARIOS, run
 
 
 def main() -> int:
-    names = sys.argv[1:] or list(BENCHMARKS)
-    if unknown := [name for name in names if name not in BENCHMARKS]:
-        print(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
-    for name in names:
-        BENCHMARKS[name]()
-    return 0
+    parser = argparse.ArgumentParser(prog="python -m bench", description="The benchmarks; all of them by default.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}")
+    parser.add_argument("--rounds", type=int, help="rounds of each comparison")
+    parser.add_argument("--short", action="store_true", help="small numbers, a few seconds: shows that they run")
+    parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the results as Markdown, too")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.names if name not in SCENARIOS]:
+        parser.error(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    tables = run(asked.names or list(SCENARIOS), Options(asked.rounds, asked.short), asked.report)
+    return 1 if any(table.failures for table in tables) else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench.processes import clean_environment, free_port
+
 
 @contextmanager
 def running(**settings: str) -> Iterator[int]:
     """The port of a Lastevent that is ready."""
-    port = _free_port()
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))
-    }
+    port = free_port()
     with tempfile.TemporaryDirectory() as data_dir:
         argv = [sys.executable, "-m", "broker", "up", "--port", str(port), "--data-dir", data_dir]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment | settings) as up:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=clean_environment() | settings) as up:
             try:
                 assert up.stdout
                 if "ready" not in up.stdout.readline():
@@ -29,10 +26,3 @@ def running(**settings: str) -> Iterator[int]:
                 yield port
             finally:
                 up.send_signal(signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

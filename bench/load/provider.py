@@ -1,0 +1,133 @@
+"""python -m bench.load.provider PORT DELTAS RATE: a model's side of the Messages streaming wire, at next to no cost.
+
+RATE 0: as fast as it is read, from bytes made beforehand, so that whoever reads is what is measured. Otherwise so many
+text deltas a second to each request, each written on its own, its text with the time of that write: `~<time_ns>`.
+
+worker/standin.py speaks more of the wire, and costs more; the faults it can play are of no use here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from typing import cast
+
+import uvloop
+
+from bench.load.agent import raise_descriptor_limit
+
+BLOCK_EVENTS = 64  # in one write when there is no pace: some 8 KiB, as worker/standin.py does it
+STAMP_DIGITS = 19
+
+
+def _chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def _event(data: dict[str, object]) -> bytes:
+    return f"event: {data['type']}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def _delta(text: str) -> bytes:
+    delta = {"type": "text_delta", "text": text}
+    return _event({"type": "content_block_delta", "index": 0, "delta": delta})
+
+
+USAGE = {"input_tokens": 10, "output_tokens": 1}
+MESSAGE: dict[str, object] = {
+    "id": "msg_bench",
+    "type": "message",
+    "role": "assistant",
+    "model": "bench",
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": USAGE,
+}
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + _chunk(
+        _event({"type": "message_start", "message": MESSAGE})
+        + _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+        + _event({"type": "ping"})
+    )
+)
+STOP = {"stop_reason": "end_turn", "stop_sequence": None}
+END = _chunk(
+    _event({"type": "content_block_stop", "index": 0})
+    + _event({"type": "message_delta", "delta": STOP, "usage": {"output_tokens": 100}})
+    + _event({"type": "message_stop"})
+) + _chunk(b"")
+WORD = _delta(" word")
+BLOCK = _chunk(WORD * BLOCK_EVENTS)
+BEFORE_STAMP, AFTER_STAMP = _delta("~|").split(b"|")
+
+_LENGTH = re.compile(rb"content-length: ([0-9]+)", re.IGNORECASE)
+
+
+class Answering(asyncio.Protocol):
+    """One connection: requests one after another, each answered with the same number of deltas."""
+
+    def __init__(self, deltas: int, rate: float) -> None:
+        self._deltas = deltas
+        self._rate = rate
+        self._request = b""
+        self._answer: asyncio.Task[None] | None = None
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._request += data
+        head, end, body = self._request.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if end and len(body) >= int(length[1] if length else 0):
+            self._request = b""
+            self._answer = asyncio.create_task(self._speak())
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._answer:
+            self._answer.cancel()
+
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
+
+    async def _speak(self) -> None:
+        self._transport.write(HEAD)
+        await (self._speak_in_time() if self._rate else self._speak_at_once())
+        self._transport.write(END)
+
+    async def _speak_at_once(self) -> None:
+        blocks, rest = divmod(self._deltas, BLOCK_EVENTS)
+        for _ in range(blocks):
+            self._transport.write(BLOCK)
+            await self._may_write.wait()
+            await asyncio.sleep(0)  # the others' turn
+        self._transport.write(_chunk(WORD * rest) if rest else b"")
+
+    async def _speak_in_time(self) -> None:
+        clock = asyncio.get_running_loop().time
+        # Requests that came together must not be in step.
+        began_s = clock() + id(self) % 997 / 997 / self._rate
+        for at in range(self._deltas):
+            await asyncio.sleep(max(0.0, began_s + at / self._rate - clock()))
+            self._transport.write(_chunk(BEFORE_STAMP + b"%d" % time.time_ns() + AFTER_STAMP))
+
+
+async def main(port: str, deltas: str, rate: str) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answering(int(deltas), float(rate)), "127.0.0.1", int(port), backlog=2048)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    raise_descriptor_limit()
+    uvloop.run(main(*sys.argv[1:]))

@@ -48,7 +48,8 @@ def encode_data(value: Any) -> bytes:
 
     Raises TypeError for what JSON cannot say (a lone surrogate in a text, too).
     """
-    data = orjson.dumps(value)
+    # Copied: what orjson gives holds on to its buffer of 4 KB, and writers keep every event.
+    data = b"%b" % orjson.dumps(value)
     for raw, escape in _ESCAPES:
         if raw in data:
             data = data.replace(raw, escape)

@@ -4,6 +4,9 @@ Awaiting ASGI's send() for each viewer and event costs more than the event. Our 
 offers the transport itself as an ASGI extension: a viewer at its stream's tail is then written to by its topic.
 Under any other ASGI server, and for HTTP/1.0, the same viewer is served through send(), with the same bytes.
 
+An answer with a lane goes on after the application has returned (`rest`): the web framework's frames around it, and the
+request's own data, would be most of what a waiting viewer costs in memory.
+
 Who writes: the answer's own task (through send()) until it hands its lane to a topic, the topic until it lets it go.
 Both write to the same transport, whose order is the order of the calls; so nothing can overtake anything.
 """
@@ -13,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from broker.sse import Format
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 EXTENSION = "lastevent.lane"
 """In an ASGI scope's extensions: a function (Format) → Lane."""
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: nothing that waits is sent any more."""
@@ -36,10 +41,12 @@ def chunk(body: bytes) -> bytes:
 class Lane:
     """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
 
-    __slots__ = ("_transport", "form", "is_paused", "left", "on_lost", "topic", "write")
+    __slots__ = ("_transport", "form", "is_paused", "left", "on_lost", "rest", "topic", "write")
 
     def __init__(self, transport: asyncio.Transport, form: Format, *, is_paused: bool) -> None:
         self.form = form
+        self.rest: Callable[[Send], Awaitable[None]] | None = None
+        """What is left of the answer once the application has returned; it gets the server's own send()."""
         self.is_paused = is_paused
         """The connection holds as much as it may: who writes must wait, and that is what send() does."""
         self.write = transport.write

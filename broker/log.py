@@ -398,10 +398,14 @@ class StreamLog:
         if not sids:
             return []
         with from_redis():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for sid in sids:
-                    pipe.hgetall(self.keys.stream(sid).meta)
-                return [{k.decode(): v.decode() for k, v in meta.items()} for meta in await pipe.execute()]
+            if len(sids) == 1:  # at each connection of a viewer: a pipeline would be half of its cost
+                metas = [await self.redis.hgetall(self.keys.stream(sids[0]).meta)]  # type: ignore[misc]  # sync or async
+            else:
+                async with self.redis.pipeline(transaction=False) as pipe:
+                    for sid in sids:
+                        pipe.hgetall(self.keys.stream(sid).meta)
+                    metas = await pipe.execute()
+        return [{k.decode(): v.decode() for k, v in meta.items()} for meta in metas]
 
     async def now_ms(self) -> int:
         with from_redis():

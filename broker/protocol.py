@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from broker.lane import EXTENSION, Lane
 from broker.sse import Format
+
+_KEPT = {"type", "method", "http_version"}
+"""What uvicorn still asks a scope for once its answer has begun."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -23,6 +28,18 @@ class Protocol(HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":
             del self.scope["extensions"]
             self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, partial(self._answer, app))
+
+    async def _answer(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+        if self._lane and (rest := self._lane.rest):
+            self._lane.rest = None
+            for name in scope.keys() - _KEPT:
+                del scope[name]
+            self.headers = []
+            await rest(send)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -66,9 +66,12 @@ class Subscription(asyncio.Protocol):
         try:
             reader.feed(data)
             while (message := reader.gets()) is not False:
-                if not isinstance(message, list):
-                    raise redis.exceptions.ResponseError(f"Redis refused the subscription: {message!r}")
-                on_message(message)
+                if isinstance(message, list):
+                    on_message(message)
+                elif isinstance(
+                    message, Exception
+                ):  # what else is no list is the answer to a ping before any SUBSCRIBE
+                    raise redis.exceptions.ResponseError(f"Redis refused the subscription: {message}")
         except Exception as error:
             self.fail(error)
 

@@ -76,6 +76,8 @@ async def follow(
     async with hub.join(sid) as topic:
         pages = _Pages(log, topic)
         silence = _Silence(hub.heartbeat_s)
+        if topic.version and topic.covers(cursor):
+            read_version = topic.version  # who comes back soon finds everything here
         while True:
             ahead = topic.after(cursor)
             hole = ahead is None and topic.mark != read_mark

@@ -89,6 +89,10 @@ class Topic:
             self._after = cursor, Batch(from_published(b"\n".join(self._ring[cursor + 1 - self._first :])))
         return self._after[1]
 
+    def covers(self, cursor: int) -> bool:
+        """Whether the ring knows what lies after `cursor`: the log need not be asked."""
+        return bool(self._ring) and self._first - 1 <= cursor < self._first + len(self._ring)
+
     def publish(self, messages: Iterable[bytes], ring_events: int = RING_EVENTS) -> int:
         """Take in published batches, in their order. Returns how many bytes were written to live viewers.
 

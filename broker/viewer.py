@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -94,17 +95,22 @@ class EventsResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        lane = _lane(scope, self._format)
-        ended = await self._serve(lane, receive, send)
-        self._viewers.ended[ended] += 1
-        if ended is Ended.TOO_SLOW and lane:
-            lane.hang_up()
+        if lane := _lane(scope, self._format):
+            lane.rest = partial(self._serve_and_count, lane, receive)
+        else:
+            await self._serve_and_count(None, receive, send)
 
     def leave(self, how: Ended) -> None:
         """End this viewer from outside of its task. The first word counts."""
         if self._leaving is None:
             self._leaving = how
             self._task.cancel()
+
+    async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
+        ended = await self._serve(lane, receive, send)
+        self._viewers.ended[ended] += 1
+        if ended is Ended.TOO_SLOW and lane:
+            lane.hang_up()
 
     async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()

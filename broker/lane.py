@@ -41,12 +41,13 @@ def chunk(body: bytes) -> bytes:
 class Lane:
     """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
 
-    __slots__ = ("_transport", "form", "is_paused", "left", "on_lost", "rest", "topic", "write")
+    __slots__ = ("_transport", "form", "is_lost", "is_paused", "left", "on_lost", "rest", "topic", "write")
 
     def __init__(self, transport: asyncio.Transport, form: Format, *, is_paused: bool) -> None:
         self.form = form
         self.rest: Callable[[Send], Awaitable[None]] | None = None
         """What is left of the answer once the application has returned; it gets the server's own send()."""
+        self.is_lost = transport.is_closing()
         self.is_paused = is_paused
         """The connection holds as much as it may: who writes must wait, and that is what send() does."""
         self.write = transport.write
@@ -55,10 +56,6 @@ class Lane:
         self.on_lost: Callable[[], object] = _nothing
         self._transport = transport
 
-    @property
-    def is_lost(self) -> bool:
-        return self._transport.is_closing()
-
     def pause(self) -> None:
         self.is_paused = True
         if self.topic:
@@ -66,6 +63,7 @@ class Lane:
 
     def lose(self) -> None:
         """The connection is gone. At once: uvloop raises at a write to what is closed, and others wait their turn."""
+        self.is_lost = True
         if self.topic:
             self.topic.let_go(self)
         self.on_lost()
@@ -82,8 +80,9 @@ class Lane:
         """Drop the connection with whatever waits in it. A close would wait for a client that does not read until it
         reads, and keep what it was sent for as long: in this process, and in the kernel.
         """
-        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        if not self.is_lost:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
 
 
 def _nothing() -> None:

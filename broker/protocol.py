@@ -36,9 +36,10 @@ class Protocol(HttpToolsProtocol):
         await app(scope, receive, send)
         if self._lane and (rest := self._lane.rest):
             self._lane.rest = None
+            if self.headers is scope["headers"]:  # and not those of a request that was sent behind this one
+                self.headers = []
             for name in scope.keys() - _KEPT:
                 del scope[name]
-            self.headers = []
             await rest(send)
 
     def pause_writing(self) -> None:

@@ -134,6 +134,8 @@ class EventsResponse(Response):
             watch()
         if self._leaving is Ended.DRAINED:
             await self._say_farewell(send)
+            if lane:  # who does not read would hold up this server's exit
+                asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
         return self._leaving
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:

@@ -63,6 +63,7 @@ async def test_a_viewer_that_never_reads_does_not_keep_a_drained_server(here_and
             await producer.write("x" * 600_000)
         here_and_there.servers[0].send(signal.SIGTERM)
         await asyncio.to_thread(here_and_there.servers[0].wait, EXIT_LIMIT_S)
+    assert not _was_impatient(here_and_there)
     producer.port = here_and_there.ports[1]
     await producer.finish()
 

@@ -109,18 +109,17 @@ class Hub:
 
     def take(self, message: list[Any]) -> None:
         """A message of the subscription, as Redis sends it."""
-        kind, channel, *_ = message
-        topic = self._topics.get(channel)
+        topic = self._topics.get(message[1])
         if topic is None:
             return
-        if kind == b"message":
+        if message[0] == b"message":
             if not topic.published:
                 self._turns.append(topic)
                 if not self._is_turning:
                     self._is_turning = True
                     asyncio.get_running_loop().call_soon(self._turn)
             topic.published.append(message[2])
-        elif kind == b"subscribe":
+        elif message[0] == b"subscribe":
             self._versions += 1
             topic.reset(self._versions)
 

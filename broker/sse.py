@@ -96,10 +96,13 @@ class Format(Enum):
 
     def render_lines(self, lines: Sequence[bytes]) -> bytes:
         """`render` of a published batch."""
-        return encode_lines(lines) if self is Format.EXACT else self.render(from_published(b"\n".join(lines)))
+        return encode_lines(lines) if self is _EXACT else self.render(from_published(b"\n".join(lines)))
 
     def render_gap(self, gap: Gap) -> bytes:
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
+
+
+_EXACT = Format.EXACT  # an enumeration's members are slow to look up, and this is done for each event
 
 
 class Batch:

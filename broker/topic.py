@@ -21,7 +21,7 @@ replaces what it overlaps. A terminal event is kept aside as `ending`, whatever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from broker.event import TERMINAL, Event, from_published
 from broker.lane import Lane, chunk
@@ -93,23 +93,27 @@ class Topic:
         """Whether the ring knows what lies after `cursor`: the log need not be asked."""
         return bool(self._ring) and self._first - 1 <= cursor < self._first + len(self._ring)
 
-    def publish(self, messages: Iterable[bytes], ring_events: int = RING_EVENTS) -> int:
+    def publish(self, messages: Sequence[bytes], ring_events: int = RING_EVENTS) -> int:
         """Take in published batches, in their order. Returns how many bytes were written to live viewers.
 
         Raises ValueError for what is no batch.
         """
-        lines = b"\n".join(messages).split(b"\n")
+        lines = (messages[0] if len(messages) == 1 else b"\n".join(messages)).split(b"\n")
+        if len(lines) == 4:  # by far the most
+            return self._publish(int(lines[0]), messages, lines, ring_events)
         count, torn = divmod(len(lines), 4)
         if torn:
             raise ValueError("an event is published in four lines")
         # What waited together goes out together, as far as it is dense.
-        first, start = int(lines[0]), 0
-        written = 0
-        for at in range(1, count):
-            if int(lines[4 * at]) != first + at - start:
-                written += self._publish(first, lines[4 * start : 4 * at], ring_events)
-                first, start = int(lines[4 * at]), at
-        return written + self._publish(first, lines[4 * start :] if start else lines, ring_events)
+        written, start = 0, 0
+        for end in range(1, count + 1):
+            first = int(lines[4 * start])
+            if end == count or int(lines[4 * end]) != first + end - start:
+                run = lines[4 * start : 4 * end]
+                events = [b"\n".join(run[at : at + 4]) for at in range(0, len(run), 4)]
+                written += self._publish(first, events, run, ring_events)
+                start = end
+        return written
 
     def reset(self, version: int) -> None:
         self.version = version
@@ -126,12 +130,12 @@ class Topic:
             self._changed.set()
             self._changed = None
 
-    def _publish(self, first: int, lines: list[bytes], ring_events: int) -> int:
-        last = first + len(lines) // 4 - 1
+    def _publish(self, first: int, events: Sequence[bytes], lines: list[bytes], ring_events: int) -> int:
+        last = first + len(events) - 1
         ends = lines[-2] in _ENDINGS
-        self._remember(first, lines, ring_events)
+        self._remember(first, events, ring_events)
         if ends:
-            [self.ending] = from_published(b"\n".join(lines[-4:]))
+            [self.ending] = from_published(events[-1])
         written = 0
         if self._live:
             if first == self._live_at + 1 and not ends:
@@ -142,16 +146,14 @@ class Topic:
         self.wake()
         return written
 
-    def _remember(self, first: int, lines: list[bytes], ring_events: int) -> None:
-        ring = self._ring
-        if not ring or not self._first <= first <= self._first + len(ring):
-            self._cut(0, len(ring))
-            self._first = first
-        else:
-            self._cut(first - self._first, len(ring))
-        events = [b"\n".join(lines[at : at + 4]) for at in range(0, len(lines), 4)]
+    def _remember(self, first: int, events: Sequence[bytes], ring_events: int) -> None:
+        ring, end = self._ring, self._first + len(self._ring)
+        if first != end or not ring:
+            self._cut(first - self._first if self._first <= first < end else 0, len(ring))
+            if not ring:
+                self._first = first
         ring += events
-        self._ring_bytes += sum(map(len, events))
+        self._ring_bytes += len(events[0]) if len(events) == 1 else sum(map(len, events))
         while len(ring) > ring_events or (self._ring_bytes > RING_BYTES and len(ring) > 1):
             front = 1 + len(ring) // 8  # in steps: a front that moves by one would move the whole list
             self._cut(0, front)
@@ -191,13 +193,12 @@ class Topic:
         if self._ticks < HEARTBEAT_TICKS or not self._live:
             return 0
         self._ticks = 0
-        bodies = [(lanes, chunk(form.heartbeat)) for form, lanes in self._live.items()]
-        return sum(_write_to(lanes, body) for lanes, body in bodies)
+        return _write([(tuple(lanes), chunk(form.heartbeat)) for form, lanes in self._live.items()])
 
     def _write(self, lines: list[bytes], last: int) -> int:
-        bodies = [(lanes, chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
+        bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
         self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
-        return sum(_write_to(lanes, body) for lanes, body in bodies)
+        return _write(bodies)
 
     def _let_all_go(self) -> None:
         live, self._live = self._live, {}
@@ -213,8 +214,10 @@ class Topic:
                 del self._live[lane.form]
 
 
-def _write_to(lanes: set[Lane], body: bytes) -> int:
-    everyone = tuple(lanes)  # one that pauses leaves while this runs
-    for lane in everyone:
-        lane.write(body)
-    return len(body) * len(everyone)
+def _write(bodies: list[tuple[tuple[Lane, ...], bytes]]) -> int:
+    written = 0
+    for lanes, body in bodies:
+        for lane in lanes:
+            lane.write(body)
+        written += len(body) * len(lanes)
+    return written

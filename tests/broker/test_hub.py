@@ -13,6 +13,7 @@ import broker.hub
 import broker.subscription
 from broker.connect import connect
 from broker.hub import Hub
+from broker.keys import Keys
 from broker.log import StreamLog
 from broker.sse import Batch, Format, encode
 from broker.topic import RING_BYTES, RING_EVENTS, Topic
@@ -290,3 +291,59 @@ async def test_a_connection_that_answers_pings_is_kept_however_little_happens(
         async with hub.join("another"):  # wakes the sender, which waits for the longer time it had before
             await until(has_pinged)
         assert topic.version == version
+
+
+# -- when a process cannot keep up -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle_hub() -> Hub:
+    """One that is given its messages by hand."""
+    return Hub(Redis(), Keys())
+
+
+def published(hub: Hub, sid: str, first: int, *words: str) -> None:
+    hub.take([b"message", Keys().stream(sid).live.encode(), *said(first, *words)])
+
+
+async def test_what_waits_for_a_stream_goes_out_as_one_batch(idle_hub: Hub) -> None:
+    async with idle_hub.join("busy") as topic:
+        before = topic.mark
+        for n in range(1, 101):
+            published(idle_hub, "busy", n, "word")
+        assert topic.mark == before, "it has its turn when whatever else is ready has had one"
+        await asyncio.sleep(0)
+        assert topic.mark == before + 1
+        assert ids(topic.after(0)) == list(range(1, 101))
+
+
+async def test_streams_have_their_turns_in_the_order_in_which_something_came(
+    idle_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.hub, "SLICE_S", 0.0)
+    async with AsyncExitStack() as viewers:
+        topics = {sid: await viewers.enter_async_context(idle_hub.join(sid)) for sid in ("a", "b", "c")}
+        for n in range(1, 51):
+            published(idle_hub, "a", n, "word")
+        published(idle_hub, "b", 1, "word")
+        published(idle_hub, "c", 1, "word")
+        turns = []
+        while len(turns) < 3:
+            await asyncio.sleep(0)  # a round ends after each turn here, and others than the hub run
+            published(idle_hub, "a", 51 + len(turns), "more")  # always more for the busy one
+            turns += [sid for sid, topic in topics.items() if topic.mark and sid not in turns]
+        assert turns == ["a", "b", "c"]
+
+
+async def test_with_many_streams_each_ring_is_shorter(idle_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker.hub, "ALL_RINGS_EVENTS", 100)
+    monkeypatch.setattr(broker.hub, "MIN_RING_EVENTS", 8)
+    async with AsyncExitStack() as viewers:
+        for sid in "abcd":
+            await viewers.enter_async_context(idle_hub.join(sid))
+        for n in range(1, 101):
+            published(idle_hub, "a", n, "word")
+            await asyncio.sleep(0)
+        async with idle_hub.join("a") as topic:
+            kept = next(held for cursor in range(101) if (held := topic.after(cursor)) is not None)
+            assert 8 <= len(kept) <= 25

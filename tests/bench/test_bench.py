@@ -1,0 +1,18 @@
+"""The benchmarks run: with small numbers, on every part that they need, and every event counted."""
+
+import os
+
+import pytest
+
+from bench.scenario import Options
+from bench.suite import SCENARIOS, run
+
+QUICK = ("catch_up", "memory", "storm", "worker")
+"""The others take 8 to 17 s each, for their peers above all."""
+
+
+@pytest.mark.parametrize("name", SCENARIOS if os.environ.get("LASTEVENT_LONG_TESTS") else QUICK)
+def test_each_benchmark_runs_and_no_event_is_missing(name: str) -> None:
+    tables = run([name], Options(short=True))
+    assert [failure for table in tables for failure in table.failures] == []
+    assert all(table.rows for table in tables)

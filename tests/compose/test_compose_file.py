@@ -1,0 +1,121 @@
+"""compose.yaml says what the rest of the repository says, and is what Compose reads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from broker.settings import PREFIX, Settings
+from tests.compose.balancer import CONFIGURATION
+from tests.compose.compose_file import COMPOSITION, FILE, ROOT, SERVICES
+from worker.main import CLOSE_S, HAND_OVER_S
+
+OURS = ["server-1", "server-2", "worker"]
+LONG_RUNNING = {name: service for name, service in SERVICES.items() if name != "certificate"}
+DEFAULTS = Settings.model_construct()
+
+
+def seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
+
+
+def addresses(name: str) -> list[str]:
+    """host:container of everything that a service publishes."""
+    return [str(port) for port in SERVICES[name].get("ports", [])]
+
+
+def test_it_is_valid_by_the_compose_specification() -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_keys_are_required_and_nothing_else_is() -> None:
+    required = re.findall(r"\$\{(\w+):\?", FILE.read_text())
+    assert required == ["LASTEVENT_API_KEYS"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_in_an_environment_is_one_that_lastevent_has(name: str) -> None:
+    settings = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
+    assert set(SERVICES[name]["environment"]) <= settings | {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_every_service_comes_back_has_limits_and_says_how_it_is(name: str) -> None:
+    service = LONG_RUNNING[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
+    assert service["healthcheck"]["test"]
+    assert "stop_grace_period" in service
+
+
+@pytest.mark.parametrize("name", ["nginx", "certificate", *OURS])
+def test_nothing_of_ours_runs_as_root_or_writes_outside_its_volumes(name: str) -> None:
+    service = SERVICES[name]
+    assert not service["user"].startswith("0")
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+
+
+def test_only_nginx_is_to_be_reached_and_from_this_machine_alone() -> None:
+    assert {name for name in SERVICES if addresses(name)} == {"nginx"}
+    assert addresses("nginx") == ["127.0.0.1:8080:8080", "127.0.0.1:8443:8443"]
+
+
+def test_the_state_outlives_its_containers() -> None:
+    mounts = {name: [mount.split(":")[0] for mount in service.get("volumes", [])] for name, service in SERVICES.items()}
+    named = {volume for volumes in mounts.values() for volume in volumes if not volume.startswith(".")}
+    assert named == COMPOSITION["volumes"].keys()
+    assert mounts["valkey"] == ["valkey"]
+    assert mounts["postgres"] == ["postgres"]
+
+
+def test_every_file_that_it_mounts_or_copies_is_in_the_repository() -> None:
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", []) if mount.startswith("./")]
+    copies = re.findall(r"^COPY (?!--)(.+) \S+$", SERVICES["worker"]["build"]["dockerfile_inline"], re.MULTILINE)
+    paths = [mount.split(":")[0] for mount in mounts] + [path for copy in copies for path in copy.split()]
+    assert len(paths) > 4
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_archive_is_not_pretended_nothing_needs_postgres_unless_it_is_asked_for() -> None:
+    assert SERVICES["postgres"]["profiles"] == ["archive"]
+    needs = {needed for service in SERVICES.values() for needed in service.get("depends_on", {})}
+    assert needs == {"valkey", "certificate"}
+
+
+@pytest.mark.parametrize("name", ["server-1", "server-2"])
+def test_a_server_has_longer_to_go_than_its_drain_takes(name: str) -> None:
+    assert seconds(SERVICES[name]["stop_grace_period"]) >= 2 * DEFAULTS.drain_s
+
+
+def test_a_worker_has_longer_to_go_than_its_drain_and_handing_over_take() -> None:
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) >= DEFAULTS.worker_drain_s + HAND_OVER_S + CLOSE_S
+
+
+def test_nginx_finds_every_server_under_the_address_and_the_port_that_it_has() -> None:
+    upstreams = dict(re.findall(r"server (server-\d+):(\d+) ", CONFIGURATION.read_text()))
+    servers: dict[str, dict[str, Any]] = {name: SERVICES[name] for name in SERVICES if name.startswith("server-")}
+    assert upstreams == {name: server["command"][-1] for name, server in servers.items()}
+    known = dict(host.split(":") for host in SERVICES["nginx"]["extra_hosts"])
+    assert known == {name: server["networks"]["front"]["ipv4_address"] for name, server in servers.items()}
+
+
+def test_nginx_listens_where_its_published_ports_lead() -> None:
+    listens = re.findall(r"^ *listen (\d+)", CONFIGURATION.read_text(), re.MULTILINE)
+    assert listens == [address.split(":")[-1] for address in addresses("nginx")]
+
+
+def test_nginx_takes_bodies_as_large_and_silences_as_long_as_the_servers_do() -> None:
+    configuration = CONFIGURATION.read_text()
+    assert f"client_max_body_size {DEFAULTS.max_body_bytes // 2**20}m;" in configuration
+    assert f"proxy_read_timeout {4 * DEFAULTS.heartbeat_s:.0f}s;" in configuration
+    assert f"send_timeout {DEFAULTS.viewer_stall_s:.0f}s;" in configuration

@@ -41,6 +41,8 @@ class Subscription(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, command: str, channels: Iterable[bytes] = ()) -> None:
+        if self._transport.is_closing():
+            return  # `keep` is about to say so; the next connection subscribes to everything there is
         self._transport.write(b"".join(self._connection.pack_command(command, *channels)))
 
     def fail(self, error: Exception) -> None:

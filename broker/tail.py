@@ -131,7 +131,13 @@ async def follow(
 
 def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> bool:
     """At the tail, as far as the topic knows, and it knows: it is subscribed, and there is no hole."""
-    return bool(topic.version) and ahead is not None and not lane.is_paused and topic.can_carry(cursor)
+    return (
+        bool(topic.version)
+        and ahead is not None
+        and not lane.is_paused
+        and not lane.is_lost
+        and topic.can_carry(cursor)
+    )
 
 
 async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> list[Event]:

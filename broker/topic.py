@@ -21,12 +21,15 @@ replaces what it overlaps. A terminal event is kept aside as `ending`, whatever 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from broker.event import TERMINAL, Event, from_published
 from broker.lane import Lane, chunk
 from broker.log import Page
 from broker.sse import Batch, Format
+
+logger = logging.getLogger(__name__)
 
 RING_EVENTS = 512
 """Some 5 to 20 s of a model's answer: a viewer that falls behind by more reads the log, until it has caught up."""
@@ -218,6 +221,11 @@ def _write(bodies: list[tuple[tuple[Lane, ...], bytes]]) -> int:
     written = 0
     for lanes, body in bodies:
         for lane in lanes:
-            lane.write(body)
+            try:
+                lane.write(body)
+            except Exception:
+                # It ends this viewer, who has not got these, and nobody else.
+                logger.exception("a viewer could not be written to; its connection is given up")
+                lane.lose()
         written += len(body) * len(lanes)
     return written

@@ -113,30 +113,34 @@ class EventsResponse(Response):
             lane.hang_up()
 
     async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
+        # What happened between the request's own checks and here was told to nobody.
+        if lane and lane.is_lost:
+            return Ended.LEFT
+        if not self._viewers.draining.is_set():
+            ended = await self._pump_until_told(lane, receive, send)
+            if ended is not Ended.DRAINED:
+                return ended
+        await self._say_farewell(send)
+        if lane:  # who does not read would hold up this server's exit
+            asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
+        return Ended.DRAINED
+
+    async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()
         assert task
         self._task = task
         self._viewers.here.add(self)
         watch = self._watch(lane, receive)
-        # What happened between the request's own checks and here was told to nobody.
-        if lane and lane.is_lost:
-            self.leave(Ended.LEFT)
-        elif self._viewers.draining.is_set():
-            self.leave(Ended.DRAINED)
         try:
             return await self._pump(lane, send)
         except asyncio.CancelledError:
             if self._leaving is None:
                 raise  # the server gives up on this request
             task.uncancel()
+            return self._leaving
         finally:
             self._viewers.here.discard(self)
             watch()
-        if self._leaving is Ended.DRAINED:
-            await self._say_farewell(send)
-            if lane:  # who does not read would hold up this server's exit
-                asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
-        return self._leaving
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,11 +21,12 @@ from hypothesis import strategies as st
 from broker.event import encode_data
 from broker.hub import Hub
 from broker.keys import Keys
-from broker.lane import Lane, chunk
+from broker.lane import EXTENSION, Lane, chunk
 from broker.log import Claimed, StreamLog
 from broker.sse import Format
 from broker.tail import follow
 from broker.topic import HEARTBEAT_TICKS, Topic
+from broker.viewer import Ended, EventsResponse, Viewers
 from tests.streams import batch, ending, running, text
 
 LIMIT_S = 10.0
@@ -149,6 +151,22 @@ async def test_a_lost_connection_costs_the_others_nothing(topic: Topic) -> None:
         task.cancel()
 
 
+async def test_a_write_that_fails_ends_one_viewer_and_no_other(topic: Topic, caplog: pytest.LogCaptureFixture) -> None:
+    lanes = [lane() for _ in range(8)]
+    tasks = [await carried(topic, viewer, 4) for viewer, _ in lanes]
+    lost = []
+    for viewer, wire in lanes[::2]:
+        wire.is_closed = True  # and nobody has said so
+        viewer.on_lost = lambda viewer=viewer: lost.append(viewer)
+    topic.publish([said(5, "a")])
+    topic.publish([said(6, "b")])
+    assert [wire.ids for _, wire in lanes] == [[], [5, 6]] * 4
+    assert len(lost) == 4
+    assert caplog.text.count("a viewer could not be written to") == 4
+    for task in tasks:
+        task.cancel()
+
+
 async def test_only_who_stands_where_the_live_ones_stand_may_join_them(topic: Topic) -> None:
     assert topic.can_carry(9)
     viewer, _ = lane()
@@ -172,6 +190,27 @@ async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) ->
     assert topic.tick() == 0, "whoever is sent events needs no sign of life"
     for task in tasks:
         task.cancel()
+
+
+async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carried() -> None:
+    """Its task could learn of it too late: after it had joined the live ones, with a connection that is closed."""
+    viewers = Viewers(limit=10, stall_s=1)
+    dead, wire = lane()
+    dead.lose()
+    scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda _: dead}}
+
+    async def never(_: object) -> AsyncIterator[None]:
+        raise AssertionError("it was served")
+        yield
+
+    async def ignore(_: object) -> None:
+        pass
+
+    await EventsResponse(viewers, never, Format.EXACT)(scope, ignore, ignore)  # type: ignore[arg-type]
+    assert dead.rest
+    await dead.rest(ignore)
+    assert viewers.ended[Ended.LEFT] == 1
+    assert wire.body == b""
 
 
 # -- every step of every viewer ------------------------------------------------------------------------------

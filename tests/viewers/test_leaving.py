@@ -5,7 +5,7 @@ import random
 
 from tests.deployment import Deployment, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import connect, viewers_connected
+from tests.viewers.viewer import Viewer, connect, viewers_connected
 
 VISITORS = 10
 VISITS = 60
@@ -14,11 +14,26 @@ VISITS = 60
 async def test_viewers_that_leave_as_soon_as_they_have_come_are_forgotten(deployment: Deployment) -> None:
     here = deployment.ports[0]
     producer = await Producer.create(here)
+    stays, log = Viewer(producer.sid), deployment.servers[0].output
+    said_before = len(log.read_text())
     async with asyncio.TaskGroup() as group:
-        for visitor in range(VISITORS):
-            group.create_task(_come_and_go(here, producer.sid, random.Random(visitor)))
+        group.create_task(stays.view(here))
+        enough = asyncio.Event()
+        group.create_task(_write(producer, enough))
+        async with asyncio.TaskGroup() as visits:
+            for visitor in range(VISITORS):
+                visits.create_task(_come_and_go(here, producer.sid, random.Random(visitor)))
+        await until(lambda: viewers_connected(deployment.url) == 1, "the server has only the one who stays")
+        enough.set()
 
+    assert stays.ids == list(range(1, producer.last_event_id + 1))
+    assert "Traceback" not in log.read_text()[said_before:]
     await until(lambda: viewers_connected(deployment.url) == 0, "the server has no viewers any more")
+
+
+async def _write(producer: Producer, enough: asyncio.Event) -> None:
+    while not enough.is_set():
+        await producer.write("word")
     await producer.finish()
 
 

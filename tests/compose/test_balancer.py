@@ -91,20 +91,26 @@ async def test_viewers_of_a_draining_server_are_sent_to_the_other_one_and_nobody
 
 async def _viewed_while(balanced: Balanced, happening: Callable[[], object]) -> tuple[list[Visitor], Visitor]:
     """Viewers through nginx, who come back until the end, and one that was not there when it happened."""
-    record = balanced.create(prompt="[[tokens=60 rate=80 ttft_ms=0]]")
+    record = balanced.create(producer="external")
+    producer = KeyedProducer(record, balanced.ports[1])
     viewers = [Visitor(record) for _ in range(10)]
     async with asyncio.TaskGroup() as group:
         for viewer in viewers:
             group.create_task(viewer.view_to_the_end(balanced.nginx.port))
-        await until(lambda: all(viewer.has_seen(10) for viewer in viewers), "all have seen some of it")
+        await until(lambda: all(viewer.has_seen(1) for viewer in viewers), "all are connected")
         await asyncio.to_thread(happening)
+        while not any(len(viewer.answers) > 1 for viewer in viewers):
+            await producer.write("before, between and after")
+        await producer.write(*"some more of it")
+        await producer.finish()
     uncut = Visitor(record)
     await uncut.view(balanced.ports[1])
     return viewers, uncut
 
 
 def _assert_nothing_lost(viewers: list[Visitor], uncut: Visitor) -> None:
-    assert uncut.ids == list(range(1, 64))
+    assert uncut.events[-1].kind == "done"
+    assert uncut.ids == list(range(1, len(uncut.ids) + 1))
     for viewer in viewers:
         assert viewer.ids == uncut.ids
         assert viewer.bytes == uncut.bytes

@@ -41,13 +41,6 @@ def encode(event: Event) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, event.kind.encode(), event.data)
 
 
-def encode_lines(lines: Sequence[bytes]) -> bytes:
-    """The same of a published batch: its lines (id, t, kind, data) are what frames are made of."""
-    if len(lines) == 4:
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (lines[0], lines[2], lines[3])
-    return b"".join([encode_lines(lines[at : at + 4]) for at in range(0, len(lines), 4)])
-
-
 def encode_gap(gap: Gap) -> bytes:
     """No `id:` line: a notice is not an event, and leaves the client's cursor where it is."""
     return b"event: gap\ndata: %s\n\n" % orjson.dumps(gap._asdict())
@@ -95,8 +88,12 @@ class Format(Enum):
         return b"".join(map(to_ndjson if self.is_ndjson else encode, merge_deltas(events) if merges else events))
 
     def render_lines(self, lines: Sequence[bytes]) -> bytes:
-        """`render` of a published batch."""
-        return encode_lines(lines) if self is _EXACT else self.render(from_published(b"\n".join(lines)))
+        """`render` of a published batch. For EXACT its lines (id, t, kind, data) are what frames are made of."""
+        if self is not _EXACT:
+            return self.render(from_published(b"\n".join(lines)))
+        if len(lines) == 4:
+            return b"id: %b\nevent: %b\ndata: %b\n\n" % (lines[0], lines[2], lines[3])
+        return b"".join([self.render_lines(lines[at : at + 4]) for at in range(0, len(lines), 4)])
 
     def render_gap(self, gap: Gap) -> bytes:
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)

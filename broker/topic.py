@@ -134,31 +134,43 @@ class Topic:
             self._changed = None
 
     def _publish(self, first: int, events: Sequence[bytes], lines: list[bytes], ring_events: int) -> int:
-        last = first + len(events) - 1
+        """A dense batch. It is the way of every event: few calls, and what is seldom done stands apart."""
+        ring = self._ring
+        if first != self._first + len(ring) or not ring:
+            self._restart_ring(first)
+        ring += events
+        self._ring_bytes += len(events[0]) if len(events) == 1 else sum(map(len, events))
+        if len(ring) > ring_events or self._ring_bytes > RING_BYTES:
+            self._trim_ring(ring_events)
+        written = 0
         ends = lines[-2] in _ENDINGS
-        self._remember(first, events, ring_events)
         if ends:
             [self.ending] = from_published(events[-1])
-        written = 0
-        if self._live:
-            if first == self._live_at + 1 and not ends:
-                written = self._write(lines, last)
-            elif ends or last > self._live_at:
+            self._let_all_go()
+        elif self._live:
+            last = first + len(events) - 1
+            if first == self._live_at + 1:
+                bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
+                self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
+                written = _write(bodies)
+            elif last > self._live_at:
                 self._let_all_go()
         self._ticks = 0
         self.wake()
         return written
 
-    def _remember(self, first: int, events: Sequence[bytes], ring_events: int) -> None:
-        ring, end = self._ring, self._first + len(self._ring)
-        if first != end or not ring:
-            self._cut(first - self._first if self._first <= first < end else 0, len(ring))
-            if not ring:
-                self._first = first
-        ring += events
-        self._ring_bytes += len(events[0]) if len(events) == 1 else sum(map(len, events))
-        while len(ring) > ring_events or (self._ring_bytes > RING_BYTES and len(ring) > 1):
-            front = 1 + len(ring) // 8  # in steps: a front that moves by one would move the whole list
+    def _restart_ring(self, first: int) -> None:
+        """These events do not follow: they replace what they overlap, or all there is."""
+        if self._ring and self._first <= first < self._first + len(self._ring):
+            self._cut(first - self._first, len(self._ring))
+        else:
+            self._cut(0, len(self._ring))
+        if not self._ring:
+            self._first = first
+
+    def _trim_ring(self, ring_events: int) -> None:
+        while len(self._ring) > ring_events or (self._ring_bytes > RING_BYTES and len(self._ring) > 1):
+            front = 1 + len(self._ring) // 8  # in steps: a front that moves by one would move the whole list
             self._cut(0, front)
             self._first += front
 
@@ -197,11 +209,6 @@ class Topic:
             return 0
         self._ticks = 0
         return _write([(tuple(lanes), chunk(form.heartbeat)) for form, lanes in self._live.items()])
-
-    def _write(self, lines: list[bytes], last: int) -> int:
-        bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
-        self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
-        return _write(bodies)
 
     def _let_all_go(self) -> None:
         live, self._live = self._live, {}

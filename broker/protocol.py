@@ -18,6 +18,7 @@ _KEPT = {"type", "method", "http_version"}
 
 class Protocol(HttpToolsProtocol):
     _lane: Lane | None = None
+    _running: RequestResponseCycle | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -30,6 +31,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
         super()._start_asgi_task(cycle, partial(self._answer, app))
 
     async def _answer(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
@@ -55,6 +57,10 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         lane, self._lane = self._lane, None
         super().connection_lost(exc)
+        # uvicorn tells the newest request only, which may be one that was sent behind the stream being answered.
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         if lane:
             lane.lose()
 

@@ -8,7 +8,7 @@ one loop, without a task of theirs. They share one cursor, `_live_at`: that is w
 simple. A viewer joins only at that very cursor, and leaves with it; whatever is not "the next events, and no ending"
 lets all of them go, and each goes on by itself (tail.py), with the ring and the log:
 - a hole, or a new pen's block: only the log knows which
-- an overlap: a writer heals its log and says again what these have seen, and more
+- an overlap: a writer heals its log and says again what these have seen, and more; or these are ahead of the hub
 - an ending: it closes each viewer in its own way
 - the subscription broke
 One whose connection takes no more (its transport has paused) is let go alone; its cursor counts what was written to it.
@@ -153,9 +153,9 @@ class Topic:
                 bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
                 self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
                 written = _write(bodies)
-            elif last > self._live_at:
+                self._ticks = 0
+            elif last != self._live_at:  # not what they have just been written, said again
                 self._let_all_go()
-        self._ticks = 0
         self.wake()
         return written
 
@@ -182,8 +182,12 @@ class Topic:
     # -- live viewers ----------------------------------------------------------------------------------------
 
     def can_carry(self, cursor: int) -> bool:
-        """Whether a viewer that has seen all that the ring and the log had may be written to from here on."""
-        return not self._live or self._live_at == cursor
+        """Whether a viewer that has seen all that the ring and the log had may be written to from here on.
+
+        One that is ahead of the ring waits until that has caught up: alone at its cursor, it would keep all others out.
+        """
+        is_at_tail = not self._ring or self._first + len(self._ring) - 1 == cursor
+        return is_at_tail and (not self._live or self._live_at == cursor)
 
     async def carry(self, lane: Lane, cursor: int) -> int:
         """Write what comes to this viewer, until it has to go on by itself. Returns its cursor then."""

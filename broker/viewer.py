@@ -27,7 +27,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.errors import LasteventError
+from broker.errors import LasteventError, TooManyViewers
 from broker.lane import EXTENSION, Lane
 from broker.sse import Batch, Format, farewell, retry_line
 from broker.tail import Step
@@ -91,6 +91,11 @@ class EventsResponse(Response):
         self._leaving: Ended | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._viewers.is_full:  # several came together, and each had found a place
+            if self._format.is_ndjson:
+                raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
+            await CutResponse(TooManyViewers.code)(scope, receive, send)
+            return
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})

@@ -177,6 +177,15 @@ async def test_only_who_stands_where_the_live_ones_stand_may_join_them(topic: To
     task.cancel()
 
 
+async def test_a_viewer_ahead_of_the_stream_does_not_keep_the_others_from_the_lane(topic: Topic) -> None:
+    ahead, _ = lane()
+    task = await carried(topic, ahead, 100_000)
+    topic.publish([said(5, "a")])
+    assert await task == 100_000
+    assert not topic.can_carry(100_000)
+    assert topic.can_carry(5)
+
+
 async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) -> None:
     (one, wire), (other, other_wire) = lane(), lane(Format.NDJSON)
     tasks = [await carried(topic, one, 4), await carried(topic, other, 4)]
@@ -188,6 +197,10 @@ async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) ->
         topic.tick()
     topic.publish([said(5, "a")])
     assert topic.tick() == 0, "whoever is sent events needs no sign of life"
+    for _ in range(HEARTBEAT_TICKS - 2):
+        topic.tick()
+    topic.publish([said(5, "a")])
+    assert topic.tick() > 0, "what they had already is none"
     for task in tasks:
         task.cancel()
 

@@ -169,6 +169,18 @@ def test_a_server_that_is_full_sends_viewers_elsewhere_and_starts_nothing_for_th
     wait_until(has_place, "the place of the first is free")
 
 
+def test_viewers_that_come_together_are_no_more_than_a_server_may_serve(
+    own_deployment: OwnDeployment, open_api: OpenApi
+) -> None:
+    api = open_api(own_deployment(servers=1, workers=0, LASTEVENT_MAX_VIEWERS="3").url)
+    sid = api.start_external()
+    with ThreadPoolExecutor(20) as together:
+        said = list(together.map(lambda _: api.follow(sid).read_chunk() or b"", range(20)))
+    assert sum(b"id: 1\n" in chunk for chunk in said) == 3
+    assert sum(b"too_many_viewers" in chunk for chunk in said) == 17
+    api.append(sid, ("done", {}))
+
+
 def test_a_drained_server_has_said_farewell_and_exited(own_deployment: OwnDeployment, open_api: OpenApi) -> None:
     deployment = own_deployment(servers=1, workers=0)
     api = open_api(deployment.url)

@@ -11,7 +11,7 @@ from broker.app import create_app
 from broker.settings import Settings
 from tests.deployment import Deployment, free_port, until
 from tests.viewers.producer import Producer
-from tests.viewers.viewer import LIMIT_S, Viewer, get_events
+from tests.viewers.viewer import LIMIT_S, Viewer, connect, get_events, viewers_connected
 
 WORDS = 40
 
@@ -80,6 +80,26 @@ async def test_http_1_0_gets_a_body_without_chunks_that_ends_with_its_connection
     retry, _, frames = body.partition(b"\n")
     assert retry.startswith(b"retry: ")
     assert frames == modern.bytes
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_viewer_that_leaves_with_another_request_sent_behind_is_seen_to_leave(
+    deployment: Deployment, version: str
+) -> None:
+    producer = await Producer.create(deployment.ports[0])
+    log = deployment.servers[0].output
+    said_before = len(log.read_text())
+    request = f"GET /v1/streams/{producer.sid}/events HTTP/{version}\r\nHost: 127.0.0.1\r\n"
+    async with asyncio.timeout(LIMIT_S), connect(deployment.ports[0]) as connection:
+        connection.send_bytes(f"{request}Connection: keep-alive\r\n\r\n".encode())
+        await connection.read_head()
+        connection.send_bytes(f"{request}Connection: keep-alive\r\n\r\n".encode())
+        await producer.write("one")
+    for n in range(5):
+        await producer.write(f"{n}")
+    await until(lambda: viewers_connected(deployment.url) == 0, "it has left")
+    await producer.finish()
+    assert "Traceback" not in log.read_text()[said_before:]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/streams/none", "/v1/streams"])

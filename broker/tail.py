@@ -167,8 +167,9 @@ class _Pages:
         reads, key = self._topic.reads, (self._topic.version, self._topic.mark, cursor, self._count)
         if key not in reads:
             reads[key] = asyncio.create_task(self._read_log(cursor), name="page")
-            reads[key].add_done_callback(lambda _: reads.pop(key))
-        return await asyncio.shield(reads[key])  # one viewer that leaves must not end it for the others
+            reads[key].add_done_callback(lambda read: (reads.pop(key), read.cancelled() or read.exception()))
+        # One viewer that leaves must not end it for the others; and if all have left, nobody hears how it failed.
+        return await asyncio.shield(reads[key])
 
     async def _read_log(self, cursor: int) -> tuple[Page, Batch]:
         page = await self._log.read_page(self._topic.sid, cursor, self._count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import tempfile
@@ -27,6 +28,7 @@ from broker.keys import Keys
 from broker.log import Claimed, StreamLog
 from broker.sse import Batch, Gap
 from broker.tail import _Pages, follow, replay
+from broker.topic import Topic
 from tests.deployment import Process
 from tests.streams import batch, ending, queued, remember, running, taken_over, text
 
@@ -240,6 +242,20 @@ async def test_a_read_that_began_before_something_was_published_is_not_shared_af
         page, _ = await late.after(0)
         await reading
         assert [event.id for event in page.events] == [1, 2]
+
+
+async def test_a_read_that_fails_when_its_viewers_have_left_is_nobodys_error(caplog: pytest.LogCaptureFixture) -> None:
+    async with connect("redis://127.0.0.1:1/0") as nowhere:
+        topic = Topic("sid")
+        reading = asyncio.create_task(_Pages(StreamLog(nowhere), topic).after(0))
+        await asyncio.sleep(0)  # it has begun
+        reading.cancel()
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.wait(list(topic.reads.values()))
+        await asyncio.sleep(0)
+        assert not topic.reads
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_quick_viewer_reads_the_log_no_more_than_once(redis: Redis, log: StreamLog, hub: Hub) -> None:

@@ -10,6 +10,7 @@ from bench.catch_up import catch_up
 from bench.first_token import first_token
 from bench.load.agent import raise_descriptor_limit
 from bench.memory import memory
+from bench.parts import parts
 from bench.relay import fanout, relay
 from bench.scenario import Options, Scenario
 from bench.storm import storm
@@ -26,6 +27,7 @@ SCENARIOS: dict[str, Scenario] = {
     "first_token": first_token,
     "memory": memory,
     "worker": worker,
+    "parts": parts,
 }
 
 AS_THEY_ARE = Options()

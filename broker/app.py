@@ -108,8 +108,7 @@ class Tier:
 
     def require_place(self) -> None:
         self.require_open()
-        if self.viewers.is_full:
-            raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
+        self.viewers.require_place()
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)

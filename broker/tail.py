@@ -15,6 +15,8 @@ The races, and why each is closed:
 - the cursor's own event was lost with a dead writer: when the loop moves on past it, it says `gap` first
 - the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that nobody waits for ever
 - published between the last look and the lane: there is no such moment, nothing is awaited between the two
+- the log is not read at all where the ring covers the cursor: it is dense from there on, and a message that was lost
+  since the subscription was made shows as a hole, or breaks it
 - several viewers read the same page at once (a reconnect storm): one read serves them, begun after each had looked;
   one begun before the topic's last change is not shared
 """

@@ -84,7 +84,7 @@ class Topic:
 
         Viewers at the same cursor get the same batch, and with it its bytes.
         """
-        if not self._ring or self._first + len(self._ring) - 1 <= cursor:
+        if not self._ring or self._next <= cursor + 1:
             return Batch([])
         if self._first > cursor + 1:
             return None
@@ -94,7 +94,12 @@ class Topic:
 
     def covers(self, cursor: int) -> bool:
         """Whether the ring knows what lies after `cursor`: the log need not be asked."""
-        return bool(self._ring) and self._first - 1 <= cursor < self._first + len(self._ring)
+        return bool(self._ring) and self._first <= cursor + 1 <= self._next
+
+    @property
+    def _next(self) -> int:
+        """The id that would follow the ring."""
+        return self._first + len(self._ring)
 
     def publish(self, messages: Sequence[bytes], ring_events: int = RING_EVENTS) -> int:
         """Take in published batches, in their order. Returns how many bytes were written to live viewers.
@@ -136,7 +141,7 @@ class Topic:
     def _publish(self, first: int, events: Sequence[bytes], lines: list[bytes], ring_events: int) -> int:
         """A dense batch. It is the way of every event: few calls, and what is seldom done stands apart."""
         ring = self._ring
-        if first != self._first + len(ring) or not ring:
+        if first != self._next or not ring:
             self._restart_ring(first)
         ring += events
         self._ring_bytes += len(events[0]) if len(events) == 1 else sum(map(len, events))
@@ -161,7 +166,7 @@ class Topic:
 
     def _restart_ring(self, first: int) -> None:
         """These events do not follow: they replace what they overlap, or all there is."""
-        if self._ring and self._first <= first < self._first + len(self._ring):
+        if self._ring and self._first <= first < self._next:
             self._cut(first - self._first, len(self._ring))
         else:
             self._cut(0, len(self._ring))
@@ -186,7 +191,7 @@ class Topic:
 
         One that is ahead of the ring waits until that has caught up: alone at its cursor, it would keep all others out.
         """
-        is_at_tail = not self._ring or self._first + len(self._ring) - 1 == cursor
+        is_at_tail = not self._ring or self._next == cursor + 1
         return is_at_tail and (not self._live or self._live_at == cursor)
 
     async def carry(self, lane: Lane, cursor: int) -> int:

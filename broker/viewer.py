@@ -27,7 +27,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.errors import LasteventError, TooManyViewers
+from broker.errors import Draining, LasteventError, TooManyViewers
 from broker.lane import EXTENSION, Lane
 from broker.sse import Batch, Format, farewell, retry_line
 from broker.tail import Step
@@ -63,9 +63,10 @@ class Viewers:
     def connected(self) -> int:
         return len(self.here)
 
-    @property
-    def is_full(self) -> bool:
-        return self.connected >= self.limit
+    def require_place(self) -> None:
+        """Raises TooManyViewers."""
+        if self.connected >= self.limit:
+            raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
 
     def drain(self) -> None:
         self.draining.set()
@@ -91,16 +92,20 @@ class EventsResponse(Response):
         self._leaving: Ended | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._viewers.is_full:  # several came together, and each had found a place
+        refused = None
+        try:
+            self._viewers.require_place()  # once more: several came together, and each had found one
+        except TooManyViewers as full:
             if self._format.is_ndjson:
-                raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
-            await CutResponse(TooManyViewers.code)(scope, receive, send)
-            return
+                raise
+            refused = full.code
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        if lane := _lane(scope, self._format):
+        if refused:
+            await self._say_farewell(send, refused)
+        elif lane := _lane(scope, self._format):
             lane.rest = partial(self._serve_and_count, lane, receive)
         else:
             await self._serve_and_count(None, receive, send)
@@ -125,7 +130,7 @@ class EventsResponse(Response):
             ended = await self._pump_until_told(lane, receive, send)
             if ended is not Ended.DRAINED:
                 return ended
-        await self._say_farewell(send)
+        await self._say_farewell(send, Draining.code)
         if lane:  # who does not read would hold up this server's exit
             asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
         return Ended.DRAINED
@@ -191,11 +196,11 @@ class EventsResponse(Response):
             case gap:
                 return self._format.render_gap(gap)
 
-    async def _say_farewell(self, send: Send) -> None:
+    async def _say_farewell(self, send: Send, code: str) -> None:
         if not self._format.is_ndjson:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
-                    await send({"type": "http.response.body", "body": farewell("draining"), "more_body": True})
+                    await send({"type": "http.response.body", "body": farewell(code), "more_body": True})
 
 
 def _lane(scope: Scope, form: Format) -> Lane | None:

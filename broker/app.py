@@ -6,8 +6,9 @@ any of them serves any stream.
 
 from __future__ import annotations
 
+import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -23,17 +24,29 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from broker import metrics, problems
+from broker.access import AccessRecord, View, told
+from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.connect import connect, connect_queue
 from broker.door import Door
-from broker.errors import BadCursor, Draining, RedisUnavailable, TooManyViewers, from_redis
-from broker.event import text_since_restart, to_ndjson
+from broker.errors import (
+    ArchiveUnavailable,
+    BadCursor,
+    Draining,
+    Forbidden,
+    RedisUnavailable,
+    TooManyViewers,
+    from_redis,
+)
+from broker.event import text_since_restart
 from broker.hub import Hub
 from broker.keys import Keys
-from broker.listing import Filter, list_sessions, list_streams
+from broker.lane import Lane
+from broker.listing import Filter, Listing
 from broker.log import EXTERNAL_LEASE_S, StreamLog, is_terminal
+from broker.reading import Reading, load_masks_of
 from broker.record import record, rfc3339
-from broker.replay import paced
+from broker.replay import paced, recorded
 from broker.schema import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
 from broker.seizures import Seizures
 from broker.settings import Settings
@@ -41,8 +54,10 @@ from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
 from broker.streams import Started, Streams
 from broker.strict_json import Model, read_model
 from broker.supervise import Loops
-from broker.tail import follow, replay
+from broker.tail import Step, follow, replay
 from broker.viewer import CutResponse, EventsResponse, Viewers
+
+logger = logging.getLogger(__name__)
 
 PAGE_LIMIT = 200
 State = Literal["queued", "running", "done", "error", "cancelled"]
@@ -68,13 +83,21 @@ class Tier:
             retention_s=settings.retention_s,
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
+            is_archived=bool(settings.archive_url),
         )
+        self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
-        self.auth = Auth(settings.keys, settings.read_token_ttl_s)
-        self.viewers = Viewers(limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
+        self.auth = Auth(settings.keys, settings.read_token_ttl_s, settings.masked)
+        self.access = AccessRecord(
+            self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None
+        )
+        self.viewers = Viewers(self.access, limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
-        self.streams = Streams(self.log, self.hub, self.seizures, self.queue, self.auth, settings)
+        reader = self.archive.reader if self.archive else None
+        self.streams = Streams(self.log, reader, self.hub, self.seizures, self.queue, self.auth, settings)
+        self.listing = Listing(self.log, reader)
+        self.reading = Reading(self.streams, self.archive, load_masks_of(settings))
 
     def drain(self) -> None:
         """Send every viewer away, between two frames, and take no new ones."""
@@ -83,24 +106,55 @@ class Tier:
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         loops = Loops(
-            {"hub": self.hub.run, "heartbeats": self.hub.keep_alive, "seizures": self.seizures.run}, _end_this_process
+            {
+                "hub": self.hub.run,
+                "heartbeats": self.hub.keep_alive,
+                "seizures": self.seizures.run,
+                "access record": self.access.run,
+            },
+            _end_this_process,
         )
         try:
             yield
         finally:
             await loops.end()
+            await self._write_last_records()
+            if self.archive:
+                await self.archive.aclose()
             await self.queue.aclose()
             await self.redis.aclose()
 
+    async def unarchived(self) -> int:
+        """Finished streams that only Redis has, as far as it can be asked."""
+        try:
+            with from_redis():
+                return int(await self.redis.zcard(self.log.keys.unarchived))
+        except RedisUnavailable:
+            return 0
+
+    async def _write_last_records(self) -> None:
+        try:
+            await self.access.close()
+        except RedisUnavailable:
+            logger.warning("Redis is away; the last viewers' records (%d) are lost", self.access.waiting)
+
     def caller(self, request: Request) -> Grant:
+        """Whoever may do everything. Raises Unauthorized, or Forbidden for a key that may only read, masked."""
+        grant = self.auditor(request)
+        if grant.is_masked:
+            raise Forbidden("This key reads finished streams, with masks laid over them; it may do nothing else.")
+        return grant
+
+    def auditor(self, request: Request) -> Grant:
+        """Whoever may read all streams, perhaps with masks. Raises Unauthorized."""
         return self.auth.by_key(request.headers.get("authorization"))
 
     def reader(self, request: Request, sid: str) -> Grant:
-        """Who may read this stream: a key's owner, or whoever was given a token for it."""
+        """Who may read this stream: a key's owner (perhaps with masks), or whoever was given a token for it."""
         token = request.query_params.get("token")
         if token is not None and not self.auth.is_open and "authorization" not in request.headers:
             return self.auth.by_token(sid, token)
-        return self.caller(request)
+        return self.auditor(request)
 
     def require_open(self) -> None:
         if self.viewers.draining.is_set():
@@ -109,6 +163,9 @@ class Tier:
     def require_place(self) -> None:
         self.require_open()
         self.viewers.require_place()
+
+    def shown(self, meta: dict[str, str], sid: str, grant: Grant) -> dict[str, Any]:
+        return self.reading.shown(record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)
@@ -127,11 +184,12 @@ def create_app(settings: Settings) -> FastAPI:
     _reading(app, tier)
     _producing(app, tier)
     _listings(app, tier)
+    _auditing(app, tier)
     _operating(app, tier)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["Last-Event-ID", "Idempotency-Key", "Authorization", "Content-Type"],
         expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
     )
@@ -156,7 +214,7 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         cursor = _require_key_for_cursor(last_event_id, idempotency_key)
         body = await tier.body(request, CreateStream)
         started = await tier.streams.start(body, grant, idempotency_key)
-        return await _answer(started, accept, cursor)
+        return await _answer(request, grant, started, accept, cursor)
 
     @app.post(
         "/v1/streams/{sid}/regenerate",
@@ -174,7 +232,7 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         cursor = _require_key_for_cursor(last_event_id, idempotency_key)
         await tier.body(request, Regenerate, optional=True)
         started = await tier.streams.regenerate(sid, grant, idempotency_key)
-        return await _answer(started, accept, cursor)
+        return await _answer(request, grant, started, accept, cursor)
 
     def _require_place(accept: str) -> None:
         # Before anything is started: a refusal must have started nothing.
@@ -183,7 +241,7 @@ def _streams(app: FastAPI, tier: Tier) -> None:
         else:
             tier.require_open()
 
-    async def _answer(started: Started, accept: str, cursor: int | None) -> Response:
+    async def _answer(request: Request, grant: Grant, started: Started, accept: str, cursor: int | None) -> Response:
         location = {"Location": f"/v1/streams/{started.sid}"}
         if MEDIA_TYPE not in accept:
             return _json(started.record, 201 if started.is_new else 200, location)
@@ -191,7 +249,8 @@ def _streams(app: FastAPI, tier: Tier) -> None:
             return Response(status_code=204, headers=location)
         cursor = started.record["last_event_id"] if cursor is None else cursor
         steps = partial(follow, tier.log, tier.hub, started.sid, cursor)
-        return EventsResponse(tier.viewers, steps, Format.EXACT, location)
+        view = _view(request, started.sid, grant, Format.EXACT.shown, cursor)
+        return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view)
 
     @app.post("/v1/streams/{sid}/cancel", **_takes(Cancel, 200, "How the stream ended", optional=True))
     async def cancel(request: Request, sid: str) -> Response:
@@ -229,37 +288,41 @@ def _reading(app: FastAPI, tier: Tier) -> None:
             grant = tier.reader(request, sid)
             tier.require_place()
             cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
-            meta = await tier.streams.look_up(sid, grant)
-        except (RedisUnavailable, Draining, TooManyViewers) as passing:
+            found = await tier.streams.look_up_content(sid, grant)
+            log = await tier.reading.log(sid, found, grant)
+        except (RedisUnavailable, ArchiveUnavailable, Draining, TooManyViewers) as passing:
             if form.is_ndjson:
                 raise
             return CutResponse(passing.code)
-        tail = int(meta["tail"])
-        if _has_ended_at(cursor, meta["state"], tail):
+        tail = int(found.meta["tail"])
+        if _has_ended_at(cursor, found.meta["state"], tail):
             return Response(status_code=204)
         cursor = tail if cursor is None else cursor
-        if follows == "0":
-            return EventsResponse(tier.viewers, lambda _: replay(tier.log, sid, cursor), form)
-        return EventsResponse(tier.viewers, partial(follow, tier.log, tier.hub, sid, cursor), form)
+        steps: Callable[[Lane | None], AsyncGenerator[Step, None]] = partial(follow, tier.log, tier.hub, sid, cursor)
+        if follows == "0" or log is not tier.log:
+            steps = lambda _: replay(log, sid, cursor)  # noqa: E731 - beside its alternative
+        return EventsResponse(tier.viewers, steps, form, view=_view(request, sid, grant, form.shown, cursor))
 
     @app.get("/v1/streams/{sid}", **_gives("The stream", "application/json"))
     async def stream(request: Request, sid: str) -> Response:
-        meta = await tier.streams.look_up(sid, tier.reader(request, sid))
-        return _json(record(meta, sid, tier.auth.token(sid)))
+        grant = tier.reader(request, sid)
+        return _json(tier.shown((await tier.streams.look_up(sid, grant)).meta, sid, grant))
 
     @app.get("/v1/streams/{sid}/text", **_gives("The answer so far; Last-Event-ID says how far", "text/plain"))
     async def text(request: Request, sid: str) -> Response:
-        await tier.streams.look_up(sid, tier.reader(request, sid))
-        log = await tier.log.read_all(sid)
-        headers = {"Last-Event-ID": str(log[-1].id)}
-        return Response(text_since_restart(log), media_type="text/plain; charset=utf-8", headers=headers)
+        events = await tier.reading.events(sid, tier.reader(request, sid))
+        headers = {"Last-Event-ID": str(events[-1].id)}
+        return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
     @app.get("/v1/streams/{sid}/export", **_gives("The whole log, an event a line", NDJSON_MEDIA_TYPE))
-    async def export(request: Request, sid: str) -> Response:
-        await tier.streams.look_up(sid, tier.caller(request))
-        log = await tier.log.read_all(sid)
+    async def export(
+        request: Request,
+        sid: str,
+        redacted: Annotated[Literal["0", "1"], Query(description="1: with the masks laid over it")] = "0",
+    ) -> Response:
+        body = await tier.reading.export(sid, tier.auditor(request), is_redacted=redacted == "1")
         name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
-        return Response(b"".join(map(to_ndjson, log)), media_type=NDJSON_MEDIA_TYPE, headers=name)
+        return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)
 
     @app.get("/v1/streams/{sid}/replay", **_gives("The log again, at its original pace × speed", MEDIA_TYPE))
     async def replay_paced(
@@ -270,15 +333,23 @@ def _reading(app: FastAPI, tier: Tier) -> None:
         first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
         last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
     ) -> Response:
-        await tier.streams.look_up(sid, tier.reader(request, sid))
+        grant = tier.reader(request, sid)
+        events = await tier.reading.events(sid, grant)
         tier.require_place()
         cursor = parse_cursor(last_event_id) or 0
-        log = await tier.log.read_all(sid)
-        chosen = [event for event in log if max(first, cursor + 1) <= event.id and (last is None or event.id <= last)]
+        chosen = [
+            event for event in events if max(first, cursor + 1) <= event.id and (last is None or event.id <= last)
+        ]
         if cursor and not chosen:
             return Response(status_code=204)  # an EventSource that has seen all of it must not start again
-        frames = paced(chosen, speed, tier.viewers.draining)
+        view = _view(request, sid, grant, "replay", cursor)
+        frames = recorded(paced(chosen, speed, tier.viewers.draining, view), view, tier.access)
         return EventSourceResponse(frames, sep="\n", ping=15, send_timeout=tier.settings.viewer_stall_s)
+
+
+def _view(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
+    address = request.client.host if request.client else None
+    return View(sid, told(grant, address, request.headers, form, cursor))
 
 
 def _has_ended_at(cursor: int | None, state: str, tail: int) -> bool:
@@ -315,34 +386,33 @@ def _producing(app: FastAPI, tier: Tier) -> None:
 
 
 def _listings(app: FastAPI, tier: Tier) -> None:
-    def _record(meta: dict[str, str], sid: str) -> dict[str, Any]:
-        return record(meta, sid, tier.auth.token(sid))
-
     @app.get("/v1/streams", **_gives("Streams, newest first", "application/json"))
     async def streams(
         request: Request,
         session_id: str | None = None,
         user_id: str | None = None,
+        model: str | None = None,
         state: State | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         limit: Limit = 50,
         cursor: Next = None,
     ) -> Response:
-        grant = tier.caller(request)
-        which = Filter(session_id, user_id, state, _ms(created_after), _ms(created_before))
-        return _json(await list_streams(tier.log, grant.tenant, which, limit=limit, after=cursor, record=_record))
+        grant = tier.auditor(request)
+        which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
+        shown = partial(tier.shown, grant=grant)
+        return _json(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown))
 
     @app.get("/v1/sessions", **_gives("Sessions, the one with the newest stream first", "application/json"))
     async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
-        grant = tier.caller(request)
-        return _json(await list_sessions(tier.redis, tier.log.keys, grant.tenant, limit=limit, after=cursor))
+        grant = tier.auditor(request)
+        return _json(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
 
     @app.get("/v1/sessions/{session_id:path}", **_gives("A session's streams, newest first", "application/json"))
     async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
-        grant = tier.caller(request)
-        which = Filter(session=session_id)
-        page = await list_streams(tier.log, grant.tenant, which, limit=limit, after=cursor, record=_record)
+        grant = tier.auditor(request)
+        which, shown = Filter(session=session_id), partial(tier.shown, grant=grant)
+        page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown)
         return _json({"id": session_id, **page})
 
 
@@ -350,6 +420,26 @@ def _ms(moment: datetime | None) -> int | None:
     if moment is None:
         return None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+# -- auditing --------------------------------------------------------------------------------------------
+
+
+def _auditing(app: FastAPI, tier: Tier) -> None:
+    @app.get("/v1/streams/{sid}/views", **_gives("Who saw which events, oldest first", "application/json"))
+    async def views(request: Request, sid: str) -> Response:
+        await tier.streams.look_up(sid, tier.auditor(request))
+        return _json({"views": await tier.reading.views(sid), "next": None})
+
+    @app.get("/v1/streams/{sid}/verify", **_gives("The stream against its seal", "application/json"))
+    async def verify(request: Request, sid: str) -> Response:
+        await tier.streams.look_up(sid, tier.auditor(request))
+        return _json({"id": sid, **await tier.reading.verify(sid)})
+
+    @app.delete("/v1/streams/{sid}", status_code=204, **_erases())
+    async def erase(request: Request, sid: str) -> Response:
+        is_done = await tier.streams.erase(sid, tier.caller(request))
+        return Response(status_code=204 if is_done else 202)
 
 
 # -- operating -------------------------------------------------------------------------------------------
@@ -374,7 +464,8 @@ def _operating(app: FastAPI, tier: Tier) -> None:
     @app.get("/metrics", **_gives("Prometheus metrics of this process", "text/plain"))
     async def metrics_(request: Request) -> Response:
         tier.caller(request)
-        return Response(metrics.render(tier.hub, tier.viewers), media_type=metrics.CONTENT_TYPE)
+        text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 # -- JSON out, and the OpenAPI document ------------------------------------------------------------------
@@ -394,6 +485,15 @@ def _gives(description: str, *media_types: str) -> dict[str, Any]:
     responses: dict[int | str, Any] = {200: {"description": description, "content": content}, "default": _PROBLEM}
     if MEDIA_TYPE in media_types:
         responses[204] = {"description": "The viewer has the terminal event already"}
+    return {"response_class": Response, "responses": responses}
+
+
+def _erases() -> dict[str, Any]:
+    responses: dict[int | str, Any] = {
+        202: {"description": "Nobody sees the content any more; the archive erases it within moments"},
+        204: {"description": "The content is gone; a tombstone and its seal stay"},
+        "default": _PROBLEM,
+    }
     return {"response_class": Response, "responses": responses}
 
 

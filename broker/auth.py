@@ -20,15 +20,21 @@ DEFAULT_TENANT = "default"
 
 
 class Grant(NamedTuple):
-    """What a caller may touch: a tenant's streams, or (`only`) reading that one stream."""
+    """What a caller may touch: a tenant's streams, or (`only`) reading that one stream.
+
+    `who`: as the access record names the caller. `is_masked`: may only read, and not everything (redact.py).
+    """
 
     tenant: str
     only: str | None = None
+    who: str = "anyone"
+    is_masked: bool = False
 
 
 class Auth:
-    def __init__(self, keys: Sequence[str], token_ttl_s: int) -> None:
+    def __init__(self, keys: Sequence[str], token_ttl_s: int, masked_keys: Sequence[str] = ()) -> None:
         self._keys = [key.encode() for key in keys]
+        self._masked_keys = [key.encode() for key in masked_keys]
         self._token_ttl_s = token_ttl_s
 
     @property
@@ -43,8 +49,9 @@ class Auth:
         given = key.strip().encode("utf-8", "surrogateescape")
         # Every key is compared, in constant time: how long it takes tells nothing about any of them.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
-        if scheme.lower() == "bearer" and any(matches):
-            return Grant(DEFAULT_TENANT)
+        matches_masked = [hmac.compare_digest(given, known) for known in self._masked_keys]
+        if scheme.lower() == "bearer" and (any(matches) or any(matches_masked)):
+            return Grant(DEFAULT_TENANT, who=f"key:{_fingerprint(given)}", is_masked=not any(matches))
         raise Unauthorized("Send Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
 
     def by_token(self, sid: str, token: str) -> Grant:
@@ -53,7 +60,7 @@ class Auth:
         if expires.isascii() and expires.isdigit() and len(expires) < 16 and int(expires) > time.time():
             given = signature.encode("utf-8", "replace")
             if any([hmac.compare_digest(given, _sign(key, sid, expires)) for key in self._keys]):  # noqa: C419 - all of them, see above
-                return Grant(DEFAULT_TENANT, only=sid)
+                return Grant(DEFAULT_TENANT, only=sid, who="token")
         raise Unauthorized("The token in this address is not valid for this stream, or has expired.")
 
     def token(self, sid: str) -> str | None:
@@ -67,6 +74,11 @@ class Auth:
 def _sign(key: bytes, sid: str, expires: str) -> bytes:
     message = f"lastevent read {sid} {expires}".encode("utf-8", "surrogateescape")
     return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=")
+
+
+def _fingerprint(key: bytes) -> str:
+    """Enough to tell one key from another; it opens nothing."""
+    return hashlib.sha256(b"lastevent key " + key).hexdigest()[:8]
 
 
 def own(meta: dict[str, str], grant: Grant) -> dict[str, str]:

@@ -24,7 +24,7 @@ from rich.text import Text
 from broker.client import BadAddress, Client, ClientError, stream_path
 from broker.errors import BadCursor
 from broker.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
-from broker.settings import Settings, SettingsError, load_settings
+from broker.settings import NO_ARCHIVE, Settings, SettingsError, load_settings
 from broker.sse import parse_cursor
 
 app = typer.Typer(
@@ -96,6 +96,8 @@ def serve(
 
     settings = _settings()
     _require_closed_door(settings, host)
+    if not settings.archive_url and not parent_pipe:
+        _note(NO_ARCHIVE)
     try:
         if web == 1:
             run_server(settings, host, port, parent_pipe=parent_pipe)

@@ -4,6 +4,7 @@ LasteventError
 ├── StreamNotFound          no stream of that id (or another tenant's)
 ├── StreamExpired           it existed; its retention is over
 ├── StreamClosed            it has its terminal event
+├── StreamRunning           it has none yet; only what has ended can be erased
 ├── WriterSuperseded        another writer holds the pen
 ├── AppendGap               the log is shorter than the writer thinks; it sends again from tail + 1
 ├── StreamLimit             the stream holds as many events or bytes as one may
@@ -18,9 +19,11 @@ LasteventError
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
 ├── RedisUnavailable        Redis cannot be reached, or cannot serve
 │   └── LogHealing          it is back since a moment; writers are putting lost events back first
+├── ArchiveUnavailable      the archive's database cannot be reached, or cannot serve
 └── Draining                this server is going away
 
-Redis' own errors are translated in one place, `from_redis`; what each means over HTTP stands in the class.
+Redis' own errors are translated in one place, `from_redis`, the archive's in archive/database.py. What each means over
+HTTP stands in the class.
 Messages say what happened, what it means and what to do, and never repeat the caller's input.
 """
 
@@ -50,6 +53,10 @@ class StreamExpired(LasteventError):
 
 class StreamClosed(LasteventError):
     status, code, title = 409, "stream_closed", "The stream has ended; nothing can be added"
+
+
+class StreamRunning(LasteventError):
+    status, code, title = 409, "stream_running", "The stream has not ended"
 
 
 class WriterSuperseded(LasteventError):
@@ -122,6 +129,11 @@ class LogHealing(RedisUnavailable):
     def __init__(self, wait_s: float) -> None:
         super().__init__("Redis has just restarted, and writers are putting lost events back. Try again shortly.")
         self.retry_after_s = wait_s
+
+
+class ArchiveUnavailable(LasteventError):
+    status, code, title = 503, "archive_unavailable", "The archive cannot be reached for the moment"
+    retry_after_s = 5.0
 
 
 class Draining(LasteventError):

@@ -2,10 +2,15 @@
 
 | key                           | type    | holds                                       | its life                   |
 |-------------------------------|---------|---------------------------------------------|----------------------------|
-| le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention after the ending |
-| le:{sid}:meta                 | hash    | see META below                              | retention after the ending |
+| le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention, see below       |
+| le:{sid}:meta                 | hash    | see META below                              | retention, see below       |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
+| le:{sid}:views                | hash    | viewer's id → its record (access.py)        | when archived, or retention |
+| le:unarchived                 | zset    | finished, not archived yet → look next (ms) | removed when archived      |
+| le:erasing                    | zset    | sid, to be erased in the archive → since    | removed when erased there  |
+| le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
+| le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
@@ -14,6 +19,8 @@
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
 
+Retention runs from a stream's ending; with an archive, from when that holds it (scripts/archived.lua): nothing leaves
+Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
 `{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
 `le:leases` is an index; what it says is checked against `meta`, which is the authority. It is written before it.
 
@@ -28,6 +35,7 @@ META, all strings:
   claimed_under   the server that ran the claim
   tail        id of the last event · events bytes: how many there are, and their data's size
   lease_until ms · worker (who holds it) · attempt
+  archived erased   when the archive held it, when its content was erased (ms); of an erased one little else is left
   created started first_text finished   ms · stopped_after (id before the ending) · ending (its data)
 """
 
@@ -54,10 +62,17 @@ class Keys:
         self.jobs = f"{prefix}jobs"
         self.seized = f"{prefix}seized"
         self.servers = f"{prefix}servers"
+        self.unarchived = f"{prefix}unarchived"
+        self.erasing = f"{prefix}erasing"
+        self.views = f"{prefix}views"
+        self.tiers = f"{prefix}tiers"
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"
         return StreamKeys(f"{base}log", f"{base}meta", f"{base}live")
+
+    def views_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:views"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

@@ -41,7 +41,7 @@ def chunk(body: bytes) -> bytes:
 class Lane:
     """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
 
-    __slots__ = ("_transport", "form", "is_lost", "is_paused", "left", "on_lost", "rest", "topic", "write")
+    __slots__ = ("_transport", "form", "is_lost", "is_paused", "left", "on_lost", "rest", "topic", "write", "wrote")
 
     def __init__(self, transport: asyncio.Transport, form: Format, *, is_paused: bool) -> None:
         self.form = form
@@ -52,6 +52,8 @@ class Lane:
         """The connection holds as much as it may: who writes must wait, and that is what send() does."""
         self.write = transport.write
         self.topic: Topic | None = None
+        self.wrote: tuple[int, int] | None = None
+        """The first and the last event that a topic has written here."""
         self.left: asyncio.Future[int] | None = None
         self.on_lost: Callable[[], object] = _nothing
         self._transport = transport

@@ -10,14 +10,16 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from broker.errors import BadCursor, from_redis
-from broker.keys import Keys
 from broker.log import StreamLog
 from broker.record import rfc3339
+
+if TYPE_CHECKING:
+    from broker.archive.reader import ArchiveReader
 
 SCAN_STREAMS = 1000
 CHUNK_STREAMS = 100
@@ -25,25 +27,27 @@ CHUNK_STREAMS = 100
 Record = Callable[[dict[str, str], str], dict[str, Any]]
 
 
-_PLACE = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>.+)", re.ASCII | re.DOTALL)
+_FORM = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>.+)", re.ASCII | re.DOTALL)
 
 
 class Filter(NamedTuple):
     session: str | None = None
     user: str | None = None
+    model: str | None = None
     state: str | None = None
     created_after_ms: int | None = None
     created_before_ms: int | None = None
 
     def matches(self, meta: dict[str, str]) -> bool:
         return (
-            (self.session is None or meta["session"] == self.session)
+            (self.session is None or meta.get("session") == self.session)
             and (self.user is None or meta.get("user") == self.user)
+            and (self.model is None or meta.get("model") == self.model)
             and (self.state is None or meta["state"] == self.state)
         )
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a page ends: the score and member of its last entry. Entries may go; a place stays valid."""
 
     score: int
@@ -53,10 +57,10 @@ class _Place(NamedTuple):
         return base64.urlsafe_b64encode(f"{self.score}:{self.member}".encode()).decode().rstrip("=")
 
     @classmethod
-    def decode(cls, text: str) -> _Place:
+    def decode(cls, text: str) -> Place:
         try:
             raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)).decode()
-            found = _PLACE.fullmatch(raw)
+            found = _FORM.fullmatch(raw)
             if not found:
                 raise ValueError
             return cls(int(found["score"]), found["member"])
@@ -64,46 +68,86 @@ class _Place(NamedTuple):
             raise BadCursor("The cursor of a listing is the `next` of the page before it.") from None
 
 
-async def list_streams(
-    log: StreamLog, tenant: str, which: Filter, *, limit: int, after: str | None, record: Record
-) -> dict[str, Any]:
-    """{"streams": […], "next": cursor or null}. Raises BadCursor."""
-    key = log.keys.session(tenant, which.session) if which.session else log.keys.streams(tenant)
-    place = _Place.decode(after) if after else None
-    streams: list[dict[str, Any]] = []
-    scanned = 0
-    while True:
-        entries = await _page(log.redis, key, place, CHUNK_STREAMS, which.created_after_ms, which.created_before_ms)
-        metas = await log.read_meta(*(entry.member for entry in entries))
-        await _forget(log.redis, key, [entry.member for entry, meta in zip(entries, metas, strict=True) if not meta])
-        for entry, meta in zip(entries, metas, strict=True):
-            place = entry
-            if meta and meta["tenant"] == tenant and which.matches(meta):
-                streams.append(record(meta, entry.member))
-                if len(streams) == limit:
-                    return {"streams": streams, "next": place.encode()}
-        scanned += len(entries)
-        if len(entries) < CHUNK_STREAMS:
-            return {"streams": streams, "next": None}
-        if scanned >= SCAN_STREAMS and place:
-            return {"streams": streams, "next": place.encode()}
+class Listing:
+    """What Redis has, and (if there is an archive) what that has; what is in both, on its way, is listed once."""
+
+    def __init__(self, log: StreamLog, archive: ArchiveReader | None) -> None:
+        self._log = log
+        self._archive = archive
+
+    async def streams(
+        self, tenant: str, which: Filter, *, limit: int, after: str | None, record: Record
+    ) -> dict[str, Any]:
+        """{"streams": […], "next": cursor or null}. Raises BadCursor."""
+        place = Place.decode(after) if after else None
+        live = await self._live(tenant, which, limit, place)
+        # Redis first: what leaves it in between is in the archive by then.
+        archived = await self._archive.list_streams(tenant, which, limit, place) if self._archive else []
+        found = dict(live.found) | dict(archived)
+        # Redis was looked through as far as `end`: what is older in the archive has its turn after it.
+        places = sorted((place for place in found if live.end is None or place >= live.end), reverse=True)[:limit]
+        is_full = len(places) == limit
+        end = places[-1] if is_full else live.end
+        streams = [record(found[place], place.member) for place in places]
+        return {"streams": streams, "next": end.encode() if end and (is_full or live.end) else None}
+
+    async def sessions(self, tenant: str, *, limit: int, after: str | None) -> dict[str, Any]:
+        """{"sessions": [{"id", "last_stream_at"}], "next": cursor or null}. Raises BadCursor."""
+        place = Place.decode(after) if after else None
+        key = self._log.keys.sessions(tenant)
+        found = await _page(self._log.redis, key, place, limit)
+        if self._archive:
+            archived = await self._archive.list_sessions(tenant, limit, place)
+            found = sorted({*found, *await self._without_newer(key, archived)}, reverse=True)[:limit]
+        return {
+            "sessions": [{"id": entry.member, "last_stream_at": rfc3339(str(entry.score))} for entry in found],
+            "next": found[-1].encode() if len(found) == limit else None,
+        }
+
+    async def _live(self, tenant: str, which: Filter, limit: int, place: Place | None) -> _Live:
+        log = self._log
+        key = log.keys.session(tenant, which.session) if which.session else log.keys.streams(tenant)
+        found: list[tuple[Place, dict[str, str]]] = []
+        scanned = 0
+        while True:
+            entries = await _page(log.redis, key, place, CHUNK_STREAMS, which.created_after_ms, which.created_before_ms)
+            metas = await log.read_meta(*(entry.member for entry in entries))
+            pairs = list(zip(entries, metas, strict=True))
+            await _forget(log.redis, key, [entry.member for entry, meta in pairs if not meta])
+            for entry, meta in pairs:
+                place = entry
+                if meta and meta["tenant"] == tenant and which.matches(meta):
+                    found.append((entry, meta))
+                    if len(found) == limit:
+                        return _Live(found, place)
+            scanned += len(entries)
+            if len(entries) < CHUNK_STREAMS:
+                return _Live(found, None)
+            if scanned >= SCAN_STREAMS:
+                return _Live(found, place)
+
+    async def _without_newer(self, key: str, archived: list[Place]) -> list[Place]:
+        """Sessions whose newest stream is the archived one: the others have been listed by Redis, or will be."""
+        if not archived:
+            return []
+        with from_redis():
+            scores = await self._log.redis.zmscore(key, [place.member for place in archived])
+        return [place for place, score in zip(archived, scores, strict=True) if score is None or score <= place.score]
 
 
-async def list_sessions(redis: Redis, keys: Keys, tenant: str, *, limit: int, after: str | None) -> dict[str, Any]:
-    """{"sessions": [{"id", "last_stream_at"}], "next": cursor or null}. Raises BadCursor."""
-    entries = await _page(redis, keys.sessions(tenant), _Place.decode(after) if after else None, limit)
-    return {
-        "sessions": [{"id": entry.member, "last_stream_at": rfc3339(str(entry.score))} for entry in entries],
-        "next": entries[-1].encode() if len(entries) == limit else None,
-    }
+class _Live(NamedTuple):
+    """What Redis' part of a page is. `end`: as far as was looked; None: to the end."""
+
+    found: list[tuple[Place, dict[str, str]]]
+    end: Place | None
 
 
 async def _page(
-    redis: Redis, key: str, after: _Place | None, count: int, min_ms: int | None = None, max_ms: int | None = None
-) -> list[_Place]:
+    redis: Redis, key: str, after: Place | None, count: int, min_ms: int | None = None, max_ms: int | None = None
+) -> list[Place]:
     """Entries of an index, newest first, after a place. Entries of one millisecond are in reverse order of names."""
     tops = [top_ms for top_ms in (after.score if after else None, max_ms) if top_ms is not None]
-    entries: list[_Place] = []
+    entries: list[Place] = []
     offset = 0
     with from_redis():
         while len(entries) < count:
@@ -115,7 +159,7 @@ async def _page(
                 num=count,
                 withscores=True,
             )
-            places = [_Place(int(score), member.decode()) for member, score in rows]
+            places = [Place(int(score), member.decode()) for member, score in rows]
             entries += [place for place in places if after is None or place < after]
             offset += len(rows)
             if len(rows) < count:

@@ -30,6 +30,7 @@ from broker.errors import (
     StreamClosed,
     StreamLimit,
     StreamNotFound,
+    StreamRunning,
     WriterSuperseded,
     from_redis,
     is_passing,
@@ -227,6 +228,10 @@ class Script:
 
 CREATE, CLAIM, APPEND = Script("create"), Script("claim"), Script("append")
 RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
+ARCHIVED, ERASE = Script("archived"), Script("erase")
+
+TOMBSTONE = ("schema", "tenant", "state", "created", "finished", "events", "tail")
+"""What is left of an erased stream's meta."""
 
 
 class StreamLog:
@@ -239,8 +244,10 @@ class StreamLog:
         max_events: int = 10_000,
         max_bytes: int = 4 * 2**20,
         lease_s: float = LEASE_S,
+        is_archived: bool = False,
     ) -> None:
         self.redis = redis
+        self.is_archived = is_archived
         self.keys = keys or Keys()
         self.retention_s = retention_s
         self.max_events = max_events
@@ -351,6 +358,34 @@ class StreamLog:
             ),
         )
         return Seized(state.decode(), last, stopped_after, bool(already)), seizure._replace(id=last, epoch=epoch, t=t)
+
+    async def let_go(self, sid: str, archived_ms: int) -> None:
+        """The archive holds this stream: Redis keeps it for its retention from here on.
+
+        Raises StreamNotFound, or LeaseHeld if it has lost its ending.
+        """
+        await self._run(ARCHIVED, sid, archived_ms, self._kept_ms)
+
+    async def erase(self, sid: str, meta: Mapping[str, str], erased_ms: int) -> int:
+        """Erase a finished stream's content here; its tombstone stays. Raises StreamRunning."""
+        pairs = [part for name in TOMBSTONE if name in meta for part in (name, meta[name])]
+        _, at_ms = await self._run(ERASE, sid, erased_ms, self._retention_ms, *pairs)
+        with from_redis():
+            await self.redis.delete(self.keys.views_of(sid))
+        await self.unlist(sid, meta["tenant"], meta.get("session", ""))
+        return int(at_ms)
+
+    async def unlist(self, sid: str, tenant: str, session: str) -> None:
+        """Take a stream out of the listings here: the archive lists it, or nobody does."""
+        keys = self.keys
+        with from_redis():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                pipe.zrem(keys.streams(tenant), sid)
+                pipe.zrem(keys.session(tenant, session), sid)
+                pipe.exists(keys.session(tenant, session))
+                *_, has_others = await pipe.execute()
+            if not has_others:
+                await self.redis.zrem(keys.sessions(tenant), session)
 
     # -- reads ---------------------------------------------------------------------------------------
 
@@ -491,6 +526,11 @@ class StreamLog:
 
     @property
     def _retention_ms(self) -> int:
+        """What a step that ends a stream gives its keys to live: with an archive, nothing yet (0)."""
+        return 0 if self.is_archived else self._kept_ms
+
+    @property
+    def _kept_ms(self) -> int:
         return round(self.retention_s * 1000)
 
     async def _run(self, script: Script, sid: str, *args: Any) -> list[Any]:
@@ -553,6 +593,8 @@ def _typed(answer: Any) -> list[Any] | LasteventError:
             return StreamLimit("The stream holds as many events or bytes as one may.")
         case [b"HELD", until_ms]:
             return LeaseHeld(until_ms)
+        case [b"RUNNING"]:
+            return StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
         case [b"HEALING", wait_ms]:
             return LogHealing(wait_ms / 1000)
         case [b"NEW_SERVER", server]:

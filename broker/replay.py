@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
+from broker.access import AccessRecord, View
 from broker.event import Event
 from broker.sse import encode, farewell, retry_line
 from broker.viewer import Cut
 
 
-async def paced(events: Sequence[Event], speed: float, draining: asyncio.Event) -> AsyncIterator[bytes]:
+async def paced(
+    events: Sequence[Event], speed: float, draining: asyncio.Event, view: View
+) -> AsyncGenerator[bytes, None]:
     """Frames, each at its own time: t (ms) after the first event's, divided by speed; speed 0 is all at once.
 
     Against absolute deadlines, so that no error adds up. Ends early, with a farewell, when the server drains.
@@ -25,6 +29,25 @@ async def paced(events: Sequence[Event], speed: float, draining: asyncio.Event) 
                 yield farewell("draining")
                 raise Cut  # not the end: the viewer comes back for the rest
         yield encode(event)
+        view.delivered(event.id, event.id)
+
+
+async def recorded(
+    frames: AsyncGenerator[bytes, None], view: View, access: AccessRecord
+) -> AsyncGenerator[bytes, None]:
+    """The same frames; whoever gets them stands in the access record."""
+    access.opened(view)
+    how = "left"
+    try:
+        async with aclosing(frames):
+            async for frame in frames:
+                yield frame
+        how = "finished"
+    except Cut:
+        how = "drained"
+        raise
+    finally:
+        access.closed(view, how)
 
 
 async def _drains_before(draining: asyncio.Event, wait_s: float) -> bool:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
+EVERYBODY = "*"
+
+NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
 
 
 class SettingsError(Exception):
@@ -25,6 +29,8 @@ class Settings(BaseSettings):
     # The door
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Bearer secrets, separated by commas. The first one signs read tokens; all are accepted."""
+    masked_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` laid over it."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     read_token_ttl_s: int = Field(86_400, gt=0)
     """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
@@ -33,6 +39,22 @@ class Settings(BaseSettings):
     retention_s: float = Field(86_400, gt=0)
     max_events: int = Field(10_000, ge=2)
     max_bytes: int = Field(4 * 2**20, ge=1024)
+
+    # The archive
+    archive_url: str = ""
+    """sqlite:///path or postgresql://…; empty: there is none, and streams are gone when their retention is over."""
+    archive_after_s: float = Field(10, ge=0)
+    """A finished stream is archived when it has settled: what Redis may lose of it is put back within a lease."""
+    archive_retention_s: Annotated[dict[str, float], NoDecode] = {}
+    """How long the archive keeps content: seconds, or tenant=seconds,… (`*`: the others). Default: for ever."""
+    seal_key: Path | None = None
+    """The Ed25519 private key, PEM; a worker's alone. Beside a SQLite archive it is made if it is not there."""
+    seal_public_keys: Path | None = None
+    """The public keys that seals are checked with, PEM."""
+    seal_heads: str = ""
+    """A file, or a URL, that keeps the head of each chain of seals outside of the database."""
+    redact_file: Path | None = None
+    """Masks for exports, and for those who read with one of `masked_keys` (docs/AUDIT.md)."""
 
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
@@ -51,7 +73,7 @@ class Settings(BaseSettings):
 
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "masked_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -62,7 +84,32 @@ class Settings(BaseSettings):
         parse_redis_url(url)
         return url
 
-    @field_validator("api_keys")
+    @field_validator("archive_url")
+    @classmethod
+    def _is_archive(cls, url: str) -> str:
+        if url:
+            from broker.archive.database import parse_archive_url  # loads SQLAlchemy, which few commands need
+
+            parse_archive_url(url)
+        return url
+
+    @field_validator("archive_retention_s", mode="before")
+    @classmethod
+    def _by_tenant(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        pairs = [part.rpartition("=") for part in parts]
+        return {tenant or EVERYBODY: seconds for tenant, _, seconds in pairs}
+
+    @field_validator("archive_retention_s")
+    @classmethod
+    def _are_positive(cls, kept: dict[str, float]) -> dict[str, float]:
+        if any(not 0 < seconds < float("inf") for seconds in kept.values()):
+            raise ValueError("give seconds, or tenant=seconds,tenant=seconds (* for the others), each above 0")
+        return kept
+
+    @field_validator("api_keys", "masked_keys")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(key.get_secret_value()) < 16 for key in keys):
@@ -79,6 +126,25 @@ class Settings(BaseSettings):
                 raise ValueError("each origin is a scheme and a host, such as https://app.example.com")
         return origins
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.masked_keys and not self.api_keys:
+            raise ValueError(
+                "LASTEVENT_MASKED_KEYS needs LASTEVENT_API_KEYS: without those, everybody may do everything"
+            )
+        if self.masked_keys and not self.redact_file:
+            raise ValueError("LASTEVENT_MASKED_KEYS needs LASTEVENT_REDACT_FILE, which says what they may not see")
+        if set(self.keys) & {key.get_secret_value() for key in self.masked_keys}:
+            raise ValueError("LASTEVENT_MASKED_KEYS and LASTEVENT_API_KEYS share a key: it cannot be both")
+        return self
+
+    def archive_retention(self, tenant: str) -> float | None:
+        return self.archive_retention_s.get(tenant, self.archive_retention_s.get(EVERYBODY))
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        return tuple(key.get_secret_value() for key in self.masked_keys)
+
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_keys)
@@ -89,5 +155,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}" for problem in error.errors()]
+        lines = [_line(problem["loc"], problem["msg"]) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _line(place: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message

@@ -76,6 +76,11 @@ class Format(Enum):
         return self in (Format.NDJSON, Format.COMPACT_NDJSON)
 
     @property
+    def shown(self) -> str:
+        """As the access record names it."""
+        return _SHOWN[self]
+
+    @property
     def heartbeat(self) -> bytes:
         return NDJSON_HEARTBEAT if self.is_ndjson else HEARTBEAT
 
@@ -99,6 +104,12 @@ class Format(Enum):
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
 
 
+_SHOWN = {
+    Format.EXACT: "sse",
+    Format.COMPACT: "sse-compact",
+    Format.NDJSON: "ndjson",
+    Format.COMPACT_NDJSON: "ndjson-compact",
+}
 _EXACT = Format.EXACT  # an enumeration's members are slow to look up, and this is done for each event
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from arq.connections import ArqRedis
@@ -18,6 +20,8 @@ from broker.errors import (
     StreamClosed,
     StreamExpired,
     StreamLimit,
+    StreamNotFound,
+    StreamRunning,
     WriterSuperseded,
     from_redis,
 )
@@ -44,7 +48,13 @@ from broker.schema import AppendEvents, CreateStream
 from broker.seizures import Seizures
 from broker.settings import Settings
 
+if TYPE_CHECKING:
+    from broker.archive.reader import ArchivedLog, ArchiveReader
+
 logger = logging.getLogger(__name__)
+
+ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
+"""The archiver erases within a second or two; who asked for it need not wait longer to be told that it will."""
 
 
 class Started(NamedTuple):
@@ -57,30 +67,86 @@ class Started(NamedTuple):
         return sid
 
 
+class Found(NamedTuple):
+    """A stream's meta, and whether Redis has it (or the archive alone)."""
+
+    meta: dict[str, str]
+    is_in_redis: bool = True
+
+
 class Streams:
     def __init__(
-        self, log: StreamLog, hub: Hub, seizures: Seizures, queue: ArqRedis, auth: Auth, settings: Settings
+        self,
+        log: StreamLog,
+        archive: ArchiveReader | None,
+        hub: Hub,
+        seizures: Seizures,
+        queue: ArqRedis,
+        auth: Auth,
+        settings: Settings,
     ) -> None:
         self.log = log
+        self._archive = archive
         self._hub = hub
         self._seizures = seizures
         self._queue = queue
         self._auth = auth
         self._settings = settings
 
-    async def look_up(self, sid: str, grant: Grant) -> dict[str, str]:
-        """A stream's meta. Raises StreamNotFound, or StreamExpired where the listings still know it.
+    async def look_up(self, sid: str, grant: Grant) -> Found:
+        """A stream, or what is left of it. Raises StreamNotFound, or StreamExpired where the listings still know it.
 
         Raises LogHealing where Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await self.log.read_meta(sid)
-        if not meta:
-            await self.log.require_settled(RETURN_LEASES)
+        if meta:
+            return Found(own(meta, grant))
+        if self._archive and (archived := await self._archive.find(sid)):
+            return Found(own(archived, grant), is_in_redis=False)
+        await self.log.require_settled(RETURN_LEASES)
+        with from_redis():
+            listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
+        if listed is not None:
+            raise StreamExpired("The stream has ended, and its retention is over.")
+        raise StreamNotFound("There is no stream of that id.")
+
+    async def look_up_content(self, sid: str, grant: Grant) -> Found:
+        """A stream whose content is there. Raises StreamExpired if it was erased."""
+        found = await self.look_up(sid, grant)
+        if "erased" in found.meta:
+            raise StreamExpired("The stream's content has been erased.")
+        return found
+
+    async def log_of(self, sid: str, found: Found) -> StreamLog | ArchivedLog:
+        """Where this stream's events are read."""
+        if found.is_in_redis or not self._archive:
+            return self.log
+        if log := await self._archive.read_log(sid):
+            return log
+        raise StreamExpired("The stream's content has been erased.")
+
+    async def erase(self, sid: str, grant: Grant) -> bool:
+        """Erase a finished stream's content. True if it is gone everywhere; the archive may follow a moment later.
+
+        Raises StreamRunning.
+        """
+        meta = (await self.look_up(sid, grant)).meta
+        if not is_terminal(meta["state"]):
+            raise StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
+        redis, keys = self.log.redis, self.log.keys
+        now_ms = await self.log.now_ms()
+        if self._archive and not ("erased" in meta and "archived" in meta):
+            with from_redis():  # the order first: whoever carries it out waits for the tombstone
+                await redis.zadd(keys.erasing, {sid: now_ms})
+        if "erased" not in meta:
+            await self.log.erase(sid, meta, now_ms)
+        deadline = time.monotonic() + ERASURE_WAIT_S
+        while self._archive and time.monotonic() < deadline:
             with from_redis():
-                listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
-            if listed is not None:
-                raise StreamExpired("The stream has ended, and its retention is over.")
-        return own(meta, grant)
+                if await redis.zscore(keys.erasing, sid) is None:
+                    return True
+            await asyncio.sleep(ERASURE_POLL_S)
+        return self._archive is None
 
     async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1)."""
@@ -102,7 +168,7 @@ class Streams:
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """The same request again, as a new stream of the same session."""
-        meta = await self.look_up(sid, grant)
+        meta = (await self.look_up_content(sid, grant)).meta
         if meta["producer"] == EXTERNAL:
             raise InvalidRequest("An external stream has no request that could run again.")
         template = NewStream(
@@ -121,7 +187,10 @@ class Streams:
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Seized:
         """End a stream now, wherever it is. Cancelling what has ended is no error (`already`)."""
-        await self.look_up(sid, grant)
+        found = await self.look_up(sid, grant)
+        if not found.is_in_redis:
+            tail = int(found.meta["tail"])
+            return Seized(found.meta["state"], tail, int(found.meta.get("stopped_after", tail)), already=True)
         return await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -145,12 +214,15 @@ class Streams:
         return renewed
 
     async def _producers_pen(self, sid: str, grant: Grant, epoch: int) -> Pen:
-        meta = await self.look_up(sid, grant)
+        meta, is_in_redis = await self.look_up_content(sid, grant)
         if meta["producer"] != EXTERNAL:
             raise Forbidden("This stream is written by a worker; only a stream created as external takes events.")
-        if epoch > int(meta["epoch"]) and not is_terminal(meta["state"]):  # of a finished one, the log says that first
+        has_ended = is_terminal(meta["state"])  # of a finished one, the log says that first
+        if not has_ended and epoch > int(meta["epoch"]):
             # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
             raise WriterSuperseded("This stream has never given out that epoch; use the one its creation returned.")
+        if not is_in_redis:
+            raise StreamClosed("The stream has its terminal event, and its retention is over.")
         return Pen(epoch, meta["claim"] if epoch == int(meta["epoch"]) else "", int(meta["base"]))
 
     async def _start(self, template: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
@@ -181,9 +253,10 @@ class Streams:
         return await reserve(self.log.redis, name, sid, request)
 
     async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
-        meta = await self.look_up(sid, grant)
+        meta = (await self.look_up(sid, grant)).meta
         shown = record(meta, sid, self._auth.token(sid))
-        return {**shown, "epoch": int(meta["epoch"])} if meta["producer"] == EXTERNAL else shown
+        is_external = meta.get("producer") == EXTERNAL and "epoch" in meta
+        return {**shown, "epoch": int(meta["epoch"])} if is_external else shown
 
     async def _enqueue(self, sid: str) -> None:
         try:

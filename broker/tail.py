@@ -27,6 +27,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from broker.errors import RedisUnavailable
 from broker.event import Event
@@ -35,6 +36,9 @@ from broker.lane import Lane
 from broker.log import PAGE_EVENTS, Page, StreamLog, is_terminal
 from broker.sse import Batch, Gap
 from broker.topic import Topic
+
+if TYPE_CHECKING:
+    from broker.archive.reader import ArchivedLog
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
 
-async def replay(log: StreamLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
+async def replay(log: StreamLog | ArchivedLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
     """The backlog after `cursor` as it is now, then the end (`follow=0`)."""
     more = True
     while more:
@@ -142,7 +146,7 @@ def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> boo
     )
 
 
-async def _ending_below(log: StreamLog, sid: str, page: Page, cursor: int) -> list[Event]:
+async def _ending_below(log: StreamLog | ArchivedLog, sid: str, page: Page, cursor: int) -> list[Event]:
     """The terminal event, for a viewer whose cursor is beyond it."""
     if page.events or not is_terminal(page.state) or page.tail >= cursor:
         return []

@@ -204,6 +204,9 @@ class Topic:
             at: int = await left
             return at
         finally:
+            at = left.result() if left.done() and not left.cancelled() else self._live_at
+            if at > cursor:
+                lane.wrote = (lane.wrote[0] if lane.wrote else cursor + 1, at)
             self._forget(lane)
 
     def let_go(self, lane: Lane) -> None:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 import httpx2
+from sqlalchemy.engine import URL
 
 from broker.embedded import EmbeddedServer
 from broker.serve import bind
@@ -147,6 +148,7 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
     # At a Ctrl-C nobody wants to wait for answers: the next start takes unfinished generations over.
     environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
     try:
+        environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
         environment["LASTEVENT_REDIS_URL"] = redis_url or (embedded.start() if embedded else "")
         children = [worker_child(n + 1) for n in range(workers)] + [web_child(host, port, n + 1) for n in range(web)]
         supervisor = Supervisor(children, environment)
@@ -160,6 +162,11 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
     finally:
         if embedded:
             embedded.stop()
+
+
+def archive_url(data_dir: Path) -> str:
+    """The archive of a data directory: SQLite, beside the embedded server's files."""
+    return URL.create("sqlite", database=str(data_dir.resolve() / "archive.db")).render_as_string()
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

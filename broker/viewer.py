@@ -27,6 +27,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from broker.access import AccessRecord, View
 from broker.errors import Draining, LasteventError, TooManyViewers
 from broker.lane import EXTENSION, Lane
 from broker.sse import Batch, Format, farewell, retry_line
@@ -51,7 +52,8 @@ class Ended(Enum):
 class Viewers:
     """The viewers of this process: who is here, how they ended, and the one signal that sends them all away."""
 
-    def __init__(self, *, limit: int, stall_s: float) -> None:
+    def __init__(self, access: AccessRecord, *, limit: int, stall_s: float) -> None:
+        self.access = access
         self.limit = limit
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
@@ -83,10 +85,13 @@ class EventsResponse(Response):
         steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
         form: Format,
         headers: Mapping[str, str] | None = None,
+        *,
+        view: View,
     ) -> None:
         super().__init__(status_code=200, headers=_headers(form, headers or {}))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
+        self._view = view
         self._steps = steps
         self._format = form
         self._leaving: Ended | None = None
@@ -117,8 +122,15 @@ class EventsResponse(Response):
             self._task.cancel()
 
     async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
-        ended = await self._serve(lane, receive, send)
-        self._viewers.ended[ended] += 1
+        ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
+        self._viewers.access.opened(self._view)
+        try:
+            ended = await self._serve(lane, receive, send)
+        finally:
+            if lane and lane.wrote:
+                self._view.delivered(*lane.wrote)
+            self._viewers.access.closed(self._view, ended.value)
+            self._viewers.ended[ended] += 1
         if ended is Ended.TOO_SLOW and lane:
             lane.hang_up()
 
@@ -172,9 +184,12 @@ class EventsResponse(Response):
                 async for step in steps:
                     body = opening + self._render(step)
                     opening = b""
+                    span = (step.events[0].id, step.events[-1].id) if isinstance(step, Batch) else None
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
                     await self._send(send, body)
                     del body
+                    if span:
+                        self._view.delivered(*span)
             await self._send(send, opening and opening + b"\n", more=False)
         except TimeoutError:
             return Ended.TOO_SLOW

@@ -8,7 +8,8 @@ import sys
 
 import uvloop
 
-from broker.settings import SettingsError, load_settings
+from broker.archive.signing import BadKey
+from broker.settings import NO_ARCHIVE, SettingsError, load_settings
 from worker.main import work
 
 
@@ -25,7 +26,13 @@ def main() -> int:
     if options.concurrency:
         settings.concurrency = options.concurrency
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
-    return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
+    if not settings.archive_url:
+        print(NO_ARCHIVE, file=sys.stderr)
+    try:
+        return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
+    except BadKey as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class Sweeper:
         except LogHealing as healing:
             await self._look_again(stream, now_ms + round(healing.retry_after_s * 1000))
         except (StreamClosed, StreamNotFound):
-            await self._forget(stream)
+            await self._forget(stream, now_ms)
         except RedisUnavailable:
             raise
         except Exception:
@@ -200,26 +200,26 @@ class Sweeper:
         if stream.state is None:
             await self._forget_if_seen_before(stream, now_ms)
         elif is_terminal(stream.state):
-            await self._forget(stream)
+            await self._forget(stream, now_ms)
         elif stream.state == "queued" and (now_ms < queued_until_ms or not self._room()):
             await self._look_again(stream, max(queued_until_ms, now_ms + round(QUEUED_GRACE_S * 1000)))
         elif stream.state == "running" and now_ms < stream.lease_until_ms:
             await self._look_again(stream, stream.lease_until_ms)
         elif stream.producer == EXTERNAL:
-            await self._end(stream, PRODUCER_LOST)
+            await self._end(stream, PRODUCER_LOST, now_ms)
         elif stream.state == "running" and (stream.on_worker_loss == "fail" or stream.attempt >= MAX_ATTEMPTS):
-            await self._end(stream, WORKER_LOST)
+            await self._end(stream, WORKER_LOST, now_ms)
         else:
             await self._take(stream.sid)
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
 
-    async def _end(self, stream: Overdue, reason: dict[str, object]) -> None:
+    async def _end(self, stream: Overdue, reason: dict[str, object], now_ms: int) -> None:
         seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         if not seized.already:
             # A producer that goes away is a client's affair; a worker that does is the operator's.
             level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
             logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
-        await self._forget(stream)
+        await self._forget(stream, now_ms)
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:
         redis, keys = self._log.redis, self._log.keys
@@ -237,9 +237,12 @@ class Sweeper:
         with from_redis():
             await self._log.redis.zadd(self._log.keys.leases, {stream.sid: at_ms}, xx=True)
 
-    async def _forget(self, stream: Overdue) -> None:
+    async def _forget(self, stream: Overdue, now_ms: int) -> None:
+        redis, keys = self._log.redis, self._log.keys
         with from_redis():
-            await self._log.redis.zrem(self._log.keys.leases, stream.sid)
+            if self._log.is_archived and stream.state:  # first: one index or the other always names it
+                await redis.zadd(keys.unarchived, {stream.sid: now_ms}, nx=True)
+            await redis.zrem(keys.leases, stream.sid)
 
     async def _forget_if_seen_before(self, stream: Overdue, now_ms: int) -> None:
         # The index is written before the stream: on the first look (0) the stream may be about to exist. It may even
@@ -247,7 +250,7 @@ class Sweeper:
         if stream.look_ms == 0:
             await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
         else:
-            await self._forget(stream)
+            await self._forget(stream, now_ms)
 
 
 def _overdue(sid: str, look_ms: float, meta: list[bytes | None]) -> Overdue:

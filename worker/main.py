@@ -3,7 +3,7 @@
 Wiring, in the order things happen:
   arq's queue → Dispatcher takes a job while there is room → Worker.take claims the stream → a task runs the
   Generation → its StreamWriter → GroupCommit → the log. Beside them: the Heartbeat keeps the leases, the Sweeper
-  takes what nobody has.
+  takes what nobody has, the Archiver moves what has ended into the archive.
 
 A job ends as soon as its stream is claimed, so arq's queue holds waiting work only, and nothing depends on arq
 knowing what runs: if the worker dies, its leases run out. arq's loop ends when Redis is away for some seconds;
@@ -24,6 +24,7 @@ from typing import Any
 import arq.worker
 from arq.connections import ArqRedis
 
+from broker.archive.setup import open_writer
 from broker.connect import JOB, connect, connect_queue
 from broker.errors import (
     LasteventError,
@@ -41,6 +42,7 @@ from broker.settings import Settings
 from broker.supervise import Loops
 from broker.writer import GroupCommit, StreamWriter
 from worker.abandonment import Abandonment
+from worker.archiver import Archiver
 from worker.generation import Generation
 from worker.lease import Heartbeat, Sweeper
 from worker.providers import Provider
@@ -84,6 +86,8 @@ class Dispatcher(arq.worker.Worker):
 
 
 class Worker:
+    """Raises BadKey if there is an archive, and no key to seal it with."""
+
     def __init__(self, settings: Settings, provider: Provider) -> None:
         self._settings = settings
         self._provider = provider
@@ -96,6 +100,7 @@ class Worker:
             retention_s=settings.retention_s,
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
+            is_archived=bool(settings.archive_url),
         )
         self._commit = GroupCommit(self._log)
         self._seizures = Seizures(self._log)
@@ -105,6 +110,7 @@ class Worker:
         self.has_failed = False
         self._heartbeat = Heartbeat(self._log)
         self._abandonment = Abandonment(self._log, self._seizures)
+        self._archive = open_writer(settings) if settings.archive_url else None
         self._sweeper = Sweeper(self._log, self._seizures, room=lambda: self.room() > 0, take=self.take)
 
     def room(self) -> int:
@@ -121,6 +127,14 @@ class Worker:
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
         }
+        if self._archive:
+            archiver = Archiver(
+                self._log,
+                self._archive,
+                after_s=self._settings.archive_after_s,
+                retention_s=self._settings.archive_retention,
+            )
+            keeping["archiver"] = archiver.run
         finding = {"sweeper": self._sweeper.run, "dispatch": self._dispatch}
         keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
         try:
@@ -134,6 +148,8 @@ class Worker:
             await keepers.end()
             await self._provider.aclose()
             await self._redis.aclose()
+            if self._archive:
+                await self._archive.database.aclose()
 
     def stop(self) -> None:
         self._stopping.set()

@@ -63,10 +63,13 @@ local function publish()
   redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
 end
 
--- A terminal event: the state bears its name, and the retention clock starts.
+-- A terminal event: the state bears its name, and the retention clock starts. With an archive (retention 0) it does not:
+-- that begins when the archive holds the stream (archived.lua).
 local function finish(kind, data, t, stopped_after, retention_ms)
   redis.call('HSET', META, 'state', kind, 'finished', t, 'stopped_after', int(stopped_after), 'ending', data)
   redis.call('HDEL', META, 'lease_until')
-  redis.call('PEXPIRE', META, retention_ms)
-  redis.call('PEXPIRE', LOG, retention_ms)
+  if retention_ms ~= '0' then
+    redis.call('PEXPIRE', META, retention_ms)
+    redis.call('PEXPIRE', LOG, retention_ms)
+  end
 end

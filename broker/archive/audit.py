@@ -1,0 +1,338 @@
+"""The audit: everything in the archive against its seals. docs/AUDIT.md says the same for other verifiers.
+
+Nothing in the database is believed: a seal counts if a known key has signed it, a chain if its numbers have no hole and
+each seal names the digest of the one before, a row if a seal of the chain says the same of it. What no seal speaks of
+was inserted. The keys and the heads come from outside of the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from broker.archive import seal as seals
+from broker.archive.database import Database
+from broker.archive.heads import Head
+from broker.archive.packing import decompress, unpack
+from broker.archive.reader import Sealed
+from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.seal import Seal
+from broker.archive.signing import PublicKeys
+
+PAGE = 100
+
+
+class Finding(NamedTuple):
+    """Something that is not as it was sealed."""
+
+    what: str
+    detail: str
+    tenant: str | None = None
+    stream: str | None = None
+    seal: int | None = None
+
+
+class Report(NamedTuple):
+    seals: int
+    streams: int
+    views: int
+    findings: list[Finding]
+
+
+# -- one stream ------------------------------------------------------------------------------------------
+
+
+def check_stream(sealed: Sealed, keys: PublicKeys, head: Head | None) -> list[Finding]:
+    """One stream against its own seal, and that one's place in the chain as far as its neighbour shows it."""
+    row = sealed.row
+    found: list[Finding] = []
+    if sealed.seal is None:
+        return [Finding("seal_missing", "The stream names a seal that is not there.", row["tenant"], row["sid"])]
+    found += _check_seal(sealed.seal, row["tenant"], row["seal"], keys)
+    if sealed.next and sealed.next.says().get("previous") != sealed.seal.digest:
+        found.append(_broken_chain(row["tenant"], row["seal"] + 1))
+    if head and sealed.next is None and head.number > row["seal"]:
+        found.append(_cut_off(row["tenant"], row["seal"], head))
+    if head and head.number == row["seal"] and head.digest != sealed.seal.digest:
+        found.append(_other_head(row["tenant"], head))
+    found += _check_row(row, sealed.seal.says())
+    if row["erased"] is not None or row["log"] is None:
+        found += _check_erasure(row, sealed.erasure, keys)
+    return found
+
+
+# -- everything ------------------------------------------------------------------------------------------
+
+
+class Audit:
+    def __init__(self, database: Database, keys: PublicKeys, heads: Mapping[str, Head]) -> None:
+        self._database = database
+        self._keys = keys
+        self._heads = heads
+
+    async def run(self) -> Report:
+        """Everything. Raises ArchiveUnavailable."""
+        findings: list[Finding] = []
+        counted = 0
+        async with self._database.reading() as connection:  # one transaction: one moment
+            in_rows = (await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars()
+            for tenant in sorted({*in_rows, *self._heads}):
+                chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant))
+                counted += await chain.check()
+                findings += chain.findings
+            streams = await _check_unsealed(connection, STREAMS, STREAMS.c.sid, findings)
+            views = await _check_unsealed(connection, VIEWS, VIEWS.c.id, findings)
+        return Report(counted, streams, views, findings)
+
+
+class _Chain:
+    """One tenant's seals, from the first to the last, and every row that each speaks of."""
+
+    def __init__(self, connection: AsyncConnection, tenant: str, keys: PublicKeys, head: Head | None) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._keys = keys
+        self._head = head
+        self._erasures: dict[str, int] = {}
+        self._erased: dict[str, int | None] = {}
+        self._sealed_streams: set[str] = set()
+        self.findings: list[Finding] = []
+
+    async def check(self) -> int:
+        """How many seals there are."""
+        number, previous = 0, seals.NOTHING
+        async for page in self._pages():
+            rows, views = await self._rows_of(page), await self._views_of(page)
+            for at, seal in page:
+                if at != number + 1:
+                    self._find("seals_missing", f"Between seal {number} and seal {at} there is none.", at)
+                self.findings += _check_seal(seal, self._tenant, at, self._keys)
+                if seal.says().get("previous") != previous:
+                    self.findings.append(_broken_chain(self._tenant, at))
+                self._check_what_it_seals(at, seal, rows, views)
+                number, previous = at, seal.digest
+                if self._head and self._head.number == number and self._head.digest != previous:
+                    self.findings.append(_other_head(self._tenant, self._head))
+        if self._head and self._head.number > number:
+            self.findings.append(_cut_off(self._tenant, number, self._head))
+        self._check_erasures()
+        return number
+
+    def _check_what_it_seals(
+        self, at: int, seal: Seal, rows: Mapping[str, Any], views: Mapping[int, list[Any]]
+    ) -> None:
+        said = seal.says()
+        sid = str(said.get("stream"))
+        match said.get("kind"):
+            case seals.STREAM:
+                self._check_stream(at, sid, said, rows.get(sid))
+            case seals.ERASURE:
+                self._check_erased_row(at, sid, said, rows.get(sid))
+            case seals.VIEWS:
+                self._check_views(at, said, views.get(at, []))
+            case _:
+                self._find("seal_unknown", "This kind of seal is not known to this version.", at)
+
+    def _check_stream(self, at: int, sid: str, said: dict[str, Any], row: Any) -> None:
+        if sid in self._sealed_streams:
+            self._find("sealed_twice", "The stream has two seals.", at, sid)
+        self._sealed_streams.add(sid)
+        if row is None:
+            self._find("stream_missing", "The stream was sealed, and is not in the archive.", at, sid)
+            return
+        if row["seal"] != at:
+            self._find("row_changed", f"The stream names seal {row['seal']} as its own, and not this one.", at, sid)
+        if row["erased"] is not None:
+            self._erased[sid] = row["erasure"]
+        self.findings += _check_row(row, said)
+
+    def _check_erased_row(self, at: int, sid: str, said: dict[str, Any], row: Any) -> None:
+        self._erasures[sid] = at
+        if row is None:
+            self._find("stream_missing", "The stream was erased, and its tombstone is not there.", at, sid)
+        elif row["erased"] != said.get("at") or row["erasure"] != at:
+            self._find("erasure_undone", "The stream was erased, and its row does not say so.", at, sid)
+        elif row["seal"] == at:
+            self._erased[sid] = at
+            self.findings += _check_row(row, said)
+
+    def _check_views(self, at: int, said: dict[str, Any], rows: list[Any]) -> None:
+        digests = [row["digest"] for row in rows]
+        if len(rows) != said.get("views") or seals.views_digest(digests) != said.get("digest"):
+            self._find("views_changed", "The records of viewers are not those that were sealed.", at)
+        for row in rows:
+            self.findings += _check_view(row)
+
+    def _check_erasures(self) -> None:
+        for sid, number in self._erased.items():
+            if self._erasures.get(sid) != number:
+                self._find("erased_unsealed", "The stream's content is gone, and no seal says why.", number, sid)
+
+    async def _pages(self) -> AsyncIterator[list[tuple[int, Seal]]]:
+        after: int | None = None
+        while True:
+            which = sa.select(SEALS).where(SEALS.c.tenant == self._tenant).order_by(SEALS.c.number).limit(PAGE)
+            if after is not None:
+                which = which.where(SEALS.c.number > after)
+            found = await self._connection.execute(which)
+            page = [(row.number, Seal(bytes(row.statement), bytes(row.signature))) for row in found]
+            if not page:
+                return
+            yield page
+            after = page[-1][0]
+
+    async def _rows_of(self, page: list[tuple[int, Seal]]) -> dict[str, Any]:
+        sids = [str(seal.says().get("stream")) for _, seal in page]
+        found = await self._connection.execute(
+            sa.select(STREAMS).where(STREAMS.c.tenant == self._tenant, STREAMS.c.sid.in_(sids))
+        )
+        return {row["sid"]: row for row in found.mappings()}
+
+    async def _views_of(self, page: list[tuple[int, Seal]]) -> dict[int, list[Any]]:
+        views: dict[int, list[Any]] = {}
+        numbers = [number for number, seal in page if seal.says().get("kind") == seals.VIEWS]
+        found = await self._connection.execute(
+            sa.select(VIEWS, STREAMS.c.erased.is_not(None).label("is_erased"))
+            .join(STREAMS, STREAMS.c.sid == VIEWS.c.sid, isouter=True)
+            .where(VIEWS.c.tenant == self._tenant, VIEWS.c.seal.in_(numbers))
+        )
+        for row in found.mappings():
+            views.setdefault(row["seal"], []).append(row)
+        return views
+
+    def _find(self, what: str, detail: str, seal: int | None, stream: str | None = None) -> None:
+        self.findings.append(Finding(what, detail, self._tenant, stream, seal))
+
+
+async def _check_unsealed(
+    connection: AsyncConnection, table: sa.Table, name: sa.Column[Any], findings: list[Finding]
+) -> int:
+    """How many rows the table has. One whose seal is of another kind, or of nobody, was inserted or moved."""
+    count = (await connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one()
+    rows = await connection.execute(
+        sa.select(table.c.tenant, name.label("name"), table.c.seal, SEALS.c.statement).join(
+            SEALS, sa.and_(SEALS.c.tenant == table.c.tenant, SEALS.c.number == table.c.seal), isouter=True
+        )
+    )
+    for row in rows:
+        said = Seal(bytes(row.statement), b"").says() if row.statement is not None else {}
+        if table is STREAMS and said.get("stream") == row.name:
+            continue
+        if table is VIEWS and said.get("kind") == seals.VIEWS:
+            continue
+        findings.append(
+            Finding("unsealed", "This was never sealed: it was inserted, or moved.", row.tenant, row.name, row.seal)
+        )
+    return count
+
+
+# -- what each check is ----------------------------------------------------------------------------------
+
+
+def _check_seal(seal: Seal, tenant: str, number: int, keys: PublicKeys) -> list[Finding]:
+    said = seal.says()
+    found = []
+    if not seals.is_signed(seal, keys):
+        detail = "No known key has signed this seal as it is."
+        if str(said.get("key")) not in keys:
+            detail = f"The seal names a key ({str(said.get('key'))[:16]}) that is not among the known ones."
+        found.append(Finding("signature_invalid", detail, tenant, said.get("stream"), number))
+    if (said.get("tenant"), said.get("number")) != (tenant, number):
+        found.append(Finding("seal_moved", "The seal was made for another place.", tenant, said.get("stream"), number))
+    return found
+
+
+def _check_row(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[Finding]:
+    """A stream's row against what its seal says."""
+
+    def finding(what: str, detail: str) -> Finding:
+        return Finding(what, detail, row["tenant"], row["sid"], row["seal"])
+
+    found = []
+    sealed = {
+        "sid": said.get("stream"),
+        "tenant": said.get("tenant"),
+        "state": said.get("state"),
+        "created": said.get("created"),
+        "finished": said.get("finished"),
+        "events": said.get("events"),
+        "tail": said.get("last_event_id"),
+        "archived": said.get("at"),
+    }
+    changed = [name for name, value in sealed.items() if row[name] != value]
+    if row["erased"] is not None:
+        changed += [name for name in ("session", "user", "model", "salt", "record", "log") if row[name] is not None]
+    elif row["erasure"] is not None:
+        changed.append("erasure")
+    if changed:
+        found.append(finding("row_changed", f"These columns are not as they were sealed: {', '.join(changed)}."))
+    if row["erased"] is None:
+        found += [finding(*problem) for problem in _check_content(row, said)]
+    return found
+
+
+def _check_content(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    try:
+        salt, record = bytes(row["salt"]), decompress(row["record"])
+        fields = orjson.loads(record)
+        is_same_record = seals.record_digest(salt, record) == said.get("record")
+        columns_differ = [name for name in ("session", "user", "model") if row[name] != fields.get(name)]
+    except (TypeError, ValueError, AttributeError):
+        is_same_record, columns_differ = False, []
+    found = []
+    if not is_same_record:
+        found.append(("record_changed", "The stream's record (request, times, usage …) is not as it was sealed."))
+    if columns_differ:
+        found.append(("row_changed", f"These columns differ from the record: {', '.join(columns_differ)}."))
+    try:
+        is_same_log = seals.log_digest(bytes(row["salt"]), unpack(row["log"])) == said.get("log")
+    except (TypeError, ValueError):
+        is_same_log = False
+    if not is_same_log:
+        found.append(("log_changed", "The stream's events are not as they were sealed."))
+    return found
+
+
+def _check_erasure(row: Mapping[str, Any], erasure: Seal | None, keys: PublicKeys) -> list[Finding]:
+    said = erasure.says() if erasure else {}
+    is_said = said.get("kind") == seals.ERASURE and said.get("stream") == row["sid"]
+    if erasure and is_said and said.get("at") == row["erased"]:
+        return _check_seal(erasure, row["tenant"], row["erasure"], keys)
+    return [
+        Finding("erased_unsealed", "The stream's content is gone, and no seal says why.", row["tenant"], row["sid"])
+    ]
+
+
+def _check_view(row: Mapping[str, Any]) -> list[Finding]:
+    record = row["record"]
+    if record is None:
+        is_same = bool(row["is_erased"]) and row["opened"] is None
+    else:
+        try:
+            said = orjson.loads(record)
+            places = (said["id"], said["stream"], said["opened"]) == (row["id"], row["sid"], row["opened"])
+        except (ValueError, KeyError, TypeError):
+            places = False
+        is_same = places and seals.view_digest(bytes(record)) == row["digest"]
+    if is_same:
+        return []
+    return [
+        Finding("view_changed", "A viewer's record is not as it was sealed.", row["tenant"], row["sid"], row["seal"])
+    ]
+
+
+def _broken_chain(tenant: str, number: int) -> Finding:
+    return Finding("chain_broken", "The seal does not name the digest of the one before it.", tenant, seal=number)
+
+
+def _cut_off(tenant: str, number: int, head: Head) -> Finding:
+    detail = f"The chain ends at seal {number}, and has been at {head.number}: its newest seals were cut off."
+    return Finding("seals_cut_off", detail, tenant, seal=head.number)
+
+
+def _other_head(tenant: str, head: Head) -> Finding:
+    return Finding("head_differs", "This seal is not the one that was kept outside.", tenant, seal=head.number)

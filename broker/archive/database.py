@@ -1,0 +1,201 @@
+"""The archive's database: SQLite (WAL) or PostgreSQL, by SQLAlchemy; its schema by Alembic.
+
+One migrates at a time (a file lock beside a SQLite file, an advisory lock in PostgreSQL), in one transaction: who is
+killed in the middle leaves nothing behind, who comes second finds it done. A schema newer than this release stays as
+it is: two releases may share an archive during a roll-out.
+A driver's errors are translated here, at the border: ArchiveUnavailable is a state that passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from broker.errors import ArchiveUnavailable
+
+POOL_CONNECTIONS = 4
+BUSY_S = 10.0
+"""How long SQLite waits for another process' transaction."""
+
+CONNECT_S = 5
+
+MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
+"""PostgreSQL's advisory locks are numbers: any, as long as they are ours."""
+
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+
+def parse_archive_url(url: str) -> URL:
+    """sqlite:///relative/path, sqlite:////absolute/path, or postgresql://… as libpq takes it. Raises ValueError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name") from None
+    if parsed.drivername not in DRIVERS or not parsed.database:
+        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name")
+    return parsed.set(drivername=DRIVERS[parsed.drivername])
+
+
+def sqlite_path(url: URL) -> Path | None:
+    return Path(str(url.database)) if url.drivername.startswith("sqlite") else None
+
+
+class Database:
+    """`reading()` and `writing()` give connections in a transaction. Writers come one after the other."""
+
+    def __init__(self, url: str) -> None:
+        self.url = parse_archive_url(url)
+        self.path = sqlite_path(self.url)
+        self._engine: AsyncEngine | None = None
+        self._preparing = asyncio.Lock()
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._transaction(writes=False)
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._transaction(writes=True)
+
+    @asynccontextmanager
+    async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
+        with _from_database():
+            engine = await self.prepared()
+            async with engine.connect() as connection:
+                connection = await connection.execution_options(writes=writes)
+                async with connection.begin():
+                    if writes and self.path is None:
+                        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
+                    yield connection
+
+    async def prepared(self) -> AsyncEngine:
+        """The engine; at the first call the schema is brought up to date."""
+        async with self._preparing:
+            if self._engine is None:
+                engine = self._make_engine()
+                try:
+                    await self._migrate(engine)
+                except BaseException:
+                    await engine.dispose()
+                    raise
+                self._engine = engine
+        return self._engine
+
+    async def aclose(self) -> None:
+        if self._engine:
+            await self._engine.dispose()
+
+    def _make_engine(self) -> AsyncEngine:
+        if self.path is None:
+            return create_async_engine(
+                self.url,
+                pool_size=POOL_CONNECTIONS,
+                max_overflow=0,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": CONNECT_S},
+            )
+        _make_private(self.path)
+        engine = create_async_engine(
+            self.url, pool_size=POOL_CONNECTIONS, max_overflow=0, connect_args={"timeout": BUSY_S}
+        )
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+
+    async def _migrate(self, engine: AsyncEngine) -> None:
+        # The lock comes first: a new SQLite file becomes WAL at its first connection, and two of them collide.
+        async with self._only_migrator(), engine.connect() as connection:
+            connection = await connection.execution_options(writes=True)
+            async with connection.begin():
+                if await connection.run_sync(_is_up_to_date):  # so a role that may only read can ask
+                    return
+                if self.path is None:
+                    await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                await connection.run_sync(_upgrade)
+
+    @asynccontextmanager
+    async def _only_migrator(self) -> AsyncIterator[None]:
+        if self.path is None:
+            yield
+            return
+        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _make_private(path: Path) -> None:
+    """What the archive holds is nobody's business but its owner's. SQLite gives its other files the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # or the driver begins and commits by itself, around DDL too
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # Redis lets go of what the archive has said it holds
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A writer that begins as a reader may find, later, that it cannot become one.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+# -- the schema ------------------------------------------------------------------------------------------
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(resources.files("broker.archive") / "migrations"))
+    return config
+
+
+def _is_up_to_date(connection: sa.Connection) -> bool:
+    current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    return current is not None and (current == scripts.get_current_head() or current not in known)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    if _is_up_to_date(connection):  # somebody was faster
+        return
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+# -- errors ----------------------------------------------------------------------------------------------
+
+
+class _from_database:
+    """Translate the drivers' errors. What they say goes to the log: it may name hosts and paths."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, DBAPIError | PoolTimeout | OSError) and not isinstance(error, sa.exc.IntegrityError):
+            raise ArchiveUnavailable(
+                "The archive cannot be reached or cannot serve. Nothing is lost; try again shortly."
+            ) from error

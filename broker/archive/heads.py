@@ -1,0 +1,114 @@
+"""The head of each tenant's chain, kept outside of the database: a file, or a URL.
+
+Whoever can write the database can cut off the newest seals, and what is left looks whole. The head says how far the
+chain had come. It is moved on after each transaction, and only along the same chain: a head that the database does not
+continue stays as it is, for verify to find.
+
+The file is JSON, {tenant: {"number", "digest", "at"}}, replaced in one step. A URL gets the same by PUT, and gives it
+by GET (404: none yet).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+
+URL_TIMEOUT_S = 10.0
+
+
+class Head(NamedTuple):
+    number: int
+    digest: str
+    at: int
+
+
+class HeadsUnavailable(Exception):
+    """The place of the heads cannot be read or written. The message says why."""
+
+
+class HeadStore(Protocol):
+    """Both calls block: meant for a thread. Both raise HeadsUnavailable."""
+
+    def read(self) -> dict[str, Head]: ...
+
+    def advance(self, tenant: str, head: Head) -> None:
+        """Never moves a head back."""
+
+
+def open_heads(where: str) -> HeadStore:
+    return _Url(where) if urlsplit(where).scheme in ("http", "https") else _File(Path(where))
+
+
+class _File:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Head]:
+        try:
+            return _decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise HeadsUnavailable(f"{self._path} cannot be read: {error}") from None
+
+    def advance(self, tenant: str, head: Head) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the workers of one machine share it
+                self._replace(_moved(self.read(), tenant, head))
+        except OSError as error:
+            raise HeadsUnavailable(f"{self._path} cannot be written: {error}") from None
+
+    def _replace(self, heads: Mapping[str, Head]) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        with temporary.open("wb") as out:
+            out.write(_encode(heads))
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(self._path)
+
+
+class _Url:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def read(self) -> dict[str, Head]:
+        try:
+            with httpx2.Client(timeout=URL_TIMEOUT_S) as http:
+                answer = http.get(self._url)
+                return {} if answer.status_code == 404 else _decode(answer.raise_for_status().content)
+        except (httpx2.HTTPError, ValueError) as error:
+            raise HeadsUnavailable(f"the heads' URL cannot be read: {error}") from None
+
+    def advance(self, tenant: str, head: Head) -> None:
+        try:
+            with httpx2.Client(timeout=URL_TIMEOUT_S) as http:
+                body = _encode(_moved(self.read(), tenant, head))
+                http.put(self._url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+        except httpx2.HTTPError as error:
+            raise HeadsUnavailable(f"the heads' URL cannot be written: {error}") from None
+
+
+def _moved(heads: Mapping[str, Head], tenant: str, head: Head) -> dict[str, Head]:
+    known = heads.get(tenant)
+    return {**heads, tenant: head} if known is None or known.number < head.number else dict(heads)
+
+
+def _encode(heads: Mapping[str, Head]) -> bytes:
+    return orjson.dumps({tenant: head._asdict() for tenant, head in heads.items()}, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def _decode(content: bytes) -> dict[str, Head]:
+    """Raises ValueError."""
+    try:
+        return {tenant: Head(**head) for tenant, head in orjson.loads(content).items()}
+    except (TypeError, AttributeError):
+        raise ValueError("these are no heads") from None

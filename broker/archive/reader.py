@@ -1,0 +1,162 @@
+"""ArchiveReader: find a stream, list streams and sessions, and what belongs to one: its views, its seal.
+
+A stream from here looks like one from Redis: the same meta, and a log that is read by pages (tail.py), so that
+whoever asks for it gets the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from broker.archive.database import Database
+from broker.archive.packing import decompress, unpack
+from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.seal import Seal
+from broker.event import Event
+from broker.listing import Filter, Place
+from broker.log import PAGE_EVENTS, Page
+
+FILTERS = {"session": STREAMS.c.session, "user": STREAMS.c.user, "model": STREAMS.c.model, "state": STREAMS.c.state}
+LISTED = (
+    *(STREAMS.c.sid, STREAMS.c.tenant, STREAMS.c.state, STREAMS.c.created, STREAMS.c.finished, STREAMS.c.events),
+    *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.record),
+)
+
+
+class ArchivedLog(NamedTuple):
+    """A finished log in memory, read as StreamLog is."""
+
+    events: Sequence[Event]
+
+    async def read_page(self, _: str, cursor: int, count: int = PAGE_EVENTS) -> Page:
+        after = [event for event in self.events if event.id > cursor]
+        present = cursor == 0 or any(event.id == cursor for event in self.events)
+        tail = self.events[-1]
+        return Page(tail.kind, tail.id, present, after[:count], len(after) > count)
+
+    async def read_last(self, _: str) -> Event:
+        return self.events[-1]
+
+    async def read_all(self, _: str) -> list[Event]:
+        return list(self.events)
+
+
+class Sealed(NamedTuple):
+    """An archived stream as it stands in the database, and the seals that speak of it; unchecked (audit.py)."""
+
+    row: dict[str, Any]
+    seal: Seal | None
+    next: Seal | None
+    erasure: Seal | None
+
+
+class ArchiveReader:
+    """Each call raises ArchiveUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, sid: str) -> dict[str, str] | None:
+        """The stream's meta; None if it is not archived. One that is erased says so (`erased`), and little else."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(sa.select(*LISTED).where(STREAMS.c.sid == sid))).first()
+        return None if row is None else _meta(row)
+
+    async def read_log(self, sid: str) -> ArchivedLog | None:
+        """None if there is no such stream, or its content was erased."""
+        async with self._database.reading() as connection:
+            block = (await connection.execute(sa.select(STREAMS.c.log).where(STREAMS.c.sid == sid))).scalar()
+        return None if block is None else ArchivedLog(unpack(block))
+
+    async def list_streams(
+        self, tenant: str, which: Filter, limit: int, after: Place | None
+    ) -> list[tuple[Place, dict[str, str]]]:
+        """Up to `limit` streams with their meta, newest first, after a place in the listing."""
+        statement = listing(tenant, which, limit, after)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement)).all()
+        return [(Place(row.created, row.sid), _meta(row)) for row in rows]
+
+    async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> list[Place]:
+        """Sessions by their newest stream, newest first: its creation, and the session's name."""
+        newer = STREAMS.alias("newer")
+        is_newest = ~sa.exists().where(
+            newer.c.tenant == tenant,
+            newer.c.session == STREAMS.c.session,
+            sa.tuple_(newer.c.created, newer.c.sid) > sa.tuple_(STREAMS.c.created, STREAMS.c.sid),
+        )
+        statement = (
+            sa.select(STREAMS.c.created, STREAMS.c.session)
+            .where(STREAMS.c.tenant == tenant, STREAMS.c.session.is_not(None), is_newest)
+            .order_by(STREAMS.c.created.desc(), STREAMS.c.session.desc())
+            .limit(limit)
+        )
+        if after:
+            place = sa.tuple_(STREAMS.c.created, STREAMS.c.session)
+            statement = statement.where(STREAMS.c.created <= after.score, place < sa.tuple_(*after))
+        async with self._database.reading() as connection:
+            return [Place(*row) for row in await connection.execute(statement)]
+
+    async def views(self, sid: str) -> list[dict[str, Any]]:
+        """The records of a stream's viewers, oldest first. Of an erased stream there are none."""
+        statement = (
+            sa.select(VIEWS.c.record)
+            .where(VIEWS.c.sid == sid, VIEWS.c.record.is_not(None))
+            .order_by(VIEWS.c.opened, VIEWS.c.id)
+        )
+        async with self._database.reading() as connection:
+            return [orjson.loads(record) for record in (await connection.execute(statement)).scalars()]
+
+    async def sealed(self, sid: str) -> Sealed | None:
+        async with self._database.reading() as connection:
+            row = (await connection.execute(sa.select(STREAMS).where(STREAMS.c.sid == sid))).mappings().first()
+            if row is None:
+                return None
+            numbers = {"seal": row["seal"], "next": row["seal"] + 1, "erasure": row["erasure"]}
+            found = await connection.execute(
+                sa.select(SEALS).where(
+                    SEALS.c.tenant == row["tenant"],
+                    SEALS.c.number.in_([number for number in numbers.values() if number is not None]),
+                )
+            )
+            seals = {seal.number: Seal(bytes(seal.statement), bytes(seal.signature)) for seal in found}
+        return Sealed(dict(row), **{name: seals.get(number) for name, number in numbers.items()})
+
+    async def seal_at(self, tenant: str, number: int) -> Seal | None:
+        async with self._database.reading() as connection:
+            found = await connection.execute(
+                sa.select(SEALS.c.statement, SEALS.c.signature).where(
+                    SEALS.c.tenant == tenant, SEALS.c.number == number
+                )
+            )
+            row = found.first()
+        return None if row is None else Seal(bytes(row.statement), bytes(row.signature))
+
+
+def listing(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.Select[Any]:
+    statement = sa.select(*LISTED).where(STREAMS.c.tenant == tenant)
+    for name, column in FILTERS.items():
+        if (wanted := getattr(which, name)) is not None:
+            statement = statement.where(column == wanted)
+    if which.created_after_ms is not None:
+        statement = statement.where(STREAMS.c.created >= which.created_after_ms)
+    if which.created_before_ms is not None:
+        statement = statement.where(STREAMS.c.created <= which.created_before_ms)
+    if after:
+        # The first condition says nothing new, but lets every planner begin at the place in the index.
+        place = sa.tuple_(STREAMS.c.created, STREAMS.c.sid)
+        statement = statement.where(STREAMS.c.created <= after.score, place < sa.tuple_(*after))
+    return statement.order_by(STREAMS.c.created.desc(), STREAMS.c.sid.desc()).limit(limit)
+
+
+def _meta(row: Any) -> dict[str, str]:
+    kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
+    if row.record is None:
+        return {**kept, "archived": str(row.archived), "erased": str(row.erased)}
+    record: dict[str, str] = orjson.loads(decompress(row.record))
+    del record["id"]
+    return {**record, **kept, "archived": str(row.archived)}

@@ -1,0 +1,123 @@
+"""The seal: what makes a change to an archived stream visible. Pure functions; docs/AUDIT.md is their specification.
+
+A seal is a *statement* (canonical JSON) and an Ed25519 signature of it (RFC 8032). The seals of a tenant are numbered
+1, 2, 3 … and each names the digest of the one before it. What a statement says, by its kind:
+- stream    this stream, with this record (request, times, usage …) and this log, has been archived
+- erasure   this stream's content has been erased
+- views     these viewers' records have been archived
+
+So a changed event breaks the log's digest, a changed statement its signature, a removed, inserted or exchanged seal the
+chain; that the newest seals were cut off shows at the head that is kept elsewhere (heads.py).
+Digests begin with a random salt that is erased with the content: what is left tells nothing about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from broker.event import Event, to_ndjson
+
+STREAM, ERASURE, VIEWS = "stream", "erasure", "views"
+
+VERSION = 1
+NOTHING = "0" * 64
+"""What the first seal of a tenant names as the one before it."""
+
+_LOG, _RECORD, _VIEW, _SIGNED = (f"lastevent {what} 1\n".encode() for what in ("log", "record", "view", "seal"))
+
+
+class Seal(NamedTuple):
+    """`statement` is what is signed, to the byte. `digest` is what the next seal calls `previous`."""
+
+    statement: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.statement).hexdigest()
+
+    def says(self) -> dict[str, Any]:
+        """The statement as a dictionary; {} if it is none (somebody has been at it)."""
+        try:
+            said = orjson.loads(self.statement)
+        except orjson.JSONDecodeError:
+            return {}
+        return said if isinstance(said, dict) else {}
+
+
+def new_salt() -> bytes:
+    return secrets.token_bytes(16)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON in one form only: keys sorted, no spaces, UTF-8."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def log_digest(salt: bytes, events: Iterable[Event]) -> str:
+    """A chain over a log's events, each as the line of NDJSON that an export shows: d = SHA-256(d, line)."""
+    digest = hashlib.sha256(_LOG + salt).digest()
+    for event in events:
+        digest = hashlib.sha256(digest + to_ndjson(event)).digest()
+    return digest.hex()
+
+
+def record_digest(salt: bytes, record: bytes) -> str:
+    return hashlib.sha256(_RECORD + salt + record).hexdigest()
+
+
+def view_digest(record: bytes) -> str:
+    """One viewer's record, which holds a salt of its own."""
+    return hashlib.sha256(_VIEW + record).hexdigest()
+
+
+def views_digest(digests: Iterable[str]) -> str:
+    """Many viewers' records: of their digests, sorted, a line each."""
+    return hashlib.sha256(b"".join(b"%b\n" % digest.encode() for digest in sorted(digests))).hexdigest()
+
+
+class Signer:
+    """Makes seals. `key_id`: the first 16 hex digits of the SHA-256 of the raw public key."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public_key = key.public_key()
+        self.key_id = key_id(self.public_key)
+
+    def seal(self, tenant: str, number: int, previous: str, at_ms: int, kind: str, says: Mapping[str, Any]) -> Seal:
+        statement = canonical(
+            {
+                "v": VERSION,
+                "kind": kind,
+                "tenant": tenant,
+                "number": number,
+                "previous": previous,
+                "at": at_ms,
+                "key": self.key_id,
+                **says,
+            }
+        )
+        return Seal(statement, self._key.sign(_SIGNED + statement))
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def is_signed(seal: Seal, keys: Mapping[str, Ed25519PublicKey]) -> bool:
+    """Whether one of these keys (key id → key) has signed it."""
+    key = keys.get(str(seal.says().get("key")))
+    if key is None:
+        return False
+    try:
+        key.verify(seal.signature, _SIGNED + seal.statement)
+    except InvalidSignature:
+        return False
+    return True

@@ -1,0 +1,128 @@
+"""What the settings say of the archive: where it is, which key seals it, which keys check it, where its heads are.
+
+Beside a SQLite archive everything has its place. For PostgreSQL, which several machines share, the key and the heads'
+place must be said: a key that each machine made for itself would be no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from broker.archive.audit import check_stream
+from broker.archive.database import Database, parse_archive_url, sqlite_path
+from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
+from broker.archive.reader import ArchiveReader, Sealed
+from broker.archive.seal import Signer
+from broker.archive.signing import (
+    PRIVATE_NAME,
+    PUBLIC_NAME,
+    BadKey,
+    PublicKeys,
+    load_or_make_signer,
+    load_public_keys,
+    load_signer,
+)
+from broker.archive.writer import ArchiveWriter
+from broker.record import rfc3339
+from broker.settings import PREFIX, Settings
+
+logger = logging.getLogger(__name__)
+
+HEADS_NAME = "seal-heads.json"
+
+
+class Archive:
+    """What a server has of the archive: it reads, and checks what it has read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._database = Database(settings.archive_url)
+        self.reader = ArchiveReader(self._database)
+        self._settings = settings
+        self._keys: PublicKeys = {}
+
+    async def verify(self, sid: str) -> dict[str, Any]:
+        """{"verdict", "seal", "findings"} of one stream (docs/API.md). Raises ArchiveUnavailable."""
+        sealed = await self.reader.sealed(sid)
+        if sealed is None:
+            return {"verdict": "not_sealed", "seal": None, "findings": []}
+        findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), await self._head(sealed))
+        verdict = "erased" if sealed.row["erased"] is not None else "verified"
+        said = sealed.seal.says() if sealed.seal else {}
+        return {
+            "verdict": "broken" if findings else verdict,
+            "seal": sealed.seal
+            and {
+                **{name: said.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},
+                "sealed_at": rfc3339(str(said["at"])) if isinstance(said.get("at"), int) else None,
+                "hash": sealed.seal.digest,
+            },
+            "findings": [{"what": finding.what, "detail": finding.detail} for finding in findings],
+        }
+
+    async def aclose(self) -> None:
+        await self._database.aclose()
+
+    def _public_keys(self) -> PublicKeys:
+        if not self._keys:  # beside a new SQLite archive the first worker makes them
+            try:
+                self._keys = find_public_keys(self._settings)
+            except BadKey as bad:
+                logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - it says all there is
+        return self._keys
+
+    async def _head(self, sealed: Sealed) -> Head | None:
+        try:
+            heads = await asyncio.to_thread(find_heads(self._settings).read)
+        except (BadKey, HeadsUnavailable):
+            return None
+        return heads.get(sealed.row["tenant"])
+
+
+def open_archive(settings: Settings) -> Archive | None:
+    return Archive(settings) if settings.archive_url else None
+
+
+def open_writer(settings: Settings) -> ArchiveWriter:
+    """Raises BadKey, which names the setting to set."""
+    return ArchiveWriter(Database(settings.archive_url), _signer(settings), find_heads(settings))
+
+
+def find_heads(settings: Settings) -> HeadStore:
+    """Raises BadKey."""
+    beside = _beside(settings, HEADS_NAME)
+    if settings.seal_heads or beside:
+        return open_heads(settings.seal_heads or str(beside))
+    raise BadKey(
+        f"{PREFIX}SEAL_HEADS is not set: with PostgreSQL, say where the head of the seals is kept outside of it "
+        "(a file, or a URL that takes PUT and GET)."
+    )
+
+
+def find_public_keys(settings: Settings) -> PublicKeys:
+    """The keys that seals are checked with; none if nobody has said. Raises BadKey for a file that holds none."""
+    path = settings.seal_public_keys or _beside(settings, PUBLIC_NAME)
+    if settings.seal_public_keys or (path and path.exists()):
+        return load_public_keys(path) if path else {}
+    if settings.seal_key:
+        signer = load_signer(settings.seal_key)
+        return {signer.key_id: signer.public_key}
+    return {}
+
+
+def _signer(settings: Settings) -> Signer:
+    if settings.seal_key:
+        return load_signer(settings.seal_key)
+    if beside := _beside(settings, PRIVATE_NAME):
+        return load_or_make_signer(beside)
+    raise BadKey(
+        f"{PREFIX}SEAL_KEY is not set: with PostgreSQL, all workers share one Ed25519 private key. "
+        "Make it with: openssl genpkey -algorithm ed25519 -out seal-key.pem"
+    )
+
+
+def _beside(settings: Settings, name: str) -> Path | None:
+    path = sqlite_path(parse_archive_url(settings.archive_url))
+    return path and path.with_name(name)

@@ -1,0 +1,303 @@
+"""ArchiveWriter: what changes the archive. Each call is one transaction, with the seals for what it did.
+
+Writers of all processes come one after the other (database.py), so a chain has one next number. Every call may be
+repeated: what is there already is left as it is. After a transaction the head of each chain it moved is kept elsewhere
+too (heads.py); a crash between the two leaves the head behind, which `settle_heads` mends at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from broker.archive import seal
+from broker.archive.database import Database
+from broker.archive.heads import Head, HeadStore, HeadsUnavailable
+from broker.archive.packing import compress, pack
+from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.seal import Seal, Signer, canonical
+from broker.event import Event
+
+logger = logging.getLogger(__name__)
+
+RECORD = (
+    *("schema", "tenant", "session", "user", "producer", "model", "request", "metadata", "regenerates"),
+    *("on_worker_loss", "abandon_after_s", "state", "attempt", "tail", "events", "bytes"),
+    *("created", "started", "first_text", "finished", "stopped_after", "ending"),
+)
+"""The fields of a stream's meta (broker/keys.py) that are archived. The others are about who may write it."""
+
+REQUESTED, RETENTION = "requested", "retention"
+
+
+class Finished(NamedTuple):
+    """A stream as it goes into the archive: its row, and what its seal is to say."""
+
+    sid: str
+    tenant: str
+    row: dict[str, Any]
+    says: dict[str, Any]
+
+
+class Erasure(NamedTuple):
+    """`meta`: what is left of the stream in Redis. It may not be in the archive yet."""
+
+    sid: str
+    meta: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A viewer's connection that has ended: its record, whose `opened` is in ms."""
+
+    id: str
+    tenant: str
+    sid: str
+    record: Mapping[str, Any]
+
+
+def finished(sid: str, meta: Mapping[str, str], events: Sequence[Event]) -> Finished:
+    """Costs some milliseconds for a long log: meant to run in a thread."""
+    salt = seal.new_salt()
+    record = canonical({"id": sid, **{name: meta[name] for name in RECORD if name in meta}})
+    known = {
+        "state": meta["state"],
+        "created": int(meta["created"]),
+        "finished": int(meta["finished"]),
+        "events": len(events),
+    }
+    tail = events[-1].id
+    row = {
+        **known,
+        "sid": sid,
+        "tenant": meta["tenant"],
+        "session": meta["session"],
+        "user": meta.get("user"),
+        "model": meta["model"],
+        "tail": tail,
+        "salt": salt,
+        "record": compress(record),
+        "log": pack(events),
+    }
+    says = {
+        **known,
+        "stream": sid,
+        "last_event_id": tail,
+        "record": seal.record_digest(salt, record),
+        "log": seal.log_digest(salt, events),
+    }
+    return Finished(sid, meta["tenant"], row, says)
+
+
+class ArchiveWriter:
+    def __init__(self, database: Database, signer: Signer, head_store: HeadStore) -> None:
+        self.database = database
+        self._signer = signer
+        self._heads = head_store
+
+    async def add(self, streams: Sequence[Finished], now_ms: int) -> None:
+        """Archive these streams, each once; one that is there already stays as it is. Raises ArchiveUnavailable."""
+        async with self.database.writing() as connection:
+            there = await _known(connection, streams)
+            chains = _Chains(connection, self._signer, now_ms)
+            rows = []
+            for stream in streams:
+                if stream.sid not in there:
+                    number = await chains.add(stream.tenant, seal.STREAM, stream.says)
+                    rows.append({**stream.row, "archived": now_ms, "seal": number})
+            await _insert(connection, STREAMS, rows)
+            await chains.write()
+        await self._advance_heads(chains)
+
+    async def add_views(self, views: Sequence[View], now_ms: int) -> None:
+        """Archive viewers' records, a seal for each tenant's. Raises ArchiveUnavailable."""
+        async with self.database.writing() as connection:
+            there = await _present(connection, VIEWS.c.id, [view.id for view in views])
+            erased = await _erased(connection, [view.sid for view in views])
+            chains = _Chains(connection, self._signer, now_ms)
+            batches: dict[str, list[dict[str, Any]]] = defaultdict(list)
+            for view in views:
+                if view.id not in there:
+                    batches[view.tenant].append(_view_row(view, is_erased=view.sid in erased))
+            for tenant, rows in batches.items():
+                says = {"views": len(rows), "digest": seal.views_digest(row["digest"] for row in rows)}
+                number = await chains.add(tenant, seal.VIEWS, says)
+                await _insert(connection, VIEWS, [{**row, "seal": number} for row in rows])
+            await chains.write()
+        await self._advance_heads(chains)
+
+    async def erase(self, erasures: Sequence[Erasure], now_ms: int) -> None:
+        """Erase the content of these streams. One that was never archived leaves a tombstone, too."""
+        async with self.database.writing() as connection:
+            chains = _Chains(connection, self._signer, now_ms)
+            for erasure in erasures:
+                await self._erase(connection, chains, erasure, now_ms)
+            await chains.write()
+        await self._advance_heads(chains)
+
+    async def expire(self, tenant: str, finished_before_ms: int, now_ms: int, limit: int) -> int:
+        """Erase what has been kept for as long as it is to be. Returns how many streams that were."""
+        async with self.database.writing() as connection:
+            old = await connection.execute(
+                sa.select(STREAMS.c.sid)
+                .where(
+                    STREAMS.c.tenant == tenant,
+                    STREAMS.c.erased.is_(None),
+                    STREAMS.c.finished < finished_before_ms,
+                )
+                .limit(limit)
+            )
+            sids = list(old.scalars())
+            chains = _Chains(connection, self._signer, now_ms)
+            for sid in sids:
+                await _empty(connection, chains, tenant, sid, RETENTION, now_ms)
+            await chains.write()
+        await self._advance_heads(chains)
+        return len(sids)
+
+    async def tenants(self) -> list[str]:
+        async with self.database.reading() as connection:
+            return list((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())
+
+    async def settle_heads(self) -> None:
+        """Move each head to where its chain is: the last run may have ended before it did."""
+        for tenant in await self.tenants():
+            async with self.database.reading() as connection:
+                tip = await _tip(connection, tenant)
+            if tip:
+                await self._advance_head(tenant, tip)
+
+    async def _erase(self, connection: AsyncConnection, chains: _Chains, erasure: Erasure, now_ms: int) -> None:
+        found = await connection.execute(
+            sa.select(STREAMS.c.tenant, STREAMS.c.erased).where(STREAMS.c.sid == erasure.sid)
+        )
+        row = found.first()
+        if row is None:
+            number = await chains.add(
+                erasure.meta["tenant"], seal.ERASURE, {"stream": erasure.sid, "reason": REQUESTED, **_tomb(erasure)}
+            )
+            tomb = {"sid": erasure.sid, "tenant": erasure.meta["tenant"], **_tomb(erasure)}
+            marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
+            await _insert(connection, STREAMS, [{**tomb, **marks}])
+        elif row.erased is None:
+            await _empty(connection, chains, row.tenant, erasure.sid, REQUESTED, now_ms)
+
+    async def _advance_heads(self, chains: _Chains) -> None:
+        for tenant, tip in chains.moved.items():
+            await self._advance_head(tenant, tip)
+
+    async def _advance_head(self, tenant: str, tip: Head) -> None:
+        try:
+            known = (await asyncio.to_thread(self._heads.read)).get(tenant)
+            if known and not await self._continues(tenant, known):
+                logger.critical(
+                    "the archive's chain of tenant %s does not continue its head (seal %d): seals are missing or "
+                    "were changed; run lastevent verify --all. The head stays as it is",
+                    *(tenant, known.number),
+                )
+                return
+            await asyncio.to_thread(self._heads.advance, tenant, tip)
+        except HeadsUnavailable as unavailable:
+            logger.error("the head of the seals is not kept outside of the archive: %s", unavailable)  # noqa: TRY400
+
+    async def _continues(self, tenant: str, head: Head) -> bool:
+        async with self.database.reading() as connection:
+            found = await _seal(connection, tenant, head.number)
+        return found is not None and found.digest == head.digest
+
+
+class _Chains:
+    """The chains of this transaction's tenants: seals are numbered here, and written together."""
+
+    def __init__(self, connection: AsyncConnection, signer: Signer, now_ms: int) -> None:
+        self._connection = connection
+        self._signer = signer
+        self._now_ms = now_ms
+        self._rows: list[dict[str, Any]] = []
+        self.moved: dict[str, Head] = {}
+
+    async def add(self, tenant: str, kind: str, says: Mapping[str, Any]) -> int:
+        """The new seal's number."""
+        tip = self.moved.get(tenant) or await _tip(self._connection, tenant) or Head(0, seal.NOTHING, 0)
+        number = tip.number + 1
+        made = self._signer.seal(tenant, number, tip.digest, self._now_ms, kind, says)
+        self.moved[tenant] = Head(number, made.digest, self._now_ms)
+        self._rows.append({"tenant": tenant, "number": number, **made._asdict()})
+        return number
+
+    async def write(self) -> None:
+        await _insert(self._connection, SEALS, self._rows)
+
+
+async def _insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        await connection.execute(sa.insert(table), [dict(row) for row in rows])
+
+
+async def _known(connection: AsyncConnection, streams: Sequence[Finished]) -> set[str]:
+    """Which of these are archived already. What is in the archive was sealed, and stays."""
+    which = sa.select(STREAMS.c.sid, STREAMS.c.log).where(STREAMS.c.sid.in_([stream.sid for stream in streams]))
+    logs = {row.sid: row.log for row in await connection.execute(which)}
+    for stream in streams:
+        if (log := logs.get(stream.sid)) is not None and bytes(log) != stream.row["log"]:
+            logger.error("stream %s: Redis has another log than the one that was archived; that one stays", stream.sid)
+    return set(logs)
+
+
+async def _present(connection: AsyncConnection, column: sa.Column[Any], values: Sequence[str]) -> set[str]:
+    return set((await connection.execute(sa.select(column).where(column.in_(values)))).scalars())
+
+
+async def _erased(connection: AsyncConnection, sids: Iterable[str]) -> set[str]:
+    which = sa.select(STREAMS.c.sid).where(STREAMS.c.sid.in_(set(sids)), STREAMS.c.erased.is_not(None))
+    return set((await connection.execute(which)).scalars())
+
+
+async def _seal(connection: AsyncConnection, tenant: str, number: int) -> Seal | None:
+    which = sa.select(SEALS.c.statement, SEALS.c.signature).where(SEALS.c.tenant == tenant, SEALS.c.number == number)
+    row = (await connection.execute(which)).first()
+    return None if row is None else Seal(bytes(row.statement), bytes(row.signature))
+
+
+async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:
+    last = sa.select(sa.func.max(SEALS.c.number)).where(SEALS.c.tenant == tenant)
+    number = (await connection.execute(last)).scalar()
+    if number is None:
+        return None
+    found = await _seal(connection, tenant, number)
+    return found and Head(number, found.digest, int(found.says().get("at", 0)))
+
+
+async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, reason: str, now_ms: int) -> None:
+    number = await chains.add(tenant, seal.ERASURE, {"stream": sid, "reason": reason})
+    nothing = dict.fromkeys(("session", "user", "model", "salt", "record", "log"))
+    await connection.execute(
+        sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)
+    )
+    await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
+
+
+def _tomb(erasure: Erasure) -> dict[str, Any]:
+    """What a stream that was never archived leaves behind."""
+    numbers = {name: int(erasure.meta[name]) for name in ("created", "finished", "events", "tail")}
+    return {"state": erasure.meta["state"], **numbers}
+
+
+def _view_row(view: View, *, is_erased: bool) -> dict[str, Any]:
+    record = canonical({"id": view.id, "stream": view.sid, **view.record, "salt": secrets.token_hex(16)})
+    return {
+        "id": view.id,
+        "tenant": view.tenant,
+        "sid": view.sid,
+        "opened": None if is_erased else view.record["opened"],
+        "record": None if is_erased else record,
+        "digest": seal.view_digest(record),
+    }

@@ -181,10 +181,12 @@ class ArchiveWriter:
         )
         row = found.first()
         if row is None:
-            number = await chains.add(
-                erasure.meta["tenant"], seal.ERASURE, {"stream": erasure.sid, "reason": REQUESTED, **_tomb(erasure)}
-            )
-            tomb = {"sid": erasure.sid, "tenant": erasure.meta["tenant"], **_tomb(erasure)}
+            numbers = {name: int(erasure.meta[name]) for name in ("created", "finished", "events")}
+            left = {"state": erasure.meta["state"], **numbers}
+            tail = int(erasure.meta["tail"])
+            says = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
+            number = await chains.add(erasure.meta["tenant"], seal.ERASURE, says)
+            tomb = {"sid": erasure.sid, "tenant": erasure.meta["tenant"], **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
         elif row.erased is None:
@@ -283,12 +285,6 @@ async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid:
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)
     )
     await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
-
-
-def _tomb(erasure: Erasure) -> dict[str, Any]:
-    """What a stream that was never archived leaves behind."""
-    numbers = {name: int(erasure.meta[name]) for name in ("created", "finished", "events", "tail")}
-    return {"state": erasure.meta["state"], **numbers}
 
 
 def _view_row(view: View, *, is_erased: bool) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""A PostgreSQL server of Debian's for tests, on a unix socket; it ends when this process does, however that ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.deployment import wait_until
+
+# PostgreSQL does not run as root, and a killed session must leave nothing behind: this stands between the two.
+_KEEPER = """
+import subprocess, sys
+server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+sys.stdin.read()
+server.terminate()
+server.wait()
+"""
+_OPTIONS = {
+    "listen_addresses": "",
+    "fsync": "off",  # nobody pulls the plug here; kill -9 is survived all the same
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+}
+USER = "postgres"
+
+
+def postgres_binaries() -> Path | None:
+    """Where Debian keeps them: not in PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).parent if initdb else None
+
+
+@contextmanager
+def running_postgres(binaries: Path) -> Iterator[str]:
+    """The folder of its socket."""
+    with tempfile.TemporaryDirectory(prefix="le-pg-", dir="/tmp") as folder:
+        data = f"{folder}/data"
+        as_user = _as_user(folder)
+        made = [*as_user, str(binaries / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        command = [*as_user, str(binaries / "postgres"), "-D", data, "-k", folder, *options]
+        keeper = [sys.executable, "-IS", "-c", _KEEPER, *command]
+        with subprocess.Popen(keeper, stdin=subprocess.PIPE, cwd="/", start_new_session=True) as process:
+            wait_until(lambda: _answers(folder), "PostgreSQL answers")
+            yield folder
+            assert process.stdin
+            process.stdin.close()
+            process.wait()
+
+
+def _as_user(folder: str) -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    shutil.chown(folder, USER)
+    setpriv = shutil.which("setpriv")
+    assert setpriv
+    return [setpriv, f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
+
+
+def _answers(folder: str) -> bool:
+    try:
+        with connect(folder):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def connect(folder: str, database: str = "postgres") -> psycopg.Connection:
+    return psycopg.connect(host=folder, user=USER, dbname=database, autocommit=True)

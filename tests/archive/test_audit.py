@@ -1,0 +1,417 @@
+"""A hundred ways to lie with a database, on both kinds; each is found."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from broker.archive.audit import Finding, check_stream
+from broker.archive.heads import open_heads
+from broker.archive.packing import compress, decompress, pack, unpack
+from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.seal import Seal, Signer, canonical, log_digest, record_digest, view_digest
+from broker.archive.writer import RECORD, ArchiveWriter, Erasure, finished
+from broker.event import Event
+from broker.log import new_sid
+from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
+from tests.archive.conftest import DATABASES, new_archive, open_archive
+
+Tampering = Callable[[TestArchive], Awaitable[object]]
+
+STREAM, OTHER, ERASED = (digit * 32 for digit in "12e")
+"""Seals: 1 STREAM, 2 OTHER, 3 ERASED, 4 a view each of STREAM and OTHER, 5 the erasure."""
+
+WAYS: dict[str, Tampering] = {}
+
+
+def way(name: str) -> Callable[[Tampering], Tampering]:
+    def register(tampering: Tampering) -> Tampering:
+        assert name not in WAYS
+        WAYS[name] = tampering
+        return tampering
+
+    return register
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+async def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[TestArchive]:
+    folder = tmp_path_factory.mktemp("archive")
+    async with open_archive(new_archive(request, folder), folder) as archive:
+        await archive.add(STREAM, OTHER, ERASED, user="ann", metadata='{"a":1}', regenerates="x", abandon_after_s="5")
+        await archive.writer.add_views([view_of(STREAM), view_of(OTHER)], NOW_MS)
+        await archive.writer.erase([Erasure(ERASED, {})], NOW_MS)
+        yield archive
+
+
+@pytest.fixture
+async def full(filled: TestArchive, tmp_path: Path) -> AsyncIterator[TestArchive]:
+    """Put back as it was after each test."""
+    tables, heads = (STREAMS, SEALS, VIEWS), filled.heads.read()
+    async with filled.database.reading() as connection:
+        before = {table: (await connection.execute(sa.select(table))).mappings().all() for table in tables}
+    filled.heads = filled.writer._heads = open_heads(str(tmp_path / "heads"))
+    for tenant, head in heads.items():
+        filled.heads.advance(tenant, head)
+    yield filled
+    async with filled.database.writing() as connection:
+        for table, rows in before.items():
+            await connection.execute(sa.delete(table))
+            await connection.execute(sa.insert(table), [dict(row) for row in rows])
+
+
+# -- every column --------------------------------------------------------------------------------------------
+
+
+def _changed(value: Any) -> Any:
+    match value:
+        case None:
+            return None
+        case int():
+            return value + 1
+        case str():
+            return value + "x"
+        case _:
+            changed = bytearray(value)
+            changed[len(changed) // 2] ^= 1
+            return bytes(changed)
+
+
+def change_column(table: str, column: str, key: str, at: Any, change: Callable[[Any], Any]) -> Tampering:
+    async def tamper(archive: TestArchive) -> None:
+        [row] = await archive.rows(f'SELECT "{column}" AS v FROM {table} WHERE {key} = :at', at=at)
+        met = await archive.change(f'UPDATE {table} SET "{column}" = :v WHERE {key} = :at', v=change(row["v"]), at=at)
+        assert met == 1
+
+    return tamper
+
+
+for column in STREAMS.columns:
+    if column.name == "erasure":
+        WAYS["a stream's erasure, of one that was not erased"] = change_column(
+            "streams", "erasure", "sid", STREAM, lambda _: 5
+        )
+        WAYS["an erased stream's erasure, another seal"] = change_column(
+            "streams", "erasure", "sid", ERASED, lambda _: 4
+        )
+        WAYS["an erased stream's erasure, removed"] = change_column("streams", "erasure", "sid", ERASED, lambda _: None)
+        continue
+    if column.name == "erased":
+        WAYS["a stream's erased, set"] = change_column("streams", "erased", "sid", STREAM, lambda _: NOW_MS)
+        WAYS["an erased stream's time of erasure"] = change_column("streams", "erased", "sid", ERASED, _changed)
+        WAYS["an erased stream's erased, removed"] = change_column("streams", "erased", "sid", ERASED, lambda _: None)
+        continue
+    WAYS[f"a stream's {column.name}"] = change_column("streams", column.name, "sid", STREAM, _changed)
+    if column.nullable:
+        WAYS[f"a stream's {column.name}, removed"] = change_column(
+            "streams", column.name, "sid", STREAM, lambda _: None
+        )
+        WAYS[f"an erased stream's {column.name}, put in"] = change_column(
+            "streams",
+            column.name,
+            "sid",
+            ERASED,
+            lambda _, column=column: b"x" if column.name in ("salt", "record", "log") else "x",
+        )
+    else:
+        WAYS[f"an erased stream's {column.name}"] = change_column("streams", column.name, "sid", ERASED, _changed)
+for column in VIEWS.columns:
+    change = (lambda _: secrets.token_hex(16)) if column.name == "id" else _changed
+    WAYS[f"a view's {column.name}"] = change_column("views", column.name, "sid", STREAM, change)
+    if column.nullable:
+        WAYS[f"a view's {column.name}, removed"] = change_column("views", column.name, "sid", STREAM, lambda _: None)
+for column in SEALS.columns:
+    change = (lambda number: number + 100) if column.name == "number" else _changed
+    for number, kind in ((1, "stream"), (4, "views"), (5, "erasure")):
+        WAYS[f"a seal's {column.name} ({kind})"] = change_column("seals", column.name, "number", number, change)
+
+
+# -- every field of an event, of the record, of a statement ----------------------------------------------------
+
+
+def change_log(change: Callable[[list[Event]], list[Event]]) -> Tampering:
+    return change_column("streams", "log", "sid", STREAM, lambda block: pack(change(unpack(bytes(block)))))
+
+
+def _with(log: list[Event], at: int, **fields: Any) -> list[Event]:
+    return [*log[:at], log[at]._replace(**fields), *log[at + 1 :]]
+
+
+for name, change in {
+    "id": lambda log: _with(log, 1, id=77),
+    "kind": lambda log: _with(log, 1, kind="thinking_delta"),
+    "data": lambda log: _with(log, 1, data=b'{"text":"No"}'),
+    "data, in its spaces": lambda log: _with(log, 1, data=log[1].data + b" "),
+    "time": lambda log: _with(log, 1, t=log[1].t + 1),
+    "all times": lambda log: [event._replace(t=event.t + 1) for event in log],
+    "order": lambda log: [log[0], log[2], log[1], *log[3:]],
+    "order under the same ids": lambda log: _with(_with(log, 1, data=log[2].data), 2, data=log[1].data),
+    "deletion": lambda log: log[:1] + log[2:],
+    "deletion of the first": lambda log: log[1:],
+    "deletion of the last": lambda log: log[:-1],
+    "insertion": lambda log: [*log[:2], log[1], *log[2:]],
+    "another ending": lambda log: _with(log, -1, kind="cancelled"),
+    "nothing left but the ending": lambda log: log[-1:],
+}.items():
+    WAYS[f"an event's {name}"] = change_log(change)  # type: ignore[arg-type]
+
+WAYS["a log with something behind it"] = change_column("streams", "log", "sid", STREAM, lambda log: bytes(log) + b"x")
+WAYS["a log cut short"] = change_column("streams", "log", "sid", STREAM, lambda log: bytes(log)[:-3])
+WAYS["a record with something behind it"] = change_column(
+    "streams", "record", "sid", STREAM, lambda record: bytes(record) + b"x"
+)
+
+
+def change_record(field: str, value: str | None) -> Tampering:
+    def changed(block: Any) -> bytes:
+        record = orjson.loads(decompress(bytes(block)))
+        assert record[field] != value
+        if value is None:
+            del record[field]
+        else:
+            record[field] = value
+        return compress(canonical(record))
+
+    return change_column("streams", "record", "sid", STREAM, changed)
+
+
+for field in ("id", *RECORD):
+    WAYS[f"the record's {field}"] = change_record(field, "77")
+WAYS["the record's request, removed"] = change_record("request", None)
+
+
+def change_statement(field: str, value: str | int) -> Tampering:
+    def changed(statement: Any) -> bytes:
+        return canonical({**orjson.loads(bytes(statement)), field: value})
+
+    return change_column("seals", "statement", "number", 1, changed)
+
+
+for field in ("v", "kind", "tenant", "number", "previous", "at", "key", "stream", "state", "created", "finished"):
+    WAYS[f"a statement's {field}"] = change_statement(field, "77")
+for field in ("events", "last_event_id", "record", "log"):
+    WAYS[f"a statement's {field}"] = change_statement(field, 77)
+
+
+# -- what is there at all -----------------------------------------------------------------------------------
+
+
+def run(*statements: str) -> Tampering:
+    async def tamper(archive: TestArchive) -> None:
+        for statement in statements:
+            assert await archive.change(statement)
+
+    return tamper
+
+
+WAYS["a stream deleted"] = run(f"DELETE FROM streams WHERE sid = '{STREAM}'")
+WAYS["a tombstone deleted"] = run(f"DELETE FROM streams WHERE sid = '{ERASED}'")
+WAYS["a seal deleted"] = run("DELETE FROM seals WHERE number = 2")
+WAYS["the first seal deleted"] = run("DELETE FROM seals WHERE number = 1")
+WAYS["a stream deleted with its seal"] = run(
+    f"DELETE FROM streams WHERE sid = '{OTHER}'", "DELETE FROM seals WHERE number = 2"
+)
+WAYS["a stream deleted with its seal, and the others moved up"] = run(
+    f"DELETE FROM streams WHERE sid = '{OTHER}'",
+    "DELETE FROM seals WHERE number = 2",
+    "UPDATE seals SET number = number - 1 WHERE number = 3",
+    "UPDATE seals SET number = number - 1 WHERE number = 4",
+    "UPDATE seals SET number = number - 1 WHERE number = 5",
+    "UPDATE streams SET seal = 2 WHERE seal = 3",
+    "UPDATE views SET seal = 3",
+)
+WAYS["the newest seal cut off, and what it sealed undone"] = run("DELETE FROM seals WHERE number = 5")
+WAYS["the newest seals cut off, with all that they sealed"] = run(
+    "DELETE FROM seals WHERE number > 1", "DELETE FROM streams WHERE seal > 1", "DELETE FROM views"
+)
+WAYS["everything deleted"] = run("DELETE FROM seals", "DELETE FROM streams", "DELETE FROM views")
+WAYS["two seals exchanged"] = run(
+    "UPDATE seals SET number = 99 WHERE number = 1",
+    "UPDATE seals SET number = 1 WHERE number = 2",
+    "UPDATE seals SET number = 2 WHERE number = 99",
+)
+WAYS["a view deleted"] = run(f"DELETE FROM views WHERE sid = '{STREAM}'")
+WAYS["all views deleted"] = run("DELETE FROM views")
+WAYS["a view given to another stream"] = run(f"UPDATE views SET sid = '{OTHER}' WHERE sid = '{STREAM}'")
+WAYS["a view inserted"] = run(
+    "INSERT INTO views (id, tenant, sid, opened, record, digest, seal) "
+    f"SELECT 'x', tenant, sid, opened, record, digest, seal FROM views WHERE sid = '{STREAM}'"
+)
+WAYS["a view inserted under no seal"] = run(
+    "INSERT INTO views (id, tenant, sid, opened, record, digest, seal) "
+    f"SELECT 'x', tenant, sid, opened, record, digest, 77 FROM views WHERE sid = '{STREAM}'"
+)
+WAYS["a stream moved to another tenant"] = run(f"UPDATE streams SET tenant = 'other' WHERE sid = '{STREAM}'")
+WAYS["everything moved to another tenant"] = run(
+    "UPDATE streams SET tenant = 'other'", "UPDATE seals SET tenant = 'other'", "UPDATE views SET tenant = 'other'"
+)
+COPIED = ", ".join(f'"{column.name}"' for column in STREAMS.columns if column.name != "sid")
+WAYS["a stream inserted as a copy of another"] = run(
+    f"INSERT INTO streams (sid, {COPIED}) SELECT '{'9' * 32}', {COPIED} FROM streams WHERE sid = '{STREAM}'"
+)
+WAYS["an erased stream's content put back"] = run(
+    "UPDATE streams SET erased = NULL, erasure = NULL, salt = (SELECT salt FROM streams WHERE seal = 1), "
+    "record = (SELECT record FROM streams WHERE seal = 1), log = (SELECT log FROM streams WHERE seal = 1) "
+    f"WHERE sid = '{ERASED}'"
+)
+WAYS["a stream made to look erased"] = run(
+    "UPDATE streams SET erased = 1, erasure = 5, salt = NULL, record = NULL, log = NULL, session = NULL, "
+    f"\"user\" = NULL, model = NULL WHERE sid = '{STREAM}'"
+)
+for column in ("log", "record", "salt"):
+    WAYS[f"two streams' {column}s exchanged"] = run(
+        f"UPDATE streams SET {column} = (SELECT other.{column} FROM streams other WHERE other.sid = '{OTHER}') "
+        f"WHERE sid = '{STREAM}'"
+    )
+
+
+@way("two streams swapped")
+async def _(archive: TestArchive) -> None:
+    for sid, name in ((STREAM, "x"), (OTHER, STREAM), ("x", OTHER)):
+        await archive.change("UPDATE streams SET sid = :name WHERE sid = :sid", name=name, sid=sid)
+
+
+@way("two streams swapped, their seals with them")
+async def _(archive: TestArchive) -> None:
+    for number, becomes in ((1, 99), (2, 1), (99, 2)):
+        await archive.change("UPDATE streams SET seal = :to WHERE seal = :from", **{"from": number, "to": becomes})
+
+
+# -- with the digests made to fit, and with keys ------------------------------------------------------------------
+
+
+async def _forge(archive: TestArchive, signer: Signer | None) -> None:
+    """Change a word, and all digests that follow from it; sign with what key there is."""
+    [row] = await archive.rows("SELECT salt, record, log FROM streams WHERE sid = :sid", sid=STREAM)
+    log = _with(unpack(bytes(row["log"])), 1, data=b'{"text":"No"}')
+    [seal] = await archive.rows("SELECT statement, signature FROM seals WHERE number = 1")
+    said = orjson.loads(bytes(seal["statement"])) | {"log": log_digest(bytes(row["salt"]), log)}
+    if signer:
+        said["key"] = signer.key_id
+    statement = canonical(said)
+    signature = signer._key.sign(b"lastevent seal 1\n" + statement) if signer else bytes(seal["signature"])
+    await archive.change("UPDATE streams SET log = :log WHERE sid = :sid", log=pack(log), sid=STREAM)
+    await archive.change("UPDATE seals SET statement = :s, signature = :g WHERE number = 1", s=statement, g=signature)
+
+
+@way("a word, with its seal's digest made to fit")
+async def _(archive: TestArchive) -> None:
+    await _forge(archive, None)
+
+
+@way("a word, with its seal made to fit and signed by another key")
+async def _(archive: TestArchive) -> None:
+    await _forge(archive, Signer(Ed25519PrivateKey.generate()))
+
+
+@way("a word, its seal signed by another key that gives itself the known one's name")
+async def _(archive: TestArchive) -> None:
+    signer = Signer(Ed25519PrivateKey.generate())
+    signer.key_id = archive.signer.key_id
+    await _forge(archive, signer)
+
+
+@way("the key replaced: everything sealed anew")
+async def _(archive: TestArchive) -> None:
+    for table in ("streams", "seals", "views"):
+        await archive.change(f"DELETE FROM {table}")
+    other = ArchiveWriter(archive.database, Signer(Ed25519PrivateKey.generate()), archive.heads)
+    await other.add([finished(sid, meta_of(sid, 5), events_of(sid, 5)) for sid in (STREAM, OTHER, ERASED)], NOW_MS)
+
+
+@way("the very key stolen: everything sealed anew, shorter")
+async def _(archive: TestArchive) -> None:
+    for table in ("streams", "seals", "views"):
+        await archive.change(f"DELETE FROM {table}")
+    await archive.add(STREAM)
+
+
+@way("the very key stolen: everything sealed anew, longer")
+async def _(archive: TestArchive) -> None:
+    for table in ("streams", "seals", "views"):
+        await archive.change(f"DELETE FROM {table}")
+    await archive.add(*(new_sid() for _ in range(10)))
+
+
+@way("a view's record changed, and its digest made to fit")
+async def _(archive: TestArchive) -> None:
+    [row] = await archive.rows("SELECT record FROM views WHERE sid = :sid", sid=STREAM)
+    record = canonical({**orjson.loads(bytes(row["record"])), "last_id": 99})
+    await archive.change(
+        "UPDATE views SET record = :r, digest = :d WHERE sid = :sid", r=record, d=view_digest(record), sid=STREAM
+    )
+
+
+@way("the record's user and the column changed together, and the digest left")
+async def _(archive: TestArchive) -> None:
+    await change_record("user", "eve")(archive)
+    await archive.change("UPDATE streams SET \"user\" = 'eve' WHERE sid = :sid", sid=STREAM)
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_it_is_found(full: TestArchive, name: str) -> None:
+    await WAYS[name](full)
+    assert await full.findings() != []
+
+
+def test_there_are_a_hundred_ways() -> None:
+    assert len(WAYS) >= 100
+
+
+# -- what a report says ---------------------------------------------------------------------------------------
+
+
+async def test_a_whole_archive_has_no_findings_and_is_counted(full: TestArchive) -> None:
+    report = await full.audit()
+    assert (report.seals, report.streams, report.views, report.findings) == (5, 3, 2, [])
+
+
+async def test_a_finding_names_what_and_where(full: TestArchive) -> None:
+    await WAYS["an event's data"](full)
+    assert await full.findings() == [
+        Finding("log_changed", "The stream's events are not as they were sealed.", "t", STREAM, 1)
+    ]
+
+
+async def test_without_the_key_nothing_is_believed(full: TestArchive) -> None:
+    report = await full.audit(keys={})
+    assert {finding.what for finding in report.findings} == {"signature_invalid"}
+    assert len(report.findings) == 5
+
+
+async def test_after_a_change_of_keys_both_are_believed(full: TestArchive, tmp_path: Path) -> None:
+    signer = Signer(Ed25519PrivateKey.generate())
+    sid = new_sid()
+    await ArchiveWriter(full.database, signer, full.heads).add([finished(sid, meta_of(sid, 5), events_of(sid, 5))], 1)
+    assert await full.findings() != []
+    assert (await full.audit({**full.keys, signer.key_id: signer.public_key})).findings == []
+
+
+async def test_one_stream_is_checked_without_the_others(full: TestArchive) -> None:
+    async def found(sid: str) -> set[str]:
+        sealed = await full.reader.sealed(sid)
+        assert sealed
+        return {finding.what for finding in check_stream(sealed, full.keys, full.heads.read().get("t"))}
+
+    assert [await found(sid) for sid in (STREAM, OTHER, ERASED)] == [set(), set(), set()]
+    await WAYS["an event's data"](full)
+    assert [await found(sid) for sid in (STREAM, OTHER, ERASED)] == [{"log_changed"}, set(), set()]
+    await WAYS["a stream's user, removed"](full)
+    assert await found(STREAM) == {"log_changed", "row_changed"}
+    await WAYS["a seal deleted"](full)
+    assert await found(OTHER) == {"seal_missing"}
+
+
+def test_a_salt_hides_what_was_erased() -> None:
+    log = events_of(STREAM, 3)
+    assert log_digest(b"1", log) != log_digest(b"2", log)
+    assert record_digest(b"1", b"{}") != record_digest(b"2", b"{}")
+    assert Seal(b"{}", b"").says() == {}

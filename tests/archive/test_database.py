@@ -1,0 +1,150 @@
+"""The schema's migration: by one at a time, whole or not at all; and what a database that is away looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from broker.archive.database import Database, parse_archive_url
+from broker.archive.schema import METADATA, STREAMS
+from broker.errors import ArchiveUnavailable
+from tests.archive.archive import TestArchive
+
+PREPARE = """
+import asyncio, os, signal, sys
+import sqlalchemy as sa
+from broker.archive.database import Database
+
+url, kill_at = sys.argv[1], int(sys.argv[2])
+seen = 0
+
+def count(*_):
+    global seen
+    seen += 1
+    if seen == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sa.event.listen(sa.Engine, "before_cursor_execute", count)
+sa.event.listen(sa.Engine, "commit", count)
+asyncio.run(Database(url).prepared())
+print(seen)
+"""
+
+
+def prepare(url: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-c", PREPARE, url, str(kill_at)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def is_whole(url: str) -> bool:
+    """Whether the schema is what schema.py says. Asked without preparing anything."""
+    database = Database(url)
+    engine = await database.prepared()
+    try:
+        async with engine.connect() as connection:
+            return not await connection.run_sync(
+                lambda sync: compare_metadata(MigrationContext.configure(sync), METADATA)
+            )
+    finally:
+        await database.aclose()
+
+
+async def test_migrations_make_the_schema(archive_url: str) -> None:
+    assert await is_whole(archive_url)
+
+
+async def test_a_second_start_finds_it_done(archive_url: str) -> None:
+    assert await is_whole(archive_url)
+    assert await is_whole(archive_url)
+
+
+async def test_two_that_start_together_both_succeed(archive_url: str) -> None:
+    started = [prepare(archive_url) for _ in range(3)]
+    for process in started:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said.decode()
+    assert await is_whole(archive_url)
+
+
+async def test_one_that_is_killed_at_any_step_leaves_nothing_in_the_way(archive_url: str) -> None:
+    steps = range(1, 200, 3) if os.environ.get("LASTEVENT_LONG_TESTS") else (2, 4, 9, 14, 18, 20)
+    for kill_at in steps:
+        killed = prepare(archive_url, kill_at)
+        killed.communicate(timeout=60)
+        if killed.returncode == 0:
+            break
+        assert killed.returncode == -signal.SIGKILL
+    assert await is_whole(archive_url)
+
+
+async def test_a_newer_schema_stays_as_it_is(archive: TestArchive, archive_url: str) -> None:
+    await archive.change("UPDATE alembic_version SET version_num = '9999'")
+    again = Database(archive_url)
+    async with again.reading() as connection:
+        assert (await connection.execute(sa.select(sa.func.count()).select_from(STREAMS))).scalar() == 0
+    await again.aclose()
+
+
+async def test_a_database_that_is_away_is_an_error_that_passes(tmp_path: Path) -> None:
+    for url in (f"postgresql:///x?host={tmp_path}", f"sqlite:///{tmp_path}/archive.db/cannot/be"):
+        (tmp_path / "archive.db").touch()
+        database = Database(url)
+        with pytest.raises(ArchiveUnavailable):
+            async with database.reading():
+                pass
+        await database.aclose()
+
+
+async def test_nobody_else_on_the_machine_reads_a_sqlite_archive(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/new/archive.db")
+    async with database.reading():
+        files = list((tmp_path / "new").iterdir())
+        assert files
+        assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "new", *files))
+    await database.aclose()
+
+
+async def test_writers_come_one_after_the_other(archive: TestArchive, archive_url: str) -> None:
+    other = Database(archive_url)
+    order = []
+
+    async def write(database: Database, name: str, may_end: asyncio.Event) -> None:
+        async with database.writing() as connection:
+            order.append(f"{name} in")
+            began.set()
+            await connection.execute(sa.select(sa.func.count()).select_from(STREAMS))
+            await may_end.wait()
+            order.append(f"{name} out")
+
+    began, may_end, at_once = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    at_once.set()
+    await other.prepared()
+    first = asyncio.create_task(write(archive.database, "first", may_end))
+    await began.wait()
+    second = asyncio.create_task(write(other, "second", at_once))
+    await asyncio.wait([second], timeout=0.2)
+    may_end.set()
+    await asyncio.gather(first, second)
+    assert order == ["first in", "first out", "second in", "second out"]
+    await other.aclose()
+
+
+@pytest.mark.parametrize("path", ["/a b/c?d#e%20f/ü&x.db", "relative.db"])
+def test_any_path_can_be_an_archive(path: str) -> None:
+    url = sa.URL.create("sqlite", database=path).render_as_string()
+    assert parse_archive_url(url).database == path
+
+
+@pytest.mark.parametrize("url", ["", "x", "mysql://h/db", "sqlite://", "postgresql://host", "sqlite:///", "http://x/y"])
+def test_what_is_no_archive_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///path"):
+        parse_archive_url(url)

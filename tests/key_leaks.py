@@ -8,13 +8,16 @@ from typing import Any
 
 LEASES = "le:leases"
 
-# Zsets whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run.
-WORKED_OFF = frozenset({LEASES, "le:jobs"})
+UNARCHIVED, ERASING, VIEWS = "le:unarchived", "le:erasing", "le:views"
+
+# Zsets whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run,
+# the others by the archiver.
+WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS})
 
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(log|meta)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:
@@ -36,11 +39,15 @@ async def _is_leaked(client: Any, key: str) -> bool:
     if await client.ttl(key) != -1 or key in WORKED_OFF:
         return False
     of_a_stream = _OF_A_STREAM.fullmatch(key)
+    if of_a_stream and of_a_stream["what"] == "views":
+        return await client.zscore(VIEWS, of_a_stream["sid"]) is None
     return of_a_stream is None or not await _is_in_flight(client, of_a_stream["sid"])
 
 
 async def _is_in_flight(client: Any, sid: str) -> bool:
-    """A stream that still has to end: its ending sets the TTL, and its lease is what makes the sweeper end it."""
+    """A stream that still has to end, or to be archived: that sets the TTL, and an index makes sure that it comes."""
+    if any([await client.zscore(index, sid) is not None for index in (UNARCHIVED, ERASING)]):
+        return True
     if await client.zscore(LEASES, sid) is None:
         return False
     state = await client.hget(f"le:{{{sid}}}:meta", "state")

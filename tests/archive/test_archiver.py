@@ -1,0 +1,426 @@
+"""What has ended moves into the archive, once, and Redis lets go of nothing before (G7); killed at every step, too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from broker.access import SERVER_LIFE_MS, AccessRecord, View, read_views
+from broker.log import StreamLog, new_sid
+from broker.seizures import Seizures
+from tests.archive.archive import TestArchive, finish
+from tests.archive.conftest import DATABASES, new_archive, open_archive
+from tests.streams import ids, meta, queued, running
+from worker.archiver import AGAIN_S, Archiver
+from worker.lease import Sweeper
+
+RETENTION_S = 500.0
+
+
+@pytest.fixture
+def archive_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/archive.db"
+
+
+@pytest.fixture
+async def archive(archive_url: str, tmp_path: Path) -> AsyncIterator[TestArchive]:
+    async with open_archive(archive_url, tmp_path) as archive:
+        yield archive
+
+
+@pytest.fixture
+def log(redis: Redis) -> StreamLog:
+    return StreamLog(redis, retention_s=RETENTION_S, is_archived=True)
+
+
+@pytest.fixture
+def archiver(log: StreamLog, archive: TestArchive) -> Archiver:
+    return Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None)
+
+
+async def sweep(log: StreamLog) -> None:
+    """The leases of all streams have run out, and a sweeper looks."""
+    for sid in await log.redis.zrange(log.keys.leases, 0, -1):
+        await log.redis.zadd(log.keys.leases, {sid: 1})
+
+    async def take(sid: str) -> None:
+        raise AssertionError(f"{sid} is finished")
+
+    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+
+
+async def on_its_way(log: StreamLog, **fields: Any) -> str:
+    sid = await finish(log, **fields)
+    await sweep(log)
+    return sid
+
+
+async def lives_s(log: StreamLog, sid: str) -> list[int]:
+    """The seconds that its log and its meta have to live; -1: no end to it, -2: gone."""
+    keys = log.keys.stream(sid)
+    return [await log.redis.ttl(key) for key in (keys.log, keys.meta)]
+
+
+# -- G7 ----------------------------------------------------------------------------------------------------
+
+
+async def test_with_an_archive_an_ending_gives_a_stream_no_life(log: StreamLog) -> None:
+    sid = await finish(log)
+    assert await lives_s(log, sid) == [-1, -1]
+    cancelled = await queued(log)
+    await Seizures(log).seize(cancelled, "cancelled", b"{}")
+    assert await lives_s(log, cancelled) == [-1, -1]
+    await sweep(log)
+
+
+async def test_a_finished_stream_is_always_in_one_index_or_the_other(log: StreamLog) -> None:
+    sid = await finish(log)
+    assert await log.redis.zscore(log.keys.leases, sid) is not None
+    await sweep(log)
+    assert await log.redis.zscore(log.keys.leases, sid) is None
+    assert await log.redis.zscore(log.keys.unarchived, sid) is not None
+
+
+async def test_once_archived_it_lives_for_its_retention(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    before = await log.read_all(sid)
+    await archiver.archive_once()
+    stored = await archive.reader.read_log(sid)
+    assert stored
+    assert list(stored.events) == before
+    assert all(RETENTION_S - 5 < life <= RETENTION_S for life in await lives_s(log, sid))
+    assert (await meta(log, sid))["archived"]
+    assert await log.redis.zscore(log.keys.unarchived, sid) is None
+    assert await archive.findings() == []
+
+
+async def test_all_endings_are_archived_and_what_runs_is_not(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    done, failed = await finish(log), await finish(log, ending="error")
+    cancelled = await queued(log)
+    await Seizures(log).seize(cancelled, "cancelled", b'{"reason":"requested","by":"client"}')
+    live = await running(log)
+    await sweep_finished(log)
+    await archiver.archive_once()
+    metas = [await archive.reader.find(sid) for sid in (done, failed, cancelled, live.sid)]
+    assert [found and found["state"] for found in metas] == ["done", "error", "cancelled", None]
+    assert await ids(log, cancelled) == [event.id for event in await log.read_all(cancelled)]
+    assert await archive.findings() == []
+
+
+async def sweep_finished(log: StreamLog) -> None:
+    for sid in await log.redis.zrange(log.keys.leases, 0, -1):
+        if (await meta(log, sid.decode()))["state"] != "running":
+            await log.redis.zadd(log.keys.leases, {sid: 1})
+
+    async def take(_: str) -> None:
+        raise AssertionError
+
+    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+
+
+async def test_what_has_just_ended_is_left_to_settle(log: StreamLog, archive: TestArchive) -> None:
+    sid = await on_its_way(log)
+    await Archiver(log, archive.writer, after_s=60, retention_s=lambda _: None).archive_once()
+    assert await archive.reader.find(sid) is None
+    assert await log.redis.zscore(log.keys.unarchived, sid) is not None
+
+
+async def test_a_stream_that_lost_its_ending_waits_until_it_is_back(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await log.redis.hset(log.keys.stream(sid).meta, "state", "running")
+    await archiver.archive_once()
+    assert await archive.reader.find(sid) is None
+    again_ms = await log.redis.zscore(log.keys.unarchived, sid)
+    assert again_ms
+    assert again_ms > await log.now_ms() + AGAIN_S * 900
+    await log.redis.zrem(log.keys.unarchived, sid)
+    await log.redis.expire(log.keys.stream(sid).log, 5)
+    await log.redis.expire(log.keys.stream(sid).meta, 5)
+
+
+async def test_a_log_that_does_not_end_as_it_should_stays_in_redis_and_is_said(
+    log: StreamLog, archiver: Archiver, archive: TestArchive, caplog: pytest.LogCaptureFixture
+) -> None:
+    sid = await on_its_way(log)
+    await log.redis.xtrim(log.keys.stream(sid).log, maxlen=0)
+    await log.redis.xadd(log.keys.stream(sid).log, {"k": "text_delta", "d": "{}", "t": 1}, id="9-0")
+    await archiver.archive_once()
+    assert await archive.reader.find(sid) is None
+    assert await lives_s(log, sid) == [-1, -1]
+    assert "does not end as its meta says" in caplog.text
+
+
+async def test_the_sweep_finds_what_ended_without_an_archive(
+    log: StreamLog, redis: Redis, archiver: Archiver, archive: TestArchive, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = StreamLog(redis, retention_s=RETENTION_S)
+    sid = await finish(without)
+    await sweep(without)
+    assert await redis.zscore(log.keys.unarchived, sid) is None
+    await archiver.sweep()
+    assert await lives_s(log, sid) == [-1, -1]
+    assert "1 streams had ended" in caplog.text
+    await archiver.archive_once()
+    assert await archive.reader.find(sid)
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        await archiver.sweep()
+        assert caplog.text == ""
+
+
+async def test_archived_streams_leave_the_listings_of_redis(log: StreamLog, archiver: Archiver) -> None:
+    sid = await on_its_way(log)
+    await archiver.archive_once()
+    for key in (log.keys.streams("t"), log.keys.sessions("t"), log.keys.session("t", "s")):
+        assert not await log.redis.exists(key), key
+    assert await meta(log, sid)
+
+
+# -- erasure -----------------------------------------------------------------------------------------------
+
+
+async def test_an_order_to_erase_is_carried_out_in_the_archive(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await archiver.archive_once()
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    await archiver.archive_once()
+    found = await archive.reader.find(sid)
+    assert found
+    assert "erased" in found
+    assert await log.redis.zcard(log.keys.erasing) == 0
+    assert await archive.findings() == []
+
+
+async def test_an_order_waits_for_the_erasure_it_announces(log: StreamLog, archiver: Archiver) -> None:
+    sid = await on_its_way(log)
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+    await archiver.archive_once()
+    assert await log.redis.zcard(log.keys.erasing) == 1
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms() - AGAIN_S * 1000 - 1})
+    await archiver.archive_once()
+    assert await log.redis.zcard(log.keys.erasing) == 0
+
+
+async def test_a_stream_erased_before_it_was_archived_never_comes(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    assert await lives_s(log, sid) == [-2, -1]
+    await archiver.archive_once()
+    assert all(life != -1 for life in await lives_s(log, sid))
+    found = await archive.reader.find(sid)
+    assert found
+    assert "erased" in found
+    assert await log.redis.zcard(log.keys.unarchived) == 0
+    assert await archive.findings() == []
+
+
+async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await archiver.archive_once()
+    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    await archiver.sweep()
+    await archiver.archive_once()
+    found = await archive.reader.find(sid)
+    assert found
+    assert "erased" in found
+
+
+async def test_the_archives_retention_is_per_tenant(log: StreamLog, archive: TestArchive) -> None:
+    sids = {tenant: await finish(log, tenant=tenant) for tenant in ("short", "long")}
+    await sweep(log)
+    archiver = Archiver(log, archive.writer, after_s=0, retention_s={"short": -60.0, "long": 60.0}.get)
+    await archiver.archive_once()
+    await archiver.expire()
+    assert await archive.reader.read_log(sids["short"]) is None
+    assert await archive.reader.read_log(sids["long"]) is not None
+
+
+# -- viewers -----------------------------------------------------------------------------------------------
+
+
+def access_record(log: StreamLog, *, is_archived: bool = True) -> AccessRecord:
+    return AccessRecord(log.redis, log.keys, retention_s=RETENTION_S, is_archived=is_archived)
+
+
+def view_of(sid: str) -> View:
+    return View(sid, {"tenant": "t", "who": "anyone", "address": "::1", "user_agent": "x", "requested": 0})
+
+
+async def settle(log: StreamLog) -> None:
+    """The index's entries are old enough to be looked at."""
+    for sid in await log.redis.zrange(log.keys.views, 0, -1):
+        await log.redis.zadd(log.keys.views, {sid: 1})
+
+
+async def test_a_viewers_record_goes_by_redis_into_the_archive(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    access, sid = access_record(log), new_sid()
+    gone, here = view_of(sid), view_of(sid)
+    access.opened(gone)
+    access.opened(here)
+    gone.delivered(3, 9)
+    access.closed(gone, "left")
+    await access.flush()
+    await settle(log)
+    await archiver.archive_once()
+    [stored] = await archive.reader.views(sid)
+    assert (stored["id"], stored["first_id"], stored["last_id"], stored["how"]) == (gone.id, 3, 9, "left")
+    [waiting] = await read_views(log.redis, log.keys, sid, await log.now_ms())
+    assert (waiting["id"], "how" in waiting) == (here.id, False)
+    access.closed(here, "finished")
+    await access.close()
+    await settle(log)
+    await archiver.archive_once()
+    assert len(await archive.reader.views(sid)) == 2
+    assert await log.redis.zcard(log.keys.views) == 0
+    assert not await log.redis.exists(log.keys.views_of(sid))
+    assert await archive.findings() == []
+
+
+async def test_a_dead_servers_viewers_are_closed_for_it(
+    log: StreamLog, archiver: Archiver, archive: TestArchive, caplog: pytest.LogCaptureFixture
+) -> None:
+    access, sid = access_record(log), new_sid()
+    access.opened(view_of(sid))
+    await access.flush()
+    [server] = await log.redis.zrange(log.keys.tiers, 0, -1)
+    await log.redis.zadd(log.keys.tiers, {server: await log.now_ms() - SERVER_LIFE_MS - 1})
+    [(view, record)] = (await log.redis.hgetall(log.keys.views_of(sid))).items()
+    old = record.replace(b'"opened":1', b'"opened":')  # a digit less: long ago
+    await log.redis.hset(log.keys.views_of(sid), view, old)
+    await settle(log)
+    await archiver.archive_once()
+    [stored] = await archive.reader.views(sid)
+    assert (stored["how"], stored["last_id"]) == ("server_lost", None)
+    assert "ended without a word" in caplog.text
+    assert await log.redis.zcard(log.keys.tiers) == 0
+
+
+async def test_a_viewer_that_comes_while_the_index_is_cleared_is_not_forgotten(
+    log: StreamLog, archiver: Archiver
+) -> None:
+    access, sid = access_record(log), new_sid()
+    view = view_of(sid)
+    access.opened(view)
+    access.closed(view, "left")
+    await access.flush()
+    stale = await log.redis.zscore(log.keys.views, sid)
+    await log.redis.delete(log.keys.views_of(sid))
+    await log.redis.zadd(log.keys.views, {sid: stale + 5})  # somebody came in between
+    await archiver._move_on(sid, stale, await log.now_ms())
+    assert await log.redis.zscore(log.keys.views, sid) == stale + 5
+    await archiver._move_on(sid, stale + 5, await log.now_ms())
+    assert await log.redis.zscore(log.keys.views, sid) is None
+
+
+async def test_without_an_archive_records_live_as_long_as_streams(log: StreamLog) -> None:
+    access, sid = access_record(log, is_archived=False), new_sid()
+    access.opened(view_of(sid))
+    await access.flush()
+    assert RETENTION_S - 5 < await log.redis.ttl(log.keys.views_of(sid)) <= RETENTION_S
+    assert await log.redis.zcard(log.keys.views) == 0
+
+
+async def test_records_wait_while_redis_is_away_and_what_does_not_fit_is_counted(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.access.MAX_WAITING", 3)
+    access, sid = access_record(log), new_sid()
+    for _ in range(5):
+        access.opened(view_of(sid))
+    assert (access.waiting, access.lost) == (3, 2)
+    await access.flush()
+    assert (access.waiting, len(await read_views(log.redis, log.keys, sid, await log.now_ms()))) == (0, 3)
+    await log.redis.delete(log.keys.views_of(sid), log.keys.views)
+
+
+# -- killed at every step ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=DATABASES)
+def either_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return new_archive(request, tmp_path)
+
+
+async def test_killed_at_any_step_it_archives_each_stream_once_and_releases_none_early(
+    log: StreamLog, either_url: str, valkey_url: str, tmp_path: Path
+) -> None:
+    """A full turn: two streams to archive, one to erase that is archived, one that is not, and viewers' records."""
+    every = 1 if os.environ.get("LASTEVENT_LONG_TESTS") else 8
+    async with open_archive(either_url, tmp_path) as archive:
+        whole = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None)
+        argv = [sys.executable, "-m", "tests.archive.killed", valkey_url, either_url, str(tmp_path)]
+        folder = Path(__file__).parents[2]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder) as killer:  # noqa: ASYNC220
+            assert killer.stdin
+            assert killer.stdout
+            steps = 0
+            for kill_at in range(1, 10_000, every):
+                sids = await a_full_turn(log, whole)
+                killer.stdin.write(b"%d\n" % kill_at)
+                killer.stdin.flush()
+                status = int(await asyncio.to_thread(killer.stdout.readline))
+                assert status in (0, -signal.SIGKILL)
+                for sid in sids:
+                    assert -1 in await lives_s(log, sid) or await archive.reader.find(sid), f"step {kill_at}: too early"
+                await settle(log)
+                await whole.archive_once()
+                for sid in sids:
+                    assert await archive.reader.find(sid), f"step {kill_at}: it never came"
+                    assert all(life > 0 or life == -2 for life in await lives_s(log, sid))
+                if status == 0:
+                    break
+                steps = kill_at
+            killer.stdin.close()
+        assert steps > 50, "these are not all steps"
+        await archive.writer.settle_heads()
+        report = await archive.audit()
+        assert report.findings == []
+        rows = await archive.rows("SELECT sid, count(*) AS n FROM streams GROUP BY sid")
+        assert all(row["n"] == 1 for row in rows)
+        assert [await log.redis.zcard(key) for key in (log.keys.unarchived, log.keys.erasing, log.keys.views)] == [
+            0
+        ] * 3
+
+
+async def a_full_turn(log: StreamLog, archiver: Archiver) -> list[str]:
+    archived = await on_its_way(log)
+    await archiver.archive_once()
+    streams = [await finish(log) for _ in range(3)]
+    await sweep(log)
+    for sid in (archived, streams[0]):
+        await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+        await log.erase(sid, await meta(log, sid), await log.now_ms())
+    access = access_record(log)
+    for sid in streams:
+        view = view_of(sid)
+        access.opened(view)
+        access.closed(view, "left")
+    await access.close()
+    await settle(log)
+    return [archived, *streams]

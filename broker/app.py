@@ -35,6 +35,7 @@ from broker.errors import (
     Draining,
     Forbidden,
     RedisUnavailable,
+    StreamExpired,
     TooManyViewers,
     from_redis,
 )
@@ -51,7 +52,7 @@ from broker.schema import AppendEvents, Body, Cancel, CreateStream, ProducerHear
 from broker.seizures import Seizures
 from broker.settings import Settings
 from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
-from broker.streams import Started, Streams
+from broker.streams import ERASED, Started, Streams
 from broker.strict_json import Model, read_model
 from broker.supervise import Loops
 from broker.tail import Step, follow, replay
@@ -247,6 +248,8 @@ def _streams(app: FastAPI, tier: Tier) -> None:
             return _json(started.record, 201 if started.is_new else 200, location)
         if _has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
             return Response(status_code=204, headers=location)
+        if started.record["erased_at"]:
+            raise StreamExpired(ERASED)
         cursor = started.record["last_event_id"] if cursor is None else cursor
         steps = partial(follow, tier.log, tier.hub, started.sid, cursor)
         view = _view(request, started.sid, grant, Format.EXACT.shown, cursor)

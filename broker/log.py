@@ -13,6 +13,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
@@ -300,6 +301,7 @@ class StreamLog:
         for _ in range(SERVER_TRIES):
             refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, _NewServer)}
             if not refused:
+                await self._have_looked_at([append.sid for append in appends if _ends(append)])
                 return outcomes
             await self._first_seen(next(iter(refused.values())).server)
             for at, outcome in zip(refused, await self._append([appends[at] for at in refused]), strict=True):
@@ -357,6 +359,7 @@ class StreamLog:
                 *(*seen, self.keys.seized, *lost),
             ),
         )
+        await self._have_looked_at([sid])
         return Seized(state.decode(), last, stopped_after, bool(already)), seizure._replace(id=last, epoch=epoch, t=t)
 
     async def let_go(self, sid: str, archived_ms: int) -> None:
@@ -508,6 +511,12 @@ class StreamLog:
                     pipe.expire(key, life_s)
                 await pipe.execute()
 
+    async def _have_looked_at(self, sids: Sequence[str]) -> None:
+        """These have ended: let the sweeper see it now, and not when their leases would have run out."""
+        if self.is_archived and sids:
+            with suppress(RedisUnavailable), from_redis():  # then it sees it a lease later
+                await self.redis.zadd(self.keys.leases, dict.fromkeys(sids, 0), xx=True)
+
     def _append_args(self, append: Append) -> list[Any]:
         if any(event.kind in TERMINAL for event in append.events[:-1]):
             raise ValueError("nothing follows a terminal event")  # a caller's bug, and G3 would be gone with it
@@ -560,6 +569,10 @@ class StreamLog:
                 if isinstance(answer, Exception) and is_passing(answer):
                     raise answer
         return answers
+
+
+def _ends(append: Append) -> bool:
+    return bool(append.events) and append.events[-1].kind in TERMINAL
 
 
 def _outcome(append: Append, answer: Any) -> Appended | LasteventError:

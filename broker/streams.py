@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ERASED = "The stream's content has been erased."
+
 ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
 """The archiver erases within a second or two; who asked for it need not wait longer to be told that it will."""
 
@@ -114,7 +116,7 @@ class Streams:
         """A stream whose content is there. Raises StreamExpired if it was erased."""
         found = await self.look_up(sid, grant)
         if "erased" in found.meta:
-            raise StreamExpired("The stream's content has been erased.")
+            raise StreamExpired(ERASED)
         return found
 
     async def log_of(self, sid: str, found: Found) -> StreamLog | ArchivedLog:
@@ -123,7 +125,7 @@ class Streams:
             return self.log
         if log := await self._archive.read_log(sid):
             return log
-        raise StreamExpired("The stream's content has been erased.")
+        raise StreamExpired(ERASED)
 
     async def erase(self, sid: str, grant: Grant) -> bool:
         """Erase a finished stream's content. True if it is gone everywhere; the archive may follow a moment later.
@@ -187,10 +189,10 @@ class Streams:
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Seized:
         """End a stream now, wherever it is. Cancelling what has ended is no error (`already`)."""
-        found = await self.look_up(sid, grant)
-        if not found.is_in_redis:
-            tail = int(found.meta["tail"])
-            return Seized(found.meta["state"], tail, int(found.meta.get("stopped_after", tail)), already=True)
+        meta = (await self.look_up(sid, grant)).meta
+        if is_terminal(meta["state"]):  # perhaps there is no more of it than this
+            tail = int(meta["tail"])
+            return Seized(meta["state"], tail, int(meta.get("stopped_after", tail)), already=True)
         return await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:

@@ -186,7 +186,8 @@ def _valkey(folder: Path, socket_path: str) -> Process:
 
 
 @contextmanager
-def _deployment(folder: Path, **options: Any) -> Iterator[Deployment]:
+def deployment_in(folder: Path, **options: Any) -> Iterator[Deployment]:
+    """A deployment of this folder's own."""
     with tempfile.TemporaryDirectory(prefix="le-", dir="/tmp") as socket_dir:
         socket_path = f"{socket_dir}/s"
         valkey = _valkey(folder, socket_path)
@@ -203,7 +204,7 @@ def _deployment(folder: Path, **options: Any) -> Iterator[Deployment]:
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Two servers and a worker that stay up: leave every part as it was."""
-    with _deployment(tmp_path_factory.mktemp("deployment")) as deployment:
+    with deployment_in(tmp_path_factory.mktemp("deployment")) as deployment:
         yield deployment
 
 
@@ -211,4 +212,4 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 def own_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     """own_deployment(servers=1, LASTEVENT_…="…") → a fresh deployment whose parts may be broken."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(_deployment(tmp_path, **options))
+        yield lambda **options: stack.enter_context(deployment_in(tmp_path, **options))

@@ -16,7 +16,8 @@ if not state then
   return { 'NOT_FOUND' }
 end
 if TERMINAL[state] then
-  return { 'OK', state, tail, tonumber(m[4]), m[2] == claim and 0 or 1, epoch, tonumber(m[9]) }
+  -- A tombstone has neither an epoch nor an event before its ending.
+  return { 'OK', state, tail, tonumber(m[4]) or tail, m[2] == claim and 0 or 1, epoch or 0, tonumber(m[9]) }
 end
 local id, t = next_block(tail, tonumber(m[10]), tonumber(m[6])), int(now)
 if lost_id > 0 then

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.access import AccessRecord, View
 from broker.event import encode_data
 from broker.hub import Hub
 from broker.keys import Keys
@@ -207,7 +208,8 @@ async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) ->
 
 async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carried() -> None:
     """Its task could learn of it too late: after it had joined the live ones, with a connection that is closed."""
-    viewers = Viewers(limit=10, stall_s=1)
+    redis = fakeredis.FakeAsyncRedis()
+    viewers = Viewers(AccessRecord(redis, Keys(), retention_s=1, is_archived=False), limit=10, stall_s=1)
     dead, wire = lane()
     dead.lose()
     scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda _: dead}}
@@ -219,7 +221,8 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
     async def ignore(_: object) -> None:
         pass
 
-    await EventsResponse(viewers, never, Format.EXACT)(scope, ignore, ignore)  # type: ignore[arg-type]
+    response = EventsResponse(viewers, never, Format.EXACT, view=View("a", {}))  # type: ignore[arg-type]
+    await response(scope, ignore, ignore)
     assert dead.rest
     await dead.rest(ignore)
     assert viewers.ended[Ended.LEFT] == 1

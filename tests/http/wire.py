@@ -149,6 +149,7 @@ class Api:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = list(headers.items())
         # No TLS is verified, since there is none: reading the authorities' certificates takes 18 ms a client.
         self.http = httpx.Client(base_url=url, trust_env=False, verify=False, timeout=LIMIT_S, headers=headers)
         self._viewers: list[Exchange] = []
@@ -164,10 +165,17 @@ class Api:
     def post(self, path: str, json: Any = None, **more: Any) -> httpx.Response:
         return self.http.post(path, json=json, **more)
 
+    def delete(self, path: str) -> httpx.Response:
+        return self.http.delete(path)
+
     def follow(self, sid: str, query: str = "", **headers: str) -> Exchange:
         """A viewer, which the test need not close."""
         named = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        self._viewers.append(Exchange(self.url, "GET", f"/v1/streams/{sid}/events{query}", named))
+        return self.exchange("GET", f"/v1/streams/{sid}/events{query}", named)
+
+    def exchange(self, method: str, path: str, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> Exchange:
+        """A request to the byte, with this caller's key; the test need not close it."""
+        self._viewers.append(Exchange(self.url, method, path, [*self._headers, *headers], body))
         return self._viewers[-1]
 
     def start_external(self, **body: Any) -> str:

@@ -1,0 +1,390 @@
+"""What callers see of the archive: the same cursor after Redis, who saw what, the seal, erasure, masks."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from tests.conftest import deployment_in
+from tests.deployment import Deployment, wait_until
+from tests.http.wire import Api, frames, ids, ndjson, problem
+
+NDJSON = "application/x-ndjson"
+KEY, MASKED_KEY = "a-key-that-may-do-everything", "a-key-that-sees-no-e-mails"
+MASKS = """
+[[mask]]
+name = "e-mail"
+pattern = '[a-z]+@[a-z]+[.]org'
+[[mask]]
+name = "card"
+path = "metadata.card"
+"""
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Two servers and a worker over an archive, which takes what has ended at once."""
+    folder = tmp_path_factory.mktemp("archived")
+    (folder / "masks.toml").write_text(MASKS)
+    settings = {
+        "LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db",
+        "LASTEVENT_ARCHIVE_AFTER_S": "0",
+        "LASTEVENT_API_KEYS": KEY,
+        "LASTEVENT_MASKED_KEYS": MASKED_KEY,
+        "LASTEVENT_REDACT_FILE": str(folder / "masks.toml"),
+    }
+    with deployment_in(folder, **settings) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def api(archived: Deployment) -> Iterator[Api]:
+    with closing(Api(archived.urls[0], KEY)) as api:
+        yield api
+
+
+@pytest.fixture
+def masked(archived: Deployment) -> Iterator[Api]:
+    with closing(Api(archived.urls[1], MASKED_KEY)) as api:
+        yield api
+
+
+def until_archived(api: Api, sid: str) -> str:
+    wait_until(lambda: api.record(sid)["archived_at"], f"{sid} is archived")
+    return sid
+
+
+def leave_redis(archived: Deployment, *sids: str) -> None:
+    """Their retention there is over."""
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        for sid in sids:
+            client.delete(f"le:{{{sid}}}:log", f"le:{{{sid}}}:meta")
+
+
+def without_retry(body: bytes) -> bytes:
+    return re.sub(rb"^retry: [0-9]+\n", b"", body)
+
+
+def everything(api: Api, sid: str) -> dict[str, Any]:
+    """All that can be read of a finished stream."""
+    bodies: dict[str, Any] = {}
+    for cursor in ("0", "1", "2", "4", "5", "999", "latest", "earliest"):
+        for accept in ("text/event-stream", NDJSON):
+            for query in ("", "?follow=0", "?compact=1"):
+                answer = api.follow(sid, query, Accept=accept, Last_Event_ID=cursor)
+                body = without_retry(answer.read_to_end()) if answer.status == 200 else b""
+                bodies[f"{cursor} {accept} {query}"] = (answer.status, body, answer.is_complete)
+    record = api.record(sid)
+    text = api.get(f"/v1/streams/{sid}/text")
+    bodies["text"] = (text.content, text.headers["last-event-id"])
+    bodies["record"] = {name: value for name, value in record.items() if name not in ("archived_at", "events_url")}
+    bodies["export"] = api.get(f"/v1/streams/{sid}/export").content
+    replayed = api.exchange("GET", f"/v1/streams/{sid}/replay?speed=0&from=2")
+    bodies["replay"] = without_retry(replayed.read_to_end())
+    return bodies
+
+
+# -- the same cursor after Redis -----------------------------------------------------------------------------
+
+
+def test_a_stream_reads_the_same_after_it_has_left_redis(api: Api, archived: Deployment) -> None:
+    sids = [
+        api.finished("Grüße", " aus", " dem\n", " Tunnel 🚇"),
+        archived_generation(api, "[[thinking=3 tokens=9 rate=0 ttft_ms=0]]", user_id="ann", metadata={"a": [1]}),
+        archived_generation(api, "[[tokens=9 rate=0 ttft_ms=0 error_at=4]]"),
+    ]
+    before = [everything(api, until_archived(api, sid)) for sid in sids]
+    leave_redis(archived, *sids)
+    assert [everything(api, sid) for sid in sids] == before
+
+
+def archived_generation(api: Api, prompt: str, **body: Any) -> str:
+    sid: str = api.post("/v1/streams", json={"prompt": prompt, **body}).json()["id"]
+    return sid
+
+
+def test_what_has_ended_takes_no_more_wherever_it_is(api: Api, archived: Deployment) -> None:
+    sid = until_archived(api, api.finished("a"))
+    leave_redis(archived, sid)
+    ended = api.post(f"/v1/streams/{sid}/cancel").json()
+    assert ended == {"state": "done", "last_event_id": 4, "stopped_after": 3, "already": True}
+    body = {"epoch": 1, "events": [{"event": "text_delta", "data": {}}]}
+    problem(api.post(f"/v1/streams/{sid}/events", json=body), 409, "stream_closed")
+    problem(api.post(f"/v1/streams/{sid}/heartbeat", json={"epoch": 1}), 409, "stream_closed")
+
+
+def test_what_only_the_archive_has_can_be_generated_again(api: Api, archived: Deployment) -> None:
+    sid = until_archived(api, archived_generation(api, "[[tokens=3 rate=0]] again", user_id="bob"))
+    leave_redis(archived, sid)
+    again = api.post(f"/v1/streams/{sid}/regenerate").json()
+    assert (again["regenerates"], again["user_id"]) == (sid, "bob")
+    assert again["request"] == api.record(sid)["request"]
+
+
+def test_an_idempotency_key_finds_its_stream_in_the_archive(api: Api, archived: Deployment) -> None:
+    body, key = {"prompt": "[[tokens=3 rate=0]]"}, {"Idempotency-Key": uuid.uuid4().hex}
+    sid = api.post("/v1/streams", json=body, headers=key).json()["id"]
+    until_archived(api, sid)
+    leave_redis(archived, sid)
+    answer = api.post("/v1/streams", json=body, headers=key)
+    assert (answer.status_code, answer.json()["id"]) == (200, sid)
+
+
+# -- listings ------------------------------------------------------------------------------------------------
+
+
+def test_listings_hold_what_is_in_redis_and_what_is_in_the_archive_once(api: Api, archived: Deployment) -> None:
+    session = f"s-{uuid.uuid4()}"
+    made = [api.finished("a", session_id=session, user_id="ann" if n % 2 else "bob") for n in range(7)]
+    for sid in made:
+        until_archived(api, sid)
+    leave_redis(archived, *made[:4])
+    made += [api.start_external(session_id=session, user_id="ann") for _ in range(3)]
+    for limit in (1, 3, 10, 50):
+        pages, cursor = [], None
+        while True:
+            params = {"session_id": session, "limit": limit, **({"cursor": cursor} if cursor else {})}
+            page = api.get("/v1/streams", params=params).json()
+            pages += [stream["id"] for stream in page["streams"]]
+            if (cursor := page["next"]) is None:
+                break
+        assert pages == made[::-1]
+    found = api.get("/v1/streams", params={"session_id": session, "user_id": "ann"}).json()["streams"]
+    assert {stream["id"] for stream in found} == {*made[1:7:2], *made[7:]}
+    sessions = [one["id"] for one in api.get("/v1/sessions?limit=200").json()["sessions"]]
+    assert sessions.count(session) == 1
+
+
+def test_streams_are_filtered_by_model_wherever_they_are(api: Api, archived: Deployment) -> None:
+    model = f"anthropic/m-{uuid.uuid4().hex[:8]}"
+    there = until_archived(api, archived_generation(api, "[[tokens=1 rate=0]]", model=model))
+    leave_redis(archived, there)
+    here = archived_generation(api, "[[tokens=1 rate=0]]", model=model)
+    found = api.get("/v1/streams", params={"model": model}).json()["streams"]
+    assert [stream["id"] for stream in found] == [here, there]
+
+
+# -- who saw what ----------------------------------------------------------------------------------------------
+
+
+def views_of(api: Api, sid: str, count: int) -> list[dict[str, Any]]:
+    """As soon as so many have ended."""
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        found[:] = api.get(f"/v1/streams/{sid}/views").json()["views"]
+        return len([view for view in found if view["how"]]) == count
+
+    wait_until(are_there, f"{count} viewers' records have ended")
+    return found
+
+
+def test_each_viewer_leaves_a_record(api: Api, archived: Deployment) -> None:
+    sid = api.start_external()
+    api.append(sid, ("text_delta", {"text": "a"}), ("text_delta", {"text": "b"}))
+    phone = api.follow(sid, User_Agent="a phone", X_Forwarded_For="192.0.2.7")
+    phone.read_until(lambda body: b"id: 3\n" in body)
+    [view] = views_open(api, sid)
+    assert (view["user_agent"], view["forwarded_for"]) == ("a phone", "192.0.2.7")
+    assert (view["how"], view["closed_at"]) == (None, None)
+    phone.close()
+    [view] = views_of(api, sid, 1)
+    assert (view["first_id"], view["last_id"], view["how"], view["requested"]) == (1, 3, "left", 0)
+    assert view["who"].startswith("key:")
+    laptop = api.follow(sid, Accept=NDJSON, Last_Event_ID="3", User_Agent="a laptop")
+    wait_until(lambda: len(views_open(api, sid)) == 1, "the laptop is there")
+    for text in ("c", "d", "e"):
+        api.append(sid, ("text_delta", {"text": text}))
+    api.append(sid, ("done", {}))
+    assert ids_of_lines(laptop.read_to_end()) == [4, 5, 6, 7]
+    views = views_of(api, sid, 2)
+    assert [(view["first_id"], view["last_id"], view["how"], view["format"]) for view in views] == [
+        (1, 3, "left", "sse"),
+        (4, 7, "finished", "ndjson"),
+    ]
+    times = [view[name] for view in views for name in ("opened_at", "closed_at")]
+    assert times == sorted(times)
+    until_archived(api, sid)
+    leave_redis(archived, sid)
+    assert views_of(api, sid, 2) == views
+
+
+def views_open(api: Api, sid: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        found[:] = [view for view in api.get(f"/v1/streams/{sid}/views").json()["views"] if view["how"] is None]
+        return bool(found)
+
+    wait_until(are_there, "somebody is there")
+    return found
+
+
+def ids_of_lines(body: bytes) -> list[int]:
+    return [event["id"] for event in ndjson(body)]
+
+
+def test_a_replay_and_a_post_that_streams_leave_records_too(api: Api) -> None:
+    body = orjson.dumps({"prompt": "[[tokens=3 rate=0 ttft_ms=0]]"})
+    length = ("Content-Length", str(len(body)))
+    headers = [("Accept", "text/event-stream"), ("Content-Type", "application/json"), length]
+    answer = api.exchange("POST", "/v1/streams", headers, body)
+    answer.read_to_end()
+    sid = str(answer.header("location")).rpartition("/")[2]
+    api.exchange("GET", f"/v1/streams/{sid}/replay?speed=0&from=3").read_to_end()
+    posted, replayed = views_of(api, sid, 2)
+    assert (posted["format"], posted["first_id"], posted["how"]) == ("sse", 1, "finished")
+    assert (replayed["format"], replayed["first_id"], replayed["how"]) == ("replay", 3, "finished")
+    assert replayed["last_id"] == posted["last_id"]
+
+
+# -- the seal --------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -> None:
+    sid = api.start_external()
+    unsealed = {"id": sid, "verdict": "not_sealed", "seal": None, "findings": []}
+    assert api.get(f"/v1/streams/{sid}/verify").json() == unsealed
+    api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
+    until_archived(api, sid)
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    assert (checked["verdict"], checked["findings"]) == ("verified", [])
+    assert checked["seal"]["sealed_at"] == api.record(sid)["archived_at"]
+    with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
+        [before] = database.execute("SELECT session FROM streams WHERE sid = ?", [sid]).fetchone()
+        database.execute("UPDATE streams SET session = 'another' WHERE sid = ?", [sid])
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
+        database.execute("UPDATE streams SET session = ? WHERE sid = ?", [before, sid])
+    assert checked["verdict"] == "broken"
+    assert [finding["what"] for finding in checked["findings"]] == ["row_changed"]
+
+
+def test_an_export_ends_with_the_seal_it_can_be_checked_with(api: Api) -> None:
+    sid = until_archived(api, api.finished("a"))
+    *events, last = ndjson(api.get(f"/v1/streams/{sid}/export").content)
+    assert [event["id"] for event in events] == [1, 2, 3, 4]
+    assert set(last["seal"]) == {"statement", "signature", "salt", "record"}
+    assert orjson.loads(last["seal"]["record"])["id"] == sid
+
+
+# -- erasure -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["both", "archive alone"])
+def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
+    api: Api, archived: Deployment, where: str
+) -> None:
+    sid = until_archived(api, api.finished("the-secret", user_id="ann", session_id=f"s-{uuid.uuid4()}"))
+    session = api.record(sid)["session_id"]
+    if where == "archive alone":
+        leave_redis(archived, sid)
+    assert api.delete(f"/v1/streams/{sid}").status_code == 204
+    for path in ("events", "text", "export", "replay"):
+        problem(api.get(f"/v1/streams/{sid}/{path}"), 410, "stream_expired")
+    problem(api.post(f"/v1/streams/{sid}/regenerate"), 410, "stream_expired")
+    left = api.record(sid)
+    assert (left["state"], left["user_id"], left["session_id"], left["request"]) == ("done", None, None, None)
+    assert left["erased_at"]
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased"
+    assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
+    assert api.get("/v1/streams", params={"session_id": session}).json()["streams"] == []
+    assert api.delete(f"/v1/streams/{sid}").status_code == 204
+    leave_redis(archived, sid)
+    problem(api.get(f"/v1/streams/{sid}/events"), 410, "stream_expired")
+
+
+def test_what_runs_cannot_be_erased(api: Api) -> None:
+    sid = api.start_external()
+    problem(api.delete(f"/v1/streams/{sid}"), 409, "stream_running")
+    problem(api.delete("/v1/streams/nobody"), 404, "stream_not_found")
+
+
+# -- masks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_masked_key_reads_what_has_ended_under_masks(api: Api, masked: Api, archived: Deployment) -> None:
+    texts = ("Write to a", "nn@exam", "ple.or", "g today")
+    sid = api.finished(*texts, metadata={"card": "4111", "note": "bob@example.org"})
+    hidden = "Write to ███████████████ today"
+    for _ in range(2):
+        assert masked.get(f"/v1/streams/{sid}/text").text == hidden
+        streamed = frames(masked.follow(sid).read_to_end())
+        assert "".join(frame.data.get("text", "") for frame in streamed) == hidden
+        assert ids(masked.follow(sid).read_to_end()) == ids(api.follow(sid).read_to_end())
+        assert masked.record(sid)["metadata"] == {"card": "█████", "note": "█" * 15}
+        [listed] = [one for one in masked.get("/v1/streams").json()["streams"] if one["id"] == sid]
+        assert listed["metadata"] == masked.record(sid)["metadata"]
+        exported = masked.get(f"/v1/streams/{sid}/export").text
+        assert '{"redacted":["e-mail","card"]}' in exported
+        assert "example" not in exported
+        assert "4111" not in exported
+        until_archived(api, sid)
+        leave_redis(archived, sid)
+    assert masked.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+
+
+def test_a_masked_key_changes_nothing_and_sees_nothing_that_runs(api: Api, masked: Api) -> None:
+    sid = api.start_external()
+    for answer in (
+        masked.get(f"/v1/streams/{sid}/text"),
+        masked.get(f"/v1/streams/{sid}/events"),
+        masked.post("/v1/streams", json={"prompt": "x"}),
+        masked.post(f"/v1/streams/{sid}/cancel"),
+        masked.post(f"/v1/streams/{sid}/events", json={"epoch": 1, "events": []}),
+        masked.delete(f"/v1/streams/{sid}"),
+        masked.get("/metrics"),
+    ):
+        problem(answer, 403, "forbidden")
+    assert "token" not in masked.record(sid)["events_url"]
+
+
+def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> None:
+    sid = until_archived(api, api.finished("ann@example.org"))
+    whole, redacted = (api.get(f"/v1/streams/{sid}/export{query}").text for query in ("", "?redacted=1"))
+    assert "ann@example.org" in whole
+    assert "ann@example.org" not in redacted
+    *_, note, seal = ndjson(redacted.encode())
+    assert note == {"redacted": ["e-mail", "card"]}
+    assert set(seal["seal"]) == {"statement", "signature"}, "with the salt a masked word could be guessed"
+
+
+# -- an archive that is away ------------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_is_away_takes_nothing_from_what_redis_has(
+    own_deployment: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    nowhere = f"postgresql:///x?host={tmp_path}&user=nobody"
+    key = tmp_path / "key.pem"
+    deployment = own_deployment(
+        servers=1,
+        workers=0,
+        LASTEVENT_ARCHIVE_URL=nowhere,
+        LASTEVENT_SEAL_KEY=str(key),
+        LASTEVENT_SEAL_HEADS=str(tmp_path / "heads"),
+    )
+    with closing(Api(deployment.url)) as api:
+        _require_what_redis_has(api)
+
+
+def _require_what_redis_has(api: Api) -> None:
+    sid = api.finished("a")
+    assert ids(api.follow(sid).read_to_end()) == [1, 2, 3, 4]
+    problem(api.get("/v1/streams/nobody"), 503, "archive_unavailable")
+    problem(api.get("/v1/streams"), 503, "archive_unavailable")
+    polite = api.follow("nobody")
+    assert polite.status == 200
+    assert b": archive_unavailable\n" in polite.read_to_end()
+    assert not polite.is_complete
+    text = api.get("/metrics").text
+    assert "lastevent_view_records_lost_total 0.0" in text

@@ -1,4 +1,4 @@
-"""The command. Text of models and users is printed raw: no markup, and no control characters but newline and tab.
+"""The command: running the parts, generating, following. What operators ask for is in audit_commands.py.
 
 Exit codes: 0; 1 for a failed generation or check, or a server that is not to be had; 2 for usage and settings.
 """
@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from broker.client import BadAddress, Client, ClientError, stream_path
+from broker.audit_commands import register
+from broker.client import Client, stream_path
 from broker.errors import BadCursor
 from broker.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
 from broker.settings import NO_ARCHIVE, Settings, SettingsError, load_settings
 from broker.sse import parse_cursor
+from broker.terminal import (
+    DEFAULT_URL,
+    AsJson,
+    Key,
+    StreamId,
+    Url,
+    clean,
+    connected,
+    discard_output,
+    fail,
+    note,
+    print_json,
+    quiet,
+)
 
 app = typer.Typer(
     name="lastevent",
@@ -36,14 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
-Key = Annotated[str, typer.Option(envvar="LASTEVENT_API_KEY", help="a key of the server", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
-StreamId = Annotated[str, typer.Argument(metavar="ID", help="the stream's id")]
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-quiet = Console(stderr=True, highlight=False, markup=False)
+register(app)
 
 
 def main() -> None:
@@ -52,8 +53,8 @@ def main() -> None:
     try:
         app()
     except OSError as error:  # a full disk behind standard output, say
-        _discard_output()
-        _note(f"lastevent: {_clean(error.strerror or str(error))}")
+        discard_output()
+        note(f"lastevent: {clean(error.strerror or str(error))}")
         sys.exit(1)
 
 
@@ -75,12 +76,12 @@ def up(
     settings = _settings()
     _require_closed_door(settings, host)
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
-        _note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
+        note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
         run_everything(host, port, data_dir, web, workers, redis_url)
     except (StartFailed, EmbeddedServerError) as error:
-        _fail(str(error), code=1)
+        fail(str(error), code=1)
 
 
 @app.command()
@@ -97,14 +98,14 @@ def serve(
     settings = _settings()
     _require_closed_door(settings, host)
     if not settings.archive_url and not parent_pipe:
-        _note(NO_ARCHIVE)
+        note(NO_ARCHIVE)
     try:
         if web == 1:
             run_server(settings, host, port, parent_pipe=parent_pipe)
         else:
             run_web(host, port, web)
     except OSError as error:
-        _fail(f"cannot listen on {host}:{port} ({error.strerror})", code=1)
+        fail(f"cannot listen on {host}:{port} ({error.strerror})", code=1)
 
 
 @app.command()
@@ -125,11 +126,11 @@ def doctor(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
     findings = list(examine(_settings(), url))
     if as_json:
-        _print_json([finding._asdict() for finding in findings])
+        print_json([finding._asdict() for finding in findings])
     else:
         for finding in findings:
             advice = "" if finding.ok else f"  -> {finding.advice}"
-            print(f"{'ok ' if finding.ok else 'BAD'}  {_clean(finding.what)}{advice}")
+            print(f"{'ok ' if finding.ok else 'BAD'}  {clean(finding.what)}{advice}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -148,7 +149,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Start a generation and follow it; a lost connection is resumed where it broke."""
-    with _client(url, key) as client:
+    with connected(url, key) as client:
         body = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt, "model": model}
         body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
         stream = client.call(
@@ -169,8 +170,8 @@ def follow(
     try:
         parse_cursor(last_event_id)
     except BadCursor as error:
-        _fail(str(error), code=2)
-    with _client(url, key) as client:
+        fail(str(error), code=2)
+    with connected(url, key) as client:
         _follow(client, stream, last_event_id, as_json)
 
 
@@ -183,38 +184,14 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End a stream now, wherever it runs."""
-    with _client(url, key) as client:
+    with connected(url, key) as client:
         ended = client.call("POST", stream_path(stream, "/cancel"), json={"reason": reason})
     if as_json:
-        _print_json(ended)
+        print_json(ended)
     elif ended["already"]:
         print(f"had ended already: {ended['state']}")
     else:
         print(f"{ended['state']}, after event {ended['stopped_after']}")
-
-
-@app.command(name="ls")
-def list_(
-    session: Annotated[str | None, typer.Option(help="only this session's")] = None,
-    state: Annotated[str | None, typer.Option(help="queued, running, done, error or cancelled")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
-    url: Url = DEFAULT_URL,
-    key: Key = "",
-    as_json: AsJson = False,
-) -> None:
-    """List streams, newest first."""
-    params = {"session_id": session, "state": state, "limit": limit}
-    with _client(url, key) as client:
-        page = client.call("GET", "/v1/streams", params={name: value for name, value in params.items() if value})
-    if as_json:
-        _print_json(page)
-        return
-    table = Table("ID", "STATE", "SESSION", "MODEL", "EVENTS TO", "CREATED", box=None, pad_edge=False)
-    for stream in page["streams"]:
-        row = (stream["id"], stream["state"], stream["session_id"], stream["model"] or "-")
-        cells = (*row, str(stream["last_event_id"]), stream["created_at"])
-        table.add_row(*(Text(_clean(cell), overflow="fold") for cell in cells))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @app.command()
@@ -227,17 +204,10 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Play a stream again, as it was shown."""
-    with _client(url, key) as client, Screen(as_json) as screen:
+    with connected(url, key) as client, Screen(as_json) as screen:
         for event in client.replay(stream, {"speed": speed, "from": from_}):
             screen.show(event)
     _exit_by_ending(stream, screen.ending)
-
-
-@app.command()
-def export(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "") -> None:
-    """Print a stream's whole log as NDJSON."""
-    with _client(url, key) as client:
-        sys.stdout.buffer.write(client.export(stream))
 
 
 @app.command(name="version")
@@ -272,14 +242,14 @@ class Screen:
         if event["event"] in TERMINAL:
             self.ending = event
         if self._as_json:
-            _print_json(event)
+            print_json(event)
         elif event["event"] == TEXT_DELTA:
-            self._write(_clean(str(event["data"].get("text", ""))))
+            self._write(clean(str(event["data"].get("text", ""))))
         elif event["event"] in _NOTICES:
             self._end_line()
-            _note(_NOTICES[event["event"]], style="dim")
+            note(_NOTICES[event["event"]], style="dim")
         elif event["event"] == STATUS and self._status:
-            self._status.update(_clean(str(event["data"].get("message", ""))))
+            self._status.update(clean(str(event["data"].get("message", ""))))
 
     def lost(self, reason: str) -> None:
         """The connection was lost; it is being made again."""
@@ -288,7 +258,7 @@ class Screen:
             self._status.update(f"{reason}; trying again")
             self._status.start()
         else:
-            _note(f"{reason}; trying again")
+            note(f"{reason}; trying again")
 
     def _write(self, text: str) -> None:
         if self._status:
@@ -318,7 +288,7 @@ def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None
                 screen.show(event)
         ending = screen.ending or client.ending(sid)
     except KeyboardInterrupt:
-        _note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
+        note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
         raise typer.Exit(130) from None
     _exit_by_ending(sid, ending)
 
@@ -326,73 +296,22 @@ def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None
 def _exit_by_ending(sid: str, ending: dict[str, Any] | None) -> None:
     if ending and ending["event"] != DONE:
         reason = ending["data"].get("message") or ending["data"].get("reason") or ""
-        _note(f"{sid}: {ending['event']}: {_clean(str(reason))}")
+        note(f"{sid}: {ending['event']}: {clean(str(reason))}")
         raise typer.Exit(1)
 
 
-def _note(message: str, style: str | None = None) -> None:
-    """To a person, on standard error; never wrapped: terminals do that, and scripts read lines."""
-    quiet.print(message, style=style, soft_wrap=True)
-
-
-def _clean(text: str) -> str:
-    return _CONTROLS.sub("", text)
-
-
-def _print_json(value: Any) -> None:
-    # JSON escapes the controls below U+0020 only; terminals obey those from U+0080 on, too.
-    line = re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", orjson.dumps(value).decode())
-    sys.stdout.buffer.write(f"{line}\n".encode())
-    sys.stdout.buffer.flush()
-
-
 # -- errors ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _client(url: str, key: str) -> Iterator[Client]:
-    try:
-        client = Client(url.rstrip("/"), key or None)
-    except BadAddress as error:
-        _fail(str(error), code=2)
-    try:
-        yield client
-    except ClientError as error:
-        _fail(str(error), code=1)
-    except UnicodeError:
-        # Arguments and standard input are bytes; what is no UTF-8 cannot be sent.
-        _fail("what was given is no text in UTF-8", code=2)
-    except BrokenPipeError:
-        # The reader has gone (`| head`): no more to say, and nothing to complain of.
-        _discard_output()
-        raise typer.Exit(1) from None
-    finally:
-        client.close()
-
-
-def _discard_output() -> None:
-    """What is still buffered cannot be written: Python would complain of that when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settings() -> Settings:
     try:
         return load_settings()
     except SettingsError as error:
-        _fail(str(error), code=2)
+        fail(str(error), code=2)
 
 
 def _require_closed_door(settings: Settings, host: str) -> None:
     from broker.serve import require_closed_door
 
     if refusal := require_closed_door(settings, host):
-        _fail(refusal, code=2)
-
-
-def _fail(message: str, *, code: int) -> NoReturn:
-    _note(f"lastevent: {_clean_lines(message.splitlines())}")
-    raise typer.Exit(code)
-
-
-def _clean_lines(lines: Iterable[str]) -> str:
-    return "\n".join(_clean(line) for line in lines)
+        fail(refusal, code=2)

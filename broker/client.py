@@ -64,8 +64,12 @@ class Client:
         record = self.call("GET", stream_path(sid))
         return {"event": record["state"], "data": {}}
 
-    def export(self, sid: str) -> bytes:
-        answer = self._request("GET", stream_path(sid, "/export"))
+    def delete(self, sid: str) -> bool:
+        """True if the content is gone everywhere; else the archive is about to follow. Raises ClientError."""
+        return self._request("DELETE", stream_path(sid)).status_code == 204
+
+    def export(self, sid: str, *, redacted: bool = False) -> bytes:
+        answer = self._request("GET", stream_path(sid, "/export"), params={"redacted": "1"} if redacted else None)
         self._require(answer, NDJSON)
         return answer.content
 

@@ -6,5 +6,6 @@ schema.py    the tables, on one screen            seal.py      what makes a chan
 database.py  engines, and the schema's migration  packing.py   how a log is stored
 reader.py    find, list                           signing.py   the key that seals, and those that check
 writer.py    add, erase: each with its seal       heads.py     the head of each chain, outside of the database
-audit.py     everything against its seals         setup.py     what the settings say of all this
+audit.py     everything against its seals         export.py    an exported file against its seal
+redact.py    masks, for who may not see all       setup.py     what the settings say of all this
 """

@@ -62,10 +62,14 @@ def canonical(value: Any) -> bytes:
 
 
 def log_digest(salt: bytes, events: Iterable[Event]) -> str:
+    return lines_digest(salt, map(to_ndjson, events))
+
+
+def lines_digest(salt: bytes, lines: Iterable[bytes]) -> str:
     """A chain over a log's events, each as the line of NDJSON that an export shows: d = SHA-256(d, line)."""
     digest = hashlib.sha256(_LOG + salt).digest()
-    for event in events:
-        digest = hashlib.sha256(digest + to_ndjson(event)).digest()
+    for line in lines:
+        digest = hashlib.sha256(digest + line).digest()
     return digest.hex()
 
 

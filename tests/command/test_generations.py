@@ -197,7 +197,19 @@ def test_ls_is_a_table_for_people_and_json_for_scripts(lastevent: Lastevent, dep
     table = lastevent("ls", "--session", "cmd-ls", url=deployment.url)
     lines = table.stdout.decode().splitlines()
     assert (table.returncode, len(lines)) == (0, 3)
-    assert lines[0].split() == ["ID", "STATE", "SESSION", "MODEL", "EVENTS", "TO", "CREATED"]
+    assert lines[0].split() == [
+        "ID",
+        "STATE",
+        "SESSION",
+        "USER",
+        "MODEL",
+        "CREATED",
+        "FIRST",
+        "TEXT",
+        "LASTED",
+        "LAST",
+        "EVENT",
+    ]
     assert {line.split()[0]: line.split()[1] for line in lines[1:]} == {done: "done", running: "running"}
     page = json.loads(lastevent("ls", "--session", "cmd-ls", "--json", url=deployment.url).stdout)
     assert {stream["id"] for stream in page["streams"]} == {done, running}

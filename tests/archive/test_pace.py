@@ -1,0 +1,113 @@
+"""A replay keeps the pace of the original: measured at the client, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from contextlib import suppress
+from statistics import median, quantiles
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from broker.log import Append, StreamLog, Unsent, new_claim_id
+from tests.deployment import Deployment
+from tests.streams import new_stream
+
+LASTS_S = 60
+EVENTS = 1500
+SPEED = 16
+
+
+async def a_generation(deployment: Deployment, lasted_s: float, events: int = EVENTS) -> str:
+    """A finished stream whose events' times are a model's: uneven, with pauses."""
+    numbers = random.Random(7)
+    async with Redis.from_url(deployment.redis_url) as redis:
+        log = StreamLog(redis)
+        new = new_stream(tenant="default")
+        await log.create(new)
+        claimed = await log.claim(new.sid, new_claim_id(), "a test")
+        began = (await log.read_last(new.sid)).t
+        places = sorted(numbers.random() ** 1.5 for _ in range(events - 2))
+        times = [began + round(place * lasted_s * 1000) for place in places]
+        deltas = [Unsent("text_delta", b'{"text":"."}', t) for t in times]
+        ending = Unsent("done", b"{}", began + round(lasted_s * 1000))
+        await log.append(Append(new.sid, claimed.pen, claimed.pen.base, [*deltas, ending]))
+    return new.sid
+
+
+async def arrivals(deployment: Deployment, sid: str, speed: float, first: int = 1) -> dict[int, float]:
+    """Event id → seconds after the first one's."""
+    arrived: dict[int, float] = {}
+    async with httpx.AsyncClient(trust_env=False, timeout=LASTS_S * 2) as http:
+        path = f"{deployment.url}/v1/streams/{sid}/replay?speed={speed}&from={first}"
+        async with http.stream("GET", path) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("id: "):
+                    arrived[int(line[4:])] = time.monotonic()
+    start = min(arrived.values())
+    return {event: at - start for event, at in arrived.items()}
+
+
+async def times(deployment: Deployment, sid: str) -> dict[int, float]:
+    async with Redis.from_url(deployment.redis_url) as redis:
+        log = await StreamLog(redis).read_all(sid)
+    return {event.id: (event.t - log[0].t) / 1000 for event in log}
+
+
+async def test_at_speed_1_each_event_comes_when_it_came(deployment: Deployment) -> None:
+    """On a machine that is late itself (the suite runs beside it), that is not counted as the replay's error."""
+    is_alone = bool(os.environ.get("LASTEVENT_LONG_TESTS"))
+    lasts_s, events = (LASTS_S, EVENTS) if is_alone else (4, 100)
+    sid = await a_generation(deployment, lasts_s, events)
+    machine = asyncio.create_task(lateness_ms())
+    arrived, original = await arrivals(deployment, sid, 1), await times(deployment, sid)
+    machine.cancel()
+    late_ms = 0.0 if is_alone else p99_of(await machine)
+    assert arrived.keys() == original.keys()
+    errors_ms = [abs(arrived[event] - original[event]) * 1000 for event in original]
+    p99 = p99_of(errors_ms)
+    print(f"\nspeed 1, {lasts_s} s, {events} events: error p50 {median(errors_ms):.2f} ms, p99 {p99:.2f} ms")
+    assert p99 <= 20 + late_ms
+
+
+async def lateness_ms() -> list[float]:
+    """How late this process is woken, until it is cancelled: twice, since a server is woken like that too."""
+    late: list[float] = []
+    with suppress(asyncio.CancelledError):
+        while True:
+            due = time.monotonic() + 0.005
+            await asyncio.sleep(0.005)
+            late.append(2 * (time.monotonic() - due) * 1000)
+    return late
+
+
+def p99_of(values: list[float]) -> float:
+    return quantiles(values, n=100)[98]
+
+
+async def test_a_minute_at_speed_16_takes_a_sixteenth(deployment: Deployment) -> None:
+    sid = await a_generation(deployment, LASTS_S)
+    arrived = await arrivals(deployment, sid, SPEED)
+    lasted_s = max(arrived.values())
+    print(f"\n{LASTS_S} s at speed {SPEED}: {lasted_s:.3f} s")
+    assert lasted_s == pytest.approx(LASTS_S / SPEED, rel=0.05)
+
+
+async def test_a_seek_keeps_the_pace_from_there(deployment: Deployment) -> None:
+    sid = await a_generation(deployment, LASTS_S)
+    original = await times(deployment, sid)
+    middle = EVENTS // 2
+    arrived = await arrivals(deployment, sid, SPEED, first=middle)
+    assert min(arrived) == middle
+    wanted_s = (original[EVENTS] - original[middle]) / SPEED
+    assert max(arrived.values()) == pytest.approx(wanted_s, rel=0.05)
+
+
+async def test_many_replays_at_once_keep_it_too(deployment: Deployment) -> None:
+    sid = await a_generation(deployment, LASTS_S)
+    lasted = await asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10)))
+    assert all(max(arrived.values()) == pytest.approx(LASTS_S / SPEED, rel=0.05) for arrived in lasted)

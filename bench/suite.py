@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import report
+from bench.archive import archive
 from bench.catch_up import catch_up
 from bench.first_token import first_token
 from bench.load.agent import raise_descriptor_limit
@@ -28,6 +29,7 @@ SCENARIOS: dict[str, Scenario] = {
     "memory": memory,
     "worker": worker,
     "parts": parts,
+    "archive": archive,
 }
 
 AS_THEY_ARE = Options()

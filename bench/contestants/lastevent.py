@@ -110,11 +110,11 @@ def start_lastevent(stack: ExitStack, shape: Shape, *, publishers: int = 1) -> S
     return Side(port, paths, {SERVER: server_pid, REDIS: redis_pid}, agents, first_event_id=2)
 
 
-def start_server(stack: ExitStack, redis_url: str) -> tuple[int, int]:
+def start_server(stack: ExitStack, redis_url: str, **settings: str) -> tuple[int, int]:
     """One server process; (pid, port)."""
     port = free_port()
     argv = [sys.executable, "-m", "broker", "serve", "--port", str(port)]
-    pid = start(stack, argv, LASTEVENT_REDIS_URL=redis_url)
+    pid = start(stack, argv, **{"LASTEVENT_REDIS_URL": redis_url, **settings})
     wait_for_port(port, pid)
     return pid, port
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +16,7 @@ import orjson
 import pytest
 import redis
 
+from broker.archive.redact import load_masks
 from tests.conftest import deployment_in
 from tests.deployment import Deployment, wait_until
 from tests.http.wire import Api, frames, ids, ndjson, problem
@@ -388,3 +391,41 @@ def _require_what_redis_has(api: Api) -> None:
     assert not polite.is_complete
     text = api.get("/metrics").text
     assert "lastevent_view_records_lost_total 0.0" in text
+
+
+# -- docs/AUDIT.md ----------------------------------------------------------------------------------------------------
+
+
+def test_the_verifier_that_the_documentation_shows_is_all_it_takes(
+    api: Api, archived: Deployment, tmp_path: Path
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "AUDIT.md").read_text()
+    [program] = re.findall(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    sid = until_archived(api, api.finished("Grüße \u2028 aus\r\n", "dem Tunnel 🚇", user_id="ünn"))
+    exported = api.get(f"/v1/streams/{sid}/export").content
+
+    def says(content: bytes) -> str:
+        (tmp_path / "export").write_bytes(content)
+        argv = [sys.executable, "-c", program, str(tmp_path / "export"), str(archived.folder / "seal-public.pem")]
+        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+    assert says(exported).startswith(f"verified: {sid} seal ")
+    first, second, *others = exported.splitlines(keepends=True)
+    for changed in (
+        b"".join([second, first, *others]),
+        b"".join([first, *others]),
+        exported.replace(b"Tunnel", b"Turnel"),
+        exported.replace("ünn".encode(), b"eve"),
+        exported.replace(b'\\"number\\":', b'\\"number\\":1'),
+    ):
+        assert changed != exported
+        assert says(changed) == ""
+
+
+def test_the_masks_that_the_documentation_shows_are_masks(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "AUDIT.md").read_text()
+    [masks] = re.findall(r"^```toml\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    (tmp_path / "masks.toml").write_text(masks)
+    redactor = load_masks(tmp_path / "masks.toml")
+    record = {"metadata": {"customer": {"card": 4111}, "note": "write to ann@example.org."}}
+    assert redactor.mask_record(record)["metadata"] == {"customer": {"card": "█████"}, "note": "write to " + "█" * 16}

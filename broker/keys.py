@@ -5,10 +5,11 @@
 | le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention, see below       |
 | le:{sid}:meta                 | hash    | see META below                              | retention, see below       |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
+| le:{sid}:views                | hash    | viewer's id → its record (access.py)        | archived, or retention     |
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
-| le:{sid}:views                | hash    | viewer's id → its record (access.py)        | when archived, or retention |
 | le:unarchived                 | zset    | finished, not archived yet → look next (ms) | removed when archived      |
 | le:erasing                    | zset    | sid, to be erased in the archive → since    | removed when erased there  |
+| le:archiver                   | string  | which worker archives                       | 10 s after its last sign   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
@@ -63,6 +64,7 @@ class Keys:
         self.seized = f"{prefix}seized"
         self.servers = f"{prefix}servers"
         self.unarchived = f"{prefix}unarchived"
+        self.archiver = f"{prefix}archiver"
         self.erasing = f"{prefix}erasing"
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"

@@ -71,6 +71,9 @@ RETURN_LEASES = 2
 PAGE_EVENTS = 500
 """Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
 
+HELD_BYTES = 64 * 1024
+"""What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
+
 
 class Pen(NamedTuple):
     epoch: int
@@ -207,6 +210,15 @@ class Append(NamedTuple):
     lease_s: float = LEASE_S
     attempt: int = 1
     claimed_under: str = ""
+
+
+def within(events: list[Event], size: int) -> list[Event]:
+    """As many of the first events as have no more data than this; one at least."""
+    for n, event in enumerate(events):
+        size -= len(event.data)
+        if size < 0:
+            return events[: max(1, n)]
+    return events
 
 
 def new_sid() -> str:

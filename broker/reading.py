@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from broker.access import read_views, shown
-from broker.archive.packing import decompress
+from broker.archive.packing import decompress, pack
 from broker.archive.reader import ArchivedLog, Sealed
 from broker.archive.redact import BadMasks, Redactor, load_masks
 from broker.archive.seal import canonical
@@ -29,7 +29,7 @@ class Reading:
     async def log(self, sid: str, found: Found, grant: Grant) -> StreamLog | ArchivedLog:
         """Where this caller reads the stream's events. Raises StreamExpired, or Forbidden."""
         log = await self._streams.log_of(sid, found)
-        return ArchivedLog(await self._masked_events(sid, found, log)) if grant.is_masked else log
+        return ArchivedLog(pack(await self._masked_events(sid, found, log))) if grant.is_masked else log
 
     async def events(self, sid: str, grant: Grant) -> list[Event]:
         """All there are. Raises StreamNotFound, StreamExpired, or Forbidden."""

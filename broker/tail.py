@@ -33,7 +33,7 @@ from broker.errors import RedisUnavailable
 from broker.event import Event
 from broker.hub import Hub
 from broker.lane import Lane
-from broker.log import PAGE_EVENTS, Page, StreamLog, is_terminal
+from broker.log import HELD_BYTES, PAGE_EVENTS, Page, StreamLog, is_terminal, within
 from broker.sse import Batch, Gap
 from broker.topic import Topic
 
@@ -46,9 +46,6 @@ LOG_RETRY_S = 0.5
 """Redis is away while a viewer follows: how often the log is asked again."""
 
 LOST_TAIL = "log_lost_tail"
-
-HELD_BYTES = 64 * 1024
-"""What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
 
 Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
@@ -163,7 +160,7 @@ class _Pages:
 
     async def after(self, cursor: int) -> tuple[Page, Batch]:
         page, batch = await self._read(cursor)
-        held = _within(page.events, HELD_BYTES)
+        held = within(page.events, HELD_BYTES)
         fits = len(held) == len(page.events)
         # What is left out is read again, but not as much of it: what follows large events is likely to be large.
         self._count = min(PAGE_EVENTS, 2 * (self._count if fits else len(held)))
@@ -180,14 +177,6 @@ class _Pages:
     async def _read_log(self, cursor: int) -> tuple[Page, Batch]:
         page = await self._log.read_page(self._topic.sid, cursor, self._count)
         return page, Batch(page.events)
-
-
-def _within(events: list[Event], size: int) -> list[Event]:
-    for n, event in enumerate(events):
-        size -= len(event.data)
-        if size < 0:
-            return events[: max(1, n)]
-    return events
 
 
 class _Silence:

@@ -1,4 +1,4 @@
-"""The archiver: takes what has ended out of Redis into the archive. Every worker has one; they may work side by side.
+"""The archiver: takes what has ended out of Redis into the archive. Every worker has one; one at a time is at work.
 
 A finished stream's way, and what a crash after each step leaves:
   the sweeper puts it into le:unarchived, before it leaves le:leases      in one index or the other, always
@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,18 +29,22 @@ from redis.asyncio import Redis
 
 from broker.access import SERVER_LIFE_MS, read_views
 from broker.archive.writer import ArchiveWriter, Erasure, Finished, View, finished
-from broker.errors import ArchiveUnavailable, LeaseHeld, StreamNotFound, from_redis
+from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, from_redis
 from broker.log import StreamLog, is_terminal
 
 logger = logging.getLogger(__name__)
 
 ARCHIVE_S = 1.0
 BATCH_STREAMS = 50
+BATCH_VIEWS = 500
 BATCH_BYTES = 8 * 2**20
 """What a transaction takes: its rows are in memory, and others wait for it."""
 
 AGAIN_S = 30.0
 """When to look again at a stream that cannot be archived now, and at viewers that are still there."""
+
+TURN_MS = 10_000
+"""A worker that has not come back for so long has lost its turn."""
 
 VIEWS_SETTLE_MS = 2000
 RETENTION_S = 60.0
@@ -71,23 +76,34 @@ class Archiver:
         self._archive = archive
         self._after_ms = round(after_s * 1000)
         self._retention_s = retention_s
+        self._name = secrets.token_hex(8)
 
     async def run(self) -> None:
         """Archive for ever. Ends only by cancellation."""
         chores = _Chores({self.sweep: SWEEP_S, self._archive.settle_heads: RETENTION_S, self.expire: RETENTION_S})
         while True:
+            is_busy = False
             try:
-                await chores.do_what_is_due()
-                is_busy = await self.archive_once()
+                if await self._has_turn():
+                    await chores.do_what_is_due()
+                    is_busy = await self.archive_once()
             except ArchiveUnavailable as away:
                 logger.warning("the archive is away (%s); Redis keeps what has ended", _cause(away))
-                is_busy = False
             await asyncio.sleep(0 if is_busy else ARCHIVE_S)
 
     async def archive_once(self) -> bool:
         """Take one batch of everything. True if there may be more."""
         more = [await self._erase(), await self._take_streams(), await self._take_views()]
         return any(more)
+
+    async def _has_turn(self) -> bool:
+        """One of the workers is enough. Nothing depends on there being one only: it saves the others the work."""
+        with from_redis():
+            holder = await self._redis.set(self._keys.archiver, self._name, nx=True, px=TURN_MS, get=True)
+            if holder is not None and holder.decode() != self._name:
+                return False
+            await self._redis.pexpire(self._keys.archiver, TURN_MS)
+            return True
 
     # -- streams ---------------------------------------------------------------------------------------------
 
@@ -104,11 +120,24 @@ class Archiver:
                 size += len(stream.row["log"]) + len(stream.row["record"])
             if size > BATCH_BYTES:
                 break
-        if streams:
-            await self._archive.add(streams, now_ms)
-            for stream in streams:
-                await self._let_go(stream, now_ms)
+        for stream in await self._add(streams, now_ms):
+            await self._let_go(stream, now_ms)
         return len(due) == BATCH_STREAMS
+
+    async def _add(self, streams: Sequence[Finished], now_ms: int) -> Sequence[Finished]:
+        """Archive these together; if that cannot be, each by itself: one must not keep the others out."""
+        try:
+            if streams:
+                await self._archive.add(streams, now_ms)
+        except (ArchiveUnavailable, RedisUnavailable):
+            raise
+        except Exception:
+            if len(streams) > 1:
+                return [added for stream in streams for added in await self._add([stream], now_ms)]
+            logger.exception("stream %s: it could not be archived; it stays in Redis", streams[0].sid)
+            await self._look_again(streams[0].sid, now_ms)
+            return []
+        return streams
 
     async def _read(self, sid: str, now_ms: int) -> Finished | None:
         """The stream, ready to be archived. None if it is not to be: its entry is removed, or moved on."""
@@ -124,7 +153,12 @@ class Archiver:
             logger.error("stream %s: its log does not end as its meta says; it stays in Redis", sid)
             await self._look_again(sid, now_ms)
             return None
-        return await asyncio.to_thread(finished, sid, meta, events)
+        try:
+            return await asyncio.to_thread(finished, sid, meta, events)
+        except Exception:
+            logger.exception("stream %s: it could not be archived; it stays in Redis", sid)
+            await self._look_again(sid, now_ms)
+            return None
 
     async def _let_go(self, stream: Finished, now_ms: int) -> None:
         try:
@@ -212,14 +246,19 @@ class Archiver:
         for sid in [sid.decode() for sid, _ in due]:
             records = await read_views(self._redis, self._keys, sid, now_ms)
             closed += [_view(sid, record) for record in records if "how" in record]
-        if closed:
-            await self._archive.add_views(closed, now_ms)
-        for view in closed:
-            with from_redis():
-                await self._redis.hdel(self._keys.views_of(view.sid), view.id)  # type: ignore[misc]  # sync or async
+        for start in range(0, len(closed), BATCH_VIEWS):
+            await self._take(closed[start : start + BATCH_VIEWS], now_ms)
         for sid, score in due:
             await self._move_on(sid.decode(), score, now_ms)
         return len(due) == BATCH_STREAMS
+
+    async def _take(self, views: Sequence[View], now_ms: int) -> None:
+        await self._archive.add_views(views, now_ms)
+        with from_redis():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for view in views:
+                    pipe.hdel(self._keys.views_of(view.sid), view.id)
+                await pipe.execute()
 
     async def _move_on(self, sid: str, score: float, now_ms: int) -> None:
         """Out of the index, unless somebody is still there or has just come."""

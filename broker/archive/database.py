@@ -195,7 +195,8 @@ class _from_database:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, DBAPIError | PoolTimeout | OSError) and not isinstance(error, sa.exc.IntegrityError):
+        is_our_fault = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
+        if isinstance(error, DBAPIError | PoolTimeout | OSError) and not is_our_fault:
             raise ArchiveUnavailable(
                 "The archive cannot be reached or cannot serve. Nothing is lost; try again shortly."
             ) from error

@@ -6,7 +6,6 @@ whoever asks for it gets the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,7 +17,7 @@ from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal
 from broker.event import Event
 from broker.listing import Filter, Place
-from broker.log import PAGE_EVENTS, Page
+from broker.log import HELD_BYTES, PAGE_EVENTS, Page, within
 
 FILTERS = {"session": STREAMS.c.session, "user": STREAMS.c.user, "model": STREAMS.c.model, "state": STREAMS.c.state}
 LISTED = (
@@ -27,22 +26,24 @@ LISTED = (
 )
 
 
-class ArchivedLog(NamedTuple):
-    """A finished log in memory, read as StreamLog is."""
+class ArchivedLog:
+    """A finished log, read as StreamLog is. It is kept as it is stored: whoever reads it may be slow, and many."""
 
-    events: Sequence[Event]
+    def __init__(self, block: bytes) -> None:
+        self._block = block
 
     async def read_page(self, _: str, cursor: int, count: int = PAGE_EVENTS) -> Page:
-        after = [event for event in self.events if event.id > cursor]
-        present = cursor == 0 or any(event.id == cursor for event in self.events)
-        tail = self.events[-1]
-        return Page(tail.kind, tail.id, present, after[:count], len(after) > count)
+        events = unpack(self._block)
+        after = [event for event in events if event.id > cursor]
+        present = cursor == 0 or any(event.id == cursor for event in events)
+        page = within(after[:count], HELD_BYTES)
+        return Page(events[-1].kind, events[-1].id, present, page, len(after) > len(page))
 
     async def read_last(self, _: str) -> Event:
-        return self.events[-1]
+        return unpack(self._block)[-1]
 
     async def read_all(self, _: str) -> list[Event]:
-        return list(self.events)
+        return unpack(self._block)
 
 
 class Sealed(NamedTuple):
@@ -70,7 +71,7 @@ class ArchiveReader:
         """None if there is no such stream, or its content was erased."""
         async with self._database.reading() as connection:
             block = (await connection.execute(sa.select(STREAMS.c.log).where(STREAMS.c.sid == sid))).scalar()
-        return None if block is None else ArchivedLog(unpack(block))
+        return None if block is None else ArchivedLog(bytes(block))
 
     async def list_streams(
         self, tenant: str, which: Filter, limit: int, after: Place | None

@@ -21,7 +21,7 @@ from broker.seizures import Seizures
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.streams import ids, meta, queued, running
-from worker.archiver import AGAIN_S, Archiver
+from worker.archiver import AGAIN_S, TURN_MS, Archiver
 from worker.lease import Sweeper
 
 RETENTION_S = 500.0
@@ -99,7 +99,7 @@ async def test_once_archived_it_lives_for_its_retention(
     await archiver.archive_once()
     stored = await archive.reader.read_log(sid)
     assert stored
-    assert list(stored.events) == before
+    assert await stored.read_all(sid) == before
     assert all(RETENTION_S - 5 < life <= RETENTION_S for life in await lives_s(log, sid))
     assert (await meta(log, sid))["archived"]
     assert await log.redis.zscore(log.keys.unarchived, sid) is None
@@ -164,6 +164,38 @@ async def test_a_log_that_does_not_end_as_it_should_stays_in_redis_and_is_said(
     assert await archive.reader.find(sid) is None
     assert await lives_s(log, sid) == [-1, -1]
     assert "does not end as its meta says" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [("created", "no number"), ("created", "9" * 30), ("tenant", None)])
+async def test_one_that_cannot_be_archived_stays_in_redis_and_keeps_no_other_out(
+    log: StreamLog,
+    archiver: Archiver,
+    archive: TestArchive,
+    caplog: pytest.LogCaptureFixture,
+    field: str,
+    value: str | None,
+) -> None:
+    bad, good = await finish(log), await finish(log)
+    await sweep(log)
+    if value is None:
+        await log.redis.hdel(log.keys.stream(bad).meta, field)
+    else:
+        await log.redis.hset(log.keys.stream(bad).meta, field, value)
+    await archiver.archive_once()
+    assert await archive.reader.find(bad) is None
+    assert await archive.reader.find(good)
+    assert await lives_s(log, bad) == [-1, -1]
+    assert f"stream {bad}: it could not be archived" in caplog.text
+
+
+async def test_one_worker_archives_at_a_time_and_another_goes_on_when_it_is_gone(
+    log: StreamLog, archive: TestArchive
+) -> None:
+    first, second = (Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None) for _ in range(2))
+    assert [await one._has_turn() for one in (first, second, first, second)] == [True, False, True, False]
+    assert 0 < await log.redis.pttl(log.keys.archiver) <= TURN_MS
+    await log.redis.delete(log.keys.archiver)
+    assert [await one._has_turn() for one in (second, first)] == [True, False]
 
 
 async def test_the_sweep_finds_what_ended_without_an_archive(

@@ -31,7 +31,7 @@ async def test_a_stream_is_found_as_it_was(archive: TestArchive) -> None:
     log = await archive.reader.read_log(sid)
     assert meta == {**meta_of(sid, 7, user="ann", session="mine"), "archived": str(NOW_MS)}
     assert log
-    assert list(log.events) == events_of(sid, 7)
+    assert await log.read_all(sid) == events_of(sid, 7)
 
 
 async def test_what_is_not_archived_is_not_found(archive: TestArchive) -> None:
@@ -80,7 +80,7 @@ async def test_another_log_of_a_stream_that_is_sealed_is_said_and_left(
     assert "another log than the one that was archived" in caplog.text
     log = await archive.reader.read_log(sid)
     assert log
-    assert len(log.events) == 5
+    assert len(await log.read_all(sid)) == 5
 
 
 async def test_writers_that_meet_make_one_chain(archive: TestArchive, archive_url: str, tmp_path: Path) -> None:

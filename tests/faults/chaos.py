@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 
 from tests.deployment import until
+from tests.faults.archived import Archived, archive_url, check_archive
 from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
 from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
 from tests.faults.plan import Fault, StreamPlan, plan_stream
@@ -52,6 +53,7 @@ class Options:
 @dataclass
 class Outcome:
     verdict: Verdict
+    archived: Archived
     crashes: list[str]
     injected: Counter[str]
     happened: list[tuple[float, str]]
@@ -61,7 +63,7 @@ class Outcome:
 
     @property
     def problems(self) -> list[str]:
-        return [*map(str, self.verdict.findings), *self.crashes]
+        return [*map(str, self.verdict.findings), *self.archived.problems, *self.crashes]
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Chaos:
     def __init__(self, folder: Path, options: Options) -> None:
         self.options = options
         self.folder = folder
-        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=SETTINGS)
+        settings = {**SETTINGS, "LASTEVENT_ARCHIVE_URL": archive_url(folder)}
+        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=settings)
         self._watched = _Watched()
         self._began = 0.0
 
@@ -94,7 +97,7 @@ class Chaos:
                 generations.cancel()
                 await asyncio.gather(generations, return_exceptions=True)
             streams = await self._read_streams()
-        return self._judge(streams)
+        return self._judge(streams, await check_archive(self.folder, streams))
 
     # -- faults ----------------------------------------------------------------------------------------
 
@@ -214,6 +217,7 @@ class Chaos:
             generations.result()
         with suppress(TimeoutError):
             await until(self._all_have_ended, "all streams have ended", self.options.settle_s)
+            await until(self._all_are_archived, "all streams are archived", self.options.settle_s)
 
     async def _all_have_ended(self) -> bool:
         """Also those nobody watches: their creation was never answered, or their viewers were told they were gone."""
@@ -223,6 +227,11 @@ class Chaos:
                 for key in keys:
                     pipe.hget(key, "state")
                 return all(state in TERMINAL_STATES for state in await pipe.execute())
+
+    async def _all_are_archived(self) -> bool:
+        async with self.stage.admin(limit_s=10) as client:
+            waiting = [await client.zcard(key) for key in ("le:leases", "le:unarchived")]
+        return not any(waiting)
 
     async def _read_streams(self) -> list[FinalStream]:
         async with self.stage.admin(limit_s=30) as client:
@@ -240,7 +249,7 @@ class Chaos:
                 streams += [_stream(*found) for found in zip(some, logs, metas, strict=True)]
         return streams
 
-    def _judge(self, streams: list[FinalStream]) -> Outcome:
+    def _judge(self, streams: list[FinalStream], archived: Archived) -> Outcome:
         stage, watched = self.stage, self._watched
         run = Run(streams, watched.transcripts, watched.told, stage.history)
         verdict = check(run, silence_limit_s=self.options.silence_limit_s)
@@ -251,7 +260,7 @@ class Chaos:
         counts["log entries"] = sum(len(stream.entries) for stream in streams)
         endings = Counter(_ending(stream) for stream in streams)
         took_s = time.time() - self._began
-        outcome = Outcome(verdict, stage.crashes, stage.injected, stage.happened, endings, counts, took_s)
+        outcome = Outcome(verdict, archived, stage.crashes, stage.injected, stage.happened, endings, counts, took_s)
         if outcome.problems:
             self._keep(run, outcome)
         return outcome

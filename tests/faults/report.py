@@ -55,6 +55,8 @@ def _results(outcome: Outcome) -> str:
         "worker deaths × their streams": len(verdict.silences),
         "longest silence after one": f"{verdict.longest_raw_silence_s():.1f} s",
         "… without the time in which nobody may take over": f"{longest.own_s:.1f} s",
+        "streams in the archive, and records of who saw them": f"{outcome.archived.streams}, {outcome.archived.views}",
+        "**archived otherwise than Redis has it, or not, or not as sealed**": len(outcome.archived.problems),
         "processes that ended by themselves, 500s": len(outcome.crashes),
     }
     return "\n".join(["| result | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])

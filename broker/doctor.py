@@ -10,8 +10,15 @@ from typing import Any, NamedTuple
 
 import httpx2
 import redis
+import sqlalchemy as sa
 
+from broker.archive.database import Database
+from broker.archive.heads import HeadsUnavailable
+from broker.archive.schema import SEALS
+from broker.archive.setup import find_heads, find_public_keys
+from broker.archive.signing import BadKey
 from broker.connect import connect
+from broker.errors import ArchiveUnavailable
 from broker.keys import Keys
 from broker.settings import Settings
 
@@ -27,6 +34,7 @@ class Finding(NamedTuple):
 def examine(settings: Settings, url: str) -> Iterator[Finding]:
     yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Lastevent needs 3.11 or newer.")
     yield from _redis(settings)
+    yield from _archive(settings)
     yield _provider()
     yield _server(url)
 
@@ -58,6 +66,36 @@ async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], dict[str, str]
         return info, config, await client.zcard(Keys(settings.key_prefix).jobs)
     finally:
         await client.aclose()
+
+
+def _archive(settings: Settings) -> Iterator[Finding]:
+    if not settings.archive_url:
+        yield Finding(True, "LASTEVENT_ARCHIVE_URL is not set: only `lastevent up` has an archive")
+        return
+    try:
+        seals = asyncio.run(_ask_archive(settings))
+    except ArchiveUnavailable as away:
+        cause = type(away.__cause__).__name__
+        yield Finding(False, f"the archive does not answer ({cause})", "Check LASTEVENT_ARCHIVE_URL.")
+        return
+    yield Finding(True, f"the archive holds {seals} seals")
+    try:
+        keys = find_public_keys(settings)
+        advice = "Set LASTEVENT_SEAL_PUBLIC_KEYS: without it nothing can be verified."
+        yield Finding(bool(keys), f"{len(keys)} public keys of seals", advice)
+        find_heads(settings).read()
+    except (BadKey, HeadsUnavailable) as bad:
+        yield Finding(False, "a part of the seals is missing", str(bad))
+
+
+async def _ask_archive(settings: Settings) -> int:
+    """How many seals there are. Raises ArchiveUnavailable."""
+    database = Database(settings.archive_url)
+    try:
+        async with database.reading() as connection:
+            return int((await connection.execute(sa.select(sa.func.count()).select_from(SEALS))).scalar_one())
+    finally:
+        await database.aclose()
 
 
 def _provider() -> Finding:

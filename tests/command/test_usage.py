@@ -15,7 +15,10 @@ from tests.command.conftest import COMMAND, Ended, environment
 from tests.deployment import Deployment
 
 Lastevent = Callable[..., Ended]
-COMMANDS = ("up", "serve", "work", "doctor", "generate", "follow", "cancel", "ls", "replay", "export", "version")
+COMMANDS = (
+    *("up", "serve", "work", "doctor", "generate", "follow", "cancel", "replay", "version"),
+    *("ls", "sessions", "views", "export", "verify", "erase"),
+)
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -174,6 +177,16 @@ def test_doctor_finds_a_machine_fit_or_says_what_to_do(lastevent: Lastevent, dep
     assert "hidden-password" not in said
     findings = json.loads(lastevent("doctor", "--json", url=deployment.url).stdout)
     assert all(finding.keys() == {"ok", "what", "advice"} for finding in findings)
+
+
+def test_doctor_looks_at_the_archive(lastevent: Lastevent, deployment: Deployment, tmp_path: Path) -> None:
+    well = lastevent("doctor", url=deployment.url, LASTEVENT_ARCHIVE_URL=f"sqlite:///{tmp_path}/archive.db")
+    said = well.stdout.decode()
+    assert "ok   the archive holds 0 seals" in said
+    assert "BAD  0 public keys of seals" in said
+    ill = lastevent("doctor", url=deployment.url, LASTEVENT_ARCHIVE_URL=f"postgresql:///x?host={tmp_path}&user=hidden")
+    assert (ill.returncode, "BAD  the archive does not answer" in ill.stdout.decode()) == (1, True)
+    assert "hidden" not in ill.stdout.decode()
 
 
 def test_doctor_warns_of_a_redis_that_forgets(lastevent: Lastevent, deployment: Deployment) -> None:

@@ -409,7 +409,8 @@ def _listings(app: FastAPI, tier: Tier) -> None:
     @app.get("/v1/sessions", **_gives("Sessions, the one with the newest stream first", "application/json"))
     async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
         grant = tier.auditor(request)
-        return _json(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
+        page = await tier.listing.sessions(grant.tenant, limit=limit, after=cursor)
+        return _json(tier.reading.shown_sessions(page, grant))
 
     @app.get("/v1/sessions/{session_id:path}", **_gives("A session's streams, newest first", "application/json"))
     async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:

@@ -53,6 +53,13 @@ class Reading:
         """A stream's record as this caller may see it."""
         return self._redactor.mask_record(record) if grant.is_masked and self._redactor else record
 
+    def shown_sessions(self, page: dict[str, Any], grant: Grant) -> dict[str, Any]:
+        """A page of sessions as this caller may see it: their names are the callers' own."""
+        if not (grant.is_masked and self._redactor):
+            return page
+        mask = self._redactor.mask_text
+        return {**page, "sessions": [{**session, "id": mask(session["id"])} for session in page["sessions"]]}
+
     async def views(self, sid: str) -> list[dict[str, Any]]:
         """The records of a stream's viewers, oldest first."""
         log = self._streams.log

@@ -27,6 +27,12 @@ import orjson
 
 from broker.event import RESTART, Event, encode_data
 
+OURS = frozenset(
+    {
+        *("id", "state", "producer", "model", "provider", "attempt", "last_event_id", "events_url", "regenerates"),
+        *("created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at", "usage"),
+    }
+)
 BLOCK = "█"
 HIDDEN = BLOCK * 5
 
@@ -60,22 +66,24 @@ class Redactor:
         return [event._replace(data=encode_data(value)) for event, value in zip(events, data, strict=True)]
 
     def mask_record(self, record: dict[str, Any]) -> dict[str, Any]:
-        masked: dict[str, Any] = self._masked(record)
-        return masked
+        """A stream's record as the API shows it. Patterns leave alone what it is found by, and what the broker wrote."""
+        for path in self._paths:
+            record = _hidden(record, path)
+        return {name: value if name in OURS else _mapped(value, self.mask_text) for name, value in record.items()}
 
     def _masked(self, value: Any) -> Any:
         for path in self._paths:
             value = _hidden(value, path)
-        return _mapped(value, self._masked_text)
+        return _mapped(value, self.mask_text)
 
-    def _masked_text(self, text: str) -> str:
+    def mask_text(self, text: str) -> str:
         for pattern in self._patterns:
             text = pattern.sub(lambda found: BLOCK * len(found[0]), text)
         return text
 
     def _mask_across(self, pieces: Sequence[_Piece], data: list[Any]) -> None:
         joined = "".join(piece.of(data) for piece in pieces)
-        masked = self._masked_text(joined)
+        masked = self.mask_text(joined)
         if masked == joined:
             return
         start = 0

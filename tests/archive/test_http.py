@@ -349,6 +349,10 @@ def test_a_masked_key_changes_nothing_and_sees_nothing_that_runs(api: Api, maske
     ):
         problem(answer, 403, "forbidden")
     assert "token" not in masked.record(sid)["events_url"]
+    api.start_external(session_id="ann@example.org")
+    sessions = [one["id"] for one in masked.get("/v1/sessions?limit=200").json()["sessions"]]
+    assert "ann@example.org" not in sessions
+    assert "█" * 15 in sessions
 
 
 def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> None:

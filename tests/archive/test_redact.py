@@ -107,6 +107,12 @@ def test_every_text_in_every_event_and_record_is_looked_through(redactor: Redact
     }
 
 
+def test_what_a_stream_is_found_by_stays(redactor: Redactor) -> None:
+    record = {"id": "555-1234", "created_at": "555-1234", "session_id": "555-1234", "user_id": "555-1234"}
+    hidden = "█" * 8
+    assert redactor.mask_record(record) == {**record, "session_id": hidden, "user_id": hidden}
+
+
 def test_odd_shapes_pass_through(redactor: Redactor) -> None:
     events = log(("text_delta", {"text": 5}), ("text_delta", []), ("text_delta", "555-1234"), ("custom", None))
     assert data(redactor.mask_events(events)) == [{"text": 5}, [], "████████", None]

@@ -66,7 +66,7 @@ class Redactor:
         return [event._replace(data=encode_data(value)) for event, value in zip(events, data, strict=True)]
 
     def mask_record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A stream's record as the API shows it. Patterns leave alone what it is found by, and what the broker wrote."""
+        """A stream's record as the API shows it. Patterns leave alone what it is found by, and what is not theirs."""
         for path in self._paths:
             record = _hidden(record, path)
         return {name: value if name in OURS else _mapped(value, self.mask_text) for name, value in record.items()}

@@ -22,7 +22,7 @@ from sse_starlette import EventSourceResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from broker import metrics, problems
+from broker import console, metrics, problems
 from broker.auth import Auth, Grant
 from broker.connect import connect, connect_queue
 from broker.door import Door
@@ -128,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
     _producing(app, tier)
     _listings(app, tier)
     _operating(app, tier)
+    console.install(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

@@ -18,7 +18,7 @@ function build(element, attributes, children) {
   return element;
 }
 
-const present = (children) => children.flat().filter((child) => child != null && child !== false);
+const present = (children) => children.flat(Infinity).filter((child) => child != null && child !== false);
 
 export const fill = (element, ...children) => element.replaceChildren(...present(children));
 

@@ -36,7 +36,7 @@ export class EventList {
     this.rawTitle = h("summary", {}, "Raw JSON");
     this.rawText = h("pre", { class: "raw", tabindex: "0", "aria-label": "Raw JSON of the event" });
     this.raw = h("details", { class: "inspector", ontoggle: () => this.#paintRaw() }, this.rawTitle, this.rawText);
-    this.element = h("div", { class: "events" }, this.filter, this.list, this.raw);
+    this.element = h("div", { class: "events" }, this.list, this.raw);
     this.observer = new ResizeObserver(this.#paintSoon);
     this.observer.observe(this.list);
   }
@@ -111,8 +111,8 @@ export class EventList {
     const top = this.#current * ROW_PX;
     const { scrollTop, clientHeight } = this.list;
     this.space.style.height = `${this.#shown.length * ROW_PX}px`;
-    if (top < scrollTop) this.list.scrollTop = Math.max(0, top);
-    else if (top + ROW_PX > scrollTop + clientHeight) this.list.scrollTop = top + ROW_PX - clientHeight;
+    const isSeen = top >= scrollTop && top + ROW_PX <= scrollTop + clientHeight;
+    if (!isSeen) this.list.scrollTop = Math.max(0, top - clientHeight / 2);
   }
 
   // -- drawing

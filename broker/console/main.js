@@ -1,6 +1,7 @@
 // The frame: which view the address names, the key, the help.
 
 import { askAgain, key, onUnauthorized } from "./api.js";
+import { ask } from "./dialog.js";
 import { fill, h } from "./dom.js";
 import * as player from "./player.js";
 import * as playground from "./playground.js";
@@ -46,26 +47,15 @@ async function askForKey(wrong) {
     "aria-describedby": "key-hint",
     "aria-invalid": wrong ? "true" : null,
   });
-  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "key-title" }, [
-    h("h2", { id: "key-title" }, "This server needs a key"),
+  const content = [
     wrong && h("p", { class: "field-error", role: "alert" }, "The server does not take that key."),
-    h("form", { method: "dialog" }, [
-      h("label", { for: "key" }, "API key"),
-      field,
-      h("p", { class: "hint", id: "key-hint" }, "One of LASTEVENT_API_KEYS. It is kept for this tab only."),
-      h("div", { class: "dialog-actions" }, [
-        h("button", { type: "button", onclick: () => dialog.close() }, "Not now"),
-        h("button", { class: "primary", value: "use" }, "Use this key"),
-      ]),
-    ]),
-  ]);
-  document.body.append(dialog);
-  dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  dialog.remove();
-  const given = dialog.returnValue === "use" ? field.value.trim() : "";
-  forget.hidden = !given;
-  return given || null;
+    h("label", { for: "key" }, "API key"),
+    field,
+    h("p", { class: "hint", id: "key-hint" }, "One of LASTEVENT_API_KEYS. It is kept for this tab only."),
+  ];
+  const isGiven = await ask("This server needs a key", content, { confirm: "Use this key", cancel: "Not now" });
+  forget.hidden = !isGiven;
+  return isGiven ? field.value.trim() : null;
 }
 
 onUnauthorized(askForKey);

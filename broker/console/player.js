@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
 import { drawDetails, drawHead, sealBadge } from "./details.js";
+import { ask } from "./dialog.js";
 import { eachFrame, fill, h, notice, setAttribute, setText } from "./dom.js";
 import { EventList } from "./eventlist.js";
 import { Follower } from "./follower.js";
@@ -12,7 +13,7 @@ import { Log } from "./log.js";
 import { problemNotice } from "./problem.js";
 import { bind } from "./shortcuts.js";
 import { NdjsonDecoder } from "./sse.js";
-import { hasEnded } from "./stream.js";
+import { hasEnded, streamAddress } from "./stream.js";
 import { Timeline } from "./timeline.js";
 import { Transcript } from "./transcript.js";
 
@@ -181,7 +182,7 @@ class Player {
     this.remembering = setTimeout(() => {
       if (this.#abort.signal.aborted || this.#playingSince !== null) return;
       const event = this.#count < this.#log.events.length && this.#log.events[this.#count - 1];
-      history.replaceState(null, "", `#/stream/${encodeURIComponent(this.id)}${event ? `?event=${event.id}` : ""}`);
+      history.replaceState(null, "", `${streamAddress(this.id)}${event ? `?event=${event.id}` : ""}`);
     }, 250);
   }
 
@@ -297,7 +298,7 @@ class Player {
           h("header", { class: "panel-head" }, h("h2", {}, "As the user saw it"), this.masked),
           this.#answer.element),
         h("section", { class: "panel", "aria-label": "Events" },
-          h("header", { class: "panel-head" }, h("h2", {}, "Events")),
+          h("header", { class: "panel-head" }, h("h2", {}, "Events"), this.#events.filter),
           this.#events.element),
       ]),
     ]);
@@ -390,21 +391,10 @@ class Player {
   }
 }
 
-async function confirmErasure(id) {
-  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "erase-title" }, [
-    h("h2", { id: "erase-title" }, "Erase this stream?"),
-    h("p", {}, "The events, the request and the usage of ", h("code", {}, id),
-      " are erased for good, here and in the archive. A tombstone with its seal stays."),
-    h("form", { method: "dialog", class: "dialog-actions" }, [
-      h("button", { autofocus: true }, "Keep it"),
-      h("button", { class: "danger", value: "erase" }, "Erase"),
-    ]),
-  ]);
-  document.body.append(dialog);
-  dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  dialog.remove();
-  return dialog.returnValue === "erase";
+function confirmErasure(id) {
+  const content = h("p", {}, "The events, the request and the usage of ", h("code", {}, id),
+    " are erased for good, here and in the archive. A tombstone with its seal stays.");
+  return ask("Erase this stream?", content, { confirm: "Erase", cancel: "Keep it", confirmClass: "danger" });
 }
 
 function decode(text) {

@@ -7,7 +7,7 @@ import { Follower } from "./follower.js";
 import { bytes, duration, number, promptOf, visible } from "./format.js";
 import { problemNotice } from "./problem.js";
 import { bind } from "./shortcuts.js";
-import { firstTokenMs, hasEnded, stateBadge, streamLink } from "./stream.js";
+import { firstTokenMs, hasEnded, stateBadge, streamAddress } from "./stream.js";
 import { Transcript } from "./transcript.js";
 
 export const title = "Playground";
@@ -181,10 +181,7 @@ class Playground {
     this.problem = h("div", { class: "problem" });
     container.append(
       h("h1", { tabindex: "-1", class: "sr-only" }, "Playground"),
-      h("div", { class: "playground" }, [
-        h("div", { class: "playground-main" }, this.#composer(), this.problem, this.#answerPanel()),
-        this.#deliveryPanel(),
-      ]),
+      h("div", { class: "playground" }, this.#composer(), this.problem, this.#deliveryPanel(), this.#answerPanel()),
     );
   }
 
@@ -223,6 +220,7 @@ class Playground {
   #answerPanel() {
     this.heading = h("div", { class: "answer-heading" });
     this.stopButton = h("button", { type: "button", onclick: () => this.#stop() }, "Stop");
+    this.toPlayer = h("a", { class: "button" }, "Open in player");
     this.again = h("button", { type: "button", onclick: () => this.#regenerate() }, "Regenerate");
     this.empty = notice(
       "empty",
@@ -230,10 +228,10 @@ class Playground {
       "Send a prompt, cut the network while the answer comes, and restore it: the answer goes on at the very next event.",
     );
     this.answerPanel = h("section", { class: "panel answer-panel", "aria-label": "Stream" }, [
-      h("header", { class: "panel-head" }, this.heading, h("div", { class: "actions" }, this.stopButton, this.again)),
+      h("header", { class: "panel-head" }, this.heading, h("div", { class: "actions" }, this.stopButton, this.again, this.toPlayer)),
       this.#answer.element,
     ]);
-    return h("div", {}, this.empty, this.answerPanel);
+    return h("div", { class: "playground-answer" }, this.empty, this.answerPanel);
   }
 
   #deliveryPanel() {
@@ -279,7 +277,8 @@ class Playground {
     const shown = `${this.#record.id} ${state}`;
     if (this.heading.dataset.shown !== shown) {
       this.heading.dataset.shown = shown;
-      fill(this.heading, stateBadge({ state }), streamLink(this.#record.id, h("code", {}, this.#record.id)));
+      fill(this.heading, stateBadge({ state }), h("code", {}, this.#record.id));
+      this.toPlayer.href = streamAddress(this.#record.id);
     }
     this.stopButton.hidden = ending !== null;
     this.again.hidden = ending === null;

@@ -5,7 +5,7 @@ import { fill, h, notice, said, setAttribute, setText } from "./dom.js";
 import { duration, moment, number, plural, promptOf, visible } from "./format.js";
 import { problemNotice } from "./problem.js";
 import { bind } from "./shortcuts.js";
-import { STATES, durationOf, firstTokenMs, hasEnded, shownState, stateBadge, streamLink } from "./stream.js";
+import { STATES, durationOf, firstTokenMs, hasEnded, shownState, stateBadge, streamAddress, streamLink } from "./stream.js";
 
 export const title = "Sessions";
 export const name = "sessions";
@@ -217,9 +217,9 @@ class Sessions {
     fill(this.gotoProblem);
     try {
       await api.stream(id);
-      location.hash = `#/stream/${encodeURIComponent(id)}`;
+      location.hash = streamAddress(id);
     } catch (problem) {
-      if (problem.status === 410) location.hash = `#/stream/${encodeURIComponent(id)}`;
+      if (problem.status === 410) location.hash = streamAddress(id);
       else fill(this.gotoProblem, problem.status === 404 ? "There is no stream of that id." : problem.message);
     }
   }

@@ -1,5 +1,6 @@
 // Keyboard shortcuts: each view binds its own while it is shown; `?` lists what is bound. They can be switched off.
 
+import { ask } from "./dialog.js";
 import { h } from "./dom.js";
 
 const OFF = "lastevent.shortcuts-off";
@@ -33,20 +34,13 @@ function isTaken(event) {
 }
 
 export function help() {
-  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "help-title", onclose: () => dialog.remove() });
   const toggle = h("input", { type: "checkbox", checked: !localStorage.getItem(OFF) });
   toggle.addEventListener("change", () => {
     if (toggle.checked) localStorage.removeItem(OFF);
     else localStorage.setItem(OFF, "1");
   });
-  dialog.append(
-    h("h2", { id: "help-title" }, "Keyboard"),
-    ...bound.map(({ title, entries }) => h("section", {}, h("h3", {}, title), h("dl", { class: "keys" }, entries.map(row)))),
-    h("label", { class: "check" }, toggle, "Single-key shortcuts"),
-    h("form", { method: "dialog", class: "dialog-actions" }, h("button", { class: "primary", autofocus: true }, "Close")),
-  );
-  document.body.append(dialog);
-  dialog.showModal();
+  const groups = bound.map(({ title, entries }) => h("section", {}, h("h3", {}, title), h("dl", { class: "keys" }, entries.map(row))));
+  return ask("Keyboard", [groups, h("label", { class: "check" }, toggle, "Single-key shortcuts")], { confirm: "Close" });
 }
 
 const row = ({ keys, does }) =>

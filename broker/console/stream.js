@@ -12,7 +12,8 @@ export const stateBadge = (record) => badge(`state ${shownState(record)}`, shown
 
 export const shownState = (record) => (record.erased_at ? "erased" : record.state);
 
-export const streamLink = (id, ...content) => h("a", { href: `#/stream/${encodeURIComponent(id)}` }, ...content);
+export const streamAddress = (id) => `#/stream/${encodeURIComponent(id)}`;
+export const streamLink = (id, ...content) => h("a", { href: streamAddress(id) }, ...content);
 
 const between = (from, to) => (from && to ? Date.parse(to) - Date.parse(from) : null);
 

@@ -37,12 +37,14 @@ export class Timeline {
     this.list = h("ul", { class: "mark-list", "aria-label": "Marks" });
     this.viewers = h("div", { class: "viewers" });
     this.element = h("div", { class: "timeline" }, [
-      h("div", { class: "axis" }, this.peak, h("div", { class: "inset" }, this.chart, this.firstLabel)),
-      h("div", { class: "axis track" }, h("div", { class: "inset" }, this.marks), this.slider),
-      h("div", { class: "axis" }, h("div", { class: "inset" }, this.ticks)),
+      lane(h("span", {}, "Events per second, ", this.peak), this.chart, this.firstLabel),
+      h("div", { class: "lane track" }, h("span", { class: "lane-label" }),
+        h("div", { class: "axis" }, h("div", { class: "inset" }, this.marks), this.slider)),
+      lane("", this.ticks),
       this.list,
       this.viewers,
-      h("div", { class: "axis playhead-axis" }, h("div", { class: "inset" }, this.playhead)),
+      h("div", { class: "lane playhead-lane" }, h("span", { class: "lane-label" }),
+        h("div", { class: "axis" }, h("div", { class: "inset" }, this.playhead))),
     ]);
   }
 
@@ -61,7 +63,7 @@ export class Timeline {
     const shown = JSON.stringify([views, log.start, log.end, this.#allViews]);
     if (this.viewers.dataset.shown === shown) return;
     this.viewers.dataset.shown = shown;
-    fill(this.viewers, h("h3", {}, "Viewers"), this.#viewRows(log));
+    fill(this.viewers, this.#viewRows(log));
   }
 
   #key(event) {
@@ -101,7 +103,7 @@ export class Timeline {
       return rate ? `M${(at * width).toFixed(2)} ${CHART_HEIGHT}v${-height.toFixed(2)}h${(width - 1.4).toFixed(2)}V${CHART_HEIGHT}z` : "";
     });
     this.bars.setAttribute("d", bars.join(""));
-    setText(this.peak, `${number(Math.round(peak))} events/s`);
+    setText(this.peak, `at most ${number(Math.round(peak))}`);
     const first = log.firstTextAt();
     const part = first === null ? 0 : first / Math.max(log.end, 1);
     setAttribute(this.firstToken, "x1", 1000 * part);
@@ -144,9 +146,11 @@ export class Timeline {
 
   #viewRows(log) {
     const views = this.#views;
-    if (typeof views === "string") return h("p", { class: "hint" }, views);
-    if (views === null) return h("p", { class: "hint" }, "No access record on this server.");
-    if (views.length === 0) return h("p", { class: "hint" }, "Nobody has followed this stream.");
+    const title = h("h3", {}, "Viewers");
+    const said_ = (text) => lane(title, h("p", { class: "hint" }, text));
+    if (typeof views === "string") return said_(views);
+    if (views === null) return said_("No access record on this server.");
+    if (views.length === 0) return said_("Nobody has followed this stream.");
     const rows = (this.#allViews ? views : views.slice(0, VIEWERS_SHOWN)).map((view) => viewRow(view, log));
     const more = views.length > rows.length && h("button", {
       type: "button",
@@ -156,7 +160,7 @@ export class Timeline {
         this.drawViews(log, views);
       },
     }, `All ${plural(views.length, "viewer")}`);
-    return [h("ol", { class: "viewer-rows" }, rows), more];
+    return [lane(title), h("ol", {}, rows), more];
   }
 }
 
@@ -181,26 +185,40 @@ const HOW = {
   server_lost: "its server was lost",
 };
 
+const RIGHT_PART = 0.55; // a bar that starts so late has its text before its end, not after its start
+
 function viewRow(view, log) {
+  const end = Math.max(log.end, 1);
   const opened = Date.parse(view.opened_at) - log.start;
   const closed = view.closed_at ? Date.parse(view.closed_at) - log.start : Infinity;
   const isLate = opened > log.end;
-  const bar = h("div", { class: `viewer-bar ${view.how ?? "connected"}` });
-  const end = Math.max(log.end, 1);
   const from = Math.min(Math.max(opened / end, 0), 1);
+  const to = Math.min(Math.max(closed / end, from), 1);
+  const bar = h("div", { class: `viewer-bar ${view.how ?? "connected"}` });
   bar.style.left = `${100 * from}%`;
-  bar.style.width = `${100 * (Math.min(Math.max(closed / end, 0), 1) - from)}%`;
+  bar.style.width = `${100 * (to - from)}%`;
+  const text = h("span", { class: `viewer-text ${view.how ?? "connected"}` }, visible(told(view, isLate && opened - log.end)));
+  if (from > RIGHT_PART) text.style.right = `${100 * (1 - to)}%`;
+  else text.style.left = `${100 * from}%`;
+  const agent = said(agentName(view.user_agent), { title: visible(view.user_agent ?? ""), class: "muted" });
+  const row = lane(h("span", {}, said(view.who), " ", agent), bar, text);
+  row.classList.add("viewer");
+  return h("li", { class: isLate ? "late" : null }, row);
+}
+
+function told(view, late) {
   const seen = view.first_id === null ? "no event" : `${number(view.first_id)}–${number(view.last_id)}`;
-  const resumed = view.requested > 0 ? ` after ${number(view.requested)}` : "";
   const ended = view.closed_at ? (HOW[view.how] ?? view.how ?? "closed") : "connected";
-  const when = isLate ? `${duration(opened - log.end)} after the end` : clock(opened);
-  return h("li", { class: isLate ? "late" : null }, [
-    h("p", { class: "viewer-label" }, [
-      said(view.who, { class: "viewer-who" }),
-      said(agentName(view.user_agent), { class: "viewer-agent", title: visible(view.user_agent ?? "") }),
-      h("span", { class: "muted" }, `${when}${resumed} · ${seen} · `),
-      h("span", { class: `viewer-how ${view.how ?? "connected"}` }, visible(ended)),
-    ]),
-    h("div", { class: "axis" }, h("div", { class: "inset viewer-track" }, bar)),
-  ]);
+  return [
+    late !== false && `${duration(late)} after the end`,
+    view.requested > 0 && `after ${number(view.requested)}`,
+    seen,
+    ended,
+  ].filter(Boolean).join(" · ");
+}
+
+/** A label, and beside it what stands on the time axis. */
+function lane(label, ...content) {
+  return h("div", { class: "lane" }, h("div", { class: "lane-label" }, label),
+    h("div", { class: "axis" }, h("div", { class: "inset" }, content)));
 }

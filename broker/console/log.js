@@ -3,6 +3,7 @@
 const BLOCK = 1_000_000; // where ids go on when the pen changes hands
 const STALL_MS = 2000;
 const STALL_INTERVALS = 10;
+const SHORTEST_BIN_MS = 50; // a pace over less is none: two events in one millisecond are not 2,000 a second
 
 export class Log {
   events = [];
@@ -43,9 +44,10 @@ export class Log {
     return index < 0 ? null : this.#at[index];
   }
 
-  /** Events per second in `bins` equal parts of the whole time. */
-  rates(bins) {
-    const width = Math.max(this.end, 1) / bins;
+  /** Events per second in equal parts of the whole time, at most so many. */
+  rates(most) {
+    const bins = Math.min(most, Math.ceil(this.end / SHORTEST_BIN_MS) || 1);
+    const width = Math.max(this.end / bins, SHORTEST_BIN_MS);
     const counts = new Array(bins).fill(0);
     for (const at of this.#at) counts[Math.min(bins - 1, Math.floor(at / width))] += 1;
     return counts.map((count) => (count * 1000) / width);

@@ -374,7 +374,7 @@ class Player {
   }
 
   #paintFrame() {
-    const shown = JSON.stringify([this.#record, this.#seal]);
+    const shown = JSON.stringify([this.#record, this.#seal ?? String(this.#seal)]);
     if (this.details.dataset.shown === shown) return;
     this.details.dataset.shown = shown;
     this.details.hidden = false;

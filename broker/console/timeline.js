@@ -97,7 +97,7 @@ export class Timeline {
   #drawChart(log) {
     const rates = log.rates(BINS);
     const peak = Math.max(...rates, 1);
-    const width = 1000 / BINS;
+    const width = 1000 / rates.length;
     const bars = rates.map((rate, at) => {
       const height = (rate / peak) * (CHART_HEIGHT - 2);
       return rate ? `M${(at * width).toFixed(2)} ${CHART_HEIGHT}v${-height.toFixed(2)}h${(width - 1.4).toFixed(2)}V${CHART_HEIGHT}z` : "";

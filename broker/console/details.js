@@ -33,13 +33,10 @@ const sessionLink = (id) =>
 export function sealBadge(seal, hasEnded) {
   if (seal === undefined) return null;
   if (seal === null) return badge("seal none", "No seal on this server");
-  const texts = {
-    verified: "Seal verified",
-    broken: "Seal broken",
-    erased: "Sealed, erased",
-    not_sealed: hasEnded ? "Not sealed yet" : "Sealed at its end",
-  };
-  return badge(`seal ${seal.verdict}`, texts[seal.verdict] ?? visible(seal.verdict));
+  if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
+  if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
+  if (seal.verdict === "erased") return badge("seal", "Sealed, erased");
+  return badge("seal", hasEnded ? "Not sealed yet" : "Sealed at its end");
 }
 
 export function drawDetails(panel, record, seal) {

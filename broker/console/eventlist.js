@@ -182,9 +182,9 @@ class EventRow {
   }
 }
 
-const TONES = { error: "bad", cancelled: "warn", restart: "warn", gap: "warn", done: "good", tool_error: "bad",
-  text_delta: "text", thinking_delta: "thinking" };
-const tone = (kind) => TONES[kind] ?? (kind.startsWith("tool_") ? "tool" : "plain");
+const TONES = new Map(Object.entries({ error: "bad", cancelled: "warn", restart: "warn", done: "good", tool_error: "bad",
+  text_delta: "text", thinking_delta: "thinking" }));
+const tone = (kind) => TONES.get(kind) ?? (kind.startsWith("tool_") ? "tool" : "plain");
 
 function preview({ data }) {
   const isText = data !== null && typeof data === "object" && typeof data.text === "string";

@@ -176,14 +176,16 @@ function describe(mark) {
   return `Missing: ids ${number(mark.from + 1)} to ${number(mark.to - 1)}`;
 }
 
-const HOW = {
+const HOW = new Map(Object.entries({
   finished: "finished",
   left: "left",
   drained: "sent away by a drain",
   too_slow: "too slow, cut",
   vanished: "vanished",
   server_lost: "its server was lost",
-};
+}));
+
+const tone = (view) => (view.closed_at === null ? "connected" : HOW.has(view.how) ? view.how : "");
 
 const RIGHT_PART = 0.55; // a bar that starts so late has its text before its end, not after its start
 
@@ -194,10 +196,10 @@ function viewRow(view, log) {
   const isLate = opened > log.end;
   const from = Math.min(Math.max(opened / end, 0), 1);
   const to = Math.min(Math.max(closed / end, from), 1);
-  const bar = h("div", { class: `viewer-bar ${view.how ?? "connected"}` });
+  const bar = h("div", { class: `viewer-bar ${tone(view)}` });
   bar.style.left = `${100 * from}%`;
   bar.style.width = `${100 * (to - from)}%`;
-  const text = h("span", { class: `viewer-text ${view.how ?? "connected"}` }, visible(told(view, isLate && opened - log.end)));
+  const text = h("span", { class: `viewer-text ${tone(view)}` }, visible(told(view, isLate && opened - log.end)));
   if (from > RIGHT_PART) text.style.right = `${100 * (1 - to)}%`;
   else text.style.left = `${100 * from}%`;
   const agent = said(agentName(view.user_agent), { title: visible(view.user_agent ?? ""), class: "muted" });
@@ -208,7 +210,7 @@ function viewRow(view, log) {
 
 function told(view, late) {
   const seen = view.first_id === null ? "no event" : `${number(view.first_id)}–${number(view.last_id)}`;
-  const ended = view.closed_at ? (HOW[view.how] ?? view.how ?? "closed") : "connected";
+  const ended = view.closed_at ? (HOW.get(view.how) ?? view.how ?? "closed") : "connected";
   return [
     late !== false && `${duration(late)} after the end`,
     view.requested > 0 && `after ${number(view.requested)}`,

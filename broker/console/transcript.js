@@ -20,7 +20,7 @@ export class Transcript {
   }
 
   apply({ event: kind, data }) {
-    const take = HANDLERS[kind];
+    const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }
 
@@ -57,7 +57,7 @@ export class Transcript {
   }
 }
 
-const HANDLERS = {
+const HANDLERS = new Map(Object.entries({
   start: (transcript) => {
     transcript.state = "running";
   },
@@ -83,4 +83,4 @@ const HANDLERS = {
   done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "the producer ended it"}`),
   error: (transcript, data) => transcript.end("error", `Error ${data.code ?? ""}: ${data.message ?? "no message"}`),
   cancelled: (transcript, data) => transcript.end("cancelled", `Cancelled: ${data.reason || "no reason given"}`),
-};
+}));

@@ -8,12 +8,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
+from broker.topic import RING_EVENTS
 from tests.console.conftest import Seeds, watched_page
 from tests.deployment import Deployment
 
 pytestmark = pytest.mark.browser
 
 LONG = "Grüße aus dem Tunnel 🚇 [[tokens=150 rate=100 thinking=10 ttft_ms=0]]"
+
+MORE_THAN_A_RING = RING_EVENTS + 10
 
 # The follower alone, cut and restored again and again while the events come: the ids it met, in their order.
 CUT_OFTEN = """
@@ -208,12 +211,13 @@ def test_a_gap_is_said_and_the_text_painted_anew(page: Page, seeds: Seeds) -> No
     with Redis.from_url(seeds.deployment.redis_url) as redis:
         (key,) = redis.keys(f"*{{{sid}}}:log")
         redis.xdel(key, "22-0")  # what the page has seen is lost, as with a log that lost its tail
-    seeds.append(sid, ("text_delta", {"text": "and on"}))
+    seeds.append(sid, *[("text_delta", {"text": "."})] * MORE_THAN_A_RING)  # so that the server looks at the log
     page.get_by_role("button", name="Restore the network").click()
     expect(page.locator(".answer-notice")).to_have_text(re.compile("Events after 22 no longer exist"))
-    seeds.append(sid, ("done", {}))
+    seeds.append(sid, ("text_delta", {"text": "and on"}), ("done", {}))
     until_ended(page)
-    assert answer(page) == seeds.text(sid) == "".join(f"{number} " for number in range(1, 20)) + "and on"
+    kept = "".join(f"{number} " for number in range(1, 20)) + "." * MORE_THAN_A_RING + "and on"
+    assert answer(page) == seeds.text(sid) == kept
 
 
 def test_a_stream_that_is_not_there_is_said(page: Page, seeds: Seeds) -> None:

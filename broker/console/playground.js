@@ -7,7 +7,7 @@ import { Follower } from "./follower.js";
 import { bytes, duration, number, promptOf, visible } from "./format.js";
 import { problemNotice } from "./problem.js";
 import { bind } from "./shortcuts.js";
-import { firstTokenMs, hasEnded, stateBadge, streamAddress } from "./stream.js";
+import { firstTokenMs, stateBadge, streamAddress } from "./stream.js";
 import { Transcript } from "./transcript.js";
 
 export const title = "Playground";
@@ -84,7 +84,7 @@ class Playground {
   }
 
   #regenerate() {
-    if (this.#record && hasEnded(this.#record)) return this.#start(() => api.regenerate(this.#record.id));
+    if (this.#transcript.ending) return this.#start(() => api.regenerate(this.#record.id));
   }
 
   async #start(create) {
@@ -131,9 +131,14 @@ class Playground {
         const why = `Events after ${gap.requested} no longer exist (${gap.reason}). This is the text that is left.`;
         this.#transcript.replaceText(text, why);
       },
-      onChange: this.#draw,
+      onChange: () => this.#changed(record.id),
     });
     this.#follower.run();
+    this.#draw();
+  }
+
+  #changed(id) {
+    if (this.#follower.state === "failed") this.#say(this.#follower.problem, () => this.open(id, { seen: true }));
     this.#draw();
   }
 
@@ -206,7 +211,7 @@ class Playground {
       h("label", { for: "prompt", class: "sr-only" }, "Prompt"),
       this.prompt,
       h("div", { class: "composer-row" }, [
-        h("div", { class: "chips", role: "group", "aria-label": "Examples for the stand-in" }, examples),
+        h("div", { class: "chips", role: "group", "aria-label": "Examples for the stand-in" }, h("span", { class: "hint" }, "For the stand-in"), examples),
         this.sendButton,
       ]),
       h("details", { class: "options" }, [
@@ -269,7 +274,6 @@ class Playground {
     if (!this.#record) return;
     this.#answer.draw(this.#transcript);
     this.#paintHeading();
-    if (this.#follower.problem) this.#say(this.#follower.problem, () => this.open(this.#record.id, { seen: true }));
   }
 
   #paintHeading() {
@@ -308,8 +312,10 @@ class Playground {
   #paintMetrics() {
     const { cursor = 0, received = 0, replayed = 0, reconnects = 0, bytes: size = 0 } = this.#follower ?? {};
     const firstToken = this.#firstTextMs ?? (this.#record && firstTokenMs(this.#record));
-    const values = { cursor, received, replayed, reconnects };
-    for (const [name_, value] of Object.entries(values)) setText(this.metrics[name_], number(value));
+    setText(this.metrics.cursor, String(cursor)); // an id, and no number of anything
+    for (const [name_, count] of Object.entries({ received, replayed, reconnects })) {
+      setText(this.metrics[name_], number(count));
+    }
     setText(this.metrics.bytes, bytes(size));
     setText(this.metrics["first-token"], duration(firstToken));
   }
@@ -320,7 +326,7 @@ class Playground {
     connections.forEach((connection, at) => {
       if (!this.connections.children[at]) this.connections.append(h("li", {}, h("b"), h("span")));
       const [from, what] = this.connections.children[at].children;
-      setText(from, connection.from ? `after ${number(connection.from)}` : "from the start");
+      setText(from, connection.from ? `after ${connection.from}` : "from the start");
       const counted = [
         connection.replayed > 0 && `${number(connection.replayed)} replayed`,
         `${number(connection.live)} live`,

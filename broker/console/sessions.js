@@ -363,7 +363,7 @@ class Row {
     setText(this.prompt, visible(firstLine(record)));
     setText(this.duration, durationOf(record));
     setText(this.firstToken, duration(firstTokenMs(record)));
-    setText(this.events, number(record.last_event_id));
+    setText(this.events, String(record.last_event_id));
     setAttribute(this.prompt, "data-quiet", record.request === null || record.producer === "external");
   }
 }

@@ -5,7 +5,7 @@ import { agentName, clock, duration, number, plural, visible } from "./format.js
 
 const BINS = 120;
 const CHART_HEIGHT = 44;
-const TICKS = 6;
+const TICKS = 8;
 const STEPS_MS = [50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000];
 const VIEWERS_SHOWN = 5;
 const MARKS_LISTED = 60; // a log with more has a fault that a list does not explain
@@ -172,8 +172,8 @@ function atPart(element, at, log) {
 function describe(mark) {
   if (mark.kind === "stall") return `Silence of ${duration(mark.until - mark.at)}`;
   if (mark.kind === "restart") return `Restart, attempt ${mark.attempt}: ${mark.reason}`;
-  if (mark.kind === "jump") return `Another writer: ids jump from ${number(mark.from)} to ${number(mark.to)}`;
-  return `Missing: ids ${number(mark.from + 1)} to ${number(mark.to - 1)}`;
+  if (mark.kind === "jump") return `Another writer: ids jump from ${mark.from} to ${mark.to}`;
+  return `Missing: ids ${mark.from + 1} to ${mark.to - 1}`;
 }
 
 const HOW = new Map(Object.entries({
@@ -209,11 +209,11 @@ function viewRow(view, log) {
 }
 
 function told(view, late) {
-  const seen = view.first_id === null ? "no event" : `${number(view.first_id)}–${number(view.last_id)}`;
+  const seen = view.first_id === null ? "no event" : `${view.first_id}–${view.last_id}`;
   const ended = view.closed_at ? (HOW.get(view.how) ?? view.how ?? "closed") : "connected";
   return [
     late !== false && `${duration(late)} after the end`,
-    view.requested > 0 && `after ${number(view.requested)}`,
+    view.requested > 0 && `after ${view.requested}`,
     seen,
     ended,
   ].filter(Boolean).join(" · ");

@@ -1,5 +1,8 @@
-"""The console in headless Chromium, on the shared deployment. A page that breaks a rule fails its test, whichever it is:
-no script error, nothing that the policy had to stop, no request to another host."""
+"""The console in headless Chromium, on the shared deployment.
+
+A page that breaks a rule fails its test, whichever it is: no script error, nothing that the policy had to stop, no
+request to another host.
+"""
 
 import json
 from collections.abc import Callable, Iterator

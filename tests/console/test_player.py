@@ -109,7 +109,9 @@ def test_a_jump_of_the_ids_is_marked(page: Page, seeds: Seeds) -> None:
     seeds.post(f"/v1/streams/{sid}/cancel")
     open_player(page, seeds, sid)
     expect(page.locator(".mark.jump")).to_have_count(1)
-    expect(page.locator(".mark-list")).to_contain_text(re.compile(r"Another writer: ids jump from \d+ to [\d,]+000,001"))
+    expect(page.locator(".mark-list")).to_contain_text(
+        re.compile(r"Another writer: ids jump from \d+ to [\d,]+000,001")
+    )
 
 
 def test_silences_holes_and_the_pace_are_told_from_the_log(page: Page, seeds: Seeds) -> None:
@@ -341,7 +343,9 @@ def test_who_was_connected_when_stands_on_the_same_axis(page: Page, seeds: Seeds
 def test_a_server_without_an_access_record_or_seals_says_so(page: Page, seeds: Seeds) -> None:
     sid = seeds.external(DONE)
     for path in ("views", "verify"):
-        page.route(f"**/{path}", lambda route: route.fulfill(status=404, json={"code": "not_found", "title": "Not Found"}))
+        page.route(
+            f"**/{path}", lambda route: route.fulfill(status=404, json={"code": "not_found", "title": "Not Found"})
+        )
     open_player(page, seeds, sid)
     expect(page.locator(".viewers")).to_contain_text("No access record on this server.")
     expect(page.locator(".badges .seal")).to_have_text("No seal on this server")

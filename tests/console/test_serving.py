@@ -56,7 +56,9 @@ def test_what_the_browser_has_is_not_sent_again(deployment: Deployment) -> None:
     assert HTTP.get(address, headers={"If-None-Match": '"another"'}).content == first.content
 
 
-@pytest.mark.parametrize("name", ["nope.js", "__init__.py", "..%2fapp.py", "%2e%2e/app.py", "", "main.js/", "main.js%00"])
+@pytest.mark.parametrize(
+    "name", ["nope.js", "__init__.py", "..%2fapp.py", "%2e%2e/app.py", "", "main.js/", "main.js%00"]
+)
 def test_nothing_but_its_files_is_served(deployment: Deployment, name: str) -> None:
     answer = HTTP.get(f"{deployment.url}/console/{name}")
     assert answer.status_code == 404

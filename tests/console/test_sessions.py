@@ -132,7 +132,9 @@ def test_running_streams_update_and_new_ones_appear_by_themselves(page: Page, se
     until_shown(page, second, first)
     expect(page.locator(f'tr[data-id="{first}"] .badge')).to_have_text("done")
     expect(page.locator(".count")).to_have_text("2 streams, 0 running")
-    assert page.locator(f'tr[data-id="{first}"]').get_attribute("data-kept") == "yes", "the row was changed, not made anew"
+    assert page.locator(f'tr[data-id="{first}"]').get_attribute("data-kept") == "yes", (
+        "the row was changed, not made anew"
+    )
 
 
 def test_a_stream_that_has_ended_leaves_the_running_ones(page: Page, seeds: Seeds, session: str) -> None:

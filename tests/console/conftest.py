@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, sync_playwright
 
 from tests.deployment import HTTP, Deployment
 
@@ -25,7 +25,7 @@ ARGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 15_000
-DESKTOP = {"width": 1280, "height": 800}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 NOTES_VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -43,36 +43,70 @@ def browser(require: Callable[[str, str], str]) -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with watched_page(browser) as page:
-        yield page
+class Watch:
+    """What a page did that it must not."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.hosts: set[str] = set()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", self._dialog)
+        page.on("request", self._request)
+
+    def check(self) -> None:
+        assert self.page.evaluate("window.violations ?? []") == []
+        assert self.errors == []
+        assert self.hosts <= {"127.0.0.1"}
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.errors.append(f"a script said {dialog.message}")
+        dialog.dismiss()
+
+    def _request(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("blob", "data", "about"):
+            self.hosts.add(address.hostname or request.url)
 
 
 @contextmanager
 def watched_page(browser: Browser, **options: Any) -> Iterator[Page]:
-    context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
+    """A page in a context of its own."""
+    with _watch(browser, **options) as watch:
+        yield watch.page
+        watch.check()
+
+
+@contextmanager
+def _watch(browser: Browser, **options: Any) -> Iterator[Watch]:
+    context = browser.new_context(**{"viewport": DESKTOP, **options})
     context.set_default_timeout(PATIENCE_MS)
     context.add_init_script(NOTES_VIOLATIONS)
-    page = context.new_page()
-    errors: list[str] = []
-    hosts: set[str] = set()
+    yield Watch(context.new_page())
+    context.close()
 
-    def note(request: Request) -> None:
-        address = urlsplit(request.url)
-        if address.scheme not in ("blob", "data"):
-            hosts.add(address.hostname or request.url)
 
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("dialog", lambda dialog: (errors.append(f"a script said {dialog.message}"), dialog.dismiss()))
-    page.on("request", note)
+@pytest.fixture(scope="module")
+def watch(browser: Browser) -> Iterator[Watch]:
+    with _watch(browser) as watch:
+        yield watch
+
+
+@pytest.fixture
+def page(watch: Watch) -> Iterator[Page]:
+    """A module's page, left as it was found: to make a new one takes longer than most tests."""
+    page = watch.page
+    yield page
     try:
-        yield page
-        assert page.evaluate("window.violations ?? []") == []
+        watch.check()
     finally:
-        context.close()
-    assert errors == []
-    assert hosts <= {"127.0.0.1"}
+        page.unroute_all()
+        page.set_viewport_size(DESKTOP)
+        if page.url.startswith("http"):
+            page.evaluate("() => { sessionStorage.clear(); localStorage.clear(); }")
+        page.goto("about:blank")
+        watch.errors.clear()
+        watch.hosts.clear()
 
 
 class Seeds:

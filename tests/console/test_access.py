@@ -181,9 +181,9 @@ def test_tab_goes_round_every_control_is_seen_and_none_is_a_trap(
         place, is_marked = page.evaluate(
             """() => {
               const each = document.activeElement;
-              const style = getComputedStyle(each);
-              const all = [...document.querySelectorAll("*")];
-              return [all.indexOf(each), style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2];
+              const isMarked = [null, "::after"].map((part) => getComputedStyle(each, part)).some((style) =>
+                style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2);
+              return [[...document.querySelectorAll("*")].indexOf(each), isMarked];
             }"""
         )
         seen.add(place)

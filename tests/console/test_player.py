@@ -61,7 +61,7 @@ def text_after(log: Iterable[dict[str, Any]]) -> str:
 @pytest.fixture(scope="module")
 def restarted(deployment: Any) -> str:
     """A stream that began again, twice, and then failed."""
-    return Seeds(deployment).finished("Sag es noch einmal 🌊 [[tokens=30 rate=100 ttft_ms=0 thinking=4 cut_at=12]]")
+    return Seeds(deployment).finished("Sag es noch einmal 🌊 [[tokens=30 rate=0 ttft_ms=0 thinking=4 cut_at=8]]")
 
 
 def test_a_finished_stream_opens_with_its_whole_answer_and_its_facts(page: Page, seeds: Seeds) -> None:
@@ -109,9 +109,7 @@ def test_a_jump_of_the_ids_is_marked(page: Page, seeds: Seeds) -> None:
     seeds.post(f"/v1/streams/{sid}/cancel")
     open_player(page, seeds, sid)
     expect(page.locator(".mark.jump")).to_have_count(1)
-    expect(page.locator(".mark-list")).to_contain_text(
-        re.compile(r"Another writer: ids jump from \d+ to [\d,]+000,001")
-    )
+    expect(page.locator(".mark-list")).to_contain_text(re.compile(r"Another writer: ids jump from \d+ to \d+000001"))
 
 
 def test_silences_holes_and_the_pace_are_told_from_the_log(page: Page, seeds: Seeds) -> None:
@@ -142,7 +140,7 @@ def test_silences_holes_and_the_pace_are_told_from_the_log(page: Page, seeds: Se
 
 
 def test_a_silence_of_a_real_stream_is_marked(page: Page, seeds: Seeds) -> None:
-    sid = seeds.finished("[[tokens=20 rate=100 ttft_ms=2300]]")
+    sid = seeds.finished("[[tokens=20 rate=100 ttft_ms=2050]]")
     open_player(page, seeds, sid)
     expect(page.locator(".mark.stall")).to_have_count(1)
     expect(page.locator(".mark-list")).to_contain_text(re.compile(r"Silence of 2\.\d+ s"))
@@ -150,7 +148,7 @@ def test_a_silence_of_a_real_stream_is_marked(page: Page, seeds: Seeds) -> None:
 
 
 def test_it_plays_from_the_start_to_the_end_and_pauses(page: Page, seeds: Seeds) -> None:
-    sid = seeds.finished("[[tokens=40 rate=20 ttft_ms=0]]")
+    sid = seeds.finished("[[tokens=40 rate=40 ttft_ms=0]]")
     open_player(page, seeds, sid)
     press(page, " ")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()

@@ -14,7 +14,7 @@ from tests.deployment import Deployment
 
 pytestmark = pytest.mark.browser
 
-LONG = "Grüße aus dem Tunnel 🚇 [[tokens=150 rate=100 thinking=10 ttft_ms=0]]"
+LONG = "Grüße aus dem Tunnel 🚇 [[tokens=150 rate=250 thinking=10 ttft_ms=0]]"
 
 MORE_THAN_A_RING = RING_EVENTS + 10
 
@@ -113,7 +113,7 @@ def test_a_cut_and_a_restored_network_change_nothing_in_the_answer(page: Page, s
 @pytest.mark.parametrize("wire", ["sse", "ndjson"])
 def test_every_id_comes_once_and_in_order_however_often_the_network_is_cut(page: Page, seeds: Seeds, wire: str) -> None:
     page.goto(seeds.url)
-    sid = seeds.running("[[tokens=200 rate=200 ttft_ms=0 thinking=20]]")
+    sid = seeds.running("[[tokens=200 rate=300 ttft_ms=0 thinking=20]]")
     met = page.evaluate(CUT_OFTEN, [sid, wire])
     log = seeds.log(sid)
     assert met["ids"] == [event["id"] for event in log]
@@ -182,7 +182,7 @@ def test_stop_cancels_and_regenerate_asks_the_same_again(page: Page, seeds: Seed
 
 
 def test_a_restart_voids_the_text_and_an_error_keeps_what_there_is(page: Page, seeds: Seeds) -> None:
-    sid = send(page, seeds, "[[tokens=30 rate=100 ttft_ms=0 cut_at=8]]")
+    sid = send(page, seeds, "[[tokens=30 rate=0 ttft_ms=0 cut_at=8]]")
     until_ended(page)
     assert answer(page) == seeds.text(sid)
     assert page.locator(".answer-notice").all_text_contents() == [
@@ -231,7 +231,7 @@ def test_it_comes_back_by_itself_when_its_server_was_away(
     deployment = own_deployment(servers=1)
     seeds = Seeds(deployment)
     with watched_page(browser) as page:
-        sid = send(page, seeds, "[[tokens=100 rate=50 ttft_ms=0]]")
+        sid = send(page, seeds, "[[tokens=100 rate=80 ttft_ms=0]]")
         until_text(page, 40)
         deployment.servers[0].kill()
         expect(page.locator(".network")).to_have_text("Connection lost")

@@ -147,6 +147,7 @@ class Player {
     }
     if (signal.aborted) return;
     this.#draw();
+    if (this.#views === null && this.#seal === null) return; // this server will not know more later
     const ended = hasEnded(this.#record);
     const sealMayCome = this.#seal?.verdict === "not_sealed" && round < SEAL_POLLS;
     const isWatched = Array.isArray(this.#views) && this.#views.some((view) => view.closed_at === null);

@@ -50,7 +50,7 @@ export class Follower {
 
   async run() {
     addEventListener("online", this.#hurry);
-    while (!this.#isOver) {
+    while (!this.isOver) {
       if (this.#held) await this.#sleep(Infinity);
       else await this.#connect();
     }
@@ -78,7 +78,7 @@ export class Follower {
     this.#wake();
   }
 
-  get #isOver() {
+  get isOver() {
     return this.#stopped || this.state === "ended" || this.state === "failed";
   }
 
@@ -96,7 +96,7 @@ export class Follower {
       this.#failures += 1;
       if (FINAL.has(problem.status)) return this.#fail(problem);
     }
-    if (!this.#isOver && !this.#held) await this.#pause();
+    if (!this.isOver && !this.#held) await this.#pause();
   }
 
   async #read() {

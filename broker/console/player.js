@@ -23,6 +23,7 @@ export const name = "stream";
 const SPEEDS = [1, 2, 4, 8, 16];
 const POLL_MS = 3000; // who watches, while it runs; the seal, until the archive has it
 const SEAL_POLLS = 10;
+const SILENT_MS = 2000;
 
 export function mount(container, id, query) {
   return new Player(container, decode(id), Number(query.get("event")) || null);
@@ -45,6 +46,7 @@ class Player {
   #live = false;
   #playingSince = null; // the time of the last frame while playing
   #follower = null;
+  #heardAt = 0; // when the last event came, on this page's clock
   #views = "Loading";
   #seal = undefined;
   #masked = [];
@@ -65,6 +67,7 @@ class Player {
     this.#events.close();
     this.#draw.cancel();
     clearTimeout(this.polling);
+    clearInterval(this.silenceClock);
     this.#playingSince = null;
     this.unbind();
   }
@@ -113,30 +116,31 @@ class Player {
       wire: "ndjson",
       onEvent: (event) => this.#take(event),
       onGap: () => {},
-      onChange: () => this.#changed(),
+      onChange: this.#draw,
     });
-    this.#follower.run();
+    this.#follower.run().then(() => this.#followed());
+    this.silenceClock = setInterval(this.#draw, 1000);
     this.#show();
   }
 
   #take(line) {
+    this.#heardAt = performance.now();
     if (line.id !== undefined) this.#log.add(line);
     else if (line.redacted) this.#masked = line.redacted;
   }
 
-  async #changed() {
+  /** The stream has ended, or the server will not have it followed, or this page is left. */
+  async #followed() {
+    clearInterval(this.silenceClock);
+    const { problem } = this.#follower;
+    if (problem) fill(this.state, problemNotice(problem, () => this.#watch()));
+    this.#record = await api.stream(this.id, this.#abort.signal).catch(() => this.#record);
     this.#draw();
-    if (this.#follower.state === "failed") {
-      fill(this.state, problemNotice(this.#follower.problem, () => this.#watch()));
-    }
-    if (this.#follower.state === "ended" && !hasEnded(this.#record)) {
-      this.#record = await api.stream(this.id, this.#abort.signal).catch(() => this.#record);
-      this.#draw();
-    }
   }
 
   /** Views and seal: at once, then for as long as they may change. */
   async #poll(round) {
+    clearTimeout(this.polling);
     const { signal } = this.#abort;
     const known = (problem) => (signal.aborted ? undefined : problem.message);
     if (!document.hidden) {
@@ -323,6 +327,7 @@ class Player {
     this.speed = h("select", { "aria-label": "Speed" }, SPEEDS.map((each) => h("option", { value: each }, `${each}×`)));
     this.clock = h("span", { class: "clock" });
     this.place = h("span", { class: "muted place" });
+    this.silence = h("span", { class: "silence" });
     this.liveButton = h("button", { type: "button", class: "live", onclick: () => this.#goLive() }, "Live");
     return h("div", { class: "transport" }, [
       button("Step back", "back", () => this.#goTo(this.#count - 1)),
@@ -331,6 +336,7 @@ class Player {
       this.speed,
       this.clock,
       this.place,
+      this.silence,
       this.liveButton,
     ]);
   }
@@ -369,6 +375,8 @@ class Player {
     }
     setText(this.clock, `${clock(this.#position)} / ${clock(this.#log.end)}`);
     setText(this.place, `event ${number(this.#count)} of ${number(this.#log.events.length)}`);
+    const silentMs = this.#live ? performance.now() - this.#heardAt : 0;
+    setText(this.silence, silentMs > SILENT_MS ? `No event for ${Math.floor(silentMs / 1000)} s` : "");
     this.liveButton.hidden = !this.#isRunning;
     setAttribute(this.liveButton, "aria-pressed", String(this.#live));
     setText(this.masked, this.#masked.length ? `Masked for this key: ${this.#masked.join(", ")}` : "");

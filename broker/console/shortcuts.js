@@ -30,6 +30,7 @@ function isTaken(event) {
   const { target } = event;
   if (target.matches("textarea, select, input:not([type=range], [type=checkbox])")) return true;
   if (target.matches("[role=listbox], input[type=range]") && event.key.startsWith("Arrow")) return true;
+  if (target.matches(".answer, pre") && ["Home", "End"].includes(event.key)) return true;
   return [" ", "Enter"].includes(event.key) && target.matches("button, a, summary, input[type=checkbox]");
 }
 

@@ -6,6 +6,11 @@
  */
 export class Transcript {
   epoch = 0;
+
+  constructor() {
+    this.reset();
+  }
+
   reset() {
     this.epoch += 1;
     this.blocks = [];
@@ -15,17 +20,14 @@ export class Transcript {
     this.hasText = false;
   }
 
-  constructor() {
-    this.reset();
-  }
-
   apply({ event: kind, data }) {
     const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }
 
   /** After a gap: what is left of the answer, as the server tells it. */
-  replaceText(text, why) {
+  replaceText(text, { requested, reason }) {
+    const why = `Events after ${requested} no longer exist (${reason}). This is the text that is left.`;
     this.epoch += 1;
     this.blocks = [{ kind: "notice", tone: "gap", text: why }];
     this.append("text", text);
@@ -37,11 +39,6 @@ export class Transcript {
     if (last?.kind === kind) last.text += text;
     else this.blocks.push({ kind, text });
     if (kind === "text") this.hasText = true;
-  }
-
-  /** The answer as `/text` gives it. */
-  get text() {
-    return this.blocks.map((block) => (block.kind === "text" ? block.text : "")).join("");
   }
 
   tool(data, change) {

@@ -35,7 +35,11 @@ export class Delivery {
     this.connections = h("ol", { class: "connections" });
     this.element = h("aside", { class: "panel delivery", "aria-label": "Delivery" }, [
       h("div", { class: "network-box" }, this.network, this.hint, this.toggle),
-      h("dl", { class: "metrics" }, METRICS.map((metric) => this.#metric(...metric))),
+      h(
+        "dl",
+        { class: "metrics" },
+        METRICS.map((metric) => this.#metric(...metric)),
+      ),
       h("h2", {}, "Connections"),
       this.connections,
     ]);

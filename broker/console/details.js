@@ -1,7 +1,7 @@
 // What the record and the seal of a stream say: the facts under its name, and the panel of details.
 
 import { badge, fill, h, said } from "./dom.js";
-import { rawJson } from "./eventlist.js";
+import { rawJson } from "./eventrow.js";
 import { duration, moment, number, promptOf, visible } from "./format.js";
 import { durationOf, firstTokenMs, stateBadge, streamLink } from "./stream.js";
 
@@ -12,7 +12,8 @@ export function drawHead(facts, badges, record, seal) {
   const prompt = promptOf(record.request).trim();
   const fact = (label, value) => value && h("div", {}, h("dt", {}, label), h("dd", {}, value));
   fill(facts, [
-    prompt && h("p", { class: "player-prompt", dir: "auto" }, visible(prompt.replaceAll(/\s+/g, " ").slice(0, PROMPT_SHOWN))),
+    prompt &&
+      h("p", { class: "player-prompt", dir: "auto" }, visible(prompt.replaceAll(/\s+/g, " ").slice(0, PROMPT_SHOWN))),
     h("dl", { class: "facts" }, [
       fact("Session", sessionLink(record.session_id)),
       fact("User", record.user_id && said(record.user_id)),
@@ -21,13 +22,15 @@ export function drawHead(facts, badges, record, seal) {
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
       fact("Attempts", number(record.attempt)),
-      fact("Regenerates", record.regenerates && streamLink(record.regenerates, h("code", {}, record.regenerates.slice(0, 8)))),
+      fact(
+        "Regenerates",
+        record.regenerates && streamLink(record.regenerates, h("code", {}, record.regenerates.slice(0, 8))),
+      ),
     ]),
   ]);
 }
 
-const sessionLink = (id) =>
-  id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, said(id));
+const sessionLink = (id) => id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, said(id));
 
 /** `seal`: as `/verify` answers; null where the server has none; undefined while it is not known. */
 export function sealBadge(seal, hasEnded) {
@@ -54,13 +57,23 @@ const section = (title, pairs, none) =>
   h("section", {}, [
     h("h2", {}, title),
     pairs.length > 0
-      ? h("dl", { class: "pairs" }, pairs.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))))
+      ? h(
+          "dl",
+          { class: "pairs" },
+          pairs.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))),
+        )
       : h("p", { class: "hint" }, none),
   ]);
 
 function times(record) {
-  const labels = { created: "Created", started: "Started", first_text: "First text", finished: "Finished",
-    archived: "Archived", erased: "Erased" };
+  const labels = {
+    created: "Created",
+    started: "Started",
+    first_text: "First text",
+    finished: "Finished",
+    archived: "Archived",
+    erased: "Erased",
+  };
   const pairs = Object.entries(labels)
     .filter(([name]) => record[`${name}_at`])
     .map(([name, label]) => [label, h("time", { datetime: record[`${name}_at`] }, exact(record[`${name}_at`]))]);
@@ -71,27 +84,44 @@ const exact = (iso) => iso.replace("T", " ").replace("Z", " UTC");
 
 function usage(record) {
   const pairs = Object.entries(record.usage ?? {}).filter(([, value]) => typeof value !== "object");
-  return section("Usage", pairs.map(([label, value]) =>
-    [visible(label.replaceAll("_", " ")), typeof value === "number" ? number(value) : visible(value)]), "None recorded.");
+  return section(
+    "Usage",
+    pairs.map(([label, value]) => [
+      visible(label.replaceAll("_", " ")),
+      typeof value === "number" ? number(value) : visible(value),
+    ]),
+    "None recorded.",
+  );
 }
 
 function sealSection(seal) {
   if (!seal) return section("Seal", [], seal === null ? "This server keeps no seals." : "Loading");
   const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
-  const pairs = shown.filter((name) => seal.seal?.[name] != null).map((name) => {
-    const value = visible(seal.seal[name]);
-    return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
-  });
+  const pairs = shown
+    .filter((name) => seal.seal?.[name] != null)
+    .map((name) => {
+      const value = visible(seal.seal[name]);
+      return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
+    });
   const element = section("Seal", pairs, "A stream is sealed when the archive takes it, some seconds after its end.");
   if (seal.findings?.length > 0) {
-    element.append(h("ul", { class: "findings" }, seal.findings.map(({ what, detail }) =>
-      h("li", {}, h("b", {}, visible(what)), " ", visible(detail)))));
+    element.append(
+      h(
+        "ul",
+        { class: "findings" },
+        seal.findings.map(({ what, detail }) => h("li", {}, h("b", {}, visible(what)), " ", visible(detail))),
+      ),
+    );
   }
   return element;
 }
 
 function json(name, label, value) {
   if (value == null) return null;
-  return h("details", { class: `json ${name}` }, h("summary", {}, label),
-    h("pre", { class: "raw", tabindex: "0", "aria-label": label }, rawJson(value)));
+  return h(
+    "details",
+    { class: `json ${name}` },
+    h("summary", {}, label),
+    h("pre", { class: "raw", tabindex: "0", "aria-label": label }, rawJson(value)),
+  );
 }

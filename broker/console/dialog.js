@@ -6,10 +6,15 @@ import { h } from "./dom.js";
 export async function ask(title, content, { confirm, cancel, confirmClass = "primary" }) {
   const dialog = h("dialog", { class: "dialog", "aria-labelledby": "dialog-title" }, [
     h("h2", { id: "dialog-title" }, title),
-    h("form", { method: "dialog" }, content, h("div", { class: "dialog-actions" }, [
-      cancel && h("button", { type: "button", onclick: () => dialog.close() }, cancel),
-      h("button", { class: confirmClass, value: "confirmed" }, confirm),
-    ])),
+    h(
+      "form",
+      { method: "dialog" },
+      content,
+      h("div", { class: "dialog-actions" }, [
+        cancel && h("button", { type: "button", onclick: () => dialog.close() }, cancel),
+        h("button", { class: confirmClass, value: "confirmed" }, confirm),
+      ]),
+    ),
   ]);
   document.body.append(dialog);
   dialog.showModal();

@@ -1,11 +1,11 @@
 // The events of a log as a list of any length: only the rows that are in sight exist.
 
 import { eachFrame, fill, h, setAttribute, setText } from "./dom.js";
-import { clock, number, visible } from "./format.js";
+import { EventRow, rawJson, tone } from "./eventrow.js";
+import { number, visible } from "./format.js";
 
 const ROW_PX = 26; // as in views.css
 const BEYOND_SIGHT = 4;
-const PREVIEW = 200;
 
 export class EventList {
   #log = null;
@@ -23,15 +23,19 @@ export class EventList {
     this.space = h("div", { class: "events-space", role: "presentation" });
     this.rows = h("div", { class: "events-rows", role: "presentation" });
     this.space.append(this.rows);
-    this.list = h("div", {
-      class: "events-list",
-      role: "listbox",
-      tabindex: "0",
-      "aria-label": "Events",
-      onkeydown: (event) => this.#key(event),
-      onclick: (event) => this.#click(event),
-      onscroll: this.#paintSoon,
-    }, this.space);
+    this.list = h(
+      "div",
+      {
+        class: "events-list",
+        role: "listbox",
+        tabindex: "0",
+        "aria-label": "Events",
+        onkeydown: (event) => this.#key(event),
+        onclick: (event) => this.#click(event),
+        onscroll: this.#paintSoon,
+      },
+      this.space,
+    );
     this.filter = h("div", { class: "chips events-filter", role: "group", "aria-label": "Kinds" });
     this.rawTitle = h("summary", {}, "Raw JSON");
     this.rawText = h("pre", { class: "raw", tabindex: "0", "aria-label": "Raw JSON of the event" });
@@ -135,9 +139,24 @@ export class EventList {
   #paintFilter() {
     const kinds = [...this.#kinds].sort(([a], [b]) => a.localeCompare(b));
     if (this.filter.children.length !== kinds.length) {
-      fill(this.filter, kinds.map(([kind]) => h("button", {
-        type: "button", class: "chip", "data-kind": kind, onclick: () => this.#toggle(kind),
-      }, h("span", { class: `dot ${tone(kind)}` }), h("span", {}, visible(kind)), " ", h("b"))));
+      fill(
+        this.filter,
+        kinds.map(([kind]) =>
+          h(
+            "button",
+            {
+              type: "button",
+              class: "chip",
+              "data-kind": kind,
+              onclick: () => this.#toggle(kind),
+            },
+            h("span", { class: `dot ${tone(kind)}` }),
+            h("span", {}, visible(kind)),
+            " ",
+            h("b"),
+          ),
+        ),
+      );
     }
     for (const [at, [kind, count]] of kinds.entries()) {
       const button = this.filter.children[at];
@@ -152,47 +171,3 @@ export class EventList {
     if (this.raw.open) setText(this.rawText, event ? rawJson(event) : "");
   }
 }
-
-class EventRow {
-  constructor(parent, slot) {
-    this.id = h("span", { class: "event-id" });
-    this.at = h("span", { class: "event-at" });
-    this.dot = h("span", { class: "dot" });
-    this.kind = h("span", { class: "event-kind" });
-    this.preview = h("bdi", { class: "event-preview" });
-    const cells = [this.id, this.at, this.dot, this.kind, this.preview];
-    this.element = h("div", { class: "event-row", role: "option", id: `event-row-${slot}` }, cells);
-    parent.append(this.element);
-  }
-
-  draw(log, shown, place, current, count) {
-    const index = shown[place];
-    const event = log.events[index];
-    setText(this.id, String(event.id));
-    setText(this.at, clock(log.at(index)));
-    setText(this.kind, visible(event.event));
-    setText(this.preview, preview(event));
-    setAttribute(this.dot, "class", `dot ${tone(event.event)}`);
-    const row = this.element;
-    setAttribute(row, "data-index", index);
-    setAttribute(row, "aria-selected", String(place === current));
-    setAttribute(row, "aria-posinset", place + 1);
-    setAttribute(row, "aria-setsize", shown.length);
-    row.classList.toggle("ahead", index >= count);
-  }
-}
-
-const TONES = new Map(Object.entries({ error: "bad", cancelled: "warn", restart: "warn", done: "good", tool_error: "bad",
-  text_delta: "text", thinking_delta: "thinking" }));
-const tone = (kind) => TONES.get(kind) ?? (kind.startsWith("tool_") ? "tool" : "plain");
-
-function preview({ data }) {
-  const isText = data !== null && typeof data === "object" && typeof data.text === "string";
-  return visible((isText ? data.text : JSON.stringify(data)).slice(0, PREVIEW));
-}
-
-const UNSEEN = /[\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
-
-/** Still the same JSON: what cannot be seen, or would turn the line round, is written as its escape. */
-export const rawJson = (value) =>
-  JSON.stringify(value, null, 2).replace(UNSEEN, (each) => `\\u${each.charCodeAt(0).toString(16).padStart(4, "0")}`);

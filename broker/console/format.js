@@ -39,9 +39,18 @@ export function moment(iso) {
 }
 
 const BIDI = {
-  "\u061c": "ALM", "\u200e": "LRM", "\u200f": "RLM",
-  "\u202a": "LRE", "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO",
-  "\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI",
+  "\u061c": "ALM",
+  "\u200e": "LRM",
+  "\u200f": "RLM",
+  "\u202a": "LRE",
+  "\u202b": "RLE",
+  "\u202c": "PDF",
+  "\u202d": "LRO",
+  "\u202e": "RLO",
+  "\u2066": "LRI",
+  "\u2067": "RLI",
+  "\u2068": "FSI",
+  "\u2069": "PDI",
 };
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
@@ -62,8 +71,14 @@ const BROWSERS = [
   ["Chrome", /\b(?:HeadlessChrome|Chrome|CriOS)\/(\d+)/],
   ["Safari", /\bVersion\/(\d+).*Safari\//],
 ];
-const SYSTEMS = [["iPhone", /iPhone/], ["iPad", /iPad/], ["Android", /Android/], ["Mac", /Mac OS X/],
-  ["Windows", /Windows/], ["Linux", /Linux/]];
+const SYSTEMS = [
+  ["iPhone", /iPhone/],
+  ["iPad", /iPad/],
+  ["Android", /Android/],
+  ["Mac", /Mac OS X/],
+  ["Windows", /Windows/],
+  ["Linux", /Linux/],
+];
 
 /** "Chrome 143, Linux" for a browser, else the first product: "curl/8.5". The full string belongs in a title. */
 export function agentName(userAgent) {

@@ -10,5 +10,8 @@ const PATHS = {
 };
 
 export const icon = (name) =>
-  svg("svg", { viewBox: "0 0 16 16", width: "14", height: "14", "aria-hidden": "true", fill: "currentColor" },
-    svg("path", { d: PATHS[name] }));
+  svg(
+    "svg",
+    { viewBox: "0 0 16 16", width: "14", height: "14", "aria-hidden": "true", fill: "currentColor" },
+    svg("path", { d: PATHS[name] }),
+  );

@@ -31,6 +31,7 @@ class Playground {
   #askedAt = null;
   #firstTextMs = null; // on this page's clock; null for a stream that another page has asked for
   #isBusy = false;
+  #isClosed = false;
   #draw = eachFrame(() => this.#paint());
 
   constructor(container) {
@@ -45,6 +46,7 @@ class Playground {
   }
 
   close() {
+    this.#isClosed = true;
     this.#follower?.stop();
     this.#delivery.close();
     this.#draw.cancel();
@@ -61,7 +63,7 @@ class Playground {
     const askedAt = performance.now();
     try {
       const record = await create();
-      history.replaceState(null, "", `#/playground?stream=${record.id}`);
+      if (!this.#isClosed) history.replaceState(null, "", `#/playground?stream=${record.id}`);
       this.#follow(record, { askedAt });
     } catch (problem) {
       this.#say(problem, () => this.#start(create));
@@ -84,6 +86,7 @@ class Playground {
   }
 
   async #follow(record, { seen = false, askedAt = null }) {
+    if (this.#isClosed) return; // the user went elsewhere while the server was asked
     this.#follower?.stop();
     fill(this.problem);
     this.#record = record;

@@ -40,9 +40,20 @@ export function help() {
     if (toggle.checked) localStorage.removeItem(OFF);
     else localStorage.setItem(OFF, "1");
   });
-  const groups = bound.map(({ title, entries }) => h("section", {}, h("h3", {}, title), h("dl", { class: "keys" }, entries.map(row))));
-  return ask("Keyboard", [groups, h("label", { class: "check" }, toggle, "Single-key shortcuts")], { confirm: "Close" });
+  const groups = bound.map(({ title, entries }) =>
+    h("section", {}, h("h3", {}, title), h("dl", { class: "keys" }, entries.map(row))),
+  );
+  return ask("Keyboard", [groups, h("label", { class: "check" }, toggle, "Single-key shortcuts")], {
+    confirm: "Close",
+  });
 }
 
 const row = ({ keys, does }) =>
-  h("div", {}, [h("dt", {}, keys.map((key) => h("kbd", {}, NAMES[key] ?? key))), h("dd", {}, does)]);
+  h("div", {}, [
+    h(
+      "dt",
+      {},
+      keys.map((key) => h("kbd", {}, NAMES[key] ?? key)),
+    ),
+    h("dd", {}, does),
+  ]);

@@ -1,8 +1,8 @@
 // What a user has seen of an answer after some events: blocks of text, thinking, tools and notices. No DOM.
 
 /**
- * `apply` takes the events in their order; `restart` voids what came before it. `epoch` changes whenever blocks may have
- * shrunk: while it stays the same, they have only grown.
+ * `apply` takes the events in their order; `restart` voids what came before it. `epoch` changes whenever blocks may
+ * have shrunk: while it stays the same, they have only grown.
  */
 export class Transcript {
   epoch = 0;
@@ -54,30 +54,32 @@ export class Transcript {
   }
 }
 
-const HANDLERS = new Map(Object.entries({
-  start: (transcript) => {
-    transcript.state = "running";
-  },
-  status: (transcript, data) => {
-    transcript.status = String(data.message ?? "");
-  },
-  thinking_delta: (transcript, data) => transcript.append("thinking", data.text),
-  text_delta: (transcript, data) => {
-    transcript.status = "";
-    transcript.append("text", data.text);
-  },
-  tool_start: (transcript, data) => transcript.tool(data, { phase: "running" }),
-  tool_args_delta: (transcript, data) => transcript.tool(data, {}),
-  tool_progress: (transcript, data) => transcript.tool(data, {}),
-  tool_end: (transcript, data) => transcript.tool(data, { phase: "done", ms: data.duration_ms }),
-  tool_error: (transcript, data) => transcript.tool(data, { phase: "failed", ms: data.duration_ms }),
-  restart: (transcript, data) => {
-    transcript.epoch += 1;
-    const why = `Restarted as attempt ${data.attempt}: ${data.reason}. What came before is void.`;
-    transcript.blocks = [{ kind: "notice", tone: "restart", text: why }];
-    transcript.hasText = false;
-  },
-  done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "the producer ended it"}`),
-  error: (transcript, data) => transcript.end("error", `Error ${data.code ?? ""}: ${data.message ?? "no message"}`),
-  cancelled: (transcript, data) => transcript.end("cancelled", `Cancelled: ${data.reason || "no reason given"}`),
-}));
+const HANDLERS = new Map(
+  Object.entries({
+    start: (transcript) => {
+      transcript.state = "running";
+    },
+    status: (transcript, data) => {
+      transcript.status = String(data.message ?? "");
+    },
+    thinking_delta: (transcript, data) => transcript.append("thinking", data.text),
+    text_delta: (transcript, data) => {
+      transcript.status = "";
+      transcript.append("text", data.text);
+    },
+    tool_start: (transcript, data) => transcript.tool(data, { phase: "running" }),
+    tool_args_delta: (transcript, data) => transcript.tool(data, {}),
+    tool_progress: (transcript, data) => transcript.tool(data, {}),
+    tool_end: (transcript, data) => transcript.tool(data, { phase: "done", ms: data.duration_ms }),
+    tool_error: (transcript, data) => transcript.tool(data, { phase: "failed", ms: data.duration_ms }),
+    restart: (transcript, data) => {
+      transcript.epoch += 1;
+      const why = `Restarted as attempt ${data.attempt}: ${data.reason}. What came before is void.`;
+      transcript.blocks = [{ kind: "notice", tone: "restart", text: why }];
+      transcript.hasText = false;
+    },
+    done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "the producer ended it"}`),
+    error: (transcript, data) => transcript.end("error", `Error ${data.code ?? ""}: ${data.message ?? "no message"}`),
+    cancelled: (transcript, data) => transcript.end("cancelled", `Cancelled: ${data.reason || "no reason given"}`),
+  }),
+);

@@ -159,7 +159,7 @@ def test_it_plays_from_the_start_to_the_end_and_pauses(page: Page, seeds: Seeds)
     assert seeds.text(sid).startswith(paused)
     assert len(paused) < len(seeds.text(sid))
     press(page, "]", "]", "]", "]")
-    assert page.get_by_label("Speed").input_value() == "16"
+    expect(page.get_by_label("Speed")).to_have_value("16")
     press(page, " ")
     until_at(page, 43, 43)
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()

@@ -22,7 +22,7 @@ export function mount(container, _, query) {
 }
 
 class Sessions {
-  #rows = new Map(); // id → StreamRow, in the order of the page: newest first
+  #rows = new Map(); // id → StreamRow
   #next = null;
   #abort = new AbortController();
   #filters;
@@ -67,7 +67,7 @@ class Sessions {
     try {
       const found = await this.#page(signal);
       if (first) this.#forget();
-      for (const record of found) this.#add(record, { last: true });
+      for (const record of found) this.#add(record);
       this.#state(null);
     } catch (problem) {
       if (signal.aborted) return;
@@ -108,15 +108,16 @@ class Sessions {
   /** New streams, and those that still ran when last seen. */
   async #refresh() {
     const { signal } = this.#abort;
-    const rows = [...this.#rows.values()];
+    const query = this.#filters.query();
+    const rows = Array.from(this.body.children, (element) => this.#rows.get(element.dataset.id));
     const running = rows.filter((row) => !hasEnded(row.record));
-    const oldest = running.at(-1) ?? rows[0];
+    // Of one state only: any stream, however old, may have come to it by now.
+    const since = query.state ? rows.at(-1) : (running.at(-1) ?? rows[0]);
+    if (since) query.created_after = since.record.created_at;
     try {
-      const query = this.#filters.query();
-      if (oldest) query.created_after = oldest.record.created_at;
       const { streams } = await api.streams({ ...query, limit: POLL_LIMIT }, signal);
       if (signal.aborted) return;
-      for (const record of streams.reverse()) this.#add(record, { last: false });
+      for (const record of streams) this.#add(record);
       const seen = new Set(streams.map((record) => record.id));
       const stragglers = running.filter((row) => !seen.has(row.record.id)).slice(0, STRAGGLERS);
       await Promise.all(stragglers.map((row) => this.#refreshOne(row, signal)));
@@ -137,17 +138,13 @@ class Sessions {
     else this.#remove(row);
   }
 
-  #add(record, { last }) {
+  #add(record) {
     const known = this.#rows.get(record.id);
     if (known) return known.draw(record);
     const row = new StreamRow(record, (filter, value) => this.#filters.set(filter, value));
-    if (last) {
-      this.#rows.set(record.id, row);
-      this.body.append(row.element);
-    } else {
-      this.#rows = new Map([[record.id, row], ...this.#rows]);
-      this.body.prepend(row.element);
-    }
+    this.#rows.set(record.id, row);
+    const older = Array.from(this.body.children).find((each) => each.dataset.created < record.created_at);
+    this.body.insertBefore(row.element, older ?? null);
   }
 
   #remove(row) {

@@ -21,7 +21,7 @@ export class StreamRow {
     };
     const link = streamLink(record.id, this.prompt, h("code", { class: "id" }, record.id));
     link.className = "stream-link";
-    this.element = h("tr", { "data-id": record.id }, [
+    this.element = h("tr", { "data-id": record.id, "data-created": record.created_at }, [
       this.state,
       h("td", { class: "cell-stream" }, link),
       h("td", { class: "cell-session", "data-label": "Session" }, filter("session_id", "session")),

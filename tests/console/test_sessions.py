@@ -145,6 +145,18 @@ def test_a_stream_that_has_ended_leaves_the_running_ones(page: Page, seeds: Seed
     expect(page.locator("main .notice.empty")).to_contain_text("No stream matches")
 
 
+def test_a_stream_that_comes_to_the_filtered_state_stands_where_it_was_created(
+    page: Page, seeds: Seeds, session: str
+) -> None:
+    oldest = seeds.external(DONE, session_id=session)
+    older = seeds.external(("start", {}), session_id=session)
+    newest = seeds.external(DONE, session_id=session)
+    open_sessions(page, seeds, session_id=session, state="done")
+    until_shown(page, newest, oldest)
+    seeds.append(older, DONE)
+    until_shown(page, newest, older, oldest)
+
+
 def test_more_goes_on_where_the_page_ended(page: Page, seeds: Seeds, session: str) -> None:
     sids = [seeds.external(DONE, session_id=session) for _ in range(PAGE + 3)]
     open_sessions(page, seeds, session_id=session)

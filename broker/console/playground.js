@@ -25,7 +25,7 @@ class Playground {
   #record = null;
   #follower = null;
   #transcript = new Transcript();
-  #composer = new Composer((body) => this.#start(() => api.createStream(body, randomKey())));
+  #composer = new Composer((body) => this.#send(body));
   #delivery = new Delivery(() => this.#toggleNetwork());
   #answer = new AnswerView();
   #askedAt = null;
@@ -54,6 +54,12 @@ class Playground {
   }
 
   // -- what it does
+
+  /** Trying again after a lost answer means the same stream: the key stays the same. */
+  #send(body) {
+    const key = randomKey();
+    return this.#start(() => api.createStream(body, key));
+  }
 
   async #start(create) {
     if (this.#isBusy) return;

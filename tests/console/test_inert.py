@@ -72,6 +72,31 @@ def hostile(deployment: Any) -> str:
     return Seeds(deployment).external(*events, session_id=PLAIN_NAME, user_id=PLAIN_NAME, metadata=metadata)
 
 
+def test_the_policy_is_in_force(page: Page, seeds: Seeds) -> None:
+    page.goto(seeds.url)
+    thrown = page.evaluate(
+        """async () => {
+          const attempts = [
+            () => { document.querySelector("main").innerHTML = "<b>markup</b>"; },
+            () => { document.createElement("script").text = "alert(1)"; },
+            () => fetch("http://127.0.0.2:1/"),
+          ];
+          const thrown = [];
+          for (const attempt of attempts) {
+            try { await attempt(); } catch (error) { thrown.push(error.name); }
+          }
+          const inline = document.createElement("div");
+          inline.setAttribute("style", "color: red");
+          document.body.append(inline);
+          thrown.push(inline.style.color);
+          return thrown;
+        }"""
+    )
+    assert thrown == ["TypeError", "TypeError", "TypeError", ""]
+    stopped = page.evaluate("() => window.violations.splice(0).map((violation) => violation.split(':')[0])")
+    assert {"require-trusted-types-for", "connect-src", "style-src-attr"} <= set(stopped)
+
+
 def test_the_player_shows_every_string_as_it_is(page: Page, seeds: Seeds, hostile: str) -> None:
     said = dict.fromkeys(("id", "who", "address", "forwarded_for", "user_agent", "format", "server", "how"), HOSTILE)
     times = {"opened_at": "2026-11-21T00:00:00Z", "closed_at": "2026-11-21T00:00:01Z"}

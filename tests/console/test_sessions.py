@@ -121,6 +121,20 @@ def test_the_model_is_asked_of_the_server(page: Page, seeds: Seeds, session: str
     until_shown(page, wanted)
 
 
+def test_an_erased_stream_is_a_row_that_says_so(page: Page, seeds: Seeds, session: str) -> None:
+    """`erased_at` is new in the API: answered here, until the server has it."""
+    sid = seeds.external(DONE, session_id=session)
+    record = seeds.get(f"/v1/streams/{sid}").json()
+    gone = {"erased_at": "2026-11-21T12:00:00.000Z", "request": None, "metadata": None, "usage": None}
+    page.route(
+        re.compile(r"/v1/streams\?"), lambda route: route.fulfill(json={"streams": [{**record, **gone}], "next": None})
+    )
+    open_sessions(page, seeds)
+    until_shown(page, sid)
+    expect(page.locator("tbody .badge")).to_have_text("erased")
+    expect(page.locator("tbody .prompt")).to_have_text("Erased")
+
+
 def test_running_streams_update_and_new_ones_appear_by_themselves(page: Page, seeds: Seeds, session: str) -> None:
     first = seeds.external(("start", {}), session_id=session)
     open_sessions(page, seeds, session_id=session)

@@ -23,7 +23,7 @@ from sse_starlette import EventSourceResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from broker import metrics, problems
+from broker import console, metrics, problems
 from broker.access import AccessRecord, View, told
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
@@ -187,6 +187,7 @@ def create_app(settings: Settings) -> FastAPI:
     _listings(app, tier)
     _auditing(app, tier)
     _operating(app, tier)
+    console.install(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

@@ -35,7 +35,18 @@ def test_metrics_count_what_viewers_were_sent(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/", "/v1/streams/", "/v1/streams/x/nope", "/docs", "/v2/streams", "//v1/streams"]
+    "path",
+    [
+        "/v1",
+        "/v1/",
+        "/v1/streams/",
+        "/v1/streams/x/nope",
+        "/docs",
+        "/v2/streams",
+        "//v1/streams",
+        "/console",
+        "/console/nope",
+    ],
 )
 def test_an_unknown_path_is_a_problem(api: Api, path: str) -> None:
     with Exchange(api.url, "GET", path, [("Connection", "close")]) as answer:

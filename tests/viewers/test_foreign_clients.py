@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +12,10 @@ import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from tests.deployment import Deployment
+from tests.npm import install
 from tests.viewers.viewer import LIMIT_S, Viewer
 
 NPM_FOLDER = Path(__file__).parent / "npm"
-INSTALL_LIMIT_S = 120
 PROMPT = "Grüße 🚲 [[thinking=20 tokens=277 rate=100 ttft_ms=0]]"
 EVERYTHING = list(range(1, 301))
 MIDWAY = 60
@@ -43,17 +41,8 @@ async def test_httpx_sse_resumes_elsewhere_when_its_server_is_killed(own_deploym
 
 @pytest.fixture(scope="session")
 def npm_folder(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Path:
-    """The packages that npm/package-lock.json names, installed in a copy of that folder."""
     require("node", "nodejs")
-    npm = require("npm", "npm")
-    folder = tmp_path_factory.mktemp("npm")
-    for file in NPM_FOLDER.iterdir():
-        if file.is_file():
-            shutil.copy(file, folder)
-    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    ran = subprocess.run(command, cwd=folder, timeout=INSTALL_LIMIT_S, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return folder
+    return install(NPM_FOLDER, tmp_path_factory.mktemp("npm"), require("npm", "npm"))
 
 
 @pytest.mark.npm

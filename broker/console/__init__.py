@@ -1,0 +1,82 @@
+"""The console: a web UI at `/` that uses the public API and nothing else. Static files, no build step.
+
+index.html loads main.js; each module says at its top what it is for. Everything that models and users wrote reaches
+the page as text: the policy below refuses scripts from anywhere else, and Trusted Types refuse markup made of strings.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ]
+)
+
+
+class _File(NamedTuple):
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def install(app: FastAPI) -> None:
+    """`GET /` and `GET /console/<file>`. They need no key: the page is the same for everybody, and holds no data."""
+    files = _read_files()
+
+    @app.head("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return _answer(request, files["index.html"])
+
+    @app.head("/console/{name}", include_in_schema=False)
+    @app.get("/console/{name}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return _answer(request, files[name])
+
+
+def _read_files() -> dict[str, _File]:
+    """All of them, once: a name that is asked for is looked up here, and never becomes a path."""
+    folder = Path(__file__).parent
+    return {path.name: _read(path) for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
+
+
+def _read(path: Path) -> _File:
+    body = path.read_bytes()
+    return _File(body, MEDIA_TYPES[path.suffix], f'"{sha256(body).hexdigest()[:32]}"')
+
+
+def _answer(request: Request, file: _File) -> Response:
+    # no-cache: kept, and asked about each time. A page of one release never runs with modules of another for long.
+    headers = {
+        "ETag": file.etag,
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": POLICY,
+        "Referrer-Policy": "no-referrer",
+    }
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(file.body, headers=headers, media_type=file.media_type)

@@ -1,0 +1,100 @@
+// The HTTP API: every request of the console goes through `request`, with the key if there is one.
+
+const KEY = "lastevent.key";
+
+/** A refusal as the server words it (RFC 9457); status 0 when no server answered. */
+export class Problem extends Error {
+  constructor(status, { title, detail, code, request_id: requestId } = {}) {
+    super(title ?? (status ? `The server answered ${status}` : "The server does not answer"));
+    Object.assign(this, { status, code, requestId });
+    this.detail = detail ?? (status ? "" : "It is away, or there is no network.");
+  }
+}
+
+/** The key is kept for this tab only, and sent to this origin only. */
+export const key = {
+  get: () => sessionStorage.getItem(KEY),
+  forget: () => sessionStorage.removeItem(KEY),
+  keep: (value) => sessionStorage.setItem(KEY, value),
+};
+
+let askForKey = async () => null;
+let asking = null;
+let declined = false;
+
+/** Who asks the user for a key: an async function (wrong: boolean) → key, or null when the user would not say. */
+export function onUnauthorized(ask) {
+  askForKey = ask;
+}
+
+/** A user who would not give a key is not asked again, until they want to be. */
+export function askAgain() {
+  declined = false;
+}
+
+/** A response with a status below 400. Raises Problem, or AbortError. */
+export async function request(path, { method = "GET", headers = {}, body, signal } = {}) {
+  for (;;) {
+    const sent = key.get();
+    const response = await send(path, { method, headers, body, signal }, sent);
+    if (response.ok) return response;
+    const problem = new Problem(response.status, await response.json().catch(() => ({})));
+    if (response.status !== 401 || !(await newKey(sent))) throw problem;
+  }
+}
+
+async function send(path, { headers, body, ...init }, bearer) {
+  const all = { ...headers };
+  if (bearer) all.Authorization = `Bearer ${bearer}`;
+  if (body !== undefined) all["Content-Type"] = "application/json";
+  try {
+    const json = body === undefined ? undefined : JSON.stringify(body);
+    return await fetch(path, { ...init, headers: all, body: json, cache: "no-store", credentials: "omit" });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Problem(0);
+  }
+}
+
+/** Requests that are refused at once share one question; one refused after the answer came takes that answer. */
+async function newKey(sent) {
+  if (key.get() !== sent) return true;
+  if (declined) return false;
+  asking ??= askForKey(sent !== null).finally(() => {
+    asking = null;
+  });
+  const given = await asking;
+  declined = given === null;
+  if (given) key.keep(given);
+  return given !== null;
+}
+
+const json = async (path, init) => (await request(path, init)).json();
+const at = (id, rest = "") => `/v1/streams/${encodeURIComponent(id)}${rest}`;
+
+export const createStream = (body, idempotencyKey) =>
+  json("/v1/streams", { method: "POST", body, headers: { "Idempotency-Key": idempotencyKey } });
+export const stream = (id, signal) => json(at(id), { signal });
+export const cancel = (id) => json(at(id, "/cancel"), { method: "POST", body: { reason: "stopped in the console" } });
+export const regenerate = (id) => json(at(id, "/regenerate"), { method: "POST" });
+export const erase = (id) => request(at(id), { method: "DELETE" });
+export const exportLog = (id, signal) => request(at(id, "/export"), { signal });
+export const events = (id, headers, signal) => request(at(id, "/events"), { headers, signal });
+
+export async function text(id, signal) {
+  const response = await request(at(id, "/text"), { signal });
+  return { text: await response.text(), cursor: Number(response.headers.get("Last-Event-ID")) };
+}
+
+export function streams(query, signal) {
+  const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
+  return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
+}
+
+/** Null where the server has no such record: one that keeps no archive, or an older release. */
+const optional = (path, signal) =>
+  json(path, { signal }).catch((problem) => {
+    if (problem.status === 404 || problem.status === 405) return null;
+    throw problem;
+  });
+export const views = (id, signal) => optional(at(id, "/views"), signal);
+export const verify = (id, signal) => optional(at(id, "/verify"), signal);

@@ -1,0 +1,127 @@
+// What the record and the seal of a stream say: the facts under its name, and the panel of details.
+
+import { badge, fill, h, said } from "./dom.js";
+import { rawJson } from "./eventrow.js";
+import { duration, moment, number, promptOf, visible } from "./format.js";
+import { durationOf, firstTokenMs, stateBadge, streamLink } from "./stream.js";
+
+const PROMPT_SHOWN = 300;
+
+export function drawHead(facts, badges, record, seal) {
+  fill(badges, stateBadge(record), seal);
+  const prompt = promptOf(record.request).trim();
+  const fact = (label, value) => value && h("div", {}, h("dt", {}, label), h("dd", {}, value));
+  fill(facts, [
+    prompt &&
+      h("p", { class: "player-prompt", dir: "auto" }, visible(prompt.replaceAll(/\s+/g, " ").slice(0, PROMPT_SHOWN))),
+    h("dl", { class: "facts" }, [
+      fact("Session", sessionLink(record.session_id)),
+      fact("User", record.user_id && said(record.user_id)),
+      fact("Model", record.model ? said(record.model) : "external producer"),
+      fact("Created", h("time", { datetime: record.created_at, title: record.created_at }, moment(record.created_at))),
+      fact("Duration", durationOf(record)),
+      fact("First token", duration(firstTokenMs(record))),
+      fact("Attempts", number(record.attempt)),
+      fact(
+        "Regenerates",
+        record.regenerates && streamLink(record.regenerates, h("code", {}, record.regenerates.slice(0, 8))),
+      ),
+    ]),
+  ]);
+}
+
+const sessionLink = (id) => id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, said(id));
+
+/** `seal`: as `/verify` answers; null where the server has none; undefined while it is not known. */
+export function sealBadge(seal, hasEnded) {
+  if (seal === undefined) return null;
+  if (seal === null) return badge("seal none", "No seal on this server");
+  if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
+  if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
+  if (seal.verdict === "erased") return badge("seal", "Sealed, erased");
+  return badge("seal", hasEnded ? "Not sealed yet" : "Sealed at its end");
+}
+
+export function drawDetails(panel, record, seal) {
+  const openBefore = new Set([...panel.querySelectorAll("details[open]")].map((each) => each.className));
+  fill(panel, [
+    h("div", { class: "details-columns" }, [times(record), usage(record), sealSection(seal)]),
+    json("request", "Request", record.request),
+    json("metadata", "Metadata", record.metadata && Object.keys(record.metadata).length > 0 ? record.metadata : null),
+    json("record", "Record", { ...record, events_url: record.events_url?.split("?", 1)[0] }),
+  ]);
+  for (const each of panel.querySelectorAll("details")) each.open = openBefore.has(each.className);
+}
+
+const section = (title, pairs, none) =>
+  h("section", {}, [
+    h("h2", {}, title),
+    pairs.length > 0
+      ? h(
+          "dl",
+          { class: "pairs" },
+          pairs.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value))),
+        )
+      : h("p", { class: "hint" }, none),
+  ]);
+
+function times(record) {
+  const labels = {
+    created: "Created",
+    started: "Started",
+    first_text: "First text",
+    finished: "Finished",
+    archived: "Archived",
+    erased: "Erased",
+  };
+  const pairs = Object.entries(labels)
+    .filter(([name]) => record[`${name}_at`])
+    .map(([name, label]) => [label, h("time", { datetime: record[`${name}_at`] }, exact(record[`${name}_at`]))]);
+  return section("Times", pairs, "");
+}
+
+const exact = (iso) => iso.replace("T", " ").replace("Z", " UTC");
+
+function usage(record) {
+  const pairs = Object.entries(record.usage ?? {}).filter(([, value]) => typeof value !== "object");
+  return section(
+    "Usage",
+    pairs.map(([label, value]) => [
+      visible(label.replaceAll("_", " ")),
+      typeof value === "number" ? number(value) : visible(value),
+    ]),
+    "None recorded.",
+  );
+}
+
+function sealSection(seal) {
+  if (!seal) return section("Seal", [], seal === null ? "This server keeps no seals." : "Loading");
+  const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
+  const pairs = shown
+    .filter((name) => seal.seal?.[name] != null)
+    .map((name) => {
+      const value = visible(seal.seal[name]);
+      return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
+    });
+  const element = section("Seal", pairs, "A stream is sealed when the archive takes it, some seconds after its end.");
+  if (seal.findings?.length > 0) {
+    element.append(
+      h(
+        "ul",
+        { class: "findings" },
+        seal.findings.map(({ what, detail }) => h("li", {}, h("b", {}, visible(what)), " ", visible(detail))),
+      ),
+    );
+  }
+  return element;
+}
+
+function json(name, label, value) {
+  if (value == null) return null;
+  return h(
+    "details",
+    { class: `json ${name}` },
+    h("summary", {}, label),
+    h("pre", { class: "raw", tabindex: "0", "aria-label": label }, rawJson(value)),
+  );
+}

@@ -1,0 +1,114 @@
+// The filters of the sessions: fields, the address that remembers them, and the query that the API takes.
+
+import { h } from "./dom.js";
+import { STATES } from "./stream.js";
+
+const TYPING_MS = 300;
+const RANGES = [
+  ["", "Any time"],
+  ["900", "Last 15 minutes"],
+  ["3600", "Last hour"],
+  ["86400", "Last 24 hours"],
+  ["604800", "Last 7 days"],
+  ["custom", "Between…"],
+];
+
+export class Filters {
+  #typing = 0;
+
+  /** `onChange()` when others were chosen; typing has to pause first. */
+  constructor(query, onChange) {
+    this.onChange = onChange;
+    const states = STATES.map((state) => [state, state[0].toUpperCase() + state.slice(1)]);
+    this.fields = {
+      state: this.#select("State", [["", "Any state"], ...states]),
+      range: this.#select("Created", RANGES),
+      after: this.#input("Created after", "datetime-local"),
+      before: this.#input("Created before", "datetime-local"),
+      session_id: this.#input("Session"),
+      user_id: this.#input("User"),
+      model: this.#input("Model"),
+    };
+    for (const [name, field] of Object.entries(this.fields)) field.value = query.get(name) ?? "";
+    const { state, range, after, before, session_id, user_id, model } = this.fields;
+    const between = { class: "filter-range", role: "group", "aria-label": "Created between" };
+    this.between = h("div", between, after, "–", before);
+    this.clearButton = h("button", { type: "button", class: "quiet", onclick: () => this.clear() }, "Clear");
+    this.element = h("div", { class: "filters", role: "search", "aria-label": "Filter streams" }, [
+      state,
+      range,
+      this.between,
+      session_id,
+      user_id,
+      model,
+      this.clearButton,
+    ]);
+    this.#show();
+  }
+
+  close() {
+    clearTimeout(this.#typing);
+  }
+
+  focus() {
+    this.fields.state.focus();
+  }
+
+  get isEmpty() {
+    return Object.values(this.fields).every((field) => !field.value.trim());
+  }
+
+  /** As the API takes them. A range counts back from now. */
+  query() {
+    const { state, range, after, before, session_id, user_id, model } = this.#chosen();
+    const query = { state, session_id, user_id, model };
+    if (range === "custom") {
+      if (after) query.created_after = new Date(after).toISOString();
+      if (before) query.created_before = new Date(before).toISOString();
+    } else if (range) {
+      query.created_after = new Date(Date.now() - Number(range) * 1000).toISOString();
+    }
+    return query;
+  }
+
+  set(name, value) {
+    this.fields[name].value = value;
+    this.#changed();
+  }
+
+  clear() {
+    for (const field of Object.values(this.fields)) field.value = "";
+    this.#changed();
+  }
+
+  #chosen() {
+    return Object.fromEntries(Object.entries(this.fields).map(([name, field]) => [name, field.value.trim()]));
+  }
+
+  #changed() {
+    this.#show();
+    const query = new URLSearchParams(Object.entries(this.#chosen()).filter(([, value]) => value)).toString();
+    history.replaceState(null, "", `#/sessions${query ? `?${query}` : ""}`);
+    this.onChange();
+  }
+
+  #typed() {
+    clearTimeout(this.#typing);
+    this.#typing = setTimeout(() => this.#changed(), TYPING_MS);
+  }
+
+  #show() {
+    this.between.hidden = this.fields.range.value !== "custom";
+    this.clearButton.hidden = this.isEmpty;
+  }
+
+  #select(label, options) {
+    const items = options.map(([value, text]) => h("option", { value }, text));
+    return h("select", { "aria-label": label, onchange: () => this.#changed() }, items);
+  }
+
+  #input(label, type = "search") {
+    const oninput = () => this.#typed();
+    return h("input", { type, "aria-label": label, placeholder: label, spellcheck: "false", oninput });
+  }
+}

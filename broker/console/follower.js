@@ -1,0 +1,194 @@
+// Follows one stream over as many connections as it takes: one cursor, and every event once.
+
+import * as api from "./api.js";
+import { NdjsonDecoder, SseDecoder } from "./sse.js";
+
+export const TERMINAL = new Set(["done", "error", "cancelled"]);
+
+const RETRY_MS = 1000; // until the server has said its own
+const LONGEST_PAUSE_MS = 30_000;
+const SILENCE_MS = 50_000; // three heartbeats: a connection that died without a word (a phone that changed cells)
+const FINAL = new Set([400, 401, 403, 404, 410, 422]); // coming again would not change the answer
+
+class Gap extends Error {
+  constructor(notice) {
+    super("gap");
+    this.notice = notice;
+  }
+}
+
+/**
+ * States: connecting, open, waiting (for the next try), cut (by `cut()`), ended, failed.
+ * `connections` tells of each connection: {from, replayed, live, end}; an event counts as replayed if it was in the log
+ * before the connection was made, and there was a connection (or a page) before that.
+ */
+export class Follower {
+  state = "connecting";
+  received = 0;
+  replayed = 0;
+  bytes = 0;
+  connections = [];
+  problem = null;
+  retryAt = 0;
+
+  #held = false;
+  #stopped = false;
+  #retryMs = RETRY_MS;
+  #failures = 0;
+  #abort = new AbortController();
+  #wake = () => {};
+
+  /** `seen`: a page before this one had begun to follow, so what is in the log already counts as replayed. */
+  constructor(id, { cursor = 0, seen = false, wire = "sse", onEvent, onGap, onChange }) {
+    Object.assign(this, { id, cursor, wire, onEvent, onGap, onChange });
+    this.resumes = seen;
+  }
+
+  get reconnects() {
+    return Math.max(0, this.connections.length - 1);
+  }
+
+  async run() {
+    addEventListener("online", this.#hurry);
+    while (!this.isOver) {
+      if (this.#held) await this.#sleep(Infinity);
+      else await this.#connect();
+    }
+    removeEventListener("online", this.#hurry);
+  }
+
+  /** What a lost network does: the connection breaks, and no other comes about until `restore`. */
+  cut() {
+    this.#held = true;
+    this.#abort.abort();
+    this.#wake();
+    this.#become("cut");
+  }
+
+  restore() {
+    this.#held = false;
+    this.#failures = 0;
+    this.#become("connecting");
+    this.#wake();
+  }
+
+  stop() {
+    this.#stopped = true;
+    this.#abort.abort();
+    this.#wake();
+  }
+
+  get isOver() {
+    return this.#stopped || this.state === "ended" || this.state === "failed";
+  }
+
+  #hurry = () => this.#wake();
+
+  async #connect() {
+    this.#abort = new AbortController();
+    this.#become("connecting");
+    try {
+      await this.#read();
+      this.#failures = 0;
+    } catch (problem) {
+      if (this.#abort.signal.aborted) return;
+      if (problem instanceof Gap) return this.#repaint(problem);
+      this.#failures += 1;
+      if (FINAL.has(problem.status)) return this.#fail(problem);
+    }
+    if (!this.isOver && !this.#held) await this.#pause();
+  }
+
+  async #read() {
+    const { signal } = this.#abort;
+    const backlogEnd = this.resumes ? (await api.stream(this.id, signal)).last_event_id : 0;
+    const headers = { Accept: this.wire === "sse" ? "text/event-stream" : "application/x-ndjson" };
+    if (this.cursor) headers["Last-Event-ID"] = String(this.cursor);
+    const response = await api.events(this.id, headers, signal);
+    const connection = { from: this.cursor, replayed: 0, live: 0, end: null };
+    this.connections.push(connection);
+    this.resumes = true;
+    if (response.status === 204) {
+      connection.end = "ended";
+      return this.#become("ended");
+    }
+    this.#become("open");
+    try {
+      await this.#readBody(response.body.getReader(), this.#decoder(connection, backlogEnd));
+    } finally {
+      connection.end = this.state === "ended" ? "ended" : this.#held ? "cut here" : "lost";
+      this.onChange();
+    }
+  }
+
+  async #readBody(reader, decoder) {
+    const utf8 = new TextDecoder();
+    const { signal } = this.#abort;
+    for (;;) {
+      const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
+      const { value, done } = await reader.read().finally(() => clearTimeout(silence));
+      // What was read before the cut but not looked at yet is lost, as on a real network: it comes again.
+      if (done || signal.aborted) return;
+      this.bytes += value.byteLength;
+      decoder.push(utf8.decode(value, { stream: true }));
+      this.onChange();
+      if (this.state === "ended") return void reader.cancel().catch(() => {});
+    }
+  }
+
+  #decoder(connection, backlogEnd) {
+    const take = (event) => {
+      if (event.id == null) throw new Gap(event.data);
+      const replayed = event.id <= backlogEnd;
+      this.received += 1;
+      this.replayed += replayed;
+      connection[replayed ? "replayed" : "live"] += 1;
+      this.cursor = event.id;
+      this.onEvent(event);
+      if (TERMINAL.has(event.event)) this.#become("ended");
+    };
+    if (this.wire === "ndjson") return new NdjsonDecoder(take);
+    return new SseDecoder(take, (ms) => {
+      this.#retryMs = ms;
+    });
+  }
+
+  /** What is missing cannot be had any more: the text as it is now is painted anew, and followed from there. */
+  async #repaint(gap) {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    const { text, cursor } = await api.text(this.id, this.#abort.signal);
+    this.cursor = cursor;
+    this.onGap(gap.notice, text);
+  }
+
+  /** The server's `retry:` has its jitter; tries that fail double it, with a jitter of our own. */
+  async #pause() {
+    const grown = this.#retryMs * 2 ** Math.max(0, this.#failures - 1);
+    const jitter = this.#failures > 1 ? 0.5 + Math.random() : 1;
+    const pause = Math.min(grown * jitter, LONGEST_PAUSE_MS);
+    this.retryAt = Date.now() + pause;
+    this.#become("waiting");
+    await this.#sleep(pause);
+  }
+
+  #sleep(ms) {
+    return new Promise((resolve) => {
+      const timer = ms === Infinity ? 0 : setTimeout(resolve, ms);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #fail(problem) {
+    this.problem = problem;
+    this.#become("failed");
+  }
+
+  #become(state) {
+    this.state = state;
+    this.onChange();
+  }
+}

@@ -1,0 +1,335 @@
+// The player: a stream's whole log, at any instant of it, played at any pace; a running one is watched live.
+
+import * as api from "./api.js";
+import { AnswerView } from "./answer.js";
+import { drawDetails, drawHead, sealBadge } from "./details.js";
+import { ask } from "./dialog.js";
+import { eachFrame, fill, h, notice, setText } from "./dom.js";
+import { EventList } from "./eventlist.js";
+import { Follower } from "./follower.js";
+import { moment } from "./format.js";
+import { Log } from "./log.js";
+import { Playhead } from "./playhead.js";
+import { problemNotice } from "./problem.js";
+import { bind } from "./shortcuts.js";
+import { NdjsonDecoder } from "./sse.js";
+import { hasEnded, streamAddress } from "./stream.js";
+import { Timeline } from "./timeline.js";
+import { Transcript } from "./transcript.js";
+import { Transport } from "./transport.js";
+
+export const title = "Player";
+export const name = "stream";
+
+const POLL_MS = 3000; // who watches, while it runs; the seal, until the archive has it
+const SEAL_POLLS = 10;
+const REMEMBER_MS = 250; // browsers refuse an address that changes with every frame
+const SAVING_MS = 60_000;
+
+export function mount(container, id, query) {
+  return new Player(container, decode(id), Number(query.get("event")));
+}
+
+class Player {
+  #record = null;
+  #log = new Log();
+  #playhead = new Playhead(this.#log, () => this.#moved());
+  #transcript = new Transcript();
+  #applied = 0; // how many events the transcript holds
+  #transport = new Transport(this.#playhead);
+  #timeline = new Timeline({
+    onSeek: (ms) => this.#playhead.seek(ms),
+    onStep: (by) => this.#playhead.step(by),
+    onEvent: (index) => this.#playhead.goTo(index + 1),
+  });
+  #answer = new AnswerView();
+  #events = new EventList((index) => this.#playhead.goTo(index + 1));
+  #follower = null;
+  #heardAt = 0; // when the last event came, on this page's clock
+  #views = "Loading";
+  #seal = undefined; // while it is not known; null where the server has none
+  #masked = [];
+  #abort = new AbortController();
+  #draw = eachFrame(() => this.#paint());
+
+  /** `event`: the id of the event to open at, or 0 for the end. */
+  constructor(container, id, event) {
+    this.id = id;
+    this.startAt = event;
+    this.#build(container);
+    this.unbind = bind("Player", this.#shortcuts());
+    this.#open();
+  }
+
+  close() {
+    this.#abort.abort();
+    this.#follower?.stop();
+    this.#playhead.pause();
+    this.#events.close();
+    this.#draw.cancel();
+    clearTimeout(this.polling);
+    clearTimeout(this.remembering);
+    clearInterval(this.silenceClock);
+    this.unbind();
+  }
+
+  #shortcuts() {
+    const playhead = this.#playhead;
+    return [
+      { keys: [" "], does: "Play and pause", run: () => playhead.toggle() },
+      { keys: ["ArrowRight"], does: "Step forward by an event", run: () => playhead.step(1) },
+      { keys: ["ArrowLeft"], does: "Step back by an event", run: () => playhead.step(-1) },
+      { keys: ["Home"], does: "To the start", run: () => playhead.goTo(1) },
+      { keys: ["End"], does: "To the end", run: () => playhead.toEnd() },
+      { keys: ["]"], does: "Faster", run: () => playhead.faster(1) },
+      { keys: ["["], does: "Slower", run: () => playhead.faster(-1) },
+      { keys: ["e"], does: "To the list of events", run: () => this.#events.list.focus() },
+    ];
+  }
+
+  // -- what it reads
+
+  async #open() {
+    fill(this.state, notice("loading", "Loading the stream"));
+    try {
+      this.#record = await api.stream(this.id, this.#abort.signal);
+      if (this.#record.erased_at) this.#showTombstone();
+      else if (hasEnded(this.#record)) await this.#readAll();
+      else this.#watch();
+    } catch (problem) {
+      if (this.#abort.signal.aborted) return;
+      if (problem.status === 410) this.#showTombstone();
+      else
+        fill(
+          this.state,
+          problemNotice(problem, () => this.#open()),
+        );
+    }
+    if (this.#record) this.#poll(0);
+  }
+
+  async #readAll() {
+    const decoder = new NdjsonDecoder((line) => this.#take(line));
+    const response = await api.exportLog(this.id, this.#abort.signal);
+    decoder.push(`${await response.text()}\n`);
+    this.#show();
+    if (this.startAt) this.#playhead.goToId(this.startAt);
+    else this.#playhead.toEnd();
+  }
+
+  async #watch() {
+    this.#playhead.mayGrow = this.#playhead.isLive = true;
+    this.#follower = new Follower(this.id, {
+      wire: "ndjson",
+      onEvent: (event) => this.#take(event),
+      onGap: () => {}, // what the log does not hold any more, it cannot show
+      onChange: this.#draw,
+    });
+    this.silenceClock = setInterval(this.#draw, 1000);
+    this.#show();
+    await this.#follower.run();
+    this.#followed();
+  }
+
+  /** The stream has ended, or the server will not have it followed, or this page is left. */
+  async #followed() {
+    clearInterval(this.silenceClock);
+    this.#playhead.mayGrow = false;
+    const { problem } = this.#follower;
+    if (problem)
+      fill(
+        this.state,
+        problemNotice(problem, () => this.#watch()),
+      );
+    this.#record = await api.stream(this.id, this.#abort.signal).catch(() => this.#record);
+    this.#draw();
+  }
+
+  /** Lines without an id are no events: the seal, and what is masked for this reader. */
+  #take(line) {
+    this.#heardAt = performance.now();
+    if (line.id !== undefined) this.#log.add(line);
+    else if (line.redacted) this.#masked = line.redacted;
+  }
+
+  /** Views and seal: at once, then for as long as they may change. */
+  async #poll(round) {
+    clearTimeout(this.polling);
+    if (!document.hidden) await this.#readViewsAndSeal();
+    if (this.#abort.signal.aborted) return;
+    this.#draw();
+    if (this.#views === null && this.#seal === null) return; // this server will not know more later
+    const ended = hasEnded(this.#record);
+    const sealMayCome = this.#seal?.verdict === "not_sealed" && round < SEAL_POLLS;
+    const isWatched = Array.isArray(this.#views) && this.#views.some((view) => view.closed_at === null);
+    if (!ended || sealMayCome || isWatched) {
+      this.polling = setTimeout(() => this.#poll(ended ? round + 1 : 0), POLL_MS);
+    }
+  }
+
+  async #readViewsAndSeal() {
+    const { signal } = this.#abort;
+    const views = api.views(this.id, signal).then((answer) => answer && answer.views);
+    const seal = api.verify(this.id, signal);
+    const found = await views.catch((problem) => problem.message);
+    if (JSON.stringify(found) !== JSON.stringify(this.#views)) this.#views = found;
+    this.#seal = await seal.catch(() => undefined);
+  }
+
+  // -- what one does with it
+
+  async #export() {
+    const response = await api.exportLog(this.id);
+    const address = URL.createObjectURL(await response.blob());
+    h("a", { href: address, download: `${this.id}.ndjson` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), SAVING_MS);
+  }
+
+  async #erase() {
+    if (!(await confirmErasure(this.id))) return;
+    await this.#attempt(async () => {
+      await api.erase(this.id);
+      this.#record = await api.stream(this.id);
+      this.#showTombstone();
+      this.#poll(0);
+    });
+  }
+
+  async #attempt(action) {
+    fill(this.state);
+    try {
+      await action();
+    } catch (problem) {
+      fill(
+        this.state,
+        problemNotice(problem, () => this.#attempt(action)),
+      );
+    }
+  }
+
+  #moved() {
+    this.#draw();
+    clearTimeout(this.remembering);
+    this.remembering = setTimeout(() => this.#remember(), REMEMBER_MS);
+  }
+
+  /** The instant is part of the address: it can be handed on. At the end there is nothing to remember. */
+  #remember() {
+    if (this.#playhead.isMoving) return;
+    const event = this.#playhead.isAtTheEnd ? null : this.#playhead.event;
+    history.replaceState(null, "", `${streamAddress(this.id)}${event ? `?event=${event.id}` : ""}`);
+  }
+
+  // -- what it shows
+
+  #build(container) {
+    const button = (label, run, more) => h("button", { type: "button", onclick: run, ...more }, label);
+    this.cancelButton = button("Cancel", () => this.#attempt(() => api.cancel(this.id)));
+    this.exportButton = button("Export", () => this.#attempt(() => this.#export()));
+    this.eraseButton = button("Erase…", () => this.#erase(), { class: "danger" });
+    this.badges = h("div", { class: "badges" });
+    this.actions = h("div", { class: "actions" });
+    this.facts = h("div", {});
+    this.state = h("div", {});
+    this.masked = h("p", { class: "hint" });
+    this.stage = this.#buildStage();
+    this.details = h("section", { class: "panel details", "aria-label": "Details", hidden: true });
+    const heading = h("h1", { tabindex: "-1", class: "player-title" }, h("code", {}, this.id));
+    container.append(
+      h("div", { class: "player-head" }, h("div", { class: "player-name" }, heading, this.badges), this.actions),
+      this.facts,
+      this.state,
+      this.stage,
+      this.details,
+    );
+  }
+
+  #buildStage() {
+    const panel = (label, ...content) => h("section", { class: "panel", "aria-label": label }, content);
+    const head = (label, ...more) => h("header", { class: "panel-head" }, h("h2", {}, label), more);
+    return h("div", { class: "stage", hidden: true }, [
+      panel("Timeline", this.#transport.element, this.#timeline.element),
+      h("div", { class: "player-columns" }, [
+        panel("Answer", head("As the user saw it", this.masked), this.#answer.element),
+        panel("Events", head("Events", this.#events.filter), this.#events.element),
+      ]),
+    ]);
+  }
+
+  #show() {
+    fill(this.state);
+    this.stage.hidden = false;
+    this.#draw();
+  }
+
+  /** Its content is gone, or not kept any longer. What is left: id, times, and the seal. */
+  #showTombstone() {
+    const erasedAt = this.#record?.erased_at;
+    this.stage.hidden = true;
+    const [gone, left] = erasedAt
+      ? [
+          `Erased on ${moment(erasedAt)}`,
+          "Its events, its request and its usage are gone. Its id, times and seal stay.",
+        ]
+      : ["No longer kept", "Its retention is over, or it was erased."];
+    fill(this.state, notice("tombstone", gone, left));
+    if (this.#record) this.#paintFrame();
+  }
+
+  #paint() {
+    if (!this.#record) return;
+    this.#playhead.catchUp();
+    const { position, count } = this.#playhead;
+    this.#applyUntil(count);
+    this.#answer.draw(this.#transcript);
+    this.#events.draw(this.#log, count);
+    this.#timeline.draw(this.#log, position, count, this.#views);
+    this.#transport.draw(this.#heardAt);
+    setText(this.masked, this.#masked.length > 0 ? `Masked for this key: ${this.#masked.join(", ")}` : "");
+    this.#paintFrame();
+  }
+
+  /** Forward, event by event; back, from the start again: ten thousand events are some milliseconds. */
+  #applyUntil(count) {
+    if (count < this.#applied) {
+      this.#transcript.reset();
+      this.#applied = 0;
+    }
+    for (; this.#applied < count; this.#applied += 1) this.#transcript.apply(this.#log.events[this.#applied]);
+  }
+
+  /** All that changes with the record and the seal only. */
+  #paintFrame() {
+    const shown = JSON.stringify([this.#record, this.#seal ?? String(this.#seal)]);
+    if (this.details.dataset.shown === shown) return;
+    this.details.dataset.shown = shown;
+    this.details.hidden = false;
+    const isErased = Boolean(this.#record.erased_at);
+    const ended = hasEnded(this.#record);
+    drawHead(this.facts, this.badges, this.#record, sealBadge(this.#seal, ended));
+    drawDetails(this.details, this.#record, this.#seal);
+    fill(this.actions, [
+      !isErased && h("a", { class: "button", href: `#/playground?stream=${this.id}` }, "Playground"),
+      !ended && this.cancelButton,
+      !isErased && this.exportButton,
+      ended && !isErased && this.eraseButton,
+    ]);
+  }
+}
+
+function confirmErasure(id) {
+  const content = h("p", {}, [
+    "The events, the request and the usage of ",
+    h("code", {}, id),
+    " are erased for good, here and in the archive. A tombstone with its seal stays.",
+  ]);
+  return ask("Erase this stream?", content, { confirm: "Erase", cancel: "Keep it", confirmClass: "danger" });
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,199 @@
+// The playground: a prompt and its answer, over a network that one can cut.
+
+import * as api from "./api.js";
+import { AnswerView } from "./answer.js";
+import { Composer } from "./composer.js";
+import { Delivery } from "./delivery.js";
+import { eachFrame, fill, h, notice } from "./dom.js";
+import { Follower } from "./follower.js";
+import { promptOf } from "./format.js";
+import { problemNotice } from "./problem.js";
+import { bind } from "./shortcuts.js";
+import { firstTokenMs, stateBadge, streamAddress } from "./stream.js";
+import { Transcript } from "./transcript.js";
+
+export const title = "Playground";
+export const name = "playground";
+
+export function mount(container, _, query) {
+  const view = new Playground(container);
+  if (query.get("stream")) view.open(query.get("stream"));
+  return view;
+}
+
+class Playground {
+  #record = null;
+  #follower = null;
+  #transcript = new Transcript();
+  #composer = new Composer((body) => this.#send(body));
+  #delivery = new Delivery(() => this.#toggleNetwork());
+  #answer = new AnswerView();
+  #askedAt = null;
+  #firstTextMs = null; // on this page's clock; null for a stream that another page has asked for
+  #isBusy = false;
+  #isClosed = false;
+  #draw = eachFrame(() => this.#paint());
+
+  constructor(container) {
+    this.#build(container);
+    this.unbind = bind("Playground", [
+      { keys: ["/"], does: "Write a prompt (Ctrl+Enter sends it)", run: () => this.#composer.prompt.focus() },
+      { keys: ["c"], does: "Cut the network, and restore it", run: () => this.#toggleNetwork() },
+      { keys: ["s"], does: "Stop the generation", run: () => this.#stop() },
+      { keys: ["r"], does: "Regenerate", run: () => this.#regenerate() },
+    ]);
+    this.#paint();
+  }
+
+  close() {
+    this.#isClosed = true;
+    this.#follower?.stop();
+    this.#delivery.close();
+    this.#draw.cancel();
+    this.unbind();
+  }
+
+  // -- what it does
+
+  /** Trying again after a lost answer means the same stream: the key stays the same. */
+  #send(body) {
+    const key = randomKey();
+    return this.#start(() => api.createStream(body, key));
+  }
+
+  async #start(create) {
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    fill(this.problem);
+    this.#draw();
+    const askedAt = performance.now();
+    try {
+      const record = await create();
+      if (!this.#isClosed) history.replaceState(null, "", `#/playground?stream=${record.id}`);
+      this.#follow(record, { askedAt });
+    } catch (problem) {
+      this.#say(problem, () => this.#start(create));
+    } finally {
+      this.#isBusy = false;
+      this.#draw();
+    }
+  }
+
+  /** After a reload: the log tells everything again, from its first event, and goes on from there. */
+  async open(id) {
+    fill(this.problem, notice("loading", "Opening the stream"));
+    try {
+      const record = await api.stream(id);
+      this.#composer.prompt.value = promptOf(record.request);
+      this.#follow(record, { seen: true });
+    } catch (problem) {
+      this.#say(problem, () => this.open(id));
+    }
+  }
+
+  async #follow(record, { seen = false, askedAt = null }) {
+    if (this.#isClosed) return; // the user went elsewhere while the server was asked
+    this.#follower?.stop();
+    fill(this.problem);
+    this.#record = record;
+    this.#askedAt = askedAt;
+    this.#firstTextMs = null;
+    this.#transcript.reset();
+    const follower = new Follower(record.id, {
+      seen,
+      onEvent: (event) => this.#take(event),
+      onGap: (gap, text) => this.#transcript.replaceText(text, gap),
+      onChange: this.#draw,
+    });
+    this.#follower = follower;
+    this.#draw();
+    await follower.run();
+    if (follower.problem) this.#say(follower.problem, () => this.open(record.id));
+  }
+
+  #take(event) {
+    this.#transcript.apply(event);
+    if (event.event === "text_delta" && this.#firstTextMs === null && this.#askedAt !== null) {
+      this.#firstTextMs = performance.now() - this.#askedAt;
+    }
+  }
+
+  #regenerate() {
+    if (this.#transcript.ending) this.#start(() => api.regenerate(this.#record.id));
+  }
+
+  async #stop() {
+    if (!this.#record || this.#transcript.ending) return;
+    try {
+      await api.cancel(this.#record.id);
+    } catch (problem) {
+      this.#say(problem, () => this.#stop());
+    }
+  }
+
+  #toggleNetwork() {
+    if (this.#follower?.state === "cut") this.#follower.restore();
+    else if (this.#follower && !this.#follower.isOver) this.#follower.cut();
+  }
+
+  #say(problem, retry) {
+    fill(this.problem, problemNotice(problem, retry));
+  }
+
+  // -- what it shows
+
+  #build(container) {
+    this.problem = h("div", { class: "problem" });
+    this.heading = h("div", { class: "answer-heading" });
+    this.stopButton = h("button", { type: "button", onclick: () => this.#stop() }, "Stop");
+    this.again = h("button", { type: "button", onclick: () => this.#regenerate() }, "Regenerate");
+    this.toPlayer = h("a", { class: "button" }, "Open in player");
+    this.empty = notice(
+      "empty",
+      "No stream yet",
+      "Send a prompt, cut the network while the answer comes, and restore it: it goes on at the very next event.",
+    );
+    const actions = h("div", { class: "actions" }, this.stopButton, this.again, this.toPlayer);
+    this.panel = h("section", { class: "panel answer-panel", "aria-label": "Stream" }, [
+      h("header", { class: "panel-head" }, this.heading, actions),
+      this.#answer.element,
+    ]);
+    container.append(
+      h("h1", { tabindex: "-1", class: "sr-only" }, "Playground"),
+      h("div", { class: "playground" }, [
+        this.#composer.element,
+        this.problem,
+        this.#delivery.element,
+        h("div", { class: "playground-answer" }, this.empty, this.panel),
+      ]),
+    );
+  }
+
+  #paint() {
+    this.#composer.isBusy = this.#isBusy;
+    this.#delivery.draw(this.#follower, this.#firstTextMs ?? (this.#record && firstTokenMs(this.#record)));
+    this.empty.hidden = this.#record !== null;
+    this.panel.hidden = this.#record === null;
+    if (!this.#record) return;
+    this.#answer.draw(this.#transcript);
+    this.#paintHeading();
+  }
+
+  #paintHeading() {
+    const { ending, state } = this.#transcript;
+    const shown = `${this.#record.id} ${state}`;
+    if (this.heading.dataset.shown !== shown) {
+      this.heading.dataset.shown = shown;
+      fill(this.heading, stateBadge({ state }), h("code", {}, this.#record.id));
+      this.toPlayer.href = streamAddress(this.#record.id);
+    }
+    this.stopButton.hidden = ending !== null;
+    this.again.hidden = ending === null;
+  }
+}
+
+/** Not crypto.randomUUID, which a page has only over https or on loopback. */
+function randomKey() {
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

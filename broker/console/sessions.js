@@ -1,0 +1,252 @@
+// Sessions: every stream that this key may see, newest first, filtered; what still runs updates by itself.
+
+import * as api from "./api.js";
+import { fill, h, notice, setAttribute, setText } from "./dom.js";
+import { Filters } from "./filters.js";
+import { number, plural } from "./format.js";
+import { problemNotice } from "./problem.js";
+import { bind } from "./shortcuts.js";
+import { hasEnded, streamAddress } from "./stream.js";
+import { StreamRow } from "./streamrow.js";
+
+export const title = "Sessions";
+export const name = "sessions";
+
+const PAGE = 50;
+const POLL_MS = 2000;
+const POLL_LIMIT = 200; // the API's longest page
+const STRAGGLERS = 20; // running streams older than that page, asked for one by one
+
+export function mount(container, _, query) {
+  return new Sessions(container, query);
+}
+
+class Sessions {
+  #rows = new Map(); // id → StreamRow
+  #next = null;
+  #abort = new AbortController();
+  #filters;
+
+  constructor(container, query) {
+    this.#filters = new Filters(query, () => this.#reload());
+    this.#build(container);
+    this.unbind = bind("Sessions", [
+      { keys: ["/"], does: "Go to a stream by its id", run: () => this.goto.focus() },
+      { keys: ["f"], does: "Filter", run: () => this.#filters.focus() },
+      { keys: ["j"], does: "Next stream", run: () => this.#move(1) },
+      { keys: ["k"], does: "Previous stream", run: () => this.#move(-1) },
+    ]);
+    document.addEventListener("visibilitychange", this.#wake);
+    this.#reload();
+    this.#poll();
+  }
+
+  close() {
+    this.#abort.abort();
+    this.#filters.close();
+    clearTimeout(this.polling);
+    document.removeEventListener("visibilitychange", this.#wake);
+    this.unbind();
+  }
+
+  // -- what it reads
+
+  async #reload() {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    this.#next = null;
+    if (this.#rows.size === 0) this.#state(notice("loading", "Loading streams"));
+    await this.#more({ first: true });
+  }
+
+  /** The rows of the filters before stay until the new ones are here. */
+  async #more({ first = false } = {}) {
+    const { signal } = this.#abort;
+    setAttribute(this.table, "aria-busy", "true");
+    this.moreButton.disabled = true;
+    try {
+      const found = await this.#page(signal);
+      if (first) this.#forget();
+      for (const record of found) this.#add(record);
+      this.#state(null);
+    } catch (problem) {
+      if (signal.aborted) return;
+      if (first) this.#forget();
+      this.#state(this.#problem(problem));
+    } finally {
+      this.moreButton.disabled = false;
+      setAttribute(this.table, "aria-busy", null);
+    }
+  }
+
+  /** A page may hold fewer than asked for, or none, and still have a next. */
+  async #page(signal) {
+    for (;;) {
+      const page = await api.streams({ ...this.#filters.query(), limit: PAGE, cursor: this.#next }, signal);
+      signal.throwIfAborted();
+      this.#next = page.next;
+      if (page.streams.length > 0 || !page.next) return page.streams;
+    }
+  }
+
+  #forget() {
+    this.#rows.clear();
+    fill(this.body);
+  }
+
+  #wake = () => {
+    if (!document.hidden) this.#refresh();
+  };
+
+  #poll() {
+    this.polling = setTimeout(async () => {
+      if (!document.hidden) await this.#refresh();
+      if (!this.#abort.signal.aborted) this.#poll();
+    }, POLL_MS);
+  }
+
+  /** New streams, and those that still ran when last seen. */
+  async #refresh() {
+    const { signal } = this.#abort;
+    const query = this.#filters.query();
+    const rows = Array.from(this.body.children, (element) => this.#rows.get(element.dataset.id));
+    const running = rows.filter((row) => !hasEnded(row.record));
+    // Of one state only: any stream, however old, may have come to it by now.
+    const since = query.state ? rows.at(-1) : (running.at(-1) ?? rows[0]);
+    if (since) query.created_after = since.record.created_at;
+    try {
+      const { streams } = await api.streams({ ...query, limit: POLL_LIMIT }, signal);
+      if (signal.aborted) return;
+      for (const record of streams) this.#add(record);
+      const seen = new Set(streams.map((record) => record.id));
+      const stragglers = running.filter((row) => !seen.has(row.record.id)).slice(0, STRAGGLERS);
+      await Promise.all(stragglers.map((row) => this.#refreshOne(row, signal)));
+      this.#state(null);
+    } catch (problem) {
+      if (!signal.aborted) this.#state(this.#problem(problem));
+    }
+  }
+
+  /** A stream that the filtered page does not hold any more: it has ended, or it is gone. */
+  async #refreshOne(row, signal) {
+    const record = await api.stream(row.record.id, signal).catch((problem) => {
+      if (problem.status === 404 || problem.status === 410) return null;
+      throw problem;
+    });
+    const { state } = this.#filters.query();
+    if (record && (!state || record.state === state)) row.draw(record);
+    else this.#remove(row);
+  }
+
+  #add(record) {
+    const known = this.#rows.get(record.id);
+    if (known) return known.draw(record);
+    const row = new StreamRow(record, (filter, value) => this.#filters.set(filter, value));
+    this.#rows.set(record.id, row);
+    const older = Array.from(this.body.children).find((each) => each.dataset.created < record.created_at);
+    this.body.insertBefore(row.element, older ?? null);
+  }
+
+  #remove(row) {
+    this.#rows.delete(row.record.id);
+    row.element.remove();
+  }
+
+  // -- what one does with it
+
+  async #goTo(event) {
+    event.preventDefault();
+    const id = this.goto.value
+      .trim()
+      .replace(/^.*\/(streams?|s)\//, "")
+      .replace(/[/?#].*$/, "");
+    if (!id) return;
+    fill(this.gotoProblem);
+    try {
+      await api.stream(id);
+      location.hash = streamAddress(id);
+    } catch (problem) {
+      if (problem.status === 410) location.hash = streamAddress(id);
+      else fill(this.gotoProblem, problem.status === 404 ? "There is no stream of that id." : problem.message);
+    }
+  }
+
+  #move(by) {
+    const links = [...this.body.querySelectorAll("a.stream-link")];
+    const at = links.indexOf(document.activeElement);
+    links[Math.min(Math.max(at + by, 0), links.length - 1)]?.focus();
+  }
+
+  // -- what it shows
+
+  #state(shown) {
+    const isEmpty = this.#rows.size === 0;
+    this.table.hidden = isEmpty;
+    this.moreButton.hidden = isEmpty || !this.#next;
+    const running = [...this.#rows.values()].filter((row) => !hasEnded(row.record)).length;
+    const counted = `${plural(this.#rows.size, "stream")}${this.#next ? " so far" : ""}, ${number(running)} running`;
+    setText(this.count, isEmpty ? "" : counted);
+    if (shown?.textContent === this.state.textContent) return;
+    if (shown) return fill(this.state, shown);
+    if (!isEmpty) return fill(this.state);
+    if (!this.state.querySelector(".empty"))
+      fill(this.state, this.#filters.isEmpty ? this.#noneYet() : this.#noMatch());
+  }
+
+  #noMatch() {
+    const clear = h("button", { type: "button", onclick: () => this.#filters.clear() }, "Clear the filters");
+    return notice(
+      "empty",
+      "No stream matches",
+      "A finished stream is kept for as long as the server's retention says.",
+      clear,
+    );
+  }
+
+  #noneYet() {
+    const link = h("a", { class: "button", href: "#/playground" }, "Open the playground");
+    return notice("empty", "No streams yet", "Start one with POST /v1/streams, or in the playground.", link);
+  }
+
+  #problem(problem) {
+    return problemNotice(problem, () => this.#reload());
+  }
+
+  #build(container) {
+    this.state = h("div", {});
+    this.count = h("p", { class: "count", role: "status" });
+    this.body = h("tbody", {});
+    const columns = ["State", "Stream", "Session", "User", "Model", "Created", "Duration", "First token", "Last event"];
+    const head = columns.map((column, at) => h("th", { scope: "col", class: at > 5 ? "end" : null }, column));
+    this.table = h("table", { class: "streams" }, [
+      h("caption", { class: "sr-only" }, "Streams, newest first"),
+      h("thead", {}, h("tr", {}, head)),
+      this.body,
+    ]);
+    this.moreButton = h("button", { type: "button", class: "more", onclick: () => this.#more() }, "More");
+    container.append(
+      h("div", { class: "sessions-head" }, [h("h1", { tabindex: "-1" }, "Sessions"), this.count, this.#gotoForm()]),
+      this.#filters.element,
+      this.state,
+      this.table,
+      this.moreButton,
+    );
+  }
+
+  #gotoForm() {
+    this.gotoProblem = h("p", { class: "field-error", role: "alert", id: "goto-problem" });
+    this.goto = h("input", {
+      type: "search",
+      "aria-label": "Stream id",
+      "aria-describedby": "goto-problem",
+      placeholder: "Paste a stream id",
+      spellcheck: "false",
+      autocomplete: "off",
+    });
+    return h("form", { class: "goto", onsubmit: (event) => this.#goTo(event) }, [
+      this.goto,
+      h("button", { type: "submit" }, "Open"),
+      this.gotoProblem,
+    ]);
+  }
+}

@@ -1,0 +1,56 @@
+// A stream as a row of the sessions' table: drawn once, and then only where something has changed.
+
+import { fill, h, said, setAttribute, setText } from "./dom.js";
+import { duration, moment, promptOf, visible } from "./format.js";
+import { durationOf, firstTokenMs, shownState, stateBadge, streamLink } from "./stream.js";
+
+export class StreamRow {
+  constructor(record, filterBy) {
+    this.record = record;
+    this.state = h("td", { class: "cell-state" });
+    this.prompt = h("bdi", { class: "prompt" });
+    this.duration = h("td", { class: "end cell-duration" });
+    this.firstToken = h("td", { class: "end cell-first", "data-label": "First token" });
+    this.events = h("td", { class: "end cell-events", "data-label": "Last event" });
+    const filter = (field, label) => {
+      const value = record[field];
+      if (!value) return h("span", { class: "muted" }, "–");
+      const only = `Only ${label} ${visible(value)}`;
+      const choose = () => filterBy(field, value);
+      return h("button", { type: "button", class: "link", title: only, onclick: choose }, said(value));
+    };
+    const link = streamLink(record.id, this.prompt, h("code", { class: "id" }, record.id));
+    link.className = "stream-link";
+    this.element = h("tr", { "data-id": record.id, "data-created": record.created_at }, [
+      this.state,
+      h("td", { class: "cell-stream" }, link),
+      h("td", { class: "cell-session", "data-label": "Session" }, filter("session_id", "session")),
+      h("td", { class: "cell-user", "data-label": "User" }, filter("user_id", "user")),
+      h("td", { class: "cell-model", "data-label": "Model" }, filter("model", "model")),
+      h("td", { class: "cell-created", title: record.created_at }, moment(record.created_at)),
+      this.duration,
+      this.firstToken,
+      this.events,
+    ]);
+    this.draw(record);
+  }
+
+  draw(record) {
+    this.record = record;
+    if (this.shown !== shownState(record)) {
+      this.shown = shownState(record);
+      fill(this.state, stateBadge(record));
+    }
+    setText(this.prompt, visible(firstLine(record)));
+    setText(this.duration, durationOf(record));
+    setText(this.firstToken, duration(firstTokenMs(record)));
+    setText(this.events, String(record.last_event_id));
+    setAttribute(this.prompt, "data-quiet", record.request === null || record.producer === "external");
+  }
+}
+
+function firstLine(record) {
+  if (record.erased_at) return "Erased";
+  if (record.producer === "external") return "External producer";
+  return promptOf(record.request).trim().split("\n", 1)[0] || "No prompt";
+}

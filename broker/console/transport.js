@@ -1,0 +1,54 @@
+// The player's buttons: play and step, how fast, where one is, and whether that is live.
+
+import { fill, h, setAttribute, setText } from "./dom.js";
+import { clock, number } from "./format.js";
+import { icon } from "./icons.js";
+import { SPEEDS } from "./playhead.js";
+
+const SILENT_MS = 2000;
+
+export class Transport {
+  constructor(playhead) {
+    this.playhead = playhead;
+    const button = (label, sign, run) =>
+      h("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick: run }, icon(sign));
+    this.playButton = button("Play", "play", () => playhead.toggle());
+    const speeds = SPEEDS.map((speed) => h("option", { value: speed }, `${speed}×`));
+    const choose = () => (playhead.speed = Number(this.speed.value));
+    this.speed = h("select", { "aria-label": "Speed", onchange: choose }, speeds);
+    this.clock = h("span", { class: "clock" });
+    this.place = h("span", { class: "muted place" });
+    this.silence = h("span", { class: "silence" });
+    this.live = h("button", { type: "button", class: "live", onclick: () => playhead.toEnd() }, "Live");
+    this.element = h("div", { class: "transport" }, [
+      button("Step back", "back", () => playhead.step(-1)),
+      this.playButton,
+      button("Step forward", "forward", () => playhead.step(1)),
+      this.speed,
+      this.clock,
+      this.place,
+      this.silence,
+      this.live,
+    ]);
+  }
+
+  /** `heardAt`: when the last event came, by performance.now(). */
+  draw(heardAt) {
+    const { log, position, count, isMoving, isLive, mayGrow, speed } = this.playhead;
+    this.#drawPlayButton(isMoving ? "Pause" : "Play", isMoving ? "pause" : "play");
+    if (this.speed.value !== String(speed)) this.speed.value = String(speed);
+    setText(this.clock, `${clock(position)} / ${clock(log.end)}`);
+    setText(this.place, `event ${number(count)} of ${number(log.events.length)}`);
+    const silentMs = isLive ? performance.now() - heardAt : 0;
+    setText(this.silence, silentMs > SILENT_MS ? `No event for ${Math.floor(silentMs / 1000)} s` : "");
+    this.live.hidden = !mayGrow;
+    setAttribute(this.live, "aria-pressed", String(isLive));
+  }
+
+  #drawPlayButton(label, sign) {
+    if (this.playButton.title === label) return;
+    this.playButton.title = label;
+    setAttribute(this.playButton, "aria-label", label);
+    fill(this.playButton, icon(sign));
+  }
+}

@@ -1,0 +1,243 @@
+"""The playground: an answer that survives its network, shown as it is."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from redis import Redis
+
+from broker.topic import RING_EVENTS
+from tests.console.conftest import Seeds, watched_page
+from tests.deployment import Deployment
+
+pytestmark = pytest.mark.browser
+
+LONG = "Grüße aus dem Tunnel 🚇 [[tokens=150 rate=250 thinking=10 ttft_ms=0]]"
+
+MORE_THAN_A_RING = RING_EVENTS + 10
+
+# The follower alone, cut and restored again and again while the events come: the ids it met, in their order.
+CUT_OFTEN = """
+async ([id, wire]) => {
+  const { Follower } = await import("/console/follower.js");
+  const ids = [];
+  const states = new Set();
+  const follower = new Follower(id, {
+    wire,
+    onEvent: (event) => ids.push(event.id),
+    onGap: () => ids.push("gap"),
+    onChange: () => states.add(follower?.state),
+  });
+  const ran = follower.run();
+  while (follower.state !== "ended") {
+    const goal = ids.length + 25;
+    while (ids.length < goal && follower.state !== "ended") await new Promise((wake) => setTimeout(wake, 5));
+    if (follower.state === "ended") break;
+    follower.cut();
+    await new Promise((wake) => setTimeout(wake, 60));
+    follower.restore();
+  }
+  await ran;
+  const { received, replayed, reconnects, connections } = follower;
+  return { ids, states: [...states], received, replayed, reconnects, connections };
+}
+"""
+
+
+def send(page: Page, seeds: Seeds, prompt: str) -> str:
+    """Send a prompt; the id of its stream."""
+    if not page.url.startswith(seeds.url):
+        page.goto(seeds.url)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_url(re.compile("stream="))
+    return page.url.partition("stream=")[2]
+
+
+def state(page: Page) -> str:
+    return page.locator(".answer-heading .badge").text_content() or ""
+
+
+def answer(page: Page) -> str:
+    return "".join(page.locator(".answer-blocks > .answer-text").all_text_contents())
+
+
+def metric(page: Page, name: str) -> int:
+    return int((page.locator(f"[data-metric={name}]").text_content() or "").replace(",", ""))
+
+
+def until_text(page: Page, length: int) -> None:
+    page.wait_for_function(
+        "(length) => (document.querySelector('.answer-blocks > .answer-text')?.textContent.length ?? 0) >= length",
+        arg=length,
+    )
+
+
+def until_ended(page: Page) -> None:
+    expect(page.locator(".network")).to_have_text("Complete")
+    expect(page.locator(".answer-ending")).not_to_be_empty()
+
+
+def test_a_prompt_becomes_the_answer_that_the_server_has(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, LONG)
+    until_ended(page)
+    assert answer(page) == seeds.text(sid)
+    assert state(page) == "done"
+    assert metric(page, "received") == metric(page, "cursor") == len(seeds.log(sid))
+    assert metric(page, "replayed") == metric(page, "reconnects") == 0
+    assert re.fullmatch(r"\d+ ms|\d.* s", page.locator("[data-metric=first-token]").text_content() or "")
+
+
+def test_a_cut_and_a_restored_network_change_nothing_in_the_answer(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, LONG)
+    until_text(page, 60)
+    page.get_by_role("button", name="Cut the network").click()
+    expect(page.locator(".network")).to_have_text("Network cut")
+    cursor, seen = metric(page, "cursor"), answer(page)
+    seeds.deployment.wait_until_ended(sid)
+    assert (metric(page, "cursor"), answer(page)) == (cursor, seen)
+
+    page.get_by_role("button", name="Restore the network").click()
+    until_ended(page)
+    log = seeds.log(sid)
+    assert answer(page) == seeds.text(sid)
+    assert metric(page, "received") == len(log)
+    assert metric(page, "replayed") == len([event for event in log if event["id"] > cursor])
+    assert metric(page, "reconnects") == 1
+    expect(page.locator(".connections li")).to_have_count(2)
+    expect(page.locator(".connections")).to_contain_text(f"after {cursor}")
+
+
+@pytest.mark.parametrize("wire", ["sse", "ndjson"])
+def test_every_id_comes_once_and_in_order_however_often_the_network_is_cut(page: Page, seeds: Seeds, wire: str) -> None:
+    page.goto(seeds.url)
+    sid = seeds.running("[[tokens=200 rate=300 ttft_ms=0 thinking=20]]")
+    met = page.evaluate(CUT_OFTEN, [sid, wire])
+    log = seeds.log(sid)
+    assert met["ids"] == [event["id"] for event in log]
+    assert met["received"] == len(log)
+    assert met["reconnects"] >= 2
+    assert met["replayed"] == sum(connection["replayed"] for connection in met["connections"])
+    assert "cut" in met["states"]
+
+
+def test_the_sse_decoder_gives_the_same_frames_however_the_bytes_are_split(page: Page, seeds: Seeds) -> None:
+    page.goto(seeds.url)
+    wire = (
+        'retry: 7\r\nid: 1\r\nevent: a\r\ndata: {"x":"é"}\r\n\r\n: ping\n\nevent:b\ndata:1\n\n'
+        'id: 2\rdata: [1,\rdata: 2]\r\rid: 3\nevent: cut\ndata: {"never":'
+    )
+    met = page.evaluate(
+        """async (wire) => {
+          const { SseDecoder } = await import("/console/sse.js");
+          const all = [];
+          for (let size = 1; size <= wire.length; size += 1) {
+            const met = [];
+            const decoder = new SseDecoder((message) => met.push(message), (ms) => met.push(ms));
+            for (let at = 0; at < wire.length; at += size) decoder.push(wire.slice(at, at + size));
+            all.push(JSON.stringify(met));
+          }
+          return [...new Set(all)];
+        }""",
+        wire,
+    )
+    assert [json.loads(each) for each in met] == [
+        [
+            7,
+            {"id": 1, "event": "a", "data": {"x": "é"}},
+            {"id": None, "event": "b", "data": 1},
+            {"id": 2, "event": "message", "data": [1, 2]},
+        ]
+    ]
+
+
+def test_a_reload_resumes_the_stream(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, LONG)
+    until_text(page, 60)
+    page.reload()
+    assert sid in page.url
+    until_ended(page)
+    assert answer(page) == seeds.text(sid)
+    assert metric(page, "received") == len(seeds.log(sid))
+    assert 0 < metric(page, "replayed") <= metric(page, "received")
+    assert page.get_by_label("Prompt", exact=True).input_value() == LONG
+
+
+def test_stop_cancels_and_regenerate_asks_the_same_again(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, "[[tokens=3000 rate=30 ttft_ms=0]]")
+    until_text(page, 5)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".answer-ending")).to_have_text("Cancelled: stopped in the console")
+    assert state(page) == "cancelled"
+    assert answer(page) == seeds.text(sid)
+
+    page.get_by_role("button", name="Regenerate").click()
+    page.wait_for_url(lambda url: sid not in url)
+    again = page.url.partition("stream=")[2]
+    assert seeds.get(f"/v1/streams/{again}").json()["regenerates"] == sid
+    page.get_by_role("button", name="Stop").click()
+    until_ended(page)
+
+
+def test_a_restart_voids_the_text_and_an_error_keeps_what_there_is(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, "[[tokens=30 rate=0 ttft_ms=0 cut_at=8]]")
+    until_ended(page)
+    assert answer(page) == seeds.text(sid)
+    assert page.locator(".answer-notice").all_text_contents() == [
+        "Restarted as attempt 3: provider_cut. What came before is void."
+    ]
+    expect(page.locator(".answer-ending.error")).to_have_text(re.compile("Error provider_cut: .+"))
+
+
+def test_thinking_is_folded_until_it_is_asked_for(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, "[[tokens=5 rate=0 ttft_ms=0 thinking=9]]")
+    until_ended(page)
+    thought = "".join(event["data"]["text"] for event in seeds.log(sid) if event["event"] == "thinking_delta")
+    thinking = page.locator(".answer-thinking .answer-text")
+    expect(thinking).not_to_be_visible()
+    page.get_by_text("Thinking").click()
+    expect(thinking).to_be_visible()
+    assert thinking.text_content() == thought
+
+
+def test_a_gap_is_said_and_the_text_painted_anew(page: Page, seeds: Seeds) -> None:
+    words = [("text_delta", {"text": f"{number} "}) for number in range(1, 21)]
+    sid = seeds.external(("start", {}), *words)
+    page.goto(f"{seeds.url}/#/playground?stream={sid}")
+    expect(page.locator("[data-metric=cursor]")).to_have_text("22")
+    page.get_by_role("button", name="Cut the network").click()
+    with Redis.from_url(seeds.deployment.redis_url) as redis:
+        (key,) = redis.keys(f"*{{{sid}}}:log")
+        redis.xdel(key, "22-0")  # what the page has seen is lost, as with a log that lost its tail
+    seeds.append(sid, *[("text_delta", {"text": "."})] * MORE_THAN_A_RING)  # so that the server looks at the log
+    page.get_by_role("button", name="Restore the network").click()
+    expect(page.locator(".answer-notice")).to_have_text(re.compile("Events after 22 no longer exist"))
+    seeds.append(sid, ("text_delta", {"text": "and on"}), ("done", {}))
+    until_ended(page)
+    kept = "".join(f"{number} " for number in range(1, 20)) + "." * MORE_THAN_A_RING + "and on"
+    assert answer(page) == seeds.text(sid) == kept
+
+
+def test_a_stream_that_is_not_there_is_said(page: Page, seeds: Seeds) -> None:
+    page.goto(f"{seeds.url}/#/playground?stream=nope")
+    expect(page.get_by_role("alert")).to_contain_text("There is no such stream")
+
+
+def test_it_comes_back_by_itself_when_its_server_was_away(
+    browser: Browser, own_deployment: Callable[..., Deployment]
+) -> None:
+    deployment = own_deployment(servers=1)
+    seeds = Seeds(deployment)
+    with watched_page(browser) as page:
+        sid = send(page, seeds, "[[tokens=100 rate=80 ttft_ms=0]]")
+        until_text(page, 40)
+        deployment.servers[0].kill()
+        expect(page.locator(".network")).to_have_text("Connection lost")
+        expect(page.locator(".network-box .hint")).to_have_text(re.compile("Trying again in"))
+        deployment.servers[0].start()
+        deployment.wait_until_ready()
+        until_ended(page)
+        assert answer(page) == seeds.text(sid)
+        assert metric(page, "received") == len(seeds.log(sid))

@@ -1,0 +1,99 @@
+"""How the console is served: static files, a strict policy, no key. And what its sources promise."""
+
+import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from broker.console import MEDIA_TYPES, POLICY
+from tests.deployment import HTTP, Deployment
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "broker" / "console"
+FILES = sorted(path.name for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES)
+PATHS = ["/", *(f"/console/{name}" for name in FILES)]
+
+NO_MARKUP_FROM_STRINGS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|srcdoc|eval\(|"
+    r"new Function|setHTML|trustedTypes|javascript:"
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_file_comes_with_the_policy_and_a_tag(deployment: Deployment, path: str) -> None:
+    answer = HTTP.get(f"{deployment.url}{path}")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["content-type"] == MEDIA_TYPES[Path(path).suffix or ".html"]
+    assert HTTP.head(f"{deployment.url}{path}").headers["etag"] == answer.headers["etag"]
+
+
+def test_the_policy_lets_in_scripts_and_styles_of_this_server_only() -> None:
+    assert POLICY.split("; ") == [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ]
+
+
+def test_what_the_browser_has_is_not_sent_again(deployment: Deployment) -> None:
+    address = f"{deployment.url}/console/main.js"
+    first = HTTP.get(address)
+    again = HTTP.get(address, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert again.headers["content-security-policy"] == POLICY
+    assert HTTP.get(address, headers={"If-None-Match": '"another"'}).content == first.content
+
+
+@pytest.mark.parametrize(
+    "name", ["nope.js", "__init__.py", "..%2fapp.py", "%2e%2e/app.py", "", "main.js/", "main.js%00"]
+)
+def test_nothing_but_its_files_is_served(deployment: Deployment, name: str) -> None:
+    answer = HTTP.get(f"{deployment.url}/console/{name}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["content-security-policy"] == "default-src 'none'"
+
+
+def test_every_file_is_used_and_every_file_used_is_there() -> None:
+    page = (FOLDER / "index.html").read_text()
+    used = {"index.html", *re.findall(r'(?:src|href)="/console/([^"]+)"', page)}
+    for module in FOLDER.glob("*.js"):
+        used |= set(re.findall(r'from "\./([^"]+)"', module.read_text()))
+    assert used == set(FILES)
+
+
+def test_the_page_has_no_inline_script_or_style() -> None:
+    page = (FOLDER / "index.html").read_text()
+    assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page) == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".js")])
+def test_a_module_says_what_it_is_for_and_makes_no_markup_of_strings(name: str) -> None:
+    source = (FOLDER / name).read_text()
+    assert re.match(r"// [A-Z].*\.\n\n", source)
+    assert NO_MARKUP_FROM_STRINGS.findall(source) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_names_another_host(name: str) -> None:
+    named = set(re.findall(r"https?://[^\s\"'`)]+", (FOLDER / name).read_text()))
+    assert named <= {"http://www.w3.org/2000/svg"}
+
+
+def test_a_wheel_has_all_of_them() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = setuptools["package-data"]["broker.console"]
+    assert "broker.console" in setuptools["packages"]
+    assert [name for name in FILES if not any(fnmatch(name, pattern) for pattern in patterns)] == []

@@ -97,7 +97,7 @@ def test_each_step_shows_the_text_as_it_was_then(page: Page, seeds: Seeds, resta
 def test_restarts_are_marked_and_a_mark_leads_to_its_event(page: Page, seeds: Seeds, restarted: str) -> None:
     log = seeds.log(restarted)
     open_player(page, seeds, restarted)
-    assert page.locator(".mark.restart").count() == 2
+    expect(page.locator(".mark.restart")).to_have_count(2)
     page.get_by_role("button", name=re.compile("Restart, attempt 2: provider_cut")).click()
     first_restart = next(number for number, event in enumerate(log, 1) if event["event"] == "restart")
     until_at(page, first_restart, len(log))

@@ -117,6 +117,22 @@ def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up)
     assert "BAD" not in up.sh(doctor)
 
 
+def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: Up) -> None:
+    [block] = [block for block in blocks("sh") if "lastevent verify" in block]
+    sessions, ls, views, export, verify_all, verify_export = block.strip().split("\n")
+    url = f"http://localhost:{up.port}"
+    body = {"prompt": "[[tokens=5 rate=0]]", "user_id": "ann", "session_id": "hers"}
+    sid = HTTP.post(f"{url}/v1/streams", json=body).json()["id"]
+    HTTP.get(f"{url}/v1/streams/{sid}/events")
+    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}").json()["archived_at"], "the stream is archived")
+    assert "hers" in up.sh(sessions)
+    assert [line.split()[0] for line in up.sh(ls).splitlines()[1:]] == [sid]
+    assert "finished" in up.sh(views.replace("ID", sid))
+    assert up.sh(export.replace("ID", sid)) == ""
+    assert up.sh(verify_all).splitlines()[-1] == "nothing has changed"
+    assert up.sh(verify_export).startswith("verified")
+
+
 def test_the_make_targets_it_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Process, free_port, wait_until
+from tests.deployment import HTTP, Process, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

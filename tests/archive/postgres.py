@@ -20,10 +20,10 @@ from tests.deployment import wait_until
 
 # PostgreSQL does not run as root, and a killed session must leave nothing behind: this stands between the two.
 _KEEPER = """
-import subprocess, sys
+import signal, subprocess, sys
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 sys.stdin.read()
-server.terminate()
+server.send_signal(signal.SIGINT)  # at once: SIGTERM waits until every client has gone
 server.wait()
 """
 _OPTIONS = {

@@ -30,7 +30,7 @@ def _interpolated(node: Any) -> Any:
     """Compose reads the YAML first: what a variable holds cannot break it."""
     match node:
         case str():
-            return _VARIABLE.sub(_value, node)
+            return _VARIABLE.sub(_value, node).replace("$$", "$")
         case list():
             return [_interpolated(item) for item in node]
         case dict():
@@ -41,6 +41,7 @@ def _interpolated(node: Any) -> Any:
 
 COMPOSITION: dict[str, Any] = _interpolated(yaml.safe_load(FILE.read_text()))
 SERVICES: dict[str, dict[str, Any]] = COMPOSITION["services"]
+OURS = ["server-1", "server-2", "worker"]
 
 
 def settings(service: str) -> dict[str, str]:

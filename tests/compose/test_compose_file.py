@@ -12,10 +12,9 @@ import pytest
 
 from broker.settings import PREFIX, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
-from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, ROOT, SERVICES, WRITER_PASSWORD, settings
+from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, OURS, ROOT, SERVICES, WRITER_PASSWORD, settings
 from worker.main import CLOSE_S, HAND_OVER_S
 
-OURS = ["server-1", "server-2", "worker"]
 ONCE = ["certificate", "seal-key"]
 LONG_RUNNING = {name: service for name, service in SERVICES.items() if name not in ONCE}
 IMAGE = SERVICES["worker"]["build"]["dockerfile_inline"]

@@ -1,0 +1,110 @@
+"""The archive of compose.yaml: its services as processes, docs/postgres.sql on a PostgreSQL that wants passwords."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from tests.archive.postgres import USER, connect, running_postgres
+from tests.compose.compose_file import KEY, READER_PASSWORD, ROOT, WRITER_PASSWORD, settings
+from tests.compose.services import Services
+from tests.deployment import HTTP, Process, wait_until
+from tests.http.wire import Api, problem
+
+# As the entry point of PostgreSQL's image calls it.
+PSQL = ("psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--no-password", "--username", USER, "--dbname", "postgres")
+
+
+@contextmanager
+def postgres_as_in_its_image(services: Services, programs: Path) -> Iterator[str]:
+    """A new one: its superuser has a password, then docs/postgres.sql is run."""
+    with running_postgres(programs, services.postgres_port) as folder:
+        with connect(folder, port=services.postgres_port) as connection:
+            password = settings("postgres")["POSTGRES_PASSWORD"]
+            connection.execute(
+                psycopg.sql.SQL("ALTER ROLE {} PASSWORD {}").format(psycopg.sql.Identifier(USER), password)
+            )
+        environment = services.environment("postgres") | {"PGHOST": folder, "PGPORT": str(services.postgres_port)}
+        argv = [str(programs / PSQL[0]), *PSQL[1:], "--file", str(ROOT / "docs" / "postgres.sql")]
+        subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
+        yield folder
+
+
+@pytest.fixture
+def postgres_port(services: Services, postgres_programs: Path) -> Iterator[int]:
+    with postgres_as_in_its_image(services, postgres_programs):
+        yield services.postgres_port
+
+
+def log_in(port: int, role: str, password: str, database: str = "lastevent") -> psycopg.Connection:
+    return psycopg.connect(host="127.0.0.1", port=port, user=role, password=password, dbname=database, autocommit=True)
+
+
+def is_ready(services: Services) -> bool:
+    try:
+        return HTTP.get(f"http://127.0.0.1:{services.port}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_all_goes_on_without_postgres_and_the_archive_follows_when_it_comes(
+    services: Services, started: Callable[..., Process], postgres_programs: Path
+) -> None:
+    started("valkey")
+    server = started("server-1")
+    worker = started("worker", LASTEVENT_ARCHIVE_AFTER_S="0")
+    wait_until(lambda: is_ready(services), "the server is ready")
+    with closing(Api(f"http://127.0.0.1:{services.port}", KEY)) as api:
+        sid = api.post("/v1/streams", {"prompt": "[[tokens=5 rate=0 ttft_ms=0]]"}).json()["id"]
+        wait_until(lambda: api.record(sid)["state"] == "done", "it has ended")
+        assert api.get(f"/v1/streams/{sid}/text").text
+        wait_until(lambda: "the archive is away" in worker.output.read_text(), "the worker says so")
+        problem(api.get("/v1/streams/nobody"), 503, "archive_unavailable")
+
+        with postgres_as_in_its_image(services, postgres_programs):
+            wait_until(lambda: api.record(sid)["archived_at"], "it is archived")
+            assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+            problem(api.get("/v1/streams/nobody"), 404, "stream_not_found")
+            checked = services.command("verify", "--all")
+            assert checked.returncode == 0, checked.stdout + checked.stderr
+            assert "1 streams" in checked.stdout
+            assert "No head" not in checked.stderr
+        assert is_ready(services)
+        assert api.get(f"/v1/streams/{sid}/text").text
+    assert worker.is_alive()
+    assert server.is_alive()
+
+
+def test_a_new_postgres_lets_the_reader_only_read_and_the_superuser_not_in(
+    services: Services, postgres_port: int
+) -> None:
+    with log_in(postgres_port, "lastevent", WRITER_PASSWORD) as writer:
+        writer.execute("CREATE TABLE later (n int)")
+        [[collation]] = writer.execute("SELECT datcollate FROM pg_database WHERE datname = 'lastevent'").fetchall()
+    assert collation == "C"
+    with log_in(postgres_port, "lastevent_reader", READER_PASSWORD) as reader:
+        assert reader.execute("SELECT * FROM later").fetchall() == []
+        for change in ("INSERT INTO later VALUES (1)", "DELETE FROM later", "DROP TABLE later", "CREATE TABLE x ()"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(change)
+    for password in (WRITER_PASSWORD, ""):
+        with pytest.raises(psycopg.OperationalError):
+            log_in(postgres_port, USER, password, "postgres")
+
+
+def test_postgres_is_healthy_while_it_takes_connections_from_others(
+    services: Services, postgres_programs: Path
+) -> None:
+    places = {
+        "pg_isready": str(postgres_programs / "pg_isready"),
+        "127.0.0.1": f"127.0.0.1\0--port\0{services.postgres_port}",
+    }
+    assert not services.is_healthy("postgres", **places)
+    with postgres_as_in_its_image(services, postgres_programs):
+        assert services.is_healthy("postgres", **places)

@@ -22,6 +22,7 @@ class Services:
         self.port = free_port()
         self.valkey_port = free_port()
         self.postgres_port = free_port()
+        self.seals = seals
         self._folder = folder
         self._addresses = {
             "valkey:6379": f"127.0.0.1:{self.valkey_port}",

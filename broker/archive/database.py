@@ -39,6 +39,8 @@ CONNECT_S = 5
 MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
 """PostgreSQL's advisory locks are numbers: any, as long as they are ours."""
 
+AWAY = "The archive cannot be reached or cannot serve. Nothing is lost; try again shortly."
+
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -65,6 +67,7 @@ class Database:
         self.path = sqlite_path(self.url)
         self._engine: AsyncEngine | None = None
         self._preparing = asyncio.Lock()
+        self._failures = 0
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._transaction(writes=False)
@@ -85,12 +88,16 @@ class Database:
 
     async def prepared(self) -> AsyncEngine:
         """The engine; at the first call the schema is brought up to date."""
+        failures = self._failures
         async with self._preparing:
             if self._engine is None:
+                if self._failures > failures:  # for whoever was first; the others need not try one by one
+                    raise ArchiveUnavailable(AWAY)
                 engine = self._make_engine()
                 try:
                     await self._migrate(engine)
-                except BaseException:
+                except BaseException as error:
+                    self._failures += isinstance(error, Exception)
                     await engine.dispose()
                     raise
                 self._engine = engine
@@ -197,6 +204,4 @@ class _from_database:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         is_our_fault = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
         if isinstance(error, DBAPIError | PoolTimeout | OSError) and not is_our_fault:
-            raise ArchiveUnavailable(
-                "The archive cannot be reached or cannot serve. Nothing is lost; try again shortly."
-            ) from error
+            raise ArchiveUnavailable(AWAY) from error

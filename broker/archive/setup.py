@@ -41,7 +41,6 @@ class Archive:
         self._database = Database(settings.archive_url)
         self.reader = ArchiveReader(self._database)
         self._settings = settings
-        self._keys: PublicKeys = {}
 
     async def verify(self, sid: str) -> dict[str, Any]:
         """{"verdict", "seal", "findings"} of one stream (docs/API.md). Raises ArchiveUnavailable."""
@@ -66,12 +65,12 @@ class Archive:
         await self._database.aclose()
 
     def _public_keys(self) -> PublicKeys:
-        if not self._keys:  # beside a new SQLite archive the first worker makes them
-            try:
-                self._keys = find_public_keys(self._settings)
-            except BadKey as bad:
-                logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - it says all there is
-        return self._keys
+        # Read each time: beside a new SQLite archive the first worker makes them, and a rotation adds one.
+        try:
+            return find_public_keys(self._settings)
+        except BadKey as bad:
+            logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - it says all there is
+            return {}
 
     async def _head(self, sealed: Sealed) -> Head | None:
         try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,22 +14,9 @@ from broker.archive.heads import open_heads
 from broker.archive.setup import HEADS_NAME
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer, load_public_keys
 from tests.archive.archive import TestArchive
-from tests.archive.postgres import USER, connect, postgres_binaries, running_postgres
+from tests.archive.postgres import USER, connect
 
 DATABASES = ("sqlite", "postgresql")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The folder of the socket of a PostgreSQL server."""
-    binaries = postgres_binaries()
-    if binaries is None:
-        reason = "PostgreSQL is not installed (on Debian: apt-get install postgresql)"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI skips nothing")
-        pytest.skip(reason)
-    with running_postgres(binaries) as folder:
-        yield folder
 
 
 @pytest.fixture(params=DATABASES)

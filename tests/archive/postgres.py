@@ -1,4 +1,7 @@
-"""A PostgreSQL server of Debian's for tests, on a unix socket; it ends when this process does, however that ends."""
+"""A PostgreSQL server of Debian's for tests, on a unix socket; it ends when this process does, however that ends.
+
+On the socket everybody is who they say, over TCP (for who asks for it) they need a password: as in PostgreSQL's image.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from tests.deployment import wait_until
 
 # PostgreSQL does not run as root, and a killed session must leave nothing behind: this stands between the two.
 _KEEPER = """
-import subprocess, sys
+import signal, subprocess, sys
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 sys.stdin.read()
-server.terminate()
+server.send_signal(signal.SIGINT)  # at once: SIGTERM waits until every client has gone
 server.wait()
 """
 _OPTIONS = {
@@ -29,7 +32,10 @@ _OPTIONS = {
     "max_connections": "200",
     "shared_buffers": "32MB",
 }
+_AUTHENTICATION = ("--auth-local=trust", "--auth-host=scram-sha-256")
 USER = "postgres"
+DEFAULT_PORT = 5432
+"""A socket has a port, too: in its name."""
 
 
 def postgres_binaries() -> Path | None:
@@ -42,18 +48,19 @@ def postgres_binaries() -> Path | None:
 
 
 @contextmanager
-def running_postgres(binaries: Path) -> Iterator[str]:
-    """The folder of its socket."""
+def running_postgres(binaries: Path, port: int | None = None) -> Iterator[str]:
+    """The folder of its socket. With a port, it listens on loopback too."""
     with tempfile.TemporaryDirectory(prefix="le-pg-", dir="/tmp") as folder:
         data = f"{folder}/data"
         as_user = _as_user(folder)
-        made = [*as_user, str(binaries / "initdb"), "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        made = [*as_user, str(binaries / "initdb"), "-D", data, "-U", USER, *_AUTHENTICATION, "-E", "UTF8", "--no-sync"]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd="/")
-        options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        listen = {"listen_addresses": "127.0.0.1", "port": str(port)} if port else {}
+        options = [part for name, value in (_OPTIONS | listen).items() for part in ("-c", f"{name}={value}")]
         command = [*as_user, str(binaries / "postgres"), "-D", data, "-k", folder, *options]
         keeper = [sys.executable, "-IS", "-c", _KEEPER, *command]
         with subprocess.Popen(keeper, stdin=subprocess.PIPE, cwd="/", start_new_session=True) as process:
-            wait_until(lambda: _answers(folder), "PostgreSQL answers")
+            wait_until(lambda: _answers(folder, port), "PostgreSQL answers")
             yield folder
             assert process.stdin
             process.stdin.close()
@@ -69,13 +76,13 @@ def _as_user(folder: str) -> list[str]:
     return [setpriv, f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
 
 
-def _answers(folder: str) -> bool:
+def _answers(folder: str, port: int | None) -> bool:
     try:
-        with connect(folder):
+        with connect(folder, port=port):
             return True
     except psycopg.OperationalError:
         return False
 
 
-def connect(folder: str, database: str = "postgres") -> psycopg.Connection:
-    return psycopg.connect(host=folder, user=USER, dbname=database, autocommit=True)
+def connect(folder: str, database: str = "postgres", port: int | None = None) -> psycopg.Connection:
+    return psycopg.connect(host=folder, port=port or DEFAULT_PORT, user=USER, dbname=database, autocommit=True)

@@ -16,10 +16,13 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.access import SERVER_LIFE_MS, AccessRecord, View, read_views
+from broker.archive.database import Database
+from broker.archive.writer import ArchiveWriter
 from broker.log import StreamLog, new_sid
 from broker.seizures import Seizures
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
+from tests.deployment import until
 from tests.streams import ids, meta, queued, running
 from worker.archiver import AGAIN_S, TURN_MS, Archiver
 from worker.lease import Sweeper
@@ -196,6 +199,25 @@ async def test_one_worker_archives_at_a_time_and_another_goes_on_when_it_is_gone
     assert 0 < await log.redis.pttl(log.keys.archiver) <= TURN_MS
     await log.redis.delete(log.keys.archiver)
     assert [await one._has_turn() for one in (second, first)] == [True, False]
+
+
+async def test_a_worker_that_cannot_reach_the_archive_keeps_nobody_who_can_from_it(
+    log: StreamLog, archive: TestArchive, tmp_path: Path
+) -> None:
+    nowhere = ArchiveWriter(Database(f"postgresql:///x?host={tmp_path}"), archive.signer, archive.heads)
+    cut_off, other = (
+        Archiver(log, writer, after_s=0, retention_s=lambda _: None) for writer in (nowhere, archive.writer)
+    )
+    sid = await on_its_way(log)
+    running = [asyncio.create_task(cut_off.run())]
+    try:
+        await until(lambda: log.redis.exists(log.keys.archiver), "it has its turn", every_s=0.001)
+        running.append(asyncio.create_task(other.run()))
+        await until(lambda: archive.reader.find(sid), "the other one has archived it")
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
 
 async def test_the_sweep_finds_what_ended_without_an_archive(

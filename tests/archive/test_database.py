@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,16 @@ async def test_a_database_that_is_away_is_an_error_that_passes(tmp_path: Path) -
             async with database.reading():
                 pass
         await database.aclose()
+
+
+async def test_who_waits_for_a_database_that_does_not_answer_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.archive.database.CONNECT_S", 2)  # what libpq takes for a timeout, at least
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = Database(f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x")
+        began = time.monotonic()
+        asked = await asyncio.gather(*(database.prepared() for _ in range(20)), return_exceptions=True)
+        assert time.monotonic() - began < 20
+        assert all(isinstance(error, ArchiveUnavailable | sa.exc.OperationalError) for error in asked)
 
 
 async def test_nobody_else_on_the_machine_reads_a_sqlite_archive(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""compose.yaml, as Compose reads it where no variable is set but the one it requires."""
+"""compose.yaml, as Compose reads it where no variable is set but those that it requires."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "compose.yaml"
 KEY = "a-key-that-only-tests-know"
-GIVEN = {"LASTEVENT_API_KEYS": KEY}
+WRITER_PASSWORD, READER_PASSWORD = "a writer's p@ss/word: 'quoted'", "a reader's"
+GIVEN = {
+    "LASTEVENT_API_KEYS": KEY,
+    "LASTEVENT_POSTGRES_PASSWORD": WRITER_PASSWORD,
+    "LASTEVENT_POSTGRES_READER_PASSWORD": READER_PASSWORD,
+}
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+):(?P<otherwise>[-?])(?P<word>[^}]*)\}")
 
@@ -21,8 +26,22 @@ def _value(variable: re.Match[str]) -> str:
     return GIVEN[variable["name"]] if variable["otherwise"] == "?" else variable["word"]
 
 
-COMPOSITION: dict[str, Any] = yaml.safe_load(_VARIABLE.sub(_value, FILE.read_text()))
+def _interpolated(node: Any) -> Any:
+    """Compose reads the YAML first: what a variable holds cannot break it."""
+    match node:
+        case str():
+            return _VARIABLE.sub(_value, node).replace("$$", "$")
+        case list():
+            return [_interpolated(item) for item in node]
+        case dict():
+            return {name: _interpolated(value) for name, value in node.items()}
+        case _:
+            return node
+
+
+COMPOSITION: dict[str, Any] = _interpolated(yaml.safe_load(FILE.read_text()))
 SERVICES: dict[str, dict[str, Any]] = COMPOSITION["services"]
+OURS = ["server-1", "server-2", "worker"]
 
 
 def settings(service: str) -> dict[str, str]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.settings import PREFIX, Settings
+from broker.settings import PREFIX, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
-from tests.compose.compose_file import COMPOSITION, FILE, ROOT, SERVICES
+from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, OURS, ROOT, SERVICES, WRITER_PASSWORD, settings
 from worker.main import CLOSE_S, HAND_OVER_S
 
-OURS = ["server-1", "server-2", "worker"]
-LONG_RUNNING = {name: service for name, service in SERVICES.items() if name != "certificate"}
+ONCE = ["certificate", "seal-key"]
+LONG_RUNNING = {name: service for name, service in SERVICES.items() if name not in ONCE}
+IMAGE = SERVICES["worker"]["build"]["dockerfile_inline"]
 DEFAULTS = Settings.model_construct()
+
+
+def mounts(name: str) -> dict[str, str]:
+    """volume or path → where it is mounted."""
+    return dict(mount.split(":", maxsplit=1) for mount in SERVICES[name].get("volumes", []))
 
 
 def seconds(duration: str) -> int:
@@ -37,15 +44,23 @@ def test_it_is_valid_by_the_compose_specification() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_keys_are_required_and_nothing_else_is() -> None:
+def test_the_secrets_are_required_and_nothing_else_is() -> None:
     required = re.findall(r"\$\{(\w+):\?", FILE.read_text())
-    assert required == ["LASTEVENT_API_KEYS"]
+    assert sorted(required) == sorted(GIVEN)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_in_an_environment_is_one_that_lastevent_has(name: str) -> None:
-    settings = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
-    assert set(SERVICES[name]["environment"]) <= settings | {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"}
+    known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
+    others = {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "PGPASSWORD"}
+    assert set(SERVICES[name]["environment"]) <= known | others
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_is_one_that_lastevent_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in settings(name).items():
+        monkeypatch.setenv(variable, value)
+    assert load_settings().archive_url
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
@@ -57,7 +72,7 @@ def test_every_service_comes_back_has_limits_and_says_how_it_is(name: str) -> No
     assert "stop_grace_period" in service
 
 
-@pytest.mark.parametrize("name", ["nginx", "certificate", *OURS])
+@pytest.mark.parametrize("name", ["nginx", *ONCE, *OURS])
 def test_nothing_of_ours_runs_as_root_or_writes_outside_its_volumes(name: str) -> None:
     service = SERVICES[name]
     assert not service["user"].startswith("0")
@@ -71,25 +86,51 @@ def test_only_nginx_is_to_be_reached_and_from_this_machine_alone() -> None:
 
 
 def test_the_state_outlives_its_containers() -> None:
-    mounts = {name: [mount.split(":")[0] for mount in service.get("volumes", [])] for name, service in SERVICES.items()}
-    named = {volume for volumes in mounts.values() for volume in volumes if not volume.startswith(".")}
+    named = {volume for name in SERVICES for volume in mounts(name) if not volume.startswith(".")}
     assert named == COMPOSITION["volumes"].keys()
-    assert mounts["valkey"] == ["valkey"]
-    assert mounts["postgres"] == ["postgres"]
+    assert "valkey" in mounts("valkey")
+    assert "postgres" in mounts("postgres")
 
 
 def test_every_file_that_it_mounts_or_copies_is_in_the_repository() -> None:
-    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", []) if mount.startswith("./")]
-    copies = re.findall(r"^COPY (?!--)(.+) \S+$", SERVICES["worker"]["build"]["dockerfile_inline"], re.MULTILINE)
-    paths = [mount.split(":")[0] for mount in mounts] + [path for copy in copies for path in copy.split()]
+    mounted = [mount for name in SERVICES for mount in mounts(name) if mount.startswith("./")]
+    copies = re.findall(r"^COPY (?!--)(.+) \S+$", IMAGE, re.MULTILINE)
+    paths = mounted + [path for copy in copies for path in copy.split()]
     assert len(paths) > 4
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_archive_is_not_pretended_nothing_needs_postgres_unless_it_is_asked_for() -> None:
-    assert SERVICES["postgres"]["profiles"] == ["archive"]
+def test_nothing_waits_for_postgres() -> None:
+    assert "profiles" not in SERVICES["postgres"]
     needs = {needed for service in SERVICES.values() for needed in service.get("depends_on", {})}
-    assert needs == {"valkey", "certificate"}
+    assert needs == {"valkey", *ONCE}
+
+
+def test_the_private_key_and_the_writers_password_are_the_workers_alone() -> None:
+    assert [name for name in SERVICES if "seal-key" in mounts(name)] == ["seal-key", "worker"]
+    assert mounts("worker")["seal-key"].endswith(":ro")
+    given = [name for name in SERVICES if WRITER_PASSWORD in str(SERVICES[name].get("environment"))]
+    assert given == ["worker", "postgres"]
+
+
+@pytest.mark.parametrize("name", ["server-1", "server-2"])
+def test_a_server_can_change_nothing_of_the_seals(name: str) -> None:
+    assert mounts(name) == {"seal-public": "/seal/public:ro"}
+    assert "LASTEVENT_SEAL_KEY" not in settings(name)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_file_of_the_seals_is_in_a_volume_that_its_service_mounts(name: str) -> None:
+    places = [place.removesuffix(":ro") for place in mounts(name).values()]
+    files = [value for value in settings(name).values() if value.startswith("/")]
+    assert len(files) == len([file for file in files if str(Path(file).parent) in places]) > 1
+
+
+def test_the_image_has_every_folder_that_a_volume_is_mounted_on() -> None:
+    """Docker gives a new volume the owner of the folder that it covers: root, if there is none."""
+    [made] = re.findall(r"install --directory .* lastevent (/.+)$", IMAGE, re.MULTILINE)
+    places = {place.removesuffix(":ro") for name in [*ONCE, *OURS] for place in mounts(name).values()}
+    assert places == set(made.split())
 
 
 @pytest.mark.parametrize("name", ["server-1", "server-2"])

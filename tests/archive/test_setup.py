@@ -1,0 +1,40 @@
+"""What a server has of the archive, by its settings."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+
+from broker.archive.setup import open_archive, open_writer
+from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
+from broker.archive.writer import finished
+from broker.log import new_sid
+from broker.settings import Settings
+from tests.archive.archive import NOW_MS, events_of, meta_of
+
+
+async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed(tmp_path: Path) -> None:
+    public = tmp_path / "public.pem"
+    settings = Settings(
+        archive_url=f"sqlite:///{tmp_path}/archive.db",
+        seal_public_keys=public,
+        seal_heads=str(tmp_path / "heads.json"),
+    )
+    server = open_archive(settings)
+    assert server
+    async with aclosing(server):
+        for name in ("first", "second"):
+            folder = tmp_path / name
+            load_or_make_signer(folder / "key.pem")
+            with public.open("ab") as known:
+                known.write((folder / PUBLIC_NAME).read_bytes())
+            sid = await archive_one(settings.model_copy(update={"seal_key": folder / "key.pem"}))
+            assert (await server.verify(sid))["verdict"] == "verified", name
+
+
+async def archive_one(settings: Settings) -> str:
+    sid = new_sid()
+    writer = open_writer(settings)
+    async with aclosing(writer.database):
+        await writer.add([finished(sid, meta_of(sid, 5), events_of(sid, 5))], NOW_MS)
+    return sid

@@ -77,9 +77,17 @@ class Archiver:
         self._after_ms = round(after_s * 1000)
         self._retention_s = retention_s
         self._name = secrets.token_hex(8)
+        self._is_mine = False
 
     async def run(self) -> None:
         """Archive for ever. Ends only by cancellation."""
+        try:
+            await self._run()
+        finally:
+            with suppress(RedisUnavailable):
+                await self._pass_turn_on()
+
+    async def _run(self) -> None:
         chores = _Chores({self.sweep: SWEEP_S, self._archive.settle_heads: RETENTION_S, self.expire: RETENTION_S})
         while True:
             is_busy = False
@@ -101,15 +109,17 @@ class Archiver:
         """One of the workers is enough. Nothing depends on there being one only: it saves the others the work."""
         with from_redis():
             holder = await self._redis.set(self._keys.archiver, self._name, nx=True, px=TURN_MS, get=True)
-            if holder is not None and holder.decode() != self._name:
-                return False
-            await self._redis.pexpire(self._keys.archiver, TURN_MS)
-            return True
+            self._is_mine = holder is None or holder.decode() == self._name
+            if self._is_mine:
+                await self._redis.pexpire(self._keys.archiver, TURN_MS)
+        return self._is_mine
 
     async def _pass_turn_on(self) -> None:
-        """The archive may be away from here only: others look before this worker does again."""
-        with from_redis():
-            await self._redis.delete(self._keys.archiver)
+        """This worker ends, or its way to the archive is broken: others look before it does again."""
+        if self._is_mine:
+            self._is_mine = False
+            with from_redis():
+                await self._redis.delete(self._keys.archiver)
 
     # -- streams ---------------------------------------------------------------------------------------------
 

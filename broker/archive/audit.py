@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.archive import seal as seals
-from broker.archive.database import Database
+from broker.archive.database import Database, see_one_moment
 from broker.archive.heads import Head
 from broker.archive.packing import decompress, unpack
 from broker.archive.reader import Sealed
@@ -78,7 +78,8 @@ class Audit:
         """Everything. Raises ArchiveUnavailable."""
         findings: list[Finding] = []
         counted = 0
-        async with self._database.reading() as connection:  # one transaction: one moment
+        async with self._database.reading(within_s=None) as connection:
+            await connection.run_sync(see_one_moment)
             in_rows = (await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars()
             for tenant in sorted({*in_rows, *self._heads}):
                 chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant))

@@ -35,6 +35,8 @@ BUSY_S = 10.0
 """How long SQLite waits for another process' transaction."""
 
 CONNECT_S = 5
+ANSWER_S = 10.0
+"""A database that is there and does not answer for so long (a host that is gone, a frozen one) is away."""
 
 MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
 """PostgreSQL's advisory locks are numbers: any, as long as they are ours."""
@@ -69,17 +71,19 @@ class Database:
         self._preparing = asyncio.Lock()
         self._failures = 0
 
-    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._transaction(writes=False)
+    def reading(self, *, within_s: float | None = ANSWER_S) -> AbstractAsyncContextManager[AsyncConnection]:
+        """`within_s`: all of it. None for what may take long."""
+        return self._transaction(writes=False, within_s=within_s)
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._transaction(writes=True)
+        return self._transaction(writes=True, within_s=None)
 
     @asynccontextmanager
-    async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, *, writes: bool, within_s: float | None) -> AsyncIterator[AsyncConnection]:
         with _from_database():
-            engine = await self.prepared()
-            async with engine.connect() as connection:
+            async with asyncio.timeout(within_s):
+                engine = await self.prepared()
+            async with asyncio.timeout(within_s), engine.connect() as connection:
                 connection = await connection.execution_options(writes=writes)
                 async with connection.begin():
                     if writes and self.path is None:
@@ -114,7 +118,7 @@ class Database:
                 pool_size=POOL_CONNECTIONS,
                 max_overflow=0,
                 pool_pre_ping=True,
-                connect_args={"connect_timeout": CONNECT_S},
+                connect_args={"connect_timeout": CONNECT_S, "tcp_user_timeout": round(ANSWER_S * 1000)},
             )
         _make_private(self.path)
         engine = create_async_engine(
@@ -168,6 +172,12 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def see_one_moment(connection: sa.Connection) -> None:
+    """Of this transaction: whatever is written meanwhile, it does not see. In SQLite that is always so."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 # -- the schema ------------------------------------------------------------------------------------------
 
 
@@ -203,5 +213,5 @@ class _from_database:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         is_our_fault = isinstance(error, sa.exc.IntegrityError | sa.exc.DataError)
-        if isinstance(error, DBAPIError | PoolTimeout | OSError) and not is_our_fault:
+        if isinstance(error, DBAPIError | PoolTimeout | OSError | TimeoutError) and not is_our_fault:
             raise ArchiveUnavailable(AWAY) from error

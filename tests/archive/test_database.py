@@ -160,3 +160,19 @@ def test_any_path_can_be_an_archive(path: str) -> None:
 def test_what_is_no_archive_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///path"):
         parse_archive_url(url)
+
+
+@pytest.mark.parametrize("archive_url", ["postgresql"], indirect=True)  # SQLite has no server that could freeze
+async def test_a_database_that_is_frozen_is_away(archive: TestArchive) -> None:
+    """It takes what is sent, and never answers."""
+    async with archive.database.reading() as connection:
+        pid = (await connection.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ArchiveUnavailable):
+            async with archive.database.reading(within_s=0.3) as connection:
+                await connection.execute(sa.text("SELECT 1"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    async with archive.database.reading() as connection:
+        assert (await connection.execute(sa.text("SELECT 1"))).scalar_one() == 1

@@ -90,6 +90,15 @@ class Database:
                         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
                     yield connection
 
+    async def forget_erased(self) -> None:
+        """Have no copy of what was erased stay in SQLite's write-ahead log. (PostgreSQL's pages are its own affair.)"""
+        if self.path is not None:
+            with _from_database():
+                engine = await self.prepared()
+                async with engine.connect() as connection:
+                    connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def prepared(self) -> AsyncEngine:
         """The engine; at the first call the schema is brought up to date."""
         failures = self._failures
@@ -163,6 +172,7 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # Redis lets go of what the archive has said it holds
+    cursor.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
     cursor.close()
 
 

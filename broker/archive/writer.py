@@ -141,6 +141,7 @@ class ArchiveWriter:
             for erasure in erasures:
                 await self._erase(connection, chains, erasure, now_ms)
             await chains.write()
+        await self.database.forget_erased()
         await self._advance_heads(chains)
 
     async def expire(self, tenant: str, finished_before_ms: int, now_ms: int, limit: int) -> int:
@@ -160,6 +161,8 @@ class ArchiveWriter:
             for sid in sids:
                 await _empty(connection, chains, tenant, sid, RETENTION, now_ms)
             await chains.write()
+        if sids:
+            await self.database.forget_erased()
         await self._advance_heads(chains)
         return len(sids)
 

@@ -169,6 +169,22 @@ async def test_nothing_of_what_was_erased_is_left_in_the_database(archive: TestA
             assert "secret" not in str({name: bytes(v) if isinstance(v, memoryview) else v for name, v in row.items()})
 
 
+@pytest.mark.parametrize("archive_url", ["sqlite"], indirect=True)
+async def test_nor_is_anything_left_in_the_files_of_sqlite(archive: TestArchive, tmp_path: Path) -> None:
+    """Not in pages that are free now, nor in the write-ahead log."""
+
+    def in_files() -> bool:
+        return any(b"ann-the-secret" in path.read_bytes() for path in tmp_path.glob("archive.db*"))
+
+    sid = new_sid()
+    await archive.add(sid, user="ann-the-secret")
+    await archive.add(*(new_sid() for _ in range(50)))
+    await archive.writer.add_views([view_of(sid, user_agent="ann-the-secret")], NOW_MS)
+    assert in_files()
+    await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+    assert not in_files()
+
+
 async def test_erasing_again_changes_nothing(archive: TestArchive) -> None:
     sid = new_sid()
     await archive.add(sid)

@@ -148,7 +148,7 @@ def test_a_silence_of_a_real_stream_is_marked(page: Page, seeds: Seeds) -> None:
 
 
 def test_it_plays_from_the_start_to_the_end_and_pauses(page: Page, seeds: Seeds) -> None:
-    sid = seeds.finished("[[tokens=40 rate=40 ttft_ms=0]]")
+    sid = seeds.finished("[[tokens=40 rate=20 ttft_ms=0]]")
     open_player(page, seeds, sid)
     press(page, " ")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()

@@ -219,4 +219,4 @@ def test_a_server_without_streams_says_how_to_start_one_and_one_that_went_away_i
         deployment.servers[0].kill()
         expect(page.get_by_role("alert").locator(".notice-title")).to_have_text("The server does not answer")
         deployment.servers[0].start()
-        expect(page.locator("main .notice.empty")).to_contain_text("No streams yet", timeout=15_000)
+        expect(page.locator("main .notice.empty")).to_contain_text("No streams yet")

@@ -122,7 +122,6 @@ class Player {
     this.#follower = new Follower(this.id, {
       wire: "ndjson",
       onEvent: (event) => this.#take(event),
-      onGap: () => {}, // what the log does not hold any more, it cannot show
       onChange: this.#draw,
     });
     this.silenceClock = setInterval(this.#draw, 1000);

@@ -2,7 +2,7 @@
 
 import { badge, fill, h, said } from "./dom.js";
 import { rawJson } from "./eventrow.js";
-import { duration, moment, number, promptOf, visible } from "./format.js";
+import { duration, exact, moment, number, promptOf, visible } from "./format.js";
 import { durationOf, firstTokenMs, stateBadge, streamLink } from "./stream.js";
 
 const PROMPT_SHOWN = 300;
@@ -44,13 +44,17 @@ export function sealBadge(seal, hasEnded) {
 
 export function drawDetails(panel, record, seal) {
   const openBefore = new Set([...panel.querySelectorAll("details[open]")].map((each) => each.className));
+  const focused = panel.contains(document.activeElement) && document.activeElement.parentElement.className;
   fill(panel, [
     h("div", { class: "details-columns" }, [times(record), usage(record), sealSection(seal)]),
     json("request", "Request", record.request),
     json("metadata", "Metadata", record.metadata && Object.keys(record.metadata).length > 0 ? record.metadata : null),
     json("record", "Record", { ...record, events_url: record.events_url?.split("?", 1)[0] }),
   ]);
-  for (const each of panel.querySelectorAll("details")) each.open = openBefore.has(each.className);
+  for (const each of panel.querySelectorAll("details")) {
+    each.open = openBefore.has(each.className);
+    if (each.className === focused) each.querySelector("summary").focus({ preventScroll: true });
+  }
 }
 
 const section = (title, pairs, none) =>
@@ -79,8 +83,6 @@ function times(record) {
     .map(([name, label]) => [label, h("time", { datetime: record[`${name}_at`] }, exact(record[`${name}_at`]))]);
   return section("Times", pairs, "");
 }
-
-const exact = (iso) => iso.replace("T", " ").replace("Z", " UTC");
 
 function usage(record) {
   const pairs = Object.entries(record.usage ?? {}).filter(([, value]) => typeof value !== "object");

@@ -38,7 +38,10 @@ export class Follower {
   #abort = new AbortController();
   #wake = () => {};
 
-  /** `seen`: a page before this one had begun to follow, so what is in the log already counts as replayed. */
+  /**
+   * `onGap(notice, text)` paints the answer anew; who leaves it out gets the events that there still are.
+   * `seen`: a page before this one had begun to follow, so what is in the log already counts as replayed.
+   */
   constructor(id, { cursor = 0, seen = false, wire = "sse", onEvent, onGap, onChange }) {
     Object.assign(this, { id, cursor, wire, onEvent, onGap, onChange });
     this.resumes = seen;
@@ -89,10 +92,8 @@ export class Follower {
     this.#become("connecting");
     try {
       await this.#read();
-      this.#failures = 0;
     } catch (problem) {
       if (this.#abort.signal.aborted) return;
-      if (problem instanceof Gap) return this.#repaint(problem);
       this.#failures += 1;
       if (FINAL.has(problem.status)) return this.#fail(problem);
     }
@@ -108,15 +109,17 @@ export class Follower {
     const connection = { from: this.cursor, replayed: 0, live: 0, end: null };
     this.connections.push(connection);
     this.resumes = true;
-    if (response.status === 204) {
-      connection.end = "ended";
-      return this.#become("ended");
-    }
-    this.#become("open");
+    this.#failures = 0;
+    this.#become(response.status === 204 ? "ended" : "open");
     try {
-      await this.#readBody(response.body.getReader(), this.#decoder(connection, backlogEnd));
+      if (response.body) await this.#readBody(response.body.getReader(), this.#decoder(connection, backlogEnd));
+    } catch (problem) {
+      if (!(problem instanceof Gap)) throw problem;
+      connection.end = "gap";
+      await this.#repaint(problem.notice);
+      await this.#read();
     } finally {
-      connection.end = this.state === "ended" ? "ended" : this.#held ? "cut here" : "lost";
+      connection.end ??= this.state === "ended" ? "ended" : this.#held ? "cut here" : "lost";
       this.onChange();
     }
   }
@@ -125,7 +128,7 @@ export class Follower {
     const utf8 = new TextDecoder();
     const { signal } = this.#abort;
     for (;;) {
-      const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
+      const silence = setTimeout(() => reader.cancel().catch(() => {}), SILENCE_MS);
       const { value, done } = await reader.read().finally(() => clearTimeout(silence));
       // What was read before the cut but not looked at yet is lost, as on a real network: it comes again.
       if (done || signal.aborted) return;
@@ -138,7 +141,7 @@ export class Follower {
 
   #decoder(connection, backlogEnd) {
     const take = (event) => {
-      if (event.id == null) throw new Gap(event.data);
+      if (event.id == null) return this.#notice(event);
       const replayed = event.id <= backlogEnd;
       this.received += 1;
       this.replayed += replayed;
@@ -153,13 +156,17 @@ export class Follower {
     });
   }
 
+  #notice({ event: kind, data }) {
+    if (kind === "gap" && this.onGap) throw new Gap(data);
+  }
+
   /** What is missing cannot be had any more: the text as it is now is painted anew, and followed from there. */
-  async #repaint(gap) {
+  async #repaint(notice) {
     this.#abort.abort();
     this.#abort = new AbortController();
     const { text, cursor } = await api.text(this.id, this.#abort.signal);
     this.cursor = cursor;
-    this.onGap(gap.notice, text);
+    this.onGap(notice, text);
   }
 
   /** The server's `retry:` has its jitter; tries that fail double it, with a jitter of our own. */

@@ -38,6 +38,8 @@ export function moment(iso) {
   return today ? TIME.format(date) : `${DAY.format(date)}, ${TIME.format(date)}`;
 }
 
+export const exact = (iso) => iso.replace("T", " ").replace("Z", " UTC");
+
 const BIDI = {
   "\u061c": "ALM",
   "\u200e": "LRM",

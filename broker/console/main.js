@@ -44,6 +44,8 @@ async function askForKey(wrong) {
     autocomplete: "off",
     spellcheck: "false",
     required: true,
+    pattern: "[!-~]+", // a header can carry nothing else
+    title: "visible ASCII characters",
     "aria-describedby": "key-hint",
     "aria-invalid": wrong ? "true" : null,
   });

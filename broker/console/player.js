@@ -7,7 +7,7 @@ import { ask } from "./dialog.js";
 import { eachFrame, fill, h, notice, setText } from "./dom.js";
 import { EventList } from "./eventlist.js";
 import { Follower } from "./follower.js";
-import { moment } from "./format.js";
+import { exact } from "./format.js";
 import { Log } from "./log.js";
 import { Playhead } from "./playhead.js";
 import { problemNotice } from "./problem.js";
@@ -122,7 +122,6 @@ class Player {
     this.#follower = new Follower(this.id, {
       wire: "ndjson",
       onEvent: (event) => this.#take(event),
-      onGap: () => {}, // what the log does not hold any more, it cannot show
       onChange: this.#draw,
     });
     this.silenceClock = setInterval(this.#draw, 1000);
@@ -152,13 +151,12 @@ class Player {
     else if (line.redacted) this.#masked = line.redacted;
   }
 
-  /** Views and seal: at once, then for as long as they may change. */
+  /** Record, views and seal: at once, then for as long as they may change. */
   async #poll(round) {
     clearTimeout(this.polling);
-    if (!document.hidden) await this.#readViewsAndSeal();
+    if (!document.hidden) await this.#readAround();
     if (this.#abort.signal.aborted) return;
     this.#draw();
-    if (this.#views === null && this.#seal === null) return; // this server will not know more later
     const ended = hasEnded(this.#record);
     const sealMayCome = this.#seal?.verdict === "not_sealed" && round < SEAL_POLLS;
     const isWatched = Array.isArray(this.#views) && this.#views.some((view) => view.closed_at === null);
@@ -167,13 +165,18 @@ class Player {
     }
   }
 
-  async #readViewsAndSeal() {
+  /** Null, once answered, is for good: a server that keeps no access record, or no seals, will not have them later. */
+  async #readAround() {
     const { signal } = this.#abort;
-    const views = api.views(this.id, signal).then((answer) => answer && answer.views);
-    const seal = api.verify(this.id, signal);
-    const found = await views.catch((problem) => problem.message);
+    const [views, seal, record] = await Promise.all([
+      this.#views && api.views(this.id, signal).catch((problem) => problem.message),
+      this.#seal === null ? null : api.verify(this.id, signal).catch(() => undefined),
+      hasEnded(this.#record) ? this.#record : api.stream(this.id, signal).catch(() => this.#record),
+    ]);
+    const found = views?.views ?? views;
     if (JSON.stringify(found) !== JSON.stringify(this.#views)) this.#views = found;
-    this.#seal = await seal.catch(() => undefined);
+    this.#seal = seal;
+    if (!hasEnded(this.#record)) this.#record = record; // what came meanwhile is newer
   }
 
   // -- what one does with it
@@ -268,8 +271,8 @@ class Player {
     this.stage.hidden = true;
     const [gone, left] = erasedAt
       ? [
-          `Erased on ${moment(erasedAt)}`,
-          "Its events, its request and its usage are gone. Its id, times and seal stay.",
+          "Erased",
+          `Since ${exact(erasedAt)} its events, its request and its usage are gone. Its times and its seal stay.`,
         ]
       : ["No longer kept", "Its retention is over, or it was erased."];
     fill(this.state, notice("tombstone", gone, left));
@@ -304,10 +307,15 @@ class Player {
     if (this.details.dataset.shown === shown) return;
     this.details.dataset.shown = shown;
     this.details.hidden = false;
-    const isErased = Boolean(this.#record.erased_at);
-    const ended = hasEnded(this.#record);
-    drawHead(this.facts, this.badges, this.#record, sealBadge(this.#seal, ended));
+    drawHead(this.facts, this.badges, this.#record, sealBadge(this.#seal, hasEnded(this.#record)));
     drawDetails(this.details, this.#record, this.#seal);
+    this.#paintActions(Boolean(this.#record.erased_at), hasEnded(this.#record));
+  }
+
+  /** Left alone while they stay the same: one of them may have the focus. */
+  #paintActions(isErased, ended) {
+    if (this.actions.dataset.shown === `${isErased} ${ended}`) return;
+    this.actions.dataset.shown = `${isErased} ${ended}`;
     fill(this.actions, [
       !isErased && h("a", { class: "button", href: `#/playground?stream=${this.id}` }, "Playground"),
       !ended && this.cancelButton,

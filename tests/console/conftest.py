@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, expect, sync_playwright
 
 from tests.deployment import HTTP, Deployment
 
@@ -25,6 +25,7 @@ ARGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 15_000
+expect.set_options(timeout=PATIENCE_MS)
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 NOTES_VIOLATIONS = """
 window.violations = [];

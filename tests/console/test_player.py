@@ -148,7 +148,7 @@ def test_a_silence_of_a_real_stream_is_marked(page: Page, seeds: Seeds) -> None:
 
 
 def test_it_plays_from_the_start_to_the_end_and_pauses(page: Page, seeds: Seeds) -> None:
-    sid = seeds.finished("[[tokens=40 rate=40 ttft_ms=0]]")
+    sid = seeds.finished("[[tokens=40 rate=20 ttft_ms=0]]")
     open_player(page, seeds, sid)
     press(page, " ")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
@@ -270,6 +270,19 @@ def test_export_saves_the_log_as_the_server_gives_it(page: Page, seeds: Seeds, r
     assert download.value.suggested_filename == f"{restarted}.ndjson"
     download.value.save_as(tmp_path / "log")
     assert (tmp_path / "log").read_bytes() == seeds.get(f"/v1/streams/{restarted}/export").content
+
+
+def test_the_facts_of_a_running_stream_keep_up_and_leave_the_focus_where_it_is(page: Page, seeds: Seeds) -> None:
+    sid = seeds.external(("start", {}))
+    open_player(page, seeds, sid)
+    expect(page.locator(".facts")).to_contain_text("First token–")
+    page.get_by_text("Record", exact=True).click()
+    page.get_by_text("Record", exact=True).focus()
+    seeds.append(sid, ("text_delta", {"text": "x"}))
+    expect(page.locator(".facts")).to_contain_text(re.compile(r"First token\d"))
+    expect(page.locator(".json.record pre")).to_be_visible()
+    expect(page.get_by_text("Record", exact=True)).to_be_focused()
+    seeds.append(sid, DONE)
 
 
 def test_a_running_stream_can_be_cancelled(page: Page, seeds: Seeds) -> None:
@@ -414,7 +427,7 @@ def test_erasing_asks_first_and_leaves_a_tombstone(page: Page, seeds: Seeds) -> 
     assert deleted == []
     page.get_by_role("button", name="Erase…").click()
     page.get_by_role("button", name="Erase", exact=True).click()
-    expect(page.locator(".notice.tombstone")).to_contain_text("Erased on")
+    expect(page.locator(".notice.tombstone")).to_contain_text("Since 2026-11-21 12:00:00.000 UTC")
     assert len(deleted) == 1
     expect(page.locator(".stage")).not_to_be_visible()
     expect(page.locator(".badges .state")).to_have_text("erased")

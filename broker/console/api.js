@@ -90,11 +90,5 @@ export function streams(query, signal) {
   return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
 }
 
-/** Null where the server has no such record: one that keeps no archive, or an older release. */
-const optional = (path, signal) =>
-  json(path, { signal }).catch((problem) => {
-    if (problem.status === 404 || problem.status === 405) return null;
-    throw problem;
-  });
-export const views = (id, signal) => optional(at(id, "/views"), signal);
-export const verify = (id, signal) => optional(at(id, "/verify"), signal);
+export const views = (id, signal) => json(at(id, "/views"), { signal });
+export const verify = (id, signal) => json(at(id, "/verify"), { signal });

@@ -17,11 +17,11 @@ export function drawHead(facts, badges, record, seal) {
     h("dl", { class: "facts" }, [
       fact("Session", sessionLink(record.session_id)),
       fact("User", record.user_id && said(record.user_id)),
-      fact("Model", record.model ? said(record.model) : "external producer"),
+      fact("Model", record.model ? said(record.model) : record.producer === "external" && "external producer"),
       fact("Created", h("time", { datetime: record.created_at, title: record.created_at }, moment(record.created_at))),
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
-      fact("Attempts", number(record.attempt)),
+      record.attempt !== null && fact("Attempts", number(record.attempt)),
       fact(
         "Regenerates",
         record.regenerates && streamLink(record.regenerates, h("code", {}, record.regenerates.slice(0, 8))),
@@ -32,10 +32,9 @@ export function drawHead(facts, badges, record, seal) {
 
 const sessionLink = (id) => id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, said(id));
 
-/** `seal`: as `/verify` answers; null where the server has none; undefined while it is not known. */
+/** `seal`: as `/verify` answers; undefined while it is not known. */
 export function sealBadge(seal, hasEnded) {
   if (seal === undefined) return null;
-  if (seal === null) return badge("seal none", "No seal on this server");
   if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
   if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
   if (seal.verdict === "erased") return badge("seal", "Sealed, erased");
@@ -97,7 +96,7 @@ function usage(record) {
 }
 
 function sealSection(seal) {
-  if (!seal) return section("Seal", [], seal === null ? "This server keeps no seals." : "Loading");
+  if (!seal) return section("Seal", [], "Loading");
   const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
   const pairs = shown
     .filter((name) => seal.seal?.[name] != null)

@@ -165,12 +165,11 @@ class Player {
     }
   }
 
-  /** Null, once answered, is for good: a server that keeps no access record, or no seals, will not have them later. */
   async #readAround() {
     const { signal } = this.#abort;
     const [views, seal, record] = await Promise.all([
-      this.#views && api.views(this.id, signal).catch((problem) => problem.message),
-      this.#seal === null ? null : api.verify(this.id, signal).catch(() => undefined),
+      api.views(this.id, signal).catch((problem) => problem.message),
+      api.verify(this.id, signal).catch(() => undefined),
       hasEnded(this.#record) ? this.#record : api.stream(this.id, signal).catch(() => this.#record),
     ]);
     const found = views?.views ?? views;

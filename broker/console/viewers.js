@@ -30,7 +30,6 @@ export class Viewers {
     const title = h("h3", {}, "Viewers");
     const only = (text) => lane(title, h("p", { class: "hint" }, text));
     if (typeof views === "string") return only(views);
-    if (views === null) return only("No access record on this server.");
     if (views.length === 0) return only("Nobody has followed this stream.");
     const rows = (this.#showsAll ? views : views.slice(0, SHOWN)).map((view) => viewRow(view, log));
     return [lane(title), h("ol", {}, rows), views.length > rows.length && this.#moreButton(log)];

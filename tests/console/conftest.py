@@ -7,6 +7,7 @@ request to another host.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, expect, sync_playwright
 
 from tests.deployment import HTTP, Deployment
+from tests.npm import install
 
 ARGS = [
     "--no-sandbox",
@@ -158,3 +160,22 @@ class Seeds:
 @pytest.fixture
 def seeds(deployment: Deployment) -> Seeds:
     return Seeds(deployment)
+
+
+@pytest.fixture(scope="package")
+def axe(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> str:
+    folder = install(Path(__file__).parent / "npm", tmp_path_factory.mktemp("npm"), require("npm", "npm"))
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def serious(page: Page, axe: str) -> list[str]:
+    """What axe finds to be serious or critical, with the elements."""
+    page.evaluate(axe)
+    judged = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+    assert "color-contrast" in [rule["id"] for rule in judged["passes"] + judged["violations"]], "axe has seen the page"
+    return [
+        f"{violation['id']}: {node['target']} {node.get('failureSummary', '')}"
+        for violation in judged["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]

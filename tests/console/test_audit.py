@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import deployment_in
-from tests.console.conftest import Seeds, watched_page
+from tests.console.conftest import Seeds, serious, watched_page
 from tests.console.test_player import DONE, answer, open_player, until_at, words
 from tests.deployment import HTTP, Deployment, wait_until
 
@@ -61,12 +61,20 @@ def test_who_was_connected_when_stands_on_the_time_axis(page: Page, seeds: Seeds
     expect(labels).to_have_count(2)
     expect(labels.nth(0)).to_have_text(re.compile(r"^anyone Safari 18, iPhone1–\d+ · left$"))
     expect(labels.nth(1)).to_have_text("anyone Safari 18, iPhoneafter 5 · 6–33 · finished")
+    places = (".chart", ".viewer-bar >> nth=0", ".viewer-bar >> nth=1")
+    chart, *bars = (page.locator(name).bounding_box() for name in places)
+    assert chart
+    ends = [bar["x"] + bar["width"] for bar in bars if bar]
+    assert chart["x"] - 4 <= ends[0] < ends[1] <= chart["x"] + chart["width"] + 4
 
 
-def test_the_seal_is_a_badge_and_its_findings_are_told(page: Page, seeds: Seeds, archived: Deployment) -> None:
+@pytest.mark.npm
+def test_the_seal_is_a_badge_and_its_findings_are_told(
+    page: Page, seeds: Seeds, archived: Deployment, axe: str
+) -> None:
     live = seeds.external(*words(3))
     open_player(page, seeds, live)
-    expect(page.locator(".badges .seal")).to_have_text("Not sealed yet")
+    expect(page.locator(".badges .seal")).to_have_text("Sealed at its end")
     seeds.append(live, DONE)
     sid = until_archived(seeds, live)
     open_player(page, seeds, sid)
@@ -78,6 +86,7 @@ def test_the_seal_is_a_badge_and_its_findings_are_told(page: Page, seeds: Seeds,
     page.reload()
     expect(page.locator(".badges .seal")).to_have_text("Seal broken")
     expect(page.locator(".findings li")).to_contain_text("model")
+    assert serious(page, axe) == []
 
 
 def test_a_stream_that_has_left_redis_plays_as_before(page: Page, seeds: Seeds, archived: Deployment) -> None:
@@ -114,6 +123,10 @@ def test_erasing_asks_first_and_leaves_a_tombstone(page: Page, seeds: Seeds) -> 
     expect(page.locator(".badges .seal")).to_have_text("Sealed, erased")
     expect(page.get_by_role("button", name="Export")).to_have_count(0)
     assert "mara" not in page.content()
+    page.goto(f"{seeds.url}/#/sessions")
+    row = page.locator(f'tr[data-id="{sid}"]')
+    expect(row.locator(".badge")).to_have_text("erased")
+    expect(row.locator(".prompt")).to_have_text("Erased")
     assert HTTP.get(f"{seeds.url}/v1/streams/{sid}/text").status_code == 410
 
 

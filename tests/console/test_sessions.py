@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from tests.console.conftest import Seeds, watched_page
@@ -113,31 +113,12 @@ def test_a_time_range_is_asked_of_the_server(page: Page, seeds: Seeds, session: 
 
 
 def test_the_model_is_asked_of_the_server(page: Page, seeds: Seeds, session: str) -> None:
-    """`model=` is new in the API: answered here, until the server knows it."""
-    wanted = seeds.external(DONE, session_id=session)
-    record = seeds.get(f"/v1/streams/{wanted}").json()
-
-    def answer(route: Route) -> None:
-        route.fulfill(json={"streams": [record], "next": None})
-
-    page.route(re.compile(r"/v1/streams\?.*model=anthropic%2Fone"), answer)
-    open_sessions(page, seeds)
-    page.get_by_label("Model", exact=True).fill("anthropic/one")
-    until_shown(page, wanted)
-
-
-def test_an_erased_stream_is_a_row_that_says_so(page: Page, seeds: Seeds, session: str) -> None:
-    """`erased_at` is new in the API: answered here, until the server has it."""
-    sid = seeds.external(DONE, session_id=session)
-    record = seeds.get(f"/v1/streams/{sid}").json()
-    gone = {"erased_at": "2026-11-21T12:00:00.000Z", "request": None, "metadata": None, "usage": None}
-    page.route(
-        re.compile(r"/v1/streams\?"), lambda route: route.fulfill(json={"streams": [{**record, **gone}], "next": None})
+    one, _ = (
+        seeds.running("[[tokens=1 rate=0]]", session_id=session, model=f"anthropic/{name}") for name in ("one", "two")
     )
-    open_sessions(page, seeds)
-    until_shown(page, sid)
-    expect(page.locator("tbody .badge")).to_have_text("erased")
-    expect(page.locator("tbody .prompt")).to_have_text("Erased")
+    open_sessions(page, seeds, session_id=session)
+    page.get_by_label("Model", exact=True).fill("anthropic/one")
+    until_shown(page, one)
 
 
 def test_running_streams_update_and_new_ones_appear_by_themselves(page: Page, seeds: Seeds, session: str) -> None:

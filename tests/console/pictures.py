@@ -1,34 +1,29 @@
-"""The pictures in docs/: LASTEVENT_SCREENSHOTS=1 .venv/bin/python -m pytest tests/console/test_screenshots.py
+"""Draws the pictures in docs/ anew, over a real archive: .venv/bin/python -m pytest tests/console/pictures.py"""
 
-/views and /verify are new in the API: they are answered here until the server does.
-"""
-
-import os
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import Seeds, watched_page
 from tests.deployment import Deployment, wait_until
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif("LASTEVENT_SCREENSHOTS" not in os.environ, reason="draws the pictures in docs/ anew"),
-]
+pytestmark = pytest.mark.browser
 
 DOCS = Path(__file__).parents[2] / "docs"
 MAX_BYTES = 200_000
 TIDES = "How do tides work, and why are there two a day?"
+SCRIPT = "python-httpx/0.28.1"
 SAFARI = "Mozilla/5.0 (iPhone) AppleWebKit/605 (KHTML, like Gecko) Version/18.1 Mobile/15E148 Safari/604.1"
 
 
-def test_the_pictures(browser: Browser, own_deployment: Callable[..., Deployment]) -> None:
-    deployment = own_deployment(servers=1)
+def test_the_pictures(browser: Browser, own_deployment: Callable[..., Deployment], tmp_path: Path) -> None:
+    archive = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{tmp_path}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
+    deployment = own_deployment(servers=1, **archive)
     seeds = Seeds(deployment)
     restarted = restarted_stream(seeds)
     others(seeds)
@@ -42,12 +37,32 @@ def restarted_stream(seeds: Seeds) -> str:
     """Its worker is killed in the middle of it, and another one begins again."""
     prompt = f"{TIDES} [[tokens=130 rate=40 thinking=20 ttft_ms=400]]"
     sid = seeds.running(prompt, session_id="s-sailing-school", user_id="mara@example.org")
+    watching = [Thread(target=phone, args=(seeds, sid)), Thread(target=follow, args=(seeds, sid, SCRIPT, 0, 91))]
+    for viewer in watching:
+        viewer.start()
     wait_until(lambda: seeds.get(f"/v1/streams/{sid}").json()["last_event_id"] > 70, "it is in the middle")
     (worker,) = seeds.deployment.workers
     worker.kill()
     worker.start()
     seeds.deployment.wait_until_ended(sid)
+    for viewer in watching:
+        viewer.join()
     return sid
+
+
+def phone(seeds: Seeds, sid: str) -> None:
+    """It loses its network after event 58, and comes back when the generation has begun again."""
+    follow(seeds, sid, SAFARI, 0, 58)
+    wait_until(lambda: seeds.get(f"/v1/streams/{sid}").json()["attempt"] == 2, "it has begun again")
+    follow(seeds, sid, SAFARI, 58, None)
+
+
+def follow(seeds: Seeds, sid: str, user_agent: str, cursor: int, last: int | None) -> None:
+    headers = {"User-Agent": user_agent, "Last-Event-ID": str(cursor)}
+    with httpx.stream("GET", f"{seeds.url}/v1/streams/{sid}/events", headers=headers, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line == f"id: {last}":
+                return
 
 
 def others(seeds: Seeds) -> None:
@@ -102,28 +117,8 @@ def sessions(page: Page, seeds: Seeds) -> None:
 
 
 def player(page: Page, seeds: Seeds, sid: str) -> None:
-    record = seeds.get(f"/v1/streams/{sid}").json()
-    tail = record["last_event_id"]
-    phone = {"who": "key:1a2b3c4d", "user_agent": SAFARI}
-    views = [
-        view(record, 0.01, 0.12, "vanished", requested=0, first_id=1, last_id=58, **phone),
-        view(record, 0.3, 1, "finished", requested=58, first_id=59, last_id=tail, **phone),
-        view(
-            record,
-            0.05,
-            0.6,
-            "left",
-            requested=0,
-            first_id=1,
-            last_id=91,
-            who="token",
-            user_agent="python-httpx/0.28.1",
-        ),
-    ]
-    seal = {"number": 1841, "sealed_at": record["finished_at"], "hash": "c0ffee51de04c9a1b2c3d4e5f6071829"}
-    verified = {"id": sid, "verdict": "verified", "seal": seal, "findings": []}
-    page.route("**/views", lambda route: route.fulfill(json={"views": views, "next": None}))
-    page.route("**/verify", lambda route: route.fulfill(json=verified))
+    wait_until(lambda: seeds.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified", "it is sealed")
+    wait_until(lambda: all(view["how"] for view in seeds.get(f"/v1/streams/{sid}/views").json()["views"]), "all left")
     page.goto(f"{seeds.url}/#/stream/{sid}")
     expect(page.locator(".viewer")).to_have_count(3)
     page.get_by_role("button", name=re.compile("Restart")).click()
@@ -131,15 +126,6 @@ def player(page: Page, seeds: Seeds, sid: str) -> None:
         page.keyboard.press("ArrowRight")
     page.locator("h1").focus()
     take(page, "player")
-
-
-def view(record: dict[str, Any], opened: float, closed: float, how: str, **more: Any) -> dict[str, Any]:
-    start, end = (datetime.fromisoformat(record[name]) for name in ("created_at", "finished_at"))
-
-    def at(part: float) -> str:
-        return (start + timedelta(seconds=(end - start).total_seconds() * part)).isoformat()
-
-    return {"id": str(opened), "opened_at": at(opened), "closed_at": at(closed), "how": how, **more}
 
 
 def take(page: Page, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from broker.client import Client, stream_path
 from broker.settings import PREFIX, Settings, SettingsError, load_settings
 from broker.terminal import (
     DEFAULT_URL,
+    STATES,
     AsJson,
     Key,
     StreamId,
@@ -49,7 +50,7 @@ def list_(
     model: Annotated[str | None, typer.Option(help="only this model's: anthropic/<name>")] = None,
     state: Annotated[str | None, typer.Option(help="queued, running, done, error or cancelled")] = None,
     since: Annotated[str | None, typer.Option(help="created then or later: 2026-11-21, 2026-11-21T10:00Z")] = None,
-    until: Annotated[str | None, typer.Option(help="created then or before")] = None,
+    until: Annotated[str | None, typer.Option(help="created then or before; a day is all of it")] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
     url: Url = DEFAULT_URL,
@@ -58,7 +59,9 @@ def list_(
 ) -> None:
     """List streams, newest first."""
     which = {"session_id": session, "user_id": user, "model": model, "state": state, "limit": limit, "cursor": cursor}
-    which |= {"created_after": _time(since, "--since"), "created_before": _time(until, "--until")}
+    if state is not None and state not in STATES:
+        fail(f"--state is one of {', '.join(STATES)}", code=2)
+    which |= {"created_after": _time(since, "--since"), "created_before": _time(until, "--until", is_end=True)}
     with connected(url, key) as client:
         page = _page(client, "/v1/streams", which)
     if as_json:
@@ -148,9 +151,15 @@ def verify(
     api_key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check a stream, the whole archive, or an exported file against the seals. Exit code 1: something has changed."""
+    """Check a stream, the whole archive, or an exported file against the seals.
+
+    Exit code 0: nothing has changed. 1: something has. 2: it could not be checked. Beside a SQLite archive the public
+    keys and the heads are found in its folder: against whoever owns that folder, give your own copies of both.
+    """
     if sum((stream is not None, everything, file is not None)) != 1:
         fail("say what to verify: a stream's ID, --all, or --export FILE", code=2)
+    if stream is not None and (public_keys or heads):
+        fail("--key and --heads are for --all and --export; a server's key is --api-key", code=2)
     if file is not None:
         _verify_export(file, public_keys, as_json)
     elif everything:
@@ -166,9 +175,10 @@ def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
         print_json(checked)
     else:
         print(_VERDICTS[checked["verdict"]])
+        _print_seal(stream, checked["seal"] or {})
         for finding in checked["findings"]:
             print(f"  {finding['what']}: {clean(finding['detail'])}")
-    raise typer.Exit(0 if checked["verdict"] in ("verified", "erased") else 1)
+    raise typer.Exit(_EXIT_CODES[checked["verdict"]])
 
 
 def _verify_all(settings: Settings, as_json: bool) -> None:
@@ -192,10 +202,13 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
         if not keys:
             fail(NO_KEYS, code=2)
         report = asyncio.run(audit())
-    except (BadKey, HeadsUnavailable, ArchiveUnavailable) as error:
+    except (BadKey, HeadsUnavailable) as error:
         fail(str(error), code=2)
-    if not heads:
-        note("No head of the seals was found: whether the newest of them were cut off cannot be told (--heads).")
+    except ArchiveUnavailable as error:
+        fail(f"the archive cannot be read, so nothing can be said of it ({error.__cause__})", code=2)
+    if report.headless:
+        tenants = ", ".join(report.headless)
+        note(f"No head is known of {clean(tenants)}: whether the newest seals were cut off cannot be told (--heads).")
     if as_json:
         print_json({**report._asdict(), "findings": [finding._asdict() for finding in report.findings]})
     else:
@@ -207,7 +220,7 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
         if len(report.findings) > ALL_FINDINGS:
             print(f"  … and {len(report.findings) - ALL_FINDINGS:,} more; --json has all")
         print(f"CHANGED: {len(report.findings):,} findings" if report.findings else "nothing has changed")
-    raise typer.Exit(1 if report.findings else 0)
+    raise typer.Exit(1 if report.findings else 2 if report.headless else 0)
 
 
 def _verify_export(file: Path, public_keys: Path | None, as_json: bool) -> None:
@@ -227,11 +240,12 @@ def _verify_export(file: Path, public_keys: Path | None, as_json: bool) -> None:
         print_json(checked._asdict())
     else:
         print(_VERDICTS[checked.verdict])
+        _print_seal(checked.statement.get("stream"), checked.statement)
         for finding in checked.findings:
             print(f"  {finding}")
         if checked.masks:
             print(f"  masked: {clean(', '.join(map(str, checked.masks)))}")
-    raise typer.Exit(0 if checked.verdict in ("verified", "redacted") else 1)
+    raise typer.Exit(_EXIT_CODES[checked.verdict])
 
 
 _VERDICTS = {
@@ -241,6 +255,15 @@ _VERDICTS = {
     "not_sealed": "not sealed: nothing can be said of it",
     "broken": "CHANGED: it is not as it was sealed",
 }
+
+
+_EXIT_CODES = {"verified": 0, "erased": 0, "broken": 1, "redacted": 2, "not_sealed": 2}
+
+
+def _print_seal(stream: str | None, seal: dict[str, Any]) -> None:
+    if stream and "number" in seal:
+        place = f"stream {stream}, seal {seal['number']} of {seal['tenant']}, key {seal['key']}"
+        print(f"  {clean(place)}")
 
 
 def _settings() -> Settings:
@@ -311,11 +334,14 @@ def _lasted(begin: str | None, end: str | None) -> str:
     return f"{seconds:.2f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
-def _time(text: str | None, option: str) -> str | None:
-    """What a person writes for a moment, as RFC 3339; without a zone it is the person's own."""
+def _time(text: str | None, option: str, *, is_end: bool = False) -> str | None:
+    """What a person writes for a moment, as RFC 3339; without a zone it is the person's own. A day is all of it."""
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
+        moment = datetime.fromisoformat(text)
+        if is_end and len(text) == len("2026-11-21"):
+            moment += timedelta(days=1, milliseconds=-1)
+        return moment.astimezone(UTC).isoformat()
     except (ValueError, OverflowError):
         fail(f"{option}: {clean(text)} is no date or time; give one such as 2026-11-21 or 2026-11-21T10:00Z", code=2)

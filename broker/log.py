@@ -243,7 +243,7 @@ CREATE, CLAIM, APPEND = Script("create"), Script("claim"), Script("append")
 RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
 ARCHIVED, ERASE = Script("archived"), Script("erase")
 
-TOMBSTONE = ("schema", "tenant", "state", "created", "finished", "events", "tail")
+TOMBSTONE = ("schema", "tenant", "state", "created", "finished", "events", "tail", "archived")
 """What is left of an erased stream's meta."""
 
 

@@ -132,12 +132,14 @@ class Streams:
 
         Raises StreamRunning.
         """
-        meta = (await self.look_up(sid, grant)).meta
+        meta, is_in_redis = await self.look_up(sid, grant)
         if not is_terminal(meta["state"]):
             raise StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
+        if "erased" in meta and not is_in_redis:
+            return True
         redis, keys = self.log.redis, self.log.keys
         now_ms = await self.log.now_ms()
-        if self._archive and not ("erased" in meta and "archived" in meta):
+        if self._archive:
             with from_redis():  # the order first: whoever carries it out waits for the tombstone
                 await redis.zadd(keys.erasing, {sid: now_ms})
         if "erased" not in meta:

@@ -29,6 +29,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 WIDTH_OF_A_FILE = 200
 STATES = {"done": "green", "error": "red", "cancelled": "yellow", "running": "cyan", "queued": "cyan"}
 
+_BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+"""In a table they would reorder the cells beside their own."""
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 quiet = Console(stderr=True, highlight=False, markup=False)
 
@@ -55,7 +58,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     for row in rows:
-        table.add_row(*(Text(clean(cell), style=STATES.get(cell, ""), overflow="fold") for cell in row))
+        table.add_row(*(Text(_BIDI.sub("", clean(cell)), style=STATES.get(cell, ""), overflow="fold") for cell in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
 
 

@@ -207,11 +207,14 @@ class Archiver:
         state, archived, erased, finished_ms = await self._redis.hmget(  # type: ignore[misc]  # sync or async
             key, ["state", "archived", "erased", "finished"]
         )
-        if not state or not is_terminal(state.decode()) or archived:
+        if not state or not is_terminal(state.decode()):
             return False
         sid = key.rpartition("{")[2].rpartition("}")[0]
         if erased:
-            return bool(await self._redis.zadd(self._keys.erasing, {sid: int(erased)}, nx=True))
+            has_life = await self._redis.ttl(key) != -1  # the last that an erasure does
+            return not has_life and bool(await self._redis.zadd(self._keys.erasing, {sid: int(erased)}, nx=True))
+        if archived:
+            return False
         if await self._redis.zscore(self._keys.leases, sid) is not None:  # the sweeper is about to
             return False
         is_missed = await self._redis.zadd(self._keys.unarchived, {sid: int(finished_ms)}, nx=True)

@@ -8,6 +8,7 @@ was inserted. The keys and the heads come from outside of the database.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from itertools import filterfalse
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,8 +21,9 @@ from broker.archive.heads import Head
 from broker.archive.packing import decompress, unpack
 from broker.archive.reader import Sealed
 from broker.archive.schema import SEALS, STREAMS, VIEWS
-from broker.archive.seal import Seal
+from broker.archive.seal import Seal, raw
 from broker.archive.signing import PublicKeys
+from broker.event import KIND, Event
 
 PAGE = 100
 
@@ -37,10 +39,13 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
+    """`headless`: tenants whose chain's end is not known from elsewhere: whether it was cut off cannot be told."""
+
     seals: int
     streams: int
     views: int
     findings: list[Finding]
+    headless: list[str]
 
 
 # -- one stream ------------------------------------------------------------------------------------------
@@ -80,14 +85,19 @@ class Audit:
         counted = 0
         async with self._database.reading(within_s=None) as connection:
             await connection.run_sync(see_one_moment)
-            in_rows = (await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars()
-            for tenant in sorted({*in_rows, *self._heads}):
+            in_rows = set((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())
+            tenants = sorted({*filter(_is_text, in_rows), *self._heads})
+            findings += [Finding("unreadable", "A seal's tenant is no text.") for _ in filterfalse(_is_text, in_rows)]
+            for tenant in tenants:
                 chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant))
-                counted += await chain.check()
+                try:
+                    counted += await chain.check()
+                except (TypeError, ValueError, KeyError, AttributeError) as error:
+                    chain.findings.append(Finding("unreadable", f"A row holds what it cannot hold: {error}.", tenant))
                 findings += chain.findings
             streams = await _check_unsealed(connection, STREAMS, STREAMS.c.sid, findings)
             views = await _check_unsealed(connection, VIEWS, VIEWS.c.id, findings)
-        return Report(counted, streams, views, findings)
+        return Report(counted, streams, views, findings, [tenant for tenant in tenants if tenant not in self._heads])
 
 
 class _Chain:
@@ -120,6 +130,8 @@ class _Chain:
                     self.findings.append(_other_head(self._tenant, self._head))
         if self._head and self._head.number > number:
             self.findings.append(_cut_off(self._tenant, number, self._head))
+        if self._head and self._head.number < 1:
+            self.findings.append(_other_head(self._tenant, self._head))
         self._check_erasures()
         return number
 
@@ -152,6 +164,8 @@ class _Chain:
         self.findings += _check_row(row, said)
 
     def _check_erased_row(self, at: int, sid: str, said: dict[str, Any], row: Any) -> None:
+        if sid in self._erasures:
+            self._find("sealed_twice", "The stream has two seals of its erasure.", at, sid)
         self._erasures[sid] = at
         if row is None:
             self._find("stream_missing", "The stream was erased, and its tombstone is not there.", at, sid)
@@ -162,15 +176,15 @@ class _Chain:
             self.findings += _check_row(row, said)
 
     def _check_views(self, at: int, said: dict[str, Any], rows: list[Any]) -> None:
-        digests = [row["digest"] for row in rows]
-        if len(rows) != said.get("views") or seals.views_digest(digests) != said.get("digest"):
+        digest = seals.views_digest((row["id"], row["sid"], str(row["digest"])) for row in rows)
+        if len(rows) != said.get("views") or digest != said.get("digest"):
             self._find("views_changed", "The records of viewers are not those that were sealed.", at)
         for row in rows:
             self.findings += _check_view(row)
 
     def _check_erasures(self) -> None:
         for sid, number in self._erased.items():
-            if self._erasures.get(sid) != number:
+            if number is None or self._erasures.get(sid) != number:
                 self._find("erased_unsealed", "The stream's content is gone, and no seal says why.", number, sid)
 
     async def _pages(self) -> AsyncIterator[list[tuple[int, Seal]]]:
@@ -180,7 +194,7 @@ class _Chain:
             if after is not None:
                 which = which.where(SEALS.c.number > after)
             found = await self._connection.execute(which)
-            page = [(row.number, Seal(bytes(row.statement), bytes(row.signature))) for row in found]
+            page = [(row.number, Seal(raw(row.statement), raw(row.signature))) for row in found]
             if not page:
                 return
             yield page
@@ -209,6 +223,10 @@ class _Chain:
         self.findings.append(Finding(what, detail, self._tenant, stream, seal))
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 async def _check_unsealed(
     connection: AsyncConnection, table: sa.Table, name: sa.Column[Any], findings: list[Finding]
 ) -> int:
@@ -219,8 +237,12 @@ async def _check_unsealed(
             SEALS, sa.and_(SEALS.c.tenant == table.c.tenant, SEALS.c.number == table.c.seal), isouter=True
         )
     )
+    seen: set[str] = set()
     for row in rows:
-        said = Seal(bytes(row.statement), b"").says() if row.statement is not None else {}
+        if row.name in seen:
+            findings.append(Finding("twice", "This is there twice.", row.tenant, row.name, row.seal))
+        seen.add(row.name)
+        said = Seal(raw(row.statement), b"").says() if row.statement is not None else {}
         if table is STREAMS and said.get("stream") == row.name:
             continue
         if table is VIEWS and said.get("kind") == seals.VIEWS:
@@ -278,7 +300,7 @@ def _check_row(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[Finding]
 
 def _check_content(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[tuple[str, str]]:
     try:
-        salt, record = bytes(row["salt"]), decompress(row["record"])
+        salt, record = raw(row["salt"]), decompress(raw(row["record"]))
         fields = orjson.loads(record)
         is_same_record = seals.record_digest(salt, record) == said.get("record")
         columns_differ = [name for name in ("session", "user", "model") if row[name] != fields.get(name)]
@@ -290,12 +312,22 @@ def _check_content(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[tupl
     if columns_differ:
         found.append(("row_changed", f"These columns differ from the record: {', '.join(columns_differ)}."))
     try:
-        is_same_log = seals.log_digest(bytes(row["salt"]), unpack(row["log"])) == said.get("log")
+        log = unpack(raw(row["log"]))
+        is_same_log = seals.log_digest(raw(row["salt"]), log) == said.get("log") and all(map(_is_event, log))
     except (TypeError, ValueError):
         is_same_log = False
     if not is_same_log:
         found.append(("log_changed", "The stream's events are not as they were sealed."))
     return found
+
+
+def _is_event(event: Event) -> bool:
+    """Or other events could be made of the same line: its parts are only told apart by what they are."""
+    try:
+        orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return False
+    return KIND.fullmatch(event.kind) is not None
 
 
 def _check_erasure(row: Mapping[str, Any], erasure: Seal | None, keys: PublicKeys) -> list[Finding]:
@@ -318,7 +350,7 @@ def _check_view(row: Mapping[str, Any]) -> list[Finding]:
             places = (said["id"], said["stream"], said["opened"]) == (row["id"], row["sid"], row["opened"])
         except (ValueError, KeyError, TypeError):
             places = False
-        is_same = places and seals.view_digest(bytes(record)) == row["digest"]
+        is_same = places and seals.view_digest(raw(record)) == row["digest"]
     if is_same:
         return []
     return [

@@ -1,6 +1,7 @@
 """An exported file against its seal, with nothing but the file and a public key: no server, no database.
 
-The file is NDJSON: the events, a line each, then {"redacted": […]} if masks were laid over it, then {"seal": …}.
+The file is NDJSON: the events, a line each, then {"redacted": […]} if masks were laid over it, then {"seal": …}; and
+nothing else.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import orjson
 from broker.archive import seal as seals
 from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
-from broker.event import TERMINAL
+from broker.event import KIND
 
 VERIFIED, REDACTED, NOT_SEALED, BROKEN = "verified", "redacted", "not_sealed", "broken"
+
+EVENT_FIELDS = ["id", "event", "data", "t"]
+SEAL_FIELDS = {"statement", "signature"}
+OPENED_FIELDS = {"statement", "signature", "salt", "record"}
 
 
 class Checked(NamedTuple):
@@ -27,46 +32,74 @@ class Checked(NamedTuple):
     masks: list[str]
 
 
+class _Parts(NamedTuple):
+    lines: list[bytes]
+    events: list[dict[str, Any]]
+    masks: list[str] | None
+    sealed: dict[str, Any] | None
+
+
 def check_export(content: bytes, keys: PublicKeys) -> Checked:
     """Any file at all may be given."""
-    lines = [line + b"\n" for line in content.split(b"\n") if line]
     try:
-        values = [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError:
-        return Checked(BROKEN, {}, ["this is not NDJSON: a line is no JSON"], [])
-    closing = [value for value in values if isinstance(value, dict) and "id" not in value]
-    masks: list[str] = next((value["redacted"] for value in closing if "redacted" in value), [])
-    sealed = next((value["seal"] for value in closing if "seal" in value), None)
-    events = lines[: len(lines) - len(closing)]
-    if sealed is None:
-        return Checked(NOT_SEALED, {}, [], masks)
+        parts = _parts(content)
+    except (ValueError, TypeError, KeyError) as error:
+        return Checked(BROKEN, {}, [f"this is not as an export is written: {error}"], [])
+    if parts.sealed is None:
+        return Checked(NOT_SEALED, {}, [], parts.masks or [])
     try:
-        seal = Seal(sealed["statement"].encode(), bytes.fromhex(sealed["signature"]))
-        findings = _check_seal(seal, keys)
-        if not masks:
-            findings += _check_content(events, values[: len(events)], seal, sealed)
+        seal = Seal(parts.sealed["statement"].encode(), bytes.fromhex(parts.sealed["signature"]))
+        findings = _check_seal(seal, keys) + _check_outline(parts.events, seal)
+        if parts.masks is None:
+            findings += _check_content(parts, seal)
     except (KeyError, TypeError, AttributeError, ValueError):
-        return Checked(BROKEN, {}, ["the line of the seal is not as an export writes it"], masks)
-    verdict = BROKEN if findings else REDACTED if masks else VERIFIED
-    return Checked(verdict, seal.says(), findings, masks)
+        return Checked(BROKEN, {}, ["the line of the seal is not as an export writes it"], parts.masks or [])
+    verdict = BROKEN if findings else VERIFIED if parts.masks is None else REDACTED
+    return Checked(verdict, seal.says(), findings, parts.masks or [])
+
+
+def _parts(content: bytes) -> _Parts:
+    """Raises ValueError, TypeError or KeyError for anything that does not stand where it should."""
+    *lines, rest = content.split(b"\n")
+    if rest or not all(lines):
+        raise ValueError("each line ends with a line feed, and none is empty")
+    values = [orjson.loads(line) for line in lines]
+    sealed = values.pop()["seal"] if values and list(values[-1]) == ["seal"] else None
+    masks = values.pop()["redacted"] if values and list(values[-1]) == ["redacted"] else None
+    for number, value in enumerate(values, start=1):
+        if list(value) != EVENT_FIELDS or not KIND.fullmatch(value["event"]):
+            raise ValueError(f"line {number} is no event")
+    if sealed is not None and set(sealed) != (OPENED_FIELDS if masks is None else SEAL_FIELDS):
+        raise ValueError("the line of the seal has other fields than it should")
+    return _Parts([line + b"\n" for line in lines[: len(values)]], values, masks, sealed)
 
 
 def _check_seal(seal: Seal, keys: PublicKeys) -> list[str]:
-    if seals.is_signed(seal, keys):
-        return []
-    return ["no key that was given has signed this seal as it is"]
+    said = seal.says()
+    if not seals.is_signed(seal, keys):
+        return ["no key that was given has signed this seal as it is"]
+    if (said.get("v"), said.get("kind")) != (seals.VERSION, seals.STREAM):
+        return ["the seal is no stream's"]
+    return []
 
 
-def _check_content(lines: Sequence[bytes], events: Sequence[Any], seal: Seal, sealed: dict[str, Any]) -> list[str]:
-    said, salt = seal.says(), bytes.fromhex(sealed["salt"])
+def _check_outline(events: Sequence[dict[str, Any]], seal: Seal) -> list[str]:
+    """What masks leave as it was."""
+    said = seal.says()
+    last = (events[-1]["id"], events[-1]["event"], len(events)) if events else ()
+    if last != (said["last_event_id"], said["state"], said["events"]):
+        return ["the number of events, or the last of them, is not what was sealed"]
+    return []
+
+
+def _check_content(parts: _Parts, seal: Seal) -> list[str]:
+    assert parts.sealed
+    said, salt, record = seal.says(), bytes.fromhex(parts.sealed["salt"]), parts.sealed["record"]
     findings = []
-    if seals.lines_digest(salt, lines) != said["log"]:
+    if seals.lines_digest(salt, parts.lines) != said["log"]:
         findings.append("the events are not those that were sealed")
-    if seals.record_digest(salt, sealed["record"].encode()) != said["record"]:
+    if seals.record_digest(salt, record.encode()) != said["record"]:
         findings.append("the record (request, times, usage …) is not the one that was sealed")
-    ending = (events[-1]["id"], events[-1]["event"], len(events)) if events else ()
-    if ending != (said["last_event_id"], said["state"], said["events"]) or said["state"] not in TERMINAL:
-        findings.append("the last event is not the one that was sealed")
-    if orjson.loads(sealed["record"])["id"] != said["stream"]:
+    if orjson.loads(record)["id"] != said["stream"]:
         findings.append("the record is another stream's")
     return findings

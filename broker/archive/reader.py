@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from broker.archive.database import Database
 from broker.archive.packing import decompress, unpack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
-from broker.archive.seal import Seal
+from broker.archive.seal import Seal, raw
 from broker.event import Event
 from broker.listing import Filter, Place
 from broker.log import HELD_BYTES, PAGE_EVENTS, Page, within
@@ -128,7 +128,7 @@ class ArchiveReader:
                     SEALS.c.number.in_([number for number in numbers.values() if number is not None]),
                 )
             )
-            seals = {seal.number: Seal(bytes(seal.statement), bytes(seal.signature)) for seal in found}
+            seals = {seal.number: Seal(raw(seal.statement), raw(seal.signature)) for seal in found}
         return Sealed(dict(row), **{name: seals.get(number) for name, number in numbers.items()})
 
     async def seal_at(self, tenant: str, number: int) -> Seal | None:
@@ -139,7 +139,7 @@ class ArchiveReader:
                 )
             )
             row = found.first()
-        return None if row is None else Seal(bytes(row.statement), bytes(row.signature))
+        return None if row is None else Seal(raw(row.statement), raw(row.signature))
 
 
 def _is_never_stored(*asked: str | None) -> bool:

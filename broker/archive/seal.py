@@ -52,6 +52,13 @@ class Seal(NamedTuple):
         return said if isinstance(said, dict) else {}
 
 
+def raw(value: Any) -> bytes:
+    """A column's bytes; of what never was any (a number, nothing) none, which no digest and no signature fits."""
+    if isinstance(value, str):  # SQLite takes anything anywhere; the same bytes as text are the same bytes
+        return value.encode(errors="surrogateescape")
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else b""
+
+
 def new_salt() -> bytes:
     return secrets.token_bytes(16)
 
@@ -82,9 +89,10 @@ def view_digest(record: bytes) -> str:
     return hashlib.sha256(_VIEW + record).hexdigest()
 
 
-def views_digest(digests: Iterable[str]) -> str:
-    """Many viewers' records: of their digests, sorted, a line each."""
-    return hashlib.sha256(b"".join(b"%b\n" % digest.encode() for digest in sorted(digests))).hexdigest()
+def views_digest(views: Iterable[tuple[str, str, str]]) -> str:
+    """Many viewers' records: (id, stream, digest) of each, sorted by id, a line each. Erasing leaves these three."""
+    lines = (f"{view} {stream} {digest}\n" for view, stream, digest in sorted(views))
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 class Signer:

@@ -128,7 +128,10 @@ class ArchiveWriter:
                 if view.id not in there:
                     batches[view.tenant].append(_view_row(view, is_erased=view.sid in erased))
             for tenant, rows in batches.items():
-                says = {"views": len(rows), "digest": seal.views_digest(row["digest"] for row in rows)}
+                says = {
+                    "views": len(rows),
+                    "digest": seal.views_digest((row["id"], row["sid"], row["digest"]) for row in rows),
+                }
                 number = await chains.add(tenant, seal.VIEWS, says)
                 await _insert(connection, VIEWS, [{**row, "seal": number} for row in rows])
             await chains.write()
@@ -269,7 +272,7 @@ async def _erased(connection: AsyncConnection, sids: Iterable[str]) -> set[str]:
 async def _seal(connection: AsyncConnection, tenant: str, number: int) -> Seal | None:
     which = sa.select(SEALS.c.statement, SEALS.c.signature).where(SEALS.c.tenant == tenant, SEALS.c.number == number)
     row = (await connection.execute(which)).first()
-    return None if row is None else Seal(bytes(row.statement), bytes(row.signature))
+    return None if row is None else Seal(seal.raw(row.statement), seal.raw(row.signature))
 
 
 async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:

@@ -1,6 +1,6 @@
 -- archived(archived ms, retention ms) → OK
 --
--- The archive holds this stream: from here on its keys have a life. With an archive, no other step gives them one (G7).
+-- The archive holds this stream, or (of one that was erased) its tombstone: from here on its keys have a life. With an archive, no other step gives them one (G7).
 -- Repeating it is harmless. A stream that is not terminal here (Redis lost its ending, and it is about to be put back)
 -- stays as it is, to be looked at again.
 local state = redis.call('HGET', META, 'state')
@@ -10,7 +10,7 @@ end
 if not TERMINAL[state] then
   return { 'HELD', now }
 end
-redis.call('HSET', META, 'archived', ARGV[1])
+redis.call('HSETNX', META, 'archived', ARGV[1])
 redis.call('PEXPIRE', META, ARGV[2])
 redis.call('PEXPIRE', LOG, ARGV[2])
 return { 'OK' }

@@ -12,21 +12,22 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from broker.archive.audit import Finding, check_stream
+from broker.archive.audit import Audit, Finding, check_stream
 from broker.archive.heads import open_heads
 from broker.archive.packing import compress, decompress, pack, unpack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, Signer, canonical, log_digest, record_digest, view_digest
 from broker.archive.writer import RECORD, ArchiveWriter, Erasure, finished
-from broker.event import Event
+from broker.errors import ArchiveUnavailable
+from broker.event import Event, to_ndjson
 from broker.log import new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 
 Tampering = Callable[[TestArchive], Awaitable[object]]
 
-STREAM, OTHER, ERASED = (digit * 32 for digit in "12e")
-"""Seals: 1 STREAM, 2 OTHER, 3 ERASED, 4 a view each of STREAM and OTHER, 5 the erasure."""
+STREAM, OTHER, ERASED, CRAFTED = (digit * 32 for digit in "12ec")
+"""Seals: 1 STREAM, 2 OTHER, 3 ERASED, 4 a view each of STREAM and OTHER, 5 the erasure, 6 CRAFTED."""
 
 WAYS: dict[str, Tampering] = {}
 
@@ -49,6 +50,8 @@ async def filled(
         await archive.add(STREAM, OTHER, ERASED, user="ann", metadata='{"a":1}', regenerates="x", abandon_after_s="5")
         await archive.writer.add_views([view_of(STREAM), view_of(OTHER)], NOW_MS)
         await archive.writer.erase([Erasure(ERASED, {})], NOW_MS)
+        crafted = _with(events_of(CRAFTED, 5), 1, data=b'{"a":"x","data":5,"text":"y"}')
+        await archive.writer.add([finished(CRAFTED, meta_of(CRAFTED, 5), crafted)], NOW_MS)
         yield archive
 
 
@@ -228,7 +231,9 @@ WAYS["a stream deleted with its seal, and the others moved up"] = run(
     "UPDATE streams SET seal = 2 WHERE seal = 3",
     "UPDATE views SET seal = 3",
 )
-WAYS["the newest seal cut off, and what it sealed undone"] = run("DELETE FROM seals WHERE number = 5")
+WAYS["the newest seal cut off, with all that it sealed"] = run(
+    "DELETE FROM seals WHERE number = 6", "DELETE FROM streams WHERE seal = 6"
+)
 WAYS["the newest seals cut off, with all that they sealed"] = run(
     "DELETE FROM seals WHERE number > 1", "DELETE FROM streams WHERE seal > 1", "DELETE FROM views"
 )
@@ -271,6 +276,27 @@ for column in ("log", "record", "salt"):
         f"UPDATE streams SET {column} = (SELECT other.{column} FROM streams other WHERE other.sid = '{OTHER}') "
         f"WHERE sid = '{STREAM}'"
     )
+
+
+EMPTIED = 'session = NULL, "user" = NULL, model = NULL, salt = NULL, record = NULL, log = NULL, erased = 1'
+WAYS["a stream emptied, under no seal"] = run(f"UPDATE streams SET {EMPTIED} WHERE sid = '{STREAM}'")
+WAYS["every stream emptied, under no seal"] = run(f"UPDATE streams SET {EMPTIED} WHERE erased IS NULL")
+WAYS["a view given to an erased stream, and emptied"] = run(
+    f"UPDATE views SET sid = '{ERASED}', record = NULL, opened = NULL WHERE sid = '{STREAM}'"
+)
+WAYS["a view emptied"] = run(f"UPDATE views SET record = NULL, opened = NULL WHERE sid = '{STREAM}'")
+WAYS["a view's digest of nothing"] = run(f"UPDATE views SET digest = '' WHERE sid = '{STREAM}'")
+
+
+@way("the same sealed bytes taken apart as other events")
+async def _(archive: TestArchive) -> None:
+    """A line says where its parts begin only if each is what it must be."""
+    [row] = await archive.rows("SELECT log FROM streams WHERE sid = :sid", sid=CRAFTED)
+    log = unpack(bytes(row["log"]))
+    assert log[1].data == b'{"a":"x","data":5,"text":"y"}'
+    other = _with(log, 1, kind='text_delta","data":{"a":"x', data=b'5,"text":"y"}')
+    assert [to_ndjson(event) for event in other] == [to_ndjson(event) for event in log]
+    await archive.change("UPDATE streams SET log = :log WHERE sid = :sid", log=pack(other), sid=CRAFTED)
 
 
 @way("two streams swapped")
@@ -371,7 +397,7 @@ def test_there_are_a_hundred_ways() -> None:
 
 async def test_a_whole_archive_has_no_findings_and_is_counted(full: TestArchive) -> None:
     report = await full.audit()
-    assert (report.seals, report.streams, report.views, report.findings) == (5, 3, 2, [])
+    assert (report.seals, report.streams, report.views, report.findings) == (6, 4, 2, [])
 
 
 async def test_a_finding_names_what_and_where(full: TestArchive) -> None:
@@ -381,10 +407,44 @@ async def test_a_finding_names_what_and_where(full: TestArchive) -> None:
     ]
 
 
+async def test_a_chain_whose_end_nobody_knows_is_said(full: TestArchive, tmp_path: Path) -> None:
+    assert (await full.audit()).headless == []
+    nowhere = Audit(full.database, full.keys, {})
+    assert (await nowhere.run()).headless == ["t"]
+    for wrong in (0, -5, 7):
+        heads = {"t": full.heads.read()["t"]._replace(number=wrong)}
+        assert (await Audit(full.database, full.keys, heads).run()).findings != []
+
+
+async def test_rows_of_the_wrong_kind_are_findings_and_nothing_worse(full: TestArchive) -> None:
+    if full.database.path is None:
+        return  # PostgreSQL takes no other kinds
+    for table, column, key in (
+        *(("seals", column, "number = 1") for column in ("statement", "signature", "number", "tenant")),
+        *(("streams", column.name, f"sid = '{STREAM}'") for column in STREAMS.columns),
+        *(("views", column.name, f"sid = '{STREAM}'") for column in VIEWS.columns),
+    ):
+        for value in ("77", "'text'", "1.5", "x'00ff'", "9223372036854775807"):
+            async with full.database.writing() as connection:
+                before = (
+                    (await connection.execute(sa.text(f"SELECT rowid, * FROM {table} WHERE {key}"))).mappings().one()
+                )
+                await connection.execute(sa.text(f'UPDATE {table} SET "{column}" = {value} WHERE {key}'))
+            try:
+                found = await full.findings()
+            except ArchiveUnavailable:
+                continue  # it cannot be read at all: that is said
+            finally:
+                await full.change(
+                    f'UPDATE {table} SET "{column}" = :v WHERE rowid = :rowid', v=before[column], rowid=before["rowid"]
+                )
+            assert found, f"{table}.{column} = {value}"
+
+
 async def test_without_the_key_nothing_is_believed(full: TestArchive) -> None:
     report = await full.audit(keys={})
     assert {finding.what for finding in report.findings} == {"signature_invalid"}
-    assert len(report.findings) == 5
+    assert len(report.findings) == 6
 
 
 async def test_after_a_change_of_keys_both_are_believed(full: TestArchive, tmp_path: Path) -> None:

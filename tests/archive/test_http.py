@@ -288,7 +288,7 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     api: Api, archived: Deployment, where: str
 ) -> None:
     sid = until_archived(api, api.finished("the-secret", user_id="ann", session_id=f"s-{uuid.uuid4()}"))
-    session = api.record(sid)["session_id"]
+    session, archived_at = (api.record(sid)[name] for name in ("session_id", "archived_at"))
     if where == "archive alone":
         leave_redis(archived, sid)
     assert api.delete(f"/v1/streams/{sid}").status_code == 204
@@ -296,6 +296,7 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
         problem(api.get(f"/v1/streams/{sid}/{path}"), 410, "stream_expired")
     problem(api.post(f"/v1/streams/{sid}/regenerate"), 410, "stream_expired")
     left = api.record(sid)
+    assert left["archived_at"] == archived_at
     assert (left["state"], left["user_id"], left["session_id"], left["request"]) == ("done", None, None, None)
     assert left["erased_at"]
     assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased"
@@ -304,6 +305,8 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     assert api.delete(f"/v1/streams/{sid}").status_code == 204
     leave_redis(archived, sid)
     problem(api.get(f"/v1/streams/{sid}/events"), 410, "stream_expired")
+    alone = api.record(sid)
+    assert {name for name in left if left[name] != alone[name]} <= {"erased_at", "events_url"}, "its token is new"
 
 
 def test_what_runs_cannot_be_erased(api: Api) -> None:

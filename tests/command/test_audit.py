@@ -46,6 +46,9 @@ def test_streams_are_listed_by_every_filter(lastevent: Lastevent, archived: Depl
         assert stream in lastevent("ls", *which, url=archived.url).stdout.decode(), which
     for which in (["--user", "bob"], ["--since", "2999-01-01"], ["--until", "2020-01-01"], ["--model", "anthropic/x"]):
         assert stream not in lastevent("ls", *which, url=archived.url).stdout.decode(), which
+    today = HTTP.get(f"{archived.url}/v1/streams/{stream}").json()["created_at"][:10]
+    assert stream in lastevent("ls", "--since", today, "--until", today, url=archived.url, TZ="UTC").stdout.decode()
+    assert lastevent("ls", "--state", "finished", url=archived.url).returncode == 2
     wrong = lastevent("ls", "--since", "yesterday", url=archived.url)
     assert (wrong.returncode, b"is no date or time" in wrong.stderr) == (2, True)
 
@@ -76,11 +79,13 @@ def test_views_say_who_saw_what(lastevent: Lastevent, archived: Deployment, stre
 
 def test_a_stream_is_verified_by_its_server(lastevent: Lastevent, archived: Deployment, stream: str) -> None:
     good = lastevent("verify", stream, url=archived.url)
-    assert (good.returncode, good.stdout.decode()) == (0, "verified: it is as it was sealed\n")
+    said, seal = good.stdout.decode().splitlines()
+    assert (good.returncode, said) == (0, "verified: it is as it was sealed")
+    assert seal.startswith(f"  stream {stream}, seal ")
     assert json.loads(lastevent("verify", stream, "--json", url=archived.url).stdout)["verdict"] == "verified"
     fresh = archived.create("[[tokens=900 rate=10]]")
     unsealed = lastevent("verify", fresh, url=archived.url)
-    assert (unsealed.returncode, b"not sealed" in unsealed.stdout) == (1, True)
+    assert (unsealed.returncode, b"not sealed" in unsealed.stdout) == (2, True)
     HTTP.post(f"{archived.url}/v1/streams/{fresh}/cancel").raise_for_status()
 
 
@@ -100,8 +105,9 @@ def test_an_exported_file_is_verified_with_nothing_but_the_public_key(
 
     lines = whole.read_bytes().splitlines(keepends=True)
     assert verdict(whole.read_bytes()) == (0, "verified")
-    assert verdict(redacted.read_bytes()) == (0, "redacted")
-    assert verdict(b"".join(lines[:-1])) == (1, "not sealed")
+    masked = redacted.read_bytes().splitlines(keepends=True)
+    assert verdict(redacted.read_bytes()) == (2, "redacted")
+    assert verdict(b"".join(lines[:-1])) == (2, "not sealed")
     for changed in (
         b"".join([*lines[:3], *lines[4:]]),
         b"".join([lines[0], lines[2], lines[1], *lines[3:]]),
@@ -111,6 +117,15 @@ def test_an_exported_file_is_verified_with_nothing_but_the_public_key(
         whole.read_bytes().replace(b'"signature":"', b'"signature":"00', 1),
         lines[-1],
         b"what is this",
+        whole.read_bytes() + b'{"event":"text_delta","data":{"text":"evil"}}\n',
+        whole.read_bytes() + b"\n",
+        whole.read_bytes() + lines[-1],
+        whole.read_bytes()[:-1],
+        b"".join([*lines[:2], b'{"event":"text_delta","data":{"text":"evil"}}\n', *lines[2:]]),
+        b"".join([*lines[:2], b'{"event":"status","data":{}}\r' + lines[2], *lines[3:]]),
+        b"".join([*lines[:-1], b'{"redacted":["names"]}\n', lines[-1]]),
+        b"".join([*masked[:2], *masked[3:]]),
+        b"".join([*masked[:-3], *masked[-2:]]),
     ):
         assert verdict(changed) == (1, "CHANGED"), changed
     other = tmp_path / "other.pem"
@@ -126,6 +141,8 @@ def test_the_whole_archive_is_verified_in_its_database(
 ) -> None:
     good = lastevent("verify", "--all", "--data-dir", str(archived.folder))
     assert (good.returncode, good.stdout.decode().splitlines()[-1]) == (0, "nothing has changed")
+    headless = lastevent("verify", "--all", "--data-dir", str(archived.folder), "--heads", str(tmp_path / "none"))
+    assert (headless.returncode, b"No head is known of default" in headless.stderr) == (2, True)
     with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
         database.execute("UPDATE streams SET state = 'error' WHERE sid = ?", [stream])
     bad = lastevent("verify", "--all", LASTEVENT_ARCHIVE_URL=f"sqlite:///{archived.folder}/archive.db")
@@ -149,6 +166,7 @@ def test_the_whole_archive_is_verified_in_its_database(
         ["--export", "/dev/null", "--key", "/dev/null"],
         ["--export", "missing", "--key", "missing"],
         ["--all", "--key", "missing"],
+        ["a", "--key", "missing"],
     ],
 )
 def test_what_cannot_be_verified_is_said(lastevent: Lastevent, args: list[str]) -> None:

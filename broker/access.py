@@ -37,7 +37,10 @@ MAX_WAITING = 50_000
 """Entries that wait while Redis is away: some 50 MB at the most."""
 
 SERVER_LIFE_MS = 30_000
-"""A server gives a sign of life with each write. Missed for so long, it is dead."""
+"""A server gives a sign of life with each write. Missed for so long, it looks dead."""
+
+LOST_AFTER_MS = 600_000
+"""Missed for so long, its viewers' records are archived as they are: it may only have stood still before."""
 
 TIERS_LIFE_S = 86_400
 HEADER_CHARACTERS = 300
@@ -161,16 +164,18 @@ def told(grant: Grant, address: str | None, headers: Mapping[str, str], form: st
     }
 
 
-async def read_views(redis: Redis, keys: Keys, sid: str, now_ms: int) -> list[dict[str, Any]]:
-    """The records that Redis still has, each with its `id`; a dead server's are closed."""
+async def read_views(
+    redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
+) -> list[dict[str, Any]]:
+    """The records that Redis still has, each with its `id`; those of a server that is silent for so long are closed."""
     with from_redis():
         async with redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.views_of(sid))
-            pipe.zrangebyscore(keys.tiers, now_ms - SERVER_LIFE_MS, "+inf")
+            pipe.zrangebyscore(keys.tiers, now_ms - lost_after_ms, "+inf")
             records, servers = await pipe.execute()
     alive = {server.decode() for server in servers}
     return [
-        {"id": view.decode(), **_closed_if_lost(orjson.loads(record), alive, now_ms)}
+        {"id": view.decode(), **_closed_if_lost(orjson.loads(record), alive, now_ms, lost_after_ms)}
         for view, record in records.items()
     ]
 
@@ -187,8 +192,8 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _closed_if_lost(record: dict[str, Any], alive: set[str], now_ms: int) -> dict[str, Any]:
-    if "how" in record or record["server"] in alive or record["opened"] > now_ms - SERVER_LIFE_MS:
+def _closed_if_lost(record: dict[str, Any], alive: set[str], now_ms: int, lost_after_ms: int) -> dict[str, Any]:
+    if "how" in record or record["server"] in alive or record["opened"] > now_ms - lost_after_ms:
         return record
     return {**record, "first_id": None, "last_id": None, "closed": now_ms, "how": SERVER_LOST}
 

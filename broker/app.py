@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -25,17 +25,18 @@ from starlette.responses import Response
 
 from broker import console, metrics, problems
 from broker.access import AccessRecord, View, told
+from broker.archive.reader import ArchivedLog
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.connect import connect, connect_queue
 from broker.door import Door
 from broker.errors import (
+    ArchiveDamaged,
     ArchiveUnavailable,
     BadCursor,
     Draining,
     Forbidden,
     RedisUnavailable,
-    StreamExpired,
     TooManyViewers,
     from_redis,
 )
@@ -52,7 +53,7 @@ from broker.schema import AppendEvents, Body, Cancel, CreateStream, ProducerHear
 from broker.seizures import Seizures
 from broker.settings import Settings
 from broker.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
-from broker.streams import ERASED, Started, Streams
+from broker.streams import Started, Streams
 from broker.strict_json import Model, read_model
 from broker.supervise import Loops
 from broker.tail import Step, follow, replay
@@ -66,7 +67,7 @@ Accept = Annotated[str, Header()]
 LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received")]
 CursorQuery = Annotated[str | None, Query(description="As Last-Event-ID, for clients that can send no header")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
-Next = Annotated[str | None, Query(max_length=600, description="The `next` of the page before")]
+Next = Annotated[str | None, Query(max_length=1200, description="The `next` of the page before")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
@@ -249,10 +250,9 @@ def _streams(app: FastAPI, tier: Tier) -> None:
             return _json(started.record, 201 if started.is_new else 200, location)
         if _has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
             return Response(status_code=204, headers=location)
-        if started.record["erased_at"]:
-            raise StreamExpired(ERASED)
         cursor = started.record["last_event_id"] if cursor is None else cursor
-        steps = partial(follow, tier.log, tier.hub, started.sid, cursor)
+        log = await tier.reading.log(started.sid, await tier.streams.look_up_content(started.sid, grant), grant)
+        steps = _steps(tier, log, started.sid, cursor)
         view = _view(request, started.sid, grant, Format.EXACT.shown, cursor)
         return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view)
 
@@ -302,9 +302,7 @@ def _reading(app: FastAPI, tier: Tier) -> None:
         if _has_ended_at(cursor, found.meta["state"], tail):
             return Response(status_code=204)
         cursor = tail if cursor is None else cursor
-        steps: Callable[[Lane | None], AsyncGenerator[Step, None]] = partial(follow, tier.log, tier.hub, sid, cursor)
-        if follows == "0" or log is not tier.log:
-            steps = lambda _: replay(log, sid, cursor)  # noqa: E731 - beside its alternative
+        steps = _steps(tier, log, sid, cursor, follows=follows == "1")
         return EventsResponse(tier.viewers, steps, form, view=_view(request, sid, grant, form.shown, cursor))
 
     @app.get("/v1/streams/{sid}", **_gives("The stream", "application/json"))
@@ -349,6 +347,15 @@ def _reading(app: FastAPI, tier: Tier) -> None:
         view = _view(request, sid, grant, "replay", cursor)
         frames = recorded(paced(chosen, speed, tier.viewers.draining, view), view, tier.access)
         return EventSourceResponse(frames, sep="\n", ping=15, send_timeout=tier.settings.viewer_stall_s)
+
+
+def _steps(
+    tier: Tier, log: StreamLog | ArchivedLog, sid: str, cursor: int, *, follows: bool = True
+) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
+    """A stream that Redis has is followed; one that the archive has is at its end."""
+    if follows and log is tier.log:
+        return partial(follow, tier.log, tier.hub, sid, cursor)
+    return lambda _: replay(log, sid, cursor)
 
 
 def _view(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
@@ -409,13 +416,12 @@ def _listings(app: FastAPI, tier: Tier) -> None:
 
     @app.get("/v1/sessions", **_gives("Sessions, the one with the newest stream first", "application/json"))
     async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
-        grant = tier.auditor(request)
-        page = await tier.listing.sessions(grant.tenant, limit=limit, after=cursor)
-        return _json(tier.reading.shown_sessions(page, grant))
+        grant = tier.caller(request)  # names of sessions are the callers' own
+        return _json(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
 
     @app.get("/v1/sessions/{session_id:path}", **_gives("A session's streams, newest first", "application/json"))
     async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
-        grant = tier.auditor(request)
+        grant = tier.caller(request)  # names of sessions are the callers' own
         which, shown = Filter(session=session_id), partial(tier.shown, grant=grant)
         page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown)
         return _json({"id": session_id, **page})
@@ -433,12 +439,13 @@ def _ms(moment: datetime | None) -> int | None:
 def _auditing(app: FastAPI, tier: Tier) -> None:
     @app.get("/v1/streams/{sid}/views", **_gives("Who saw which events, oldest first", "application/json"))
     async def views(request: Request, sid: str) -> Response:
-        await tier.streams.look_up(sid, tier.auditor(request))
-        return _json({"views": await tier.reading.views(sid), "next": None})
+        return _json({"views": await tier.reading.views(sid, tier.auditor(request)), "next": None})
 
     @app.get("/v1/streams/{sid}/verify", **_gives("The stream against its seal", "application/json"))
     async def verify(request: Request, sid: str) -> Response:
-        await tier.streams.look_up(sid, tier.auditor(request))
+        grant = tier.auditor(request)
+        with suppress(ArchiveDamaged):  # which is what verifying is for
+            await tier.streams.look_up(sid, grant)
         return _json({"id": sid, **await tier.reading.verify(sid)})
 
     @app.delete("/v1/streams/{sid}", status_code=204, **_erases())

@@ -19,6 +19,8 @@ LasteventError
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
 ├── RedisUnavailable        Redis cannot be reached, or cannot serve
 │   └── LogHealing          it is back since a moment; writers are putting lost events back first
+├── ArchiveDamaged          a row of it is not as it was written
+├── MasksTooSlow            a mask's pattern takes too long on this text
 ├── ArchiveUnavailable      the archive's database cannot be reached, or cannot serve
 └── Draining                this server is going away
 
@@ -129,6 +131,15 @@ class LogHealing(RedisUnavailable):
     def __init__(self, wait_s: float) -> None:
         super().__init__("Redis has just restarted, and writers are putting lost events back. Try again shortly.")
         self.retry_after_s = wait_s
+
+
+class ArchiveDamaged(LasteventError):
+    status, code, title = 500, "archive_damaged", "What the archive holds of this stream cannot be read"
+
+
+class MasksTooSlow(LasteventError):
+    status, code, title = 503, "masks_too_slow", "The masks could not be laid over this stream in time"
+    retry_after_s = 60.0
 
 
 class ArchiveUnavailable(LasteventError):

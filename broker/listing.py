@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.asyncio import Redis
 
 from broker.errors import BadCursor, from_redis
-from broker.log import StreamLog
+from broker.log import TOMBSTONE, StreamLog
 from broker.record import rfc3339
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Listing:
         place = Place.decode(after) if after else None
         live = await self._live(tenant, which, limit, place)
         # Redis first: what leaves it in between is in the archive by then.
-        archived = await self._archive.list_streams(tenant, which, limit, place) if self._archive else []
+        archived = await self._archived(tenant, which, limit, place)
         found = dict(live.found) | dict(archived)
         # Redis was looked through as far as `end`: what is older in the archive has its turn after it.
         places = sorted((place for place in found if live.end is None or place >= live.end), reverse=True)[:limit]
@@ -103,6 +103,17 @@ class Listing:
             "sessions": [{"id": entry.member, "last_stream_at": rfc3339(str(entry.score))} for entry in found],
             "next": found[-1].encode() if len(found) == limit else None,
         }
+
+    async def _archived(
+        self, tenant: str, which: Filter, limit: int, place: Place | None
+    ) -> list[tuple[Place, dict[str, str]]]:
+        if not self._archive:
+            return []
+        found = await self._archive.list_streams(tenant, which, limit, place)
+        with from_redis():
+            orders = await self._log.redis.zrange(self._log.keys.erasing, 0, -1, withscores=True)
+        erasing = {sid.decode(): str(int(at_ms)) for sid, at_ms in orders}
+        return [(place, _tombstone(meta, erasing.get(place.member))) for place, meta in found]
 
     async def _live(self, tenant: str, which: Filter, limit: int, place: Place | None) -> _Live:
         log = self._log
@@ -133,6 +144,13 @@ class Listing:
         with from_redis():
             scores = await self._log.redis.zmscore(key, [place.member for place in archived])
         return [place for place, score in zip(archived, scores, strict=True) if score is None or score <= place.score]
+
+
+def _tombstone(meta: dict[str, str], erased_ms: str | None) -> dict[str, str]:
+    """What is left of a stream that is erased already, though the archive has still to follow."""
+    if erased_ms is None:
+        return meta
+    return {**{name: meta[name] for name in TOMBSTONE if name in meta}, "erased": meta.get("erased", erased_ms)}
 
 
 class _Live(NamedTuple):

@@ -387,6 +387,9 @@ class StreamLog:
         _, at_ms = await self._run(ERASE, sid, erased_ms, self._retention_ms, *pairs)
         with from_redis():
             await self.redis.delete(self.keys.views_of(sid))
+            if "idempotency" in meta:  # its digest of the request could be guessed
+                key = self.keys.idempotency(meta["tenant"], meta["idempotency"].split(" ")[0])
+                await self.redis.set(key, f"{sid} {secrets.token_hex(32)} created", xx=True, keepttl=True)
         await self.unlist(sid, meta["tenant"], meta.get("session", ""))
         return int(at_ms)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from broker.archive.redact import BadMasks, Redactor, load_masks
 from broker.archive.seal import canonical
 from broker.archive.setup import Archive
 from broker.auth import Grant
-from broker.errors import Forbidden, InvalidRequest
+from broker.errors import Forbidden, InvalidRequest, StreamNotFound
 from broker.event import Event, to_ndjson
 from broker.log import StreamLog, is_terminal
 from broker.settings import PREFIX, Settings, SettingsError
@@ -33,6 +34,12 @@ class Reading:
 
     async def events(self, sid: str, grant: Grant) -> list[Event]:
         """All there are. Raises StreamNotFound, StreamExpired, or Forbidden."""
+        try:
+            return await self._events(sid, grant)
+        except StreamNotFound:  # perhaps it has left Redis just now, and the archive has it
+            return await self._events(sid, grant)
+
+    async def _events(self, sid: str, grant: Grant) -> list[Event]:
         found = await self._streams.look_up_content(sid, grant)
         return await (await self.log(sid, found, grant)).read_all(sid)
 
@@ -53,32 +60,30 @@ class Reading:
         """A stream's record as this caller may see it."""
         return self._redactor.mask_record(record) if grant.is_masked and self._redactor else record
 
-    def shown_sessions(self, page: dict[str, Any], grant: Grant) -> dict[str, Any]:
-        """A page of sessions as this caller may see it: their names are the callers' own."""
-        if not (grant.is_masked and self._redactor):
-            return page
-        mask = self._redactor.mask_text
-        return {**page, "sessions": [{**session, "id": mask(session["id"])} for session in page["sessions"]]}
-
-    async def views(self, sid: str) -> list[dict[str, Any]]:
-        """The records of a stream's viewers, oldest first."""
+    async def views(self, sid: str, grant: Grant) -> list[dict[str, Any]]:
+        """The records of a stream's viewers, oldest first; of an erased stream none."""
+        if "erased" in (await self._streams.look_up(sid, grant)).meta:
+            return []
         log = self._streams.log
         views = {view["id"]: view for view in await read_views(log.redis, log.keys, sid, await log.now_ms())}
         if self._archive:  # after Redis: what leaves that in between is here
             views |= {view["id"]: view for view in await self._archive.reader.views(sid)}
-        return [shown(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
+        found = [shown(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
+        if grant.is_masked and self._redactor:
+            return [self._redactor.mask_view(view) for view in found]
+        return found
 
     async def verify(self, sid: str) -> dict[str, Any]:
         if self._archive:
             return await self._archive.verify(sid)
-        return {"verdict": "not_sealed", "seal": None, "findings": []}
+        return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
 
     async def _masked_events(self, sid: str, found: Found, log: StreamLog | ArchivedLog) -> list[Event]:
         if not is_terminal(found.meta["state"]):
             # A match may begin in one event and end in the next: it cannot be masked before that is there.
             raise Forbidden("This key reads what has ended, with masks laid over it. The stream is still running.")
         assert self._redactor  # settings.py: no masked key without masks
-        return self._redactor.mask_events(await log.read_all(sid))
+        return await asyncio.to_thread(self._redactor.mask_events, await log.read_all(sid))
 
 
 def load_masks_of(settings: Settings) -> Redactor | None:

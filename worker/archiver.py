@@ -27,9 +27,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from broker.access import SERVER_LIFE_MS, read_views
+from broker.access import LOST_AFTER_MS, read_views
 from broker.archive.writer import ArchiveWriter, Erasure, Finished, View, finished
-from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, from_redis
+from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, StreamRunning, from_redis
 from broker.log import StreamLog, is_terminal
 
 logger = logging.getLogger(__name__)
@@ -249,8 +249,19 @@ class Archiver:
         for tenant in await self._archive.tenants():
             if (kept_s := self._retention_s(tenant)) is not None:
                 before_ms = now_ms - round(kept_s * 1000)
-                while await self._archive.expire(tenant, before_ms, now_ms, BATCH_STREAMS) == BATCH_STREAMS:
-                    pass
+                is_full = True
+                while is_full:
+                    sids = await self._archive.expire(tenant, before_ms, now_ms, BATCH_STREAMS)
+                    await self._expire_in_redis(sids, now_ms)
+                    is_full = len(sids) == BATCH_STREAMS
+
+    async def _expire_in_redis(self, sids: Sequence[str], now_ms: int) -> None:
+        """Redis' own retention may be the longer one."""
+        for sid, meta in zip(sids, await self._log.read_meta(*sids), strict=True):
+            if meta and "erased" not in meta:
+                with suppress(StreamNotFound, StreamRunning):
+                    await self._log.erase(sid, meta, now_ms)
+                    await self._log.let_go(sid, now_ms)
 
     # -- viewers ---------------------------------------------------------------------------------------------
 
@@ -263,7 +274,7 @@ class Archiver:
             )
         closed: list[View] = []
         for sid in [sid.decode() for sid, _ in due]:
-            records = await read_views(self._redis, self._keys, sid, now_ms)
+            records = await read_views(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
             closed += [_view(sid, record) for record in records if "how" in record]
         for start in range(0, len(closed), BATCH_VIEWS):
             await self._take(closed[start : start + BATCH_VIEWS], now_ms)
@@ -290,7 +301,7 @@ class Archiver:
 
     async def _note_dead_servers(self, now_ms: int) -> None:
         with from_redis():
-            dead = await self._redis.zrangebyscore(self._keys.tiers, "-inf", now_ms - SERVER_LIFE_MS)
+            dead = await self._redis.zrangebyscore(self._keys.tiers, "-inf", now_ms - LOST_AFTER_MS)
             for server in dead:
                 if await self._redis.zrem(self._keys.tiers, server):
                     logger.warning(

@@ -342,8 +342,8 @@ def _check_erasure(row: Mapping[str, Any], erasure: Seal | None, keys: PublicKey
 
 def _check_view(row: Mapping[str, Any]) -> list[Finding]:
     record = row["record"]
-    if record is None:
-        is_same = bool(row["is_erased"]) and row["opened"] is None
+    if record is None or row["is_erased"]:
+        is_same = record is None and bool(row["is_erased"]) and row["opened"] is None
     else:
         try:
             said = orjson.loads(record)

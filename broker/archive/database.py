@@ -69,6 +69,7 @@ class Database:
         self.path = sqlite_path(self.url)
         self._engine: AsyncEngine | None = None
         self._preparing = asyncio.Lock()
+        self._inode: int | None = None
         self._failures = 0
 
     def reading(self, *, within_s: float | None = ANSWER_S) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -89,6 +90,16 @@ class Database:
                     if writes and self.path is None:
                         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITER_LOCK)))
                     yield connection
+            await self._require_same_file()
+
+    async def _require_same_file(self) -> None:
+        """SQLite goes on in a file that was moved or removed under it, and what it says it holds may be gone soon."""
+        if self.path is None or self._inode == _inode(self.path):
+            return
+        if self._engine:
+            engine, self._engine = self._engine, None
+            await engine.dispose()
+        raise ArchiveUnavailable(f"{self.path.name} is no longer the file it was; it is opened anew.")
 
     async def forget_erased(self) -> None:
         """Have no copy of what was erased stay in SQLite's write-ahead log. (PostgreSQL's pages are its own affair.)"""
@@ -113,7 +124,7 @@ class Database:
                     self._failures += isinstance(error, Exception)
                     await engine.dispose()
                     raise
-                self._engine = engine
+                self._engine, self._inode = engine, _inode(self.path) if self.path else None
         return self._engine
 
     async def aclose(self) -> None:
@@ -159,6 +170,13 @@ class Database:
             yield
         finally:
             os.close(lock)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _make_private(path: Path) -> None:

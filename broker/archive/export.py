@@ -66,6 +66,8 @@ def _parts(content: bytes) -> _Parts:
     values = [orjson.loads(line) for line in lines]
     sealed = values.pop()["seal"] if values and list(values[-1]) == ["seal"] else None
     masks = values.pop()["redacted"] if values and list(values[-1]) == ["redacted"] else None
+    if masks is not None and not (isinstance(masks, list) and all(isinstance(mask, str) for mask in masks)):
+        raise ValueError("the masks are no list of names")
     for number, value in enumerate(values, start=1):
         if list(value) != EVENT_FIELDS or not KIND.fullmatch(value["event"]):
             raise ValueError(f"line {number} is no event")

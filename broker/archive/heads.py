@@ -109,6 +109,10 @@ def _encode(heads: Mapping[str, Head]) -> bytes:
 def _decode(content: bytes) -> dict[str, Head]:
     """Raises ValueError."""
     try:
-        return {tenant: Head(**head) for tenant, head in orjson.loads(content).items()}
+        heads = {tenant: Head(**head) for tenant, head in orjson.loads(content).items()}
     except (TypeError, AttributeError):
         raise ValueError("these are no heads") from None
+    for head in heads.values():
+        if not (type(head.number) is int and head.number > 0 and isinstance(head.digest, str)):
+            raise ValueError("a head has no number or no digest")
+    return heads

@@ -6,6 +6,7 @@ whoever asks for it gets the same bytes.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,9 +16,12 @@ from broker.archive.database import Database
 from broker.archive.packing import decompress, unpack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, raw
+from broker.errors import ArchiveDamaged
 from broker.event import Event
 from broker.listing import Filter, Place
-from broker.log import HELD_BYTES, PAGE_EVENTS, Page, within
+from broker.log import PAGE_EVENTS, Page
+
+logger = logging.getLogger(__name__)
 
 FILTERS = {"session": STREAMS.c.session, "user": STREAMS.c.user, "model": STREAMS.c.model, "state": STREAMS.c.state}
 LISTED = (
@@ -36,8 +40,7 @@ class ArchivedLog:
         events = unpack(self._block)
         after = [event for event in events if event.id > cursor]
         present = cursor == 0 or any(event.id == cursor for event in events)
-        page = within(after[:count], HELD_BYTES)
-        return Page(events[-1].kind, events[-1].id, present, page, len(after) > len(page))
+        return Page(events[-1].kind, events[-1].id, present, after[:count], len(after) > count)
 
     async def read_last(self, _: str) -> Event:
         return unpack(self._block)[-1]
@@ -73,7 +76,7 @@ class ArchiveReader:
         """None if there is no such stream, or its content was erased."""
         async with self._database.reading() as connection:
             block = (await connection.execute(sa.select(STREAMS.c.log).where(STREAMS.c.sid == sid))).scalar()
-        return None if block is None else ArchivedLog(bytes(block))
+        return None if block is None else ArchivedLog(raw(block))
 
     async def list_streams(
         self, tenant: str, which: Filter, limit: int, after: Place | None
@@ -84,7 +87,7 @@ class ArchiveReader:
         statement = listing(tenant, which, limit, after)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
-        return [(Place(row.created, row.sid), _meta(row)) for row in rows]
+        return [(Place(row.created, row.sid), meta) for row in rows if (meta := _meta_or_none(row))]
 
     async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> list[Place]:
         """Sessions by their newest stream, newest first: its creation, and the session's name."""
@@ -121,7 +124,8 @@ class ArchiveReader:
             row = (await connection.execute(sa.select(STREAMS).where(STREAMS.c.sid == sid))).mappings().first()
             if row is None:
                 return None
-            numbers = {"seal": row["seal"], "next": row["seal"] + 1, "erasure": row["erasure"]}
+            own = row["seal"] if isinstance(row["seal"], int) else 0
+            numbers = {"seal": own, "next": own + 1, "erasure": row["erasure"]}
             found = await connection.execute(
                 sa.select(SEALS).where(
                     SEALS.c.tenant == row["tenant"],
@@ -163,10 +167,29 @@ def listing(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.S
     return statement.order_by(STREAMS.c.created.desc(), STREAMS.c.sid.desc()).limit(limit)
 
 
+def _meta_or_none(row: Any) -> dict[str, str] | None:
+    """A row that somebody has damaged must not take the others from a listing."""
+    try:
+        return _meta(row)
+    except ArchiveDamaged:
+        logger.exception("a row of the archive cannot be read, and is not listed; run lastevent verify --all")
+        return None
+
+
 def _meta(row: Any) -> dict[str, str]:
+    """Raises ArchiveDamaged."""
+    try:
+        for name in ("created", "finished", "events", "tail", "archived"):
+            int(row._mapping[name])
+        return _decoded(row)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArchiveDamaged("The archive's row of this stream cannot be read. Run: lastevent verify --all") from error
+
+
+def _decoded(row: Any) -> dict[str, str]:
     kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
     if row.record is None:
         return {**kept, "archived": str(row.archived), "erased": str(row.erased)}
-    record: dict[str, str] = orjson.loads(decompress(row.record))
+    record: dict[str, str] = orjson.loads(decompress(raw(row.record)))
     del record["id"]
     return {**record, **kept, "archived": str(row.archived)}

@@ -4,19 +4,22 @@ A TOML file says what:
 
     [[mask]]
     name = "e-mail"
-    pattern = '[\\w.+-]+@[\\w-]+\\.[\\w.]+'       # a regular expression, found in every text
+    pattern = '[\\w.+-]{1,64}@[\\w.-]{1,255}'   # a regular expression, found in every text
     [[mask]]
     name = "card"
-    path = "metadata.customer.card"            # a value of the record, or (data.…) of each event; * is any key or index
+    path = "metadata.customer.card"         # of the record, or (data.…) of each event; * is any key or index
 
-A pattern is looked for in text as a person reads it: joined over all deltas since the last restart, so that no
-delta's border hides a match. Each character of a match becomes █, so that events keep their places and lengths; a value
-found by its path becomes █████ as a whole. Patterns are the operator's own: they run as they are.
+A pattern is looked for in every text (and key, and number), and in text as a person reads it: text, thinking, and each
+tool call's arguments, joined over all deltas since the last restart, so that no delta's border hides a match. What either
+finds is hidden. Each character of a match becomes █, so that events keep their places and lengths; a value found by its
+path becomes █████ as a whole.
+
+Patterns are the operator's own, and some take for ever on some texts: `regex` runs them without the interpreter's lock,
+and gives up after a while.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,13 +27,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+import regex
 
+from broker.errors import MasksTooSlow
 from broker.event import RESTART, Event, encode_data
+
+TOLD = ("user_agent", "forwarded_for", "address")
+
+LIMIT_S = 5.0
+"""For one pattern in one text."""
 
 OURS = frozenset(
     {
         *("id", "state", "producer", "model", "provider", "attempt", "last_event_id", "events_url", "regenerates"),
-        *("created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at", "usage"),
+        *("created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at"),
     }
 )
 BLOCK = "█"
@@ -46,7 +56,7 @@ class BadMasks(Exception):
 
 class Mask(NamedTuple):
     name: str
-    pattern: re.Pattern[str] | None = None
+    pattern: regex.Pattern[str] | None = None
     path: tuple[str, ...] = ()
 
 
@@ -57,13 +67,12 @@ class Redactor:
         self._paths = [mask.path for mask in masks if mask.path]
 
     def mask_events(self, events: Sequence[Event]) -> list[Event]:
-        """The same events, under the same ids, kinds and times."""
+        """The same events, under the same ids, kinds and times. Raises MasksTooSlow; meant for a thread."""
         data = [orjson.loads(event.data) for event in events]
-        for at, value in enumerate(data):
-            data[at] = self._masked({"data": value})["data"]
+        masked = [self._masked({"data": value})["data"] for value in data]
         for pieces in _texts(events, data):
-            self._mask_across(pieces, data)
-        return [event._replace(data=encode_data(value)) for event, value in zip(events, data, strict=True)]
+            self._mask_across(pieces, data, masked)
+        return [event._replace(data=encode_data(value)) for event, value in zip(events, masked, strict=True)]
 
     def mask_record(self, record: dict[str, Any]) -> dict[str, Any]:
         """A stream's record as the API shows it. Patterns leave alone what it is found by, and what is not theirs."""
@@ -71,26 +80,40 @@ class Redactor:
             record = _hidden(record, path)
         return {name: value if name in OURS else _mapped(value, self.mask_text) for name, value in record.items()}
 
+    def mask_view(self, view: dict[str, Any]) -> dict[str, Any]:
+        """A viewer's record: what its request said of it."""
+        return {name: self.mask_text(said) if name in TOLD and said else said for name, said in view.items()}
+
     def _masked(self, value: Any) -> Any:
         for path in self._paths:
             value = _hidden(value, path)
         return _mapped(value, self.mask_text)
 
     def mask_text(self, text: str) -> str:
-        for pattern in self._patterns:
-            text = pattern.sub(lambda found: BLOCK * len(found[0]), text)
+        """Raises MasksTooSlow."""
+        try:
+            for pattern in self._patterns:
+                text = pattern.sub(lambda found: BLOCK * len(found[0]), text, timeout=LIMIT_S, concurrent=True)
+        except TimeoutError:
+            raise MasksTooSlow("A pattern of the masks takes too long on this text; bound its repetitions.") from None
         return text
 
-    def _mask_across(self, pieces: Sequence[_Piece], data: list[Any]) -> None:
-        joined = "".join(piece.of(data) for piece in pieces)
-        masked = self.mask_text(joined)
-        if masked == joined:
-            return
+    def _mask_across(self, pieces: Sequence[_Piece], data: Sequence[Any], masked: list[Any]) -> None:
+        """Hide what is found in the joined text, beside what was found in each piece alone."""
+        joined = self.mask_text("".join(piece.of(data) for piece in pieces))
         start = 0
         for piece in pieces:
             end = start + len(piece.of(data))
-            data[piece.at] = {**data[piece.at], piece.field: masked[start:end]}
+            if isinstance(masked[piece.at], dict):
+                alone = masked[piece.at].get(piece.field, "")
+                masked[piece.at] = {**masked[piece.at], piece.field: _either(joined[start:end], alone)}
             start = end
+
+
+def _either(one: str, other: str) -> str:
+    if len(one) != len(other):  # a path hides it as a whole
+        return other
+    return "".join(BLOCK if BLOCK in pair else pair[0] for pair in zip(one, other, strict=True))
 
 
 class _Piece(NamedTuple):
@@ -113,8 +136,8 @@ def load_masks(path: Path) -> Redactor:
         raise BadMasks(f"{path} cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise BadMasks(f"{path} is no list of [[mask]] tables, each with name, and pattern or path ({error})") from None
-    except re.error as error:
-        raise BadMasks(f"{path}: the pattern {error.pattern!r} is no regular expression ({error.msg})") from None
+    except regex.error as error:
+        raise BadMasks(f"{path}: a pattern is no regular expression ({error})") from None
 
 
 def _mask(entry: dict[str, str]) -> Mask:
@@ -124,7 +147,7 @@ def _mask(entry: dict[str, str]) -> Mask:
         raise KeyError("pattern or path")
     if "path" in entry:
         return Mask(entry["name"], path=tuple(entry["path"].removeprefix("$.").split(".")))
-    return Mask(entry["name"], re.compile(entry["pattern"]))
+    return Mask(entry["name"], regex.compile(entry["pattern"]))
 
 
 def _texts(events: Sequence[Event], data: Sequence[Any]) -> Iterable[list[_Piece]]:
@@ -136,7 +159,8 @@ def _texts(events: Sequence[Event], data: Sequence[Any]) -> Iterable[list[_Piece
             texts = defaultdict(list)
         field = DELTAS.get(event.kind)
         if field and isinstance(value, dict) and isinstance(value.get(field), str):
-            texts[event.kind, str(value.get("tool_call_id"))].append(_Piece(at, field))
+            call = str(value.get("tool_call_id")) if event.kind == "tool_args_delta" else ""
+            texts[event.kind, call].append(_Piece(at, field))
     yield from texts.values()
 
 
@@ -153,11 +177,14 @@ def _hidden(value: Any, path: Sequence[str]) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The value, with every text in it changed; keys stay."""
+    """The value, with every text in it changed: keys, too, and a number if its digits are."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {name: _mapped(inner, change) for name, inner in value.items()}
+        return {change(name): _mapped(inner, change) for name, inner in value.items()}
     if isinstance(value, list):
         return [_mapped(inner, change) for inner in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        digits = str(value)
+        return value if change(digits) == digits else change(digits)
     return value

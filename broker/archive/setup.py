@@ -46,12 +46,14 @@ class Archive:
         """{"verdict", "seal", "findings"} of one stream (docs/API.md). Raises ArchiveUnavailable."""
         sealed = await self.reader.sealed(sid)
         if sealed is None:
-            return {"verdict": "not_sealed", "seal": None, "findings": []}
-        findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), await self._head(sealed))
+            return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+        head = await self._head(sealed)
+        findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
         verdict = "erased" if sealed.row["erased"] is not None else "verified"
         said = sealed.seal.says() if sealed.seal else {}
         return {
             "verdict": "broken" if findings else verdict,
+            "is_head_known": head is not None,
             "seal": sealed.seal
             and {
                 **{name: said.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},

@@ -147,8 +147,8 @@ class ArchiveWriter:
         await self.database.forget_erased()
         await self._advance_heads(chains)
 
-    async def expire(self, tenant: str, finished_before_ms: int, now_ms: int, limit: int) -> int:
-        """Erase what has been kept for as long as it is to be. Returns how many streams that were."""
+    async def expire(self, tenant: str, finished_before_ms: int, now_ms: int, limit: int) -> list[str]:
+        """Erase what has been kept for as long as it is to be. Returns which streams that were."""
         async with self.database.writing() as connection:
             old = await connection.execute(
                 sa.select(STREAMS.c.sid)
@@ -167,7 +167,7 @@ class ArchiveWriter:
         if sids:
             await self.database.forget_erased()
         await self._advance_heads(chains)
-        return len(sids)
+        return sids
 
     async def tenants(self) -> list[str]:
         async with self.database.reading() as connection:

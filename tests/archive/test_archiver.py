@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from broker.access import SERVER_LIFE_MS, AccessRecord, View, read_views
+from broker.access import LOST_AFTER_MS, AccessRecord, View, read_views
 from broker.archive.database import Database
 from broker.archive.writer import ArchiveWriter
+from broker.errors import ArchiveUnavailable
 from broker.log import StreamLog, new_sid
 from broker.seizures import Seizures
 from tests.archive.archive import TestArchive, finish
@@ -303,6 +304,39 @@ async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
     assert "erased" in found
 
 
+async def test_the_archives_retention_reaches_redis_too(log: StreamLog, archive: TestArchive) -> None:
+    sid = await on_its_way(log, user="ann")
+    archiver = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: -60.0)
+    await archiver.archive_once()
+    await archiver.expire()
+    left = await meta(log, sid)
+    assert ("erased" in left, "user" in left, await ids(log, sid)) == (True, False, [])
+    assert all(life != -1 for life in await lives_s(log, sid))
+
+
+async def test_a_database_file_that_was_moved_away_holds_nothing(
+    log: StreamLog, archiver: Archiver, archive: TestArchive, tmp_path: Path
+) -> None:
+    """SQLite would go on writing to it, wherever it is now; and Redis would let go of what is in no archive."""
+    first, second = await finish(log), await finish(log)
+    await sweep(log)
+    await log.redis.zrem(log.keys.unarchived, second)
+    await archiver.archive_once()
+    move_away(tmp_path)
+    await log.redis.zadd(log.keys.unarchived, {second: 1})
+    with pytest.raises(ArchiveUnavailable):
+        await archiver.archive_once()
+    assert await lives_s(log, second) == [-1, -1]
+    await archiver.archive_once()
+    assert await archive.reader.find(second)
+    assert await archive.reader.find(first) is None
+
+
+def move_away(folder: Path) -> None:
+    for path in folder.glob("archive.db*"):
+        path.rename(folder / f"moved-{path.name}")
+
+
 async def test_the_archives_retention_is_per_tenant(log: StreamLog, archive: TestArchive) -> None:
     sids = {tenant: await finish(log, tenant=tenant) for tenant in ("short", "long")}
     await sweep(log)
@@ -363,7 +397,7 @@ async def test_a_dead_servers_viewers_are_closed_for_it(
     access.opened(view_of(sid))
     await access.flush()
     [server] = await log.redis.zrange(log.keys.tiers, 0, -1)
-    await log.redis.zadd(log.keys.tiers, {server: await log.now_ms() - SERVER_LIFE_MS - 1})
+    await log.redis.zadd(log.keys.tiers, {server: await log.now_ms() - LOST_AFTER_MS - 1})
     [(view, record)] = (await log.redis.hgetall(log.keys.views_of(sid))).items()
     old = record.replace(b'"opened":1', b'"opened":')  # a digit less: long ago
     await log.redis.hset(log.keys.views_of(sid), view, old)

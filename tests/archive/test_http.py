@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -142,6 +143,36 @@ def test_an_idempotency_key_finds_its_stream_in_the_archive(api: Api, archived: 
     assert (answer.status_code, answer.json()["id"]) == (200, sid)
 
 
+def test_a_post_sent_again_is_answered_from_the_archive(api: Api, archived: Deployment) -> None:
+    body = orjson.dumps({"prompt": "[[tokens=3 rate=0 ttft_ms=0]] again"})
+    headers = [
+        *(("Accept", "text/event-stream"), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))),
+        ("Idempotency-Key", uuid.uuid4().hex),
+    ]
+    first = api.exchange("POST", "/v1/streams", headers, body)
+    seen = ids(first.read_to_end())
+    sid = until_archived(api, str(first.header("location")).rpartition("/")[2])
+    leave_redis(archived, sid)
+    again = api.exchange("POST", "/v1/streams", [*headers, ("Last-Event-ID", "2")], body)
+    assert ids(again.read_to_end()) == seen[2:]
+    assert again.is_complete
+
+
+def test_a_damaged_row_is_no_fault_of_the_others(api: Api, archived: Deployment) -> None:
+    sid = until_archived(api, api.finished("a"))
+    leave_redis(archived, sid)
+    with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
+        [record] = database.execute("SELECT record FROM streams WHERE sid = ?", [sid]).fetchone()
+        database.execute("UPDATE streams SET record = x'ff00' WHERE sid = ?", [sid])
+    try:
+        problem(api.get(f"/v1/streams/{sid}"), 500, "archive_damaged")
+        assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "broken"
+        assert api.get("/v1/streams").status_code == 200
+    finally:
+        with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
+            database.execute("UPDATE streams SET record = ? WHERE sid = ?", [record, sid])
+
+
 # -- listings ------------------------------------------------------------------------------------------------
 
 
@@ -255,12 +286,12 @@ def test_a_replay_and_a_post_that_streams_leave_records_too(api: Api) -> None:
 
 def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -> None:
     sid = api.start_external()
-    unsealed = {"id": sid, "verdict": "not_sealed", "seal": None, "findings": []}
+    unsealed = {"id": sid, "verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
     assert api.get(f"/v1/streams/{sid}/verify").json() == unsealed
     api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
     until_archived(api, sid)
     checked = api.get(f"/v1/streams/{sid}/verify").json()
-    assert (checked["verdict"], checked["findings"]) == ("verified", [])
+    assert (checked["verdict"], checked["findings"], checked["is_head_known"]) == ("verified", [], True)
     assert checked["seal"]["sealed_at"] == api.record(sid)["archived_at"]
     with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
         [before] = database.execute("SELECT session FROM streams WHERE sid = ?", [sid]).fetchone()
@@ -309,6 +340,22 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     assert {name for name in left if left[name] != alone[name]} <= {"erased_at", "events_url"}, "its token is new"
 
 
+def test_an_erased_stream_is_hidden_before_the_archive_has_followed(api: Api, archived: Deployment) -> None:
+    session = f"s-{uuid.uuid4()}"
+    sid = until_archived(api, api.finished("the-secret", user_id="ann", session_id=session))
+    [worker] = archived.workers
+    worker.send(signal.SIGSTOP)
+    try:
+        assert api.delete(f"/v1/streams/{sid}").status_code == 202
+        [listed] = [one for one in api.get("/v1/streams?limit=200").json()["streams"] if one["id"] == sid]
+        assert (listed["user_id"], listed["session_id"], listed["request"]) == (None, None, None)
+        assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
+        problem(api.get(f"/v1/streams/{sid}/text"), 410, "stream_expired")
+    finally:
+        worker.send(signal.SIGCONT)
+    wait_until(lambda: api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased", "the archive has followed")
+
+
 def test_what_runs_cannot_be_erased(api: Api) -> None:
     sid = api.start_external()
     problem(api.delete(f"/v1/streams/{sid}"), 409, "stream_running")
@@ -352,10 +399,21 @@ def test_a_masked_key_changes_nothing_and_sees_nothing_that_runs(api: Api, maske
     ):
         problem(answer, 403, "forbidden")
     assert "token" not in masked.record(sid)["events_url"]
-    api.start_external(session_id="ann@example.org")
-    sessions = [one["id"] for one in masked.get("/v1/sessions?limit=200").json()["sessions"]]
-    assert "ann@example.org" not in sessions
-    assert "█" * 15 in sessions
+    problem(masked.get("/v1/sessions"), 403, "forbidden")
+
+
+def test_masks_find_what_each_delta_alone_would_hide_from_them(api: Api, masked: Api) -> None:
+    sid = api.finished("bob@example.org", "anisation.org", "!")
+    assert masked.get(f"/v1/streams/{sid}/text").text == "█" * 15 + "anisation.org!"
+    pieces = [("text_delta", {"text": text, "tool_call_id": str(n)}) for n, text in enumerate(("bob@exam", "ple.org"))]
+    split = api.start_external()
+    api.append(split, *pieces, ("done", {"usage": {"by": "ann@example.org"}}))
+    assert masked.get(f"/v1/streams/{split}/text").text == "█" * 15
+    assert masked.record(split)["usage"] == {"by": "█" * 15}
+    views_of(api, sid, 0)
+    api.follow(sid, User_Agent="of ann@example.org").read_to_end()
+    views_of(api, sid, 1)
+    assert masked.get(f"/v1/streams/{sid}/views").json()["views"][0]["user_agent"] == f"of {'█' * 15}"
 
 
 def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> None:

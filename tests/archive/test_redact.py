@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.archive.redact import BadMasks, Mask, Redactor, load_masks
+from broker.errors import MasksTooSlow
 from broker.event import Event, encode_data, text_since_restart
 
 MASKS = r"""
@@ -52,7 +53,7 @@ def test_a_match_is_found_wherever_the_deltas_are_cut(before: str, after: str, c
     text = f"{before} 555-1234 {after}"
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[a:b] for a, b in pairwise(places)]
-    redactor = Redactor([Mask("number", re.compile(r"\d{3}-\d{4}"))])
+    redactor = Redactor([Mask("number", regex.compile(r"\d{3}-\d{4}"))])
     masked = redactor.mask_events(log(*texts(*pieces)))
     assert "555-1234" not in text_since_restart(masked)
     assert "████████" in text_since_restart(masked)
@@ -82,6 +83,26 @@ def test_thinking_and_each_tool_calls_arguments_are_read_joined_too(redactor: Re
     assert [one.get("text") or one["partial_json"] for one in masked] == [
         *("███", '{"n":"████', '{"n":"777-', "█████", '████"}', "x")
     ]
+
+
+def test_a_match_in_one_delta_hides_no_longer_one_across_two(redactor: Redactor) -> None:
+    redactor = Redactor([Mask("number", regex.compile(r"[0-9]{6,}"))])
+    masked = data(redactor.mask_events(log(*texts("411111", "1111", "9"))))
+    assert [one["text"] for one in masked] == ["██████", "████", "█"]
+
+
+def test_keys_and_numbers_are_looked_through_too(redactor: Redactor) -> None:
+    events = log(("custom", {"call 555-1234": 1, "n": 5, "b": True}))
+    assert data(redactor.mask_events(events)) == [{"call ████████": 1, "n": 5, "b": True}]
+    digits = Redactor([Mask("number", regex.compile(r"[0-9]{6,}"))])
+    assert data(digits.mask_events(log(("custom", {"n": 4111111, "m": 5})))) == [{"n": "███████", "m": 5}]
+
+
+def test_a_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.archive.redact.LIMIT_S", 0.05)
+    redactor = Redactor([Mask("slow", regex.compile(r"[\w.+-]+@"))])
+    with pytest.raises(MasksTooSlow):
+        redactor.mask_events(log(*texts("@" + "a" * 100_000)))
 
 
 def test_a_restart_begins_a_new_text(redactor: Redactor) -> None:

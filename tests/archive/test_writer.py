@@ -219,8 +219,8 @@ async def test_what_has_been_kept_long_enough_is_erased(archive: TestArchive) ->
     await archive.add(old, finished="1000")
     await archive.add(young, finished="3000")
     await archive.add(others, finished="1000", tenant="other")
-    assert await archive.writer.expire("t", 2000, LATER_MS, 100) == 1
-    assert await archive.writer.expire("t", 2000, LATER_MS, 100) == 0
+    assert await archive.writer.expire("t", 2000, LATER_MS, 100) == [old]
+    assert await archive.writer.expire("t", 2000, LATER_MS, 100) == []
     assert [await archive.reader.read_log(sid) is None for sid in (old, young, others)] == [True, False, False]
     assert (await statements(archive))[-1]["reason"] == "retention"
     assert await archive.findings() == []

@@ -100,9 +100,9 @@ def test_keys_and_numbers_are_looked_through_too(redactor: Redactor) -> None:
 
 def test_a_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.archive.redact.LIMIT_S", 0.05)
-    redactor = Redactor([Mask("slow", regex.compile(r"[\w.+-]+@"))])
+    redactor = Redactor([Mask("slow", regex.compile(r"(?:a|aa)+$"))])
     with pytest.raises(MasksTooSlow):
-        redactor.mask_events(log(*texts("@" + "a" * 100_000)))
+        redactor.mask_events(log(*texts("a" * 60 + "b")))
 
 
 def test_a_restart_begins_a_new_text(redactor: Redactor) -> None:

@@ -211,8 +211,8 @@ class Archiver:
             return False
         sid = key.rpartition("{")[2].rpartition("}")[0]
         if erased:
-            has_life = await self._redis.ttl(key) != -1  # the last that an erasure does
-            return not has_life and bool(await self._redis.zadd(self._keys.erasing, {sid: int(erased)}, nx=True))
+            is_done = archived and await self._redis.ttl(key) != -1  # a life is the last that an erasure gives
+            return not is_done and bool(await self._redis.zadd(self._keys.erasing, {sid: int(erased)}, nx=True))
         if archived:
             return False
         if await self._redis.zscore(self._keys.leases, sid) is not None:  # the sweeper is about to

@@ -9,9 +9,9 @@ A TOML file says what:
     name = "card"
     path = "metadata.customer.card"         # of the record, or (data.…) of each event; * is any key or index
 
-A pattern is looked for in every text (key, number), and in text as a person reads it: text, thinking, and each tool call's
-arguments, joined over all deltas since the last restart, so that no delta's border hides a match. Each character of a match becomes █, so that events keep their places and lengths; a value found by its
-path becomes █████ as a whole.
+A pattern is looked for in every text (key, number), and in text as a person reads it: text, thinking, and each tool
+call's arguments, joined over all deltas since the last restart, so that no delta's border hides a match. Each character
+of a match becomes █, so that events keep their places and lengths; a value found by its path becomes █████ as a whole.
 
 Patterns are the operator's own, and some take for ever on some texts: `regex` runs them without the interpreter's lock,
 and gives up after a while.

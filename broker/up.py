@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+from urllib.parse import quote
 
 import httpx2
-from sqlalchemy.engine import URL
 
 from broker.embedded import EmbeddedServer
 from broker.serve import bind
@@ -166,7 +166,7 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
 
 def archive_url(data_dir: Path) -> str:
     """The archive of a data directory: SQLite, beside the embedded server's files."""
-    return URL.create("sqlite", database=str(data_dir.resolve() / "archive.db")).render_as_string()
+    return f"sqlite:///{quote(str(data_dir.resolve() / 'archive.db'), safe=' /')}"
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -15,13 +15,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -29,6 +25,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from broker.errors import ArchiveUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 POOL_CONNECTIONS = 4
 BUSY_S = 10.0
@@ -206,16 +205,21 @@ def see_one_moment(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
-# -- the schema ------------------------------------------------------------------------------------------
+# -- the schema: Alembic is loaded when it is used, a tenth of a second in a process ------------------------
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(resources.files("broker.archive") / "migrations"))
     return config
 
 
 def _is_up_to_date(connection: sa.Connection) -> bool:
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
     current = MigrationContext.configure(connection).get_current_revision()
     scripts = ScriptDirectory.from_config(_config())
     known = {script.revision for script in scripts.walk_revisions()}
@@ -225,6 +229,8 @@ def _is_up_to_date(connection: sa.Connection) -> bool:
 def _upgrade(connection: sa.Connection) -> None:
     if _is_up_to_date(connection):  # somebody was faster
         return
+    from alembic import command
+
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -459,7 +459,7 @@ async def test_killed_at_any_step_it_archives_each_stream_once_and_releases_none
     log: StreamLog, either_url: str, valkey_url: str, tmp_path: Path
 ) -> None:
     """A full turn: two streams to archive, one to erase that is archived, one that is not, and viewers' records."""
-    every = 1 if os.environ.get("LASTEVENT_LONG_TESTS") else 8
+    every = 1 if os.environ.get("LASTEVENT_LONG_TESTS") else 17
     async with open_archive(either_url, tmp_path) as archive:
         whole = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None)
         argv = [sys.executable, "-m", "tests.archive.killed", valkey_url, either_url, str(tmp_path)]

@@ -135,16 +135,6 @@ class ArchiveReader:
             seals = {seal.number: Seal(raw(seal.statement), raw(seal.signature)) for seal in found}
         return Sealed(dict(row), **{name: seals.get(number) for name, number in numbers.items()})
 
-    async def seal_at(self, tenant: str, number: int) -> Seal | None:
-        async with self._database.reading() as connection:
-            found = await connection.execute(
-                sa.select(SEALS.c.statement, SEALS.c.signature).where(
-                    SEALS.c.tenant == tenant, SEALS.c.number == number
-                )
-            )
-            row = found.first()
-        return None if row is None else Seal(raw(row.statement), raw(row.signature))
-
 
 def _is_never_stored(*asked: str | None) -> bool:
     """No name has a NUL (schema.py), and PostgreSQL answers one that has with an error."""

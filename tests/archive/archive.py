@@ -12,7 +12,7 @@ from broker.archive.audit import Audit, Finding, Report
 from broker.archive.database import Database
 from broker.archive.heads import HeadStore
 from broker.archive.reader import ArchiveReader
-from broker.archive.seal import Signer
+from broker.archive.seal import Seal, Signer, raw
 from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
 from broker.event import DONE, TERMINAL, Event, encode_data
@@ -49,6 +49,10 @@ class TestArchive:
         async with self.database.writing() as connection:
             changed: int = (await connection.execute(sa.text(statement), values)).rowcount
         return changed
+
+    async def seal_at(self, tenant: str, number: int) -> Seal | None:
+        found = await self.rows("SELECT * FROM seals WHERE tenant = :t AND number = :n", t=tenant, n=number)
+        return Seal(raw(found[0]["statement"]), raw(found[0]["signature"])) if found else None
 
     async def rows(self, statement: str, **values: Any) -> list[dict[str, Any]]:
         async with self.database.reading() as connection:

@@ -45,7 +45,7 @@ async def test_each_seal_names_the_one_before_it(archive: TestArchive) -> None:
     sids = [new_sid() for _ in range(3)]
     await archive.add(*sids[:2])
     await archive.add(sids[2])
-    seals = [await archive.reader.seal_at("t", number) for number in (1, 2, 3)]
+    seals = [await archive.seal_at("t", number) for number in (1, 2, 3)]
     said = await statements(archive)
     assert [one["stream"] for one in said] == sids
     assert [one["number"] for one in said] == [1, 2, 3]
@@ -99,7 +99,7 @@ async def test_writers_that_meet_make_one_chain(archive: TestArchive, archive_ur
 async def test_the_head_follows_the_chain(archive: TestArchive) -> None:
     for number in (1, 2, 3):
         await archive.add(new_sid())
-        head, seal = archive.heads.read()["t"], await archive.reader.seal_at("t", number)
+        head, seal = archive.heads.read()["t"], await archive.seal_at("t", number)
         assert seal
         assert (head.number, head.digest) == (number, seal.digest)
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, Response, async_playwright
 
+from tests.chromium import ARGS
 from tests.deployment import Deployment, until
 from tests.viewers.durable import durable_deployment
 from tests.viewers.viewer import Answer, Viewer
@@ -24,14 +25,6 @@ pytestmark = pytest.mark.browser
 
 PROMPT = "Grüße aus dem Tunnel 🚇 [[thinking=10 tokens=150 rate=50 ttft_ms=0]]"
 LONGEST_RETRY_MS = 2000
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>A page that follows a stream</title>

@@ -15,17 +15,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, expect, sync_playwright
 
+from tests.chromium import ARGS
 from tests.deployment import HTTP, Deployment
 from tests.npm import install
 
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}

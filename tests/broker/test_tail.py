@@ -29,7 +29,7 @@ from broker.log import Claimed, StreamLog
 from broker.sse import Batch, Gap
 from broker.tail import _Pages, follow, replay
 from broker.topic import Topic
-from tests.deployment import Process
+from tests.deployment import Process, until
 from tests.streams import batch, ending, queued, remember, running, taken_over, text
 
 LIMIT_S = 30.0
@@ -236,7 +236,7 @@ async def test_a_read_that_began_before_something_was_published_is_not_shared_af
         early = _Pages(log, topic)
         late = _Pages(log, topic)
         reading = asyncio.create_task(early.after(0))
-        await asyncio.sleep(0)  # it has begun
+        await until(lambda: topic.reads, "it has begun", every_s=0)
         await say(log, claimed, 2, "Salt")
         topic.wake()
         page, _ = await late.after(0)
@@ -248,12 +248,9 @@ async def test_a_read_that_fails_when_its_viewers_have_left_is_nobodys_error(cap
     async with connect("redis://127.0.0.1:1/0") as nowhere:
         topic = Topic("sid")
         reading = asyncio.create_task(_Pages(StreamLog(nowhere), topic).after(0))
-        await asyncio.sleep(0)  # it has begun
+        await until(lambda: topic.reads, "it has begun", every_s=0)
         reading.cancel()
-        async with asyncio.timeout(LIMIT_S):
-            await asyncio.wait(list(topic.reads.values()))
-        await asyncio.sleep(0)
-        assert not topic.reads
+        await until(lambda: not topic.reads, "the read has failed", LIMIT_S, every_s=0)
     gc.collect()
     assert "never retrieved" not in caplog.text
 

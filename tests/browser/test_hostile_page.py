@@ -19,20 +19,13 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.chromium import ARGS
 from tests.deployment import HTTP, Deployment, free_port
 
 pytestmark = pytest.mark.browser
 
 SECRET = "nobody but its owner reads this"
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP evil.example 127.0.0.1",
-]
+EVIL = "--host-resolver-rules=MAP evil.example 127.0.0.1"
 
 DOCUMENT = b"<!doctype html><title>a nice page</title><iframe name=sink></iframe>"
 
@@ -114,7 +107,7 @@ async ([server, sid]) => {
 def browser(require: Callable[[str, str], str]) -> Iterator[Browser]:
     chromium = require("chromium", "chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*ARGS, EVIL])
         yield browser
         browser.close()
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -120,7 +121,7 @@ class ArchiveWriter:
     async def add_views(self, views: Sequence[View], now_ms: int) -> None:
         """Archive viewers' records, a seal for each tenant's. Raises ArchiveUnavailable."""
         async with self.database.writing() as connection:
-            there = await _present(connection, VIEWS.c.id, [view.id for view in views])
+            there = await _present_views(connection, views)
             erased = await _erased(connection, [view.sid for view in views])
             chains = _Chains(connection, self._signer, now_ms)
             batches: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -260,8 +261,15 @@ async def _known(connection: AsyncConnection, streams: Sequence[Finished]) -> se
     return set(logs)
 
 
-async def _present(connection: AsyncConnection, column: sa.Column[Any], values: Sequence[str]) -> set[str]:
-    return set((await connection.execute(sa.select(column).where(column.in_(values)))).scalars())
+async def _present_views(connection: AsyncConnection, views: Sequence[View]) -> set[str]:
+    """Which of these are archived already. One whose server was taken for dead may come again, and say otherwise."""
+    which = sa.select(VIEWS.c.id, VIEWS.c.record).where(VIEWS.c.id.in_([view.id for view in views]))
+    records = {row.id: row.record for row in await connection.execute(which)}
+    for view in views:
+        record = records.get(view.id)
+        if record is not None and orjson.loads(record)["how"] != view.record["how"]:
+            logger.warning("a viewer's record of stream %s is sealed as server_lost; a later one is dropped", view.sid)
+    return set(records)
 
 
 async def _erased(connection: AsyncConnection, sids: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from broker.archive.heads import HeadsUnavailable, open_heads
 from broker.archive.seal import NOTHING
-from broker.archive.writer import ArchiveWriter, Erasure, finished
+from broker.archive.writer import ArchiveWriter, Erasure, View, finished
 from broker.log import new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
@@ -229,12 +229,16 @@ async def test_what_has_been_kept_long_enough_is_erased(archive: TestArchive) ->
 # -- views -------------------------------------------------------------------------------------------------
 
 
-async def test_a_viewers_record_is_archived_once(archive: TestArchive) -> None:
+async def test_a_viewers_record_is_archived_once(archive: TestArchive, caplog: pytest.LogCaptureFixture) -> None:
     sid = new_sid()
     await archive.add(sid)
     first, second = view_of(sid, opened=5), view_of(sid, opened=3)
     await archive.writer.add_views([first], NOW_MS)
     await archive.writer.add_views([first, second], NOW_MS)
+    assert caplog.text == ""
+    late = view_of(sid)
+    await archive.writer.add_views([View(first.id, "t", sid, {**late.record, "how": "left"})], NOW_MS)
+    assert "a later one is dropped" in caplog.text
     found = await archive.reader.views(sid)
     assert [view["id"] for view in found] == [second.id, first.id]
     assert {name: found[0][name] for name in second.record} == second.record

@@ -1,5 +1,9 @@
 """python -m broker: the same as the command `lastevent`."""
 
-from broker.cli import main
+from broker.imports import imports_that_stay
 
-main()
+with imports_that_stay():
+    from broker.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from broker.audit_commands import register
 from broker.client import Client, stream_path
 from broker.errors import BadCursor
 from broker.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
+from broker.imports import imports_that_stay
 from broker.settings import NO_ARCHIVE, Settings, SettingsError, load_settings
 from broker.sse import parse_cursor
 from broker.terminal import (
@@ -92,17 +93,19 @@ def serve(
     parent_pipe: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
-    from broker.serve import run_server
-    from broker.up import run_web
-
     settings = _settings()
     _require_closed_door(settings, host)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
     try:
         if web == 1:
+            with imports_that_stay():
+                from broker.serve import run_server
+
             run_server(settings, host, port, parent_pipe=parent_pipe)
         else:
+            from broker.up import run_web
+
             run_web(host, port, web)
     except OSError as error:
         fail(f"cannot listen on {host}:{port} ({error.strerror})", code=1)
@@ -311,7 +314,7 @@ def _settings() -> Settings:
 
 
 def _require_closed_door(settings: Settings, host: str) -> None:
-    from broker.serve import require_closed_door
+    from broker.listener import require_closed_door
 
     if refusal := require_closed_door(settings, host):
         fail(refusal, code=2)

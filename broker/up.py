@@ -24,7 +24,7 @@ from urllib.parse import quote
 import httpx2
 
 from broker.embedded import EmbeddedServer
-from broker.serve import bind
+from broker.listener import bind
 
 POLL_S = 0.1
 READY_S = 60.0

@@ -6,11 +6,14 @@ import argparse
 import logging
 import sys
 
-import uvloop
+from broker.imports import imports_that_stay
 
-from broker.archive.signing import BadKey
-from broker.settings import NO_ARCHIVE, SettingsError, load_settings
-from worker.main import work
+with imports_that_stay():
+    import uvloop
+
+    from broker.archive.signing import BadKey
+    from broker.settings import NO_ARCHIVE, SettingsError, load_settings
+    from worker.main import work
 
 
 def main() -> int:

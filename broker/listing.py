@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -68,6 +69,14 @@ class Place(NamedTuple):
             raise BadCursor("The cursor of a listing is the `next` of the page before it.") from None
 
 
+class Part(NamedTuple):
+    """What Redis, or the archive, has for a page."""
+
+    found: dict[Place, dict[str, str]]
+    end: Place | None
+    """As far as was looked, whether what stands there is among `found` or not; None: to the end."""
+
+
 class Listing:
     """What Redis has, and (if there is an archive) what that has; what is in both, on its way, is listed once."""
 
@@ -83,42 +92,39 @@ class Listing:
         live = await self._live(tenant, which, limit, place)
         # Redis first: what leaves it in between is in the archive by then.
         archived = await self._archived(tenant, which, limit, place)
-        found = dict(live.found) | dict(archived)
-        # Redis was looked through as far as `end`: what is older in the archive has its turn after it.
-        places = sorted((place for place in found if live.end is None or place >= live.end), reverse=True)[:limit]
-        is_full = len(places) == limit
-        end = places[-1] if is_full else live.end
+        found = live.found | archived.found
+        places, following = _merge(limit, live, archived)
         streams = [record(found[place], place.member) for place in places]
-        return {"streams": streams, "next": end.encode() if end and (is_full or live.end) else None}
+        return {"streams": streams, "next": following and following.encode()}
 
     async def sessions(self, tenant: str, *, limit: int, after: str | None) -> dict[str, Any]:
         """{"sessions": [{"id", "last_stream_at"}], "next": cursor or null}. Raises BadCursor."""
         place = Place.decode(after) if after else None
         key = self._log.keys.sessions(tenant)
-        found = await _page(self._log.redis, key, place, limit)
+        entries = await _page(self._log.redis, key, place, limit)
+        parts = [Part({entry: {} for entry in entries}, entries[-1] if len(entries) == limit else None)]
         if self._archive:
             archived = await self._archive.list_sessions(tenant, limit, place)
-            found = sorted({*found, *await self._without_newer(key, archived)}, reverse=True)[:limit]
+            parts.append(await self._without_newer(key, archived))
+        places, following = _merge(limit, *parts)
         return {
-            "sessions": [{"id": entry.member, "last_stream_at": rfc3339(str(entry.score))} for entry in found],
-            "next": found[-1].encode() if len(found) == limit else None,
+            "sessions": [{"id": place.member, "last_stream_at": rfc3339(str(place.score))} for place in places],
+            "next": following and following.encode(),
         }
 
-    async def _archived(
-        self, tenant: str, which: Filter, limit: int, place: Place | None
-    ) -> list[tuple[Place, dict[str, str]]]:
+    async def _archived(self, tenant: str, which: Filter, limit: int, place: Place | None) -> Part:
         if not self._archive:
-            return []
-        found = await self._archive.list_streams(tenant, which, limit, place)
+            return Part({}, None)
+        found, end = await self._archive.list_streams(tenant, which, limit, place)
         with from_redis():
             orders = await self._log.redis.zrange(self._log.keys.erasing, 0, -1, withscores=True)
         erasing = {sid.decode(): str(int(at_ms)) for sid, at_ms in orders}
-        return [(place, _tombstone(meta, erasing.get(place.member))) for place, meta in found]
+        return Part({place: _tombstone(meta, erasing.get(place.member)) for place, meta in found.items()}, end)
 
-    async def _live(self, tenant: str, which: Filter, limit: int, place: Place | None) -> _Live:
+    async def _live(self, tenant: str, which: Filter, limit: int, place: Place | None) -> Part:
         log = self._log
         key = log.keys.session(tenant, which.session) if which.session else log.keys.streams(tenant)
-        found: list[tuple[Place, dict[str, str]]] = []
+        found: dict[Place, dict[str, str]] = {}
         scanned = 0
         while True:
             entries = await _page(log.redis, key, place, CHUNK_STREAMS, which.created_after_ms, which.created_before_ms)
@@ -128,22 +134,23 @@ class Listing:
             for entry, meta in pairs:
                 place = entry
                 if meta and meta["tenant"] == tenant and which.matches(meta):
-                    found.append((entry, meta))
+                    found[entry] = meta
                     if len(found) == limit:
-                        return _Live(found, place)
+                        return Part(found, place)
             scanned += len(entries)
             if len(entries) < CHUNK_STREAMS:
-                return _Live(found, None)
+                return Part(found, None)
             if scanned >= SCAN_STREAMS:
-                return _Live(found, place)
+                return Part(found, place)
 
-    async def _without_newer(self, key: str, archived: list[Place]) -> list[Place]:
-        """Sessions whose newest stream is the archived one: the others have been listed by Redis, or will be."""
-        if not archived:
-            return []
+    async def _without_newer(self, key: str, archived: Part) -> Part:
+        """Sessions whose newest stream is the archived one: the others have been listed by Redis."""
+        if not archived.found:
+            return archived
         with from_redis():
-            scores = await self._log.redis.zmscore(key, [place.member for place in archived])
-        return [place for place, score in zip(archived, scores, strict=True) if score is None or score <= place.score]
+            scores = await self._log.redis.zmscore(key, [place.member for place in archived.found])
+        is_newest = [score is None or score <= place.score for place, score in zip(archived.found, scores, strict=True)]
+        return archived._replace(found=dict(compress(archived.found.items(), is_newest)))
 
 
 def _tombstone(meta: dict[str, str], erased_ms: str | None) -> dict[str, str]:
@@ -153,11 +160,14 @@ def _tombstone(meta: dict[str, str], erased_ms: str | None) -> dict[str, str]:
     return {**{name: meta[name] for name in TOMBSTONE if name in meta}, "erased": meta.get("erased", erased_ms)}
 
 
-class _Live(NamedTuple):
-    """What Redis' part of a page is. `end`: as far as was looked; None: to the end."""
+def _merge(limit: int, *parts: Part) -> tuple[list[Place], Place | None]:
+    """A page of what Redis and the archive have, newest first, and where the next one begins; None: there is none.
 
-    found: list[tuple[Place, dict[str, str]]]
-    end: Place | None
+    Each was looked through as far as its `end`: what the other has beyond that has its turn on the next page.
+    """
+    end = max((part.end for part in parts if part.end), default=None)
+    places = sorted({place for part in parts for place in part.found if end is None or place >= end}, reverse=True)
+    return places[:limit], places[limit - 1] if len(places) > limit else end
 
 
 async def _page(

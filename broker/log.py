@@ -396,14 +396,20 @@ class StreamLog:
     async def unlist(self, sid: str, tenant: str, session: str) -> None:
         """Take a stream out of the listings here: the archive lists it, or nobody does."""
         keys = self.keys
+        of_session = keys.session(tenant, session)
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
                 pipe.zrem(keys.streams(tenant), sid)
-                pipe.zrem(keys.session(tenant, session), sid)
-                pipe.exists(keys.session(tenant, session))
+                pipe.zrem(of_session, sid)
+                pipe.exists(of_session)
                 *_, has_others = await pipe.execute()
             if not has_others:
                 await self.redis.zrem(keys.sessions(tenant), session)
+                # A new stream is listed in its session first, and then the session: whichever entry of the session
+                # was removed here, the stream behind it is seen now.
+                for _, created_ms in await self.redis.zrange(of_session, 0, 0, desc=True, withscores=True):
+                    await self.redis.zadd(keys.sessions(tenant), {session: created_ms}, gt=True)
+                    await self.redis.expire(keys.sessions(tenant), self._listed_s)
 
     # -- reads ---------------------------------------------------------------------------------------
 
@@ -510,11 +516,11 @@ class StreamLog:
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
     async def _list(self, sid: str, tenant: str, session: str, created_ms: int) -> None:
-        keys, life_s = self.keys, round(self.retention_s + LISTING_SLACK_S)
+        keys = self.keys
         listings = (
             (keys.streams(tenant), sid),
-            (keys.sessions(tenant), session),
             (keys.session(tenant, session), sid),
+            (keys.sessions(tenant), session),  # after its stream: see unlist
         )
         with from_redis():
             async with self.redis.pipeline(transaction=False) as pipe:
@@ -522,8 +528,8 @@ class StreamLog:
                 pipe.zadd(keys.leases, {sid: created_ms}, lt=True)
                 for key, member in listings:
                     pipe.zadd(key, {member: created_ms})
-                    pipe.zremrangebyscore(key, "-inf", created_ms - life_s * 1000)
-                    pipe.expire(key, life_s)
+                    pipe.zremrangebyscore(key, "-inf", created_ms - self._listed_s * 1000)
+                    pipe.expire(key, self._listed_s)
                 await pipe.execute()
 
     async def _have_looked_at(self, sids: Sequence[str]) -> None:
@@ -552,6 +558,10 @@ class StreamLog:
     def _retention_ms(self) -> int:
         """What a step that ends a stream gives its keys to live: with an archive, nothing yet (0)."""
         return 0 if self.is_archived else self._kept_ms
+
+    @property
+    def _listed_s(self) -> int:
+        return round(self.retention_s + LISTING_SLACK_S)
 
     @property
     def _kept_ms(self) -> int:

@@ -7,6 +7,7 @@ whoever asks for it gets the same bytes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,7 +19,7 @@ from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, raw
 from broker.errors import ArchiveDamaged
 from broker.event import Event
-from broker.listing import Filter, Place
+from broker.listing import Filter, Part, Place
 from broker.log import PAGE_EVENTS, Page
 
 logger = logging.getLogger(__name__)
@@ -78,18 +79,17 @@ class ArchiveReader:
             block = (await connection.execute(sa.select(STREAMS.c.log).where(STREAMS.c.sid == sid))).scalar()
         return None if block is None else ArchivedLog(raw(block))
 
-    async def list_streams(
-        self, tenant: str, which: Filter, limit: int, after: Place | None
-    ) -> list[tuple[Place, dict[str, str]]]:
+    async def list_streams(self, tenant: str, which: Filter, limit: int, after: Place | None) -> Part:
         """Up to `limit` streams with their meta, newest first, after a place in the listing."""
         if _is_never_stored(which.session, which.user, which.model):
-            return []
+            return Part({}, None)
         statement = listing(tenant, which, limit, after)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
-        return [(Place(row.created, row.sid), meta) for row in rows if (meta := _meta_or_none(row))]
+        metas = [_meta_or_none(row) for row in rows]
+        return _part([(row.created, row.sid) for row in rows], metas, limit)
 
-    async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> list[Place]:
+    async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> Part:
         """Sessions by their newest stream, newest first: its creation, and the session's name."""
         newer = STREAMS.alias("newer")
         is_newest = ~sa.exists().where(
@@ -107,7 +107,8 @@ class ArchiveReader:
             place = sa.tuple_(STREAMS.c.created, STREAMS.c.session)
             statement = statement.where(STREAMS.c.created <= after.score, place < sa.tuple_(*after))
         async with self._database.reading() as connection:
-            return [Place(*row) for row in await connection.execute(statement)]
+            rows = [tuple(row) for row in await connection.execute(statement)]
+        return _part(rows, [{}] * len(rows), limit)
 
     async def views(self, sid: str) -> list[dict[str, Any]]:
         """The records of a stream's viewers, oldest first. Of an erased stream there are none."""
@@ -157,8 +158,19 @@ def listing(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.S
     return statement.order_by(STREAMS.c.created.desc(), STREAMS.c.sid.desc()).limit(limit)
 
 
+def _part(places: Sequence[tuple[Any, ...]], metas: Sequence[dict[str, str] | None], limit: int) -> Part:
+    """A row that somebody has damaged (its meta is None, its time no number) takes no other from a listing."""
+    found: dict[Place, dict[str, str]] = {}
+    end: Place | None = None
+    for (created, member), meta in zip(places, metas, strict=True):
+        if isinstance(created, int):
+            end = Place(created, member)
+            if meta is not None:
+                found[end] = meta
+    return Part(found, end if len(places) == limit else None)
+
+
 def _meta_or_none(row: Any) -> dict[str, str] | None:
-    """A row that somebody has damaged must not take the others from a listing."""
     try:
         return _meta(row)
     except ArchiveDamaged:

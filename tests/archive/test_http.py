@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import redis
 from broker.archive.redact import load_masks
 from tests.conftest import deployment_in
 from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, frames, ids, ndjson, problem
+from tests.http.wire import Api, frames, ids, ndjson, problem, walked
 
 NDJSON = "application/x-ndjson"
 KEY, MASKED_KEY = "a-key-that-may-do-everything", "a-key-that-sees-no-e-mails"
@@ -159,15 +160,16 @@ def test_a_post_sent_again_is_answered_from_the_archive(api: Api, archived: Depl
 
 
 def test_a_damaged_row_is_no_fault_of_the_others(api: Api, archived: Deployment) -> None:
-    sid = until_archived(api, api.finished("a"))
-    leave_redis(archived, sid)
+    session = f"s-{uuid.uuid4()}"
+    older, sid = (until_archived(api, api.finished("a", session_id=session)) for _ in range(2))
+    leave_redis(archived, older, sid)
     with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
         [record] = database.execute("SELECT record FROM streams WHERE sid = ?", [sid]).fetchone()
         database.execute("UPDATE streams SET record = x'ff00' WHERE sid = ?", [sid])
     try:
         problem(api.get(f"/v1/streams/{sid}"), 500, "archive_damaged")
         assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "broken"
-        assert api.get("/v1/streams").status_code == 200
+        assert walked(api, "/v1/streams", "streams", session_id=session, limit=1) == [[], [older], []]
     finally:
         with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
             database.execute("UPDATE streams SET record = ? WHERE sid = ?", [record, sid])
@@ -184,19 +186,26 @@ def test_listings_hold_what_is_in_redis_and_what_is_in_the_archive_once(api: Api
     leave_redis(archived, *made[:4])
     made += [api.start_external(session_id=session, user_id="ann") for _ in range(3)]
     for limit in (1, 3, 10, 50):
-        pages, cursor = [], None
-        while True:
-            params = {"session_id": session, "limit": limit, **({"cursor": cursor} if cursor else {})}
-            page = api.get("/v1/streams", params=params).json()
-            pages += [stream["id"] for stream in page["streams"]]
-            if (cursor := page["next"]) is None:
-                break
-        assert sorted(pages) == sorted(made), "each once"
-        assert pages == newest_first(api, made)
+        listed = list(chain.from_iterable(walked(api, "/v1/streams", "streams", session_id=session, limit=limit)))
+        assert sorted(listed) == sorted(made), "each once"
+        assert listed == newest_first(api, made)
     found = api.get("/v1/streams", params={"session_id": session, "user_id": "ann"}).json()["streams"]
     assert {stream["id"] for stream in found} == {*made[1:7:2], *made[7:]}
     sessions = [one["id"] for one in api.get("/v1/sessions?limit=200").json()["sessions"]]
     assert sessions.count(session) == 1
+
+
+def test_a_session_that_has_gone_on_hides_none_that_is_older(api: Api, archived: Deployment) -> None:
+    """The archive has an older stream of it, which is not to be listed: its page has one entry less."""
+    mark = uuid.uuid4().hex
+    made = [api.finished("a", session_id=f"{session} {mark}") for session in ("oldest", "goes on", "newest")]
+    for sid in made:
+        until_archived(api, sid)
+    api.start_external(session_id=f"goes on {mark}")
+    expected = [f"goes on {mark}", f"newest {mark}", f"oldest {mark}"]
+    for limit in (1, 2, 200):
+        listed = chain.from_iterable(walked(api, "/v1/sessions", "sessions", limit=limit))
+        assert [session for session in listed if mark in session] == expected
 
 
 def newest_first(api: Api, sids: list[str]) -> list[str]:

@@ -77,16 +77,18 @@ async def test_each_filter_gives_its_streams_newest_first_page_by_page(
     archive, metas = filled
     listed: list[str] = []
     place: Place | None = None
-    while page := await archive.reader.list_streams("t", FILTERS[name], limit, place):
-        listed += [place.member for place, _ in page]
-        place = page[-1][0]
+    while True:
+        found, place = await archive.reader.list_streams("t", FILTERS[name], limit, place)
+        listed += [place.member for place in found]
+        if place is None:
+            break
     assert listed == wanted(metas, FILTERS[name])
 
 
 async def test_another_tenants_streams_are_not_listed(filled: tuple[TestArchive, list[dict[str, str]]]) -> None:
     archive, _ = filled
-    assert await archive.reader.list_streams("other", Filter(), 10, None) == []
-    assert await archive.reader.list_sessions("other", 10, None) == []
+    assert await archive.reader.list_streams("other", Filter(), 10, None) == ({}, None)
+    assert await archive.reader.list_sessions("other", 10, None) == ({}, None)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
@@ -98,8 +100,12 @@ async def test_sessions_are_listed_by_their_newest_stream(
     for one in metas:
         newest[one["session"]] = max(newest.get(one["session"], 0), int(one["created"]))
     listed: list[Place] = []
-    while page := await archive.reader.list_sessions("t", limit, listed[-1] if listed else None):
-        listed += page
+    place: Place | None = None
+    while True:
+        found, place = await archive.reader.list_sessions("t", limit, place)
+        listed += found
+        if place is None:
+            break
     assert listed == sorted((Place(created, session) for session, created in newest.items()), reverse=True)
 
 

@@ -13,7 +13,7 @@ from tests.archive.archive import TestArchive
 @pytest.mark.parametrize("which", [Filter(session="\0"), Filter(user="a\0"), Filter(model="\0b")])
 async def test_a_name_that_nothing_can_have_finds_nothing(archive: TestArchive, which: Filter) -> None:
     await archive.add(new_sid())
-    assert await archive.reader.list_streams("t", which, 5, None) == []
+    assert await archive.reader.list_streams("t", which, 5, None) == ({}, None)
 
 
 def test_a_cursor_names_what_can_be_there() -> None:

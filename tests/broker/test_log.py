@@ -96,6 +96,24 @@ async def test_a_new_stream_is_in_the_sweepers_index_and_in_the_listings(log: St
     assert await log.redis.zscore(log.keys.sessions("t"), "s") == created
 
 
+async def test_a_stream_that_leaves_the_listings_takes_its_session_along_but_not_one_that_goes_on(
+    real_log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, zrem = real_log, real_log.redis.zrem
+    await log.unlist(await queued(log), "t", "s")
+    assert await log.redis.zscore(log.keys.sessions("t"), "s") is None
+    sid = await queued(log)
+
+    async def zrem_when_another_has_come(*args: Any) -> Any:
+        await queued(log)
+        return await zrem(*args)
+
+    monkeypatch.setattr(log.redis, "zrem", zrem_when_another_has_come)
+    await log.unlist(sid, "t", "s")
+    [(_, created_ms)] = await log.redis.zrange(log.keys.session("t", "s"), 0, -1, withscores=True)
+    assert await log.redis.zscore(log.keys.sessions("t"), "s") == created_ms
+
+
 async def test_an_external_stream_runs_from_the_start_under_its_producers_lease(log: StreamLog) -> None:
     sid = await queued(log, producer=EXTERNAL)
     found = await meta(log, sid)

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.http.wire import Api, problem
+from tests.http.wire import Api, problem, walked
 
 
 @pytest.fixture
@@ -20,18 +20,6 @@ def listed(api: Api, **params: Any) -> list[str]:
     answer = api.get("/v1/streams", params=params)
     assert answer.status_code == 200, answer.text
     return [stream["id"] for stream in answer.json()["streams"]]
-
-
-def walked(api: Api, path: str, what: str, **params: Any) -> list[list[str]]:
-    """The ids of every page, to the last one."""
-    pages = []
-    cursor = None
-    while True:
-        page = api.get(path, params={**params, **({"cursor": cursor} if cursor else {})}).json()
-        pages.append([one["id"] for one in page[what]])
-        cursor = page["next"]
-        if cursor is None:
-            return pages
 
 
 def test_streams_are_listed_newest_first(api: Api, other_api: Api, session: str) -> None:

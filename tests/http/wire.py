@@ -199,15 +199,10 @@ class Api:
         found: dict[str, Any] = self.get(f"/v1/streams/{sid}").json()
         return found
 
-    def all_ids(self) -> set[str]:
-        """The streams there are."""
-        ids: set[str] = set()
-        page: dict[str, Any] = {"next": ""}
-        while page["next"] is not None:
-            cursor = {"cursor": page["next"]} if page["next"] else {}
-            page = self.get("/v1/streams", params={"limit": 200, **cursor}).json()
-            ids.update(stream["id"] for stream in page["streams"])
-        return ids
+    def newest_ids(self) -> set[str]:
+        """The newest streams there are: enough to see whether one has been made."""
+        page = self.get("/v1/streams", params={"limit": 20}).json()
+        return {stream["id"] for stream in page["streams"]}
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -218,3 +213,15 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert said.keys() >= {"type", "title", "detail", "request_id"}
     assert said["request_id"] == answer.headers["x-request-id"]
     return said
+
+
+def walked(api: Api, path: str, what: str, **params: Any) -> list[list[str]]:
+    """The ids of every page, to the last one."""
+    pages = []
+    cursor = None
+    while True:
+        page = api.get(path, params={**params, **({"cursor": cursor} if cursor else {})}).json()
+        pages.append([one["id"] for one in page[what]])
+        cursor = page["next"]
+        if cursor is None:
+            return pages

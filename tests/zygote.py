@@ -10,6 +10,7 @@ exit code. A child that has ended stays a zombie until it is waited for, so its 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import broker
 import worker
@@ -134,6 +135,7 @@ def _answer(number: int) -> None:
 
 def _import_everything() -> None:
     """So that children need not, and run the code as it was then."""
+    importlib.import_module("httpcore2")  # which httpx2 imports for its first client
     for package in (broker, worker):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
@@ -147,7 +149,26 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["argv"]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    code = None
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code
+    _leave(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """As the interpreter does, but for taking down what was inherited, module by module: 70 ms of CPU a child."""
+    threading._shutdown()  # type: ignore[attr-defined]  # what multiprocessing does in its forked children
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a reader that has gone, a full disk: as the interpreter says it
+            code = 120
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_a_server_that_is_full_sends_viewers_elsewhere_and_starts_nothing_for_th
     sid = api.start_external()
     with api.follow(sid) as first:
         first.read_until(lambda body: b"id: 1\n" in body)
-        before = api.all_ids()
+        before = api.newest_ids()
         assert_cut_politely(api.follow(sid), b"too_many_viewers")
         assert_refused(api.get(f"/v1/streams/{sid}/events", headers=NDJSON), 429, "too_many_viewers")
         as_sse = {"Accept": "text/event-stream"}
@@ -156,7 +156,7 @@ def test_a_server_that_is_full_sends_viewers_elsewhere_and_starts_nothing_for_th
         keyed = {**as_sse, "Idempotency-Key": "full"}
         assert_refused(api.post("/v1/streams", {"prompt": "x"}, headers=keyed), 429, "too_many_viewers")
         assert_refused(api.post(f"/v1/streams/{sid}/regenerate", headers=as_sse), 429, "too_many_viewers")
-        assert api.all_ids() == before
+        assert api.newest_ids() == before
         assert api.get(f"/v1/streams/{sid}/text").status_code == 200
         assert api.post("/v1/streams", {"prompt": "x"}).status_code == 201
         api.append(sid, ("done", {}))

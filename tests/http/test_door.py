@@ -111,7 +111,7 @@ def signed(sid: str, expires: int, key: str = KEY) -> str:
 def test_every_call_needs_a_key(keyed: Deployment, open_api: Callable[..., Api]) -> None:
     owner = open_api(keyed.url, KEY)
     sid = owner.finished("secret")
-    before = owner.all_ids()
+    before = owner.newest_ids()
     for key in (None, "wrong-key-of-sixteen-bytes", KEY[:-1], f"{KEY}x", KEY.upper(), ""):
         stranger = open_api(keyed.url, key)
         calls = [
@@ -128,7 +128,7 @@ def test_every_call_needs_a_key(keyed: Deployment, open_api: Callable[..., Api])
             assert "secret" not in answer.text
         assert stranger.get("/healthz").status_code == 200
         assert stranger.get("/readyz").status_code == 200
-    assert owner.all_ids() == before
+    assert owner.newest_ids() == before
 
 
 def test_each_key_opens_everything(keyed: Deployment, open_api: Callable[..., Api]) -> None:
@@ -179,13 +179,13 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     for other_path in ("", "/events", "/text", "/replay", "/export"):
         problem(browser.get(f"/v1/streams/{other}{other_path}?token={token}"), 401, "unauthorized")
         problem(browser.get(f"/v1/streams/nope{other_path}?token={token}"), 401, "unauthorized")
-    before = owner.all_ids()
+    before = owner.newest_ids()
     for call in ("cancel", "regenerate", "events", "heartbeat"):
         problem(browser.post(f"/v1/streams/{sid}/{call}?token={token}"), 401, "unauthorized")
     problem(browser.post(f"/v1/streams?token={token}", {"prompt": "x"}), 401, "unauthorized")
     for path in ("/v1/streams", "/v1/sessions", "/metrics"):
         problem(browser.get(f"{path}?token={token}"), 401, "unauthorized")
-    assert owner.all_ids() == before
+    assert owner.newest_ids() == before
 
 
 def test_every_answer_that_names_a_stream_gives_an_address_that_works(
@@ -310,7 +310,7 @@ def test_what_a_foreign_page_or_a_proxy_sends_is_refused_on_every_route(
 ) -> None:
     port = api.url.rpartition(":")[2]
     named = [(name, value.format(port=port)) for name, value in headers]
-    before = api.all_ids()
+    before = api.newest_ids()
     for method, path in routes:
         with Exchange(api.url, method, path, [*named, ("Connection", "close")]) as answer:
             body = answer.read_all()
@@ -321,7 +321,7 @@ def test_what_a_foreign_page_or_a_proxy_sends_is_refused_on_every_route(
         assert answer.header("access-control-allow-origin") is None
         assert b"secret" not in body
         assert b"evil" not in body
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 OWN: dict[str, list[tuple[str, str]]] = {

@@ -75,7 +75,7 @@ def test_the_body_is_as_asked_for(api: Api) -> None:
 
 def test_of_eight_posts_at_once_with_one_key_one_starts_a_stream(api: Api, other_api: Api) -> None:
     key = {"Idempotency-Key": "eight-at-once"}
-    before = api.all_ids()
+    before = api.newest_ids()
     with ThreadPoolExecutor(8) as pool:
         posts = [
             pool.submit((api, other_api)[n % 2].post, "/v1/streams", {"prompt": QUICK}, headers=key) for n in range(8)
@@ -84,14 +84,14 @@ def test_of_eight_posts_at_once_with_one_key_one_starts_a_stream(api: Api, other
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert len({answer.headers["location"] for answer in answers}) == 1
-    assert len(api.all_ids() - before) == 1
+    assert len(api.newest_ids() - before) == 1
 
 
 def test_a_key_is_for_one_request(api: Api) -> None:
     key = {"Idempotency-Key": "one-request"}
     first = api.post("/v1/streams", {"prompt": QUICK}, headers=key)
     assert first.status_code == 201
-    before = api.all_ids()
+    before = api.newest_ids()
     problem(api.post("/v1/streams", {"prompt": QUICK, "max_tokens": 5}, headers=key), 422, "invalid_request")
     again = api.http.post(
         "/v1/streams",
@@ -99,7 +99,7 @@ def test_a_key_is_for_one_request(api: Api) -> None:
         headers={**key, "Content-Type": "application/json"},
     )
     assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 def test_a_key_whose_stream_redis_has_lost_makes_it_again_and_no_id_changes_its_meaning(
@@ -122,10 +122,10 @@ def test_a_key_whose_stream_redis_has_lost_makes_it_again_and_no_id_changes_its_
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü"])
 def test_a_key_is_visible_ascii_of_bounded_length(api: Api, key: str) -> None:
-    before = api.all_ids()
+    before = api.newest_ids()
     answer = api.post("/v1/streams", {"prompt": QUICK}, headers={"Idempotency-Key": key.encode()})
     problem(answer, 422, "invalid_request")
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 def test_a_client_that_posts_again_with_its_key_continues_the_stream(api: Api, other_api: Api) -> None:
@@ -143,18 +143,18 @@ def test_a_client_that_posts_again_with_its_key_continues_the_stream(api: Api, o
 
 
 def test_a_last_event_id_without_a_key_starts_nothing(api: Api) -> None:
-    before = api.all_ids()
+    before = api.newest_ids()
     for accept in ("text/event-stream", "application/json"):
         headers = {"Last-Event-ID": "3", "Accept": accept}
         problem(api.post("/v1/streams", {"prompt": QUICK}, headers=headers), 400, "bad_cursor")
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 def test_a_bad_cursor_with_a_key_starts_nothing(api: Api) -> None:
-    before = api.all_ids()
+    before = api.newest_ids()
     headers = {"Last-Event-ID": "1_0", "Idempotency-Key": "bad-cursor", "Accept": "text/event-stream"}
     problem(api.post("/v1/streams", {"prompt": QUICK}, headers=headers), 400, "bad_cursor")
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 def test_an_empty_last_event_id_counts_as_absent(api: Api) -> None:
@@ -200,11 +200,11 @@ def test_regenerate_knows_keys_and_the_stream_form(api: Api) -> None:
 
 def test_regenerate_of_an_external_stream_is_refused(api: Api) -> None:
     sid = api.finished("x")
-    before = api.all_ids()
+    before = api.newest_ids()
     problem(api.post(f"/v1/streams/{sid}/regenerate"), 422, "invalid_request")
     problem(api.post("/v1/streams/nope/regenerate"), 404, "stream_not_found")
     problem(api.post(f"/v1/streams/{sid}/regenerate", {"prompt": "other"}), 422, "invalid_request")
-    assert api.all_ids() == before
+    assert api.newest_ids() == before
 
 
 def test_a_failure_of_the_provider_is_an_ending_that_says_why(api: Api, deployment: Deployment) -> None:

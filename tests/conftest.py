@@ -90,6 +90,12 @@ def require_fixture() -> Callable[[str, str], str]:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of Chromium, of the build without windows if it is there: it is the same engine for half the CPU."""
+    return shutil.which("chromium-headless-shell") or require("chromium", "chromium-headless-shell")
+
+
+@pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with _server(str(get_binary_path()), tmp_path_factory.mktemp("valkey")) as url:
         yield url

@@ -73,10 +73,9 @@ class _PageHandler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-async def browser(require: Callable[[str, str], str]) -> AsyncIterator[Browser]:
-    executable = require("chromium", "chromium")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=ARGS)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGS)
         yield browser
         await browser.close()
 

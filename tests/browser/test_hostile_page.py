@@ -104,8 +104,7 @@ async ([server, sid]) => {
 
 
 @pytest.fixture(scope="module")
-def browser(require: Callable[[str, str], str]) -> Iterator[Browser]:
-    chromium = require("chromium", "chromium")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=[*ARGS, EVIL])
         yield browser

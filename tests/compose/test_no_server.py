@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 
+from tests.chromium import ARGS
 from tests.compose.balancer import AUTHORIZED, Balanced, Balancer
 from tests.compose.visitor import get
 from tests.deployment import HTTP, free_port, wait_until
@@ -65,13 +66,12 @@ async def test_everything_else_is_a_503_problem_with_retry_after(lonely: Balance
 
 @pytest.mark.browser
 def test_twenty_event_sources_of_one_page_live_through_the_loss_of_all_servers_and_miss_nothing(
-    own_balanced: Balanced, require: Callable[[str, str], str]
+    own_balanced: Balanced, chromium: str
 ) -> None:
     """Over HTTP/2: with HTTP/1.1 a browser would open six of them."""
-    chromium = require("chromium", "chromium")
     record = own_balanced.create(producer="external")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
         try:
             page = browser.new_page(ignore_https_errors=True)
             _open_event_sources(page, own_balanced.nginx.tls_url, record["events_url"], 21)

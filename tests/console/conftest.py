@@ -31,8 +31,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 
 @pytest.fixture(scope="package")
-def browser(require: Callable[[str, str], str]) -> Iterator[Browser]:
-    chromium = require("chromium", "chromium")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
         yield browser

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import ARGS
 from tests.deployment import HTTP, Process, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -145,12 +146,9 @@ def test_the_documents_it_links_to_exist() -> None:
 
 
 @pytest.mark.browser
-def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(
-    up: Up, require: Callable[[str, str], str]
-) -> None:
+def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(up: Up, chromium: str) -> None:
     from playwright.sync_api import sync_playwright
 
-    chromium = require("chromium", "chromium")
     [lines] = blocks("js")
     page_html = f"""<!doctype html><pre id=output></pre><script type=module>
         const server = "http://localhost:{up.port}", prompt = "[[tokens=30 rate=60]]";
@@ -159,10 +157,8 @@ def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(
         window.events = events;
         window.stream = stream;
     </script>"""
-    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    arguments += ["--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright, serving(page_html, up.page_port):
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
         try:
             page = browser.new_page()
             page.goto(f"http://localhost:{up.page_port}/")

@@ -1,5 +1,6 @@
 """Real servers for tests, one of each kind for a pytest-xdist worker, and clients on them that find leaked keys."""
 
+import gc
 import os
 import shutil
 import signal
@@ -49,6 +50,15 @@ def left_over():
 while os.path.isdir("/proc") and list(left_over()):
     pass
 """
+
+# Most of what is imported and collected stays: the cycle collector need not walk it while it grows, nor afterwards.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 # A shell that runs the suite in the background has it ignore Ctrl-C, and so every process that a test presses it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -26,6 +26,7 @@ from tests.zygote import CAN_FORK, Forked, zygote
 START_LIMIT_S = 30.0
 ASYNC_LIMIT_S = 60.0
 POLL_S = 0.02
+LONGEST_POLL_S = 0.2
 
 HTTP = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 """Requests on connections of their own. httpx.get makes a client each time, with 18 ms of TLS settings: tests that
@@ -40,10 +41,16 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:
-    deadline = time.monotonic() + limit_s
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {limit_s} s in vain until {what}"
-        time.sleep(POLL_S)
+        waited_s = time.monotonic() - began
+        assert waited_s < limit_s, f"waited {limit_s} s in vain until {what}"
+        time.sleep(_next_poll_s(waited_s))
+
+
+def _next_poll_s(waited_s: float) -> float:
+    """Asking takes CPU that others wait for: who has waited long waits a twentieth more."""
+    return min(max(POLL_S, waited_s / 20), LONGEST_POLL_S)
 
 
 async def until(

@@ -23,7 +23,7 @@ from bench.meter import CpuMeter
 from bench.processes import free_port, start, start_redis, wait_for_port
 from bench.scenario import Options
 from bench.table import Table, number
-from broker.connect import JOB, connect, connect_queue
+from broker.connect import connect, connect_queue, enqueue
 from broker.keys import Keys
 from broker.log import NewStream, StreamLog, new_sid
 
@@ -124,7 +124,7 @@ async def _start(redis_url: str, log: StreamLog, sids: list[str]) -> None:
     queue = connect_queue(redis_url, Keys())
     for sid in sids:
         await log.create(NewStream(sid, "default", session=sid, model="anthropic/bench", request=request))
-        await queue.enqueue_job(JOB, sid, _job_id=sid)
+        await enqueue(queue, log.keys, sid)
     await queue.aclose(close_connection_pool=True)
 
 

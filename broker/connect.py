@@ -155,6 +155,12 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
     return queue
 
 
+async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
+    """Have some worker run this stream, and wake those that wait for work."""
+    await queue.enqueue_job(JOB, sid, _job_id=sid)
+    await queue.publish(keys.queued, sid)
+
+
 def _dumps(job: dict[str, Any]) -> bytes:
     return orjson.dumps(job, default=str)
 

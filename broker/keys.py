@@ -19,6 +19,7 @@
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
+| le:queued                     | channel | sid of each stream put into arq's queue     | -                          |
 
 Retention runs from a stream's ending; with an archive, from when that holds it (scripts/archived.lua): nothing leaves
 Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
@@ -61,6 +62,7 @@ class Keys:
         self.prefix = prefix
         self.leases = f"{prefix}leases"
         self.jobs = f"{prefix}jobs"
+        self.queued = f"{prefix}queued"
         self.seized = f"{prefix}seized"
         self.servers = f"{prefix}servers"
         self.unarchived = f"{prefix}unarchived"

@@ -12,7 +12,7 @@ import orjson
 from arq.connections import ArqRedis
 
 from broker.auth import Auth, Grant, own
-from broker.connect import JOB
+from broker.connect import enqueue
 from broker.errors import (
     Forbidden,
     InvalidRequest,
@@ -265,7 +265,7 @@ class Streams:
     async def _enqueue(self, sid: str) -> None:
         try:
             with from_redis():
-                await self._queue.enqueue_job(JOB, sid, _job_id=sid)
+                await enqueue(self._queue, self.log.keys, sid)
         except LasteventError:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)

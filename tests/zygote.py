@@ -73,6 +73,7 @@ class Zygote:
             cwd=Path(__file__).parent.parent,
         )
         self._lock = threading.Lock()
+        atexit.register(self._process.communicate)  # it ends when its standard input does
 
     def fork(
         self, module: str, argv: list[str], environment: dict[str, str], folder: Path, files: tuple[Path, Path, Path]

@@ -19,13 +19,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import arq.worker
 from arq.connections import ArqRedis
 
 from broker.archive.setup import open_writer
-from broker.connect import JOB, connect, connect_queue
+from broker.connect import JOB, connect, connect_queue, enqueue
 from broker.errors import (
     LasteventError,
     LeaseHeld,
@@ -51,8 +52,11 @@ from worker.standin import StandIn, start_in_thread
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.02
-"""arq polls for jobs: 0.02 s finds one after 14 ms at the median (its default, 0.5 s: 262 ms); 48 idle commands/s."""
+LOOK_S = 0.005
+"""Between two looks of arq at its queue, at least; many jobs take several."""
+
+IDLE_LOOK_S = 0.5
+"""Between two looks of a worker that has nothing to take up and that nobody wakes: a published word may be lost."""
 
 PICK_AT_ONCE = 32
 """Jobs being claimed at a time: a burst of requests must not be picked up one a poll."""
@@ -61,6 +65,9 @@ JOB_TIMEOUT_S = 60
 
 HAND_OVER_S = 5.0
 """A worker that leaves gives its streams this long: what is left of them goes on when their leases have run out."""
+
+LISTEN_S = 2.0
+"""How long the subscription is listened to at a time."""
 
 CLOSE_S = 5.0
 
@@ -72,9 +79,19 @@ class Dispatcher(arq.worker.Worker):
     counts as a running generation; so what is picked never exceeds the room.
     """
 
-    def __init__(self, *args: Any, room: Callable[[], int], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, room: Callable[[], int], woken: asyncio.Event, **kwargs: Any) -> None:
         self._room = room
-        super().__init__(*args, max_jobs=PICK_AT_ONCE, **kwargs)
+        self._woken = woken
+        super().__init__(*args, max_jobs=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
+
+    async def _poll_iteration(self) -> None:
+        """A look at the queue; with nothing in hand, the next one is when there may be something to find."""
+        await super()._poll_iteration()
+        if not self.tasks:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_LOOK_S):
+                    await self._woken.wait()
+        self._woken.clear()  # a word that comes from here on has a look after it
 
     @property
     def max_jobs(self) -> int:
@@ -107,6 +124,7 @@ class Worker:
         self._running: dict[asyncio.Task[None], Generation] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
+        self._has_work = asyncio.Event()
         self.has_failed = False
         self._heartbeat = Heartbeat(self._log)
         self._abandonment = Abandonment(self._log, self._seizures)
@@ -135,7 +153,7 @@ class Worker:
                 retention_s=self._settings.archive_retention,
             )
             keeping["archiver"] = archiver.run
-        finding = {"sweeper": self._sweeper.run, "dispatch": self._dispatch}
+        finding = {"sweeper": self._sweeper.run, "dispatch": self._dispatch, "queue listener": self._listen_for_work}
         keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
         try:
             await self._stopping.wait()
@@ -184,6 +202,7 @@ class Worker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         generation = self._running.pop(task)
+        self._has_work.set()  # there is room for it
         self._abandonment.end(generation.writer.sid)
         if task.cancelled():
             self._heartbeat.forget(generation.writer)
@@ -214,7 +233,7 @@ class Worker:
         try:
             if await generation.hand_over():
                 with from_redis():
-                    await queue.enqueue_job(JOB, generation.writer.sid, _job_id=generation.writer.sid)
+                    await enqueue(queue, self._keys, generation.writer.sid)
         except RedisUnavailable:
             raise
         except LasteventError as lost:
@@ -228,7 +247,7 @@ class Worker:
             redis_pool=queue,
             room=self.room,
             handle_signals=False,
-            poll_delay=POLL_S,
+            woken=self._has_work,
             job_timeout=JOB_TIMEOUT_S,
             job_serializer=queue.job_serializer,
             job_deserializer=queue.job_deserializer,
@@ -238,6 +257,14 @@ class Worker:
             await dispatcher.async_run()
         finally:
             await _close(dispatcher, queue)
+
+    async def _listen_for_work(self) -> None:
+        """Wake the dispatcher when a stream is queued."""
+        async with self._redis.pubsub() as queued:
+            await queued.subscribe(self._keys.queued)
+            while True:
+                if await queued.get_message(timeout=LISTEN_S):  # what was queued before the subscription counts too
+                    self._has_work.set()
 
     async def _job(self, _: dict[str, Any], sid: str) -> None:
         try:

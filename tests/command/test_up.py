@@ -41,7 +41,7 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def test_it_says_when_it_is_ready_ends_everything_and_finds_its_data_again(
+def test_it_says_when_it_is_ready_ends_everything_and_goes_on_where_it_was(
     start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
 ) -> None:
     data_dir = "my däta ? [1]"
@@ -51,6 +51,9 @@ def test_it_says_when_it_is_ready_ends_everything_and_finds_its_data_again(
     assert "stand-in, which is no model" in up.stderr
     first = lastevent("generate", "[[tokens=20 rate=0]] hello", "--session", "kept", url=url)
     assert first.returncode == 0
+    asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}
+    in_flight = HTTP.post(f"{url}/v1/streams", json=asked).json()["id"]
+    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{in_flight}/text").text, "it has begun")
     assert up.stop() == 0
     assert processes_in(tmp_path) == {}
     assert os.listdir(tmp_path / data_dir)
@@ -60,25 +63,12 @@ def test_it_says_when_it_is_ready_ends_everything_and_finds_its_data_again(
     [stream] = HTTP.get(f"{url}/v1/sessions/kept").json()["streams"]
     followed = lastevent("follow", stream["id"], url=url)
     assert (followed.returncode, followed.stdout) == (0, first.stdout)
+    followed = lastevent("follow", in_flight, url=url)
+    assert followed.returncode == 0
+    assert followed.stdout.decode().strip().endswith(HTTP.get(f"{url}/v1/streams/{in_flight}/text").text)
     again.press_ctrl_c()
     assert again.wait() == 0
     assert processes_in(tmp_path) == {}
-
-
-def test_a_generation_in_flight_goes_on_after_a_stop_and_a_start(
-    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
-) -> None:
-    first = start("up", "--port", str(port))
-    first.wait_until_it_says("Lastevent is ready")
-    asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}
-    sid = HTTP.post(f"{url}/v1/streams", json=asked).json()["id"]
-    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}/text").text, "it has begun")
-    assert first.stop() == 0
-    assert processes_in(tmp_path) == {}
-    start("up", "--port", str(port)).wait_until_it_says("Lastevent is ready")
-    followed = lastevent("follow", sid, url=url)
-    assert followed.returncode == 0
-    assert followed.stdout.decode().strip().endswith(HTTP.get(f"{url}/v1/streams/{sid}/text").text)
 
 
 def test_a_child_that_dies_is_started_again_and_that_is_said(

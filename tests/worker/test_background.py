@@ -25,7 +25,7 @@ from worker.standin import StandIn, start_in_thread
 LIMIT_S = 20
 WORKERS_LOOPS = (
     *("pulse", "group commit", "heartbeat", "seizure listener", "seizures", "abandonment"),
-    *("sweeper", "dispatch"),
+    *("sweeper", "dispatch", "queue listener"),
 )
 TIERS_LOOPS = ("hub", "heartbeats", "seizures")
 PROMPT = {"messages": [{"role": "user", "content": "[[tokens=2 rate=0 ttft_ms=0]]"}], "max_tokens": 100}
@@ -110,7 +110,9 @@ async def _runs_a_generation(redis_url: str) -> None:
         assert await kinds(log, sid) == ["queued", "start", "text_delta", "text_delta", "done"]
 
 
-@pytest.mark.parametrize("name", [name for name in WORKERS_LOOPS if name not in ("seizure listener", "dispatch")])
+@pytest.mark.parametrize(
+    "name", [name for name in WORKERS_LOOPS if name not in ("seizure listener", "queue listener", "dispatch")]
+)
 async def test_a_loop_of_a_worker_that_dies_is_started_again(
     valkey_url: str, standin: StandIn, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,19 +125,17 @@ async def test_a_loop_of_a_worker_that_dies_is_started_again(
         assert not running.done()
 
 
-async def test_a_listener_whose_connection_breaks_listens_again(
-    valkey_url: str, redis: Redis, standin: StandIn
-) -> None:
+async def test_listeners_whose_connections_break_listen_again(valkey_url: str, redis: Redis, standin: StandIn) -> None:
     async with a_worker(valkey_url, standin):
-        while len(before := await _subscribers(redis)) != 1:
+        while len(before := await _subscribers(redis)) != 2:
             pass
         await redis.client_kill_filter(_type="pubsub")
-        while await _subscribers(redis) in ([], before):
+        while len(await _subscribers(redis) - before) != 2:
             pass
 
 
-async def _subscribers(redis: Redis) -> list[str]:
-    return [client["id"] for client in await redis.client_list() if client["sub"] == "1"]
+async def _subscribers(redis: Redis) -> set[str]:
+    return {client["id"] for client in await redis.client_list() if client["sub"] == "1"}
 
 
 async def test_a_dispatch_whose_arq_dies_is_started_again(

@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
 import worker.lease
-from broker.connect import JOB, connect_queue
+import worker.main
+from broker.connect import JOB, connect_queue, enqueue
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.event import text_since_restart
 from broker.keys import Keys
@@ -47,6 +49,13 @@ FAST = "rate=0 ttft_ms=0"
 @pytest.fixture
 def log(redis: Redis) -> StreamLog:
     return StreamLog(redis)
+
+
+@pytest.fixture
+async def queue(valkey_url: str) -> AsyncIterator[ArqRedis]:
+    queue = connect_queue(valkey_url, Keys())
+    yield queue
+    await queue.aclose(close_connection_pool=True)
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +170,11 @@ async def more_looks(log: StreamLog, count: int) -> None:
 
 
 async def test_no_more_jobs_are_picked_than_there_is_room(
-    log: StreamLog, valkey_url: str, standin: StandIn, start_worker: Callable[..., Any]
+    log: StreamLog, queue: ArqRedis, standin: StandIn, start_worker: Callable[..., Any]
 ) -> None:
     sids = [await start(log, f"number {n} [[tokens=3 stall_at=1 {FAST}]]") for n in range(12)]
-    queue = connect_queue(valkey_url, Keys())
     for sid in sids:
-        await queue.enqueue_job(JOB, sid, _job_id=sid)
-    await queue.aclose(close_connection_pool=True)
+        await enqueue(queue, log.keys, sid)
 
     async def states() -> list[str]:
         return [found["state"] for found in await log.read_meta(*sids)]
@@ -187,15 +194,43 @@ async def test_no_more_jobs_are_picked_than_there_is_room(
     assert await log.redis.zcard(log.keys.jobs) == 0
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_worker_is_woken_by_what_is_queued_and_by_room_for_more(
+    log: StreamLog,
+    queue: ArqRedis,
+    start_worker: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    concurrency: int,
+) -> None:
+    monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
+    monkeypatch.setattr(worker.main, "IDLE_LOOK_S", LIMIT_S)
+    async with start_worker(concurrency=concurrency):
+        for count in (1, 4, 1):
+            sids = [await start(log, f"[[tokens=1 {FAST}]]") for _ in range(count)]
+            for sid in sids:
+                await enqueue(queue, log.keys, sid)
+            for sid in sids:
+                assert await ended(log, sid) == ["queued", "start", "text_delta", "done"]
+
+
+async def test_a_worker_finds_what_nobody_woke_it_for(
+    log: StreamLog, queue: ArqRedis, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
+    async with start_worker():
+        for _ in range(2):
+            sid = await start(log, f"[[tokens=1 {FAST}]]")
+            await queue.enqueue_job(JOB, sid, _job_id=sid)
+            assert await ended(log, sid) == ["queued", "start", "text_delta", "done"]
+
+
 async def test_a_job_delivered_twice_runs_once(
-    log: StreamLog, valkey_url: str, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    log: StreamLog, queue: ArqRedis, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
     sid = await start(log, f"[[tokens=2 {FAST}]]")
-    queue = connect_queue(valkey_url, Keys())
     for n in range(3):
         await queue.enqueue_job(JOB, sid, _job_id=f"{sid}-{n}")
-    await queue.aclose(close_connection_pool=True)
     async with start_worker():
         assert await ended(log, sid) == ["queued", "start", "text_delta", "text_delta", "done"]
         async with asyncio.timeout(LIMIT_S):

@@ -28,7 +28,7 @@ async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections
     servers = len(deployment.ports)
     # The constant: a pool opens up to its limit when reads meet, as they do when a thousand viewers come at once.
     assert with_all["all"] <= with_one["all"] + servers * POOL_CONNECTIONS
-    workers = len(deployment.workers)  # they listen for seizures
+    workers = 2 * len(deployment.workers)  # they listen for seizures, and for work
     assert with_all["pubsub"] == servers + workers, "each server subscribes on one connection"
 
 

@@ -19,10 +19,11 @@ setup: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/lastevent up $(ARGS)
 
-# Four processes on two cores, since many tests wait for processes of their own; worksteal, since a few of them are long.
-# With .pyc files, also where they are switched off: without them each process compiles every test for itself.
+# Five processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
+# servers, browsers and databases. With .pyc files, also where they are switched off: without them each process
+# compiles every test for itself.
 test: .venv/installed
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/installed
 	@$(BIN)/ruff check --quiet

@@ -55,6 +55,19 @@ while os.path.isdir("/proc") and list(left_over()):
 gc.disable()
 
 
+# Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
+WAITING = ("faults", "browser", "command", "docs", "compose", "viewers", "archive", "console", "bench", "http")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    for item in items:
+        if label := getattr(item, "operation_label", None):  # schemathesis gives its tests one id, all of them
+            item._id = item.id.with_params(label)
+    # xdist, which hands out whole files here, would run only one of those that share an id.
+    assert len({item.nodeid for item in items}) == len(items)
+    items.sort(key=lambda item: WAITING.index(folder) if (folder := item.path.parent.name) in WAITING else len(WAITING))
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()

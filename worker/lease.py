@@ -233,9 +233,16 @@ class Sweeper:
         return [_overdue(sid.decode(), look_ms, meta) for (sid, look_ms), meta in zip(due, metas, strict=True)]
 
     async def _look_again(self, stream: Overdue, at_ms: int) -> None:
-        # XX: never bring back an entry that whoever ended the stream has just removed.
+        # XX: never bring back an entry that whoever ended the stream has just removed. And whoever ends it moves its
+        # entry to the front, after its ending: if that was before this, the ending is seen now.
+        leases = self._log.keys.leases
         with from_redis():
-            await self._log.redis.zadd(self._log.keys.leases, {stream.sid: at_ms}, xx=True)
+            async with self._log.redis.pipeline(transaction=False) as pipe:
+                pipe.zadd(leases, {stream.sid: at_ms}, xx=True)
+                pipe.hget(self._log.keys.stream(stream.sid).meta, "state")
+                _, state = await pipe.execute()
+            if state and is_terminal(state.decode()):
+                await self._log.redis.zadd(leases, {stream.sid: 0}, xx=True)
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:
         redis, keys = self._log.redis, self._log.keys

@@ -262,6 +262,28 @@ class Sweep:
         return [claimed.sid for claimed in self.taken]
 
 
+async def test_what_ends_while_it_is_looked_at_is_looked_at_again_at_once(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = StreamLog(redis, is_archived=True)
+    claimed = await running(log)
+    sweep = Sweep(log)
+    read = sweep._sweeper._overdue
+
+    async def read_and_end(now_ms: int) -> Any:
+        found = await read(now_ms)
+        await log.append(batch(claimed, 2, ending()))
+        return found
+
+    monkeypatch.setattr(sweep._sweeper, "_overdue", read_and_end)
+    await sweep.look()
+    assert await next_look(log, claimed.sid) == 0
+    monkeypatch.undo()
+    await sweep.look()
+    assert await next_look(log, claimed.sid) is None
+    assert await redis.zscore(log.keys.unarchived, claimed.sid) is not None
+
+
 @pytest.fixture
 def sweep(log: StreamLog) -> Sweep:
     return Sweep(log)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def imports_that_stay() -> Iterator[None]:
     """What is imported within is kept until the process ends, and never walked, also not at its end.
 
-    A third of a command's time, and two fifths of a worker's start and end.
+    Compare `time python -c "import worker.main"` with the same import within this: 1.8 s and 1.1 s.
     """
     gc.disable()
     try:

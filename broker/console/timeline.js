@@ -80,14 +80,17 @@ export class Timeline {
 
   #key(event) {
     const page = Number(this.slider.max) / SEEK_PART;
-    const value = Number(this.slider.value);
+    const seekBy = (ms) => {
+      this.slider.value = Number(this.slider.value) + ms; // now: the next key may come before the next drawing
+      this.onSeek(Number(this.slider.value));
+    };
     const actions = {
       ArrowRight: () => this.onStep(1),
       ArrowUp: () => this.onStep(1),
       ArrowLeft: () => this.onStep(-1),
       ArrowDown: () => this.onStep(-1),
-      PageUp: () => this.onSeek(value + page),
-      PageDown: () => this.onSeek(value - page),
+      PageUp: () => seekBy(page),
+      PageDown: () => seekBy(-page),
     };
     if (!actions[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

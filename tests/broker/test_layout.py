@@ -66,6 +66,10 @@ def test_a_worker_does_not_load_the_web_tier() -> None:
     assert "worker" in loaded
 
 
+def test_what_supervises_web_processes_loads_none() -> None:
+    assert not loaded_by("import broker.up, broker.cli") & WEB
+
+
 def test_the_broker_loads_no_worker() -> None:
     assert "worker" not in loaded_by("import broker.app, broker.cli, broker.up")
 

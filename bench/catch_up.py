@@ -23,10 +23,10 @@ from bench.meter import CpuMeter
 from bench.processes import start_redis
 from bench.scenario import Options
 from bench.table import Table, number
-from broker.connect import connect
-from broker.event import DONE, TEXT_DELTA
-from broker.log import NewStream, StreamLog, new_claim_id, new_sid
-from broker.writer import GroupCommit, StreamWriter
+from broker.log.event import DONE, TEXT_DELTA
+from broker.log.stream_log import NewStream, StreamLog, new_claim_id, new_sid
+from broker.log.writer import GroupCommit, StreamWriter
+from broker.store.connect import connect
 
 EVENTS, EVENTS_SHORT = 5000, 200
 READERS = (1, 50)

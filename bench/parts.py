@@ -23,10 +23,10 @@ from bench.meter import CpuMeter
 from bench.processes import start_redis
 from bench.scenario import Options
 from bench.table import Table, number
-from broker.connect import connect
-from broker.event import TEXT_DELTA, encode_data
-from broker.log import Append, Appended, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
-from broker.subscription import subscription
+from broker.live.subscription import subscription
+from broker.log.event import TEXT_DELTA, encode_data
+from broker.log.stream_log import Append, Appended, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.store.connect import connect
 
 MESSAGES, MESSAGES_SHORT = 60_000, 2_000
 CHANNELS = 100

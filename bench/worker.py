@@ -23,9 +23,9 @@ from bench.meter import CpuMeter
 from bench.processes import free_port, start, start_redis, wait_for_port
 from bench.scenario import Options
 from bench.table import Table, number
-from broker.connect import connect, connect_queue, enqueue
-from broker.keys import Keys
-from broker.log import NewStream, StreamLog, new_sid
+from broker.log.keys import Keys
+from broker.log.stream_log import NewStream, StreamLog, new_sid
+from broker.store.connect import connect, connect_queue, enqueue
 
 WORKER, PROVIDER = "worker", "provider"
 TARGET_PER_S = 10_000

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from broker.redis_url import parse_redis_url
+from broker.store.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
 EVERYBODY = "*"

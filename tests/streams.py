@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from broker.errors import LeaseHeld
-from broker.event import encode_data
-from broker.log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
-from broker.writer import GroupCommit
+from broker.log.event import encode_data
+from broker.log.stream_log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.writer import GroupCommit
 
 LIMIT_S = 60.0
 PROMPT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}

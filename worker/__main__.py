@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from broker.imports import imports_that_stay
+from broker.process.imports import imports_that_stay
 
 with imports_that_stay():
     import uvloop

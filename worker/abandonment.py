@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable
 
 from broker.errors import LasteventError, RedisUnavailable, from_redis
-from broker.event import CANCELLED, encode_data
-from broker.log import Claimed, StreamLog
-from broker.seizures import Seizures
+from broker.log.event import CANCELLED, encode_data
+from broker.log.seizures import Seizures
+from broker.log.stream_log import Claimed, StreamLog
 
 logger = logging.getLogger(__name__)
 

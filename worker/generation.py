@@ -20,11 +20,11 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from broker.errors import LasteventError, StreamLimit
-from broker.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA
-from broker.log import Claimed
-from broker.writer import StreamWriter
-from worker.lease import MAX_ATTEMPTS, WORKER_LOST
+from broker.log.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA
+from broker.log.stream_log import Claimed
+from broker.log.writer import StreamWriter
 from worker.providers import Finish, Provider, ProviderFailure
+from worker.sweeper import MAX_ATTEMPTS, WORKER_LOST
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,6 @@ import arq.worker
 from arq.connections import ArqRedis
 
 from broker.archive.setup import open_writer
-from broker.connect import JOB, connect, connect_queue, enqueue
 from broker.errors import (
     LasteventError,
     LeaseHeld,
@@ -36,19 +35,20 @@ from broker.errors import (
     StreamNotFound,
     from_redis,
 )
-from broker.keys import Keys
-from broker.log import Claimed, StreamLog, new_claim_id
-from broker.seizures import Seizures
+from broker.log.keys import Keys
+from broker.log.seizures import Seizures
+from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.writer import GroupCommit, StreamWriter
+from broker.process.loops import Loops
 from broker.settings import Settings
-from broker.supervise import Loops
-from broker.writer import GroupCommit, StreamWriter
+from broker.store.connect import JOB, connect, connect_queue, enqueue
 from worker.abandonment import Abandonment
-from worker.archiver import Archiver
+from worker.archiving.archiver import Archiver
 from worker.generation import Generation
-from worker.lease import Heartbeat, Sweeper
 from worker.providers import Provider
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin import StandIn, start_in_thread
+from worker.standin.server import StandIn, start_in_thread
+from worker.sweeper import Heartbeat, Sweeper
 
 logger = logging.getLogger(__name__)
 

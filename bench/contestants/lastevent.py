@@ -15,12 +15,12 @@ from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_
 from bench.load import stamp
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
 from bench.processes import free_port, start, start_redis, wait_for_port
-from broker.connect import connect
-from broker.event import TEXT_DELTA
-from broker.log import APPEND, Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.event import TEXT_DELTA
+from broker.log.stream_log import APPEND, Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.store.connect import connect
 
 OPENED_AT_ONCE = 16  # the pool's connections
-BATCH_EVENTS = 256  # of one stream in one call, as in broker/writer.py
+BATCH_EVENTS = 256  # of one stream in one call, as in broker/log/writer.py
 
 
 class _Stream:

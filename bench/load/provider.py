@@ -3,7 +3,7 @@
 RATE 0: as fast as it is read, from bytes made beforehand, so that whoever reads is what is measured. Otherwise so many
 text deltas a second to each request, each written on its own, its text with the time of that write: `~<time_ns>`.
 
-worker/standin.py speaks more of the wire, and costs more; the faults it can play are of no use here.
+worker/standin/server.py speaks more of the wire, and costs more; the faults it can play are of no use here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 
 from bench.load.agent import raise_descriptor_limit
 
-BLOCK_EVENTS = 64  # in one write when there is no pace: some 8 KiB, as worker/standin.py does it
+BLOCK_EVENTS = 64  # in one write when there is no pace: some 8 KiB, as worker/standin/server.py does it
 STAMP_DIGITS = 19
 
 

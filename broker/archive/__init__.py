@@ -1,6 +1,7 @@
 """The archive: finished streams in a database (SQLite or PostgreSQL), sealed, with the record of who saw them.
 
-Workers write it (worker/archiver.py), one at a time. Servers only read it: a role that can do no more is enough.
+Workers write it (worker/archiving/archiver.py), one at a time. Servers only read it: a role that can do no more is
+enough.
 
 schema.py    the tables, on one screen            seal.py      what makes a change visible (docs/AUDIT.md)
 database.py  engines, and the schema's migration  packing.py   how a log is stored

@@ -23,7 +23,7 @@ from broker.archive.reader import Sealed
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, raw
 from broker.archive.signing import PublicKeys
-from broker.event import KIND, Event
+from broker.log.event import KIND, Event
 
 PAGE = 100
 

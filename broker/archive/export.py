@@ -14,7 +14,7 @@ import orjson
 from broker.archive import seal as seals
 from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
-from broker.event import KIND
+from broker.log.event import KIND
 
 VERIFIED, REDACTED, NOT_SEALED, BROKEN = "verified", "redacted", "not_sealed", "broken"
 

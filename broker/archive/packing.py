@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from broker.event import Event
+from broker.log.event import Event
 
 _COLUMNS = b"\n\n"  # none of the columns has an empty line: ids, times and kinds have none, and data is JSON
 

@@ -18,9 +18,9 @@ from broker.archive.packing import decompress, unpack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, raw
 from broker.errors import ArchiveDamaged
-from broker.event import Event
-from broker.listing import Filter, Part, Place
-from broker.log import PAGE_EVENTS, Page
+from broker.log.event import Event
+from broker.log.stream_log import PAGE_EVENTS, Page
+from broker.service.listing import Filter, Part, Place
 
 logger = logging.getLogger(__name__)
 

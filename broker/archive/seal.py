@@ -22,7 +22,7 @@ import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from broker.event import Event, to_ndjson
+from broker.log.event import Event, to_ndjson
 
 STREAM, ERASURE, VIEWS = "stream", "erasure", "views"
 

@@ -26,7 +26,7 @@ from broker.archive.signing import (
     load_signer,
 )
 from broker.archive.writer import ArchiveWriter
-from broker.record import rfc3339
+from broker.service.record import rfc3339
 from broker.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, Signer, canonical
-from broker.event import Event
+from broker.log.event import Event
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ RECORD = (
     *("on_worker_loss", "abandon_after_s", "state", "attempt", "tail", "events", "bytes"),
     *("created", "started", "first_text", "finished", "stopped_after", "ending"),
 )
-"""The fields of a stream's meta (broker/keys.py) that are archived. The others are about who may write it."""
+"""The fields of a stream's meta (broker/log/keys.py) that are archived. The others are about who may write it."""
 
 REQUESTED, RETENTION = "requested", "retention"
 

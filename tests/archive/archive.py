@@ -15,8 +15,8 @@ from broker.archive.reader import ArchiveReader
 from broker.archive.seal import Seal, Signer, raw
 from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
-from broker.event import DONE, TERMINAL, Event, encode_data
-from broker.log import NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.event import DONE, TERMINAL, Event, encode_data
+from broker.log.stream_log import NewStream, StreamLog, Unsent, new_claim_id, new_sid
 from tests.streams import batch, new_stream
 
 NOW_MS = 1_800_000_000_000

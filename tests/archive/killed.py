@@ -24,8 +24,8 @@ from broker.archive.heads import open_heads
 from broker.archive.setup import HEADS_NAME
 from broker.archive.signing import PRIVATE_NAME, load_signer
 from broker.archive.writer import ArchiveWriter
-from broker.log import StreamLog
-from worker.archiver import Archiver
+from broker.log.stream_log import StreamLog
+from worker.archiving.archiver import Archiver
 
 RETENTION_S = 500.0
 

@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from broker.access import LOST_AFTER_MS, AccessRecord, View, read_views
 from broker.archive.database import Database
 from broker.archive.writer import ArchiveWriter
 from broker.errors import ArchiveUnavailable
-from broker.log import StreamLog, new_sid
-from broker.seizures import Seizures
+from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_views
+from broker.log.seizures import Seizures
+from broker.log.stream_log import StreamLog, new_sid
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.deployment import until
 from tests.streams import ids, meta, queued, running
-from worker.archiver import AGAIN_S, TURN_MS, Archiver
-from worker.lease import Sweeper
+from worker.archiving.archiver import AGAIN_S, TURN_MS, Archiver
+from worker.sweeper import Sweeper
 
 RETENTION_S = 500.0
 
@@ -437,7 +437,7 @@ async def test_without_an_archive_records_live_as_long_as_streams(log: StreamLog
 async def test_records_wait_while_redis_is_away_and_what_does_not_fit_is_counted(
     log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.access.MAX_WAITING", 3)
+    monkeypatch.setattr("broker.log.access.MAX_WAITING", 3)
     access, sid = access_record(log), new_sid()
     for _ in range(5):
         access.opened(view_of(sid))

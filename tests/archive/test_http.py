@@ -18,7 +18,7 @@ import orjson
 import pytest
 import redis
 
-from broker.archive.redact import load_masks
+from broker.service.masks import load_masks
 from tests.conftest import deployment_in
 from tests.deployment import Deployment, wait_until
 from tests.http.wire import Api, frames, ids, ndjson, problem, walked

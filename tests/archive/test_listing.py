@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from broker.archive.reader import listing
 from broker.archive.writer import finished
-from broker.listing import Filter, Place
-from broker.log import new_sid
+from broker.log.stream_log import new_sid
+from broker.service.listing import Filter, Place
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from broker.log import Append, StreamLog, Unsent, new_claim_id
+from broker.log.stream_log import Append, StreamLog, Unsent, new_claim_id
 from tests.deployment import Deployment
 from tests.streams import new_stream
 

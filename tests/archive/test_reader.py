@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import BadCursor
-from broker.listing import Filter, Place
-from broker.log import new_sid
+from broker.log.stream_log import new_sid
+from broker.service.listing import Filter, Place
 from tests.archive.archive import TestArchive
 
 

@@ -12,9 +12,9 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.archive.redact import BadMasks, Mask, Redactor, load_masks
 from broker.errors import MasksTooSlow
-from broker.event import Event, encode_data, text_since_restart
+from broker.log.event import Event, encode_data, text_since_restart
+from broker.service.masks import BadMasks, Mask, Redactor, load_masks
 
 MASKS = r"""
 [[mask]]
@@ -99,7 +99,7 @@ def test_keys_and_numbers_are_looked_through_too(redactor: Redactor) -> None:
 
 
 def test_a_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.archive.redact.LIMIT_S", 0.05)
+    monkeypatch.setattr("broker.service.masks.LIMIT_S", 0.05)
     redactor = Redactor([Mask("slow", regex.compile(r"(?:a|aa)+$"))])
     with pytest.raises(MasksTooSlow):
         redactor.mask_events(log(*texts("a" * 60 + "b")))

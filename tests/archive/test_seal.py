@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.archive.packing import compress, pack, unpack
 from broker.archive.seal import NOTHING, Seal, Signer, is_signed, log_digest, record_digest
-from broker.event import Event, encode_data, to_ndjson
+from broker.log.event import Event, encode_data, to_ndjson
 from tests.archive.archive import events_of
 
 SIGNER = Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)))

@@ -16,8 +16,8 @@ import pytest
 from arq.connections import RedisSettings
 from redis import Redis
 
-from broker import embedded
-from broker.embedded import EmbeddedServer, EmbeddedServerError
+from broker.process import embedded
+from broker.process.embedded import EmbeddedServer, EmbeddedServerError
 
 LIMIT_S = 20.0
 
@@ -25,7 +25,7 @@ LIMIT_S = 20.0
 OWNER = """
 import json, sys
 from pathlib import Path
-from broker.embedded import EmbeddedServer, EmbeddedServerError
+from broker.process.embedded import EmbeddedServer, EmbeddedServerError
 server = EmbeddedServer(Path(sys.argv[1]))
 try:
     print(json.dumps({"url": server.start(), "pid": server.pid}), flush=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.event import (
+from broker.log.event import (
     TERMINAL,
     Event,
     encode_data,

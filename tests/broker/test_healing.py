@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-import broker.writer
+import broker.log.writer
 from broker.errors import StreamClosed, StreamNotFound, WriterSuperseded
-from broker.event import Event
-from broker.log import Claimed, StreamLog
-from broker.seizures import Seizures
-from broker.writer import GroupCommit, Pulse, StreamWriter
+from broker.log.event import Event
+from broker.log.seizures import Seizures
+from broker.log.stream_log import Claimed, StreamLog
+from broker.log.writer import GroupCommit, Pulse, StreamWriter
 from tests.broker.proxy import proxy_to
 from tests.streams import (
     batch,
@@ -31,7 +31,7 @@ from tests.streams import (
     taken_over,
     text,
 )
-from worker.lease import Heartbeat
+from worker.sweeper import Heartbeat
 
 LIMIT_S = 20
 SECOND_BLOCK = 1_000_001
@@ -248,7 +248,7 @@ async def test_a_seizure_whose_reply_is_lost_is_one(redis: Redis, valkey_url: st
 class _Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now_s = 1000.0
-        monkeypatch.setattr(broker.writer, "_now_s", lambda: self._now_s)
+        monkeypatch.setattr(broker.log.writer, "_now_s", lambda: self._now_s)
 
     def go_on(self, seconds: float) -> None:
         self._now_s += seconds

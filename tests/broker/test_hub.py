@@ -9,14 +9,14 @@ from contextlib import AsyncExitStack
 import pytest
 from redis.asyncio import Redis
 
-import broker.hub
-import broker.subscription
-from broker.connect import connect
-from broker.hub import Hub
-from broker.keys import Keys
-from broker.log import StreamLog
-from broker.sse import Batch, Format, encode
-from broker.topic import RING_BYTES, RING_EVENTS, Topic
+import broker.live.hub
+import broker.live.subscription
+from broker.dialects.sse import Batch, Format, encode
+from broker.live.hub import Hub
+from broker.live.topic import RING_BYTES, RING_EVENTS, Topic
+from broker.log.keys import Keys
+from broker.log.stream_log import StreamLog
+from broker.store.connect import connect
 from tests.broker.proxy import Proxy, proxy_to
 from tests.streams import batch, running, text
 
@@ -195,7 +195,7 @@ async def test_a_topic_outlives_its_last_viewer_and_is_found_again(log: StreamLo
 async def test_a_topic_that_nobody_comes_back_to_is_let_go(
     log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.hub, "LINGER_S", 0.0)
+    monkeypatch.setattr(broker.live.hub, "LINGER_S", 0.0)
     claimed = await running(log)
     async with hub.join(claimed.sid) as topic:
         await until(lambda: topic.version)
@@ -216,7 +216,7 @@ async def test_a_topic_that_nobody_comes_back_to_is_let_go(
 async def test_leaving_and_joining_at_once_stays_subscribed(
     log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.hub, "LINGER_S", 0.0)
+    monkeypatch.setattr(broker.live.hub, "LINGER_S", 0.0)
     claimed = await running(log)
     for n in range(20):
         async with hub.join(claimed.sid) as topic:
@@ -260,8 +260,8 @@ async def proxy(valkey_url: str) -> AsyncIterator[Proxy]:
 async def test_a_connection_that_went_silent_is_found_dead(
     log: StreamLog, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.subscription, "PING_S", 0.05)
-    monkeypatch.setattr(broker.subscription, "SILENCE_S", 0.5)
+    monkeypatch.setattr(broker.live.subscription, "PING_S", 0.05)
+    monkeypatch.setattr(broker.live.subscription, "SILENCE_S", 0.5)
     async with connect(proxy.url) as client:
         hub = Hub(client, log.keys)
         loop = asyncio.create_task(hub.run())
@@ -278,7 +278,7 @@ async def test_a_connection_that_went_silent_is_found_dead(
 async def test_a_connection_that_answers_pings_is_kept_however_little_happens(
     log: StreamLog, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.subscription, "PING_S", 0.02)
+    monkeypatch.setattr(broker.live.subscription, "PING_S", 0.02)
     async with hub.join("sid") as topic:
         await until(lambda: topic.version)
         version = topic.version
@@ -320,7 +320,7 @@ async def test_what_waits_for_a_stream_goes_out_as_one_batch(idle_hub: Hub) -> N
 async def test_streams_have_their_turns_in_the_order_in_which_something_came(
     idle_hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.hub, "SLICE_S", 0.0)
+    monkeypatch.setattr(broker.live.hub, "SLICE_S", 0.0)
     async with AsyncExitStack() as viewers:
         topics = {sid: await viewers.enter_async_context(idle_hub.join(sid)) for sid in ("a", "b", "c")}
         for n in range(1, 51):
@@ -336,8 +336,8 @@ async def test_streams_have_their_turns_in_the_order_in_which_something_came(
 
 
 async def test_with_many_streams_each_ring_is_shorter(idle_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker.hub, "ALL_RINGS_EVENTS", 100)
-    monkeypatch.setattr(broker.hub, "MIN_RING_EVENTS", 8)
+    monkeypatch.setattr(broker.live.hub, "ALL_RINGS_EVENTS", 100)
+    monkeypatch.setattr(broker.live.hub, "MIN_RING_EVENTS", 8)
     async with AsyncExitStack() as viewers:
         for sid in "abcd":
             await viewers.enter_async_context(idle_hub.join(sid))

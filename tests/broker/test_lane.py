@@ -18,16 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.access import AccessRecord, View
-from broker.event import encode_data
-from broker.hub import Hub
-from broker.keys import Keys
-from broker.lane import EXTENSION, Lane, chunk
-from broker.log import Claimed, StreamLog
-from broker.sse import Format
-from broker.tail import follow
-from broker.topic import HEARTBEAT_TICKS, Topic
-from broker.viewer import Ended, EventsResponse, Viewers
+from broker.dialects.sse import Format
+from broker.live.hub import Hub
+from broker.live.lane import EXTENSION, Lane, chunk
+from broker.live.tail import follow
+from broker.live.topic import HEARTBEAT_TICKS, Topic
+from broker.log.access import AccessRecord, View
+from broker.log.event import encode_data
+from broker.log.keys import Keys
+from broker.log.stream_log import Claimed, StreamLog
+from broker.web.viewer import Ended, EventsResponse, Viewers
 from tests.streams import batch, ending, running, text
 
 LIMIT_S = 10.0

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 
-PURE = {"event": {"orjson"}, "sse": {"orjson", "broker"}, "keys": set(), "errors": {"redis"}}
+PURE = {"log/event": {"orjson"}, "dialects/sse": {"orjson", "broker"}, "log/keys": set(), "errors": {"redis"}}
 """What these few may import besides the standard library. errors.py names Redis' own errors, to translate them."""
 
 
@@ -55,7 +55,7 @@ def test_pure_modules_stand_on_no_framework(name: str) -> None:
     assert outside <= PURE[name]
 
 
-@pytest.mark.parametrize("name", ["log", "writer", "tail", "hub", "topic", "lane"])
+@pytest.mark.parametrize("name", ["log.stream_log", "log.writer", "live.tail", "live.hub", "live.topic", "live.lane"])
 def test_the_log_files_stand_on_no_web_framework(name: str) -> None:
     assert not loaded_by(f"import broker.{name}") & WEB
 
@@ -67,14 +67,14 @@ def test_a_worker_does_not_load_the_web_tier() -> None:
 
 
 def test_what_supervises_web_processes_loads_none() -> None:
-    assert not loaded_by("import broker.up, broker.cli") & WEB
+    assert not loaded_by("import broker.process.supervisor, broker.command.cli") & WEB
 
 
 def test_the_broker_loads_no_worker() -> None:
-    assert "worker" not in loaded_by("import broker.app, broker.cli, broker.up")
+    assert "worker" not in loaded_by("import broker.web.app, broker.command.cli, broker.process.supervisor")
 
 
 def test_every_script_is_a_step_of_the_log() -> None:
-    scripts = {path.stem for path in (ROOT / "broker" / "scripts").glob("*.lua")} - {"prelude"}
-    source = (ROOT / "broker" / "log.py").read_text()
+    scripts = {path.stem for path in (ROOT / "broker" / "log" / "scripts").glob("*.lua")} - {"prelude"}
+    source = (ROOT / "broker" / "log" / "stream_log.py").read_text()
     assert scripts == {name for name in scripts if f'Script("{name}")' in source}

@@ -18,8 +18,8 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.event import encode_data, from_published
-from broker.log import EXTERNAL, EXTERNAL_LEASE_S, Append, Claimed, Pen, StreamLog, Unsent
+from broker.log.event import encode_data, from_published
+from broker.log.stream_log import EXTERNAL, EXTERNAL_LEASE_S, Append, Claimed, Pen, StreamLog, Unsent
 from tests.streams import (
     batch,
     ending,

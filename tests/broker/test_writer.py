@@ -11,11 +11,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import InvalidResponse
 
-import broker.writer
-from broker.connect import connect
+import broker.log.writer
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
-from broker.log import Claimed, StreamLog, new_claim_id
-from broker.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
+from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
+from broker.store.connect import connect
 from tests.broker.proxy import Proxy, proxy_to
 from tests.streams import batch, committing, ids, kinds, meta, queued, remember, running, taken_over, text
 
@@ -113,7 +113,7 @@ async def test_a_provider_is_held_back_once_the_process_keeps_as_much_as_it_may(
     proxy.hold()
     say(writer, *range(UNCONFIRMED_EVENTS), "one more")
     await writer.drain()
-    monkeypatch.setattr(broker.writer, "UNCONFIRMED_BYTES", 1000)
+    monkeypatch.setattr(broker.log.writer, "UNCONFIRMED_BYTES", 1000)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await writer.drain()

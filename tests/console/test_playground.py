@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from broker.topic import RING_EVENTS
+from broker.live.topic import RING_EVENTS
 from tests.console.conftest import Seeds, watched_page
 from tests.deployment import Deployment
 

@@ -11,7 +11,7 @@ from broker.archive.audit import Audit
 from broker.archive.database import Database
 from broker.archive.reader import ArchiveReader
 from broker.archive.setup import find_heads, find_public_keys
-from broker.event import Event
+from broker.log.event import Event
 from broker.settings import Settings
 from tests.faults.checker import FinalStream
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.redis_url import parse_redis_url
+from broker.store.redis_url import parse_redis_url
 from tests.deployment import Deployment, wait_until
 from tests.faults.replicas import Replicas, replicated
 from tests.viewers.viewer import Viewer, outcome

@@ -20,8 +20,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from broker.app import create_app
 from broker.settings import load_settings
+from broker.web.app import create_app
 from tests.deployment import Deployment
 from tests.http.wire import Api
 

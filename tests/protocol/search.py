@@ -280,7 +280,7 @@ class Search:
             yield move, _with(after, n, me)._replace(lost_replies=w.lost_replies + 1)
 
     def _settled(self, w: World, me: Worker, answer: Answer, *, renew: bool) -> Worker:
-        """What a writer makes of an answer: broker/writer.py `settle`, and the heartbeat."""
+        """What a writer makes of an answer: broker/log/writer.py `settle`, and the heartbeat."""
         assert me.pen
         match answer:
             case ("OK", tail, _):
@@ -434,7 +434,7 @@ class Search:
                 w = self._published(w, added)
         return w
 
-    # -- viewers: broker/hub.py `Topic` and broker/tail.py `follow` ------------------------------------
+    # -- viewers: broker/live/hub.py `Topic` and broker/live/tail.py `follow` ------------------------------------
 
     def _published(self, w: World, batch: tuple[tuple[int, Event], ...]) -> World:
         hub = w.hub

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from broker.app import create_app
 from broker.settings import Settings
+from broker.web.app import create_app
 from tests.deployment import Deployment, free_port, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import LIMIT_S, Viewer, connect, get_events, viewers_connected

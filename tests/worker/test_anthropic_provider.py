@@ -17,7 +17,7 @@ import pytest
 
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin import StandIn, start_in_thread
+from worker.standin.server import StandIn, start_in_thread
 
 FAST = "rate=0 ttft_ms=0"
 CODES = {

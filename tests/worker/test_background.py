@@ -12,15 +12,15 @@ import pytest
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-import broker.app
-import broker.supervise
-from broker.app import Tier
-from broker.log import StreamLog
+import broker.process.loops
+import broker.web.app
+from broker.log.stream_log import StreamLog
 from broker.settings import Settings
+from broker.web.app import Tier
 from tests.streams import kinds, meta, queued
 from worker.main import Worker, work
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin import StandIn, start_in_thread
+from worker.standin.server import StandIn, start_in_thread
 
 LIMIT_S = 20
 WORKERS_LOOPS = (
@@ -37,7 +37,7 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def _restart_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker.supervise, "RESTART_S", (0.01,))
+    monkeypatch.setattr(broker.process.loops, "RESTART_S", (0.01,))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_a_server_whose_loop_is_gone_for_good_drains_and_ends(
     valkey_url: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = asyncio.Event()
-    monkeypatch.setattr(broker.app, "_end_this_process", ended.set)
+    monkeypatch.setattr(broker.web.app, "_end_this_process", ended.set)
     tier = Tier(Settings(redis_url=valkey_url))
     async with asyncio.timeout(LIMIT_S), tier.running(FastAPI()):
         await _started(name)
@@ -229,7 +229,7 @@ def test_a_failure_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture) 
         async def fail() -> None:
             raise Killed
 
-        task = asyncio.create_task(broker.supervise.for_ever("failing", fail))
+        task = asyncio.create_task(broker.process.loops.for_ever("failing", fail))
         await _until(lambda: "Killed" in caplog.text)
         task.cancel()
         await asyncio.wait([task])

@@ -13,15 +13,15 @@ import pytest
 from redis.asyncio import Redis
 
 import worker.generation
-from broker.event import Event, text_since_restart
-from broker.log import Claimed, StreamLog, new_claim_id
-from broker.writer import GroupCommit, StreamWriter
+from broker.log.event import Event, text_since_restart
+from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.writer import GroupCommit, StreamWriter
 from tests.streams import committing, expire_lease, meta, queued, taken_over
 from worker.generation import Generation
-from worker.lease import Heartbeat
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin import StandIn, start_in_thread, words
+from worker.standin.server import StandIn, start_in_thread, words
+from worker.sweeper import Heartbeat
 
 LIMIT_S = 60.0
 FAST = "rate=0 ttft_ms=0"

@@ -12,16 +12,16 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-import worker.lease
 import worker.main
-from broker.connect import JOB, connect_queue, enqueue
+import worker.sweeper
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
-from broker.event import text_since_restart
-from broker.keys import Keys
-from broker.log import EXTERNAL, LEASE_S, Claimed, StreamLog, new_claim_id
-from broker.seizures import Seizures
+from broker.log.event import text_since_restart
+from broker.log.keys import Keys
+from broker.log.seizures import Seizures
+from broker.log.stream_log import EXTERNAL, LEASE_S, Claimed, StreamLog, new_claim_id
+from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
-from broker.writer import GroupCommit, StreamWriter
+from broker.store.connect import JOB, connect_queue, enqueue
 from tests.streams import (
     batch,
     ending,
@@ -37,10 +37,10 @@ from tests.streams import (
     taken_over,
     text,
 )
-from worker.lease import HEARTBEAT_S, QUEUED_GRACE_S, Heartbeat, Sweeper
 from worker.main import Worker
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin import StandIn, start_in_thread
+from worker.standin.server import StandIn, start_in_thread
+from worker.sweeper import HEARTBEAT_S, QUEUED_GRACE_S, Heartbeat, Sweeper
 
 LIMIT_S = 60.0
 FAST = "rate=0 ttft_ms=0"
@@ -68,8 +68,8 @@ def standin() -> Iterator[StandIn]:
 @pytest.fixture
 def start_worker(valkey_url: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`async with start_worker(…settings)`: a whole worker in this process, which sweeps and renews without delay."""
-    monkeypatch.setattr(worker.lease, "SWEEP_S", 0.02)
-    monkeypatch.setattr(worker.lease, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_S", 0.02)
+    monkeypatch.setattr(worker.sweeper, "HEARTBEAT_S", 0.02)
 
     @asynccontextmanager
     async def started(**settings: Any) -> AsyncIterator[Worker]:
@@ -202,7 +202,7 @@ async def test_a_worker_is_woken_by_what_is_queued_and_by_room_for_more(
     monkeypatch: pytest.MonkeyPatch,
     concurrency: int,
 ) -> None:
-    monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_S", LIMIT_S)
     monkeypatch.setattr(worker.main, "IDLE_LOOK_S", LIMIT_S)
     async with start_worker(concurrency=concurrency):
         for count in (1, 4, 1):
@@ -216,7 +216,7 @@ async def test_a_worker_is_woken_by_what_is_queued_and_by_room_for_more(
 async def test_a_worker_finds_what_nobody_woke_it_for(
     log: StreamLog, queue: ArqRedis, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_S", LIMIT_S)
     async with start_worker():
         for _ in range(2):
             sid = await start(log, f"[[tokens=1 {FAST}]]")
@@ -227,7 +227,7 @@ async def test_a_worker_finds_what_nobody_woke_it_for(
 async def test_a_job_delivered_twice_runs_once(
     log: StreamLog, queue: ArqRedis, start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.lease, "SWEEP_S", LIMIT_S)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_S", LIMIT_S)
     sid = await start(log, f"[[tokens=2 {FAST}]]")
     for n in range(3):
         await queue.enqueue_job(JOB, sid, _job_id=f"{sid}-{n}")
@@ -432,7 +432,7 @@ async def test_a_stream_that_nobody_can_make_sense_of_hides_no_other(log: Stream
 async def test_a_sweep_looks_at_more_than_a_batch(
     log: StreamLog, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.lease, "SWEEP_BATCH", 3)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_BATCH", 3)
     sids = [(await running(log)).sid for _ in range(10)]
     for sid in sids:
         await expire_lease(log, sid)

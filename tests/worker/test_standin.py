@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 
-from worker.standin import Directives, StandIn, read_directives, start_in_thread
+from worker.standin.server import Directives, StandIn, read_directives, start_in_thread
 
 FAST = "rate=0 ttft_ms=0"
 

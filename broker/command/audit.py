@@ -1,0 +1,347 @@
+"""The commands of whoever looks back: what there is, who saw it, and whether it is still as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.command.client import Client, stream_path
+from broker.command.terminal import (
+    DEFAULT_URL,
+    STATES,
+    AsJson,
+    Key,
+    StreamId,
+    Url,
+    clean,
+    connected,
+    fail,
+    note,
+    print_json,
+    print_table,
+)
+from broker.settings import PREFIX, Settings, SettingsError, load_settings
+
+Limit = Annotated[int, typer.Option(min=1, max=200)]
+Cursor = Annotated[str | None, typer.Option(help="the `next` of the page before")]
+ApiKey = Annotated[str, typer.Option("--api-key", envvar="LASTEVENT_API_KEY", help="a key of the server")]
+ALL_FINDINGS = 50
+NO_KEYS = f"give --key FILE, or set {PREFIX}SEAL_PUBLIC_KEYS: the public keys that seals are checked with"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="ls")(list_)
+    for command in (sessions, views, export, verify, erase):
+        app.command()(command)
+
+
+# -- what there is -----------------------------------------------------------------------------------------
+
+
+def list_(
+    session: Annotated[str | None, typer.Option(help="only this session's")] = None,
+    user: Annotated[str | None, typer.Option(help="only this user's")] = None,
+    model: Annotated[str | None, typer.Option(help="only this model's: anthropic/<name>")] = None,
+    state: Annotated[str | None, typer.Option(help="queued, running, done, error or cancelled")] = None,
+    since: Annotated[str | None, typer.Option(help="created then or later: 2026-11-21, 2026-11-21T10:00Z")] = None,
+    until: Annotated[str | None, typer.Option(help="created then or before; a day is all of it")] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """List streams, newest first."""
+    which = {"session_id": session, "user_id": user, "model": model, "state": state, "limit": limit, "cursor": cursor}
+    if state is not None and state not in STATES:
+        fail(f"--state is one of {', '.join(STATES)}", code=2)
+    which |= {"created_after": _time(since, "--since"), "created_before": _time(until, "--until", is_end=True)}
+    with connected(url, key) as client:
+        page = _page(client, "/v1/streams", which)
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("ID", "STATE", "SESSION", "USER", "MODEL", "CREATED", ">FIRST TEXT", ">LASTED", ">LAST EVENT"),
+        [list(_stream_row(stream)) for stream in page["streams"]],
+    )
+    _say_more(page)
+
+
+def sessions(
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="show this one's streams")] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """List sessions, the one with the newest stream first."""
+    if session is not None:
+        list_(session=session, limit=limit, cursor=cursor, url=url, key=key, as_json=as_json)
+        return
+    with connected(url, key) as client:
+        page = _page(client, "/v1/sessions", {"limit": limit, "cursor": cursor})
+    if as_json:
+        print_json(page)
+        return
+    print_table(("SESSION", "NEWEST STREAM"), ((one["id"], _moment(one["last_stream_at"])) for one in page["sessions"]))
+    _say_more(page)
+
+
+def views(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "", as_json: AsJson = False) -> None:
+    """Show who was connected to a stream, and which events each was sent."""
+    with connected(url, key) as client:
+        found = client.call("GET", stream_path(stream, "/views"))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("FROM", "TO", "WHO", "ADDRESS", ">CURSOR", ">FIRST", ">LAST", "ENDED", "USER AGENT"),
+        [list(_view_row(view)) for view in found["views"]],
+    )
+
+
+def export(
+    stream: StreamId,
+    redacted: Annotated[bool, typer.Option("--redacted", help="with the server's masks laid over it")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+) -> None:
+    """Print a stream's whole log as NDJSON, its seal last."""
+    with connected(url, key) as client:
+        sys.stdout.buffer.write(client.export(stream, redacted=redacted))
+
+
+def erase(
+    stream: StreamId,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+) -> None:
+    """Erase a finished stream's content, everywhere and for good. A tombstone and its seal stay."""
+    if not yes and not typer.confirm(f"Erase {clean(stream)} for good?", err=True):
+        raise typer.Exit(1)
+    with connected(url, key) as client:
+        is_done = client.delete(stream)
+    print("erased" if is_done else "erased for everybody; the archive follows within moments")
+
+
+# -- whether it is as it was ---------------------------------------------------------------------------------
+
+
+def verify(
+    stream: Annotated[str | None, typer.Argument(metavar="[ID]", help="the stream to check, by its server")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="check the whole archive, in its database")] = False,
+    file: Annotated[Path | None, typer.Option("--export", help="check this exported file; needs no server")] = None,
+    public_keys: Annotated[
+        Path | None, typer.Option("--key", help="the public keys, PEM; default: LASTEVENT_SEAL_PUBLIC_KEYS")
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option("--heads", help="a file or URL of heads; default: LASTEVENT_SEAL_HEADS")
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="the data directory of `lastevent up`")] = Path(".lastevent"),
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a stream, the whole archive, or an exported file against the seals.
+
+    Exit code 0: nothing has changed. 1: something has. 2: it could not be checked. Beside a SQLite archive the public
+    keys and the heads are found in its folder: against whoever owns that folder, give your own copies of both.
+    """
+    if sum((stream is not None, everything, file is not None)) != 1:
+        fail("say what to verify: a stream's ID, --all, or --export FILE", code=2)
+    if stream is not None and (public_keys or heads):
+        fail("--key and --heads are for --all and --export; a server's key is --api-key", code=2)
+    if file is not None:
+        _verify_export(file, public_keys, as_json)
+    elif everything:
+        _verify_all(_settings_with(data_dir, public_keys, heads), as_json)
+    else:
+        _verify_stream(str(stream), url, api_key, as_json)
+
+
+def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
+    with connected(url, key) as client:
+        checked = client.call("GET", stream_path(stream, "/verify"))
+    if as_json:
+        print_json(checked)
+    else:
+        print(_VERDICTS[checked["verdict"]])
+        _print_seal(stream, checked["seal"] or {})
+        for finding in checked["findings"]:
+            print(f"  {finding['what']}: {clean(finding['detail'])}")
+    raise typer.Exit(_EXIT_CODES[checked["verdict"]])
+
+
+def _verify_all(settings: Settings, as_json: bool) -> None:
+    # What follows loads SQLAlchemy: not for every command.
+    from broker.archive.audit import Audit, Report
+    from broker.archive.database import Database
+    from broker.archive.heads import HeadsUnavailable
+    from broker.archive.setup import find_heads, find_public_keys
+    from broker.archive.signing import BadKey
+    from broker.errors import ArchiveUnavailable
+
+    async def audit() -> Report:
+        database = Database(settings.archive_url)
+        try:
+            return await Audit(database, keys, heads).run()
+        finally:
+            await database.aclose()
+
+    try:
+        keys, heads = find_public_keys(settings), find_heads(settings).read()
+        if not keys:
+            fail(NO_KEYS, code=2)
+        report = asyncio.run(audit())
+    except (BadKey, HeadsUnavailable) as error:
+        fail(str(error), code=2)
+    except ArchiveUnavailable as error:
+        fail(f"the archive cannot be read, so nothing can be said of it ({error.__cause__})", code=2)
+    if report.headless:
+        tenants = ", ".join(report.headless)
+        note(f"No head is known of {clean(tenants)}: whether the newest seals were cut off cannot be told (--heads).")
+    if as_json:
+        print_json({**report._asdict(), "findings": [finding._asdict() for finding in report.findings]})
+    else:
+        print(f"{report.streams:,} streams, {report.views:,} viewers' records, {report.seals:,} seals")
+        for finding in report.findings[:ALL_FINDINGS]:
+            seal = f"seal {finding.seal}" if finding.seal else None
+            place = " ".join(part for part in (finding.tenant, finding.stream, seal) if part)
+            print(f"  {finding.what}: {clean(finding.detail)} ({clean(place)})")
+        if len(report.findings) > ALL_FINDINGS:
+            print(f"  … and {len(report.findings) - ALL_FINDINGS:,} more; --json has all")
+        print(f"CHANGED: {len(report.findings):,} findings" if report.findings else "nothing has changed")
+    raise typer.Exit(1 if report.findings else 2 if report.headless else 0)
+
+
+def _verify_export(file: Path, public_keys: Path | None, as_json: bool) -> None:
+    from broker.archive.export import check_export
+    from broker.archive.signing import BadKey, load_public_keys
+
+    path = public_keys or _settings().seal_public_keys
+    if path is None:
+        fail(NO_KEYS, code=2)
+    try:
+        checked = check_export(file.read_bytes(), load_public_keys(path))
+    except BadKey as error:
+        fail(str(error), code=2)
+    except OSError as error:
+        fail(f"{file} cannot be read ({error.strerror})", code=2)
+    if as_json:
+        print_json(checked._asdict())
+    else:
+        print(_VERDICTS[checked.verdict])
+        _print_seal(checked.statement.get("stream"), checked.statement)
+        for finding in checked.findings:
+            print(f"  {finding}")
+        if checked.masks:
+            print(f"  masked: {clean(', '.join(map(str, checked.masks)))}")
+    raise typer.Exit(_EXIT_CODES[checked.verdict])
+
+
+_VERDICTS = {
+    "verified": "verified: it is as it was sealed",
+    "erased": "erased: its content is gone, and the seals say so",
+    "redacted": "redacted: the seal is genuine; what it speaks of was masked here, and cannot be checked with it",
+    "not_sealed": "not sealed: nothing can be said of it",
+    "broken": "CHANGED: it is not as it was sealed",
+}
+
+
+_EXIT_CODES = {"verified": 0, "erased": 0, "broken": 1, "redacted": 2, "not_sealed": 2}
+
+
+def _print_seal(stream: str | None, seal: dict[str, Any]) -> None:
+    if stream and "number" in seal:
+        place = f"stream {stream}, seal {seal['number']} of {seal['tenant']}, key {seal['key']}"
+        print(f"  {clean(place)}")
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except SettingsError as error:
+        fail(str(error), code=2)
+
+
+def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) -> Settings:
+    from broker.process.supervisor import archive_url
+
+    settings = _settings()
+    if not settings.archive_url:
+        if not (data_dir / "archive.db").exists():
+            fail(f"there is no archive in {data_dir}: set {PREFIX}ARCHIVE_URL, or give --data-dir", code=2)
+        settings.archive_url = archive_url(data_dir)
+    settings.seal_public_keys = public_keys or settings.seal_public_keys
+    settings.seal_heads = heads or settings.seal_heads
+    return settings
+
+
+# -- rows --------------------------------------------------------------------------------------------------
+
+
+def _page(client: Client, path: str, which: dict[str, Any]) -> Any:
+    return client.call("GET", path, params={name: value for name, value in which.items() if value is not None})
+
+
+def _say_more(page: dict[str, Any]) -> None:
+    if page["next"]:
+        note(f"More: --cursor {page['next']}", style="dim")
+
+
+def _stream_row(stream: dict[str, Any]) -> Iterator[str]:
+    yield stream["id"]
+    yield "erased" if stream["erased_at"] else stream["state"]
+    yield stream["session_id"] or "-"
+    yield stream["user_id"] or "-"
+    yield stream["model"] or "-"
+    yield _moment(stream["created_at"])
+    yield _lasted(stream["started_at"], stream["first_text_at"])
+    yield _lasted(stream["started_at"], stream["finished_at"])
+    yield f"{stream['last_event_id']:,}"
+
+
+def _view_row(view: dict[str, Any]) -> Iterator[str]:
+    yield _moment(view["opened_at"])
+    yield _moment(view["closed_at"]) if view["closed_at"] else "still there"
+    yield view["who"]
+    yield view["forwarded_for"] or view["address"] or "-"
+    yield f"{view['requested']:,}"
+    yield "-" if view["first_id"] is None else f"{view['first_id']:,}"
+    yield "-" if view["last_id"] is None else f"{view['last_id']:,}"
+    yield view["how"] or "-"
+    yield view["user_agent"] or "-"
+
+
+def _moment(time: str) -> str:
+    """As the person's clock shows it."""
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _lasted(begin: str | None, end: str | None) -> str:
+    if begin is None or end is None:
+        return "-"
+    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+    return f"{seconds:.2f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _time(text: str | None, option: str, *, is_end: bool = False) -> str | None:
+    """What a person writes for a moment, as RFC 3339; without a zone it is the person's own. A day is all of it."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if is_end and len(text) == len("2026-11-21"):
+            moment += timedelta(days=1, milliseconds=-1)
+        return moment.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):
+        fail(f"{option}: {clean(text)} is no date or time; give one such as 2026-11-21 or 2026-11-21T10:00Z", code=2)

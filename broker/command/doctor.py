@@ -1,0 +1,114 @@
+"""`lastevent doctor`: is this machine fit to run Lastevent, and is what it needs there? One line a finding."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx2
+import redis
+import sqlalchemy as sa
+
+from broker.archive.database import Database
+from broker.archive.heads import HeadsUnavailable
+from broker.archive.schema import SEALS
+from broker.archive.setup import find_heads, find_public_keys
+from broker.archive.signing import BadKey
+from broker.errors import ArchiveUnavailable
+from broker.log.keys import Keys
+from broker.settings import Settings
+from broker.store.connect import connect
+
+OLDEST_REDIS = (7, 0)
+
+
+class Finding(NamedTuple):
+    ok: bool
+    what: str
+    advice: str = ""
+
+
+def examine(settings: Settings, url: str) -> Iterator[Finding]:
+    yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Lastevent needs 3.11 or newer.")
+    yield from _redis(settings)
+    yield from _archive(settings)
+    yield _provider()
+    yield _server(url)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if "LASTEVENT_REDIS_URL" not in os.environ:
+        yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
+        return
+    try:
+        info, config, waiting = asyncio.run(_ask_redis(settings))
+    except (redis.RedisError, OSError, ValueError) as error:
+        yield Finding(False, f"Redis does not answer ({type(error).__name__})", "Check LASTEVENT_REDIS_URL.")
+        return
+    version = info.get("valkey_version") or info["redis_version"]
+    old_enough = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
+    yield Finding(old_enough, f"Redis or Valkey {version}", "7.0 or newer is needed.")
+    on = config["appendonly"] == "yes"
+    yield Finding(on, f"appendonly {config['appendonly']}", "Without it a restart of Redis loses every stream.")
+    policy = config["maxmemory-policy"]
+    yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
+    yield Finding(True, f"{waiting} streams wait for a worker")
+
+
+async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], dict[str, str], int]:
+    client = connect(settings.redis_url, connections=1)
+    try:
+        info = await client.info()
+        config = {name: (await client.config_get(name))[name] for name in ("appendonly", "maxmemory-policy")}
+        return info, config, await client.zcard(Keys(settings.key_prefix).jobs)
+    finally:
+        await client.aclose()
+
+
+def _archive(settings: Settings) -> Iterator[Finding]:
+    if not settings.archive_url:
+        yield Finding(True, "LASTEVENT_ARCHIVE_URL is not set: only `lastevent up` has an archive")
+        return
+    try:
+        seals = asyncio.run(_ask_archive(settings))
+    except ArchiveUnavailable as away:
+        cause = type(away.__cause__).__name__
+        yield Finding(False, f"the archive does not answer ({cause})", "Check LASTEVENT_ARCHIVE_URL.")
+        return
+    yield Finding(True, f"the archive holds {seals} seals")
+    try:
+        keys = find_public_keys(settings)
+        advice = "Set LASTEVENT_SEAL_PUBLIC_KEYS: without it nothing can be verified."
+        yield Finding(bool(keys), f"{len(keys)} public keys of seals", advice)
+        find_heads(settings).read()
+    except (BadKey, HeadsUnavailable) as bad:
+        yield Finding(False, "a part of the seals is missing", str(bad))
+
+
+async def _ask_archive(settings: Settings) -> int:
+    """How many seals there are. Raises ArchiveUnavailable."""
+    database = Database(settings.archive_url)
+    try:
+        async with database.reading() as connection:
+            return int((await connection.execute(sa.select(sa.func.count()).select_from(SEALS))).scalar_one())
+    finally:
+        await database.aclose()
+
+
+def _provider() -> Finding:
+    if os.environ.get("ANTHROPIC_API_KEY"):
+        return Finding(True, "ANTHROPIC_API_KEY is set")
+    if os.environ.get("ANTHROPIC_BASE_URL"):
+        return Finding(True, "ANTHROPIC_BASE_URL is set")
+    return Finding(True, "no ANTHROPIC_API_KEY: workers use the stand-in, which is no model")
+
+
+def _server(url: str) -> Finding:
+    try:
+        answer = httpx2.get(f"{url}/readyz", timeout=3.0, trust_env=False)
+    except (httpx2.HTTPError, httpx2.InvalidURL):
+        return Finding(False, f"no server answers at {url}", "Start one with: lastevent up")
+    return Finding(answer.status_code == 200, f"{url}/readyz says {answer.status_code}", "See its log.")

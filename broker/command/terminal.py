@@ -1,0 +1,98 @@
+"""What the command shows: notes, tables, JSON; and how it ends when something is wrong.
+
+Text of models and users is printed raw: no markup, and no control characters but newline and tab.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from broker.command.client import BadAddress, Client, ClientError
+
+Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
+Key = Annotated[str, typer.Option(envvar="LASTEVENT_API_KEY", help="a key of the server", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
+StreamId = Annotated[str, typer.Argument(metavar="ID", help="the stream's id")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+WIDTH_OF_A_FILE = 200
+STATES = {"done": "green", "error": "red", "cancelled": "yellow", "running": "cyan", "queued": "cyan"}
+
+_BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+"""In a table they would reorder the cells beside their own."""
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+quiet = Console(stderr=True, highlight=False, markup=False)
+
+
+def note(message: str, style: str | None = None) -> None:
+    """To a person, on standard error; never wrapped: terminals do that, and scripts read lines."""
+    quiet.print(message, style=style, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    return _CONTROLS.sub("", text)
+
+
+def print_json(value: Any) -> None:
+    # JSON escapes the controls below U+0020 only; terminals obey those from U+0080 on, too.
+    line = re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", orjson.dumps(value).decode())
+    sys.stdout.buffer.write(f"{line}\n".encode())
+    sys.stdout.buffer.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns whose names begin with > are numbers. A state has its colour, on a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        table.add_row(*(Text(_BIDI.sub("", clean(cell)), style=STATES.get(cell, ""), overflow="fold") for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
+
+
+@contextmanager
+def connected(url: str, key: str) -> Iterator[Client]:
+    """A client of the server; what goes wrong with it ends the command, and is said."""
+    try:
+        client = Client(url.rstrip("/"), key or None)
+    except BadAddress as error:
+        fail(str(error), code=2)
+    try:
+        yield client
+    except ClientError as error:
+        fail(str(error), code=1)
+    except UnicodeError:
+        # Arguments and standard input are bytes; what is no UTF-8 cannot be sent.
+        fail("what was given is no text in UTF-8", code=2)
+    except BrokenPipeError:
+        # The reader has gone (`| head`): no more to say, and nothing to complain of.
+        discard_output()
+        raise typer.Exit(1) from None
+    finally:
+        client.close()
+
+
+def discard_output() -> None:
+    """What is still buffered cannot be written: Python would complain of that when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(message: str, *, code: int) -> NoReturn:
+    note(f"lastevent: {_clean_lines(message.splitlines())}")
+    raise typer.Exit(code)
+
+
+def _clean_lines(lines: Iterable[str]) -> str:
+    return "\n".join(clean(line) for line in lines)

@@ -1,0 +1,187 @@
+"""Hub: one subscription a stream a process, however many viewers the stream has.
+
+What comes from Redis is put aside for its topic, and topics have their turns in the order in which something came for
+them. So when a process cannot keep up, what waits for a topic grows, and goes out as one batch in one write a viewer:
+batches grow instead of queues, and nobody is starved. A round ends after SLICE_S, so that new connections, and viewers
+that read the log, have their turns too.
+
+If the subscription breaks, every topic is emptied and its `version` changes: every viewer reads the log again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from broker.live.subscription import Subscription, subscription
+from broker.live.topic import HEARTBEAT_TICKS, RING_EVENTS, Topic
+from broker.log.keys import Keys
+
+logger = logging.getLogger(__name__)
+
+LINGER_S = 10.0
+"""A topic outlives its last viewer by this: phones come back, and find the ring."""
+
+HEARTBEAT_S = 15.0
+"""Silence that proxies and phones tolerate: most cut a connection after 30 to 60 s without a byte."""
+
+SLICE_S = 0.01
+"""How long the hub writes before others have a turn."""
+
+ALL_RINGS_EVENTS = 200_000
+MIN_RING_EVENTS = 16
+"""What the rings of a process hold together, some 60 MB of deltas: with 10,000 streams, 20 events each."""
+
+RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Hub:
+    def __init__(self, redis: Redis, keys: Keys, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self.heartbeat_s = heartbeat_s
+        self.bytes_sent = 0
+        self.on_new_server: Callable[[], object] | None = None
+        self._redis = redis
+        self._keys = keys
+        self._topics: dict[bytes, Topic] = {}
+        self._subscription: Subscription | None = None
+        self._versions = 0
+        self._server: str | None = None
+        self._turns: deque[Topic] = deque()
+        self._is_turning = False
+
+    @asynccontextmanager
+    async def join(self, sid: str) -> AsyncIterator[Topic]:
+        """The topic of a stream, for as long as the viewer is here."""
+        topic = self._enter(sid)
+        try:
+            yield topic
+        finally:
+            self._leave(topic)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._subscription is not None
+
+    @property
+    def topics(self) -> int:
+        return len(self._topics)
+
+    def _enter(self, sid: str) -> Topic:
+        channel = self._channel(sid)
+        topic = self._topics.get(channel)
+        if topic is None:
+            topic = self._topics[channel] = Topic(sid)
+            self._send("SUBSCRIBE", channel)
+        if topic.linger:
+            topic.linger.cancel()
+            topic.linger = None
+        topic.viewers += 1
+        return topic
+
+    def _leave(self, topic: Topic) -> None:
+        topic.viewers -= 1
+        if topic.viewers == 0:
+            topic.linger = asyncio.get_running_loop().call_later(LINGER_S, self._drop, topic)
+
+    def _drop(self, topic: Topic) -> None:
+        channel = self._channel(topic.sid)
+        del self._topics[channel]
+        self._send("UNSUBSCRIBE", channel)
+
+    def _channel(self, sid: str) -> bytes:
+        return self._keys.stream(sid).live.encode()
+
+    def _send(self, command: str, channel: bytes) -> None:
+        # While there is no connection nothing is sent: the next one subscribes to every topic there is.
+        if self._subscription:
+            self._subscription.send(command, [channel])
+
+    # -- what comes ------------------------------------------------------------------------------------------
+
+    def take(self, message: list[Any]) -> None:
+        """A message of the subscription, as Redis sends it."""
+        topic = self._topics.get(message[1])
+        if topic is None:
+            return
+        if message[0] == b"message":
+            if not topic.published:
+                self._turns.append(topic)
+                if not self._is_turning:
+                    self._is_turning = True
+                    asyncio.get_running_loop().call_soon(self._turn)
+            topic.published.append(message[2])
+        elif message[0] == b"subscribe":
+            self._versions += 1
+            topic.reset(self._versions)
+
+    def _turn(self) -> None:
+        ring_events = max(MIN_RING_EVENTS, min(RING_EVENTS, ALL_RINGS_EVENTS // max(1, len(self._topics))))
+        ends_at_s = time.monotonic() + SLICE_S
+        while self._turns:
+            topic = self._turns.popleft()
+            published, topic.published = topic.published, []
+            if published:  # none: the subscription was made anew since
+                try:
+                    self.bytes_sent += topic.publish(published, ring_events)
+                except Exception as error:
+                    # Something published that is no batch, perhaps: it must cost a reconnection, not every viewer.
+                    logger.exception("stream %s: something else than events was published", topic.sid)
+                    if self._subscription:
+                        self._subscription.fail(redis.exceptions.RedisError(str(error)))
+            if time.monotonic() > ends_at_s:
+                break
+        self._is_turning = bool(self._turns)
+        if self._is_turning:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    # -- the loops -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Hold the subscription for ever. Ends only by cancellation."""
+        tries = 0
+        while True:
+            try:
+                async with self._subscribed() as connection:
+                    tries = 0
+                    await connection.keep()
+            except (redis.exceptions.RedisError, OSError) as error:
+                if tries == 0:
+                    logger.warning("the subscription broke (%s); viewers wait while it is made again", error)
+            except Exception:
+                logger.exception("the subscription failed; it is made again")
+            await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))
+            tries += 1
+
+    async def keep_alive(self) -> None:
+        """One wheel for the heartbeats of all live viewers. Ends only by cancellation."""
+        while True:
+            await asyncio.sleep(self.heartbeat_s / HEARTBEAT_TICKS)
+            self.bytes_sent += sum(topic.tick() for topic in list(self._topics.values()))
+
+    @asynccontextmanager
+    async def _subscribed(self) -> AsyncIterator[Subscription]:
+        async with subscription(self._redis, self.take) as made:
+            self._meet(made.server)
+            self._subscription = made
+            try:
+                if self._topics:
+                    made.send("SUBSCRIBE", self._topics)
+                yield made
+            finally:
+                self._subscription = None
+                for topic in self._topics.values():
+                    topic.reset(version=0)
+
+    def _meet(self, server: str) -> None:
+        if self.on_new_server and self._server not in (None, server):
+            self.on_new_server()
+        self._server = server

@@ -1,0 +1,91 @@
+"""The direct lane: a connection's transport, offered to the answer that it carries.
+
+Awaiting ASGI's send() for each viewer and event costs more than the event. Our protocol class (protocol.py)
+offers the transport itself as an ASGI extension: a viewer at its stream's tail is then written to by its topic.
+Under any other ASGI server, and for HTTP/1.0, the same viewer is served through send(), with the same bytes.
+
+An answer with a lane goes on after the application has returned (`rest`): the web framework's frames around it, and the
+request's own data, would be most of what a waiting viewer costs in memory.
+
+Who writes: the answer's own task (through send()) until it hands its lane to a topic, the topic until it lets it go.
+Both write to the same transport, whose order is the order of the calls; so nothing can overtake anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from broker.dialects.sse import Format
+
+if TYPE_CHECKING:
+    from broker.live.topic import Topic
+
+EXTENSION = "lastevent.lane"
+"""In an ASGI scope's extensions: a function (Format) → Lane."""
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: nothing that waits is sent any more."""
+
+
+def chunk(body: bytes) -> bytes:
+    """A chunk of a body (RFC 9112 §7.1). No empty ones: that would be the body's end."""
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+class Lane:
+    """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
+
+    __slots__ = ("_transport", "form", "is_lost", "is_paused", "left", "on_lost", "rest", "topic", "write", "wrote")
+
+    def __init__(self, transport: asyncio.Transport, form: Format, *, is_paused: bool) -> None:
+        self.form = form
+        self.rest: Callable[[Send], Awaitable[None]] | None = None
+        """What is left of the answer once the application has returned; it gets the server's own send()."""
+        self.is_lost = transport.is_closing()
+        self.is_paused = is_paused
+        """The connection holds as much as it may: who writes must wait, and that is what send() does."""
+        self.write = transport.write
+        self.topic: Topic | None = None
+        self.wrote: tuple[int, int] | None = None
+        """The first and the last event that a topic has written here."""
+        self.left: asyncio.Future[int] | None = None
+        self.on_lost: Callable[[], object] = _nothing
+        self._transport = transport
+
+    def pause(self) -> None:
+        self.is_paused = True
+        if self.topic:
+            self.topic.let_go(self)
+
+    def lose(self) -> None:
+        """The connection is gone. At once: uvloop raises at a write to what is closed, and others wait their turn."""
+        self.is_lost = True
+        if self.topic:
+            self.topic.let_go(self)
+        self.on_lost()
+
+    def leave(self, cursor: int) -> None:
+        if self.left and not self.left.done():
+            self.left.set_result(cursor)
+
+    def close(self) -> None:
+        """The answer is over: nobody is to be told of anything any more."""
+        self.on_lost = _nothing
+
+    def hang_up(self) -> None:
+        """Drop the connection with whatever waits in it. A close would wait for a client that does not read until it
+        reads, and keep what it was sent for as long: in this process, and in the kernel.
+        """
+        if not self.is_lost:
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,202 @@
+"""Replay, then follow: one loop over one cursor.
+
+Behind the tail the loop reads the log in pages; at the tail it follows the hub; when it lags, it reads again.
+There is no seam: the cursor is the only state, and every event is taken because its id is the next after it.
+A viewer with a lane (lane.py) is written to by its topic while it is at the tail; the loop sleeps meanwhile, and goes
+on with the cursor that the topic gives back.
+
+The races, and why each is closed:
+- appended between the read and the subscription: the topic is subscribed first, read then; what both have is
+  dropped by the cursor
+- published but lost (a broken subscription, Redis' output limit): ids are dense, so a later batch shows a hole and
+  the log is read; if none comes, the broken connection changes the topic's version and the log is read
+- a hole that is none (a new pen's block begins): only the log knows, so the log is read
+- Redis rolled back, and the hub is ahead of the log: ring and log are each asked for what lies after *this* cursor
+- the cursor's own event was lost with a dead writer: when the loop moves on past it, it says `gap` first
+- the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that nobody waits for ever
+- published between the last look and the lane: there is no such moment, nothing is awaited between the two
+- the log is not read at all where the ring covers the cursor: it is dense from there on, and a message that was lost
+  since the subscription was made shows as a hole, or breaks it
+- several viewers read the same page at once (a reconnect storm): one read serves them, begun after each had looked;
+  one begun before the topic's last change is not shared
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from broker.dialects.sse import Batch, Gap
+from broker.errors import RedisUnavailable
+from broker.live.hub import Hub
+from broker.live.lane import Lane
+from broker.live.topic import Topic
+from broker.log.event import Event
+from broker.log.stream_log import HELD_BYTES, PAGE_EVENTS, Page, StreamLog, is_terminal, within
+
+if TYPE_CHECKING:
+    from broker.archive.reader import ArchivedLog
+
+logger = logging.getLogger(__name__)
+
+LOG_RETRY_S = 0.5
+"""Redis is away while a viewer follows: how often the log is asked again."""
+
+LOST_TAIL = "log_lost_tail"
+
+Step = Batch | Gap | None
+"""What a viewer gets next: events, a notice, or (None) a sign of life."""
+
+
+async def replay(log: StreamLog | ArchivedLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
+    """The backlog after `cursor` as it is now, then the end (`follow=0`)."""
+    more = True
+    while more:
+        page = await log.read_page(sid, cursor)
+        if page.events and not page.present:
+            yield Gap(cursor, page.events[0].id, LOST_TAIL)
+        if page.events:
+            yield Batch(page.events)
+            cursor = page.events[-1].id
+        elif ending := await _ending_below(log, sid, page, cursor):
+            yield Batch(ending)
+        more = page.more
+
+
+async def follow(
+    log: StreamLog, hub: Hub, sid: str, cursor: int, lane: Lane | None = None
+) -> AsyncGenerator[Step, None]:
+    """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
+
+    With a lane, events are written there as long as the viewer is at the tail and has got a first step.
+    Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
+    """
+    read_version = read_mark = -1  # the topic's, when the log was last read to its end
+    has_begun = False
+    async with hub.join(sid) as topic:
+        pages = _Pages(log, topic)
+        silence = _Silence(hub.heartbeat_s)
+        if topic.version and topic.covers(cursor):
+            read_version = topic.version  # who comes back soon finds everything here
+        while True:
+            ahead = topic.after(cursor)
+            hole = ahead is None and topic.mark != read_mark
+            if topic.version and (topic.version != read_version or hole):
+                version, mark = topic.version, topic.mark
+                try:
+                    page, batch = await pages.after(cursor)
+                    ending = await _ending_below(log, sid, page, cursor)
+                except RedisUnavailable:
+                    await silence.broken_by(topic.changed, within_s=LOG_RETRY_S)
+                else:
+                    if page.events and not page.present:
+                        yield Gap(cursor, page.events[0].id, LOST_TAIL)
+                    if page.events or ending:
+                        batch = batch if page.events else Batch(ending)
+                        cursor = max(cursor, batch.events[-1].id)
+                        yield batch
+                        has_begun = True
+                        silence.begins()
+                    if is_terminal(page.state) and not page.more:
+                        return
+                    if not page.more:
+                        read_version, read_mark = version, mark
+                    del page, batch  # or each viewer at the tail would keep the last page it read
+                    continue
+            elif ahead:
+                last = ahead.events[-1]
+                cursor = last.id
+                yield ahead
+                has_begun = True
+                silence.begins()
+                if last.is_terminal:
+                    return
+                del last, ahead
+                continue
+            elif topic.ending and topic.ending.id <= cursor:
+                if topic.ending.id < cursor:
+                    yield Batch([topic.ending])
+                return
+            elif lane and has_begun and _may_ride(lane, topic, ahead, cursor):
+                cursor = await topic.carry(lane, cursor)
+                silence.begins()
+                continue
+            else:
+                await silence.broken_by(topic.changed)
+            if silence.is_over:
+                yield None
+                has_begun = True
+                silence.begins()
+
+
+def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> bool:
+    """At the tail, as far as the topic knows, and it knows: it is subscribed, and there is no hole."""
+    return (
+        bool(topic.version)
+        and ahead is not None
+        and not lane.is_paused
+        and not lane.is_lost
+        and topic.can_carry(cursor)
+    )
+
+
+async def _ending_below(log: StreamLog | ArchivedLog, sid: str, page: Page, cursor: int) -> list[Event]:
+    """The terminal event, for a viewer whose cursor is beyond it."""
+    if page.events or not is_terminal(page.state) or page.tail >= cursor:
+        return []
+    return [await log.read_last(sid)]
+
+
+class _Pages:
+    """The log, in pages that a viewer may hold for as long as it likes: about HELD_BYTES, or one event."""
+
+    def __init__(self, log: StreamLog, topic: Topic) -> None:
+        self._log = log
+        self._topic = topic
+        self._count = PAGE_EVENTS
+
+    async def after(self, cursor: int) -> tuple[Page, Batch]:
+        page, batch = await self._read(cursor)
+        held = within(page.events, HELD_BYTES)
+        fits = len(held) == len(page.events)
+        # What is left out is read again, but not as much of it: what follows large events is likely to be large.
+        self._count = min(PAGE_EVENTS, 2 * (self._count if fits else len(held)))
+        return (page, batch) if fits else (page._replace(events=held, more=True), Batch(held))
+
+    async def _read(self, cursor: int) -> tuple[Page, Batch]:
+        reads, key = self._topic.reads, (self._topic.version, self._topic.mark, cursor, self._count)
+        if key not in reads:
+            reads[key] = asyncio.create_task(self._read_log(cursor), name="page")
+            reads[key].add_done_callback(lambda read: (reads.pop(key), read.cancelled() or read.exception()))
+        # One viewer that leaves must not end it for the others; and if all have left, nobody hears how it failed.
+        return await asyncio.shield(reads[key])
+
+    async def _read_log(self, cursor: int) -> tuple[Page, Batch]:
+        page = await self._log.read_page(self._topic.sid, cursor, self._count)
+        return page, Batch(page.events)
+
+
+class _Silence:
+    """How long a viewer has been sent nothing."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._clock = asyncio.get_running_loop().time
+        self.begins()
+
+    def begins(self) -> None:
+        self._until = self._clock() + self._limit_s
+
+    @property
+    def is_over(self) -> bool:
+        return self._clock() >= self._until
+
+    async def broken_by(self, changed: asyncio.Event, within_s: float | None = None) -> None:
+        """Wait for a change, but no longer than the silence may last (or `within_s`)."""
+        left_s = max(0.0, self._until - self._clock())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left_s if within_s is None else min(left_s, within_s)):
+                await changed.wait()

@@ -1,0 +1,250 @@
+"""Topic: one followed stream in a process: its *ring* of recent events, and the viewers that are written to directly.
+
+The ring is dense (ids n, n+1, n+2 …). A viewer takes from it what lies after its own cursor, when it is ready; one that
+falls out of it reads the log, which is its queue. So nothing is queued for anybody.
+
+A *live* viewer stands at the tail and has a lane (lane.py): what comes is encoded once and written to all of them, in
+one loop, without a task of theirs. They share one cursor, `_live_at`: that is what makes the loop short, and the seam
+simple. A viewer joins only at that very cursor, and leaves with it; whatever is not "the next events, and no ending"
+lets all of them go, and each goes on by itself (tail.py), with the ring and the log:
+- a hole, or a new pen's block: only the log knows which
+- an overlap: a writer heals its log and says again what these have seen, and more; or these are ahead of the hub
+- an ending: it closes each viewer in its own way
+- the subscription broke
+One whose connection takes no more (its transport has paused) is let go alone; its cursor counts what was written to it.
+
+What is seen already and what is a hole is judged by viewers' cursors, never by the ring's: after a rollback of Redis
+it may be ahead of the log. A batch that does not follow the ring's last event starts a new ring; one that overlaps
+replaces what it overlaps. A terminal event is kept aside as `ending`, whatever its id: no viewer may miss it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from broker.dialects.sse import Batch, Format
+from broker.live.lane import Lane, chunk
+from broker.log.event import TERMINAL, Event, from_published
+from broker.log.stream_log import Page
+
+logger = logging.getLogger(__name__)
+
+RING_EVENTS = 512
+"""Some 5 to 20 s of a model's answer: a viewer that falls behind by more reads the log, until it has caught up."""
+
+RING_BYTES = 256 * 1024
+"""Events may be large: a ring must not be."""
+
+HEARTBEAT_TICKS = 15
+"""The hub's wheel turns so often in a heartbeat: silence is noticed within a fifteenth of it."""
+
+_ENDINGS = frozenset(kind.encode() for kind in TERMINAL)
+
+
+class Topic:
+    """`version` is 0 while the stream is not subscribed, and another number after each subscription."""
+
+    __slots__ = (
+        *("sid", "version", "mark", "ending", "viewers", "linger", "published", "reads"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_ticks"),
+    )
+
+    def __init__(self, sid: str) -> None:
+        self.sid = sid
+        self.version = 0
+        self.mark = 0
+        """Grows with whatever happens here: a viewer that found a hole reads the log once a mark, not in a loop."""
+        self.ending: Event | None = None
+        self.viewers = 0
+        self.linger: asyncio.TimerHandle | None = None
+        self.published: list[bytes] = []
+        """What came and has not had its turn yet (hub.py)."""
+        self.reads: dict[tuple[int, int, int, int], asyncio.Task[tuple[Page, Batch]]] = {}
+        """Pages of the log that are being read just now (tail.py)."""
+        self._ring: list[bytes] = []  # each event as it was published
+        self._ring_bytes = 0
+        self._first = 0  # the id of the ring's first event
+        self._after: tuple[int, Batch] | None = None
+        self._changed: asyncio.Event | None = None
+        self._live: dict[Format, set[Lane]] = {}
+        self._live_at = 0
+        self._ticks = 0
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change. Take it before any wait that follows a look."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    def after(self, cursor: int) -> Batch | None:
+        """What the ring has after `cursor`; None if there is a hole between them, which the log must fill.
+
+        Viewers at the same cursor get the same batch, and with it its bytes.
+        """
+        if not self._ring or self._next <= cursor + 1:
+            return Batch([])
+        if self._first > cursor + 1:
+            return None
+        if self._after is None or self._after[0] != cursor:
+            self._after = cursor, Batch(from_published(b"\n".join(self._ring[cursor + 1 - self._first :])))
+        return self._after[1]
+
+    def covers(self, cursor: int) -> bool:
+        """Whether the ring knows what lies after `cursor`: the log need not be asked."""
+        return bool(self._ring) and self._first <= cursor + 1 <= self._next
+
+    @property
+    def _next(self) -> int:
+        """The id that would follow the ring."""
+        return self._first + len(self._ring)
+
+    def publish(self, messages: Sequence[bytes], ring_events: int = RING_EVENTS) -> int:
+        """Take in published batches, in their order. Returns how many bytes were written to live viewers.
+
+        Raises ValueError for what is no batch.
+        """
+        lines = (messages[0] if len(messages) == 1 else b"\n".join(messages)).split(b"\n")
+        if len(lines) == 4:  # by far the most
+            return self._publish(int(lines[0]), messages, lines, ring_events)
+        count, torn = divmod(len(lines), 4)
+        if torn:
+            raise ValueError("an event is published in four lines")
+        # What waited together goes out together, as far as it is dense.
+        written, start = 0, 0
+        for end in range(1, count + 1):
+            first = int(lines[4 * start])
+            if end == count or int(lines[4 * end]) != first + end - start:
+                run = lines[4 * start : 4 * end]
+                events = [b"\n".join(run[at : at + 4]) for at in range(0, len(run), 4)]
+                written += self._publish(first, events, run, ring_events)
+                start = end
+        return written
+
+    def reset(self, version: int) -> None:
+        self.version = version
+        self.published.clear()
+        self._cut(0, len(self._ring))
+        self.ending = None
+        self._let_all_go()
+        self.wake()
+
+    def wake(self) -> None:
+        self.mark += 1
+        self._after = None
+        if self._changed:
+            self._changed.set()
+            self._changed = None
+
+    def _publish(self, first: int, events: Sequence[bytes], lines: list[bytes], ring_events: int) -> int:
+        """A dense batch. It is the way of every event: few calls, and what is seldom done stands apart."""
+        ring = self._ring
+        if first != self._next or not ring:
+            self._restart_ring(first)
+        ring += events
+        self._ring_bytes += len(events[0]) if len(events) == 1 else sum(map(len, events))
+        if len(ring) > ring_events or self._ring_bytes > RING_BYTES:
+            self._trim_ring(ring_events)
+        written = 0
+        ends = lines[-2] in _ENDINGS
+        if ends:
+            [self.ending] = from_published(events[-1])
+            self._let_all_go()
+        elif self._live:
+            last = first + len(events) - 1
+            if first == self._live_at + 1:
+                bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
+                self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
+                written = _write(bodies)
+                self._ticks = 0
+            elif last != self._live_at:  # not what they have just been written, said again
+                self._let_all_go()
+        self.wake()
+        return written
+
+    def _restart_ring(self, first: int) -> None:
+        """These events do not follow: they replace what they overlap, or all there is."""
+        if self._ring and self._first <= first < self._next:
+            self._cut(first - self._first, len(self._ring))
+        else:
+            self._cut(0, len(self._ring))
+        if not self._ring:
+            self._first = first
+
+    def _trim_ring(self, ring_events: int) -> None:
+        while len(self._ring) > ring_events or (self._ring_bytes > RING_BYTES and len(self._ring) > 1):
+            front = 1 + len(self._ring) // 8  # in steps: a front that moves by one would move the whole list
+            self._cut(0, front)
+            self._first += front
+
+    def _cut(self, start: int, end: int) -> None:
+        if start < end:
+            self._ring_bytes -= sum(map(len, self._ring[start:end]))
+            del self._ring[start:end]
+
+    # -- live viewers ----------------------------------------------------------------------------------------
+
+    def can_carry(self, cursor: int) -> bool:
+        """Whether a viewer that has seen all that the ring and the log had may be written to from here on.
+
+        One that is ahead of the ring waits until that has caught up: alone at its cursor, it would keep all others out.
+        """
+        is_at_tail = not self._ring or self._next == cursor + 1
+        return is_at_tail and (not self._live or self._live_at == cursor)
+
+    async def carry(self, lane: Lane, cursor: int) -> int:
+        """Write what comes to this viewer, until it has to go on by itself. Returns its cursor then."""
+        left = asyncio.get_running_loop().create_future()
+        lane.topic, lane.left = self, left
+        self._live_at = cursor
+        self._live.setdefault(lane.form, set()).add(lane)
+        try:
+            at: int = await left
+            return at
+        finally:
+            at = left.result() if left.done() and not left.cancelled() else self._live_at
+            if at > cursor:
+                lane.wrote = (lane.wrote[0] if lane.wrote else cursor + 1, at)
+            self._forget(lane)
+
+    def let_go(self, lane: Lane) -> None:
+        """This viewer's connection takes no more, or is gone. What was written to it is on its way."""
+        self._forget(lane)
+        lane.leave(self._live_at)
+
+    def tick(self) -> int:
+        """A turn of the heartbeat's wheel. Returns how many bytes were written."""
+        self._ticks += 1
+        if self._ticks < HEARTBEAT_TICKS or not self._live:
+            return 0
+        self._ticks = 0
+        return _write([(tuple(lanes), chunk(form.heartbeat)) for form, lanes in self._live.items()])
+
+    def _let_all_go(self) -> None:
+        live, self._live = self._live, {}
+        for lanes in live.values():
+            for lane in lanes:
+                lane.leave(self._live_at)
+
+    def _forget(self, lane: Lane) -> None:
+        lane.topic = None
+        if lanes := self._live.get(lane.form):
+            lanes.discard(lane)
+            if not lanes:
+                del self._live[lane.form]
+
+
+def _write(bodies: list[tuple[tuple[Lane, ...], bytes]]) -> int:
+    written = 0
+    for lanes, body in bodies:
+        for lane in lanes:
+            try:
+                lane.write(body)
+            except Exception:
+                # It ends this viewer, who has not got these, and nobody else.
+                logger.exception("a viewer could not be written to; its connection is given up")
+                lane.lose()
+        written += len(body) * len(lanes)
+    return written

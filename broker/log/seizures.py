@@ -1,0 +1,95 @@
+"""Seizures that are kept: an ending that was acknowledged stays the ending, also if Redis loses its last second.
+
+Whoever ends a stream by taking its pen (a cancel, a sweeper, a limit) keeps that ending for one lease, and puts it
+back if it is gone. Writers do the same for endings of their own (writer.py).
+
+Failure points: Redis is away (kept, and tried again, until a look that came a lease after the seizure was answered);
+this process dies together with the log's tail (lost: ARCHITECTURE says so); the whole stream vanished (its writer may
+restore it within that time; then it ends again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from broker.errors import LasteventError, LogHealing, RedisUnavailable, StreamNotFound
+from broker.log.stream_log import Seized, Seizure, StreamLog, new_claim_id
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""As often as a writer's heartbeat."""
+
+RETRY_S = 0.3
+
+
+class _Kept(NamedTuple):
+    seizure: Seizure
+    at_s: float
+
+
+class Seizures:
+    def __init__(self, log: StreamLog) -> None:
+        self._log = log
+        self._kept: list[_Kept] = []
+        self._is_due = asyncio.Event()
+
+    async def seize(self, sid: str, kind: str, data: bytes, *, only_expired: bool = False) -> Seized:
+        """StreamLog.seize, kept. The same claim is tried once more if Redis did not answer: it may have been done."""
+        wanted = Seizure(sid, new_claim_id(), kind, data)
+        try:
+            seized, done = await self._log.put(wanted, only_expired=only_expired)
+        except LogHealing:
+            raise  # it did answer: not now
+        except RedisUnavailable:
+            seized, done = await self._log.put(wanted, only_expired=only_expired)
+        if not seized.already:
+            self._kept.append(_Kept(done, time.monotonic()))
+        return seized
+
+    async def run(self) -> None:
+        """Look after what is kept, for ever. Ends only by cancellation."""
+        wait_s = 0.0  # which server this is has to be noted from the start, to notice that it is another one
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._is_due.wait()
+            self._is_due.clear()
+            try:
+                await self._log.note_server()
+                await self.look()
+            except RedisUnavailable:
+                if self._kept and wait_s != RETRY_S:
+                    logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))
+                wait_s = RETRY_S
+            else:
+                wait_s = LOOK_S
+
+    def beat(self) -> None:
+        """Look now: Redis runs on another server, and may have lost something."""
+        self._is_due.set()
+
+    async def look(self) -> None:
+        """Look once at every kept seizure: put it back if it is gone, let it go when it has been kept for a lease."""
+        for kept in list(self._kept):
+            looked_at_s = time.monotonic()
+            await self._put_back(kept.seizure)
+            if looked_at_s - kept.at_s >= self._log.lease_s:
+                self._kept.remove(kept)
+
+    async def _put_back(self, seizure: Seizure) -> None:
+        try:
+            seized, now = await self._log.put(seizure)
+        except StreamNotFound:
+            return
+        except RedisUnavailable:
+            raise
+        except LasteventError:
+            logger.exception("stream %s: its ending could not be looked at", seizure.sid)
+            return
+        if not seized.already and now.id != seizure.id:
+            logger.warning("stream %s: its ending was lost and is put back as %d", seizure.sid, now.id)

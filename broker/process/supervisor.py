@@ -1,0 +1,230 @@
+"""`lastevent up` and `serve --web N`: processes started, watched, restarted, and ended in the right order.
+
+Children hold the other end of a pipe on their standard input: they end when this process does, however it dies.
+Each has a process group of its own: Ctrl-C reaches this process alone, which ends them in order. (A child that is
+still starting would die of it with a traceback.) The embedded server has a session of its own, and is stopped last.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from urllib.parse import quote
+
+import httpx2
+
+from broker.process.embedded import EmbeddedServer
+from broker.process.listener import bind
+
+POLL_S = 0.1
+READY_S = 60.0
+RESTART_S = (0.2, 1.0, 2.0, 5.0)
+STABLE_S = 30.0
+"""A child that ran so long has not failed at starting: its next failure is restarted at once again."""
+
+KILL_AFTER_S = 45.0
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StartFailed(Exception):
+    """What was to be started did not come up; the message says why."""
+
+
+@dataclass
+class Child:
+    name: str
+    argv: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+    start_at: float = field(default=0.0)
+
+    def start(self, environment: dict[str, str]) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=environment, process_group=0)
+
+    def has_died(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+
+class Supervisor:
+    """Runs children until stopped; one that dies is restarted, and that is said."""
+
+    def __init__(self, children: Sequence[Child], environment: dict[str, str]) -> None:
+        self._children = children
+        self._environment = environment
+        self._stopping = threading.Event()
+        self._forced = False
+
+    def stop(self, signum: int, _: FrameType | None) -> None:
+        self._forced = self._stopping.is_set() and signum == signal.SIGINT
+        self._stopping.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def start(self) -> None:
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, self.stop)
+        for child in self._children:
+            child.start(self._environment)
+
+    def watch(self, embedded: EmbeddedServer | None = None) -> None:
+        """Until a signal: look after every child, and after the embedded server."""
+        while not self._stopping.wait(POLL_S):
+            if embedded and not embedded.is_alive():
+                say("the embedded server died; starting it again")
+                embedded.start()
+            for child in self._children:
+                self._look_after(child)
+
+    def _look_after(self, child: Child) -> None:
+        now = time.monotonic()
+        if child.has_died():
+            assert child.process
+            child.failures = 0 if now - child.started > STABLE_S else child.failures
+            wait_s = RESTART_S[min(child.failures, len(RESTART_S) - 1)]
+            child.failures += 1
+            say(f"{child.name} died ({_how(child.process.returncode)}); starting it again in {wait_s} s")
+            _close_pipe(child)
+            child.process, child.start_at = None, now + wait_s
+        elif child.process is None and now >= child.start_at:
+            child.start(self._environment)
+
+    def end(self) -> None:
+        """End the children, gently first. A second Ctrl-C, or too long a wait, ends them at once."""
+        running = [child for child in self._children if child.process]
+        for child in running:
+            _signal(child, signal.SIGTERM)
+        deadline = time.monotonic() + KILL_AFTER_S
+        while any(not child.has_died() for child in running):
+            if self._forced or time.monotonic() > deadline:
+                for child in running:
+                    _signal(child, signal.SIGKILL)
+            time.sleep(POLL_S)
+        for child in running:
+            _close_pipe(child)
+
+
+def web_child(host: str, port: int, number: int) -> Child:
+    argv = [sys.executable, "-m", "broker", "serve", "--host", host, "--port", str(port), "--parent-pipe"]
+    return Child(f"web process {number}", argv)
+
+
+def worker_child(number: int) -> Child:
+    return Child(f"worker {number}", [sys.executable, "-m", "worker", "--parent-pipe"])
+
+
+def run_web(host: str, port: int, web: int) -> None:
+    """Several web processes on one port, until a signal. Raises OSError if that port cannot be had at all."""
+    bind(host, port).close()  # here, and not in every child for ever
+    supervisor = Supervisor([web_child(host, port, n + 1) for n in range(web)], dict(os.environ))
+    supervisor.start()
+    try:
+        supervisor.watch()
+    finally:
+        supervisor.end()
+
+
+def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None) -> None:
+    """Everything on one machine, until a signal. Raises StartFailed or EmbeddedServerError."""
+    require_free_port(host, port)
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, _leave)  # until the supervisor takes over: what has been started is ended on the way out
+    embedded = None if redis_url else EmbeddedServer(data_dir)
+    environment = dict(os.environ)
+    # At a Ctrl-C nobody wants to wait for answers: the next start takes unfinished generations over.
+    environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
+    try:
+        environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
+        environment["LASTEVENT_REDIS_URL"] = redis_url or (embedded.start() if embedded else "")
+        children = [worker_child(n + 1) for n in range(workers)] + [web_child(host, port, n + 1) for n in range(web)]
+        supervisor = Supervisor(children, environment)
+        supervisor.start()
+        try:
+            if _wait_until_ready(supervisor, host, port):
+                print(f"Lastevent is ready: http://{_shown(host)}:{port}", flush=True)
+                supervisor.watch(embedded)
+        finally:
+            supervisor.end()
+    finally:
+        if embedded:
+            embedded.stop()
+
+
+def archive_url(data_dir: Path) -> str:
+    """The archive of a data directory: SQLite, beside the embedded server's files."""
+    return f"sqlite:///{quote(str(data_dir.resolve() / 'archive.db'), safe=' /')}"
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """With SO_REUSEPORT two servers can share a port, each with half of the requests. Raises StartFailed."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        bind(host, port).close()
+    except OSError as error:
+        raise StartFailed(
+            f"Port {port} on {host} cannot be used ({error.strerror}). Choose another with --port."
+        ) from None
+
+
+def _wait_until_ready(supervisor: Supervisor, host: str, port: int) -> bool:
+    """False if a signal came first."""
+    deadline = time.monotonic() + READY_S
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else _shown(host)}:{port}/readyz"
+    with httpx2.Client(trust_env=False, timeout=2.0) as http:
+        while not supervisor.is_stopping:
+            if _is_ready(http, url):
+                return True
+            if time.monotonic() > deadline:
+                raise StartFailed(f"The server did not become ready within {READY_S:.0f} s; see what it said above.")
+            time.sleep(POLL_S)
+    return False
+
+
+def _is_ready(http: httpx2.Client, url: str) -> bool:
+    try:
+        return http.get(url).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _signal(child: Child, signum: signal.Signals) -> None:
+    if child.process and child.process.poll() is None:
+        child.process.send_signal(signum)
+
+
+def _close_pipe(child: Child) -> None:
+    if child.process and child.process.stdin:
+        child.process.stdin.close()
+
+
+def say(message: str) -> None:
+    print(f"lastevent: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,103 @@
+"""What comes in over HTTP: one model a body, strict (no coercion, no unknown field)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from broker.log.event import KIND, RESERVED, TERMINAL
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""An id that callers choose (session, user): it becomes part of keys, log lines and terminals."""
+
+EventId = Annotated[int, Field(ge=1, lt=2**53)]
+
+MAX_BATCH = 1000
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(Body):
+    role: Literal["user", "assistant"]
+    content: str | list[dict[str, Any]]
+
+
+class CreateStream(Body):
+    """POST /v1/streams. Either `messages` or `prompt`; an external stream needs neither."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    system: str | None = None
+    model: Annotated[str, StringConstraints(pattern=r"^anthropic/[A-Za-z0-9._:@-]{1,100}$")] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    session_id: Name | None = None
+    user_id: Name | None = None
+    metadata: dict[str, Any] | None = None
+    on_worker_loss: Literal["restart", "fail"] = "restart"
+    abandon_after_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
+    """Cancelled when nobody has watched for so long. Default: it runs on, watched or not."""
+    producer: Literal["worker", "external"] = "worker"
+
+    @model_validator(mode="after")
+    def _has_one_input(self) -> CreateStream:
+        given = sum(value is not None for value in (self.messages, self.prompt))
+        if self.producer == "external" and given:
+            raise ValueError("an external stream has no messages or prompt: its producer writes the events")
+        if self.producer == "external" and self.abandon_after_s is not None:
+            raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
+        if self.producer == "worker" and given != 1:
+            raise ValueError("give either messages or prompt")
+        return self
+
+    def provider_request(self, default_max_tokens: int) -> dict[str, Any]:
+        """What the worker hands to the provider."""
+        messages = self.messages or [Message(role="user", content=self.prompt or "")]
+        request: dict[str, Any] = {
+            "messages": [message.model_dump() for message in messages],
+            "max_tokens": self.max_tokens or default_max_tokens,
+        }
+        return request if self.system is None else {**request, "system": self.system}
+
+
+class Regenerate(Body):
+    """POST /v1/streams/{id}/regenerate. Nothing to say: the request is the first stream's."""
+
+
+class Cancel(Body):
+    """POST /v1/streams/{id}/cancel."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] = "requested"
+
+
+class NewEvent(Body):
+    event: Annotated[str, StringConstraints(pattern=rf"^{KIND.pattern}$")]
+    data: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _is_theirs(self) -> NewEvent:
+        if self.event in RESERVED:
+            raise ValueError(f"only the broker writes {', '.join(sorted(RESERVED))}")
+        return self
+
+
+class AppendEvents(Body):
+    """POST /v1/streams/{id}/events. `first` is the first event's id: with it, sending again is harmless."""
+
+    epoch: EventId
+    first: EventId | None = None
+    events: Annotated[list[NewEvent], Field(min_length=1, max_length=MAX_BATCH)]
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> AppendEvents:
+        if any(event.event in TERMINAL for event in self.events[:-1]):
+            raise ValueError("nothing follows a terminal event (done, error, cancelled)")
+        return self
+
+
+class ProducerHeartbeat(Body):
+    """POST /v1/streams/{id}/heartbeat."""
+
+    epoch: EventId

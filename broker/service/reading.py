@@ -1,0 +1,106 @@
+"""What a caller reads of a stream: from Redis or the archive, with masks laid over it for those who may not see all."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+
+from broker.archive.packing import decompress, pack
+from broker.archive.reader import ArchivedLog, Sealed
+from broker.archive.seal import canonical
+from broker.archive.setup import Archive
+from broker.auth import Grant
+from broker.errors import Forbidden, InvalidRequest, StreamNotFound
+from broker.log.access import read_views, shown
+from broker.log.event import Event, to_ndjson
+from broker.log.stream_log import StreamLog, is_terminal
+from broker.service.masks import BadMasks, Redactor, load_masks
+from broker.service.streams import Found, Streams
+from broker.settings import PREFIX, Settings, SettingsError
+
+
+class Reading:
+    def __init__(self, streams: Streams, archive: Archive | None, redactor: Redactor | None) -> None:
+        self._streams = streams
+        self._archive = archive
+        self._redactor = redactor
+
+    async def log(self, sid: str, found: Found, grant: Grant) -> StreamLog | ArchivedLog:
+        """Where this caller reads the stream's events. Raises StreamExpired, or Forbidden."""
+        log = await self._streams.log_of(sid, found)
+        return ArchivedLog(pack(await self._masked_events(sid, found, log))) if grant.is_masked else log
+
+    async def events(self, sid: str, grant: Grant) -> list[Event]:
+        """All there are. Raises StreamNotFound, StreamExpired, or Forbidden."""
+        try:
+            return await self._events(sid, grant)
+        except StreamNotFound:  # perhaps it has left Redis just now, and the archive has it
+            return await self._events(sid, grant)
+
+    async def _events(self, sid: str, grant: Grant) -> list[Event]:
+        found = await self._streams.look_up_content(sid, grant)
+        return await (await self.log(sid, found, grant)).read_all(sid)
+
+    async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> bytes:
+        """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one."""
+        if is_redacted and not self._redactor:
+            raise InvalidRequest(f"This server has no masks: set {PREFIX}REDACT_FILE.")
+        is_redacted = is_redacted or grant.is_masked
+        reads_as = grant._replace(is_masked=is_redacted)
+        lines = b"".join(map(to_ndjson, await self.events(sid, reads_as)))
+        if is_redacted and self._redactor:
+            lines += orjson.dumps({"redacted": self._redactor.names}) + b"\n"
+        if self._archive and (sealed := await self._archive.reader.sealed(sid)) and sealed.seal:
+            lines += _seal_line(sealed, is_redacted=is_redacted)
+        return lines
+
+    def shown(self, record: dict[str, Any], grant: Grant) -> dict[str, Any]:
+        """A stream's record as this caller may see it."""
+        return self._redactor.mask_record(record) if grant.is_masked and self._redactor else record
+
+    async def views(self, sid: str, grant: Grant) -> list[dict[str, Any]]:
+        """The records of a stream's viewers, oldest first; of an erased stream none."""
+        if "erased" in (await self._streams.look_up(sid, grant)).meta:
+            return []
+        log = self._streams.log
+        views = {view["id"]: view for view in await read_views(log.redis, log.keys, sid, await log.now_ms())}
+        if self._archive:  # after Redis: what leaves that in between is here
+            views |= {view["id"]: view for view in await self._archive.reader.views(sid)}
+        found = [shown(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
+        if grant.is_masked and self._redactor:
+            return [self._redactor.mask_view(view) for view in found]
+        return found
+
+    async def verify(self, sid: str) -> dict[str, Any]:
+        if self._archive:
+            return await self._archive.verify(sid)
+        return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+
+    async def _masked_events(self, sid: str, found: Found, log: StreamLog | ArchivedLog) -> list[Event]:
+        if not is_terminal(found.meta["state"]):
+            # A match may begin in one event and end in the next: it cannot be masked before that is there.
+            raise Forbidden("This key reads what has ended, with masks laid over it. The stream is still running.")
+        assert self._redactor  # settings.py: no masked key without masks
+        return await asyncio.to_thread(self._redactor.mask_events, await log.read_all(sid))
+
+
+def load_masks_of(settings: Settings) -> Redactor | None:
+    """Raises SettingsError."""
+    if settings.redact_file is None:
+        return None
+    try:
+        return load_masks(settings.redact_file)
+    except BadMasks as error:
+        raise SettingsError(f"{PREFIX}REDACT_FILE: {error}") from None
+
+
+def _seal_line(sealed: Sealed, *, is_redacted: bool) -> bytes:
+    """The seal, and (for who has seen everything) what else it is checked with."""
+    assert sealed.seal
+    line = {"statement": sealed.seal.statement.decode(errors="replace"), "signature": sealed.seal.signature.hex()}
+    if not is_redacted and sealed.row["record"] is not None:
+        # With the salt, what a mask hides could be guessed and the guess be checked.
+        line |= {"salt": bytes(sealed.row["salt"]).hex(), "record": decompress(sealed.row["record"]).decode()}
+    return canonical({"seal": line}) + b"\n"

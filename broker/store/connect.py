@@ -1,0 +1,170 @@
+"""The connections a process has to Redis: a pool with a limit, whoever waits for it, and arq's queue.
+
+Each new connection finds the primary anew: so after a failover, everything that breaks comes back at the right place.
+A connection whose server turns out to be a replica now (READONLY) is dropped, and found again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import redis.exceptions
+from arq.connections import ArqRedis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.sentinel import Sentinel
+
+from broker.log.keys import Keys
+from broker.store.redis_url import Address, RedisUrl, parse_redis_url
+
+POOL_CONNECTIONS = 16
+"""A process' reads and writes are short; more connections would only queue inside Redis instead of here."""
+
+SOCKET_TIMEOUT_S = 5.0
+"""A Redis that does not answer for so long is away: say so, rather than hang with it."""
+
+FIND_TIMEOUT_S = 1.0
+"""How long one Sentinel, or one server, may take to say who is primary; then the next is asked."""
+
+JOB = "generate"
+
+FindPrimary = Callable[[], Awaitable[Address]]
+
+
+class _Cancellable(AbstractConnection):
+    """redis-py writes within asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes just as
+    the write is done (bpo-37658): a viewer that had left was served on, and a drain waited for it in vain.
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        if not self.is_connected:
+            await self.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        elif check_health:
+            await self.check_health()  # type: ignore[no-untyped-call]
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([command] if isinstance(command, bytes) else command)
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise redis.exceptions.TimeoutError("Timeout writing to the socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise redis.exceptions.ConnectionError(f"Error while writing to the socket: {error}") from error
+        except BaseException:  # a command half written: nothing may be written after it
+            await self.disconnect(nowait=True)
+            raise
+
+
+class _ToPrimary(AbstractConnection):
+    """A connection whose address is looked up each time it is made."""
+
+    host: str
+    port: int
+
+    def __init__(self, *, find_primary: FindPrimary, **options: Any) -> None:
+        self._find_primary = find_primary
+        super().__init__(**options)
+
+    async def connect(self) -> None:
+        if not self.is_connected:
+            self.host, self.port = await self._find_primary()
+        await super().connect()  # type: ignore[no-untyped-call]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except redis.exceptions.ReadOnlyError:
+            await self.disconnect(nowait=True)
+            raise
+
+
+def _find_primary(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
+    asked = {**options, "socket_timeout": FIND_TIMEOUT_S, "socket_connect_timeout": FIND_TIMEOUT_S}
+    if url.service is not None:
+        return _ask_sentinels(url, asked)
+    return _ask_for_role(url, asked)
+
+
+def _ask_sentinels(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
+    own = ("username", "password", "db", "host", "port")  # theirs differ from the server's
+    theirs = {name: value for name, value in options.items() if name not in own} | url.sentinel_credentials
+    sentinel = Sentinel(url.addresses, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call]
+
+    async def find() -> Address:
+        host, port = await sentinel.discover_master(str(url.service))
+        return host, int(port)
+
+    return find
+
+
+def _ask_for_role(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
+    async def find() -> Address:
+        for host, port in url.addresses:
+            with suppress(redis.exceptions.RedisError, OSError):
+                async with Redis(**{**options, "host": host, "port": port}) as client:
+                    role: Any = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
+                    if role[0] == b"master":
+                        return host, port
+        raise redis.exceptions.ConnectionError("none of the servers is reachable and a primary")
+
+    return find
+
+
+def _pool(redis_url: str, connections: int) -> BlockingConnectionPool:
+    url = parse_redis_url(redis_url)
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        url.one,
+        max_connections=connections,
+        timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+    )
+    # The address' scheme has chosen the class: TCP, TLS or a unix socket.
+    classes: tuple[type[AbstractConnection], ...] = (_Cancellable, pool.connection_class)
+    if not url.is_fixed:
+        pool.connection_kwargs["find_primary"] = _find_primary(url, _server_options(pool))
+        classes = (_Cancellable, _ToPrimary, pool.connection_class)
+    pool.connection_class = type("Connection", classes, {})
+    return pool
+
+
+def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
+    options = {name: value for name, value in pool.connection_kwargs.items() if name not in ("host", "port")}
+    return {**options, "ssl": True} if issubclass(pool.connection_class, SSLConnection) else options
+
+
+def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Redis:
+    return Redis.from_pool(_pool(redis_url, connections))
+
+
+def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRedis:
+    """arq's queue of streams that wait for a worker. Jobs are JSON: whoever can write Redis must not run code here."""
+    queue = ArqRedis(
+        _pool(redis_url, connections),
+        job_serializer=_dumps,
+        job_deserializer=_loads,
+        default_queue_name=keys.jobs,
+    )
+    queue.auto_close_connection_pool = True
+    return queue
+
+
+async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
+    """Have some worker run this stream, and wake those that wait for work."""
+    await queue.enqueue_job(JOB, sid, _job_id=sid)
+    await queue.publish(keys.queued, sid)
+
+
+def _dumps(job: dict[str, Any]) -> bytes:
+    return orjson.dumps(job, default=str)
+
+
+def _loads(job: bytes) -> dict[str, Any]:
+    loaded: dict[str, Any] = orjson.loads(job)
+    return loaded

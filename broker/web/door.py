@@ -1,0 +1,94 @@
+"""What every request passes first: a request id, the rules of a keyless server, headers, and a last net.
+
+Without keys, whoever reaches the port may do everything; and every web page in the user's browser can reach
+loopback. So a keyless server answers only what no foreign page can send (design §6):
+- Host is a loopback name: a page whose own domain was pointed at 127.0.0.1 (DNS rebinding) says its own name
+- no Forwarded or X-Forwarded-*: a proxy in front means that others than this machine are let in
+- no foreign Origin, and no Sec-Fetch-Site but same-origin and none: the browser's own word about the page,
+  on every method, GET too: an EventSource is a GET, and starting one must not tell a foreign page anything
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+
+from sse_starlette.sse import SendTimeoutError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from broker.errors import Draining, Forbidden
+from broker.web.problems import from_error, problem
+from broker.web.viewer import Cut
+
+logger = logging.getLogger(__name__)
+
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+
+
+class Door:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, *, keyless: bool, cors_origins: Sequence[str] = ()) -> None:
+        self.app = app
+        self._keyless = keyless
+        self._cors_origins = frozenset(cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Content-Security-Policy", "default-src 'none'")
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            if self._keyless:
+                require_own_page(Headers(scope=scope), self._cors_origins)
+            await self.app(scope, receive, send_with_headers)
+        except Forbidden as error:
+            await from_error(request_id, error)(scope, receive, send_with_headers)
+        except (Cut, SendTimeoutError):
+            pass  # the server closes the connection, which the client sees as a cut
+        except asyncio.CancelledError:
+            # uvicorn cancels what a drain has waited for long enough: a client that has not sent its whole request yet.
+            if not started:
+                late = Draining("This server is going away, and the request was not complete. Try again.")
+                await from_error(request_id, late)(scope, receive, send_with_headers)
+        except Exception:
+            # The last net: a bug here. The caller gets an id to report, the log the rest; a begun answer is cut.
+            logger.exception("request %s failed", request_id)
+            if not started:
+                detail = "This is a fault of the server. Report it with the request id."
+                response = problem(request_id, 500, "internal_error", "Something went wrong in the server", detail)
+                await response(scope, receive, send_with_headers)
+
+
+def require_own_page(headers: Headers, cors_origins: frozenset[str]) -> None:
+    """Raises Forbidden for what a foreign web page, or a proxy, may have sent to a keyless server."""
+    host = headers.getlist("host")
+    if len(host) != 1 or not _LOOPBACK_HOST.fullmatch(host[0]):
+        raise Forbidden("A server without keys answers to localhost, 127.0.0.1 and [::1] only. Set LASTEVENT_API_KEYS.")
+    if any(name == "forwarded" or name.startswith("x-forwarded-") for name in headers):
+        raise Forbidden("A server without keys does not work behind a proxy. Set LASTEVENT_API_KEYS.")
+    origins = headers.getlist("origin")
+    if origins and all(origin in cors_origins for origin in origins):
+        return
+    if any(origin != f"http://{host[0]}" for origin in origins):
+        raise Forbidden("A page of another origin may not use this server. Add its origin to LASTEVENT_CORS_ORIGINS.")
+    if any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
+        raise Forbidden("A page of another site may not use this server.")

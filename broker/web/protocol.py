@@ -1,0 +1,90 @@
+"""uvicorn's HTTP protocol, which offers its transport to the answer it carries (lane.py), and bodies to HTTP/1.0."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from functools import partial
+from typing import Any
+
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from broker.dialects.sse import Format
+from broker.live.lane import EXTENSION, Lane
+
+_KEPT = {"type", "method", "http_version"}
+"""What uvicorn still asks a scope for once its answer has begun."""
+
+
+class Protocol(HttpToolsProtocol):
+    _lane: Lane | None = None
+    _running: RequestResponseCycle | None = None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self._offer}  # type: ignore[dict-item]  # typed as JSON-like
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            del self.scope["extensions"]
+            self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, partial(self._answer, app))
+
+    async def _answer(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+        if self._lane and (rest := self._lane.rest):
+            self._lane.rest = None
+            if self.headers is scope["headers"]:  # and not those of a request that was sent behind this one
+                self.headers = []
+            for name in scope.keys() - _KEPT:
+                del scope[name]
+            await rest(send)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._lane:
+            self._lane.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._lane:
+            self._lane.is_paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        lane, self._lane = self._lane, None
+        super().connection_lost(exc)
+        # uvicorn tells the newest request only, which may be one that was sent behind the stream being answered.
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        if lane:
+            lane.lose()
+
+    def _offer(self, form: Format) -> Lane:
+        self._lane = Lane(self.transport, form, is_paused=self.flow.write_paused)
+        return self._lane
+
+
+class _Unchunked:
+    """send() for HTTP/1.0, which knows no chunks (RFC 9112 §7.1): a body of unknown length ends with its connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send: Any = cycle.send
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = _ENDLESS
+        elif not message.get("more_body", False) and cycle.expected_content_length > _ENDLESS // 2:
+            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn checks that it adds up
+        await self._send(message)
+
+
+_ENDLESS = 2**63

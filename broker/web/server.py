@@ -1,0 +1,127 @@
+"""A web process: uvicorn, its own listening socket, and its drain.
+
+Each process binds the port itself (SO_REUSEPORT) and closes it when it drains: a listener held by a parent would
+go on taking connections that nobody answers. Draining begins at the signal, not in the lifespan's shutdown, which
+uvicorn runs only after the connections have gone: here they go because of it.
+
+Closing a listener resets whatever the kernel has queued for it, though its siblings could have taken it. So a drain
+has two steps: for SETTLE_S no new connection is begun here (its SYN is dropped; it comes again a second later, to a
+sibling), while those already begun are accepted and served as ever; then the listener closes, and viewers are cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from broker.process.listener import begin_no_connection, bind
+from broker.settings import Settings
+from broker.web.app import Tier, create_app
+from broker.web.protocol import Protocol
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+SETTLE_S = 0.3
+"""What a connection that has begun may take to be accepted: a round trip, and this loop's turn."""
+
+KEEP_ALIVE_S = 75
+"""Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with one owner of draining: this one."""
+
+    def __init__(self, config: uvicorn.Config, tier: Tier, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._tier = tier
+        self._listener = listener
+        self._is_leaving = False
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
+        self._loop.call_soon_threadsafe(self._leave, sig)
+
+    def _leave(self, sig: int) -> None:
+        if self._is_leaving:
+            self.force_exit = self.force_exit or sig == signal.SIGINT
+            return
+        self._is_leaving = True
+        if begin_no_connection(self._listener):
+            self._loop.call_later(SETTLE_S, self._drain)
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._tier.drain()
+        self.should_exit = True
+
+
+def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
+    # sse-starlette replaces uvicorn's handler when it is imported, and would cut replays by itself.
+    AppStatus.enable_automatic_graceful_drain = False
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s server %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").addFilter(_is_no_deliberate_cut)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=Protocol,
+        ws="none",
+        access_log=False,  # addresses may hold read tokens
+        log_level=settings.log_level,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=round(settings.drain_s),
+        backlog=BACKLOG,
+    )
+    listener = bind(host, port)
+    _tune_garbage_collection()
+    server = Server(config, app.state.tier, listener)
+    if parent_pipe:
+        _follow_parent(server)
+    server.run(sockets=[listener])
+
+
+def _tune_garbage_collection() -> None:
+    """Viewers are many objects that live long and are freed without the collector: it would walk all of them again and
+    again, half a second at a time. It still comes, once in some millions of allocations, for whatever is left.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def _follow_parent(server: Server) -> None:
+    """End when standard input does: the parent holds its other end, and a killed parent closes it too."""
+    startup = server.startup
+
+    async def startup_and_watch(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), parent_went)
+
+    def parent_went() -> None:  # it never writes: readable means closed
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        server.handle_exit(signal.SIGTERM, None)
+
+    server.startup = startup_and_watch  # type: ignore[method-assign]
+
+
+def _is_no_deliberate_cut(entry: logging.LogRecord) -> bool:
+    """A viewer that is cut has an answer without an end, on purpose (viewer.py). uvicorn takes it for an error."""
+    return "returned without completing response" not in entry.getMessage()

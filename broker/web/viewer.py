@@ -1,0 +1,245 @@
+"""One viewer's connection: steps of the tail → bytes → ASGI, until the stream ends or the viewer goes.
+
+How a connection ends, each distinct on the wire:
+- finished    after a terminal event (or the end of follow=0): the proper end, the final chunk. Nothing else has one
+- left        the viewer closed it
+- drained     this server goes away: `retry:` and a comment, then a cut
+- too slow    nothing could be written for `stall_s`: a cut; the viewer resumes
+- vanished    the stream is gone from under it: a cut
+
+A cut is an answer that is never completed: ASGI servers close the connection without the final chunk, which is how
+clients tell it from the end. Some take a proper end for the stream's own.
+
+A viewer is one task, the server's own for its request. Whatever else ends it (the connection is lost, a drain) says so
+by `leave`, which cancels that task where it waits: for an event, or for room. Never within a frame. With a lane
+(lane.py) the task sleeps while the viewer is at its stream's tail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, suppress
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from broker.dialects.sse import Batch, Format, farewell, retry_line
+from broker.errors import Draining, LasteventError, TooManyViewers
+from broker.live.lane import EXTENSION, Lane
+from broker.live.tail import Step
+from broker.log.access import AccessRecord, View
+
+FAREWELL_S = 1.0
+"""How long a drain waits for one viewer's last bytes."""
+
+
+class Cut(Exception):
+    """Ends a begun answer without its proper end; door.py lets it pass quietly."""
+
+
+class Ended(Enum):
+    FINISHED = "finished"
+    LEFT = "left"
+    DRAINED = "drained"
+    TOO_SLOW = "too_slow"
+    VANISHED = "vanished"
+
+
+class Viewers:
+    """The viewers of this process: who is here, how they ended, and the one signal that sends them all away."""
+
+    def __init__(self, access: AccessRecord, *, limit: int, stall_s: float) -> None:
+        self.access = access
+        self.limit = limit
+        self.stall_s = stall_s
+        self.here: set[EventsResponse] = set()
+        self.ended = dict.fromkeys(Ended, 0)
+        self.bytes_sent = 0
+        self.draining = asyncio.Event()
+
+    @property
+    def connected(self) -> int:
+        return len(self.here)
+
+    def require_place(self) -> None:
+        """Raises TooManyViewers."""
+        if self.connected >= self.limit:
+            raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
+
+    def drain(self) -> None:
+        self.draining.set()
+        for viewer in tuple(self.here):
+            viewer.leave(Ended.DRAINED)
+
+
+class EventsResponse(Response):
+    """The body of /events: SSE or NDJSON, endless until the stream is not. `steps` gets the lane, if there is one."""
+
+    def __init__(
+        self,
+        viewers: Viewers,
+        steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
+        form: Format,
+        headers: Mapping[str, str] | None = None,
+        *,
+        view: View,
+    ) -> None:
+        super().__init__(status_code=200, headers=_headers(form, headers or {}))
+        del self.headers["content-length"]  # Response has set 0
+        self._viewers = viewers
+        self._view = view
+        self._steps = steps
+        self._format = form
+        self._leaving: Ended | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = None
+        try:
+            self._viewers.require_place()  # once more: several came together, and each had found one
+        except TooManyViewers as full:
+            if self._format.is_ndjson:
+                raise
+            refused = full.code
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+            return
+        if refused:
+            await self._say_farewell(send, refused)
+        elif lane := _lane(scope, self._format):
+            lane.rest = partial(self._serve_and_count, lane, receive)
+        else:
+            await self._serve_and_count(None, receive, send)
+
+    def leave(self, how: Ended) -> None:
+        """End this viewer from outside of its task. The first word counts."""
+        if self._leaving is None:
+            self._leaving = how
+            self._task.cancel()
+
+    async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
+        ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
+        self._viewers.access.opened(self._view)
+        try:
+            ended = await self._serve(lane, receive, send)
+        finally:
+            if lane and lane.wrote:
+                self._view.delivered(*lane.wrote)
+            self._viewers.access.closed(self._view, ended.value)
+            self._viewers.ended[ended] += 1
+        if ended is Ended.TOO_SLOW and lane:
+            lane.hang_up()
+
+    async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
+        # What happened between the request's own checks and here was told to nobody.
+        if lane and lane.is_lost:
+            return Ended.LEFT
+        if not self._viewers.draining.is_set():
+            ended = await self._pump_until_told(lane, receive, send)
+            if ended is not Ended.DRAINED:
+                return ended
+        await self._say_farewell(send, Draining.code)
+        if lane:  # who does not read would hold up this server's exit
+            asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
+        return Ended.DRAINED
+
+    async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
+        task = asyncio.current_task()
+        assert task
+        self._task = task
+        self._viewers.here.add(self)
+        watch = self._watch(lane, receive)
+        try:
+            return await self._pump(lane, send)
+        except asyncio.CancelledError:
+            if self._leaving is None:
+                raise  # the server gives up on this request
+            task.uncancel()
+            return self._leaving
+        finally:
+            self._viewers.here.discard(self)
+            watch()
+
+    def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
+        """See the connection go. Returns what ends the watch."""
+        if lane:
+            lane.on_lost = lambda: self.leave(Ended.LEFT)
+            return lane.close
+        return asyncio.create_task(self._disconnected(receive), name="viewer disconnect").cancel
+
+    async def _disconnected(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.leave(Ended.LEFT)
+
+    async def _pump(self, lane: Lane | None, send: Send) -> Ended:
+        # As a line of the first frame: before it, nothing has been said that a client could resume from.
+        opening = b"" if self._format.is_ndjson else retry_line()
+        try:
+            async with aclosing(self._steps(lane)) as steps:
+                async for step in steps:
+                    body = opening + self._render(step)
+                    opening = b""
+                    span = (step.events[0].id, step.events[-1].id) if isinstance(step, Batch) else None
+                    del step  # or a viewer at the tail would keep its last page for as long as it is there
+                    await self._send(send, body)
+                    del body
+                    if span:
+                        self._view.delivered(*span)
+            await self._send(send, opening and opening + b"\n", more=False)
+        except TimeoutError:
+            return Ended.TOO_SLOW
+        except LasteventError:
+            return Ended.VANISHED
+        return Ended.FINISHED
+
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._viewers.stall_s):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._viewers.bytes_sent += len(body)
+
+    def _render(self, step: Step) -> bytes:
+        match step:
+            case None:
+                return self._format.heartbeat
+            case Batch():
+                return step.render(self._format)
+            case gap:
+                return self._format.render_gap(gap)
+
+    async def _say_farewell(self, send: Send, code: str) -> None:
+        if not self._format.is_ndjson:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    await send({"type": "http.response.body", "body": farewell(code), "more_body": True})
+
+
+def _lane(scope: Scope, form: Format) -> Lane | None:
+    offer = scope.get("extensions", {}).get(EXTENSION)
+    return offer(form) if offer else None
+
+
+class CutResponse(Response):
+    """200, when to come back, and a cut: what an EventSource can live with where others get 503 or 429 (design §6).
+
+    An EventSource gives up for good at any status but 200.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(status_code=200, headers=_headers(Format.EXACT, {}))
+        del self.headers["content-length"]
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        head = scope["method"] == "HEAD"
+        await send({"type": "http.response.body", "body": b"" if head else farewell(self._code), "more_body": not head})
+
+
+def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
+    # nginx buffers what it proxies unless told not to. The media type stands alone: SSE is always UTF-8.
+    return {"Content-Type": form.media_type, "X-Accel-Buffering": "no", **more}

@@ -1,7 +1,7 @@
 # Everything works from a fresh clone that has make and Python 3.11 or newer; nothing is installed outside of .venv.
 #
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
-#   make test      all tests (make test ARGS="tests/broker -x")
+#   make test      all tests (make test ARGS="tests/log -x")
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #   make bench     the benchmarks, a quarter of an hour (make bench ARGS="relay fanout --rounds 1")

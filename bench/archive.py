@@ -40,7 +40,7 @@ from broker.log.event import Event, encode_data
 from broker.log.stream_log import Append, StreamLog, Unsent, new_claim_id, new_sid
 from tests.archive.archive import NOW_MS, meta_of
 from tests.archive.postgres import USER, connect, postgres_binaries, running_postgres
-from tests.streams import new_stream
+from tests.rig.streams import new_stream
 
 STREAMS, STREAMS_SHORT = 1000, 20
 EVENTS, EVENTS_SHORT = 500, 50

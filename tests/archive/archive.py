@@ -17,7 +17,7 @@ from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
 from broker.log.event import DONE, TERMINAL, Event, encode_data
 from broker.log.stream_log import NewStream, StreamLog, Unsent, new_claim_id, new_sid
-from tests.streams import batch, new_stream
+from tests.rig.streams import batch, new_stream
 
 NOW_MS = 1_800_000_000_000
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "so", "on", "until", "evening")

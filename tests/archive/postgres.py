@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.deployment import wait_until
+from tests.rig.deployment import wait_until
 
 # PostgreSQL does not run as root, and a killed session must leave nothing behind: this stands between the two.
 _KEEPER = """

@@ -23,8 +23,8 @@ from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog, new_sid
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
-from tests.deployment import until
-from tests.streams import ids, meta, queued, running
+from tests.rig.deployment import until
+from tests.rig.streams import ids, meta, queued, running
 from worker.archiving.archiver import AGAIN_S, TURN_MS, Archiver
 from worker.sweeper import Sweeper
 

@@ -20,8 +20,8 @@ import redis
 
 from broker.service.masks import load_masks
 from tests.conftest import deployment_in
-from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, frames, ids, ndjson, problem, walked
+from tests.rig.deployment import Deployment, wait_until
+from tests.web.wire import Api, frames, ids, ndjson, problem, walked
 
 NDJSON = "application/x-ndjson"
 KEY, MASKED_KEY = "a-key-that-may-do-everything", "a-key-that-sees-no-e-mails"

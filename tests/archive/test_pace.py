@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.log.stream_log import Append, StreamLog, Unsent, new_claim_id
-from tests.deployment import Deployment
-from tests.streams import new_stream
+from tests.rig.deployment import Deployment
+from tests.rig.streams import new_stream
 
 LASTS_S = 60
 EVENTS = 1500

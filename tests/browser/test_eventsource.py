@@ -16,8 +16,8 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, Response, async_playwright
 
-from tests.chromium import ARGS
-from tests.deployment import Deployment, until
+from tests.rig.chromium import ARGS
+from tests.rig.deployment import Deployment, until
 from tests.viewers.durable import durable_deployment
 from tests.viewers.viewer import Answer, Viewer
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.chromium import ARGS
-from tests.deployment import HTTP, Deployment, free_port
+from tests.rig.chromium import ARGS
+from tests.rig.deployment import HTTP, Deployment, free_port
 
 pytestmark = pytest.mark.browser
 

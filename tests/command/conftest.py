@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import wait_until
-from tests.zygote import run_module
+from tests.rig.deployment import wait_until
+from tests.rig.zygote import run_module
 
 LIMIT_S = 60.0
 COMMAND = [sys.executable, "-m", "broker"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.command.conftest import Ended
 from tests.conftest import deployment_in
-from tests.deployment import HTTP, Deployment, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 
 Lastevent = Callable[..., Ended]
 

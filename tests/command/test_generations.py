@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.command.conftest import Ended, Running
-from tests.deployment import HTTP, Deployment, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 
 Lastevent = Callable[..., Ended]
 Start = Callable[..., Running]

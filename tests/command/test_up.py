@@ -11,7 +11,7 @@ import pytest
 
 from broker.settings import NO_ARCHIVE
 from tests.command.conftest import Ended, Running, processes_in
-from tests.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, free_port, wait_until
 
 Start = Callable[..., Running]
 Lastevent = Callable[..., Ended]

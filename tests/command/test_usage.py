@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from tests.command.conftest import COMMAND, Ended, environment
-from tests.deployment import Deployment
+from tests.rig.deployment import Deployment
 
 Lastevent = Callable[..., Ended]
 COMMANDS = (

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from tests.compose.compose_file import KEY, ROOT, SERVICES, on_this_machine
-from tests.deployment import HTTP, Deployment, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
 
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

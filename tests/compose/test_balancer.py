@@ -13,7 +13,7 @@ import pytest
 
 from tests.compose.balancer import AUTHORIZED, Balanced, Balancer
 from tests.compose.visitor import KeyedProducer, Visitor, get
-from tests.deployment import HTTP, until
+from tests.rig.deployment import HTTP, until
 from tests.viewers.viewer import post
 
 PROMPT = "Grüße aus dem Tunnel 🚇 漢字"

@@ -10,7 +10,7 @@ import pytest
 from tests.compose.balancer import Balanced
 from tests.compose.http2 import connect
 from tests.compose.visitor import KeyedProducer
-from tests.deployment import until
+from tests.rig.deployment import until
 
 STREAMS = 10
 VIEWERS = 100

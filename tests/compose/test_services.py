@@ -18,7 +18,7 @@ from redis import Redis
 from tests.compose.balancer import Balanced, Balancer
 from tests.compose.compose_file import SERVICES, on_this_machine
 from tests.compose.services import Services, make_seal_key
-from tests.deployment import Process, wait_until
+from tests.rig.deployment import Process, wait_until
 
 NOBODY = 65534
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Request, ViewportSize, expect, sync_playwright
 
-from tests.chromium import ARGS
-from tests.deployment import HTTP, Deployment
-from tests.npm import install
+from tests.rig.chromium import ARGS
+from tests.rig.deployment import HTTP, Deployment
+from tests.rig.npm import install
 
 PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import Seeds, watched_page
-from tests.deployment import Deployment, wait_until
+from tests.rig.deployment import Deployment, wait_until
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import DESKTOP, Seeds, serious, watched_page
-from tests.deployment import wait_until
+from tests.rig.deployment import wait_until
 
 pytestmark = pytest.mark.browser
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.conftest import deployment_in
 from tests.console.conftest import Seeds, serious, watched_page
 from tests.console.test_player import DONE, answer, open_player, until_at, words
-from tests.deployment import HTTP, Deployment, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 
 pytestmark = pytest.mark.browser
 

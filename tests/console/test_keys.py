@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import watched_page
-from tests.deployment import HTTP, Deployment
+from tests.rig.deployment import HTTP, Deployment
 
 pytestmark = pytest.mark.browser
 

@@ -10,7 +10,7 @@ from redis import Redis
 
 from broker.live.topic import RING_EVENTS
 from tests.console.conftest import Seeds, watched_page
-from tests.deployment import Deployment
+from tests.rig.deployment import Deployment
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.console import MEDIA_TYPES, POLICY
-from tests.deployment import HTTP, Deployment
+from tests.rig.deployment import HTTP, Deployment
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "broker" / "console"

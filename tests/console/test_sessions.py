@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
 from tests.console.conftest import Seeds, watched_page
-from tests.deployment import Deployment
+from tests.rig.deployment import Deployment
 
 pytestmark = pytest.mark.browser
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chromium import ARGS
-from tests.deployment import HTTP, Process, free_port, wait_until
+from tests.rig.chromium import ARGS
+from tests.rig.deployment import HTTP, Process, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.deployment import until
 from tests.faults.archived import Archived, archive_url, check_archive
 from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
 from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
 from tests.faults.plan import Fault, StreamPlan, plan_stream
 from tests.faults.stage import NEVER, REDIS_ERRORS, Stage
+from tests.rig.deployment import until
 
 SETTINGS = {
     "LASTEVENT_PROVIDER_SILENCE_S": "3",

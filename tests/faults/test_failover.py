@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from broker.store.redis_url import parse_redis_url
-from tests.deployment import Deployment, wait_until
 from tests.faults.replicas import Replicas, replicated
+from tests.rig.deployment import Deployment, wait_until
 from tests.viewers.viewer import Viewer, outcome
 
 STREAMS = 50

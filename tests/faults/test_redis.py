@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.deployment import HTTP, Deployment, until, wait_until
+from tests.rig.deployment import HTTP, Deployment, until, wait_until
 from tests.viewers.viewer import Viewer, post
 
 Deploy = Callable[..., Deployment]

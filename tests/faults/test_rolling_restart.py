@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.deployment import Deployment, Process, until
+from tests.rig.deployment import Deployment, Process, until
 from tests.viewers.viewer import Viewer, post
 
 STREAMS = 24

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import redis
 
-from tests.deployment import HTTP, Deployment, Process, wait_until
 from tests.faults.conftest import Provider
+from tests.rig.deployment import HTTP, Deployment, Process, wait_until
 
 Deploy = Callable[..., Deployment]
 

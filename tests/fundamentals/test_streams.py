@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.deployment import Deployment
 from tests.fundamentals.conversation import client, text, watch
+from tests.rig.deployment import Deployment
 
 PROMPT = "Tell me about salt. [[tokens=40 rate=200 ttft_ms=20]]"
 ENDLESS = "Never stop. [[tokens=100000 rate=50 ttft_ms=0]]"

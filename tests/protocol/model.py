@@ -1,7 +1,7 @@
 """The steps of the log on one page: what each does to one stream, as pure functions on immutable values.
 
 This is the reference. `search.py` explores it (what can happen when everything goes wrong), and
-tests/broker/test_log_model.py runs the real scripts beside it (do they do what it says).
+tests/log/test_log_model.py runs the real scripts beside it (do they do what it says).
 
 A step is given the server that runs it and the stream it finds, and returns the stream it leaves and its answer:
 ('OK', …) or ('WHY NOT', …), as the scripts answer. `without` names rules that are left out, to show what each is for.

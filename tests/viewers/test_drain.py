@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
-from tests.deployment import Deployment, until
+from tests.rig.deployment import Deployment, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import LIMIT_S, Answer, Connection, CutAt, Viewer, at_byte, connect, get_events
 

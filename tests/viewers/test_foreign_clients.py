@@ -11,8 +11,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
 
-from tests.deployment import Deployment
-from tests.npm import install
+from tests.rig.deployment import Deployment
+from tests.rig.npm import install
 from tests.viewers.viewer import LIMIT_S, Viewer
 
 NPM_FOLDER = Path(__file__).parent / "npm"

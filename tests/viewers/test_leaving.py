@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from tests.deployment import Deployment, until
+from tests.rig.deployment import Deployment, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import Viewer, connect, viewers_connected
 

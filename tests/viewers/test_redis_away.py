@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment, until, wait_until
+from tests.rig.deployment import Deployment, until, wait_until
 from tests.viewers.durable import answers, durable_deployment
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import Viewer, get_events

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 
-from tests.deployment import Deployment
+from tests.rig.deployment import Deployment
 from tests.viewers.viewer import LIMIT_S, Answer, CutAt, Viewer, after_event, at_byte, connect, post
 
 PROMPT = {"prompt": "Straße 東京 🚀 [[thinking=20 tokens=60 rate=60 ttft_ms=100]]"}

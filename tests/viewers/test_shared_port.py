@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections import Counter
 
-from tests.deployment import Deployment, Process, free_port, until, wait_until
+from tests.rig.deployment import Deployment, Process, free_port, until, wait_until
 from tests.viewers.viewer import connect
 
 ASKERS = 8

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment, until
+from tests.rig.deployment import Deployment, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import LIMIT_S, Viewer, get_events, viewers_connected
 

@@ -9,7 +9,7 @@ import uvicorn
 
 from broker.settings import Settings
 from broker.web.app import create_app
-from tests.deployment import Deployment, free_port, until
+from tests.rig.deployment import Deployment, free_port, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import LIMIT_S, Viewer, connect, get_events, viewers_connected
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.deployment import HTTP
+from tests.rig.deployment import HTTP
 
 LIMIT_S = 60.0
 _RETRY = re.compile(rb"retry: [0-9]+\n")

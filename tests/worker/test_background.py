@@ -17,7 +17,7 @@ import broker.web.app
 from broker.log.stream_log import StreamLog
 from broker.settings import Settings
 from broker.web.app import Tier
-from tests.streams import kinds, meta, queued
+from tests.rig.streams import kinds, meta, queued
 from worker.main import Worker, work
 from worker.providers.anthropic import AnthropicProvider
 from worker.standin.server import StandIn, start_in_thread

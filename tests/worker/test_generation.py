@@ -16,7 +16,7 @@ import worker.generation
 from broker.log.event import Event, text_since_restart
 from broker.log.stream_log import Claimed, StreamLog, new_claim_id
 from broker.log.writer import GroupCommit, StreamWriter
-from tests.streams import committing, expire_lease, meta, queued, taken_over
+from tests.rig.streams import committing, expire_lease, meta, queued, taken_over
 from worker.generation import Generation
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider

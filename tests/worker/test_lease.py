@@ -22,7 +22,7 @@ from broker.log.stream_log import EXTERNAL, LEASE_S, Claimed, StreamLog, new_cla
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
 from broker.store.connect import JOB, connect_queue, enqueue
-from tests.streams import (
+from tests.rig.streams import (
     batch,
     ending,
     expire_lease,

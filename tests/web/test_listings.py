@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.http.wire import Api, problem, walked
+from tests.web.wire import Api, problem, walked
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.deployment import Deployment
-from tests.http.wire import Api, Exchange, problem
+from tests.rig.deployment import Deployment
+from tests.web.wire import Api, Exchange, problem
 
 APP = "https://app.example.com"
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, frames, ids, problem
+from tests.rig.deployment import Deployment, wait_until
+from tests.web.wire import Api, frames, ids, problem
 
 LONG = "[[tokens=2000 rate=50 ttft_ms=0]] for a while"
 

@@ -67,10 +67,10 @@ class Forked:
 class Zygote:
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.zygote"],
+            [sys.executable, "-m", "tests.rig.zygote"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
         )
         self._lock = threading.Lock()
         atexit.register(self._process.communicate)  # it ends when its standard input does

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.http.wire import Api, Exchange, frames, ids, ndjson, problem
+from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 
 def replay(api: Api, sid: str, query: str = "", **headers: str) -> Exchange:

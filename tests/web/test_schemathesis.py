@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
 
 from broker.settings import load_settings
 from broker.web.app import create_app
-from tests.deployment import Deployment
-from tests.http.wire import Api
+from tests.rig.deployment import Deployment
+from tests.web.wire import Api
 
 SSE = ("/events", "/replay")
 SSE_S = 0.3

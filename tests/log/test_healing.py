@@ -15,8 +15,8 @@ from broker.log.event import Event
 from broker.log.seizures import Seizures
 from broker.log.stream_log import Claimed, StreamLog
 from broker.log.writer import GroupCommit, Pulse, StreamWriter
-from tests.broker.proxy import proxy_to
-from tests.streams import (
+from tests.rig.proxy import proxy_to
+from tests.rig.streams import (
     batch,
     committing,
     ending,

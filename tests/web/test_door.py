@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployment import HTTP, Deployment, free_port
-from tests.http.wire import Api, Exchange, ids, problem
-from tests.zygote import run_module
+from tests.rig.deployment import HTTP, Deployment, free_port
+from tests.rig.zygote import run_module
+from tests.web.wire import Api, Exchange, ids, problem
 
 KEY = "correct-horse-battery-staple"
 OTHER_KEY = "another-key-of-sixteen-or-more"

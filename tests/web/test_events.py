@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, Exchange, frames, ids, ndjson, problem
+from tests.rig.deployment import Deployment, wait_until
+from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 BAD_CURSORS = [
     *("-1", "+1", "1_0", "01", "00", "-0", "1.0", "1e3", "0x1", "1 2", "１", "٣", "²", "NaN", "null", "none", "abc"),

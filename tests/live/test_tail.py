@@ -29,8 +29,8 @@ from broker.log.event import Event
 from broker.log.keys import Keys
 from broker.log.stream_log import Claimed, StreamLog
 from broker.store.connect import connect
-from tests.deployment import Process, until
-from tests.streams import batch, ending, queued, remember, running, taken_over, text
+from tests.rig.deployment import Process, until
+from tests.rig.streams import batch, ending, queued, remember, running, taken_over, text
 
 LIMIT_S = 30.0
 

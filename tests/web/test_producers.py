@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.deployment import Deployment
-from tests.http.wire import Api, frames, ids, ndjson, problem
+from tests.rig.deployment import Deployment
+from tests.web.wire import Api, frames, ids, ndjson, problem
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from broker.log.event import encode_data
 from broker.log.keys import Keys
 from broker.log.stream_log import Claimed, StreamLog
 from broker.web.viewer import Ended, EventsResponse, Viewers
-from tests.streams import batch, ending, running, text
+from tests.rig.streams import batch, ending, running, text
 
 LIMIT_S = 10.0
 

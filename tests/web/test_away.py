@@ -10,8 +10,8 @@ from typing import Any
 
 import redis
 
-from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, Exchange, frames, ids, ndjson, problem
+from tests.rig.deployment import Deployment, wait_until
+from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 OwnDeployment = Callable[..., Deployment]
 OpenApi = Callable[..., Api]

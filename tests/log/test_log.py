@@ -20,7 +20,7 @@ from broker.errors import (
 )
 from broker.log.event import encode_data, from_published
 from broker.log.stream_log import EXTERNAL, EXTERNAL_LEASE_S, Append, Claimed, Pen, StreamLog, Unsent
-from tests.streams import (
+from tests.rig.streams import (
     batch,
     ending,
     expire_lease,

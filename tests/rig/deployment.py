@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.zygote import CAN_FORK, Forked, zygote
+from tests.rig.zygote import CAN_FORK, Forked, zygote
 
 START_LIMIT_S = 30.0
 ASYNC_LIMIT_S = 60.0

@@ -9,8 +9,8 @@ import httpx
 import orjson
 import pytest
 
-from tests.deployment import Deployment
-from tests.http.wire import Api, Exchange, problem
+from tests.rig.deployment import Deployment
+from tests.web.wire import Api, Exchange, problem
 
 MARK = "mArKeR7f3a"
 JSON = {"Content-Type": "application/json"}

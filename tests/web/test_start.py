@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.deployment import Deployment, wait_until
-from tests.http.wire import Api, Exchange, frames, ids, ndjson, problem
+from tests.rig.deployment import Deployment, wait_until
+from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 QUICK = "[[tokens=3 rate=0 ttft_ms=0]] hello"
 RECORD = {

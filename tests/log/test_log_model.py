@@ -42,7 +42,7 @@ from broker.errors import (
 from broker.log.stream_log import Append, Claimed, Pen, Seizure, StreamLog, Unsent
 from tests.protocol import model
 from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
-from tests.streams import expire_lease, meta, new_stream
+from tests.rig.streams import expire_lease, meta, new_stream
 
 SID = "s1"
 WORDS: dict[type[LasteventError], str] = {

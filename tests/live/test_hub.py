@@ -17,8 +17,8 @@ from broker.live.topic import RING_BYTES, RING_EVENTS, Topic
 from broker.log.keys import Keys
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
-from tests.broker.proxy import Proxy, proxy_to
-from tests.streams import batch, running, text
+from tests.rig.proxy import Proxy, proxy_to
+from tests.rig.streams import batch, running, text
 
 LIMIT_S = 30.0
 

@@ -16,8 +16,8 @@ from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuper
 from broker.log.stream_log import Claimed, StreamLog, new_claim_id
 from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from broker.store.connect import connect
-from tests.broker.proxy import Proxy, proxy_to
-from tests.streams import batch, committing, ids, kinds, meta, queued, remember, running, taken_over, text
+from tests.rig.proxy import Proxy, proxy_to
+from tests.rig.streams import batch, committing, ids, kinds, meta, queued, remember, running, taken_over, text
 
 LIMIT_S = 30.0
 

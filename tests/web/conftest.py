@@ -5,8 +5,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.deployment import Deployment
-from tests.http.wire import Api
+from tests.rig.deployment import Deployment
+from tests.web.wire import Api
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from broker.dialects.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, parse_cursor, retry_line
 from broker.errors import BadCursor
 from broker.log.event import Event, encode_data, merge_deltas
-from tests.broker.test_event import EVENTS, KINDS, OBJECTS, STREAMS
+from tests.log.test_event import EVENTS, KINDS, OBJECTS, STREAMS
 
 
 class Message(NamedTuple):

@@ -1,0 +1,1 @@
+"""What tests of several rooms stand on: deployments of real processes, a proxy to cut, Chromium, npm, leaked keys."""

@@ -37,7 +37,13 @@ from broker.archive.heads import open_heads
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
 from broker.archive.writer import ArchiveWriter, finished
 from broker.log.event import Event, encode_data
-from broker.log.stream_log import Append, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.steps import (
+    Append,
+    Unsent,
+    new_claim_id,
+    new_sid,
+)
+from broker.log.stream_log import StreamLog
 from tests.archive.archive import NOW_MS, meta_of
 from tests.archive.postgres import USER, connect, postgres_binaries, running_postgres
 from tests.rig.streams import new_stream

@@ -24,7 +24,8 @@ from bench.processes import start_redis
 from bench.scenario import Options
 from bench.table import Table, number
 from broker.log.event import DONE, TEXT_DELTA
-from broker.log.stream_log import NewStream, StreamLog, new_claim_id, new_sid
+from broker.log.steps import NewStream, new_claim_id, new_sid
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.store.connect import connect
 

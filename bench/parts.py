@@ -25,7 +25,16 @@ from bench.scenario import Options
 from bench.table import Table, number
 from broker.live.subscription import subscription
 from broker.log.event import TEXT_DELTA, encode_data
-from broker.log.stream_log import Append, Appended, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.steps import (
+    Append,
+    Appended,
+    Claimed,
+    NewStream,
+    Unsent,
+    new_claim_id,
+    new_sid,
+)
+from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 
 MESSAGES, MESSAGES_SHORT = 60_000, 2_000

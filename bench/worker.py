@@ -24,8 +24,10 @@ from bench.processes import free_port, start, start_redis, wait_for_port
 from bench.scenario import Options
 from bench.table import Table, number
 from broker.log.keys import Keys
-from broker.log.stream_log import NewStream, StreamLog, new_sid
-from broker.store.connect import connect, connect_queue, enqueue
+from broker.log.queue import connect_queue, enqueue
+from broker.log.steps import NewStream, new_sid
+from broker.log.stream_log import StreamLog
+from broker.store.connect import connect
 
 WORKER, PROVIDER = "worker", "provider"
 TARGET_PER_S = 10_000

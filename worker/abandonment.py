@@ -12,10 +12,12 @@ import logging
 import time
 from collections.abc import Iterable
 
-from broker.errors import LasteventError, RedisUnavailable, from_redis
+from broker.errors import LasteventError, RedisUnavailable
 from broker.log.event import CANCELLED, encode_data
 from broker.log.seizures import Seizures
-from broker.log.stream_log import Claimed, StreamLog
+from broker.log.steps import Claimed
+from broker.log.stream_log import StreamLog
+from broker.store.errors import from_redis
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from broker.errors import LasteventError, StreamLimit
 from broker.log.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA
-from broker.log.stream_log import Claimed
+from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.providers import Finish, Provider, ProviderFailure
 from worker.sweeper import MAX_ATTEMPTS, WORKER_LOST

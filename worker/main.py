@@ -33,15 +33,17 @@ from broker.errors import (
     RedisUnavailable,
     StreamClosed,
     StreamNotFound,
-    from_redis,
 )
 from broker.log.keys import Keys
+from broker.log.queue import JOB, connect_queue, enqueue
 from broker.log.seizures import Seizures
-from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.steps import Claimed, new_claim_id
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.process.loops import Loops
 from broker.settings import Settings
-from broker.store.connect import JOB, connect, connect_queue, enqueue
+from broker.store.connect import connect
+from broker.store.errors import from_redis
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
 from worker.generation import Generation

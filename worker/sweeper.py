@@ -27,12 +27,13 @@ from broker.errors import (
     RedisUnavailable,
     StreamClosed,
     StreamNotFound,
-    from_redis,
 )
-from broker.log.event import ERROR, encode_data
+from broker.log.event import ERROR, encode_data, is_terminal
 from broker.log.seizures import Seizures
-from broker.log.stream_log import EXTERNAL, StreamLog, is_terminal
+from broker.log.steps import EXTERNAL
+from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
+from broker.store.errors import from_redis
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,16 @@ from bench.load import stamp
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
 from bench.processes import free_port, start, start_redis, wait_for_port
 from broker.log.event import TEXT_DELTA
-from broker.log.stream_log import APPEND, Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.script import APPEND
+from broker.log.steps import (
+    Append,
+    Claimed,
+    NewStream,
+    Unsent,
+    new_claim_id,
+    new_sid,
+)
+from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 
 OPENED_AT_ONCE = 16  # the pool's connections

@@ -19,8 +19,8 @@ from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, raw
 from broker.errors import ArchiveDamaged
 from broker.log.event import Event
-from broker.log.stream_log import PAGE_EVENTS, Page
-from broker.service.listing import Filter, Part, Place
+from broker.log.index import Filter, Part, Place
+from broker.log.steps import PAGE_EVENTS, Page
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from redis._parsers.helpers import parse_info
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from broker.log.stream_log import server_of
+from broker.log.servers import server_of
 
 PING_S = 5.0
 SILENCE_S = 12.0

@@ -34,8 +34,9 @@ from broker.errors import RedisUnavailable
 from broker.live.hub import Hub
 from broker.live.lane import Lane
 from broker.live.topic import Topic
-from broker.log.event import Event
-from broker.log.stream_log import HELD_BYTES, PAGE_EVENTS, Page, StreamLog, is_terminal, within
+from broker.log.event import Event, is_terminal
+from broker.log.steps import PAGE_EVENTS, Page
+from broker.log.stream_log import StreamLog
 
 if TYPE_CHECKING:
     from broker.archive.reader import ArchivedLog
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 LOG_RETRY_S = 0.5
 """Redis is away while a viewer follows: how often the log is asked again."""
+
+HELD_BYTES = 64 * 1024
+"""What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
 
 LOST_TAIL = "log_lost_tail"
 
@@ -200,3 +204,12 @@ class _Silence:
         with suppress(TimeoutError):
             async with asyncio.timeout(left_s if within_s is None else min(left_s, within_s)):
                 await changed.wait()
+
+
+def within(events: list[Event], size: int) -> list[Event]:
+    """As many of the first events as have no more data than this; one at least."""
+    for n, event in enumerate(events):
+        size -= len(event.data)
+        if size < 0:
+            return events[: max(1, n)]
+    return events

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from broker.dialects.sse import Batch, Format
 from broker.live.lane import Lane, chunk
 from broker.log.event import TERMINAL, Event, from_published
-from broker.log.stream_log import Page
+from broker.log.steps import Page
 
 logger = logging.getLogger(__name__)
 

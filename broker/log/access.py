@@ -25,9 +25,9 @@ import orjson
 from redis.asyncio import Redis
 
 from broker.auth import Grant
-from broker.errors import from_redis
 from broker.log.keys import Keys
 from broker.service.record import rfc3339
+from broker.store.errors import from_redis
 
 logger = logging.getLogger(__name__)
 

@@ -43,6 +43,10 @@ class Event(NamedTuple):
         return self.kind in TERMINAL
 
 
+def is_terminal(state: str) -> bool:
+    return state in TERMINAL
+
+
 def encode_data(value: Any) -> bytes:
     """JSON on one line, in UTF-8, without any character that some reader takes for a line break.
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import orjson
 from redis.asyncio import Redis
 
-from broker.errors import InvalidRequest, from_redis
+from broker.errors import InvalidRequest
+from broker.store.errors import from_redis
 
 KEPT_S = 86_400
 

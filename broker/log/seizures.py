@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from broker.errors import LasteventError, LogHealing, RedisUnavailable, StreamNotFound
-from broker.log.stream_log import Seized, Seizure, StreamLog, new_claim_id
+from broker.log.steps import Seized, Seizure, new_claim_id
+from broker.log.stream_log import StreamLog
 
 logger = logging.getLogger(__name__)
 

@@ -9,242 +9,59 @@ Whoever writes holds the *pen*: (epoch, claim id, base). Epoch is the fencing to
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
 import redis.exceptions
 from redis.asyncio import Redis
 
 from broker.errors import (
-    AppendGap,
     LasteventError,
-    LeaseHeld,
     LogHealing,
     RedisUnavailable,
-    StreamClosed,
-    StreamLimit,
     StreamNotFound,
-    StreamRunning,
-    WriterSuperseded,
-    from_redis,
-    is_passing,
 )
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.idempotency import mark_created
-from broker.log.keys import LISTING_SLACK_S, SCHEMA, Keys
+from broker.log.keys import LISTING_SLACK_S, Keys
+from broker.log.script import (
+    APPEND,
+    ARCHIVED,
+    CLAIM,
+    CREATE,
+    ERASE,
+    RELEASE,
+    RESTORE,
+    SEIZE,
+    NewServer,
+    Script,
+    decoded,
+    typed,
+)
+from broker.log.servers import ENDINGS_WAIT, SERVER_TRIES, SERVERS_KEPT, SERVERS_LIFE_S, TOO_MANY_SERVERS, server_of
+from broker.log.steps import (
+    EXTERNAL,
+    EXTERNAL_LEASE_S,
+    LEASE_S,
+    PAGE_EVENTS,
+    PROGRESS,
+    TOMBSTONE,
+    Append,
+    Appended,
+    Claimed,
+    NewStream,
+    Page,
+    Pen,
+    Seized,
+    Seizure,
+    new_claim_id,
+)
+from broker.store.errors import from_redis, is_passing
 
 logger = logging.getLogger(__name__)
-
-WORKER, EXTERNAL = "worker", "external"
-
-LEASE_S = 6.0
-"""A worker's lease. Takeover within 10 s (G4) = lease + the sweeper's second + the claim, with room to spare."""
-
-EXTERNAL_LEASE_S = 30.0
-"""An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
-
-PROGRESS = {
-    *("created", "state", "attempt", "lease_until", "epoch", "claim", "claimed_under", "base"),
-    *("tail", "events", "bytes", "first_text"),
-}
-"""Fields of meta that say how far a stream has come. The others say what it is: a restored one has them again."""
-
-SERVERS_KEPT = 8
-SERVERS_LIFE_S = 7 * 86_400
-SERVER_TRIES = 3
-TOO_MANY_SERVERS = "Redis changes servers faster than they can be noted. Try again shortly."
-
-ENDINGS_WAIT = 2 / 3
-"""Of a lease: two heartbeats and looks, in which whoever keeps an ending that Redis lost puts it back. A new ending
-waits for that, and is still there before anybody may claim."""
-
-RETURN_LEASES = 2
-"""Leases in which a stream that Redis lost may come back: its writer may have stood still for almost one of them."""
-
-PAGE_EVENTS = 500
-"""Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
-
-HELD_BYTES = 64 * 1024
-"""What a viewer holds of the log while it does not read: events may be large, and a page of 500 of them megabytes."""
-
-
-class Pen(NamedTuple):
-    epoch: int
-    claim_id: str
-    base: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewStream:
-    """What a stream is created from. `request` is what the provider gets; external streams have none."""
-
-    sid: str
-    tenant: str
-    session: str
-    producer: str = WORKER
-    user: str | None = None
-    model: str = ""
-    request: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    regenerates: str | None = None
-    on_worker_loss: str = "restart"
-    abandon_after_s: float | None = None
-    idempotency: str | None = None
-
-    def meta(self) -> list[str | bytes]:
-        external = self.producer == EXTERNAL
-        fields: dict[str, str | bytes] = {
-            "schema": str(SCHEMA),
-            "tenant": self.tenant,
-            "session": self.session,
-            "producer": self.producer,
-            "model": self.model,
-            "request": orjson.dumps(self.request),
-            "metadata": orjson.dumps(self.metadata or {}),
-            "on_worker_loss": self.on_worker_loss,
-            "state": "running" if external else "queued",
-            "epoch": "1" if external else "0",
-            "attempt": "1" if external else "0",
-            "claim": new_claim_id() if external else "",
-            "base": "2",
-        }
-        if self.user is not None:
-            fields["user"] = self.user
-        if self.regenerates is not None:
-            fields["regenerates"] = self.regenerates
-        if self.abandon_after_s is not None:
-            fields["abandon_after_s"] = str(self.abandon_after_s)
-        if self.idempotency is not None:
-            fields["idempotency"] = self.idempotency
-        return [part for field in fields.items() for part in field]
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A stream in a worker's hands, as it was when claimed, under which server."""
-
-    sid: str
-    pen: Pen
-    tail: int
-    attempt: int
-    events: int
-    bytes: int
-    server: str
-    meta: dict[str, str]
-
-    @property
-    def model(self) -> str:
-        return self.meta["model"]
-
-    @property
-    def request(self) -> dict[str, Any]:
-        request: dict[str, Any] = orjson.loads(self.meta["request"])
-        return request
-
-
-class Appended(NamedTuple):
-    """`now_ms`: what new events were stamped with. `there_ms`: the stamp of the last one that was there already."""
-
-    tail: int
-    now_ms: int
-    state: str
-    there_ms: int = 0
-
-
-class Seized(NamedTuple):
-    """How a stream ended: by this seizure, or (`already`) before it."""
-
-    state: str
-    last_event_id: int
-    stopped_after: int
-    already: bool
-
-
-class Seizure(NamedTuple):
-    """A terminal event that was written by taking the pen, and what it takes to put it back (`id` 0: it is new)."""
-
-    sid: str
-    claim_id: str
-    kind: str
-    data: bytes
-    id: int = 0
-    epoch: int = 0
-    t: int = 0
-
-
-class Page(NamedTuple):
-    """The events after a cursor, as far as one read goes, and the stream's state when it was read.
-
-    `present`: the cursor's own event is in the log (or the cursor is 0).
-    """
-
-    state: str
-    tail: int
-    present: bool
-    events: list[Event]
-    more: bool
-
-
-class Unsent(NamedTuple):
-    """An event on its way to the log. `t` is set when it was there before and is being put back."""
-
-    kind: str
-    data: bytes
-    t: int | None = None
-
-
-class Append(NamedTuple):
-    """`attempt`: as the pen's claim counted it. `claimed_under`: the server, from a writer that has stood still."""
-
-    sid: str
-    pen: Pen
-    first: int
-    events: Sequence[Unsent]
-    lease_s: float = LEASE_S
-    attempt: int = 1
-    claimed_under: str = ""
-
-
-def within(events: list[Event], size: int) -> list[Event]:
-    """As many of the first events as have no more data than this; one at least."""
-    for n, event in enumerate(events):
-        size -= len(event.data)
-        if size < 0:
-            return events[: max(1, n)]
-    return events
-
-
-def new_sid() -> str:
-    """128 random bits: ids are not guessable, and never collide."""
-    return secrets.token_hex(16)
-
-
-def new_claim_id() -> str:
-    return secrets.token_hex(8)
-
-
-class Script:
-    """A Lua step with the prelude in front, called by its digest."""
-
-    def __init__(self, name: str) -> None:
-        folder = resources.files("broker.log.scripts")
-        self.text = folder.joinpath("prelude.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-
-CREATE, CLAIM, APPEND = Script("create"), Script("claim"), Script("append")
-RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
-ARCHIVED, ERASE = Script("archived"), Script("erase")
-
-TOMBSTONE = ("schema", "tenant", "state", "created", "finished", "events", "tail", "archived")
-"""What is left of an erased stream's meta."""
 
 
 class StreamLog:
@@ -295,7 +112,7 @@ class StreamLog:
             CLAIM, sid, lambda seen: (claim_id, worker, self._lease_ms, *seen)
         )
         pen = Pen(epoch, claim_id, base)
-        return Claimed(sid, pen, tail, attempt, events, size, server.decode(), _decoded(meta))
+        return Claimed(sid, pen, tail, attempt, events, size, server.decode(), decoded(meta))
 
     async def append(self, append: Append) -> Appended:
         """Add events under consecutive ids from `first` on, and renew the lease. Safe to repeat.
@@ -311,7 +128,7 @@ class StreamLog:
         """Group commit: the appends of many streams in one pipeline; what each came to, in their order."""
         outcomes = await self._append(appends)
         for _ in range(SERVER_TRIES):
-            refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, _NewServer)}
+            refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)}
             if not refused:
                 await self._have_looked_at([append.sid for append in appends if _ends(append)])
                 return outcomes
@@ -511,7 +328,7 @@ class StreamLog:
         for _ in range(SERVER_TRIES):
             try:
                 return await self._run(script, sid, *args((self._seen_server, self._seen_since_ms)))
-            except _NewServer as new:
+            except NewServer as new:
                 await self._first_seen(new.server)
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
@@ -569,10 +386,10 @@ class StreamLog:
 
     async def _run(self, script: Script, sid: str, *args: Any) -> list[Any]:
         [answer] = await self._pipeline([(script, sid, args)])
-        typed = _typed(answer)
-        if isinstance(typed, LasteventError):
-            raise typed
-        return typed
+        outcome = typed(answer)
+        if isinstance(outcome, LasteventError):
+            raise outcome
+        return outcome
 
     async def _pipeline(self, calls: Sequence[tuple[Script, str, Sequence[Any]]]) -> list[Any]:
         """Run steps in one round trip. Raises RedisUnavailable if any did not reach Redis: all may be repeated."""
@@ -602,60 +419,12 @@ def _ends(append: Append) -> bool:
 
 def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
     try:
-        typed = _typed(answer)
+        outcome = typed(answer)
     except Exception:
         # Nobody foresaw this, but it is one stream's: what the others sent in the same pipeline is in their logs.
         logger.exception("stream %s: its events could not be appended", append.sid)
         return LasteventError("Redis refused to append to this stream.")
-    if isinstance(typed, LasteventError):
-        return typed
-    _, tail, now_ms, state, there_ms = typed
+    if isinstance(outcome, LasteventError):
+        return outcome
+    _, tail, now_ms, state, there_ms = outcome
     return Appended(tail, now_ms, state.decode(), there_ms)
-
-
-def _typed(answer: Any) -> list[Any] | LasteventError:
-    if isinstance(answer, Exception):
-        raise answer
-    match answer:
-        case [b"OK", *_]:
-            return answer  # type: ignore[no-any-return]  # redis-py's answers are untyped
-        case [b"NOT_FOUND"]:
-            return StreamNotFound("There is no stream of that id.")
-        case [b"CLOSED"]:
-            return StreamClosed("The stream has its terminal event; nothing follows it.")
-        case [b"SUPERSEDED"]:
-            return WriterSuperseded("Another writer holds the pen now; stop writing.")
-        case [b"GAP", tail]:
-            return AppendGap(tail)
-        case [b"LIMIT"]:
-            return StreamLimit("The stream holds as many events or bytes as one may.")
-        case [b"HELD", until_ms]:
-            return LeaseHeld(until_ms)
-        case [b"RUNNING"]:
-            return StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
-        case [b"HEALING", wait_ms]:
-            return LogHealing(wait_ms / 1000)
-        case [b"NEW_SERVER", server]:
-            return _NewServer(server.decode())
-    raise AssertionError(f"a script gave an answer that log.py does not know: {answer[:1]!r}")
-
-
-class _NewServer(LasteventError):
-    """The step met a server that this process has not met: it has to say since when that one is in use."""
-
-    def __init__(self, server: str) -> None:
-        super().__init__("Redis runs on another server than before.")
-        self.server = server
-
-
-def server_of(info: Mapping[str, Any]) -> str:
-    """The server's name as the scripts make it (prelude.lua) of what INFO says."""
-    return str(info.get("run_id", ""))[:16] + str(info.get("master_replid", ""))[:16]
-
-
-def _decoded(flat: list[bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def is_terminal(state: str) -> bool:
-    return state in TERMINAL

@@ -35,7 +35,13 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.event import TERMINAL, encode_data
-from broker.log.stream_log import Append, Appended, Claimed, StreamLog, Unsent
+from broker.log.steps import (
+    Append,
+    Appended,
+    Claimed,
+    Unsent,
+)
+from broker.log.stream_log import StreamLog
 
 logger = logging.getLogger(__name__)
 

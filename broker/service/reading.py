@@ -14,8 +14,8 @@ from broker.archive.setup import Archive
 from broker.auth import Grant
 from broker.errors import Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views, shown
-from broker.log.event import Event, to_ndjson
-from broker.log.stream_log import StreamLog, is_terminal
+from broker.log.event import Event, is_terminal, to_ndjson
+from broker.log.stream_log import StreamLog
 from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.streams import Found, Streams
 from broker.settings import PREFIX, Settings, SettingsError

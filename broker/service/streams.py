@@ -22,31 +22,29 @@ from broker.errors import (
     StreamNotFound,
     StreamRunning,
     WriterSuperseded,
-    from_redis,
 )
 from broker.live.hub import Hub
-from broker.log.event import CANCELLED, ERROR, encode_data
+from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
+from broker.log.queue import enqueue
 from broker.log.seizures import Seizures
-from broker.log.stream_log import (
-    ENDINGS_WAIT,
+from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
+from broker.log.steps import (
     EXTERNAL,
     EXTERNAL_LEASE_S,
-    RETURN_LEASES,
     Append,
     Appended,
     NewStream,
     Pen,
     Seized,
-    StreamLog,
     Unsent,
-    is_terminal,
     new_sid,
 )
+from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
 from broker.service.record import record
 from broker.settings import Settings
-from broker.store.connect import enqueue
+from broker.store.errors import from_redis
 
 if TYPE_CHECKING:
     from broker.archive.reader import ArchivedLog, ArchiveReader

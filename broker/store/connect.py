@@ -11,14 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-import orjson
 import redis.exceptions
-from arq.connections import ArqRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
-from broker.log.keys import Keys
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
@@ -29,8 +26,6 @@ SOCKET_TIMEOUT_S = 5.0
 
 FIND_TIMEOUT_S = 1.0
 """How long one Sentinel, or one server, may take to say who is primary; then the next is asked."""
-
-JOB = "generate"
 
 FindPrimary = Callable[[], Awaitable[Address]]
 
@@ -116,7 +111,7 @@ def _ask_for_role(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
     return find
 
 
-def _pool(redis_url: str, connections: int) -> BlockingConnectionPool:
+def pool(redis_url: str, connections: int) -> BlockingConnectionPool:
     url = parse_redis_url(redis_url)
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url.one,
@@ -140,31 +135,4 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
 
 
 def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Redis:
-    return Redis.from_pool(_pool(redis_url, connections))
-
-
-def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRedis:
-    """arq's queue of streams that wait for a worker. Jobs are JSON: whoever can write Redis must not run code here."""
-    queue = ArqRedis(
-        _pool(redis_url, connections),
-        job_serializer=_dumps,
-        job_deserializer=_loads,
-        default_queue_name=keys.jobs,
-    )
-    queue.auto_close_connection_pool = True
-    return queue
-
-
-async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
-    """Have some worker run this stream, and wake those that wait for work."""
-    await queue.enqueue_job(JOB, sid, _job_id=sid)
-    await queue.publish(keys.queued, sid)
-
-
-def _dumps(job: dict[str, Any]) -> bytes:
-    return orjson.dumps(job, default=str)
-
-
-def _loads(job: bytes) -> dict[str, Any]:
-    loaded: dict[str, Any] = orjson.loads(job)
-    return loaded
+    return Redis.from_pool(pool(redis_url, connections))

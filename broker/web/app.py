@@ -36,24 +36,27 @@ from broker.errors import (
     Forbidden,
     RedisUnavailable,
     TooManyViewers,
-    from_redis,
 )
 from broker.live.hub import Hub
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
 from broker.log.access import AccessRecord, View, told
-from broker.log.event import text_since_restart
+from broker.log.event import is_terminal, text_since_restart
+from broker.log.index import Filter
 from broker.log.keys import Keys
+from broker.log.queue import connect_queue
 from broker.log.seizures import Seizures
-from broker.log.stream_log import EXTERNAL_LEASE_S, StreamLog, is_terminal
+from broker.log.steps import EXTERNAL_LEASE_S
+from broker.log.stream_log import StreamLog
 from broker.process.loops import Loops
 from broker.service.bodies import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
-from broker.service.listing import Filter, Listing
+from broker.service.listing import Listing
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import record, rfc3339
 from broker.service.streams import Started, Streams
 from broker.settings import Settings
-from broker.store.connect import connect, connect_queue
+from broker.store.connect import connect
+from broker.store.errors import from_redis
 from broker.web import metrics, problems
 from broker.web.door import Door
 from broker.web.replay import paced, recorded

@@ -16,7 +16,13 @@ from broker.archive.seal import Seal, Signer, raw
 from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
 from broker.log.event import DONE, TERMINAL, Event, encode_data
-from broker.log.stream_log import NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.steps import (
+    NewStream,
+    Unsent,
+    new_claim_id,
+    new_sid,
+)
+from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, new_stream
 
 NOW_MS = 1_800_000_000_000

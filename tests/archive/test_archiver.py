@@ -20,7 +20,8 @@ from broker.archive.writer import ArchiveWriter
 from broker.errors import ArchiveUnavailable
 from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_views
 from broker.log.seizures import Seizures
-from broker.log.stream_log import StreamLog, new_sid
+from broker.log.steps import new_sid
+from broker.log.stream_log import StreamLog
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until

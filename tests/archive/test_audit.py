@@ -20,7 +20,7 @@ from broker.archive.seal import Seal, Signer, canonical, log_digest, record_dige
 from broker.archive.writer import RECORD, ArchiveWriter, Erasure, finished
 from broker.errors import ArchiveUnavailable
 from broker.log.event import Event, to_ndjson
-from broker.log.stream_log import new_sid
+from broker.log.steps import new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from broker.archive.reader import listing
 from broker.archive.writer import finished
-from broker.log.stream_log import new_sid
-from broker.service.listing import Filter, Place
+from broker.log.index import Filter, Place
+from broker.log.steps import new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import BadCursor
-from broker.log.stream_log import new_sid
-from broker.service.listing import Filter, Place
+from broker.log.index import Filter, Place
+from broker.log.steps import new_sid
 from tests.archive.archive import TestArchive
 
 

@@ -12,7 +12,7 @@ import pytest
 from broker.archive.heads import HeadsUnavailable, open_heads
 from broker.archive.seal import NOTHING
 from broker.archive.writer import ArchiveWriter, Erasure, View, finished
-from broker.log.stream_log import new_sid
+from broker.log.steps import new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
 

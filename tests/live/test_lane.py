@@ -26,7 +26,8 @@ from broker.live.topic import HEARTBEAT_TICKS, Topic
 from broker.log.access import AccessRecord, View
 from broker.log.event import encode_data
 from broker.log.keys import Keys
-from broker.log.stream_log import Claimed, StreamLog
+from broker.log.steps import Claimed
+from broker.log.stream_log import StreamLog
 from broker.web.viewer import Ended, EventsResponse, Viewers
 from tests.rig.streams import batch, ending, running, text
 

@@ -27,7 +27,8 @@ from broker.live.tail import _Pages, follow, replay
 from broker.live.topic import Topic
 from broker.log.event import Event
 from broker.log.keys import Keys
-from broker.log.stream_log import Claimed, StreamLog
+from broker.log.steps import Claimed
+from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from tests.rig.deployment import Process, until
 from tests.rig.streams import batch, ending, queued, remember, running, taken_over, text

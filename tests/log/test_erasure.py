@@ -8,7 +8,8 @@ import pytest
 
 from broker.errors import StreamClosed, StreamNotFound, StreamRunning, WriterSuperseded
 from broker.log.seizures import Seizures
-from broker.log.stream_log import StreamLog, new_claim_id
+from broker.log.steps import new_claim_id
+from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, ending, kinds, meta, new_stream, running, text
 
 SECRET = "ann-the-secret"

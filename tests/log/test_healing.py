@@ -13,7 +13,8 @@ import broker.log.writer
 from broker.errors import StreamClosed, StreamNotFound, WriterSuperseded
 from broker.log.event import Event
 from broker.log.seizures import Seizures
-from broker.log.stream_log import Claimed, StreamLog
+from broker.log.steps import Claimed
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, Pulse, StreamWriter
 from tests.rig.proxy import proxy_to
 from tests.rig.streams import (

@@ -19,7 +19,15 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.event import encode_data, from_published
-from broker.log.stream_log import EXTERNAL, EXTERNAL_LEASE_S, Append, Claimed, Pen, StreamLog, Unsent
+from broker.log.steps import (
+    EXTERNAL,
+    EXTERNAL_LEASE_S,
+    Append,
+    Claimed,
+    Pen,
+    Unsent,
+)
+from broker.log.stream_log import StreamLog
 from tests.rig.streams import (
     batch,
     ending,

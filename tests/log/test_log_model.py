@@ -39,7 +39,14 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.stream_log import Append, Claimed, Pen, Seizure, StreamLog, Unsent
+from broker.log.steps import (
+    Append,
+    Claimed,
+    Pen,
+    Seizure,
+    Unsent,
+)
+from broker.log.stream_log import StreamLog
 from tests.protocol import model
 from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
 from tests.rig.streams import expire_lease, meta, new_stream

@@ -13,7 +13,8 @@ from redis.exceptions import InvalidResponse
 
 import broker.log.writer
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
-from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.steps import Claimed, new_claim_id
+from broker.log.stream_log import StreamLog
 from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from broker.store.connect import connect
 from tests.rig.proxy import Proxy, proxy_to

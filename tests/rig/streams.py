@@ -13,7 +13,15 @@ from typing import Any
 
 from broker.errors import LeaseHeld
 from broker.log.event import encode_data
-from broker.log.stream_log import Append, Claimed, NewStream, StreamLog, Unsent, new_claim_id, new_sid
+from broker.log.steps import (
+    Append,
+    Claimed,
+    NewStream,
+    Unsent,
+    new_claim_id,
+    new_sid,
+)
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
 
 LIMIT_S = 60.0

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 import worker.generation
 from broker.log.event import Event, text_since_restart
-from broker.log.stream_log import Claimed, StreamLog, new_claim_id
+from broker.log.steps import Claimed, new_claim_id
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from tests.rig.streams import committing, expire_lease, meta, queued, taken_over
 from worker.generation import Generation

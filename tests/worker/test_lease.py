@@ -17,11 +17,17 @@ import worker.sweeper
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.log.event import text_since_restart
 from broker.log.keys import Keys
+from broker.log.queue import JOB, connect_queue, enqueue
 from broker.log.seizures import Seizures
-from broker.log.stream_log import EXTERNAL, LEASE_S, Claimed, StreamLog, new_claim_id
+from broker.log.steps import (
+    EXTERNAL,
+    LEASE_S,
+    Claimed,
+    new_claim_id,
+)
+from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
-from broker.store.connect import JOB, connect_queue, enqueue
 from tests.rig.streams import (
     batch,
     ending,

@@ -28,9 +28,17 @@ from typing import Any
 from redis.asyncio import Redis
 
 from broker.archive.writer import ArchiveWriter, Erasure, Finished, View, finished
-from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, StreamRunning, from_redis
+from broker.errors import (
+    ArchiveUnavailable,
+    LeaseHeld,
+    RedisUnavailable,
+    StreamNotFound,
+    StreamRunning,
+)
 from broker.log.access import LOST_AFTER_MS, read_views
-from broker.log.stream_log import StreamLog, is_terminal
+from broker.log.event import is_terminal
+from broker.log.stream_log import StreamLog
+from broker.store.errors import from_redis
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,40 @@
+"""arq's queue of streams that wait for a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from arq.connections import ArqRedis
+
+from broker.log.keys import Keys
+from broker.store.connect import pool
+
+JOB = "generate"
+
+
+def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRedis:
+    """arq's queue of streams that wait for a worker. Jobs are JSON: whoever can write Redis must not run code here."""
+    queue = ArqRedis(
+        pool(redis_url, connections),
+        job_serializer=_dumps,
+        job_deserializer=_loads,
+        default_queue_name=keys.jobs,
+    )
+    queue.auto_close_connection_pool = True
+    return queue
+
+
+async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
+    """Have some worker run this stream, and wake those that wait for work."""
+    await queue.enqueue_job(JOB, sid, _job_id=sid)
+    await queue.publish(keys.queued, sid)
+
+
+def _dumps(job: dict[str, Any]) -> bytes:
+    return orjson.dumps(job, default=str)
+
+
+def _loads(job: bytes) -> dict[str, Any]:
+    loaded: dict[str, Any] = orjson.loads(job)
+    return loaded

@@ -37,12 +37,8 @@ from broker.archive.heads import open_heads
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
 from broker.archive.writer import ArchiveWriter, finished
 from broker.log.event import Event, encode_data
-from broker.log.steps import (
-    Append,
-    Unsent,
-    new_claim_id,
-    new_sid,
-)
+from broker.log.meta import Meta, new_claim_id, new_sid
+from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from tests.archive.archive import NOW_MS, meta_of
 from tests.archive.postgres import USER, connect, postgres_binaries, running_postgres
@@ -291,7 +287,7 @@ async def _fill(where: Where, total: int) -> None:
     await database.aclose()
 
 
-def _meta(at: int, total: int) -> dict[str, str]:
+def _meta(at: int, total: int) -> Meta:
     return meta_of(
         "",
         2,

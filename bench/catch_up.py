@@ -24,7 +24,7 @@ from bench.processes import start_redis
 from bench.scenario import Options
 from bench.table import Table, number
 from broker.log.event import DONE, TEXT_DELTA
-from broker.log.steps import NewStream, new_claim_id, new_sid
+from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.store.connect import connect
@@ -96,7 +96,7 @@ async def _write(redis_url: str, words: Sequence[str]) -> str:
     log, sid = StreamLog(redis), new_sid()
     commit = GroupCommit(log)
     loop = asyncio.create_task(commit.run())
-    await log.create(NewStream(sid, tenant="default", session=sid, model="bench/none"))
+    await log.create(NewStream(sid=sid, tenant="default", session=sid, model="bench/none"))
     writer = StreamWriter(commit, await log.claim(sid, new_claim_id(), "bench"))
     for word in words:
         writer.write(TEXT_DELTA, {"text": word})

@@ -25,14 +25,12 @@ from bench.scenario import Options
 from bench.table import Table, number
 from broker.live.subscription import subscription
 from broker.log.event import TEXT_DELTA, encode_data
+from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.steps import (
     Append,
     Appended,
     Claimed,
-    NewStream,
     Unsent,
-    new_claim_id,
-    new_sid,
 )
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
@@ -186,7 +184,7 @@ async def _appends(pid: int, url: str, streams: int, rounds: int) -> dict[str, l
                 name = "the append of one event" if events == 1 else f"one of {events} at once"
                 spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * events))
             for name, step in STEPS.items():
-                arguments = log._append_args(_batch(claimed[0], tail + 1, 1))
+                arguments = log.append_call(_batch(claimed[0], tail + 1, 1)).args
                 spent.setdefault(name, []).append(
                     await _step_us(client, pid, step, keys, arguments, CALLS_A_STREAM * streams)
                 )
@@ -209,7 +207,9 @@ async def _step_us(
 
 async def _running(log: StreamLog) -> Claimed:
     sid = new_sid()
-    await log.create(NewStream(sid, "default", session=sid, model="anthropic/bench", request={"messages": []}))
+    await log.create(
+        NewStream(sid=sid, tenant="default", session=sid, model="anthropic/bench", request={"messages": []})
+    )
     return await log.claim(sid, new_claim_id(), "bench")
 
 

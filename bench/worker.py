@@ -24,8 +24,8 @@ from bench.processes import free_port, start, start_redis, wait_for_port
 from bench.scenario import Options
 from bench.table import Table, number
 from broker.log.keys import Keys
+from broker.log.meta import NewStream, new_sid
 from broker.log.queue import connect_queue, enqueue
-from broker.log.steps import NewStream, new_sid
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 
@@ -125,7 +125,7 @@ async def _start(redis_url: str, log: StreamLog, sids: list[str]) -> None:
     request = {"messages": [{"role": "user", "content": "Go on."}], "max_tokens": 1024}
     queue = connect_queue(redis_url, Keys())
     for sid in sids:
-        await log.create(NewStream(sid, "default", session=sid, model="anthropic/bench", request=request))
+        await log.create(NewStream(sid=sid, tenant="default", session=sid, model="anthropic/bench", request=request))
         await enqueue(queue, log.keys, sid)
     await queue.aclose(close_connection_pool=True)
 

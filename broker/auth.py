@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from broker.errors import StreamNotFound, Unauthorized
+from broker.log.meta import Meta
 
 DEFAULT_TENANT = "default"
 
 
 class Grant(NamedTuple):
-    """What a caller may touch: a tenant's streams, or (`only`) reading that one stream.
+    """What a caller may touch: a tenant's streams. (A read token is checked against the one stream asked for.)
 
     `who`: as the access record names the caller. `is_masked`: may only read, and not everything (redact.py).
     """
 
     tenant: str
-    only: str | None = None
     who: str = "anyone"
     is_masked: bool = False
 
@@ -60,7 +60,7 @@ class Auth:
         if expires.isascii() and expires.isdigit() and len(expires) < 16 and int(expires) > time.time():
             given = signature.encode("utf-8", "replace")
             if any([hmac.compare_digest(given, _sign(key, sid, expires)) for key in self._keys]):  # noqa: C419 - all of them, see above
-                return Grant(DEFAULT_TENANT, only=sid, who="token")
+                return Grant(DEFAULT_TENANT, who="token")
         raise Unauthorized("The token in this address is not valid for this stream, or has expired.")
 
     def token(self, sid: str) -> str | None:
@@ -81,8 +81,7 @@ def _fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"lastevent key " + key).hexdigest()[:8]
 
 
-def own(meta: dict[str, str], grant: Grant) -> dict[str, str]:
-    """The meta of a stream that this grant may see. Another tenant's stream does not exist (G8)."""
-    if not meta or meta.get("tenant") != grant.tenant:
+def require_visible(meta: Meta, grant: Grant) -> None:
+    """Raises StreamNotFound for another tenant's stream: for this grant it does not exist (G8)."""
+    if meta.tenant != grant.tenant:
         raise StreamNotFound("There is no stream of that id.")
-    return meta

@@ -17,15 +17,16 @@ LasteventError
 ├── TooManyViewers
 ├── Unauthorized            no key, or none that is known
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
-├── RedisUnavailable        Redis cannot be reached, or cannot serve
-│   └── LogHealing          it is back since a moment; writers are putting lost events back first
+├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
+│   ├── RedisUnavailable    Redis did not answer, or cannot serve: whether the call was carried out is not known
+│   └── LogHealing          it answered: not now. It is back since a moment; writers are putting lost events back first
 ├── ArchiveDamaged          a row of it is not as it was written
 ├── MasksTooSlow            a mask's pattern takes too long on this text
 ├── ArchiveUnavailable      the archive's database cannot be reached, or cannot serve
 └── Draining                this server is going away
 
-Redis' own errors are translated in one place, `from_redis`, the archive's in archive/database.py. What each means over
-HTTP stands in the class.
+Redis' own errors are translated by the client (store/connect.py), the archive's in archive/database.py. What each means
+over HTTP stands in the class.
 Messages say what happened, what it means and what to do, and never repeat the caller's input.
 """
 
@@ -114,12 +115,16 @@ class Forbidden(LasteventError):
     status, code, title = 403, "forbidden", "This is not allowed"
 
 
-class RedisUnavailable(LasteventError):
+class StoreUnavailable(LasteventError):
     status, code, title = 503, "redis_unavailable", "The store cannot be reached for the moment"
     retry_after_s = 2.0
 
 
-class LogHealing(RedisUnavailable):
+class RedisUnavailable(StoreUnavailable):
+    """Redis did not answer, or cannot serve: a step that was sent may have been carried out."""
+
+
+class LogHealing(StoreUnavailable):
     """Redis has restarted a moment ago. For one lease, living writers alone may write (design: the boot rule)."""
 
     retry_after_s: float

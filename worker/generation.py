@@ -54,7 +54,7 @@ class Generation:
         self._claimed = claimed
         self._writer = writer
         self._provider = provider
-        self._model = claimed.model.partition("/")[2]
+        self._model = (claimed.meta.model or "").partition("/")[2]
         self._attempt = claimed.attempt
         self._began = time.monotonic()
         self._first_text_s: float | None = None
@@ -69,7 +69,7 @@ class Generation:
         One that nobody may go on with ends here. Raises why the pen was lost.
         """
         writer = self._writer
-        may_go_on = self._claimed.meta["on_worker_loss"] != "fail" and self._attempt < MAX_ATTEMPTS
+        may_go_on = self._claimed.meta.on_worker_loss != "fail" and self._attempt < MAX_ATTEMPTS
         if not (may_go_on or writer.closed):
             writer.write(ERROR, WORKER_LOST)
         await writer.flush()
@@ -131,7 +131,7 @@ class Generation:
             self._writer.write(RESTART, {"attempt": self._attempt, "reason": WORKER_LOST["code"]})
 
     def _start(self) -> None:
-        provider, model = self._provider.name, self._claimed.model
+        provider, model = self._provider.name, self._claimed.meta.model
         self._writer.write(START, {"model": model, "provider": provider, "attempt": self._attempt})
 
     async def _attempts(self) -> Ending:
@@ -161,7 +161,7 @@ class Generation:
     async def _stream(self) -> Ending:
         shown = False
         try:
-            async with aclosing(self._provider.stream(self._model, self._claimed.request)) as events:
+            async with aclosing(self._provider.stream(self._model, self._claimed.meta.request or {})) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         return self._done(event)

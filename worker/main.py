@@ -29,21 +29,22 @@ from broker.archive.setup import open_writer
 from broker.errors import (
     LasteventError,
     LeaseHeld,
-    LogHealing,
     RedisUnavailable,
+    StoreUnavailable,
     StreamClosed,
     StreamNotFound,
 )
 from broker.log.keys import Keys
+from broker.log.meta import new_claim_id
 from broker.log.queue import JOB, connect_queue, enqueue
 from broker.log.seizures import Seizures
-from broker.log.steps import Claimed, new_claim_id
+from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.process.loops import Loops
 from broker.settings import Settings
 from broker.store.connect import connect
-from broker.store.errors import from_redis
+from broker.store.errors import translating_redis_errors as from_redis
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
 from worker.generation import Generation
@@ -195,8 +196,6 @@ class Worker:
         claim_id = new_claim_id()
         try:
             return await self._log.claim(sid, claim_id, self._name)
-        except LogHealing:
-            raise
         except RedisUnavailable:
             # Perhaps only the reply was lost: the same claim again is answered with the same pen. Without it the
             # stream would wait for its lease to run out, and its viewers would see a restart for nothing.
@@ -226,7 +225,7 @@ class Worker:
         try:
             async with asyncio.timeout(HAND_OVER_S):
                 await asyncio.gather(*(self._hand_one_over(generation, queue) for generation in generations))
-        except (TimeoutError, RedisUnavailable):
+        except (TimeoutError, StoreUnavailable):
             logger.warning("not every stream could be handed over; their leases run out")
         finally:
             await queue.aclose(close_connection_pool=True)
@@ -236,7 +235,7 @@ class Worker:
             if await generation.hand_over():
                 with from_redis():
                     await enqueue(queue, self._keys, generation.writer.sid)
-        except RedisUnavailable:
+        except StoreUnavailable:
             raise
         except LasteventError as lost:
             logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)

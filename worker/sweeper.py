@@ -29,11 +29,11 @@ from broker.errors import (
     StreamNotFound,
 )
 from broker.log.event import ERROR, encode_data, is_terminal
+from broker.log.meta import EXTERNAL
 from broker.log.seizures import Seizures
-from broker.log.steps import EXTERNAL
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
-from broker.store.errors import from_redis
+from broker.store.errors import translating_redis_errors as from_redis
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Sweeper:
             # Staggered, so that the workers' sweepers do not all find the same streams.
             await asyncio.sleep(SWEEP_S * random.uniform(0.7, 1.3))
             try:
-                await self._log.note_server()
+                await self._log.servers.note()
                 if clock() - reached > OUTAGE_S:
                     spare_until = clock() + SPARE_S
                 reached = clock()

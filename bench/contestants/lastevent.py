@@ -16,15 +16,9 @@ from bench.load import stamp
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
 from bench.processes import free_port, start, start_redis, wait_for_port
 from broker.log.event import TEXT_DELTA
+from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.script import APPEND
-from broker.log.steps import (
-    Append,
-    Claimed,
-    NewStream,
-    Unsent,
-    new_claim_id,
-    new_sid,
-)
+from broker.log.steps import Append, Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 
@@ -40,7 +34,7 @@ class _Stream:
         self.next_id = claimed.tail + 1
         self.gathered: list[bytes] = []
         placeholder = 424_242_424_242
-        args = log._append_args(Append(claimed.sid, claimed.pen, placeholder, [Unsent(TEXT_DELTA, b"")]))
+        args = log.append_call(Append(claimed.sid, claimed.pen, placeholder, [Unsent(TEXT_DELTA, b"")])).args
         head = ("EVALSHA", APPEND.sha, 3, *log.keys.stream(claimed.sid), *args[: -len(Unsent._fields)])
         self._arguments = len(head)
         self._before, self._after = packed(*head).split(packed(placeholder))
@@ -102,7 +96,7 @@ def _is_taken(answer: Any) -> bool:
 async def _open(log: StreamLog, slots: asyncio.Semaphore) -> _Stream:
     async with slots:
         sid = new_sid()
-        await log.create(NewStream(sid, tenant="default", session=sid, model="bench/none"))
+        await log.create(NewStream(sid=sid, tenant="default", session=sid, model="bench/none"))
         return _Stream(log, await log.claim(sid, new_claim_id(), "bench"))
 
 

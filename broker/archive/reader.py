@@ -20,6 +20,7 @@ from broker.archive.seal import Seal, raw
 from broker.errors import ArchiveDamaged
 from broker.log.event import Event
 from broker.log.index import Filter, Part, Place
+from broker.log.meta import Meta
 from broker.log.steps import PAGE_EVENTS, Page
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class ArchiveReader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, sid: str) -> dict[str, str] | None:
+    async def find(self, sid: str) -> Meta | None:
         """The stream's meta; None if it is not archived. One that is erased says so (`erased`), and little else."""
         if _is_never_stored(sid):
             return None
@@ -86,11 +87,12 @@ class ArchiveReader:
         statement = listing(tenant, which, limit, after)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
-        metas = [_meta_or_none(row) for row in rows]
-        return _part([(row.created, row.sid) for row in rows], metas, limit)
+        _, end = _places([(row.created, row.sid) for row in rows], limit)
+        metas = {Place(row.created, row.sid): _meta_or_none(row) for row in rows if isinstance(row.created, int)}
+        return Part({place: meta for place, meta in metas.items() if meta}, end)
 
-    async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> Part:
-        """Sessions by their newest stream, newest first: its creation, and the session's name."""
+    async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> tuple[list[Place], Place | None]:
+        """Sessions by their newest stream, newest first: its creation, and the session's name; and as `Part.end`."""
         newer = STREAMS.alias("newer")
         is_newest = ~sa.exists().where(
             newer.c.tenant == tenant,
@@ -108,7 +110,7 @@ class ArchiveReader:
             statement = statement.where(STREAMS.c.created <= after.score, place < sa.tuple_(*after))
         async with self._database.reading() as connection:
             rows = [tuple(row) for row in await connection.execute(statement)]
-        return _part(rows, [{}] * len(rows), limit)
+        return _places(rows, limit)
 
     async def views(self, sid: str) -> list[dict[str, Any]]:
         """The records of a stream's viewers, oldest first. Of an erased stream there are none."""
@@ -158,19 +160,13 @@ def listing(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.S
     return statement.order_by(STREAMS.c.created.desc(), STREAMS.c.sid.desc()).limit(limit)
 
 
-def _part(places: Sequence[tuple[Any, ...]], metas: Sequence[dict[str, str] | None], limit: int) -> Part:
-    """A row that somebody has damaged (its meta is None, its time no number) takes no other from a listing."""
-    found: dict[Place, dict[str, str]] = {}
-    end: Place | None = None
-    for (created, member), meta in zip(places, metas, strict=True):
-        if isinstance(created, int):
-            end = Place(created, member)
-            if meta is not None:
-                found[end] = meta
-    return Part(found, end if len(places) == limit else None)
+def _places(rows: Sequence[tuple[Any, ...]], limit: int) -> tuple[list[Place], Place | None]:
+    """A row that somebody has damaged (its time is not a number) takes no other from a listing."""
+    places = [Place(created, member) for created, member in rows if isinstance(created, int)]
+    return places, places[-1] if places and len(rows) == limit else None
 
 
-def _meta_or_none(row: Any) -> dict[str, str] | None:
+def _meta_or_none(row: Any) -> Meta | None:
     try:
         return _meta(row)
     except ArchiveDamaged:
@@ -178,7 +174,7 @@ def _meta_or_none(row: Any) -> dict[str, str] | None:
         return None
 
 
-def _meta(row: Any) -> dict[str, str]:
+def _meta(row: Any) -> Meta:
     """Raises ArchiveDamaged."""
     try:
         for name in ("created", "finished", "events", "tail", "archived"):
@@ -188,10 +184,10 @@ def _meta(row: Any) -> dict[str, str]:
         raise ArchiveDamaged("The archive's row of this stream cannot be read. Run: lastevent verify --all") from error
 
 
-def _decoded(row: Any) -> dict[str, str]:
+def _decoded(row: Any) -> Meta:
     kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
     if row.record is None:
-        return {**kept, "archived": str(row.archived), "erased": str(row.erased)}
+        return Meta({**kept, "archived": str(row.archived), "erased": str(row.erased)})
     record: dict[str, str] = orjson.loads(decompress(raw(row.record)))
     del record["id"]
-    return {**record, **kept, "archived": str(row.archived)}
+    return Meta({**record, **kept, "archived": str(row.archived)})

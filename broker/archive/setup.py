@@ -57,7 +57,7 @@ class Archive:
             "seal": sealed.seal
             and {
                 **{name: said.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},
-                "sealed_at": rfc3339(str(said["at"])) if isinstance(said.get("at"), int) else None,
+                "sealed_at": rfc3339(said["at"]) if isinstance(said.get("at"), int) else None,
                 "hash": sealed.seal.digest,
             },
             "findings": [{"what": finding.what, "detail": finding.detail} for finding in findings],

@@ -26,15 +26,9 @@ from broker.archive.packing import compress, pack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, Signer, canonical
 from broker.log.event import Event
+from broker.log.meta import Meta
 
 logger = logging.getLogger(__name__)
-
-RECORD = (
-    *("schema", "tenant", "session", "user", "producer", "model", "request", "metadata", "regenerates"),
-    *("on_worker_loss", "abandon_after_s", "state", "attempt", "tail", "events", "bytes"),
-    *("created", "started", "first_text", "finished", "stopped_after", "ending"),
-)
-"""The fields of a stream's meta (broker/log/keys.py) that are archived. The others are about who may write it."""
 
 REQUESTED, RETENTION = "requested", "retention"
 
@@ -52,7 +46,7 @@ class Erasure(NamedTuple):
     """`meta`: what is left of the stream in Redis. It may not be in the archive yet."""
 
     sid: str
-    meta: Mapping[str, str]
+    meta: Meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +59,24 @@ class View:
     record: Mapping[str, Any]
 
 
-def finished(sid: str, meta: Mapping[str, str], events: Sequence[Event]) -> Finished:
+def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
     """Costs some milliseconds for a long log: meant to run in a thread."""
     salt = seal.new_salt()
-    record = canonical({"id": sid, **{name: meta[name] for name in RECORD if name in meta}})
+    record = canonical({"id": sid, **meta.archived_fields()})
     known = {
-        "state": meta["state"],
-        "created": int(meta["created"]),
-        "finished": int(meta["finished"]),
+        "state": meta.state,
+        "created": meta.created,
+        "finished": meta.finished,
         "events": len(events),
     }
     tail = events[-1].id
     row = {
         **known,
         "sid": sid,
-        "tenant": meta["tenant"],
-        "session": meta["session"],
-        "user": meta.get("user"),
-        "model": meta["model"],
+        "tenant": meta.tenant,
+        "session": meta.session,
+        "user": meta.user,
+        "model": meta.model,
         "tail": tail,
         "salt": salt,
         "record": compress(record),
@@ -95,7 +89,7 @@ def finished(sid: str, meta: Mapping[str, str], events: Sequence[Event]) -> Fini
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta["tenant"], row, says)
+    return Finished(sid, meta.tenant, row, says)
 
 
 class ArchiveWriter:
@@ -188,12 +182,12 @@ class ArchiveWriter:
         )
         row = found.first()
         if row is None:
-            numbers = {name: int(erasure.meta[name]) for name in ("created", "finished", "events")}
-            left = {"state": erasure.meta["state"], **numbers}
-            tail = int(erasure.meta["tail"])
+            meta = erasure.meta
+            left = {"state": meta.state, "created": meta.created, "finished": meta.finished, "events": meta.events}
+            tail = meta.tail
             says = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
-            number = await chains.add(erasure.meta["tenant"], seal.ERASURE, says)
-            tomb = {"sid": erasure.sid, "tenant": erasure.meta["tenant"], **left, "tail": tail}
+            number = await chains.add(meta.tenant, seal.ERASURE, says)
+            tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
         elif row.erased is None:

@@ -27,7 +27,6 @@ from redis.asyncio import Redis
 from broker.auth import Grant
 from broker.log.keys import Keys
 from broker.service.record import rfc3339
-from broker.store.errors import from_redis
 
 logger = logging.getLogger(__name__)
 
@@ -104,31 +103,28 @@ class AccessRecord:
     async def close(self) -> None:
         """The last records, and a word of farewell. Raises RedisUnavailable."""
         await self.flush()
-        with from_redis():
-            await self._redis.zrem(self._keys.tiers, self._server)
+        await self._redis.zrem(self._keys.tiers, self._server)
 
     async def flush(self) -> None:
         """Raises RedisUnavailable; what waits is kept then."""
         await self._measure_clock()
-        with from_redis():
-            await self._redis.zadd(self._keys.tiers, {self._server: self._now_ms()})
-            await self._redis.expire(self._keys.tiers, TIERS_LIFE_S)
+        await self._redis.zadd(self._keys.tiers, {self._server: self._now_ms()})
+        await self._redis.expire(self._keys.tiers, TIERS_LIFE_S)
         while batch := self._waiting[:FLUSH_BATCH]:
             await self._write(batch)
             del self._waiting[: len(batch)]
 
     async def _write(self, batch: list[tuple[str, str, dict[str, Any]]]) -> None:
         now_ms = self._now_ms()
-        with from_redis():
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for sid, view, record in batch:
-                    key = self._keys.views_of(sid)
-                    pipe.hset(key, view, orjson.dumps(self._in_redis_time(record)).decode())
-                    if self._life_ms is not None:
-                        pipe.pexpire(key, self._life_ms)
-                if self._life_ms is None:  # after the records: whoever takes one out of the index looks for them first
-                    pipe.zadd(self._keys.views, {sid: now_ms for sid, _, _ in batch})
-                await pipe.execute()
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for sid, view, record in batch:
+                key = self._keys.views_of(sid)
+                pipe.hset(key, view, orjson.dumps(self._in_redis_time(record)).decode())
+                if self._life_ms is not None:
+                    pipe.pexpire(key, self._life_ms)
+            if self._life_ms is None:  # after the records: whoever takes one out of the index looks for them first
+                pipe.zadd(self._keys.views, {sid: now_ms for sid, _, _ in batch})
+            await pipe.execute()
 
     def _add(self, view: View, record: dict[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:
@@ -138,8 +134,7 @@ class AccessRecord:
 
     async def _measure_clock(self) -> None:
         before = time.time()
-        with from_redis():
-            seconds, microseconds = await self._redis.time()
+        seconds, microseconds = await self._redis.time()
         middle = (before + time.time()) / 2
         self._clock_offset_ms = round((seconds + microseconds / 1e6 - middle) * 1000)
 
@@ -168,11 +163,10 @@ async def read_views(
     redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
 ) -> list[dict[str, Any]]:
     """The records that Redis still has, each with its `id`; those of a server that is silent for so long are closed."""
-    with from_redis():
-        async with redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(keys.views_of(sid))
-            pipe.zrangebyscore(keys.tiers, now_ms - lost_after_ms, "+inf")
-            records, servers = await pipe.execute()
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.hgetall(keys.views_of(sid))
+        pipe.zrangebyscore(keys.tiers, now_ms - lost_after_ms, "+inf")
+        records, servers = await pipe.execute()
     alive = {server.decode() for server in servers}
     return [
         {"id": view.decode(), **_closed_if_lost(orjson.loads(record), alive, now_ms, lost_after_ms)}
@@ -186,8 +180,8 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     opened, closed = record["opened"], record.get("closed")
     return {
         **{name: record.get(name) for name in (*fields, "last_id")},
-        "opened_at": rfc3339(str(opened)),
-        "closed_at": None if closed is None else rfc3339(str(closed)),
+        "opened_at": rfc3339(opened),
+        "closed_at": None if closed is None else rfc3339(closed),
         "how": record.get("how"),
     }
 

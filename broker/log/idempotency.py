@@ -19,7 +19,6 @@ import orjson
 from redis.asyncio import Redis
 
 from broker.errors import InvalidRequest
-from broker.store.errors import from_redis
 
 KEPT_S = 86_400
 
@@ -44,8 +43,7 @@ def require_key(key: str) -> None:
 async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservation:
     """Reserve a stream id for a key, by its name in Redis. Raises InvalidRequest if it was used for another request."""
     digest = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    with from_redis():
-        found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
+    found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
     if found is None:
         return Reservation(name, sid, digest, first=True, created=False)
     known_sid, known_digest, state = found.decode().split(" ")
@@ -56,11 +54,9 @@ async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservatio
 
 async def reserved_ms(redis: Redis, reservation: Reservation, now_ms: int) -> int:
     """When this key was reserved, or a moment before: what is left of its life says so. `now_ms`: by Redis' clock."""
-    with from_redis():
-        left_ms: int = await redis.pttl(reservation.key)
+    left_ms: int = await redis.pttl(reservation.key)
     return now_ms - KEPT_S * 1000 + max(0, left_ms)
 
 
 async def mark_created(redis: Redis, key: str, sid: str, digest: str) -> None:
-    with from_redis():
-        await redis.set(key, f"{sid} {digest} created", ex=KEPT_S)
+    await redis.set(key, f"{sid} {digest} created", ex=KEPT_S)

@@ -3,7 +3,7 @@
 | key                           | type    | holds                                       | its life                   |
 |-------------------------------|---------|---------------------------------------------|----------------------------|
 | le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention, see below       |
-| le:{sid}:meta                 | hash    | see META below                              | retention, see below       |
+| le:{sid}:meta                 | hash    | see meta.py                                 | retention, see below       |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:views                | hash    | viewer's id → its record (access.py)        | archived, or retention     |
 | le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
@@ -25,20 +25,6 @@ Retention runs from a stream's ending; with an archive, from when that holds it 
 Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
 `{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
 `le:leases` is an index; what it says is checked against `meta`, which is the authority. It is written before it.
-
-META, all strings:
-  schema 1 · tenant · session · user · producer (worker | external) · model · request (JSON) · metadata (JSON)
-  regenerates · on_worker_loss (restart | fail) · abandon_after_s · idempotency (key, digest of the body)
-  boot        the Redis server that created it: run_id and replication id (prelude.lua); '': nobody knows
-  state       queued → running → done | error | cancelled
-  jumped      the server under which the ids of a producer that does not number them have jumped last
-  epoch       fencing token: one more each time the pen changes hands
-  claim base  the rest of the pen: who claimed (an id the claimer chose), and the pen's first event id
-  claimed_under   the server that ran the claim
-  tail        id of the last event · events bytes: how many there are, and their data's size
-  lease_until ms · worker (who holds it) · attempt
-  archived erased   when the archive held it, when its content was erased (ms); of an erased one little else is left
-  created started first_text finished   ms · stopped_after (id before the ending) · ending (its data)
 """
 
 from __future__ import annotations

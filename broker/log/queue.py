@@ -1,4 +1,4 @@
-"""arq's queue of streams that wait for a worker."""
+"""arq's queue of streams that wait for a worker: the one place that puts a stream into it, and so chooses its order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from arq.connections import ArqRedis
 
 from broker.log.keys import Keys
 from broker.store.connect import pool
+from broker.store.errors import translating_redis_errors
 
 JOB = "generate"
 
@@ -26,9 +27,10 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
 
 
 async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
-    """Have some worker run this stream, and wake those that wait for work."""
-    await queue.enqueue_job(JOB, sid, _job_id=sid)
-    await queue.publish(keys.queued, sid)
+    """Have some worker run this stream, and wake those that wait for work. Raises RedisUnavailable."""
+    with translating_redis_errors():
+        await queue.enqueue_job(JOB, sid, _job_id=sid)
+        await queue.publish(keys.queued, sid)
 
 
 def _dumps(job: dict[str, Any]) -> bytes:

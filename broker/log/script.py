@@ -1,10 +1,18 @@
-"""The steps that change a stream: one Lua script each (scripts/), and what their answers mean."""
+"""The steps that change a stream, one Lua script each (scripts/): how each is called, and what its answer means.
+
+A step is atomic on one stream's keys, and may be repeated: each script says why that is harmless. Each has a function
+here whose parameters are the script's arguments, in its order; what it gives is a `Call`, which `Scripts` carries out.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
+
+import redis.exceptions
+from redis.asyncio import Redis
 
 from broker.errors import (
     AppendGap,
@@ -17,6 +25,8 @@ from broker.errors import (
     StreamRunning,
     WriterSuperseded,
 )
+from broker.log.keys import Keys
+from broker.log.steps import Append, Pen, Seizure
 
 
 class Script:
@@ -33,12 +43,116 @@ RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
 ARCHIVED, ERASE = Script("archived"), Script("erase")
 
 
+class Seen(NamedTuple):
+    """A Redis server, and since when it is in use (ms by its clock). '' and 0: this process has met none yet."""
+
+    server: str = ""
+    since_ms: int = 0
+
+
+class Call(NamedTuple):
+    script: Script
+    sid: str
+    args: Sequence[Any]
+
+
+def create(sid: str, lease_ms: int | None, reserved_ms: int | None, fields: Mapping[str, str | bytes]) -> Call:
+    """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if it is new, created (ms)"""
+    return Call(CREATE, sid, (_or_empty(lease_ms), _or_empty(reserved_ms), *_flat(fields)))
+
+
+def claim(sid: str, claim_id: str, worker: str, lease_ms: int, seen: Seen) -> Call:
+    """→ epoch, base, tail, attempt, events, bytes, server, all of meta"""
+    return Call(CLAIM, sid, (claim_id, worker, lease_ms, *seen))
+
+
+def append(
+    append: Append, retention_ms: int, max_events: int, max_bytes: int, seen_server: str, endings_from_ms: int
+) -> Call:
+    """`endings_from_ms`: from when a new ending may be written under another server than the stream's.
+
+    → tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
+    """
+    pen = append.pen
+    args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, round(append.lease_s * 1000), retention_ms]
+    args += (max_events, max_bytes, append.attempt, append.claimed_under, seen_server, endings_from_ms)
+    for kind, data, t in append.events:
+        args += (kind, data, "" if t is None else t)
+    return Call(APPEND, append.sid, args)
+
+
+def restore(sid: str, claimed_under: str, created_ms: int, lease_ms: int, fields: Mapping[str, str]) -> Call:
+    return Call(RESTORE, sid, (claimed_under, created_ms, lease_ms, *_flat(fields)))
+
+
+def release(sid: str, pen: Pen) -> Call:
+    return Call(RELEASE, sid, (pen.epoch, pen.claim_id))
+
+
+def seize(seizure: Seizure, lease_ms: int, retention_ms: int, only_expired: bool, seen: Seen, channel: str) -> Call:
+    """→ state, id of the ending, id of the last event before it, 1 if it had already ended, epoch, t"""
+    sid, claim_id, kind, data, *lost = seizure
+    args = (claim_id, kind, data, lease_ms, retention_ms, int(only_expired), *seen, channel, *lost)
+    return Call(SEIZE, sid, args)
+
+
+def archived(sid: str, archived_ms: int, retention_ms: int) -> Call:
+    return Call(ARCHIVED, sid, (archived_ms, retention_ms))
+
+
+def erase(sid: str, erased_ms: int, retention_ms: int, tombstone: Mapping[str, str]) -> Call:
+    """→ erased ms"""
+    return Call(ERASE, sid, (erased_ms, retention_ms, *_flat(tombstone)))
+
+
+def _or_empty(number: int | None) -> int | str:
+    return "" if number is None else number
+
+
+def _flat(fields: Mapping[str, str] | Mapping[str, str | bytes]) -> list[str | bytes]:
+    return [part for field in fields.items() for part in field]
+
+
+class Scripts:
+    """Carries out calls."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._keys = keys
+
+    async def run(self, call: Call) -> list[Any]:
+        """What the step answers after its OK. Raises why not, or RedisUnavailable."""
+        [answer] = await self.run_many([call])
+        outcome = typed(answer)
+        if isinstance(outcome, LasteventError):
+            raise outcome
+        return outcome
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers of steps in one round trip, still to be `typed`. Raises RedisUnavailable if any did not reach
+        Redis: all may be repeated.
+        """
+        answers = await self._evalsha(calls)
+        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+            for script in {call.script for call in calls}:
+                await self._redis.script_load(script.text)
+            answers = await self._evalsha(calls)
+        return answers
+
+    async def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for script, sid, args in calls:
+                pipe.evalsha(script.sha, 3, *self._keys.stream(sid), *args)
+            return await pipe.execute(raise_on_error=False)
+
+
 def typed(answer: Any) -> list[Any] | LasteventError:
+    """What a step says after its OK, or why not. Raises what Redis itself made of the call."""
     if isinstance(answer, Exception):
         raise answer
     match answer:
-        case [b"OK", *_]:
-            return answer  # type: ignore[no-any-return]  # redis-py's answers are untyped
+        case [b"OK", *rest]:
+            return rest
         case [b"NOT_FOUND"]:
             return StreamNotFound("There is no stream of that id.")
         case [b"CLOSED"]:
@@ -57,7 +171,7 @@ def typed(answer: Any) -> list[Any] | LasteventError:
             return LogHealing(wait_ms / 1000)
         case [b"NEW_SERVER", server]:
             return NewServer(server.decode())
-    raise AssertionError(f"a script gave an answer that log.py does not know: {answer[:1]!r}")
+    raise AssertionError(f"a script gave an answer that script.py does not know: {answer[:1]!r}")
 
 
 class NewServer(LasteventError):
@@ -66,7 +180,3 @@ class NewServer(LasteventError):
     def __init__(self, server: str) -> None:
         super().__init__("Redis runs on another server than before.")
         self.server = server
-
-
-def decoded(flat: list[bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}

@@ -16,8 +16,9 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from broker.errors import LasteventError, LogHealing, RedisUnavailable, StreamNotFound
-from broker.log.steps import Seized, Seizure, new_claim_id
+from broker.errors import LasteventError, RedisUnavailable, StoreUnavailable, StreamNotFound
+from broker.log.meta import new_claim_id
+from broker.log.steps import Seized, Seizure
 from broker.log.stream_log import StreamLog
 
 logger = logging.getLogger(__name__)
@@ -40,15 +41,18 @@ class Seizures:
         self._is_due = asyncio.Event()
 
     async def seize(self, sid: str, kind: str, data: bytes, *, only_expired: bool = False) -> Seized:
-        """StreamLog.seize, kept. The same claim is tried once more if Redis did not answer: it may have been done."""
-        wanted = Seizure(sid, new_claim_id(), kind, data)
+        """Take the pen, write the terminal event `kind`, and keep it. The writer, if there is one, is fenced.
+
+        With `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound or LogHealing.
+        The same claim is tried once more if Redis did not answer: it may have been done.
+        """
+        seizure = Seizure(sid, new_claim_id(), kind, data)
         try:
-            seized, done = await self._log.put(wanted, only_expired=only_expired)
-        except LogHealing:
-            raise  # it did answer: not now
+            seized = await self._log.seize_or_put_back(seizure, only_expired=only_expired)
         except RedisUnavailable:
-            seized, done = await self._log.put(wanted, only_expired=only_expired)
+            seized = await self._log.seize_or_put_back(seizure, only_expired=only_expired)
         if not seized.already:
+            done = seizure._replace(id=seized.last_event_id, epoch=seized.epoch, t=seized.t)
             self._kept.append(_Kept(done, time.monotonic()))
         return seized
 
@@ -61,9 +65,9 @@ class Seizures:
                     await self._is_due.wait()
             self._is_due.clear()
             try:
-                await self._log.note_server()
+                await self._log.servers.note()
                 await self.look()
-            except RedisUnavailable:
+            except StoreUnavailable:
                 if self._kept and wait_s != RETRY_S:
                     logger.warning("Redis is away; %d endings are kept until it is back", len(self._kept))
                 wait_s = RETRY_S
@@ -84,13 +88,13 @@ class Seizures:
 
     async def _put_back(self, seizure: Seizure) -> None:
         try:
-            seized, now = await self._log.put(seizure)
+            seized = await self._log.seize_or_put_back(seizure)
         except StreamNotFound:
             return
-        except RedisUnavailable:
+        except StoreUnavailable:
             raise
         except LasteventError:
             logger.exception("stream %s: its ending could not be looked at", seizure.sid)
             return
-        if not seized.already and now.id != seizure.id:
-            logger.warning("stream %s: its ending was lost and is put back as %d", seizure.sid, now.id)
+        if not seized.already and seized.last_event_id != seizure.id:
+            logger.warning("stream %s: its ending was lost and is put back as %d", seizure.sid, seized.last_event_id)

@@ -29,7 +29,7 @@ from broker.errors import (
     AppendGap,
     LasteventError,
     LogHealing,
-    RedisUnavailable,
+    StoreUnavailable,
     StreamLimit,
     StreamNotFound,
     WriterSuperseded,
@@ -329,7 +329,7 @@ class GroupCommit:
         while True:
             try:
                 return await step()
-            except RedisUnavailable:
+            except StoreUnavailable:
                 wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                 if tries % 20 == len(RETRY_S):
                     logger.warning("Redis is away; %d bytes wait to be written", self.unconfirmed_bytes)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
-from broker.errors import RedisUnavailable
+from broker.errors import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ async def for_ever(name: str, run: Run) -> None:
         try:
             await run()
             logger.error("the %s loop ended; it is started again", name)
-        except (redis.exceptions.RedisError, RedisUnavailable, OSError) as error:
+        except (redis.exceptions.RedisError, StoreUnavailable, OSError) as error:
             logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)

@@ -6,15 +6,14 @@ and a page looks at SCAN_STREAMS at most: it may hold fewer streams than asked f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from broker.log.index import Filter, Part, Place, forget, page
-from broker.log.steps import TOMBSTONE
+from broker.log.index import Filter, Part, Place
+from broker.log.meta import Meta
 from broker.log.stream_log import StreamLog
 from broker.service.record import rfc3339
-from broker.store.errors import from_redis
 
 if TYPE_CHECKING:
     from broker.archive.reader import ArchiveReader
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 SCAN_STREAMS = 1000
 CHUNK_STREAMS = 100
 
-Record = Callable[[dict[str, str], str], dict[str, Any]]
+Record = Callable[[Meta, str], dict[str, Any]]
 
 
 class Listing:
@@ -41,7 +40,7 @@ class Listing:
         # Redis first: what leaves it in between is in the archive by then.
         archived = await self._archived(tenant, which, limit, place)
         found = live.found | archived.found
-        places, following = _merge(limit, live, archived)
+        places, following = _merge(limit, (live.found, live.end), (archived.found, archived.end))
         streams = [record(found[place], place.member) for place in places]
         return {"streams": streams, "next": following and following.encode()}
 
@@ -49,14 +48,14 @@ class Listing:
         """{"sessions": [{"id", "last_stream_at"}], "next": cursor or null}. Raises BadCursor."""
         place = Place.decode(after) if after else None
         key = self._log.keys.sessions(tenant)
-        entries = await page(self._log.redis, key, place, limit)
-        parts = [Part({entry: {} for entry in entries}, entries[-1] if len(entries) == limit else None)]
+        entries = await self._log.index.page(key, place, limit)
+        parts = [(entries, entries[-1] if len(entries) == limit else None)]
         if self._archive:
-            archived = await self._archive.list_sessions(tenant, limit, place)
-            parts.append(await self._without_newer(key, archived))
+            archived, end = await self._archive.list_sessions(tenant, limit, place)
+            parts.append((await self._without_newer(key, archived), end))
         places, following = _merge(limit, *parts)
         return {
-            "sessions": [{"id": place.member, "last_stream_at": rfc3339(str(place.score))} for place in places],
+            "sessions": [{"id": place.member, "last_stream_at": rfc3339(place.score)} for place in places],
             "next": following and following.encode(),
         }
 
@@ -64,24 +63,23 @@ class Listing:
         if not self._archive:
             return Part({}, None)
         found, end = await self._archive.list_streams(tenant, which, limit, place)
-        with from_redis():
-            orders = await self._log.redis.zrange(self._log.keys.erasing, 0, -1, withscores=True)
-        erasing = {sid.decode(): str(int(at_ms)) for sid, at_ms in orders}
-        return Part({place: _tombstone(meta, erasing.get(place.member)) for place, meta in found.items()}, end)
+        orders = await self._log.redis.zrange(self._log.keys.erasing, 0, -1, withscores=True)
+        erasing = {sid.decode(): int(at_ms) for sid, at_ms in orders}
+        return Part({place: _as_erased(meta, erasing.get(place.member)) for place, meta in found.items()}, end)
 
     async def _live(self, tenant: str, which: Filter, limit: int, place: Place | None) -> Part:
         log = self._log
         key = log.keys.session(tenant, which.session) if which.session else log.keys.streams(tenant)
-        found: dict[Place, dict[str, str]] = {}
+        found: dict[Place, Meta] = {}
         scanned = 0
         while True:
-            entries = await page(log.redis, key, place, CHUNK_STREAMS, which.created_after_ms, which.created_before_ms)
+            entries = await log.index.page(key, place, CHUNK_STREAMS, which.created_after_ms, which.created_before_ms)
             metas = await log.read_meta(*(entry.member for entry in entries))
             pairs = list(zip(entries, metas, strict=True))
-            await forget(log.redis, key, [entry.member for entry, meta in pairs if not meta])
+            await log.index.forget(key, [entry.member for entry, meta in pairs if not meta])
             for entry, meta in pairs:
                 place = entry
-                if meta and meta["tenant"] == tenant and which.matches(meta):
+                if meta and meta.tenant == tenant and which.matches(meta):
                     found[entry] = meta
                     if len(found) == limit:
                         return Part(found, place)
@@ -91,28 +89,26 @@ class Listing:
             if scanned >= SCAN_STREAMS:
                 return Part(found, place)
 
-    async def _without_newer(self, key: str, archived: Part) -> Part:
+    async def _without_newer(self, key: str, archived: Sequence[Place]) -> list[Place]:
         """Sessions whose newest stream is the archived one: the others have been listed by Redis."""
-        if not archived.found:
-            return archived
-        with from_redis():
-            scores = await self._log.redis.zmscore(key, [place.member for place in archived.found])
-        is_newest = [score is None or score <= place.score for place, score in zip(archived.found, scores, strict=True)]
-        return archived._replace(found=dict(compress(archived.found.items(), is_newest)))
+        if not archived:
+            return []
+        scores = await self._log.redis.zmscore(key, [place.member for place in archived])
+        is_newest = [score is None or score <= place.score for place, score in zip(archived, scores, strict=True)]
+        return list(compress(archived, is_newest))
 
 
-def _tombstone(meta: dict[str, str], erased_ms: str | None) -> dict[str, str]:
+def _as_erased(meta: Meta, erased_ms: int | None) -> Meta:
     """What is left of a stream that is erased already, though the archive has still to follow."""
-    if erased_ms is None:
-        return meta
-    return {**{name: meta[name] for name in TOMBSTONE if name in meta}, "erased": meta.get("erased", erased_ms)}
+    return meta if erased_ms is None else meta.erased_at(erased_ms)
 
 
-def _merge(limit: int, *parts: Part) -> tuple[list[Place], Place | None]:
+def _merge(limit: int, *parts: tuple[Collection[Place], Place | None]) -> tuple[list[Place], Place | None]:
     """A page of what Redis and the archive have, newest first, and where the next one begins; None: there is none.
 
-    Each was looked through as far as its `end`: what the other has beyond that has its turn on the next page.
+    Each part: its places, and the place through which it was searched (None: to the end). What another part has beyond
+    that place is left for the next page.
     """
-    end = max((part.end for part in parts if part.end), default=None)
-    places = sorted({place for part in parts for place in part.found if end is None or place >= end}, reverse=True)
+    end = max((end for _, end in parts if end), default=None)
+    places = sorted({place for places, _ in parts for place in places if end is None or place >= end}, reverse=True)
     return places[:limit], places[limit - 1] if len(places) > limit else end

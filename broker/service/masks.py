@@ -30,18 +30,13 @@ import regex
 
 from broker.errors import MasksTooSlow
 from broker.log.event import RESTART, Event, encode_data
+from broker.service.record import OURS
 
 TOLD = ("user_agent", "forwarded_for", "address")
 
 LIMIT_S = 5.0
 """For one pattern in one text."""
 
-OURS = frozenset(
-    {
-        *("id", "state", "producer", "model", "provider", "attempt", "last_event_id", "events_url", "regenerates"),
-        *("created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at"),
-    }
-)
 BLOCK = "█"
 HIDDEN = BLOCK * 5
 

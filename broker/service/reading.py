@@ -14,7 +14,7 @@ from broker.archive.setup import Archive
 from broker.auth import Grant
 from broker.errors import Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views, shown
-from broker.log.event import Event, is_terminal, to_ndjson
+from broker.log.event import Event, to_ndjson
 from broker.log.stream_log import StreamLog
 from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.streams import Found, Streams
@@ -62,7 +62,7 @@ class Reading:
 
     async def views(self, sid: str, grant: Grant) -> list[dict[str, Any]]:
         """The records of a stream's viewers, oldest first; of an erased stream none."""
-        if "erased" in (await self._streams.look_up(sid, grant)).meta:
+        if (await self._streams.look_up(sid, grant)).meta.erased is not None:
             return []
         log = self._streams.log
         views = {view["id"]: view for view in await read_views(log.redis, log.keys, sid, await log.now_ms())}
@@ -79,7 +79,7 @@ class Reading:
         return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
 
     async def _masked_events(self, sid: str, found: Found, log: StreamLog | ArchivedLog) -> list[Event]:
-        if not is_terminal(found.meta["state"]):
+        if not found.meta.has_ended:
             # A match may begin in one event and end in the next: it cannot be masked before that is there.
             raise Forbidden("This key reads what has ended, with masks laid over it. The stream is still running.")
         assert self._redactor  # settings.py: no masked key without masks

@@ -8,10 +8,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
 from arq.connections import ArqRedis
 
-from broker.auth import Auth, Grant, own
+from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
     Forbidden,
     InvalidRequest,
@@ -23,28 +22,23 @@ from broker.errors import (
     StreamRunning,
     WriterSuperseded,
 )
-from broker.live.hub import Hub
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
+from broker.log.meta import EXTERNAL, Meta, NewStream, new_sid
 from broker.log.queue import enqueue
 from broker.log.seizures import Seizures
 from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
 from broker.log.steps import (
-    EXTERNAL,
     EXTERNAL_LEASE_S,
     Append,
     Appended,
-    NewStream,
     Pen,
-    Seized,
     Unsent,
-    new_sid,
 )
 from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
 from broker.service.record import record
 from broker.settings import Settings
-from broker.store.errors import from_redis
 
 if TYPE_CHECKING:
     from broker.archive.reader import ArchivedLog, ArchiveReader
@@ -70,8 +64,17 @@ class Started(NamedTuple):
 class Found(NamedTuple):
     """A stream's meta, and whether Redis has it (or the archive alone)."""
 
-    meta: dict[str, str]
+    meta: Meta
     is_in_redis: bool = True
+
+
+class Ended(NamedTuple):
+    """How a stream ended: by this cancel, or (`already`) before it. `stopped_after`: the last event before that."""
+
+    state: str
+    last_event_id: int
+    stopped_after: int
+    already: bool
 
 
 class Streams:
@@ -79,7 +82,6 @@ class Streams:
         self,
         log: StreamLog,
         archive: ArchiveReader | None,
-        hub: Hub,
         seizures: Seizures,
         queue: ArqRedis,
         auth: Auth,
@@ -87,7 +89,6 @@ class Streams:
     ) -> None:
         self.log = log
         self._archive = archive
-        self._hub = hub
         self._seizures = seizures
         self._queue = queue
         self._auth = auth
@@ -100,12 +101,13 @@ class Streams:
         """
         [meta] = await self.log.read_meta(sid)
         if meta:
-            return Found(own(meta, grant))
+            require_visible(meta, grant)
+            return Found(meta)
         if self._archive and (archived := await self._archive.find(sid)):
-            return Found(own(archived, grant), is_in_redis=False)
-        await self.log.require_settled(RETURN_LEASES)
-        with from_redis():
-            listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
+            require_visible(archived, grant)
+            return Found(archived, is_in_redis=False)
+        await self.log.servers.require_settled(RETURN_LEASES)
+        listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
         if listed is not None:
             raise StreamExpired("The stream has ended, and its retention is over.")
         raise StreamNotFound("There is no stream of that id.")
@@ -113,7 +115,7 @@ class Streams:
     async def look_up_content(self, sid: str, grant: Grant) -> Found:
         """A stream whose content is there. Raises StreamExpired if it was erased."""
         found = await self.look_up(sid, grant)
-        if "erased" in found.meta:
+        if found.meta.erased is not None:
             raise StreamExpired(ERASED)
         return found
 
@@ -131,22 +133,21 @@ class Streams:
         Raises StreamRunning.
         """
         meta, is_in_redis = await self.look_up(sid, grant)
-        if not is_terminal(meta["state"]):
+        if not meta.has_ended:
             raise StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
-        if "erased" in meta and not is_in_redis:
+        if meta.erased is not None and not is_in_redis:
             return True
         redis, keys = self.log.redis, self.log.keys
         now_ms = await self.log.now_ms()
         if self._archive:
-            with from_redis():  # the order first: whoever carries it out waits for the tombstone
-                await redis.zadd(keys.erasing, {sid: now_ms})
-        if "erased" not in meta:
+            # the order first: whoever carries it out waits for the tombstone
+            await redis.zadd(keys.erasing, {sid: now_ms})
+        if meta.erased is None:
             await self.log.erase(sid, meta, now_ms)
         deadline = time.monotonic() + ERASURE_WAIT_S
         while self._archive and time.monotonic() < deadline:
-            with from_redis():
-                if await redis.zscore(keys.erasing, sid) is None:
-                    return True
+            if await redis.zscore(keys.erasing, sid) is None:
+                return True
             await asyncio.sleep(ERASURE_POLL_S)
         return self._archive is None
 
@@ -154,8 +155,7 @@ class Streams:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1)."""
         settings = self._settings
         external = body.producer == EXTERNAL
-        template = NewStream(
-            sid="",
+        new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
@@ -166,34 +166,23 @@ class Streams:
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
         )
-        return await self._start(template, grant, idempotency_key, body.model_dump(exclude_unset=True))
+        return await self._start(new, grant, idempotency_key, body.model_dump(exclude_unset=True))
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """The same request again, as a new stream of the same session."""
         meta = (await self.look_up_content(sid, grant)).meta
-        if meta["producer"] == EXTERNAL:
+        if meta.is_external:
             raise InvalidRequest("An external stream has no request that could run again.")
-        template = NewStream(
-            sid="",
-            tenant=grant.tenant,
-            session=meta["session"],
-            user=meta.get("user"),
-            model=meta["model"],
-            request=orjson.loads(meta["request"]),
-            metadata=orjson.loads(meta["metadata"]),
-            regenerates=sid,
-            on_worker_loss=meta["on_worker_loss"],
-            abandon_after_s=float(meta["abandon_after_s"]) if "abandon_after_s" in meta else None,
-        )
-        return await self._start(template, grant, idempotency_key, {"regenerates": sid})
+        return await self._start(NewStream.again(sid, meta), grant, idempotency_key, {"regenerates": sid})
 
-    async def cancel(self, sid: str, grant: Grant, reason: str) -> Seized:
-        """End a stream now, wherever it is. Cancelling what has ended is no error (`already`)."""
+    async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
+        """End a stream now, wherever it is. Cancelling what has ended is not an error (`already`)."""
         meta = (await self.look_up(sid, grant)).meta
-        if is_terminal(meta["state"]):  # perhaps there is no more of it than this
-            tail = int(meta["tail"])
-            return Seized(meta["state"], tail, int(meta.get("stopped_after", tail)), already=True)
-        return await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+        if meta.has_ended:  # perhaps a tombstone is left of it, which has no `stopped_after`
+            stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
+            return Ended(meta.state, meta.tail, stopped_after, already=True)
+        seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+        return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
         """Add an external producer's events, all or none. Raises StreamClosed, WriterSuperseded or AppendGap."""
@@ -217,18 +206,18 @@ class Streams:
 
     async def _producers_pen(self, sid: str, grant: Grant, epoch: int) -> Pen:
         meta, is_in_redis = await self.look_up_content(sid, grant)
-        if meta["producer"] != EXTERNAL:
+        if not meta.is_external:
             raise Forbidden("This stream is written by a worker; only a stream created as external takes events.")
-        has_ended = is_terminal(meta["state"])  # of a finished one, the log says that first
-        if not has_ended and epoch > int(meta["epoch"]):
+        current = meta.epoch or 0
+        if not meta.has_ended and epoch > current:  # of a finished one, the log says that first
             # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
             raise WriterSuperseded("This stream has never given out that epoch; use the one its creation returned.")
         if not is_in_redis:
             raise StreamClosed("The stream has its terminal event, and its retention is over.")
-        return Pen(epoch, meta["claim"] if epoch == int(meta["epoch"]) else "", int(meta["base"]))
+        return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
-    async def _start(self, template: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
-        redis, new = self.log.redis, replace(template, sid=new_sid())
+    async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
+        redis = self.log.redis
         if key is None:
             await self.log.create(new)
             reservation = None
@@ -248,22 +237,19 @@ class Streams:
     async def _reserve(self, grant: Grant, key: str, sid: str, request: dict[str, Any]) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
-        with from_redis():
-            is_known = await self.log.redis.exists(name)
+        is_known = await self.log.redis.exists(name)
         if not is_known:  # and if Redis has just lost it, its stream's writer is about to put both back
-            await self.log.require_settled(ENDINGS_WAIT)
+            await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, request)
 
     async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
         meta = (await self.look_up(sid, grant)).meta
         shown = record(meta, sid, self._auth.token(sid))
-        is_external = meta.get("producer") == EXTERNAL and "epoch" in meta
-        return {**shown, "epoch": int(meta["epoch"])} if is_external else shown
+        return shown if meta.epoch is None or not meta.is_external else {**shown, "epoch": meta.epoch}
 
     async def _enqueue(self, sid: str) -> None:
         try:
-            with from_redis():
-                await enqueue(self._queue, self.log.keys, sid)
+            await enqueue(self._queue, self.log.keys, sid)
         except LasteventError:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)

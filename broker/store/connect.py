@@ -13,9 +13,11 @@ from typing import Any
 
 import redis.exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
+from broker.store.errors import raise_if_passing, translating_redis_errors
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
@@ -134,5 +136,28 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
     return {**options, "ssl": True} if issubclass(pool.connection_class, SSLConnection) else options
 
 
-def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Redis:
-    return Redis.from_pool(pool(redis_url, connections))
+class Client(Redis):
+    """redis-py's client, with our errors: what passes is RedisUnavailable, whatever redis-py or the system calls it."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        with translating_redis_errors():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        with translating_redis_errors():
+            answers = await super().execute(raise_on_error)
+        for answer in answers:
+            if isinstance(answer, Exception):  # with raise_on_error=False
+                raise_if_passing(answer)
+        return answers
+
+
+def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Client:
+    client = Client(connection_pool=pool(redis_url, connections))
+    client.auto_close_connection_pool = True
+    return client

@@ -35,6 +35,7 @@ from broker.errors import (
     Draining,
     Forbidden,
     RedisUnavailable,
+    StoreUnavailable,
     TooManyViewers,
 )
 from broker.live.hub import Hub
@@ -44,6 +45,7 @@ from broker.log.access import AccessRecord, View, told
 from broker.log.event import is_terminal, text_since_restart
 from broker.log.index import Filter
 from broker.log.keys import Keys
+from broker.log.meta import Meta
 from broker.log.queue import connect_queue
 from broker.log.seizures import Seizures
 from broker.log.steps import EXTERNAL_LEASE_S
@@ -56,7 +58,7 @@ from broker.service.record import record, rfc3339
 from broker.service.streams import Started, Streams
 from broker.settings import Settings
 from broker.store.connect import connect
-from broker.store.errors import from_redis
+from broker.store.errors import translating_redis_errors as from_redis
 from broker.web import metrics, problems
 from broker.web.door import Door
 from broker.web.replay import paced, recorded
@@ -101,7 +103,7 @@ class Tier:
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         reader = self.archive.reader if self.archive else None
-        self.streams = Streams(self.log, reader, self.hub, self.seizures, self.queue, self.auth, settings)
+        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings)
         self.listing = Listing(self.log, reader)
         self.reading = Reading(self.streams, self.archive, load_masks_of(settings))
 
@@ -170,7 +172,7 @@ class Tier:
         self.require_open()
         self.viewers.require_place()
 
-    def shown(self, meta: dict[str, str], sid: str, grant: Grant) -> dict[str, Any]:
+    def shown(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
         return self.reading.shown(record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
@@ -298,12 +300,12 @@ def _reading(app: FastAPI, tier: Tier) -> None:
             cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
             found = await tier.streams.look_up_content(sid, grant)
             log = await tier.reading.log(sid, found, grant)
-        except (RedisUnavailable, ArchiveUnavailable, Draining, TooManyViewers) as passing:
+        except (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers) as passing:
             if form.is_ndjson:
                 raise
             return CutResponse(passing.code)
-        tail = int(found.meta["tail"])
-        if _has_ended_at(cursor, found.meta["state"], tail):
+        tail = found.meta.tail
+        if _has_ended_at(cursor, found.meta.state, tail):
             return Response(status_code=204)
         cursor = tail if cursor is None else cursor
         steps = _steps(tier, log, sid, cursor, follows=follows == "1")
@@ -393,7 +395,7 @@ def _producing(app: FastAPI, tier: Tier) -> None:
         grant = tier.caller(request)
         body = await tier.body(request, ProducerHeartbeat)
         renewed = await tier.streams.heartbeat(sid, grant, body.epoch)
-        until = rfc3339(str(renewed.now_ms + round(EXTERNAL_LEASE_S * 1000)))
+        until = rfc3339(renewed.now_ms + round(EXTERNAL_LEASE_S * 1000))
         return _json({"last_event_id": renewed.tail, "lease_until": until})
 
 

@@ -16,12 +16,8 @@ from broker.archive.seal import Seal, Signer, raw
 from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
 from broker.log.event import DONE, TERMINAL, Event, encode_data
-from broker.log.steps import (
-    NewStream,
-    Unsent,
-    new_claim_id,
-    new_sid,
-)
+from broker.log.meta import Meta, NewStream, new_claim_id, new_sid
+from broker.log.steps import Unsent
 from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, new_stream
 
@@ -75,8 +71,8 @@ def events_of(sid: str, count: int, ending: str = DONE) -> list[Event]:
     return [Event(1, "queued", b"{}", start), *deltas, Event(count, ending, b"{}", start + 20 * count)]
 
 
-def meta_of(sid: str, events: int, **fields: str) -> dict[str, str]:
-    return {
+def meta_of(sid: str, events: int, **fields: str) -> Meta:
+    known = {
         "schema": "1",
         "tenant": "t",
         "session": "s",
@@ -96,8 +92,8 @@ def meta_of(sid: str, events: int, **fields: str) -> dict[str, str]:
         "finished": str(NOW_MS - 50_000),
         "stopped_after": str(events - 1),
         "ending": "{}",
-        **fields,
     }
+    return Meta({**known, **fields})
 
 
 def view_of(sid: str, **record: Any) -> View:

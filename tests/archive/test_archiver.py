@@ -19,8 +19,8 @@ from broker.archive.database import Database
 from broker.archive.writer import ArchiveWriter
 from broker.errors import ArchiveUnavailable
 from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_views
+from broker.log.meta import Meta, new_sid
 from broker.log.seizures import Seizures
-from broker.log.steps import new_sid
 from broker.log.stream_log import StreamLog
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
@@ -121,7 +121,7 @@ async def test_all_endings_are_archived_and_what_runs_is_not(
     await sweep_finished(log)
     await archiver.archive_once()
     metas = [await archive.reader.find(sid) for sid in (done, failed, cancelled, live.sid)]
-    assert [found and found["state"] for found in metas] == ["done", "error", "cancelled", None]
+    assert [found and found.state for found in metas] == ["done", "error", "cancelled", None]
     assert await ids(log, cancelled) == [event.id for event in await log.read_all(cancelled)]
     assert await archive.findings() == []
 
@@ -257,11 +257,11 @@ async def test_an_order_to_erase_is_carried_out_in_the_archive(
     sid = await on_its_way(log)
     await archiver.archive_once()
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
     await archiver.archive_once()
     found = await archive.reader.find(sid)
     assert found
-    assert "erased" in found
+    assert found.erased
     assert await log.redis.zcard(log.keys.erasing) == 0
     assert await archive.findings() == []
 
@@ -281,13 +281,13 @@ async def test_a_stream_erased_before_it_was_archived_never_comes(
 ) -> None:
     sid = await on_its_way(log)
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
     assert await lives_s(log, sid) == [-2, -1]
     await archiver.archive_once()
     assert all(life != -1 for life in await lives_s(log, sid))
     found = await archive.reader.find(sid)
     assert found
-    assert "erased" in found
+    assert found.erased
     assert await log.redis.zcard(log.keys.unarchived) == 0
     assert await archive.findings() == []
 
@@ -297,12 +297,12 @@ async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
 ) -> None:
     sid = await on_its_way(log)
     await archiver.archive_once()
-    await log.erase(sid, await meta(log, sid), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
     await archiver.sweep()
     await archiver.archive_once()
     found = await archive.reader.find(sid)
     assert found
-    assert "erased" in found
+    assert found.erased
 
 
 async def test_the_archives_retention_reaches_redis_too(log: StreamLog, archive: TestArchive) -> None:
@@ -504,7 +504,7 @@ async def a_full_turn(log: StreamLog, archiver: Archiver) -> list[str]:
     await sweep(log)
     for sid in (archived, streams[0]):
         await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-        await log.erase(sid, await meta(log, sid), await log.now_ms())
+        await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
     access = access_record(log)
     for sid in streams:
         view = view_of(sid)

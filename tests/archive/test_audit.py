@@ -17,10 +17,10 @@ from broker.archive.heads import open_heads
 from broker.archive.packing import compress, decompress, pack, unpack
 from broker.archive.schema import SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, Signer, canonical, log_digest, record_digest, view_digest
-from broker.archive.writer import RECORD, ArchiveWriter, Erasure, finished
+from broker.archive.writer import ArchiveWriter, Erasure, finished
 from broker.errors import ArchiveUnavailable
 from broker.log.event import Event, to_ndjson
-from broker.log.steps import new_sid
+from broker.log.meta import FIELDS, Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 
@@ -49,7 +49,7 @@ async def filled(
     async with open_archive(new_archive(request, folder), folder) as archive:
         await archive.add(STREAM, OTHER, ERASED, user="ann", metadata='{"a":1}', regenerates="x", abandon_after_s="5")
         await archive.writer.add_views([view_of(STREAM), view_of(OTHER)], NOW_MS)
-        await archive.writer.erase([Erasure(ERASED, {})], NOW_MS)
+        await archive.writer.erase([Erasure(ERASED, Meta({}))], NOW_MS)
         crafted = _with(events_of(CRAFTED, 5), 1, data=b'{"a":"x","data":5,"text":"y"}')
         await archive.writer.add([finished(CRAFTED, meta_of(CRAFTED, 5), crafted)], NOW_MS)
         yield archive
@@ -186,7 +186,7 @@ def change_record(field: str, value: str | None) -> Tampering:
     return change_column("streams", "record", "sid", STREAM, changed)
 
 
-for field in ("id", *RECORD):
+for field in ("id", *(field.name for field in FIELDS if field.is_archived)):
     WAYS[f"the record's {field}"] = change_record(field, "77")
 WAYS["the record's request, removed"] = change_record("request", None)
 

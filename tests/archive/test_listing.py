@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from broker.archive.reader import listing
 from broker.archive.writer import finished
 from broker.log.index import Filter, Place
-from broker.log.steps import new_sid
+from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 
@@ -43,36 +43,35 @@ INDEXES = {
 @pytest.fixture(scope="module", params=DATABASES)
 async def filled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[tuple[TestArchive, list[dict[str, str]]]]:
+) -> AsyncIterator[tuple[TestArchive, list[tuple[str, Meta]]]]:
     """60 streams, some of them created in the same millisecond."""
     folder = tmp_path_factory.mktemp("archive")
     async with open_archive(new_archive(request, folder), folder) as archive:
-        metas = [meta(at) for at in range(STREAMS)]
+        metas = [(new_sid(), meta(at)) for at in range(STREAMS)]
         log = events_of(SID, 3)
-        await archive.writer.add([finished(one["sid"], one, log) for one in metas], NOW_MS)
+        await archive.writer.add([finished(sid, one, log) for sid, one in metas], NOW_MS)
         yield archive, metas
 
 
-def meta(at: int) -> dict[str, str]:
+def meta(at: int) -> Meta:
     fields = {"session": f"session-{at % 7}", "user": f"user-{at % 5}", "model": f"anthropic/model-{at % 3}"}
     created = str(NOW_MS - 60 + at // 2 * 2)
-    return {**meta_of(SID, 3, **fields, state=STATES[at % 4 % 3], created=created), "sid": new_sid()}
+    return meta_of(SID, 3, **fields, state=STATES[at % 4 % 3], created=created)
 
 
-def wanted(metas: list[dict[str, str]], which: Filter) -> list[str]:
+def wanted(metas: list[tuple[str, Meta]], which: Filter) -> list[str]:
     found = [
-        one
-        for one in metas
-        if which.matches(one)
-        and (which.created_after_ms or 0) <= int(one["created"]) <= (which.created_before_ms or 2**60)
+        (one.created, sid)
+        for sid, one in metas
+        if which.matches(one) and (which.created_after_ms or 0) <= one.created <= (which.created_before_ms or 2**60)
     ]
-    return [one["sid"] for one in sorted(found, key=lambda one: (int(one["created"]), one["sid"]), reverse=True)]
+    return [sid for _, sid in sorted(found, reverse=True)]
 
 
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("limit", [1, 7, 100])
 async def test_each_filter_gives_its_streams_newest_first_page_by_page(
-    filled: tuple[TestArchive, list[dict[str, str]]], name: str, limit: int
+    filled: tuple[TestArchive, list[tuple[str, Meta]]], name: str, limit: int
 ) -> None:
     archive, metas = filled
     listed: list[str] = []
@@ -85,20 +84,21 @@ async def test_each_filter_gives_its_streams_newest_first_page_by_page(
     assert listed == wanted(metas, FILTERS[name])
 
 
-async def test_another_tenants_streams_are_not_listed(filled: tuple[TestArchive, list[dict[str, str]]]) -> None:
+async def test_another_tenants_streams_are_not_listed(filled: tuple[TestArchive, list[tuple[str, Meta]]]) -> None:
     archive, _ = filled
     assert await archive.reader.list_streams("other", Filter(), 10, None) == ({}, None)
-    assert await archive.reader.list_sessions("other", 10, None) == ({}, None)
+    assert await archive.reader.list_sessions("other", 10, None) == ([], None)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 async def test_sessions_are_listed_by_their_newest_stream(
-    filled: tuple[TestArchive, list[dict[str, str]]], limit: int
+    filled: tuple[TestArchive, list[tuple[str, Meta]]], limit: int
 ) -> None:
     archive, metas = filled
     newest: dict[str, int] = {}
-    for one in metas:
-        newest[one["session"]] = max(newest.get(one["session"], 0), int(one["created"]))
+    for _, one in metas:
+        session = one.session or ""
+        newest[session] = max(newest.get(session, 0), one.created)
     listed: list[Place] = []
     place: Place | None = None
     while True:
@@ -111,7 +111,7 @@ async def test_sessions_are_listed_by_their_newest_stream(
 
 @pytest.mark.parametrize(("name", "is_later"), list(itertools.product(INDEXES, (False, True))))
 async def test_each_filter_is_answered_by_an_index_in_its_order(
-    filled: tuple[TestArchive, list[dict[str, str]]], name: str, is_later: bool
+    filled: tuple[TestArchive, list[tuple[str, Meta]]], name: str, is_later: bool
 ) -> None:
     """As the query plan says: no scan of the table, and nothing sorted."""
     archive, _ = filled

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from broker.log.steps import Append, Unsent, new_claim_id
+from broker.log.meta import new_claim_id
+from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from tests.rig.deployment import Deployment
 from tests.rig.streams import new_stream

@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import BadCursor
 from broker.log.index import Filter, Place
-from broker.log.steps import new_sid
+from broker.log.meta import new_sid
 from tests.archive.archive import TestArchive
 
 

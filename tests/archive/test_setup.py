@@ -8,7 +8,7 @@ from pathlib import Path
 from broker.archive.setup import open_archive, open_writer
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
 from broker.archive.writer import finished
-from broker.log.steps import new_sid
+from broker.log.meta import new_sid
 from broker.settings import Settings
 from tests.archive.archive import NOW_MS, events_of, meta_of
 

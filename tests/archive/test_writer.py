@@ -12,7 +12,7 @@ import pytest
 from broker.archive.heads import HeadsUnavailable, open_heads
 from broker.archive.seal import NOTHING
 from broker.archive.writer import ArchiveWriter, Erasure, View, finished
-from broker.log.steps import new_sid
+from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
 
@@ -29,7 +29,7 @@ async def test_a_stream_is_found_as_it_was(archive: TestArchive) -> None:
     await archive.add(sid, events=7, user="ann", session="mine")
     meta = await archive.reader.find(sid)
     log = await archive.reader.read_log(sid)
-    assert meta == {**meta_of(sid, 7, user="ann", session="mine"), "archived": str(NOW_MS)}
+    assert meta == meta_of(sid, 7, user="ann", session="mine", archived=str(NOW_MS))
     assert log
     assert await log.read_all(sid) == events_of(sid, 7)
 
@@ -148,10 +148,10 @@ async def test_erasing_leaves_a_tombstone_and_its_seals(archive: TestArchive) ->
     sid, kept = new_sid(), new_sid()
     await archive.add(sid, kept, user="ann", session="hers")
     await archive.writer.add_views([view_of(sid), view_of(kept)], NOW_MS)
-    await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+    await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     meta = await archive.reader.find(sid)
     assert meta
-    assert (meta["state"], meta["erased"], "user" in meta, "request" in meta) == ("done", str(LATER_MS), False, False)
+    assert (meta.state, meta.erased, meta.user, meta.request) == ("done", LATER_MS, None, None)
     assert await archive.reader.read_log(sid) is None
     assert await archive.reader.views(sid) == []
     assert len(await archive.reader.views(kept)) == 1
@@ -163,7 +163,7 @@ async def test_nothing_of_what_was_erased_is_left_in_the_database(archive: TestA
     sid = new_sid()
     await archive.add(sid, user="ann-the-secret", session="hers-the-secret")
     await archive.writer.add_views([view_of(sid, address="secret-address")], NOW_MS)
-    await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+    await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     for table in ("streams", "views", "seals"):
         for row in await archive.rows(f"SELECT * FROM {table}"):
             assert "secret" not in str({name: bytes(v) if isinstance(v, memoryview) else v for name, v in row.items()})
@@ -181,7 +181,7 @@ async def test_nor_is_anything_left_in_the_files_of_sqlite(archive: TestArchive,
     await archive.add(*(new_sid() for _ in range(50)))
     await archive.writer.add_views([view_of(sid, user_agent="ann-the-secret")], NOW_MS)
     assert in_files()
-    await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+    await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     assert not in_files()
 
 
@@ -189,7 +189,7 @@ async def test_erasing_again_changes_nothing(archive: TestArchive) -> None:
     sid = new_sid()
     await archive.add(sid)
     for _ in range(2):
-        await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+        await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     assert len(await statements(archive)) == 2
     assert await archive.findings() == []
 
@@ -200,14 +200,14 @@ async def test_a_stream_erased_before_it_was_archived_leaves_a_tombstone_and_nev
     await archive.add(sid)
     meta = await archive.reader.find(sid)
     assert meta
-    assert (meta["state"], meta["erased"]) == ("done", str(LATER_MS))
+    assert (meta.state, meta.erased) == ("done", LATER_MS)
     assert await archive.findings() == []
 
 
 async def test_views_that_come_after_the_erasure_keep_nothing(archive: TestArchive) -> None:
     sid = new_sid()
     await archive.add(sid)
-    await archive.writer.erase([Erasure(sid, {})], LATER_MS)
+    await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     await archive.writer.add_views([view_of(sid, address="secret-address")], LATER_MS)
     assert await archive.reader.views(sid) == []
     assert "secret" not in str(await archive.rows("SELECT record, opened FROM views"))

@@ -29,7 +29,7 @@ from broker.log.keys import Keys
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.web.viewer import Ended, EventsResponse, Viewers
-from tests.rig.streams import batch, ending, running, text
+from tests.rig.streams import batch, ending, running, seize, text
 
 LIMIT_S = 10.0
 
@@ -351,7 +351,7 @@ class World:
     async def end(self, *, by_seizure: bool) -> None:
         """The ending comes, by the writer or (a new pen's block of ids) by a cancel; the last subscription holds."""
         if by_seizure:
-            ended = await self.log.seize(self.claimed.sid, "cancelled", encode_data({}))
+            ended = await seize(self.log, self.claimed.sid, "cancelled", encode_data({}))
             self.coming.append(said(ended.last_event_id, "{}", kind="cancelled"))
         else:
             await self.log.append(batch(self.claimed, self.tail + 1, *text("x"), ending()))

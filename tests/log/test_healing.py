@@ -28,6 +28,7 @@ from tests.rig.streams import (
     queued,
     remember,
     running,
+    seize,
     survive_a_restart_of_redis,
     taken_over,
     text,
@@ -92,7 +93,7 @@ async def test_a_stream_that_went_without_a_restart_of_redis_was_removed_and_sta
 
 async def test_a_finished_stream_is_not_brought_back_to_life(log: StreamLog) -> None:
     claimed = on_another_server(await running(log))
-    await log.seize(claimed.sid, "cancelled", b"{}")
+    await seize(log, claimed.sid, "cancelled", b"{}")
     await log.restore(claimed)
     with pytest.raises(StreamClosed):
         await log.append(batch(claimed, 2, *text("Salt")))
@@ -170,7 +171,7 @@ async def test_a_writers_ending_is_kept_for_a_lease_and_put_back(
     await roll_back()
     await heartbeat.renew()
     assert await kinds(log, writer.sid) == ["queued"], "after a lease nobody keeps it"
-    await log.seize(writer.sid, "cancelled", b"{}")
+    await seize(log, writer.sid, "cancelled", b"{}")
     await log.redis.delete(log.keys.leases)
 
 
@@ -229,7 +230,7 @@ async def test_a_seizure_that_is_there_is_left_alone_and_let_go_after_a_lease(
     await roll_back()
     await seizures.look()
     assert await kinds(log, claimed.sid) == ["queued"]
-    await log.seize(claimed.sid, "cancelled", b"{}")
+    await seize(log, claimed.sid, "cancelled", b"{}")
     await log.redis.delete(log.keys.leases)
 
 
@@ -280,7 +281,7 @@ async def test_a_writer_that_stood_still_goes_on_if_nobody_took_its_stream(
     writer.write("text_delta", {"text": "Salt"})
     await writer.flush()
     assert await ids(log, writer.sid) == [1, 2]
-    await log.seize(writer.sid, "cancelled", b"{}")
+    await seize(log, writer.sid, "cancelled", b"{}")
     await log.redis.delete(log.keys.leases)
 
 

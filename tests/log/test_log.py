@@ -19,8 +19,9 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.event import encode_data, from_published
+from broker.log.meta import EXTERNAL
+from broker.log.script import Seen
 from broker.log.steps import (
-    EXTERNAL,
     EXTERNAL_LEASE_S,
     Append,
     Claimed,
@@ -41,6 +42,7 @@ from tests.rig.streams import (
     remember,
     running,
     running_through_a_restart,
+    seize,
     survive_a_restart_of_redis,
     taken_over,
     text,
@@ -108,7 +110,7 @@ async def test_a_stream_that_leaves_the_listings_takes_its_session_along_but_not
     real_log: StreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, zrem = real_log, real_log.redis.zrem
-    await log.unlist(await queued(log), "t", "s")
+    await log.index.remove(await queued(log), "t", "s")
     assert await log.redis.zscore(log.keys.sessions("t"), "s") is None
     sid = await queued(log)
 
@@ -117,7 +119,7 @@ async def test_a_stream_that_leaves_the_listings_takes_its_session_along_but_not
         return await zrem(*args)
 
     monkeypatch.setattr(log.redis, "zrem", zrem_when_another_has_come)
-    await log.unlist(sid, "t", "s")
+    await log.index.remove(sid, "t", "s")
     [(_, created_ms)] = await log.redis.zrange(log.keys.session("t", "s"), 0, -1, withscores=True)
     assert await log.redis.zscore(log.keys.sessions("t"), "s") == created_ms
 
@@ -139,8 +141,8 @@ async def test_the_first_claim_goes_on_after_the_tail(log: StreamLog) -> None:
     claimed = await log.claim(sid, "claim-1", "worker-1")
     assert claimed.pen == Pen(1, "claim-1", 2)
     assert (claimed.tail, claimed.attempt, claimed.events, claimed.bytes) == (1, 1, 1, 2)
-    assert claimed.model == "anthropic/some-model"
-    assert claimed.request == new_stream().request
+    assert claimed.meta.model == "anthropic/some-model"
+    assert claimed.meta.request == new_stream().request
     found = await meta(log, sid)
     assert (found["state"], found["worker"]) == ("running", "worker-1")
     assert 0 < await lease_left_ms(log, sid) <= 6000
@@ -227,7 +229,7 @@ async def test_until_redis_has_been_up_for_a_lease_nobody_takes_a_pen(redis: Red
         await log.claim(claimed.sid, "claim-2", "worker-2")
     assert 0 < healing.value.retry_after_s <= 100_000
     with pytest.raises(LogHealing):
-        await log.seize(claimed.sid, "cancelled", b"{}")
+        await seize(log, claimed.sid, "cancelled", b"{}")
     assert await ids(log, claimed.sid) == [1]
 
 
@@ -264,21 +266,21 @@ async def test_what_may_have_been_created_before_uses_no_id_of_that_time(redis: 
 
 
 async def test_after_a_change_of_servers_what_is_missing_may_return_for_two_leases(redis: Redis) -> None:
-    await StreamLog(redis).require_settled(2)
+    await StreamLog(redis).servers.require_settled(2)
     [this] = await redis.zrange(StreamLog(redis).keys.servers, 0, -1)
     await redis.zadd(StreamLog(redis).keys.servers, {"the server of before": 1})
     with pytest.raises(LogHealing):
-        await StreamLog(redis).require_settled(2)
+        await StreamLog(redis).servers.require_settled(2)
     await redis.zincrby(StreamLog(redis).keys.servers, -12_000, this)
-    await StreamLog(redis).require_settled(2)
+    await StreamLog(redis).servers.require_settled(2)
 
 
 async def test_who_has_met_another_server_tells_those_who_come_later(redis: Redis) -> None:
     log = StreamLog(redis)
-    log._seen_server, log._seen_since_ms = "one that has lost everything", 1
-    await log.note_server()
+    log.servers.seen = Seen("one that has lost everything", 1)
+    await log.servers.note()
     with pytest.raises(LogHealing):
-        await StreamLog(redis).require_settled(2)
+        await StreamLog(redis).servers.require_settled(2)
 
 
 # -- append ------------------------------------------------------------------------------------------------
@@ -482,7 +484,7 @@ async def test_an_append_to_no_stream_is_refused(log: StreamLog) -> None:
         log.append(batch(nobody, 2, *text("Salt"))),
         log.append(renewal(nobody)),
         log.claim(NOBODY, "claim", "worker"),
-        log.seize(NOBODY, "cancelled", b"{}"),
+        seize(log, NOBODY, "cancelled", b"{}"),
         log.read_page(NOBODY, 0),
         log.read_last(NOBODY),
         log.read_all(NOBODY),
@@ -680,7 +682,7 @@ async def test_each_append_publishes_what_it_added_and_nothing_else(log: StreamL
         await log.append(batch(claimed, 2, *text("Salt", "bread")))
         await log.append(renewal(claimed))
         await log.append(batch(claimed, 3, *text("bread", "in\ndex"), Unsent("tool_end", b"{}", 5)))
-        await log.seize(claimed.sid, "cancelled", b'{"by":"client"}')
+        await seize(log, claimed.sid, "cancelled", b'{"by":"client"}')
         batches = [from_published(await _next_message(pubsub)) for _ in range(3)]
     everything = await log.read_all(claimed.sid)
     assert [[event.id for event in published] for published in batches] == [[2, 3], [4, 5], [SECOND_BLOCK]]
@@ -700,8 +702,8 @@ async def _next_message(pubsub: Any) -> bytes:
 
 async def test_a_waiting_stream_is_cancelled_before_anybody_works_on_it(log: StreamLog) -> None:
     sid = await queued(log)
-    seized = await log.seize(sid, "cancelled", b'{"by":"client"}')
-    assert seized == ("cancelled", SECOND_BLOCK, 1, False)
+    seized = await seize(log, sid, "cancelled", b'{"by":"client"}')
+    assert seized[:4] == ("cancelled", SECOND_BLOCK, 1, False)
     assert await ids(log, sid) == [1, SECOND_BLOCK]
     with pytest.raises(StreamClosed):
         await log.claim(sid, "claim-1", "worker-1")
@@ -710,7 +712,7 @@ async def test_a_waiting_stream_is_cancelled_before_anybody_works_on_it(log: Str
 async def test_a_running_stream_is_seized_and_its_writer_fenced(log: StreamLog) -> None:
     claimed = await running(log)
     await log.append(batch(claimed, 2, *text("Salt")))
-    assert await log.seize(claimed.sid, "cancelled", b"{}") == ("cancelled", SECOND_BLOCK, 2, False)
+    assert (await seize(log, claimed.sid, "cancelled", b"{}"))[:4] == ("cancelled", SECOND_BLOCK, 2, False)
     for append in (batch(claimed, 3, *text("late")), batch(claimed, 3, ending()), renewal(claimed)):
         with pytest.raises(StreamClosed):
             await log.append(append)
@@ -719,7 +721,7 @@ async def test_a_running_stream_is_seized_and_its_writer_fenced(log: StreamLog) 
 
 async def test_a_seizure_ends_as_an_ending_does(log: StreamLog) -> None:
     claimed = await running(log)
-    await log.seize(claimed.sid, "error", b'{"code":"worker_lost"}')
+    await seize(log, claimed.sid, "error", b'{"code":"worker_lost"}')
     found = await meta(log, claimed.sid)
     assert (found["state"], found["tail"], found["stopped_after"]) == ("error", str(SECOND_BLOCK), "1")
     assert (found["ending"], found["events"]) == ('{"code":"worker_lost"}', "2")
@@ -731,36 +733,36 @@ async def test_a_seizure_ends_as_an_ending_does(log: StreamLog) -> None:
 async def test_a_finished_stream_keeps_its_ending(log: StreamLog) -> None:
     claimed = await running(log)
     await log.append(batch(claimed, 2, *text("Salt"), ending()))
-    assert await log.seize(claimed.sid, "cancelled", b"{}") == ("done", 3, 2, True)
+    assert (await seize(log, claimed.sid, "cancelled", b"{}"))[:4] == ("done", 3, 2, True)
     assert await kinds(log, claimed.sid) == ["queued", "text_delta", "done"]
 
 
 async def test_seizing_twice_ends_once(log: StreamLog) -> None:
     claimed = await running(log)
-    await log.seize(claimed.sid, "cancelled", b"{}")
-    assert await log.seize(claimed.sid, "error", b"{}") == ("cancelled", SECOND_BLOCK, 1, True)
+    await seize(log, claimed.sid, "cancelled", b"{}")
+    assert (await seize(log, claimed.sid, "error", b"{}"))[:4] == ("cancelled", SECOND_BLOCK, 1, True)
     assert await kinds(log, claimed.sid) == ["queued", "cancelled"]
 
 
 async def test_the_same_seizure_again_is_answered_like_the_first(log: StreamLog) -> None:
     claimed = await running(log)
-    first = await log.seize(claimed.sid, "cancelled", b"{}", claim_id="seizure-1")
-    assert await log.seize(claimed.sid, "cancelled", b"{}", claim_id="seizure-1") == first
+    first = await seize(log, claimed.sid, "cancelled", b"{}", claim_id="seizure-1")
+    assert await seize(log, claimed.sid, "cancelled", b"{}", claim_id="seizure-1") == first
     assert await kinds(log, claimed.sid) == ["queued", "cancelled"]
 
 
 async def test_a_seizure_for_a_dead_writer_spares_a_living_one(log: StreamLog) -> None:
     claimed = await running(log)
     with pytest.raises(LeaseHeld):
-        await log.seize(claimed.sid, "error", b"{}", only_expired=True)
+        await seize(log, claimed.sid, "error", b"{}", only_expired=True)
     await expire_lease(log, claimed.sid)
-    assert not (await log.seize(claimed.sid, "error", b"{}", only_expired=True)).already
+    assert not (await seize(log, claimed.sid, "error", b"{}", only_expired=True)).already
 
 
 async def test_a_seizure_jumps_beyond_any_block_that_time_has_allowed(log: StreamLog) -> None:
     sid = await queued(log)
     await grow_old(log, sid, by_s=20)
-    assert (await log.seize(sid, "cancelled", b"{}")).last_event_id == 21_000_001
+    assert (await seize(log, sid, "cancelled", b"{}")).last_event_id == 21_000_001
 
 
 @pytest.mark.parametrize("round_", range(5))
@@ -780,7 +782,7 @@ async def test_whoever_races_a_cancel_nothing_follows_it(valkey_url: str, redis:
     writing = asyncio.create_task(write())
     while len(await ids(log, claimed.sid)) < 5 * round_:
         pass
-    seizures = await asyncio.gather(*(other.seize(claimed.sid, "cancelled", b"{}") for other in elsewhere))
+    seizures = await asyncio.gather(*(seize(other, claimed.sid, "cancelled", b"{}") for other in elsewhere))
     acknowledged = await writing
     for other in elsewhere:
         await other.redis.aclose()

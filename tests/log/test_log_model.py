@@ -39,6 +39,8 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
+from broker.log.meta import Meta
+from broker.log.script import Seen
 from broker.log.steps import (
     Append,
     Claimed,
@@ -214,7 +216,7 @@ class Beside(RuleBasedStateMachine):
                 held.created,
                 claimed_under=held.server,
             )
-            known = {**claimed.meta, "boot": self.name_of(held.boot)}
+            known = Meta({**claimed.meta.fields, "boot": self.name_of(held.boot)})
             self.same(self.log.restore(replace(claimed, server=self.name_of(held.server), meta=known)), answer)
             self.tell_the_time()
 
@@ -244,12 +246,11 @@ class Beside(RuleBasedStateMachine):
         self.put(seizure, answer)
 
     def put(self, seizure: Seizure, answer: model.Answer, *, only_expired: bool = False) -> None:
-        done = self.same(self.log.put(seizure, only_expired=only_expired), answer)
-        if done:
-            seized, kept = done
-            assert (seized.state, seized.last_event_id, kept.epoch, seized.already) == answer[1:]
+        seized = self.same(self.log.seize_or_put_back(seizure, only_expired=only_expired), answer)
+        if seized:
+            assert (seized.state, seized.last_event_id, seized.epoch, seized.already) == answer[1:]
             if not seized.already:
-                self.seizures.append(kept)
+                self.seizures.append(seizure._replace(id=seized.last_event_id, epoch=seized.epoch, t=seized.t))
 
     # -- what may befall them ------------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ class Beside(RuleBasedStateMachine):
     async def _see_server_since(self, ms: int) -> None:
         now_ms = await self.log.now_ms()
         await self.log.redis.zadd(self.log.keys.servers, {self.this_server: now_ms - ms})
-        self.log._seen_server = ""  # it is to look again
+        self.log.servers.seen = Seen()  # it is to look again
 
     # -- both say the same ---------------------------------------------------------------------------
 

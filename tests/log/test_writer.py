@@ -13,12 +13,13 @@ from redis.exceptions import InvalidResponse
 
 import broker.log.writer
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
-from broker.log.steps import Claimed, new_claim_id
+from broker.log.meta import new_claim_id
+from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from broker.store.connect import connect
 from tests.rig.proxy import Proxy, proxy_to
-from tests.rig.streams import batch, committing, ids, kinds, meta, queued, remember, running, taken_over, text
+from tests.rig.streams import batch, committing, ids, kinds, meta, queued, remember, running, seize, taken_over, text
 
 LIMIT_S = 30.0
 
@@ -313,7 +314,7 @@ async def test_data_that_json_cannot_say_leaves_no_trace(log: StreamLog, writer:
 async def test_a_cancel_fences_the_writer_and_tells_its_owner_once(log: StreamLog, writer: StreamWriter) -> None:
     told: list[LasteventError | None] = []
     writer.on_lost = lambda: told.append(writer.lost)
-    await log.seize(writer.sid, "cancelled", b"{}")
+    await seize(log, writer.sid, "cancelled", b"{}")
     say(writer, "late")
     with pytest.raises(StreamClosed):
         await writer.flush()
@@ -334,7 +335,7 @@ async def test_a_takeover_fences_the_writer(log: StreamLog, writer: StreamWriter
 
 async def test_a_fenced_writer_holds_up_no_other(log: StreamLog, commit: GroupCommit) -> None:
     fenced, sound = StreamWriter(commit, await running(log)), StreamWriter(commit, await running(log))
-    await log.seize(fenced.sid, "cancelled", b"{}")
+    await seize(log, fenced.sid, "cancelled", b"{}")
     for writer in (fenced, sound):
         say(writer, "Salt")
     await sound.flush()

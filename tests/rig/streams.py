@@ -13,14 +13,8 @@ from typing import Any
 
 from broker.errors import LeaseHeld
 from broker.log.event import encode_data
-from broker.log.steps import (
-    Append,
-    Claimed,
-    NewStream,
-    Unsent,
-    new_claim_id,
-    new_sid,
-)
+from broker.log.meta import NewStream, new_claim_id, new_sid
+from broker.log.steps import Append, Claimed, Seized, Seizure, Unsent
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
 
@@ -30,7 +24,7 @@ PROMPT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
 
 def new_stream(sid: str = "", **fields: Any) -> NewStream:
     known: dict[str, Any] = {"tenant": "t", "session": "s", "model": "anthropic/some-model", "request": PROMPT}
-    return NewStream(sid or new_sid(), **{**known, **fields})
+    return NewStream(sid=sid or new_sid(), **{**known, **fields})
 
 
 async def queued(log: StreamLog, **fields: Any) -> str:
@@ -93,8 +87,14 @@ async def kinds(log: StreamLog, sid: str) -> list[str]:
 
 
 async def meta(log: StreamLog, sid: str) -> dict[str, str]:
+    """As it is stored."""
     [found] = await log.read_meta(sid)
-    return found
+    return dict(found.fields) if found else {}
+
+
+async def seize(log: StreamLog, sid: str, kind: str, data: bytes, *, claim_id: str = "", **options: bool) -> Seized:
+    """An ending that nobody keeps."""
+    return await log.seize_or_put_back(Seizure(sid, claim_id or new_claim_id(), kind, data), **options)
 
 
 # -- what may befall a stream ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import broker.web.app
 from broker.log.stream_log import StreamLog
 from broker.settings import Settings
 from broker.web.app import Tier
-from tests.rig.streams import kinds, meta, queued
+from tests.rig.streams import kinds, meta, queued, seize
 from worker.main import Worker, work
 from worker.providers.anthropic import AnthropicProvider
 from worker.standin.server import StandIn, start_in_thread
@@ -204,7 +204,7 @@ async def test_a_generation_that_dies_loses_its_lease(
         await log.redis.hset(log.keys.stream(sid).meta, "lease_until", "1")
         await working._heartbeat.renew()
         assert (await meta(log, sid))["lease_until"] == "1", "nobody renews what nobody writes"
-        await log.seize(sid, "cancelled", b"{}")
+        await seize(log, sid, "cancelled", b"{}")
         await log.redis.delete(log.keys.leases)
 
 

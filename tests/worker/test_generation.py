@@ -14,10 +14,11 @@ from redis.asyncio import Redis
 
 import worker.generation
 from broker.log.event import Event, text_since_restart
-from broker.log.steps import Claimed, new_claim_id
+from broker.log.meta import new_claim_id
+from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
-from tests.rig.streams import committing, expire_lease, meta, queued, taken_over
+from tests.rig.streams import committing, expire_lease, meta, queued, seize, taken_over
 from worker.generation import Generation
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
@@ -300,7 +301,7 @@ async def test_a_cancel_of_a_talking_provider_hangs_up_on_it(
     claimed = await claim(log, "[[tokens=1000000 rate=200 ttft_ms=0]]")
     running = asyncio.create_task(run(commit, claimed, patient))
     await until(log, claimed.sid, "text_delta")
-    await log.seize(claimed.sid, "cancelled", b"{}")
+    await seize(log, claimed.sid, "cancelled", b"{}")
     events = await running
     assert endings(events) == ["cancelled"]
     await until_open(standin, 0)
@@ -314,7 +315,7 @@ async def test_a_cancel_of_a_silent_provider_is_learnt_by_the_heartbeat(
     running = asyncio.create_task(Generation(claimed, writer, patient).run(asyncio.Semaphore(1)))
     await until(log, claimed.sid, "text_delta")
     await until_open(standin, 1)
-    await log.seize(claimed.sid, "cancelled", b"{}")
+    await seize(log, claimed.sid, "cancelled", b"{}")
     heartbeat = Heartbeat(log)
     heartbeat.keep(writer)
     await heartbeat.renew()
@@ -328,7 +329,7 @@ async def test_a_cancel_before_the_start_runs_nothing(
     log: StreamLog, commit: GroupCommit, provider: AnthropicProvider, standin: StandIn
 ) -> None:
     claimed = await claim(log, f"[[tokens=3 {FAST}]]")
-    await log.seize(claimed.sid, "cancelled", b"{}")
+    await seize(log, claimed.sid, "cancelled", b"{}")
     assert kinds(await run(commit, claimed, provider)) == ["queued", "cancelled"]
     await until_open(standin, 0)
 

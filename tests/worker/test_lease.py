@@ -17,14 +17,10 @@ import worker.sweeper
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.log.event import text_since_restart
 from broker.log.keys import Keys
+from broker.log.meta import EXTERNAL, new_claim_id
 from broker.log.queue import JOB, connect_queue, enqueue
 from broker.log.seizures import Seizures
-from broker.log.steps import (
-    EXTERNAL,
-    LEASE_S,
-    Claimed,
-    new_claim_id,
-)
+from broker.log.steps import LEASE_S, Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
@@ -40,6 +36,7 @@ from tests.rig.streams import (
     remember,
     running,
     running_through_a_restart,
+    seize,
     taken_over,
     text,
 )
@@ -161,7 +158,7 @@ async def test_a_worker_keeps_the_lease_of_a_provider_that_is_silent(
             while int((await meta(log, sid))["lease_until"]) <= before + 200:
                 pass
         assert (await meta(log, sid))["attempt"] == "1"
-        await log.seize(sid, "cancelled", b"{}")
+        await seize(log, sid, "cancelled", b"{}")
 
 
 async def more_looks(log: StreamLog, count: int) -> None:
@@ -183,7 +180,7 @@ async def test_no_more_jobs_are_picked_than_there_is_room(
         await enqueue(queue, log.keys, sid)
 
     async def states() -> list[str]:
-        return [found["state"] for found in await log.read_meta(*sids)]
+        return [found.state for found in await log.read_meta(*sids) if found]
 
     async with start_worker(concurrency=3), httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(LIMIT_S):
         cancelled = 0
@@ -195,7 +192,7 @@ async def test_no_more_jobs_are_picked_than_there_is_room(
             assert (await http.get(f"{standin.base_url}/open")).json()["open"] <= 3
             for sid, state in zip(sids, await states(), strict=True):
                 if state == "running":
-                    await log.seize(sid, "cancelled", b"{}")
+                    await seize(log, sid, "cancelled", b"{}")
                     cancelled += 1
     assert await log.redis.zcard(log.keys.jobs) == 0
 
@@ -420,7 +417,7 @@ async def test_a_stream_removed_from_the_index_before_its_creation_is_in_it_agai
     new = new_stream()
     await log.create(new)
     await log.redis.delete(log.keys.leases)
-    await log._list(new.sid, new.tenant, new.session, await log.now_ms())
+    await log.index.add(new.sid, new.tenant, new.session, await log.now_ms())
     assert await sweep.look() == []
     assert await next_look(log, new.sid) is not None
 
@@ -475,7 +472,7 @@ async def test_a_heartbeat_tells_a_writer_that_its_pen_is_gone(log: StreamLog, c
     for name, writer in {"sound": sound, "fenced": fenced, "cancelled": cancelled}.items():
         writer.on_lost = lambda name=name: told.append(name)
     await taken_over(log, fenced.sid)
-    await log.seize(cancelled.sid, "cancelled", b"{}")
+    await seize(log, cancelled.sid, "cancelled", b"{}")
     heartbeat = heartbeat_of(log, sound, fenced, cancelled)
     await heartbeat.renew()
     await heartbeat.renew()

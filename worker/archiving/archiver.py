@@ -5,7 +5,7 @@ A finished stream's way, and what a crash after each step leaves:
   read its log (settled: older than `archive_after_s`)                    nothing has changed
   archive.add: row and seal in one transaction                            the next run finds it there, and goes on
   the head of the chain, outside of the database                          behind; moved on by the next run
-  log.let_go: from here on its keys have a life                           found there again; repeated
+  log.start_retention: from here on its keys have a life                           found there again; repeated
   out of the listings, out of le:unarchived                               repeated
 
 `archive_after_s` is for Redis: what it may still lose of a log (its last second), a writer puts back within a lease;
@@ -38,7 +38,7 @@ from broker.errors import (
 from broker.log.access import LOST_AFTER_MS, read_views
 from broker.log.event import is_terminal
 from broker.log.stream_log import StreamLog
-from broker.store.errors import from_redis
+from broker.store.errors import translating_redis_errors as from_redis
 
 logger = logging.getLogger(__name__)
 
@@ -166,14 +166,14 @@ class Archiver:
     async def _read(self, sid: str, now_ms: int) -> Finished | None:
         """The stream, ready to be archived. None if it is not to be: its entry is removed, or moved on."""
         [meta] = await self._log.read_meta(sid)
-        if not meta or "erased" in meta:  # gone, or in le:erasing
+        if meta is None or meta.erased is not None:  # gone, or in le:erasing
             await self._forget(sid)
             return None
-        if not is_terminal(meta["state"]):  # Redis lost its ending; it is in le:leases again
+        if not meta.has_ended:  # Redis lost its ending; it is in le:leases again
             await self._look_again(sid, now_ms)
             return None
         events = await self._log.read_all(sid)
-        if not events or not events[-1].is_terminal or events[-1].id != int(meta["tail"]):
+        if not events or not events[-1].is_terminal or events[-1].id != meta.tail:
             logger.error("stream %s: its log does not end as its meta says; it stays in Redis", sid)
             await self._look_again(sid, now_ms)
             return None
@@ -187,11 +187,11 @@ class Archiver:
     async def _let_go(self, stream: Finished, now_ms: int) -> None:
         try:
             with suppress(StreamNotFound):
-                await self._log.let_go(stream.sid, now_ms)
+                await self._log.start_retention(stream.sid, now_ms)
         except LeaseHeld:  # Redis has lost its ending since, which is put back
             await self._look_again(stream.sid, now_ms)
             return
-        await self._log.unlist(stream.sid, stream.tenant, stream.row["session"])
+        await self._log.index.remove(stream.sid, stream.tenant, stream.row["session"])
         await self._forget(stream.sid)
 
     async def _forget(self, sid: str) -> None:
@@ -238,12 +238,13 @@ class Archiver:
             orders = await self._redis.zrange(self._keys.erasing, 0, BATCH_STREAMS - 1, withscores=True)
         sids = [sid.decode() for sid, _ in orders]
         metas = await self._log.read_meta(*sids)
-        erasures = [Erasure(sid, meta) for sid, meta in zip(sids, metas, strict=True) if "erased" in meta]
+        pairs = zip(sids, metas, strict=True)
+        erasures = [Erasure(sid, meta) for sid, meta in pairs if meta and meta.erased is not None]
         if erasures:
             await self._archive.erase(erasures, now_ms)
         for erasure in erasures:
             with suppress(StreamNotFound):
-                await self._log.let_go(erasure.sid, now_ms)
+                await self._log.start_retention(erasure.sid, now_ms)
         # An order is given before the erasure: where that never came, its server has died, and its client knows.
         stale = [sid for sid, since_ms in orders if since_ms < now_ms - AGAIN_S * 1000]
         if done := {erasure.sid for erasure in erasures} | set(stale):
@@ -266,10 +267,10 @@ class Archiver:
     async def _expire_in_redis(self, sids: Sequence[str], now_ms: int) -> None:
         """Redis' own retention may be the longer one."""
         for sid, meta in zip(sids, await self._log.read_meta(*sids), strict=True):
-            if meta and "erased" not in meta:
+            if meta and meta.erased is None:
                 with suppress(StreamNotFound, StreamRunning):
                     await self._log.erase(sid, meta, now_ms)
-                    await self._log.let_go(sid, now_ms)
+                    await self._log.start_retention(sid, now_ms)
 
     # -- viewers ---------------------------------------------------------------------------------------------
 

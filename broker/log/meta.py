@@ -1,0 +1,250 @@
+"""Meta: what is kept of a stream beside its events. Each field is declared once, here.
+
+In Redis it is a hash of strings, in the archive a column or a line of the sealed record. A declaration says how the
+field is read, and which copies of a stream have it:
+
+    is_restored   a writer that puts back a stream that Redis lost writes it again. The other fields say how far the
+                  stream has come; the steps set them anew
+    is_archived   the archive's record has it, under the stream's seal
+    outlives_erasure   the tombstone has it
+    shown_as      its name in the stream's record over HTTP (service/record.py)
+    is_callers    a caller chose its content: masks are laid over it
+
+What each script reads and writes stands in the script.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+import orjson
+
+from broker.log.event import is_terminal
+from broker.log.keys import SCHEMA
+
+T = TypeVar("T")
+
+WORKER, EXTERNAL = "worker", "external"
+"""Who produces a stream's events."""
+
+
+class Field(Generic[T]):
+    """A field that a stream may lack: then it reads None."""
+
+    def __init__(
+        self,
+        read: Callable[[str], T],
+        *,
+        is_restored: bool = False,
+        is_archived: bool = False,
+        outlives_erasure: bool = False,
+        shown_as: str | None = None,
+        is_callers: bool = False,
+    ) -> None:
+        self.read = read
+        self.is_restored = is_restored
+        self.is_archived = is_archived
+        self.outlives_erasure = outlives_erasure
+        self.shown_as = shown_as
+        self.is_callers = is_callers
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, meta: None, owner: type) -> Field[T]: ...
+    @overload
+    def __get__(self, meta: Meta, owner: type) -> T | None: ...
+    def __get__(self, meta: Meta | None, owner: type) -> Field[T] | T | None:
+        if meta is None:
+            return self
+        text = meta.fields.get(self.name)
+        return None if text is None else self.read(text)
+
+
+class Always(Field[T]):
+    """A field that every stream has, erased ones too. Its absence is a KeyError."""
+
+    @overload
+    def __get__(self, meta: None, owner: type) -> Always[T]: ...
+    @overload
+    def __get__(self, meta: Meta, owner: type) -> T: ...
+    def __get__(self, meta: Meta | None, owner: type) -> Always[T] | T:
+        return self if meta is None else self.read(meta.fields[self.name])
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A stream's meta as it was read. `fields`: name → the string that is stored."""
+
+    fields: Mapping[str, str]
+
+    # What it is: from its creation on.
+    schema = Field(int, is_restored=True, is_archived=True, outlives_erasure=True)
+    tenant = Always(str, is_restored=True, is_archived=True, outlives_erasure=True)
+    state = Always(str, is_archived=True, outlives_erasure=True, shown_as="state")
+    """queued → running → done | error | cancelled"""
+    session = Field(str, is_restored=True, is_archived=True, shown_as="session_id", is_callers=True)
+    user = Field(str, is_restored=True, is_archived=True, shown_as="user_id", is_callers=True)
+    producer = Field(str, is_restored=True, is_archived=True, shown_as="producer")
+    """WORKER or EXTERNAL"""
+    model = Field(str, is_restored=True, is_archived=True, shown_as="model")
+    """provider/name; '' for an external stream"""
+    request = Field(orjson.loads, is_restored=True, is_archived=True, shown_as="request", is_callers=True)
+    """What the provider is sent, JSON; null for an external stream."""
+    metadata = Field(orjson.loads, is_restored=True, is_archived=True, shown_as="metadata", is_callers=True)
+    regenerates = Field(str, is_restored=True, is_archived=True, shown_as="regenerates")
+    on_worker_loss = Field(str, is_restored=True, is_archived=True)
+    """restart | fail"""
+    abandon_after_s = Field(float, is_restored=True, is_archived=True)
+    idempotency = Field(str, is_restored=True)
+    """The Idempotency-Key, a space, the digest of the request."""
+    boot = Field(str, is_restored=True)
+    """The Redis server that created it: run_id and replication id (prelude.lua). '': unknown."""
+
+    # Who holds the pen.
+    epoch = Field(int)
+    """The fencing token: one more each time the pen changes hands."""
+    claim = Field(str)
+    base = Field(int)
+    """The pen's first event id."""
+    claimed_under = Field(str)
+    """The server that ran the claim."""
+    jumped = Field(str, is_restored=True)
+    """The server under which the ids of a producer that does not number its events have jumped last."""
+    worker = Field(str, is_restored=True)
+    lease_until = Field(int)
+    """ms"""
+    attempt = Field(int, is_archived=True, shown_as="attempt")
+
+    # How far it has come. Times are ms since 1970 by Redis' clock.
+    tail = Always(int, is_archived=True, outlives_erasure=True, shown_as="last_event_id")
+    """The id of the last event."""
+    events = Field(int, is_archived=True, outlives_erasure=True)
+    bytes = Field(int, is_archived=True)
+    """Of all events' data."""
+    created = Always(int, is_archived=True, outlives_erasure=True, shown_as="created_at")
+    started = Field(int, is_restored=True, is_archived=True, shown_as="started_at")
+    first_text = Field(int, is_archived=True, shown_as="first_text_at")
+    finished = Field(int, is_archived=True, outlives_erasure=True, shown_as="finished_at")
+    stopped_after = Field(int, is_archived=True)
+    """The id of the last event before the ending."""
+    ending = Field(orjson.loads, is_archived=True)
+    """The terminal event's data, JSON."""
+    archived = Field(int, outlives_erasure=True, shown_as="archived_at")
+    """When the archive held it."""
+    erased = Field(int, shown_as="erased_at")
+    """When its content was erased. The step that erases sets it."""
+
+    @property
+    def has_ended(self) -> bool:
+        return is_terminal(self.state)
+
+    @property
+    def is_external(self) -> bool:
+        return self.producer == EXTERNAL
+
+    @property
+    def idempotency_key(self) -> tuple[str, str] | None:
+        """The key and the digest of the request that it belongs to."""
+        if self.idempotency is None:
+            return None
+        key, digest = self.idempotency.split(" ")
+        return key, digest
+
+    # -- copies: fields as they are stored ---------------------------------------------------------------
+
+    def restored(self) -> dict[str, str]:
+        """What a stream that Redis lost is put back with. Fields of a newer release are kept."""
+        return {name: text for name, text in self.fields.items() if name not in _PROGRESS}
+
+    def archived_fields(self) -> dict[str, str]:
+        return {name: self.fields[name] for name in _ARCHIVED if name in self.fields}
+
+    def tombstone(self) -> dict[str, str]:
+        return {name: self.fields[name] for name in _TOMBSTONE if name in self.fields}
+
+    def erased_at(self, erased_ms: int) -> Meta:
+        """What is left of it once its content is erased."""
+        return Meta({**self.tombstone(), "erased": self.fields.get("erased", str(erased_ms))})
+
+
+FIELDS: tuple[Field[Any], ...] = tuple(value for value in vars(Meta).values() if isinstance(value, Field))
+
+_PROGRESS = frozenset(field.name for field in FIELDS if not field.is_restored)
+_ARCHIVED = tuple(field.name for field in FIELDS if field.is_archived)
+_TOMBSTONE = tuple(field.name for field in FIELDS if field.outlives_erasure)
+
+
+def read_hash(fields: Mapping[bytes, bytes]) -> Meta | None:
+    """The meta of a Redis hash; None for one that is not there."""
+    return Meta({name.decode(): text.decode() for name, text in fields.items()}) if fields else None
+
+
+def new_sid() -> str:
+    """128 random bits: ids are not guessable, and never collide."""
+    return secrets.token_hex(16)
+
+
+def new_claim_id() -> str:
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class NewStream:
+    """What a stream is created from. `request` is what the provider gets; external streams have none."""
+
+    tenant: str
+    session: str
+    sid: str = field(default_factory=new_sid)
+    producer: str = WORKER
+    user: str | None = None
+    model: str = ""
+    request: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    regenerates: str | None = None
+    on_worker_loss: str = "restart"
+    abandon_after_s: float | None = None
+    idempotency: str | None = None
+
+    @classmethod
+    def again(cls, sid: str, meta: Meta) -> NewStream:
+        """The same request as a new stream of the same session."""
+        return cls(
+            tenant=meta.tenant,
+            session=meta.session or "",
+            user=meta.user,
+            model=meta.model or "",
+            request=meta.request,
+            metadata=meta.metadata,
+            regenerates=sid,
+            on_worker_loss=meta.on_worker_loss or "restart",
+            abandon_after_s=meta.abandon_after_s,
+        )
+
+    def fields(self) -> dict[str, str | bytes]:
+        """Its first meta, but for what `create` sets (times, tail, counts). An external stream runs from the start."""
+        is_external = self.producer == EXTERNAL
+        fields: dict[str, str | bytes | None] = {
+            "schema": str(SCHEMA),
+            "tenant": self.tenant,
+            "session": self.session,
+            "producer": self.producer,
+            "model": self.model,
+            "request": orjson.dumps(self.request),
+            "metadata": orjson.dumps(self.metadata or {}),
+            "on_worker_loss": self.on_worker_loss,
+            "state": "running" if is_external else "queued",
+            "epoch": "1" if is_external else "0",
+            "attempt": "1" if is_external else "0",
+            "claim": new_claim_id() if is_external else "",
+            "base": "2",
+            "user": self.user,
+            "regenerates": self.regenerates,
+            "abandon_after_s": None if self.abandon_after_s is None else str(self.abandon_after_s),
+            "idempotency": self.idempotency,
+        }
+        return {name: text for name, text in fields.items() if text is not None}

@@ -20,8 +20,8 @@ from broker.archive.database import Database, see_one_moment
 from broker.archive.heads import Head
 from broker.archive.packing import decompress, unpack
 from broker.archive.reader import Sealed
-from broker.archive.schema import SEALS, STREAMS, VIEWS
-from broker.archive.seal import Seal, raw
+from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
+from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
 from broker.log.event import KIND, Event
 
@@ -58,13 +58,13 @@ def check_stream(sealed: Sealed, keys: PublicKeys, head: Head | None) -> list[Fi
     if sealed.seal is None:
         return [Finding("seal_missing", "The stream names a seal that is not there.", row["tenant"], row["sid"])]
     found += _check_seal(sealed.seal, row["tenant"], row["seal"], keys)
-    if sealed.next and sealed.next.says().get("previous") != sealed.seal.digest:
+    if sealed.next and sealed.next.claims().get("previous") != sealed.seal.digest:
         found.append(_broken_chain(row["tenant"], row["seal"] + 1))
     if head and sealed.next is None and head.number > row["seal"]:
         found.append(_cut_off(row["tenant"], row["seal"], head))
     if head and head.number == row["seal"] and head.digest != sealed.seal.digest:
         found.append(_other_head(row["tenant"], head))
-    found += _check_row(row, sealed.seal.says())
+    found += _check_row(row, sealed.seal.claims())
     if row["erased"] is not None or row["log"] is None:
         found += _check_erasure(row, sealed.erasure, keys)
     return found
@@ -115,70 +115,70 @@ class _Chain:
 
     async def check(self) -> int:
         """How many seals there are."""
-        number, previous = 0, seals.NOTHING
+        last, previous = 0, seals.NOTHING
         async for page in self._pages():
             rows, views = await self._rows_of(page), await self._views_of(page)
-            for at, seal in page:
-                if at != number + 1:
-                    self._find("seals_missing", f"Between seal {number} and seal {at} there is none.", at)
-                self.findings += _check_seal(seal, self._tenant, at, self._keys)
-                if seal.says().get("previous") != previous:
-                    self.findings.append(_broken_chain(self._tenant, at))
-                self._check_what_it_seals(at, seal, rows, views)
-                number, previous = at, seal.digest
-                if self._head and self._head.number == number and self._head.digest != previous:
+            for number, seal in page:
+                if number != last + 1:
+                    self._find("seals_missing", f"Between seal {last} and seal {number} there is none.", number)
+                self.findings += _check_seal(seal, self._tenant, number, self._keys)
+                if seal.claims().get("previous") != previous:
+                    self.findings.append(_broken_chain(self._tenant, number))
+                self._check_what_it_seals(number, seal, rows, views)
+                last, previous = number, seal.digest
+                if self._head and self._head.number == last and self._head.digest != previous:
                     self.findings.append(_other_head(self._tenant, self._head))
-        if self._head and self._head.number > number:
-            self.findings.append(_cut_off(self._tenant, number, self._head))
+        if self._head and self._head.number > last:
+            self.findings.append(_cut_off(self._tenant, last, self._head))
         if self._head and self._head.number < 1:
             self.findings.append(_other_head(self._tenant, self._head))
         self._check_erasures()
-        return number
+        return last
 
     def _check_what_it_seals(
-        self, at: int, seal: Seal, rows: Mapping[str, Any], views: Mapping[int, list[Any]]
+        self, number: int, seal: Seal, rows: Mapping[str, Any], views: Mapping[int, list[Any]]
     ) -> None:
-        said = seal.says()
-        sid = str(said.get("stream"))
-        match said.get("kind"):
+        claims = seal.claims()
+        sid = str(claims.get("stream"))
+        match claims.get("kind"):
             case seals.STREAM:
-                self._check_stream(at, sid, said, rows.get(sid))
+                self._check_stream(number, sid, claims, rows.get(sid))
             case seals.ERASURE:
-                self._check_erased_row(at, sid, said, rows.get(sid))
+                self._check_erased_row(number, sid, claims, rows.get(sid))
             case seals.VIEWS:
-                self._check_views(at, said, views.get(at, []))
+                self._check_views(number, claims, views.get(number, []))
             case _:
-                self._find("seal_unknown", "This kind of seal is not known to this version.", at)
+                self._find("seal_unknown", "This kind of seal is not known to this version.", number)
 
-    def _check_stream(self, at: int, sid: str, said: dict[str, Any], row: Any) -> None:
+    def _check_stream(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._sealed_streams:
-            self._find("sealed_twice", "The stream has two seals.", at, sid)
+            self._find("sealed_twice", "The stream has two seals.", number, sid)
         self._sealed_streams.add(sid)
         if row is None:
-            self._find("stream_missing", "The stream was sealed, and is not in the archive.", at, sid)
+            self._find("stream_missing", "The stream was sealed, and is not in the archive.", number, sid)
             return
-        if row["seal"] != at:
-            self._find("row_changed", f"The stream names seal {row['seal']} as its own, and not this one.", at, sid)
+        if row["seal"] != number:
+            self._find("row_changed", f"The stream names seal {row['seal']} as its own, and not this one.", number, sid)
         if row["erased"] is not None:
             self._erased[sid] = row["erasure"]
-        self.findings += _check_row(row, said)
+        self.findings += _check_row(row, claims)
 
-    def _check_erased_row(self, at: int, sid: str, said: dict[str, Any], row: Any) -> None:
+    def _check_erased_row(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._erasures:
-            self._find("sealed_twice", "The stream has two seals of its erasure.", at, sid)
-        self._erasures[sid] = at
+            self._find("sealed_twice", "The stream has two seals of its erasure.", number, sid)
+        self._erasures[sid] = number
         if row is None:
-            self._find("stream_missing", "The stream was erased, and its tombstone is not there.", at, sid)
-        elif row["erased"] != said.get("at") or row["erasure"] != at:
-            self._find("erasure_undone", "The stream was erased, and its row does not say so.", at, sid)
-        elif row["seal"] == at:
-            self._erased[sid] = at
-            self.findings += _check_row(row, said)
+            self._find("stream_missing", "The stream was erased, and its tombstone is not there.", number, sid)
+        elif row["erased"] != claims.get("at") or row["erasure"] != number:
+            self._find("erasure_undone", "The stream was erased, and its row does not say so.", number, sid)
+        elif row["seal"] == number:
+            self._erased[sid] = number
+            self.findings += _check_row(row, claims)
 
-    def _check_views(self, at: int, said: dict[str, Any], rows: list[Any]) -> None:
+    def _check_views(self, number: int, claims: dict[str, Any], rows: list[Any]) -> None:
         digest = seals.views_digest((row["id"], row["sid"], str(row["digest"])) for row in rows)
-        if len(rows) != said.get("views") or digest != said.get("digest"):
-            self._find("views_changed", "The records of viewers are not those that were sealed.", at)
+        if len(rows) != claims.get("views") or digest != claims.get("digest"):
+            self._find("views_changed", "The records of viewers are not those that were sealed.", number)
         for row in rows:
             self.findings += _check_view(row)
 
@@ -201,7 +201,7 @@ class _Chain:
             after = page[-1][0]
 
     async def _rows_of(self, page: list[tuple[int, Seal]]) -> dict[str, Any]:
-        sids = [str(seal.says().get("stream")) for _, seal in page]
+        sids = [str(seal.claims().get("stream")) for _, seal in page]
         found = await self._connection.execute(
             sa.select(STREAMS).where(STREAMS.c.tenant == self._tenant, STREAMS.c.sid.in_(sids))
         )
@@ -209,7 +209,7 @@ class _Chain:
 
     async def _views_of(self, page: list[tuple[int, Seal]]) -> dict[int, list[Any]]:
         views: dict[int, list[Any]] = {}
-        numbers = [number for number, seal in page if seal.says().get("kind") == seals.VIEWS]
+        numbers = [number for number, seal in page if seal.claims().get("kind") == seals.VIEWS]
         found = await self._connection.execute(
             sa.select(VIEWS, STREAMS.c.erased.is_not(None).label("is_erased"))
             .join(STREAMS, STREAMS.c.sid == VIEWS.c.sid, isouter=True)
@@ -242,10 +242,10 @@ async def _check_unsealed(
         if row.name in seen:
             findings.append(Finding("twice", "This is there twice.", row.tenant, row.name, row.seal))
         seen.add(row.name)
-        said = Seal(raw(row.statement), b"").says() if row.statement is not None else {}
-        if table is STREAMS and said.get("stream") == row.name:
+        claims = Seal(raw(row.statement), b"").claims() if row.statement is not None else {}
+        if table is STREAMS and claims.get("stream") == row.name:
             continue
-        if table is VIEWS and said.get("kind") == seals.VIEWS:
+        if table is VIEWS and claims.get("kind") == seals.VIEWS:
             continue
         findings.append(
             Finding("unsealed", "This was never sealed: it was inserted, or moved.", row.tenant, row.name, row.seal)
@@ -257,19 +257,21 @@ async def _check_unsealed(
 
 
 def _check_seal(seal: Seal, tenant: str, number: int, keys: PublicKeys) -> list[Finding]:
-    said = seal.says()
+    claims = seal.claims()
     found = []
     if not seals.is_signed(seal, keys):
         detail = "No known key has signed this seal as it is."
-        if str(said.get("key")) not in keys:
-            detail = f"The seal names a key ({str(said.get('key'))[:16]}) that is not among the known ones."
-        found.append(Finding("signature_invalid", detail, tenant, said.get("stream"), number))
-    if (said.get("tenant"), said.get("number")) != (tenant, number):
-        found.append(Finding("seal_moved", "The seal was made for another place.", tenant, said.get("stream"), number))
+        if str(claims.get("key")) not in keys:
+            detail = f"The seal names a key ({str(claims.get('key'))[:16]}) that is not among the known ones."
+        found.append(Finding("signature_invalid", detail, tenant, claims.get("stream"), number))
+    if (claims.get("tenant"), claims.get("number")) != (tenant, number):
+        found.append(
+            Finding("seal_moved", "The seal was made for another place.", tenant, claims.get("stream"), number)
+        )
     return found
 
 
-def _check_row(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[Finding]:
+def _check_row(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[Finding]:
     """A stream's row against what its seal says."""
 
     def finding(what: str, detail: str) -> Finding:
@@ -277,14 +279,14 @@ def _check_row(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[Finding]
 
     found = []
     sealed = {
-        "sid": said.get("stream"),
-        "tenant": said.get("tenant"),
-        "state": said.get("state"),
-        "created": said.get("created"),
-        "finished": said.get("finished"),
-        "events": said.get("events"),
-        "tail": said.get("last_event_id"),
-        "archived": said.get("at"),
+        "sid": claims.get("stream"),
+        "tenant": claims.get("tenant"),
+        "state": claims.get("state"),
+        "created": claims.get("created"),
+        "finished": claims.get("finished"),
+        "events": claims.get("events"),
+        "tail": claims.get("last_event_id"),
+        "archived": claims.get("at"),
     }
     changed = [name for name, value in sealed.items() if row[name] != value]
     if row["erased"] is not None:
@@ -294,15 +296,15 @@ def _check_row(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[Finding]
     if changed:
         found.append(finding("row_changed", f"These columns are not as they were sealed: {', '.join(changed)}."))
     if row["erased"] is None:
-        found += [finding(*problem) for problem in _check_content(row, said)]
+        found += [finding(*problem) for problem in _check_content(row, claims)]
     return found
 
 
-def _check_content(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _check_content(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tuple[str, str]]:
     try:
         salt, record = raw(row["salt"]), decompress(raw(row["record"]))
         fields = orjson.loads(record)
-        is_same_record = seals.record_digest(salt, record) == said.get("record")
+        is_same_record = seals.record_digest(salt, record) == claims.get("record")
         columns_differ = [name for name in ("session", "user", "model") if row[name] != fields.get(name)]
     except (TypeError, ValueError, AttributeError):
         is_same_record, columns_differ = False, []
@@ -313,7 +315,7 @@ def _check_content(row: Mapping[str, Any], said: Mapping[str, Any]) -> list[tupl
         found.append(("row_changed", f"These columns differ from the record: {', '.join(columns_differ)}."))
     try:
         log = unpack(raw(row["log"]))
-        is_same_log = seals.log_digest(raw(row["salt"]), log) == said.get("log") and all(map(_is_event, log))
+        is_same_log = seals.log_digest(raw(row["salt"]), log) == claims.get("log") and all(map(_is_event, log))
     except (TypeError, ValueError):
         is_same_log = False
     if not is_same_log:
@@ -331,9 +333,9 @@ def _is_event(event: Event) -> bool:
 
 
 def _check_erasure(row: Mapping[str, Any], erasure: Seal | None, keys: PublicKeys) -> list[Finding]:
-    said = erasure.says() if erasure else {}
-    is_said = said.get("kind") == seals.ERASURE and said.get("stream") == row["sid"]
-    if erasure and is_said and said.get("at") == row["erased"]:
+    claims = erasure.claims() if erasure else {}
+    is_said = claims.get("kind") == seals.ERASURE and claims.get("stream") == row["sid"]
+    if erasure and is_said and claims.get("at") == row["erased"]:
         return _check_seal(erasure, row["tenant"], row["erasure"], keys)
     return [
         Finding("erased_unsealed", "The stream's content is gone, and no seal says why.", row["tenant"], row["sid"])
@@ -346,8 +348,8 @@ def _check_view(row: Mapping[str, Any]) -> list[Finding]:
         is_same = record is None and bool(row["is_erased"]) and row["opened"] is None
     else:
         try:
-            said = orjson.loads(record)
-            places = (said["id"], said["stream"], said["opened"]) == (row["id"], row["sid"], row["opened"])
+            claims = orjson.loads(record)
+            places = (claims["id"], claims["stream"], claims["opened"]) == (row["id"], row["sid"], row["opened"])
         except (ValueError, KeyError, TypeError):
             places = False
         is_same = places and seals.view_digest(raw(record)) == row["digest"]

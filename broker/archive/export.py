@@ -55,7 +55,7 @@ def check_export(content: bytes, keys: PublicKeys) -> Checked:
     except (KeyError, TypeError, AttributeError, ValueError):
         return Checked(BROKEN, {}, ["the line of the seal is not as an export writes it"], parts.masks or [])
     verdict = BROKEN if findings else VERIFIED if parts.masks is None else REDACTED
-    return Checked(verdict, seal.says(), findings, parts.masks or [])
+    return Checked(verdict, seal.claims(), findings, parts.masks or [])
 
 
 def _parts(content: bytes) -> _Parts:
@@ -77,31 +77,31 @@ def _parts(content: bytes) -> _Parts:
 
 
 def _check_seal(seal: Seal, keys: PublicKeys) -> list[str]:
-    said = seal.says()
+    claims = seal.claims()
     if not seals.is_signed(seal, keys):
         return ["no key that was given has signed this seal as it is"]
-    if (said.get("v"), said.get("kind")) != (seals.VERSION, seals.STREAM):
+    if (claims.get("v"), claims.get("kind")) != (seals.VERSION, seals.STREAM):
         return ["the seal is no stream's"]
     return []
 
 
 def _check_outline(events: Sequence[dict[str, Any]], seal: Seal) -> list[str]:
     """What masks leave as it was."""
-    said = seal.says()
+    claims = seal.claims()
     last = (events[-1]["id"], events[-1]["event"], len(events)) if events else ()
-    if last != (said["last_event_id"], said["state"], said["events"]):
+    if last != (claims["last_event_id"], claims["state"], claims["events"]):
         return ["the number of events, or the last of them, is not what was sealed"]
     return []
 
 
 def _check_content(parts: _Parts, seal: Seal) -> list[str]:
     assert parts.sealed
-    said, salt, record = seal.says(), bytes.fromhex(parts.sealed["salt"]), parts.sealed["record"]
+    claims, salt, record = seal.claims(), bytes.fromhex(parts.sealed["salt"]), parts.sealed["record"]
     findings = []
-    if seals.lines_digest(salt, parts.lines) != said["log"]:
+    if seals.lines_digest(salt, parts.lines) != claims["log"]:
         findings.append("the events are not those that were sealed")
-    if seals.record_digest(salt, record.encode()) != said["record"]:
+    if seals.record_digest(salt, record.encode()) != claims["record"]:
         findings.append("the record (request, times, usage …) is not the one that was sealed")
-    if orjson.loads(record)["id"] != said["stream"]:
+    if orjson.loads(record)["id"] != claims["stream"]:
         findings.append("the record is another stream's")
     return findings

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from broker.archive.database import Database
 from broker.archive.packing import decompress, unpack
-from broker.archive.schema import SEALS, STREAMS, VIEWS
-from broker.archive.seal import Seal, raw
+from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
+from broker.archive.seal import Seal
 from broker.errors import ArchiveDamaged
 from broker.log.event import Event
 from broker.log.index import Filter, Part, Place

@@ -10,6 +10,8 @@ its views but for (id, tenant, sid, digest, seal): what a seal needs to be check
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, PrimaryKeyConstraint, String, Table
 
 METADATA = MetaData()
@@ -66,3 +68,10 @@ VIEWS = Table(
     Index("views_of_a_stream", "sid", "opened", "id"),
     Index("views_of_a_seal", "tenant", "seal"),
 )
+
+
+def raw(value: Any) -> bytes:
+    """A column's bytes; of what never was any (a number, nothing) none, which no digest and no signature fits."""
+    if isinstance(value, str):  # SQLite takes anything anywhere; the same bytes as text are the same bytes
+        return value.encode(errors="surrogateescape")
+    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else b""

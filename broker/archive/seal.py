@@ -1,7 +1,7 @@
 """The seal: what makes a change to an archived stream visible. Pure functions; docs/AUDIT.md is their specification.
 
 A seal is a *statement* (canonical JSON) and an Ed25519 signature of it (RFC 8032). The seals of a tenant are numbered
-1, 2, 3 … and each names the digest of the one before it. What a statement says, by its kind:
+1, 2, 3 … and each names the digest of the one before it. What a statement claims, by its kind:
 - stream    this stream, with this record (request, times, usage …) and this log, has been archived
 - erasure   this stream's content has been erased
 - views     these viewers' records have been archived
@@ -43,20 +43,13 @@ class Seal(NamedTuple):
     def digest(self) -> str:
         return hashlib.sha256(self.statement).hexdigest()
 
-    def says(self) -> dict[str, Any]:
+    def claims(self) -> dict[str, Any]:
         """The statement as a dictionary; {} if it is none (somebody has been at it)."""
         try:
-            said = orjson.loads(self.statement)
+            claims = orjson.loads(self.statement)
         except orjson.JSONDecodeError:
             return {}
-        return said if isinstance(said, dict) else {}
-
-
-def raw(value: Any) -> bytes:
-    """A column's bytes; of what never was any (a number, nothing) none, which no digest and no signature fits."""
-    if isinstance(value, str):  # SQLite takes anything anywhere; the same bytes as text are the same bytes
-        return value.encode(errors="surrogateescape")
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else b""
+        return claims if isinstance(claims, dict) else {}
 
 
 def new_salt() -> bytes:
@@ -103,7 +96,7 @@ class Signer:
         self.public_key = key.public_key()
         self.key_id = key_id(self.public_key)
 
-    def seal(self, tenant: str, number: int, previous: str, at_ms: int, kind: str, says: Mapping[str, Any]) -> Seal:
+    def seal(self, tenant: str, number: int, previous: str, at_ms: int, kind: str, claims: Mapping[str, Any]) -> Seal:
         statement = canonical(
             {
                 "v": VERSION,
@@ -113,7 +106,7 @@ class Signer:
                 "previous": previous,
                 "at": at_ms,
                 "key": self.key_id,
-                **says,
+                **claims,
             }
         )
         return Seal(statement, self._key.sign(_SIGNED + statement))
@@ -125,7 +118,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 def is_signed(seal: Seal, keys: Mapping[str, Ed25519PublicKey]) -> bool:
     """Whether one of these keys (key id → key) has signed it."""
-    key = keys.get(str(seal.says().get("key")))
+    key = keys.get(str(seal.claims().get("key")))
     if key is None:
         return False
     try:

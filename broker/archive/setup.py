@@ -1,21 +1,22 @@
 """What the settings say of the archive: where it is, which key seals it, which keys check it, where its heads are.
 
 Beside a SQLite archive everything has its place. For PostgreSQL, which several machines share, the key and the heads'
-place must be said: a key that each machine made for itself would be no key.
+place must be set: a key that each machine made for itself would be no key.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from broker.archive.audit import check_stream
+from broker.archive.audit import Finding, check_stream
 from broker.archive.database import Database, parse_archive_url, sqlite_path
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
 from broker.archive.reader import ArchiveReader, Sealed
-from broker.archive.seal import Signer
+from broker.archive.seal import Seal, Signer
 from broker.archive.signing import (
     PRIVATE_NAME,
     PUBLIC_NAME,
@@ -26,12 +27,23 @@ from broker.archive.signing import (
     load_signer,
 )
 from broker.archive.writer import ArchiveWriter
-from broker.service.record import rfc3339
 from broker.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
 
 HEADS_NAME = "seal-heads.json"
+
+
+class Verdict(NamedTuple):
+    """What checking one stream came to: `verdict` is verified, erased, broken or not_sealed (docs/API.md)."""
+
+    verdict: str
+    seal: Seal | None = None
+    is_head_known: bool = False
+    findings: Sequence[Finding] = ()
+
+
+NOT_SEALED = Verdict("not_sealed")
 
 
 class Archive:
@@ -42,26 +54,15 @@ class Archive:
         self.reader = ArchiveReader(self._database)
         self._settings = settings
 
-    async def verify(self, sid: str) -> dict[str, Any]:
-        """{"verdict", "seal", "findings"} of one stream (docs/API.md). Raises ArchiveUnavailable."""
+    async def verify(self, sid: str) -> Verdict:
+        """One stream against its seal. Raises ArchiveUnavailable."""
         sealed = await self.reader.sealed(sid)
         if sealed is None:
-            return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+            return NOT_SEALED
         head = await self._head(sealed)
         findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
         verdict = "erased" if sealed.row["erased"] is not None else "verified"
-        said = sealed.seal.says() if sealed.seal else {}
-        return {
-            "verdict": "broken" if findings else verdict,
-            "is_head_known": head is not None,
-            "seal": sealed.seal
-            and {
-                **{name: said.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},
-                "sealed_at": rfc3339(said["at"]) if isinstance(said.get("at"), int) else None,
-                "hash": sealed.seal.digest,
-            },
-            "findings": [{"what": finding.what, "detail": finding.detail} for finding in findings],
-        }
+        return Verdict("broken" if findings else verdict, sealed.seal, head is not None, findings)
 
     async def aclose(self) -> None:
         await self._database.aclose()
@@ -103,7 +104,7 @@ def find_heads(settings: Settings) -> HeadStore:
 
 
 def find_public_keys(settings: Settings) -> PublicKeys:
-    """The keys that seals are checked with; none if nobody has said. Raises BadKey for a file that holds none."""
+    """The keys that seals are checked with; none if no setting names them. Raises BadKey for a file that holds none."""
     path = settings.seal_public_keys or _beside(settings, PUBLIC_NAME)
     if settings.seal_public_keys or (path and path.exists()):
         return load_public_keys(path) if path else {}

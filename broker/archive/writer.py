@@ -23,7 +23,7 @@ from broker.archive import seal
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack
-from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
 from broker.log.event import Event
 from broker.log.meta import Meta
@@ -39,7 +39,7 @@ class Finished(NamedTuple):
     sid: str
     tenant: str
     row: dict[str, Any]
-    says: dict[str, Any]
+    claims: dict[str, Any]
 
 
 class Erasure(NamedTuple):
@@ -82,14 +82,14 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
         "record": compress(record),
         "log": pack(events),
     }
-    says = {
+    claims = {
         **known,
         "stream": sid,
         "last_event_id": tail,
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta.tenant, row, says)
+    return Finished(sid, meta.tenant, row, claims)
 
 
 class ArchiveWriter:
@@ -106,7 +106,7 @@ class ArchiveWriter:
             rows = []
             for stream in streams:
                 if stream.sid not in there:
-                    number = await chains.add(stream.tenant, seal.STREAM, stream.says)
+                    number = await chains.add(stream.tenant, seal.STREAM, stream.claims)
                     rows.append({**stream.row, "archived": now_ms, "seal": number})
             await _insert(connection, STREAMS, rows)
             await chains.write()
@@ -123,11 +123,11 @@ class ArchiveWriter:
                 if view.id not in there:
                     batches[view.tenant].append(_view_row(view, is_erased=view.sid in erased))
             for tenant, rows in batches.items():
-                says = {
+                claims = {
                     "views": len(rows),
                     "digest": seal.views_digest((row["id"], row["sid"], row["digest"]) for row in rows),
                 }
-                number = await chains.add(tenant, seal.VIEWS, says)
+                number = await chains.add(tenant, seal.VIEWS, claims)
                 await _insert(connection, VIEWS, [{**row, "seal": number} for row in rows])
             await chains.write()
         await self._advance_heads(chains)
@@ -185,8 +185,8 @@ class ArchiveWriter:
             meta = erasure.meta
             left = {"state": meta.state, "created": meta.created, "finished": meta.finished, "events": meta.events}
             tail = meta.tail
-            says = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
-            number = await chains.add(meta.tenant, seal.ERASURE, says)
+            claims = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
+            number = await chains.add(meta.tenant, seal.ERASURE, claims)
             tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
@@ -227,11 +227,11 @@ class _Chains:
         self._rows: list[dict[str, Any]] = []
         self.moved: dict[str, Head] = {}
 
-    async def add(self, tenant: str, kind: str, says: Mapping[str, Any]) -> int:
+    async def add(self, tenant: str, kind: str, claims: Mapping[str, Any]) -> int:
         """The new seal's number."""
         tip = self.moved.get(tenant) or await _tip(self._connection, tenant) or Head(0, seal.NOTHING, 0)
         number = tip.number + 1
-        made = self._signer.seal(tenant, number, tip.digest, self._now_ms, kind, says)
+        made = self._signer.seal(tenant, number, tip.digest, self._now_ms, kind, claims)
         self.moved[tenant] = Head(number, made.digest, self._now_ms)
         self._rows.append({"tenant": tenant, "number": number, **made._asdict()})
         return number
@@ -274,7 +274,7 @@ async def _erased(connection: AsyncConnection, sids: Iterable[str]) -> set[str]:
 async def _seal(connection: AsyncConnection, tenant: str, number: int) -> Seal | None:
     which = sa.select(SEALS.c.statement, SEALS.c.signature).where(SEALS.c.tenant == tenant, SEALS.c.number == number)
     row = (await connection.execute(which)).first()
-    return None if row is None else Seal(seal.raw(row.statement), seal.raw(row.signature))
+    return None if row is None else Seal(raw(row.statement), raw(row.signature))
 
 
 async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:
@@ -283,7 +283,7 @@ async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:
     if number is None:
         return None
     found = await _seal(connection, tenant, number)
-    return found and Head(number, found.digest, int(found.says().get("at", 0)))
+    return found and Head(number, found.digest, int(found.claims().get("at", 0)))
 
 
 async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, reason: str, now_ms: int) -> None:

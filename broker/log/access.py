@@ -26,7 +26,6 @@ from redis.asyncio import Redis
 
 from broker.auth import Grant
 from broker.log.keys import Keys
-from broker.service.record import rfc3339
 
 logger = logging.getLogger(__name__)
 
@@ -172,18 +171,6 @@ async def read_views(
         {"id": view.decode(), **_closed_if_lost(orjson.loads(record), alive, now_ms, lost_after_ms)}
         for view, record in records.items()
     ]
-
-
-def shown(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as the API shows it."""
-    fields = ("id", "who", "address", "forwarded_for", "user_agent", "format", "server", "requested", "first_id")
-    opened, closed = record["opened"], record.get("closed")
-    return {
-        **{name: record.get(name) for name in (*fields, "last_id")},
-        "opened_at": rfc3339(opened),
-        "closed_at": None if closed is None else rfc3339(closed),
-        "how": record.get("how"),
-    }
 
 
 def _closed_if_lost(record: dict[str, Any], alive: set[str], now_ms: int, lost_after_ms: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from broker.errors import MasksTooSlow
 from broker.log.event import RESTART, Event, encode_data
 from broker.service.record import OURS
 
-TOLD = ("user_agent", "forwarded_for", "address")
+CLIENT_SUPPLIED = ("user_agent", "forwarded_for", "address")
 
 LIMIT_S = 5.0
 """For one pattern in one text."""
@@ -75,8 +75,8 @@ class Redactor:
         return {name: value if name in OURS else _mapped(value, self.mask_text) for name, value in record.items()}
 
     def mask_view(self, view: dict[str, Any]) -> dict[str, Any]:
-        """A viewer's record: what its request said of it."""
-        return {name: self.mask_text(said) if name in TOLD and said else said for name, said in view.items()}
+        """A viewer's record: its client chose some of the texts."""
+        return {name: self.mask_text(text) if name in CLIENT_SUPPLIED and text else text for name, text in view.items()}
 
     def _masked(self, value: Any) -> Any:
         for path in self._paths:

@@ -10,13 +10,14 @@ import orjson
 from broker.archive.packing import decompress, pack
 from broker.archive.reader import ArchivedLog, Sealed
 from broker.archive.seal import canonical
-from broker.archive.setup import Archive
+from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
 from broker.errors import Forbidden, InvalidRequest, StreamNotFound
-from broker.log.access import read_views, shown
+from broker.log.access import read_views
 from broker.log.event import Event, to_ndjson
 from broker.log.stream_log import StreamLog
 from broker.service.masks import BadMasks, Redactor, load_masks
+from broker.service.record import verdict_json, view_json
 from broker.service.streams import Found, Streams
 from broker.settings import PREFIX, Settings, SettingsError
 
@@ -68,15 +69,13 @@ class Reading:
         views = {view["id"]: view for view in await read_views(log.redis, log.keys, sid, await log.now_ms())}
         if self._archive:  # after Redis: what leaves that in between is here
             views |= {view["id"]: view for view in await self._archive.reader.views(sid)}
-        found = [shown(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
+        found = [view_json(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
         if grant.is_masked and self._redactor:
             return [self._redactor.mask_view(view) for view in found]
         return found
 
     async def verify(self, sid: str) -> dict[str, Any]:
-        if self._archive:
-            return await self._archive.verify(sid)
-        return {"verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+        return verdict_json(await self._archive.verify(sid) if self._archive else NOT_SEALED)
 
     async def _masked_events(self, sid: str, found: Found, log: StreamLog | ArchivedLog) -> list[Event]:
         if not found.meta.has_ended:

@@ -1,10 +1,12 @@
-"""A stream as the API shows it: meta (Redis) → JSON."""
+"""What the API shows of a stream, as JSON: its record, its viewers, the verdict on its seal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from broker.archive.setup import Verdict
 from broker.log.meta import FIELDS, Meta
 
 _SHOWN = [(field, field.shown_as) for field in FIELDS if field.shown_as]
@@ -31,6 +33,32 @@ def record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
 
 def _shown(name: str, value: Any) -> Any:
     return rfc3339(value) if name.endswith("_at") else value
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    claims = verdict.seal.claims() if verdict.seal else {}
+    return {
+        "verdict": verdict.verdict,
+        "is_head_known": verdict.is_head_known,
+        "seal": verdict.seal
+        and {
+            **{name: claims.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},
+            "sealed_at": rfc3339(claims["at"]) if isinstance(claims.get("at"), int) else None,
+            "hash": verdict.seal.digest,
+        },
+        "findings": [{"what": finding.what, "detail": finding.detail} for finding in verdict.findings],
+    }
+
+
+def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A viewer's record (log/access.py)."""
+    fields = ("id", "who", "address", "forwarded_for", "user_agent", "format", "server", "requested", "first_id")
+    return {
+        **{name: record.get(name) for name in (*fields, "last_id")},
+        "opened_at": rfc3339(record["opened"]),
+        "closed_at": rfc3339(record.get("closed")),
+        "how": record.get("how"),
+    }
 
 
 def events_url(sid: str, token: str | None) -> str:

@@ -12,7 +12,8 @@ from broker.archive.audit import Audit, Finding, Report
 from broker.archive.database import Database
 from broker.archive.heads import HeadStore
 from broker.archive.reader import ArchiveReader
-from broker.archive.seal import Seal, Signer, raw
+from broker.archive.schema import raw
+from broker.archive.seal import Seal, Signer
 from broker.archive.signing import PublicKeys
 from broker.archive.writer import ArchiveWriter, View, finished
 from broker.log.event import DONE, TERMINAL, Event, encode_data

@@ -474,4 +474,4 @@ def test_a_salt_hides_what_was_erased() -> None:
     log = events_of(STREAM, 3)
     assert log_digest(b"1", log) != log_digest(b"2", log)
     assert record_digest(b"1", b"{}") != record_digest(b"2", b"{}")
-    assert Seal(b"{}", b"").says() == {}
+    assert Seal(b"{}", b"").claims() == {}

@@ -72,7 +72,7 @@ def test_any_change_to_a_log_changes_its_digest(data: st.DataObject) -> None:
 def test_a_statement_is_canonical_and_signed_to_the_byte() -> None:
     seal = SIGNER.seal("t", 7, NOTHING, 123, "stream", {"stream": SID})
     assert seal.statement == orjson.dumps(orjson.loads(seal.statement), option=orjson.OPT_SORT_KEYS)
-    assert seal.says() == {
+    assert seal.claims() == {
         "v": 1,
         "kind": "stream",
         "tenant": "t",

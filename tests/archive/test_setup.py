@@ -29,7 +29,7 @@ async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed
             with public.open("ab") as known:
                 known.write((folder / PUBLIC_NAME).read_bytes())
             sid = await archive_one(settings.model_copy(update={"seal_key": folder / "key.pem"}))
-            assert (await server.verify(sid))["verdict"] == "verified", name
+            assert (await server.verify(sid)).verdict == "verified", name
 
 
 async def archive_one(settings: Settings) -> str:

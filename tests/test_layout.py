@@ -76,5 +76,5 @@ def test_the_broker_loads_no_worker() -> None:
 
 def test_every_script_is_a_step_of_the_log() -> None:
     scripts = {path.stem for path in (ROOT / "broker" / "log" / "scripts").glob("*.lua")} - {"prelude"}
-    source = (ROOT / "broker" / "log" / "stream_log.py").read_text()
+    source = (ROOT / "broker" / "log" / "script.py").read_text()
     assert scripts == {name for name in scripts if f'Script("{name}")' in source}

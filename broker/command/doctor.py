@@ -17,7 +17,7 @@ from broker.archive.heads import HeadsUnavailable
 from broker.archive.schema import SEALS
 from broker.archive.setup import find_heads, find_public_keys
 from broker.archive.signing import BadKey
-from broker.errors import ArchiveUnavailable
+from broker.errors import ArchiveUnavailable, RedisUnavailable
 from broker.log.keys import Keys
 from broker.settings import Settings
 from broker.store.connect import connect
@@ -45,8 +45,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     try:
         info, config, waiting = asyncio.run(_ask_redis(settings))
-    except (redis.RedisError, OSError, ValueError) as error:
-        yield Finding(False, f"Redis does not answer ({type(error).__name__})", "Check LASTEVENT_REDIS_URL.")
+    except (RedisUnavailable, redis.RedisError, ValueError) as error:
+        cause = type(error.__cause__ or error).__name__
+        yield Finding(False, f"Redis does not answer ({cause})", "Check LASTEVENT_REDIS_URL.")
         return
     version = info.get("valkey_version") or info["redis_version"]
     old_enough = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS

@@ -16,6 +16,7 @@ from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, Pulse, StreamWriter
+from broker.store.connect import connect
 from tests.rig.proxy import proxy_to
 from tests.rig.streams import (
     batch,
@@ -235,7 +236,7 @@ async def test_a_seizure_that_is_there_is_left_alone_and_let_go_after_a_lease(
 
 
 async def test_a_seizure_whose_reply_is_lost_is_one(redis: Redis, valkey_url: str) -> None:
-    async with proxy_to(valkey_url) as proxy, Redis.from_url(proxy.url) as broken:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as broken:
         claimed = await running(StreamLog(redis))
         proxy.lose_next_reply()
         seized = await Seizures(StreamLog(broken)).seize(claimed.sid, "cancelled", b"{}")
@@ -367,7 +368,7 @@ async def _beat(log: StreamLog, writer: StreamWriter) -> None:
 
 async def test_an_event_healed_after_a_lost_reply_keeps_its_first_time(redis: Redis, valkey_url: str) -> None:
     log = StreamLog(redis)
-    async with proxy_to(valkey_url) as proxy, Redis.from_url(proxy.url) as broken:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as broken:
         commit = GroupCommit(StreamLog(broken))
         writer = StreamWriter(commit, await running(log))
         roll_back = await remember(log, writer.sid)

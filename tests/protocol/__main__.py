@@ -4,7 +4,7 @@ import sys
 import time
 
 from tests.protocol.search import Bounds, Search
-from tests.protocol.test_model import BLIND, NEEDED
+from tests.protocol.test_model import BLIND, CLEAN, NEEDED
 
 LARGE = {
     "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
@@ -13,6 +13,8 @@ LARGE = {
     "a viewer and releases": Bounds(cancels=0, lost_replies=0, releases=True),
     "a hub that hears late": Bounds(absences=0, late_hub=True),
     "two texts": BLIND._replace(texts=2, lost_replies=1),
+    "a clean restart, a rollback, one of all goes away": CLEAN._replace(absences=1),
+    "a viewer and clean restarts": Bounds(rollbacks=0, clean_restarts=2, lost_replies=0),
     "two rollbacks": BLIND._replace(rollbacks=2),
 }
 

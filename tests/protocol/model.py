@@ -83,6 +83,14 @@ class Steps:
     def has(self, rule: str) -> bool:
         return rule not in self.without
 
+    def restart(self, server: Server, *, cleanly: bool) -> Server:
+        """The server after this one has another name, whatever was lost: pens jump, and no claim is repeated there.
+
+        `cleanly`: it is taken for one that continues this one, since nothing was lost, and then nobody waits.
+        """
+        was_settled = server.age == SETTLED or not self.has("only a settled server is continued")
+        return Server(server.id + 1, SETTLED if cleanly and was_settled else NEW, server.now)
+
     def create(self, server: Server, stream: Stream | None, *, again: bool = False) -> Step:
         """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that."""
         if stream:

@@ -1,4 +1,5 @@
-"""Everything that can happen to one stream, within bounds: workers, a cancel, a viewer, and a Redis that loses its end.
+"""Everything that can happen to one stream, within bounds: workers, a cancel, a viewer, and a Redis that loses its end
+or restarts cleanly.
 
 A breadth-first search over worlds, so that the first violation found is a shortest one. Each move is one step of
 model.py done by somebody, or something that befalls them. What each move assumes about time stands at the move.
@@ -28,6 +29,7 @@ class Bounds(NamedTuple):
     texts: int = 1
     endings: bool = True
     rollbacks: int = 1
+    clean_restarts: int = 0
     cancels: int = 1
     viewer: bool = True
     late_hub: bool = False
@@ -122,6 +124,7 @@ class World(NamedTuple):
     rollbacks: int
     lost_replies: int
     absences: int
+    clean_restarts: int = 0
     admitted: frozenset[str] = frozenset()
 
 
@@ -349,6 +352,8 @@ class Search:
             yield "Redis saves", w._replace(saved=w.stream)
         if w.rollbacks < self.bounds.rollbacks:
             yield self._rollback(w)
+        if w.clean_restarts < self.bounds.clean_restarts:
+            yield self._clean_restart(w)
         if self._lease_may_expire(w):
             assert w.stream
             server = w.server._replace(now=w.server.now + LEASE_BLOCKS) if w.server.age == SETTLED else w.server
@@ -365,8 +370,24 @@ class Search:
             stream, _ = self.steps.create(w.server, None, again=True)
             yield "the stream is created again", self._changed(w, stream, "create", by=None)
 
+    def _clean_restart(self, w: World) -> tuple[str, World]:
+        """Nothing is lost; but Redis may have been away for longer than leases last, and nobody is listened to."""
+        return "Redis restarts cleanly", w._replace(
+            server=self.steps.restart(w.server, cleanly=True),
+            workers=tuple(worker._replace(has_beaten=False) for worker in w.workers),
+            hub=Hub(last=w.hub.last),
+            viewer=w.viewer._replace(has_read=False),
+            clean_restarts=w.clean_restarts + 1,
+        )
+
+    def _is_taken_for_clean(self, w: World) -> bool:
+        """A restart that has lost something: if a stop leaves its mark too early, or the mark of an older one stays."""
+        return not self._has("only a clean stop is marked") or (
+            w.clean_restarts > 0 and not self._has("a mark serves once")
+        )
+
     def _rollback(self, w: World) -> tuple[str, World]:
-        server = Server(w.server.id + 1, age=NEW, now=w.server.now)
+        server = self.steps.restart(w.server, cleanly=self._is_taken_for_clean(w))
         workers = tuple(worker._replace(has_beaten=False) for worker in w.workers)
         hub = w.hub._replace(deaf=True) if self.bounds.late_hub and w.hub.up else Hub(last=w.hub.last)
         viewer = w.viewer if self.bounds.late_hub and w.hub.up else w.viewer._replace(has_read=False)
@@ -416,8 +437,8 @@ class Search:
         if by is not None and added and w.stream and _is_fenced(w.workers[by], w.stream):
             raise Violation("G3: a writer adds events though another holds the pen", move, w)
         if by is not None and w.workers[by].was_superseded and stream.pen == w.workers[by].pen:
-            if w.server.id == 1:
-                raise Violation("a superseded writer adds events, and Redis never restarted", move, w)
+            if not w.rollbacks:
+                raise Violation("a superseded writer adds events, and Redis never lost anything", move, w)
             if w.workers[by].stood_still:
                 raise Violation("a superseded writer that stood still adds events", move, w)
             if w.workers[by].was_away:

@@ -25,6 +25,8 @@ STATES = 700_000
 
 BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
 
+CLEAN = BLIND._replace(clean_restarts=1, absences=0)
+
 QUICK = [
     pytest.param(BLIND._replace(cancels=1), id="two workers, a cancel, one of all goes away"),
     pytest.param(BLIND._replace(releases=True), id="two workers, who may release"),
@@ -33,6 +35,9 @@ QUICK = [
     pytest.param(Bounds(absences=0, lost_replies=0, rollbacks=2), id="two rollbacks"),
     pytest.param(Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), id="a cursor from elsewhere"),
     pytest.param(Bounds(cancels=0, lost_replies=0, endings=False), id="a viewer, zombies, takeovers"),
+    pytest.param(CLEAN._replace(cancels=1), id="a clean restart and a rollback, in either order, and a cancel"),
+    pytest.param(CLEAN._replace(releases=True), id="a clean restart and a rollback, and workers that release"),
+    pytest.param(Bounds(absences=0, rollbacks=0, clean_restarts=1), id="a viewer, a cancel, a clean restart"),
 ]
 
 # Each rule, and the smallest bounds in which leaving it out does harm (found by trying; the first that did).
@@ -44,6 +49,9 @@ NEEDED = {
     "jump of a first claim": (BLIND, "G1"),
     "base counts as used": (BLIND._replace(cancels=1, absences=2), "G1"),
     "boot rule": (BLIND._replace(cancels=1), "G1"),
+    "only a clean stop is marked": (BLIND._replace(cancels=1), "G3"),
+    "a mark serves once": (CLEAN, "G1"),
+    "only a settled server is continued": (CLEAN._replace(cancels=1), "G3"),
     "adopt": (BLIND, "G6"),
     "restore": (BLIND, "G6"),
     "created again": (BLIND._replace(creates_again=True), "G1"),

@@ -80,7 +80,7 @@ def up(
         note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
-        run_everything(host, port, data_dir, web, workers, redis_url)
+        run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
 

@@ -4,6 +4,9 @@ A server that took over from another (a restart, a promoted replica) may have lo
 nothing is claimed or seized then, so that living writers put back what was lost first; for two thirds of it nobody
 writes a *new* ending. The lease runs from when the first process met the server, which `le:servers` keeps.
 
+A server that ended with everything on its disk has lost nothing (the embedded one, stopped cleanly). The next one has
+another name, so that pens jump and no claim is repeated, but it *succeeds* the one before, and nobody waits for it.
+
 A script that has to know says NEW_SERVER when it runs on a server that this process has not met; `calling` notes the
 server and calls again.
 """
@@ -48,7 +51,7 @@ class Servers:
 
     async def note(self) -> None:
         """Note since when this server is in use: a lease later, streams of the one before it may be claimed."""
-        server = server_of(await self._redis.info("server", "replication"))  # type: ignore[arg-type]  # it is *args
+        server = await self._this()
         if server != self.seen.server:
             await self.meet(server)
 
@@ -64,6 +67,29 @@ class Servers:
             pipe.zscore(self._key, server)
             *_, since_ms = await pipe.execute()
         self.seen = Seen(server, int(since_ms))
+
+    async def succeed(self, ended: str, ended_ms: int) -> bool:
+        """This server has all that the one had which ended then. True: it counts as settled, and nobody waits.
+
+        False, and nothing is changed, if that one is not the last that anybody has met, or if it had not settled
+        itself: what was to be put back then may still come. The first of all had nothing to wait for.
+        """
+        server, now_ms = await self._this(), await self.now_ms()
+        settling_ms = round(RETURN_LEASES * self._lease_ms)
+        last = await self._redis.zrevrange(self._key, 0, 1, withscores=True)
+        if not last or last[0][0].decode() != ended:
+            return False
+        since_ms, is_first = int(last[0][1]), len(last) == 1
+        if now_ms < ended_ms or not (is_first or since_ms + settling_ms <= ended_ms):
+            return False
+        since_ms = min(since_ms + 1, now_ms - settling_ms)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(self._key, {ended: since_ms - 1}, lt=True)  # also a first one that was short comes before this
+            pipe.zadd(self._key, {server: since_ms}, nx=True)
+            pipe.zremrangebyrank(self._key, 0, -1 - SERVERS_KEPT)
+            pipe.expire(self._key, SERVERS_LIFE_S)
+            await pipe.execute()
+        return True
 
     async def calling(self, step: Callable[[Seen], Awaitable[T]]) -> T:
         """Call a step that must know since when this server is in use. Raises RedisUnavailable if it keeps changing."""
@@ -83,6 +109,9 @@ class Servers:
         is_another = await self._redis.zcard(self._key) > 1
         if is_another:
             raise LogHealing(wait_ms / 1000)
+
+    async def _this(self) -> str:
+        return server_of(await self._redis.info("server", "replication"))  # type: ignore[arg-type]  # it is *args
 
     @property
     def endings_from_ms(self) -> int:

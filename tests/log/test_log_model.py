@@ -284,6 +284,22 @@ class Beside(RuleBasedStateMachine):
             under = self.stream.claimed_under
             self.run(self._set_meta(boot=self.name_of(self.stream.boot), claimed_under=self.name_of(under)))
 
+    @precondition(lambda self: self.claims)
+    @rule()
+    def redis_restarts_cleanly(self) -> None:
+        before, self.server = self.server, self.steps.restart(self.server, cleanly=True)
+        self.run(self._succeed(self.name_of(before.id), since_ms=60_000 if before.age == SETTLED else 0))
+        if self.stream:
+            under = self.stream.claimed_under
+            self.run(self._set_meta(boot=self.name_of(self.stream.boot), claimed_under=self.name_of(under)))
+
+    async def _succeed(self, ended: str, since_ms: int) -> None:
+        servers, now_ms = self.log.keys.servers, await self.log.now_ms()
+        await self.log.redis.delete(servers)
+        await self.log.redis.zadd(servers, {"one before": 1, ended: now_ms - since_ms})
+        assert await self.log.servers.succeed(ended, now_ms) == (self.server.age == SETTLED)
+        self.log.servers.seen = Seen()
+
     async def _put_back(self, meta_dump: bytes, log_dump: bytes) -> None:
         keys = self.log.keys.stream(SID)
         for key, dump in ((keys.meta, meta_dump), (keys.log, log_dump)):

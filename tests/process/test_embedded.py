@@ -3,20 +3,26 @@
 import contextlib
 import json
 import os
+import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from arq.connections import RedisSettings
 from redis import Redis
+from redis.exceptions import ConnectionError
 
+from broker.log.servers import server_of
 from broker.process import embedded
+from broker.process.clean_stop import MARK, Ended
 from broker.process.embedded import EmbeddedServer, EmbeddedServerError
 
 LIMIT_S = 20.0
@@ -156,6 +162,134 @@ def test_after_a_crash_it_comes_back_with_its_data_at_the_same_url(data_dir: Pat
     assert server.pid != pid
     with Redis.from_url(url) as client:
         assert client.get("le:kept") == b"yes"
+
+
+def test_after_a_clean_stop_the_next_server_knows_which_one_it_continues_once(data_dir: Path, embed: Embed) -> None:
+    server = embed(data_dir)
+    with Redis.from_url(server.start()) as client:
+        first = server_of(client.info())
+        assert server.continues is None
+    before_ms = time.time() * 1000
+    server.stop()
+    assert (data_dir / MARK).exists()
+    server.start()
+    assert not (data_dir / MARK).exists()
+    assert server.continues is not None
+    assert server.continues.server == first
+    assert before_ms - 1000 <= server.continues.at_ms <= time.time() * 1000
+    _kill(server)
+    server.start()
+    assert server.continues is None, "a mark serves once"
+
+
+def test_a_killed_server_leaves_no_mark(data_dir: Path, embed: Embed) -> None:
+    server = embed(data_dir)
+    server.start()
+    _kill(server)
+    server.stop()
+    assert not (data_dir / MARK).exists()
+    server.start()
+    assert server.continues is None
+
+
+def test_a_stop_that_had_to_kill_leaves_no_mark(data_dir: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = embed(data_dir)
+    server.start()
+    monkeypatch.setattr(embedded, "STOP_LIMIT_S", 0.1)
+    prepare = server._prepare_clean_end
+
+    def then_hang() -> Ended | None:
+        ended = prepare()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        return ended
+
+    monkeypatch.setattr(server, "_prepare_clean_end", then_hang)
+    server.stop()
+    assert not (data_dir / MARK).exists()
+
+
+def test_a_server_left_over_leaves_no_mark_and_runs_as_it_was_configured(data_dir: Path, embed: Embed) -> None:
+    """Nobody but its parent learns how it ended. Its owner may have been killed in the midst of its stop."""
+    owner = Owner(data_dir)
+    with Redis.from_url(owner.said["url"]) as client:
+        client.config_set("appendfsync", "always")
+        owner.kill()
+        server = embed(data_dir)
+        server.start()
+        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+    assert server.continues is None
+    server.stop()
+    assert not (data_dir / MARK).exists()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit for another process is Linux'")
+@pytest.mark.parametrize("when", ["before the stop", "in the midst of it"])
+def test_a_server_that_could_not_write_everything_leaves_no_mark(
+    data_dir: Path, embed: Embed, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(embedded.subprocess, "Popen", partial(subprocess.Popen, restore_signals=False))  # no SIGXFSZ
+    server = embed(data_dir)
+    url = server.start()
+    prepare = server._prepare_clean_end
+
+    def fill_the_disk() -> None:
+        assert server.pid is not None
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1, 1))
+        with Redis.from_url(url) as client, contextlib.suppress(ConnectionError):
+            client.set("le:kept", "no")
+
+    def then_the_disk_is_full() -> Ended | None:
+        ended = prepare()
+        assert ended is not None
+        fill_the_disk()
+        return ended
+
+    if when == "before the stop":
+        fill_the_disk()
+    else:
+        monkeypatch.setattr(server, "_prepare_clean_end", then_the_disk_is_full)
+    server.stop()
+    assert not (data_dir / MARK).exists()
+
+
+def _touched(data_dir: Path) -> Path:
+    [log] = (data_dir / "appendonlydir").glob("*.incr.aof")
+    os.utime(
+        log, ns=(log.stat().st_atime_ns, log.stat().st_mtime_ns)
+    )  # as a server would that takes back what it wrote
+    return data_dir
+
+
+def _put_back(data_dir: Path) -> Path:
+    """From a backup, with all times as they were."""
+    shutil.copytree(data_dir, data_dir.with_name("backup"))
+    shutil.rmtree(data_dir)
+    return data_dir.with_name("backup").rename(data_dir)
+
+
+def _damaged(data_dir: Path) -> Path:
+    (data_dir / MARK).write_text('{"server": ')
+    return data_dir
+
+
+@pytest.mark.parametrize("what", [_touched, _put_back, _damaged])
+def test_a_mark_is_void_when_something_has_happened_to_the_data_since(
+    data_dir: Path, embed: Embed, what: Callable[[Path], Path]
+) -> None:
+    server = embed(data_dir)
+    server.start()
+    server.stop()
+    again = embed(what(data_dir))
+    again.start()
+    assert again.continues is None
+    assert not (data_dir / MARK).exists()
+
+
+def test_a_mark_that_cannot_be_removed_keeps_the_server_from_starting(data_dir: Path, embed: Embed) -> None:
+    (data_dir / MARK).mkdir(parents=True)
+    with pytest.raises(EmbeddedServerError, match=r"stopped\.json"):
+        embed(data_dir).start()
 
 
 def test_a_server_left_over_by_a_killed_owner_is_used_again(data_dir: Path, embed: Embed) -> None:
@@ -354,6 +488,12 @@ def _append_only_log(data_dir: Path, embed: Embed) -> Path:
         client.set("le:kept", "yes")
     server.stop()
     return data_dir / "appendonlydir" / "appendonly.aof.1.incr.aof"
+
+
+def _kill(server: EmbeddedServer) -> None:
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    _until(lambda: not server.is_alive())
 
 
 def _until(condition: Callable[[], bool]) -> None:

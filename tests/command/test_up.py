@@ -12,6 +12,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from broker.log.servers import RETURN_LEASES
 from broker.log.steps import LEASE_S
 from broker.settings import NO_ARCHIVE
 from tests.command.conftest import Ended, Running, processes_in
@@ -88,6 +89,7 @@ def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a
     again = start("up", "--port", str(port), "--data-dir", "data")
     again.wait_until_it_says("Lastevent is ready")
     new = _begun(url)  # nothing keeps this one from beginning as soon as a worker is there
+    assert _time_of("queued", new, url) - _server_in_use_since_ms(tmp_path) >= RETURN_LEASES * LEASE_S * 1000
     wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
     assert _time_of("restart", in_flight, url) - _time_of("text_delta", new, url) < WELL_BELOW_A_LEASE_MS
     assert again.stop() == 0
@@ -105,10 +107,9 @@ def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
     again = start("up", "--port", str(port), "--data-dir", "data")
     again.wait_until_it_says("Lastevent is ready")
     wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
-    [socket_path] = re.findall(r'^unixsocket "(.+)"$', (tmp_path / "data" / "valkey.conf").read_text(), re.MULTILINE)
-    with Redis(unix_socket_path=socket_path) as redis:
-        [(_, met_ms)] = redis.zrange("le:servers", -1, -1, withscores=True)
-    assert _time_of("restart", in_flight, url) - met_ms >= LEASE_S * 1000
+    since_ms = _server_in_use_since_ms(tmp_path)
+    assert since_ms > _time_of("text_delta", in_flight, url)
+    assert _time_of("restart", in_flight, url) - since_ms >= LEASE_S * 1000
     assert again.stop() == 0
 
 
@@ -116,6 +117,13 @@ def _begun(url: str) -> str:
     sid: str = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=200 rate=20 ttft_ms=0]] long"}).json()["id"]
     wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}/text").text, "it has begun")
     return sid
+
+
+def _server_in_use_since_ms(folder: Path) -> float:
+    [path] = re.findall(r'^unixsocket "(.+)"$', (folder / "data" / "valkey.conf").read_text(), re.MULTILINE)
+    with Redis(unix_socket_path=path) as redis:
+        [(_, since_ms)] = redis.zrange("le:servers", -1, -1, withscores=True)
+    return float(since_ms)
 
 
 def _time_of(kind: str, sid: str, url: str) -> int:

@@ -27,11 +27,11 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from bench.contestants.lastevent import start_server
-from bench.load.agent import REPOSITORY
 from bench.meter import CpuMeter
 from bench.processes import clean_environment, start, start_redis, temporary_folder
 from bench.scenario import Options
 from bench.table import Table, number
+from bench.tree import REPOSITORY
 from broker.archive.database import Database
 from broker.archive.heads import open_heads
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer

@@ -1,4 +1,4 @@
-"""`lastevent up`, as a user starts it, in a temporary directory on a free port, for as long as a benchmark runs."""
+"""`lastevent up`, as a user starts it, on a free port, its data in a temporary directory, while a benchmark runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.processes import clean_environment, free_port
+from bench.tree import HERE, Tree
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[int]:
+def running(tree: Tree = HERE, **settings: str) -> Iterator[int]:
     """The port of a Lastevent that is ready."""
     port = free_port()
     with tempfile.TemporaryDirectory() as data_dir:
         argv = [sys.executable, "-m", "broker", "up", "--port", str(port), "--data-dir", data_dir]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=clean_environment() | settings) as up:
+        environment = clean_environment() | tree.settings | settings
+        with subprocess.Popen(argv, cwd=tree.folder, stdout=subprocess.PIPE, text=True, env=environment) as up:
             try:
                 assert up.stdout
                 if "ready" not in up.stdout.readline():

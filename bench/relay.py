@@ -14,18 +14,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 from bench.contestants.floor import FLOOR
-from bench.contestants.lastevent import LASTEVENT
+from bench.contestants.lastevent import LASTEVENT, start_lastevent
 from bench.contestants.naive import NAIVE
 from bench.contestants.nchan import NCHAN, NCHAN_REDIS
 from bench.contestants.resumable_stream import RESUMABLE_STREAM
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side
 from bench.delivery import PUBLISHED_ENOUGH, Sample, watch
 from bench.load.agent import python_agent
-from bench.scenario import Options
+from bench.scenario import Measured, Options, Pairing
 from bench.table import Table, number
+from bench.tree import Tree
 
 RELAY, RELAY_SHORT = Shape(1500, 1, 20), Shape(30, 1, 20)
 CALM = Shape(1500, 1, 5)
@@ -37,21 +39,32 @@ CONTESTANTS = (FLOOR, LASTEVENT, NAIVE, NCHAN, NCHAN_REDIS)
 
 
 def relay(options: Options) -> list[Table]:
+    contestants = (*CONTESTANTS, RESUMABLE_STREAM)
+    return [compare(title, shape, contestants, options) for title, shape in _relayed(options)]
+
+
+def fanout(options: Options) -> list[Table]:
+    return [compare(title, shape, CONTESTANTS, options) for title, shape in _fanned_out(options)]
+
+
+def relay_paired(options: Options) -> list[Pairing]:
+    return [Pairing(title, partial(_measured, shape, options)) for title, shape in _relayed(options)]
+
+
+def fanout_paired(options: Options) -> list[Pairing]:
+    return [Pairing(title, partial(_measured, shape, options)) for title, shape in _fanned_out(options)]
+
+
+def _relayed(options: Options) -> list[tuple[str, Shape]]:
     return [
-        compare(
-            f"relay: {shape.streams:,} streams × 1 viewer × {shape.events_per_s:g} events/s",
-            shape,
-            (*CONTESTANTS, RESUMABLE_STREAM),
-            options,
-        )
+        (f"relay: {shape.streams:,} streams × 1 viewer × {shape.events_per_s:g} events/s", shape)
         for shape in ([RELAY_SHORT] if options.short else [RELAY, CALM])
     ]
 
 
-def fanout(options: Options) -> list[Table]:
+def _fanned_out(options: Options) -> list[tuple[str, Shape]]:
     shape = FANOUT_SHORT if options.short else FANOUT
-    title = f"fanout: 1 stream × {shape.viewers_each:,} viewers × {shape.events_per_s:g} events/s"
-    return [compare(title, shape, CONTESTANTS, options)]
+    return [(f"fanout: 1 stream × {shape.viewers_each:,} viewers × {shape.events_per_s:g} events/s", shape)]
 
 
 def compare(title: str, shape: Shape, contestants: Sequence[Contestant], options: Options) -> Table:
@@ -72,6 +85,21 @@ def measure(start: Callable[[ExitStack, Shape], Side], shape: Shape, *, short: b
         viewers = python_agent(stack, "bench.load.viewers")
         viewers.ask("connect", port=side.port, paths=side.paths, each=shape.viewers_each)
         return watch(side, [viewers], shape, warm_up_s=0.5 if short else WARM_UP_S, seconds=1 if short else MEASURED_S)
+
+
+def _measured(shape: Shape, options: Options, tree: Tree) -> Measured:
+    sample = measure(partial(start_lastevent, tree=tree), shape, short=options.short)
+    figures = {
+        "delivered/s": sample.delivered_per_s,
+        "published, of asked": sample.published,
+        "p50 ms": sample.p50_ms,
+        "p99 ms": sample.p99_ms,
+        "events a read": sample.events_a_read,
+        **{f"{part} µs/event": us for part, us in sample.cpu_us.items()},
+        "whole side µs/event": sample.whole_side_us,
+    }
+    wrong = sample.missing + sample.doubled
+    return Measured(figures, [f"viewers miss, or have twice, {wrong} events"] if wrong else [])
 
 
 # -- the table ---------------------------------------------------------------------------------------

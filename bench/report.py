@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.load.agent import REPOSITORY
 from bench.table import Table
+from bench.tree import REPOSITORY
 
 HEAD = """\
 # Benchmarks
@@ -39,6 +39,15 @@ written by `python -m bench --report docs/BENCHMARKS.md`: the text in front of t
   and cheaper (one write for several events), so CPU an event compares well only where this is 1.0 for both. (Above 1
   for the floor it is the viewers' process that was late.) A contestant that delivers less than it was asked to is
   overloaded; its delays are those of its queue.
+
+## Two commits
+
+`make bench ARGS="relay fanout memory first_token --against REV"` measures the commit REV and the work tree in one run:
+a round of each, then in the other order, and so on. Whatever else the machine does for a while meets both. Given are
+both medians, and the median of the rounds' own ratios with the least and the greatest of them: a difference that is
+smaller than this spread is none. REV's `broker/` and `worker/` run, and its way to write events
+(`bench/contestants/lastevent.py`); everything else that loads or measures is the work tree's, on both sides, and so are
+the installed packages. It prints, and does not write this file.
 
 ## Who is compared, and what is unfair to whom
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.table import Table
+from bench.tree import Tree
 
 
 class Options(NamedTuple):
@@ -16,3 +17,22 @@ class Options(NamedTuple):
 
 
 Scenario = Callable[[Options], list[Table]]
+
+
+class Measured(NamedTuple):
+    """One round of one side."""
+
+    figures: Mapping[str, float]
+    """By name and unit; the same names from every round."""
+    failures: Sequence[str] = ()
+
+
+class Pairing(NamedTuple):
+    """What of a scenario can be measured for two commits in turn."""
+
+    title: str
+    measure: Callable[[Tree], Measured]
+    """A round: the tree's servers are started afresh, and ended."""
+
+
+Pairable = Callable[[Options], list[Pairing]]

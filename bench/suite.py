@@ -1,4 +1,4 @@
-"""The suite: every scenario, in order."""
+"""The suite: every scenario, in order, and which of them can measure a commit beside the work tree."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import report
+from bench.against import pair
 from bench.archive import archive
 from bench.catch_up import catch_up
-from bench.first_token import first_token
+from bench.first_token import first_token, first_token_paired
 from bench.load.agent import raise_descriptor_limit
-from bench.memory import memory
+from bench.memory import memory, memory_paired
 from bench.parts import parts
-from bench.relay import fanout, relay
-from bench.scenario import Options, Scenario
+from bench.relay import fanout, fanout_paired, relay, relay_paired
+from bench.scenario import Options, Pairable, Scenario
 from bench.storm import storm
 from bench.table import Table
 from bench.ten_thousand import ten_thousand
+from bench.tree import beside
 from bench.worker import worker
 
 SCENARIOS: dict[str, Scenario] = {
@@ -31,6 +33,14 @@ SCENARIOS: dict[str, Scenario] = {
     "parts": parts,
     "archive": archive,
 }
+
+PAIRED: dict[str, Pairable] = {
+    "relay": relay_paired,
+    "fanout": fanout_paired,
+    "first_token": first_token_paired,
+    "memory": memory_paired,
+}
+"""The others call the product's modules in their own process, or measure in another order."""
 
 AS_THEY_ARE = Options()
 
@@ -49,4 +59,21 @@ def run(names: Sequence[str], options: Options = AS_THEY_ARE, to: Path | None = 
             tables.append(table)
     if to:
         report.write(to, tables)
+    return tables
+
+
+def run_against(revision: str, names: Sequence[str], options: Options = AS_THEY_ARE) -> list[Table]:
+    """Measure a commit and the work tree in turn, and print a table for each thing measured, as they come.
+
+    `names`: of PAIRED. Raises CannotPair before anything is measured.
+    """
+    raise_descriptor_limit()
+    tables = []
+    with beside(revision) as sides:
+        print("\n".join([report.machine_line(), *sides.notes]), flush=True)
+        for name in names:
+            for pairing in PAIRED[name](options):
+                table = pair(pairing, sides, options)
+                print(table.as_text(), flush=True)
+                tables.append(table)
     return tables

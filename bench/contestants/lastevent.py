@@ -2,6 +2,9 @@
 
 A worker's Python around these calls (StreamWriter, redis-py) is left out: it is no part of what is compared here, and
 would take the CPU that the server under test needs. What it costs is in worker.py.
+
+With --against, that commit's own file of this name writes to its server, in a publisher of this work tree: what it
+takes from bench/ must stay there, or older commits can no longer be measured.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_
 from bench.load import stamp
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
 from bench.processes import free_port, start, start_redis, wait_for_port
+from bench.tree import HERE, Tree
 from broker.log.event import TEXT_DELTA
 from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.script import APPEND
@@ -104,20 +108,21 @@ def sink(redis_port: str) -> LasteventSink:
     return LasteventSink(redis_port)
 
 
-def start_lastevent(stack: ExitStack, shape: Shape, *, publishers: int = 1) -> Side:
+def start_lastevent(stack: ExitStack, shape: Shape, *, publishers: int = 1, tree: Tree = HERE) -> Side:
     redis_pid, redis_port = start_redis(stack)
     redis_url = f"redis://127.0.0.1:{redis_port}"
-    server_pid, port = start_server(stack, redis_url)
-    agents, paths = open_streams(stack, "lastevent", str(redis_port), shape.streams, publishers)
+    server_pid, port = start_server(stack, redis_url, tree)
+    agents, paths = open_streams(stack, "lastevent", str(redis_port), shape.streams, publishers, tree)
     # Event 1 of a stream is `queued`.
     return Side(port, paths, {SERVER: server_pid, REDIS: redis_pid}, agents, first_event_id=2)
 
 
-def start_server(stack: ExitStack, redis_url: str, **settings: str) -> tuple[int, int]:
+def start_server(stack: ExitStack, redis_url: str, tree: Tree = HERE, **settings: str) -> tuple[int, int]:
     """One server process; (pid, port)."""
     port = free_port()
     argv = [sys.executable, "-m", "broker", "serve", "--port", str(port)]
-    pid = start(stack, argv, **{"LASTEVENT_REDIS_URL": redis_url, **settings})
+    settings = {"LASTEVENT_REDIS_URL": redis_url, **tree.settings, **settings}
+    pid = start(stack, argv, cwd=tree.folder, **settings)
     wait_for_port(port, pid)
     return pid, port
 

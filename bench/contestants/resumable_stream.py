@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side
-from bench.load.agent import REPOSITORY, Agent
+from bench.load.agent import Agent
 from bench.processes import free_port, start, start_redis, wait_for_port
+from bench.tree import REPOSITORY
 
 FOLDER = REPOSITORY / "build" / "bench"
 SCRIPT = Path(__file__).with_suffix(".cjs")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.load.agent import Agent, python_agent
+from bench.tree import HERE, Tree
 
 
 class Shape(NamedTuple):
@@ -50,10 +51,10 @@ class Contestant(NamedTuple):
 
 
 def open_streams(
-    stack: ExitStack, module: str, address: str, streams: int, publishers: int = 1
+    stack: ExitStack, module: str, address: str, streams: int, publishers: int = 1, tree: Tree = HERE
 ) -> tuple[list[Agent], list[str]]:
     """Publishers of a contestant, and the paths of the streams they have made."""
-    agents = [python_agent(stack, "bench.load.publisher", module, address) for _ in range(publishers)]
+    agents = [python_agent(stack, "bench.load.publisher", module, address, tree=tree) for _ in range(publishers)]
     for number, agent in enumerate(agents):
         agent.tell("open", streams=streams // publishers + (number < streams % publishers))
     return agents, [path for agent in agents for path in agent.answer()["paths"]]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+from bench.tree import HERE, REPOSITORY, Tree
 
 Answer = dict[str, Any]
 
@@ -57,8 +57,8 @@ class Agent:
             pass
 
 
-def python_agent(stack: ExitStack, module: str, *arguments: str) -> Agent:
-    return Agent(stack, [sys.executable, "-m", module, *arguments])
+def python_agent(stack: ExitStack, module: str, *arguments: str, tree: Tree = HERE) -> Agent:
+    return Agent(stack, [sys.executable, "-m", module, *arguments], cwd=tree.folder, **tree.settings)
 
 
 def say(answer: Answer) -> None:

@@ -52,7 +52,7 @@ class Auth:
         matches_masked = [hmac.compare_digest(given, known) for known in self._masked_keys]
         if scheme.lower() == "bearer" and (any(matches) or any(matches_masked)):
             return Grant(DEFAULT_TENANT, who=f"key:{_fingerprint(given)}", is_masked=not any(matches))
-        raise Unauthorized("Send Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
+        raise Unauthorized("Send the header Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
 
     def by_token(self, sid: str, token: str) -> Grant:
         """The grant of a read token for this stream. Raises Unauthorized."""
@@ -61,7 +61,7 @@ class Auth:
             given = signature.encode("utf-8", "replace")
             if any([hmac.compare_digest(given, _sign(key, sid, expires)) for key in self._keys]):  # noqa: C419 - all of them, see above
                 return Grant(DEFAULT_TENANT, who="token")
-        raise Unauthorized("The token in this address is not valid for this stream, or has expired.")
+        raise Unauthorized("The token in this URL has expired or is not valid for this stream. Get a new events_url.")
 
     def token(self, sid: str) -> str | None:
         """A read token for one stream; None where none is needed."""
@@ -84,4 +84,4 @@ def _fingerprint(key: bytes) -> str:
 def require_visible(meta: Meta, grant: Grant) -> None:
     """Raises StreamNotFound for another tenant's stream: for this grant it does not exist (G8)."""
     if meta.tenant != grant.tenant:
-        raise StreamNotFound("There is no stream of that id.")
+        raise StreamNotFound("There is no stream with this id.")

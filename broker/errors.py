@@ -1,33 +1,33 @@
 """Everything that can go wrong, as a tree.
 
 LasteventError
-├── StreamNotFound          no stream of that id (or another tenant's)
-├── StreamExpired           it existed; its retention is over
+├── StreamNotFound          no stream has this id (or it is another tenant's)
+├── StreamExpired           it existed; its retention is over, or its content was erased
 ├── StreamClosed            it has its terminal event
-├── StreamRunning           it has none yet; only what has ended can be erased
+├── StreamRunning           it has no terminal event yet; only a stream that has ended can be erased
 ├── WriterSuperseded        another writer holds the pen
 ├── AppendGap               the log is shorter than the writer thinks; it sends again from tail + 1
-├── StreamLimit             the stream holds as many events or bytes as one may
-├── LeaseHeld               a living writer holds the pen
-├── BadCursor               a Last-Event-ID that is none
-├── InvalidJson             a body that is not JSON as RFC 8259 and this API want it
+├── StreamLimit             the stream is at its limit of events or bytes
+├── LeaseHeld               a live writer holds the pen
+├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
+├── InvalidJson             the body is not JSON as RFC 8259 and this API require
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
-├── UnsupportedMediaType    a body that does not say it is JSON
+├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
 ├── TooManyViewers
-├── Unauthorized            no key, or none that is known
+├── Unauthorized            no key, or an unknown one
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
-│   ├── RedisUnavailable    Redis did not answer, or cannot serve: whether the call was carried out is not known
-│   └── LogHealing          it answered: not now. It is back since a moment; writers are putting lost events back first
-├── ArchiveDamaged          a row of it is not as it was written
+│   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
+│   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
+├── ArchiveDamaged          a row of the archive is not as it was written
 ├── MasksTooSlow            a mask's pattern takes too long on this text
-├── ArchiveUnavailable      the archive's database cannot be reached, or cannot serve
-└── Draining                this server is going away
+├── ArchiveUnavailable      the archive's database cannot be reached or cannot serve
+└── Draining                this server is shutting down
 
-Redis' own errors are translated by the client (store/connect.py), the archive's in archive/database.py. What each means
-over HTTP stands in the class.
-Messages say what happened, what it means and what to do, and never repeat the caller's input.
+The client translates Redis' own errors (store/connect.py), archive/database.py the archive's. Each class has its HTTP
+status, its code and its title. A message says what happened, what it means and what to do. It never repeats the
+caller's input.
 """
 
 from __future__ import annotations
@@ -38,52 +38,52 @@ from typing import ClassVar
 class LasteventError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    title: ClassVar[str] = "Something went wrong in the server"
+    title: ClassVar[str] = "Internal server error"
     retry_after_s: float | None = None
 
 
 class StreamNotFound(LasteventError):
-    status, code, title = 404, "stream_not_found", "There is no such stream"
+    status, code, title = 404, "stream_not_found", "Stream not found"
 
 
 class StreamExpired(LasteventError):
-    status, code, title = 410, "stream_expired", "The stream is no longer kept"
+    status, code, title = 410, "stream_expired", "The stream is no longer available"
 
 
 class StreamClosed(LasteventError):
-    status, code, title = 409, "stream_closed", "The stream has ended; nothing can be added"
+    status, code, title = 409, "stream_closed", "The stream has ended and accepts no more events"
 
 
 class StreamRunning(LasteventError):
-    status, code, title = 409, "stream_running", "The stream has not ended"
+    status, code, title = 409, "stream_running", "The stream has not ended yet"
 
 
 class WriterSuperseded(LasteventError):
-    status, code, title = 409, "writer_superseded", "Another writer has taken the stream over"
+    status, code, title = 409, "writer_superseded", "Another writer has taken over this stream"
 
 
 class AppendGap(LasteventError):
-    status, code, title = 409, "append_gap", "Events are missing before the first one sent"
+    status, code, title = 409, "append_gap", "Events are missing before the first one in this batch"
 
     def __init__(self, tail: int) -> None:
-        super().__init__(f"The last event of the stream is {tail}; send again from the one after it.")
+        super().__init__(f"The last event of the stream is {tail}. Send the events after it again.")
         self.tail = tail
 
 
 class StreamLimit(LasteventError):
-    status, code, title = 409, "stream_limit", "The stream holds as much as one may"
+    status, code, title = 409, "stream_limit", "The stream has reached its size limit"
 
 
 class LeaseHeld(LasteventError):
-    status, code, title = 409, "lease_held", "A living writer holds the stream"
+    status, code, title = 409, "lease_held", "A live writer holds this stream"
 
     def __init__(self, until_ms: int) -> None:
-        super().__init__("A living writer holds the stream.")
+        super().__init__("A live writer holds this stream. Try again when its lease has expired.")
         self.until_ms = until_ms
 
 
 class BadCursor(LasteventError):
-    status, code, title = 400, "bad_cursor", "That is no place in a stream"
+    status, code, title = 400, "bad_cursor", "Not a valid position in a stream"
 
 
 class InvalidJson(LasteventError):
@@ -91,7 +91,7 @@ class InvalidJson(LasteventError):
 
 
 class InvalidRequest(LasteventError):
-    status, code, title = 422, "invalid_request", "The request does not have the form it needs"
+    status, code, title = 422, "invalid_request", "The request is not valid"
 
 
 class UnsupportedMediaType(LasteventError):
@@ -103,12 +103,12 @@ class BodyTooLarge(LasteventError):
 
 
 class TooManyViewers(LasteventError):
-    status, code, title = 429, "too_many_viewers", "This server serves as many viewers as it may"
+    status, code, title = 429, "too_many_viewers", "This server is at its viewer limit"
     retry_after_s = 5.0
 
 
 class Unauthorized(LasteventError):
-    status, code, title = 401, "unauthorized", "A key is needed"
+    status, code, title = 401, "unauthorized", "A valid API key is required"
 
 
 class Forbidden(LasteventError):
@@ -116,38 +116,38 @@ class Forbidden(LasteventError):
 
 
 class StoreUnavailable(LasteventError):
-    status, code, title = 503, "redis_unavailable", "The store cannot be reached for the moment"
+    status, code, title = 503, "redis_unavailable", "Redis is temporarily unavailable"
     retry_after_s = 2.0
 
 
 class RedisUnavailable(StoreUnavailable):
-    """Redis did not answer, or cannot serve: a step that was sent may have been carried out."""
+    """Redis did not answer or cannot serve: a step that was sent may have been carried out."""
 
 
 class LogHealing(StoreUnavailable):
-    """Redis has restarted a moment ago. For one lease, living writers alone may write (design: the boot rule)."""
+    """Redis has just restarted. For one lease, only live writers may write (the boot rule: log/servers.py)."""
 
     retry_after_s: float
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__("Redis has just restarted, and writers are putting lost events back. Try again shortly.")
+        super().__init__("Redis has just restarted and writers are restoring lost events. Try again shortly.")
         self.retry_after_s = wait_s
 
 
 class ArchiveDamaged(LasteventError):
-    status, code, title = 500, "archive_damaged", "What the archive holds of this stream cannot be read"
+    status, code, title = 500, "archive_damaged", "The archived copy of this stream is damaged"
 
 
 class MasksTooSlow(LasteventError):
-    status, code, title = 503, "masks_too_slow", "The masks could not be laid over this stream in time"
+    status, code, title = 503, "masks_too_slow", "The masks took too long to apply"
     retry_after_s = 60.0
 
 
 class ArchiveUnavailable(LasteventError):
-    status, code, title = 503, "archive_unavailable", "The archive cannot be reached for the moment"
+    status, code, title = 503, "archive_unavailable", "The archive is temporarily unavailable"
     retry_after_s = 5.0
 
 
 class Draining(LasteventError):
-    status, code, title = 503, "draining", "This server is going away; another one answers"
+    status, code, title = 503, "draining", "This server is shutting down"
     retry_after_s = 1.0

@@ -40,7 +40,7 @@ ANSWER_S = 10.0
 MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
 """PostgreSQL's advisory locks are numbers: any, as long as they are ours."""
 
-AWAY = "The archive cannot be reached or cannot serve. Nothing is lost; try again shortly."
+AWAY = "The archive cannot be reached or cannot serve. Nothing is lost. Try again shortly."
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
@@ -98,7 +98,7 @@ class Database:
         if self._engine:
             engine, self._engine = self._engine, None
             await engine.dispose()
-        raise ArchiveUnavailable(f"{self.path.name} is no longer the file it was; it is opened anew.")
+        raise ArchiveUnavailable(f"{self.path.name} was moved or replaced and is opened again. Try again shortly.")
 
     async def forget_erased(self) -> None:
         """Have no copy of what was erased stay in SQLite's write-ahead log. (PostgreSQL's pages are its own affair.)"""

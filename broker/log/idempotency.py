@@ -37,7 +37,7 @@ class Reservation(NamedTuple):
 
 def require_key(key: str) -> None:
     if not _FORM.fullmatch(key):
-        raise InvalidRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.")
+        raise InvalidRequest("An Idempotency-Key must be 1 to 255 visible ASCII characters.")
 
 
 async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservation:

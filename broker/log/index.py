@@ -56,7 +56,7 @@ class Place(NamedTuple):
                 raise ValueError
             return cls(int(found["score"]), found["member"])
         except (ValueError, binascii.Error, UnicodeError):
-            raise BadCursor("The cursor of a listing is the `next` of the page before it.") from None
+            raise BadCursor("The cursor of a listing must be the `next` of the page before it.") from None
 
 
 class Part(NamedTuple):

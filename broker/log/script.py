@@ -154,24 +154,24 @@ def typed(answer: Any) -> list[Any] | LasteventError:
         case [b"OK", *rest]:
             return rest
         case [b"NOT_FOUND"]:
-            return StreamNotFound("There is no stream of that id.")
+            return StreamNotFound("There is no stream with this id.")
         case [b"CLOSED"]:
-            return StreamClosed("The stream has its terminal event; nothing follows it.")
+            return StreamClosed("The stream has its terminal event. No event can follow it.")
         case [b"SUPERSEDED"]:
-            return WriterSuperseded("Another writer holds the pen now; stop writing.")
+            return WriterSuperseded("Another writer holds the pen now. Stop writing.")
         case [b"GAP", tail]:
             return AppendGap(tail)
         case [b"LIMIT"]:
-            return StreamLimit("The stream holds as many events or bytes as one may.")
+            return StreamLimit("The stream is at its limit of events or bytes. Only its terminal event still fits.")
         case [b"HELD", until_ms]:
             return LeaseHeld(until_ms)
         case [b"RUNNING"]:
-            return StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
+            return StreamRunning("The stream is still running. Cancel it first, or wait until it has ended.")
         case [b"HEALING", wait_ms]:
             return LogHealing(wait_ms / 1000)
         case [b"NEW_SERVER", server]:
             return NewServer(server.decode())
-    raise AssertionError(f"a script gave an answer that script.py does not know: {answer[:1]!r}")
+    raise AssertionError(f"script.py does not know this answer of a script: {answer[:1]!r}")
 
 
 class NewServer(LasteventError):

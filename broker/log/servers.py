@@ -27,7 +27,7 @@ T = TypeVar("T")
 SERVERS_KEPT = 8
 SERVERS_LIFE_S = 7 * 86_400
 TRIES = 3
-TOO_MANY_SERVERS = "Redis changes servers faster than they can be noted. Try again shortly."
+TOO_MANY_SERVERS = "Redis is changing servers too often. Try again shortly."
 
 ENDINGS_WAIT = 2 / 3
 """Of a lease: two heartbeats and looks, in which whoever keeps an ending that Redis lost puts it back. A new ending

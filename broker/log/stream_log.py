@@ -122,7 +122,7 @@ class StreamLog:
 
     def append_call(self, append: Append) -> Call:
         if any(event.kind in TERMINAL for event in append.events[:-1]):
-            raise ValueError("nothing follows a terminal event")  # a caller's bug, and G3 would be gone with it
+            raise ValueError("no event can follow a terminal event")  # a caller's bug; sent, it would break G3
         limits = (self._ended_life_ms, self.max_events, self.max_bytes)
         return script.append(append, *limits, self.servers.seen.server, self.servers.endings_from_ms)
 
@@ -191,7 +191,7 @@ class StreamLog:
             pipe.xrange(keys.log, min=max(cursor, 1), max="+", count=count + 1)
             (state, tail), entries = await pipe.execute()
         if state is None:
-            raise StreamNotFound("There is no stream of that id.")
+            raise StreamNotFound("There is no stream with this id.")
         events = [from_entry(entry) for entry in entries]
         more = len(events) > count
         present = cursor == 0 or bool(events and events[0].id == cursor)
@@ -203,7 +203,7 @@ class StreamLog:
         """The last event of a stream: the terminal one, if it has ended."""
         entries = await self.redis.xrevrange(self.keys.stream(sid).log, count=1)
         if not entries:
-            raise StreamNotFound("There is no stream of that id.")
+            raise StreamNotFound("There is no stream with this id.")
         return from_entry(entries[0])
 
     async def read_all(self, sid: str) -> list[Event]:
@@ -264,7 +264,7 @@ def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
     except Exception:
         # Nobody foresaw this, but it is one stream's: what the others sent in the same pipeline is in their logs.
         logger.exception("stream %s: its events could not be appended", append.sid)
-        return LasteventError("Redis refused to append to this stream.")
+        return LasteventError("Redis refused to append to this stream. The server's log says why.")
     if isinstance(outcome, LasteventError):
         return outcome
     tail, now_ms, state, there_ms = outcome

@@ -85,7 +85,7 @@ class StreamWriter:
         self.closed = False
         if self._confirmed:
             # Only a claim repeated after its pen has written could find this; our claimers never repeat so late.
-            raise ValueError("this pen has been written with before; claim the stream anew")
+            raise ValueError("this pen has already written; claim the stream again")
 
     @property
     def tail(self) -> int:
@@ -104,7 +104,7 @@ class StreamWriter:
         if self.lost:
             raise self.lost
         if self.closed:
-            raise ValueError("the ending has been written; nothing follows it")
+            raise ValueError("the terminal event has been written; no event can follow it")
         encoded = encode_data(data)
         if kind in TERMINAL:
             self.closed = True
@@ -128,7 +128,7 @@ class StreamWriter:
     async def release(self) -> None:
         """Give up the pen: another worker may go on at once. Raises why it was lost already."""
         await self._commit.log.release(self.sid, self.pen)
-        self.lose(WriterSuperseded("The pen was given up."))
+        self.lose(WriterSuperseded("This writer has released the pen."))
 
     async def _until(self, enough: Callable[[], bool]) -> None:
         while not enough():
@@ -312,7 +312,7 @@ class GroupCommit:
 
     async def _restore_once(self, writer: StreamWriter) -> None:
         if not writer.may_heal():
-            raise StreamNotFound("The stream is gone, and this process stood still: others may have had it since.")
+            raise StreamNotFound("The stream is gone, and this process stood still: others may have held it since.")
         await self.log.restore(writer.claimed)
         logger.warning("stream %s: it is back, and its events follow", writer.sid)
 

@@ -45,7 +45,7 @@ class CreateStream(Body):
     def _has_one_input(self) -> CreateStream:
         given = sum(value is not None for value in (self.messages, self.prompt))
         if self.producer == "external" and given:
-            raise ValueError("an external stream has no messages or prompt: its producer writes the events")
+            raise ValueError("an external stream takes neither messages nor prompt: its producer writes the events")
         if self.producer == "external" and self.abandon_after_s is not None:
             raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
         if self.producer == "worker" and given != 1:
@@ -93,7 +93,7 @@ class AppendEvents(Body):
     @model_validator(mode="after")
     def _ends_once(self) -> AppendEvents:
         if any(event.event in TERMINAL for event in self.events[:-1]):
-            raise ValueError("nothing follows a terminal event (done, error, cancelled)")
+            raise ValueError("no event can follow a terminal event (done, error, cancelled)")
         return self
 
 

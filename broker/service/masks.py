@@ -89,7 +89,7 @@ class Redactor:
             for pattern in self._patterns:
                 text = pattern.sub(lambda found: BLOCK * len(found[0]), text, timeout=LIMIT_S, concurrent=True)
         except TimeoutError:
-            raise MasksTooSlow("A pattern of the masks takes too long on this text; bound its repetitions.") from None
+            raise MasksTooSlow("A mask's pattern takes too long on this text. Bound its repetitions.") from None
         return text
 
     def _mask_across(self, pieces: Sequence[_Piece], data: Sequence[Any], masked: list[Any]) -> None:
@@ -129,9 +129,10 @@ def load_masks(path: Path) -> Redactor:
     except OSError as error:
         raise BadMasks(f"{path} cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise BadMasks(f"{path} is no list of [[mask]] tables, each with name, and pattern or path ({error})") from None
+        detail = f"{path} must be a list of [[mask]] tables, each with name and pattern, or name and path ({error})"
+        raise BadMasks(detail) from None
     except regex.error as error:
-        raise BadMasks(f"{path}: a pattern is no regular expression ({error})") from None
+        raise BadMasks(f"{path}: a pattern is not a regular expression ({error})") from None
 
 
 def _mask(entry: dict[str, str]) -> Mask:

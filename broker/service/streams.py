@@ -109,8 +109,8 @@ class Streams:
         await self.log.servers.require_settled(RETURN_LEASES)
         listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
         if listed is not None:
-            raise StreamExpired("The stream has ended, and its retention is over.")
-        raise StreamNotFound("There is no stream of that id.")
+            raise StreamExpired("The stream has ended and its retention is over.")
+        raise StreamNotFound("There is no stream with this id.")
 
     async def look_up_content(self, sid: str, grant: Grant) -> Found:
         """A stream whose content is there. Raises StreamExpired if it was erased."""
@@ -134,7 +134,7 @@ class Streams:
         """
         meta, is_in_redis = await self.look_up(sid, grant)
         if not meta.has_ended:
-            raise StreamRunning("The stream is still running. Cancel it first, or wait for its end.")
+            raise StreamRunning("The stream is still running. Cancel it first, or wait until it has ended.")
         if meta.erased is not None and not is_in_redis:
             return True
         redis, keys = self.log.redis, self.log.keys
@@ -172,7 +172,7 @@ class Streams:
         """The same request again, as a new stream of the same session."""
         meta = (await self.look_up_content(sid, grant)).meta
         if meta.is_external:
-            raise InvalidRequest("An external stream has no request that could run again.")
+            raise InvalidRequest("An external stream has no request to run again. Start a new stream.")
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, {"regenerates": sid})
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
@@ -192,28 +192,28 @@ class Streams:
         try:
             return await self.log.append(append)
         except StreamLimit as full:
-            reason = {"code": full.code, "message": "The stream holds as much as one may.", "recoverable": False}
+            reason = {"code": full.code, "message": "The stream has reached its size limit.", "recoverable": False}
             await self._seizures.seize(sid, ERROR, encode_data(reason))
-            raise StreamClosed("The stream holds as many events or bytes as one may, and has been ended.") from None
+            raise StreamClosed("The stream reached its limit of events or bytes and was ended.") from None
 
     async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:
         """Renew an external producer's lease. Raises StreamClosed or WriterSuperseded."""
         pen = await self._producers_pen(sid, grant, epoch)
         renewed = await self.log.append(Append(sid, pen, pen.base, (), EXTERNAL_LEASE_S))
         if is_terminal(renewed.state):
-            raise StreamClosed("The stream has its terminal event; there is nothing to renew.")
+            raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
 
     async def _producers_pen(self, sid: str, grant: Grant, epoch: int) -> Pen:
         meta, is_in_redis = await self.look_up_content(sid, grant)
         if not meta.is_external:
-            raise Forbidden("This stream is written by a worker; only a stream created as external takes events.")
+            raise Forbidden("A worker writes this stream. Only an external stream accepts events from a producer.")
         current = meta.epoch or 0
         if not meta.has_ended and epoch > current:  # of a finished one, the log says that first
             # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
-            raise WriterSuperseded("This stream has never given out that epoch; use the one its creation returned.")
+            raise WriterSuperseded("This stream has never had that epoch. Use the one that its creation returned.")
         if not is_in_redis:
-            raise StreamClosed("The stream has its terminal event, and its retention is over.")
+            raise StreamClosed("The stream has its terminal event and its retention is over.")
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
     async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:

@@ -46,5 +46,5 @@ def raise_if_passing(error: Exception) -> None:
     """Raises RedisUnavailable."""
     if is_passing(error):
         raise RedisUnavailable(
-            "Redis cannot be reached or cannot serve. Nothing is lost; try again shortly."
+            "Redis cannot be reached or cannot serve. Nothing is lost. Try again shortly."
         ) from error

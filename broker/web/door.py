@@ -74,7 +74,7 @@ class Door:
             logger.exception("request %s failed", request_id)
             if not started:
                 detail = "This is a fault of the server. Report it with the request id."
-                response = problem(request_id, 500, "internal_error", "Something went wrong in the server", detail)
+                response = problem(request_id, 500, "internal_error", "Internal server error", detail)
                 await response(scope, receive, send_with_headers)
 
 

@@ -142,14 +142,14 @@ def test_odd_shapes_pass_through(redactor: Redactor) -> None:
 @pytest.mark.parametrize(
     ("masks", "why"),
     [
-        ("", "no list of"),
-        ("mask = 5", "no list of"),
-        ("[[mask]]\npattern = 'a'", "no list of"),
-        ("[[mask]]\nname = 'a'", "no list of"),
-        ("[[mask]]\nname = 'a'\npattern = 'a'\npath = 'b'", "no list of"),
-        ("[[mask]]\nname = 'a'\npattern = 'a'\nmore = 'b'", "no list of"),
-        ("[[mask]]\nname = 'a'\npattern = '('", "no regular expression"),
-        ("[[mask", "no list of"),
+        ("", "must be a list of"),
+        ("mask = 5", "must be a list of"),
+        ("[[mask]]\npattern = 'a'", "must be a list of"),
+        ("[[mask]]\nname = 'a'", "must be a list of"),
+        ("[[mask]]\nname = 'a'\npattern = 'a'\npath = 'b'", "must be a list of"),
+        ("[[mask]]\nname = 'a'\npattern = 'a'\nmore = 'b'", "must be a list of"),
+        ("[[mask]]\nname = 'a'\npattern = '('", "not a regular expression"),
+        ("[[mask", "must be a list of"),
     ],
 )
 def test_a_file_that_holds_no_masks_is_refused(tmp_path: Path, masks: str, why: str) -> None:

@@ -291,5 +291,5 @@ def test_a_running_stream_can_be_cancelled(page: Page, seeds: Seeds) -> None:
 
 def test_a_stream_that_does_not_exist_is_said(page: Page, seeds: Seeds) -> None:
     page.goto(f"{seeds.url}/#/stream/{'0' * 32}")
-    expect(page.get_by_role("alert")).to_contain_text("There is no such stream")
+    expect(page.get_by_role("alert")).to_contain_text("Stream not found")
     expect(page.locator(".stage")).not_to_be_visible()

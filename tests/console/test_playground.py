@@ -243,7 +243,7 @@ def test_a_gap_is_said_and_the_text_painted_anew(page: Page, seeds: Seeds) -> No
 
 def test_a_stream_that_is_not_there_is_said(page: Page, seeds: Seeds) -> None:
     page.goto(f"{seeds.url}/#/playground?stream=nope")
-    expect(page.get_by_role("alert")).to_contain_text("There is no such stream")
+    expect(page.get_by_role("alert")).to_contain_text("Stream not found")
 
 
 def test_it_comes_back_by_itself_when_its_server_was_away(

@@ -297,7 +297,7 @@ async def test_a_full_stream_still_takes_its_ending(redis: Redis, limits: dict[s
 async def test_nothing_is_written_after_the_ending(log: StreamLog, writer: StreamWriter) -> None:
     writer.write("done", {})
     for kind in ("text_delta", "done"):
-        with pytest.raises(ValueError, match="ending"):
+        with pytest.raises(ValueError, match="terminal event"):
             writer.write(kind, {})
     await writer.flush()
     assert await kinds(log, writer.sid) == ["queued", "done"]
@@ -349,5 +349,5 @@ async def test_a_pen_that_has_been_written_with_is_not_taken_up_again(log: Strea
     claimed = await running(log)
     await log.append(batch(claimed, 2, *text("Salt")))
     again: Claimed = await log.claim(claimed.sid, claimed.pen.claim_id, "worker-1")
-    with pytest.raises(ValueError, match="claim the stream anew"):
+    with pytest.raises(ValueError, match="claim the stream again"):
         StreamWriter(commit, again)

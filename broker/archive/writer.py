@@ -50,7 +50,7 @@ class Erasure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ViewRecord:
     """A viewer's connection that has ended: its record, whose `opened` is in ms."""
 
     id: str
@@ -112,7 +112,7 @@ class ArchiveWriter:
             await chains.write()
         await self._advance_heads(chains)
 
-    async def add_views(self, views: Sequence[View], now_ms: int) -> None:
+    async def add_views(self, views: Sequence[ViewRecord], now_ms: int) -> None:
         """Archive viewers' records, a seal for each tenant's. Raises ArchiveUnavailable."""
         async with self.database.writing() as connection:
             there = await _present_views(connection, views)
@@ -255,7 +255,7 @@ async def _known(connection: AsyncConnection, streams: Sequence[Finished]) -> se
     return set(logs)
 
 
-async def _present_views(connection: AsyncConnection, views: Sequence[View]) -> set[str]:
+async def _present_views(connection: AsyncConnection, views: Sequence[ViewRecord]) -> set[str]:
     """Which of these are archived already. One whose server was taken for dead may come again, and say otherwise."""
     which = sa.select(VIEWS.c.id, VIEWS.c.record).where(VIEWS.c.id.in_([view.id for view in views]))
     records = {row.id: row.record for row in await connection.execute(which)}
@@ -295,7 +295,7 @@ async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid:
     await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
 
 
-def _view_row(view: View, *, is_erased: bool) -> dict[str, Any]:
+def _view_row(view: ViewRecord, *, is_erased: bool) -> dict[str, Any]:
     record = canonical({"id": view.id, "stream": view.sid, **view.record, "salt": secrets.token_hex(16)})
     return {
         "id": view.id,

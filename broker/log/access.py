@@ -52,12 +52,12 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class View:
     """One viewer's connection, as it goes on."""
 
-    __slots__ = ("at", "first_id", "how", "id", "last_id", "sid", "told")
+    __slots__ = ("at", "details", "first_id", "how", "id", "last_id", "sid")
 
-    def __init__(self, sid: str, told: Mapping[str, Any]) -> None:
+    def __init__(self, sid: str, details: Mapping[str, Any]) -> None:
         self.id = secrets.token_hex(16)
         self.sid = sid
-        self.told = told
+        self.details = details
         self.at: int = _now_ms()
         self.first_id: int | None = None
         self.last_id: int | None = None
@@ -86,12 +86,12 @@ class AccessRecord:
         return len(self._waiting)
 
     def opened(self, view: View) -> None:
-        self._add(view, {**view.told, "server": self._server, "opened": view.at})
+        self._add(view, {**view.details, "server": self._server, "opened": view.at})
 
     def closed(self, view: View, how: str) -> None:
         view.how = how
         ended = {"first_id": view.first_id, "last_id": view.last_id, "closed": _now_ms(), "how": how}
-        self._add(view, {**view.told, "server": self._server, "opened": view.at, **ended})
+        self._add(view, {**view.details, "server": self._server, "opened": view.at, **ended})
 
     async def run(self) -> None:
         """Write for ever. Ends only by cancellation."""
@@ -145,7 +145,9 @@ class AccessRecord:
         return {**record, **times}
 
 
-def told(grant: Grant, address: str | None, headers: Mapping[str, str], form: str, cursor: int) -> dict[str, Any]:
+def request_details(
+    grant: Grant, address: str | None, headers: Mapping[str, str], form: str, cursor: int
+) -> dict[str, Any]:
     """What a viewer's request says of it. `forwarded_for` is a header, and so the client's word or a proxy's."""
     return {
         "tenant": grant.tenant,

@@ -7,8 +7,8 @@ field is read, and which copies of a stream have it:
                   stream has come; the steps set them anew
     is_archived   the archive's record has it, under the stream's seal
     outlives_erasure   the tombstone has it
-    shown_as      its name in the stream's record over HTTP (service/record.py)
-    is_callers    a caller chose its content: masks are laid over it
+    api_name      its name in the stream's record over HTTP (service/record.py)
+    is_client_supplied    a caller chose its content: masks are laid over it
 
 What each script reads and writes stands in the script.
 """
@@ -41,15 +41,15 @@ class Field(Generic[T]):
         is_restored: bool = False,
         is_archived: bool = False,
         outlives_erasure: bool = False,
-        shown_as: str | None = None,
-        is_callers: bool = False,
+        api_name: str | None = None,
+        is_client_supplied: bool = False,
     ) -> None:
         self.read = read
         self.is_restored = is_restored
         self.is_archived = is_archived
         self.outlives_erasure = outlives_erasure
-        self.shown_as = shown_as
-        self.is_callers = is_callers
+        self.api_name = api_name
+        self.is_client_supplied = is_client_supplied
 
     def __set_name__(self, _: type, name: str) -> None:
         self.name = name
@@ -85,18 +85,18 @@ class Meta:
     # What it is: from its creation on.
     schema = Field(int, is_restored=True, is_archived=True, outlives_erasure=True)
     tenant = Always(str, is_restored=True, is_archived=True, outlives_erasure=True)
-    state = Always(str, is_archived=True, outlives_erasure=True, shown_as="state")
+    state = Always(str, is_archived=True, outlives_erasure=True, api_name="state")
     """queued → running → done | error | cancelled"""
-    session = Field(str, is_restored=True, is_archived=True, shown_as="session_id", is_callers=True)
-    user = Field(str, is_restored=True, is_archived=True, shown_as="user_id", is_callers=True)
-    producer = Field(str, is_restored=True, is_archived=True, shown_as="producer")
+    session = Field(str, is_restored=True, is_archived=True, api_name="session_id", is_client_supplied=True)
+    user = Field(str, is_restored=True, is_archived=True, api_name="user_id", is_client_supplied=True)
+    producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
     """WORKER or EXTERNAL"""
-    model = Field(str, is_restored=True, is_archived=True, shown_as="model")
+    model = Field(str, is_restored=True, is_archived=True, api_name="model")
     """provider/name; '' for an external stream"""
-    request = Field(orjson.loads, is_restored=True, is_archived=True, shown_as="request", is_callers=True)
+    request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
     """What the provider is sent, JSON; null for an external stream."""
-    metadata = Field(orjson.loads, is_restored=True, is_archived=True, shown_as="metadata", is_callers=True)
-    regenerates = Field(str, is_restored=True, is_archived=True, shown_as="regenerates")
+    metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
+    regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
     """restart | fail"""
     abandon_after_s = Field(float, is_restored=True, is_archived=True)
@@ -118,25 +118,25 @@ class Meta:
     worker = Field(str, is_restored=True)
     lease_until = Field(int)
     """ms"""
-    attempt = Field(int, is_archived=True, shown_as="attempt")
+    attempt = Field(int, is_archived=True, api_name="attempt")
 
     # How far it has come. Times are ms since 1970 by Redis' clock.
-    tail = Always(int, is_archived=True, outlives_erasure=True, shown_as="last_event_id")
+    tail = Always(int, is_archived=True, outlives_erasure=True, api_name="last_event_id")
     """The id of the last event."""
     events = Field(int, is_archived=True, outlives_erasure=True)
     bytes = Field(int, is_archived=True)
     """Of all events' data."""
-    created = Always(int, is_archived=True, outlives_erasure=True, shown_as="created_at")
-    started = Field(int, is_restored=True, is_archived=True, shown_as="started_at")
-    first_text = Field(int, is_archived=True, shown_as="first_text_at")
-    finished = Field(int, is_archived=True, outlives_erasure=True, shown_as="finished_at")
+    created = Always(int, is_archived=True, outlives_erasure=True, api_name="created_at")
+    started = Field(int, is_restored=True, is_archived=True, api_name="started_at")
+    first_text = Field(int, is_archived=True, api_name="first_text_at")
+    finished = Field(int, is_archived=True, outlives_erasure=True, api_name="finished_at")
     stopped_after = Field(int, is_archived=True)
     """The id of the last event before the ending."""
     ending = Field(orjson.loads, is_archived=True)
     """The terminal event's data, JSON."""
-    archived = Field(int, outlives_erasure=True, shown_as="archived_at")
+    archived = Field(int, outlives_erasure=True, api_name="archived_at")
     """When the archive held it."""
-    erased = Field(int, shown_as="erased_at")
+    erased = Field(int, api_name="erased_at")
     """When its content was erased. The step that erases sets it."""
 
     @property

@@ -9,13 +9,13 @@ from typing import Any
 from broker.archive.setup import Verdict
 from broker.log.meta import FIELDS, Meta
 
-_SHOWN = [(field, field.shown_as) for field in FIELDS if field.shown_as]
+_API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
 
-OURS = frozenset(name for field, name in _SHOWN if not field.is_callers) | {"id", "provider", "events_url"}
+OURS = frozenset(name for field, name in _API_FIELDS if not field.is_client_supplied) | {"id", "provider", "events_url"}
 """What no caller has chosen the content of: masks leave it alone."""
 
 
-def record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
+def stream_record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
     """The stream as JSON. Times (`…_at`) are RFC 3339 in UTC with milliseconds, null where not yet.
 
     Of an erased stream only its state, its times and its last event's id are left.
@@ -23,7 +23,7 @@ def record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
     ending = meta.ending
     return {
         "id": sid,
-        **{name: _shown(name, field.__get__(meta, Meta)) for field, name in _SHOWN},
+        **{name: _api_value(name, field.__get__(meta, Meta)) for field, name in _API_FIELDS},
         "model": meta.model or None,
         "provider": meta.model.partition("/")[0] if meta.model else None,
         "usage": ending.get("usage") if isinstance(ending, dict) else None,
@@ -31,7 +31,7 @@ def record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
     }
 
 
-def _shown(name: str, value: Any) -> Any:
+def _api_value(name: str, value: Any) -> Any:
     return rfc3339(value) if name.endswith("_at") else value
 
 

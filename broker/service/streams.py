@@ -37,7 +37,7 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
-from broker.service.record import record
+from broker.service.record import stream_record
 from broker.settings import Settings
 
 if TYPE_CHECKING:
@@ -244,8 +244,8 @@ class Streams:
 
     async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
         meta = (await self.look_up(sid, grant)).meta
-        shown = record(meta, sid, self._auth.token(sid))
-        return shown if meta.epoch is None or not meta.is_external else {**shown, "epoch": meta.epoch}
+        record = stream_record(meta, sid, self._auth.token(sid))
+        return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
     async def _enqueue(self, sid: str) -> None:
         try:

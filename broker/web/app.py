@@ -41,7 +41,7 @@ from broker.errors import (
 from broker.live.hub import Hub
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
-from broker.log.access import AccessRecord, View, told
+from broker.log.access import AccessRecord, View, request_details
 from broker.log.event import is_terminal, text_since_restart
 from broker.log.index import Filter
 from broker.log.keys import Keys
@@ -54,7 +54,7 @@ from broker.process.loops import Loops
 from broker.service.bodies import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
 from broker.service.listing import Listing
 from broker.service.reading import Reading, load_masks_of
-from broker.service.record import record, rfc3339
+from broker.service.record import rfc3339, stream_record
 from broker.service.streams import Started, Streams
 from broker.settings import Settings
 from broker.store.connect import connect
@@ -173,7 +173,7 @@ class Tier:
         self.viewers.require_place()
 
     def shown(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
-        return self.reading.shown(record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant)
+        return self.reading.shown(stream_record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)
@@ -366,7 +366,7 @@ def _steps(
 
 def _view(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
     address = request.client.host if request.client else None
-    return View(sid, told(grant, address, request.headers, form, cursor))
+    return View(sid, request_details(grant, address, request.headers, form, cursor))
 
 
 def _has_ended_at(cursor: int | None, state: str, tail: int) -> bool:

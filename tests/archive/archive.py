@@ -15,7 +15,7 @@ from broker.archive.reader import ArchiveReader
 from broker.archive.schema import raw
 from broker.archive.seal import Seal, Signer
 from broker.archive.signing import PublicKeys
-from broker.archive.writer import ArchiveWriter, View, finished
+from broker.archive.writer import ArchiveWriter, ViewRecord, finished
 from broker.log.event import DONE, TERMINAL, Event, encode_data
 from broker.log.meta import Meta, NewStream, new_claim_id, new_sid
 from broker.log.steps import Unsent
@@ -97,10 +97,10 @@ def meta_of(sid: str, events: int, **fields: str) -> Meta:
     return Meta({**known, **fields})
 
 
-def view_of(sid: str, **record: Any) -> View:
-    told = {"who": "anyone", "address": "127.0.0.1", "user_agent": "a browser", "format": "sse", "requested": 0}
+def view_of(sid: str, **record: Any) -> ViewRecord:
+    details = {"who": "anyone", "address": "127.0.0.1", "user_agent": "a browser", "format": "sse", "requested": 0}
     ended = {"first_id": 1, "last_id": 5, "opened": NOW_MS - 1000, "closed": NOW_MS, "how": "finished"}
-    return View(secrets.token_hex(16), "t", sid, {**told, **ended, **record})
+    return ViewRecord(secrets.token_hex(16), "t", sid, {**details, **ended, **record})
 
 
 async def finish(

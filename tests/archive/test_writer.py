@@ -11,7 +11,7 @@ import pytest
 
 from broker.archive.heads import HeadsUnavailable, open_heads
 from broker.archive.seal import NOTHING
-from broker.archive.writer import ArchiveWriter, Erasure, View, finished
+from broker.archive.writer import ArchiveWriter, Erasure, ViewRecord, finished
 from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
@@ -237,7 +237,7 @@ async def test_a_viewers_record_is_archived_once(archive: TestArchive, caplog: p
     await archive.writer.add_views([first, second], NOW_MS)
     assert caplog.text == ""
     late = view_of(sid)
-    await archive.writer.add_views([View(first.id, "t", sid, {**late.record, "how": "left"})], NOW_MS)
+    await archive.writer.add_views([ViewRecord(first.id, "t", sid, {**late.record, "how": "left"})], NOW_MS)
     assert "a later one is dropped" in caplog.text
     found = await archive.reader.views(sid)
     assert [view["id"] for view in found] == [second.id, first.id]

@@ -27,7 +27,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from broker.archive.writer import ArchiveWriter, Erasure, Finished, View, finished
+from broker.archive.writer import ArchiveWriter, Erasure, Finished, ViewRecord, finished
 from broker.errors import (
     ArchiveUnavailable,
     LeaseHeld,
@@ -281,7 +281,7 @@ class Archiver:
             due = await self._redis.zrangebyscore(
                 self._keys.views, "-inf", now_ms - VIEWS_SETTLE_MS, start=0, num=BATCH_STREAMS, withscores=True
             )
-        closed: list[View] = []
+        closed: list[ViewRecord] = []
         for sid in [sid.decode() for sid, _ in due]:
             records = await read_views(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
             closed += [_view(sid, record) for record in records if "how" in record]
@@ -291,7 +291,7 @@ class Archiver:
             await self._move_on(sid.decode(), score, now_ms)
         return len(due) == BATCH_STREAMS
 
-    async def _take(self, views: Sequence[View], now_ms: int) -> None:
+    async def _take(self, views: Sequence[ViewRecord], now_ms: int) -> None:
         await self._archive.add_views(views, now_ms)
         with from_redis():
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -334,9 +334,9 @@ class _Chores:
                 self._due_s[chore] = time.monotonic() + every_s
 
 
-def _view(sid: str, record: dict[str, Any]) -> View:
+def _view(sid: str, record: dict[str, Any]) -> ViewRecord:
     tenant = record.pop("tenant")
-    return View(record.pop("id"), tenant, sid, record)
+    return ViewRecord(record.pop("id"), tenant, sid, record)
 
 
 def _cause(error: BaseException) -> str:

@@ -1,12 +1,12 @@
 """The access record: who saw which events of a stream, when, and how each connection ended.
 
-A viewer costs two entries, one when it comes and one when it goes; a loop writes them to Redis once a second, many at
-a time, so that no viewer waits for it. From there the worker's archiver takes those that have gone into the archive.
-A server that dies leaves its viewers' records open, and they are closed for it (`server_lost`); what it had not
-written yet, at most a second's, is lost, and the archiver says so. While Redis is away entries wait here; what does not
-fit is counted (`lost`).
+A viewer costs two entries: one when its connection opens and one when it closes. A loop writes them to Redis once a
+second, many at a time, so that no viewer waits for it. From there the worker's archiver moves the records of closed
+connections to the archive. A server that dies leaves its viewers' records open, and they are closed for it
+(`server_lost`). Entries that it had not written yet, at most a second's worth, are lost, and the archiver logs that.
+While Redis is away entries wait here; those that do not fit are counted (`lost`).
 
-Times are Redis' (its clock's distance is taken at each write), so that they can be laid beside the events'.
+Times are Redis' times (the offset of its clock is measured at each write), so that they compare with the events' times.
 """
 
 from __future__ import annotations
@@ -30,18 +30,25 @@ from broker.log.keys import Keys
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
+"""A killed server loses at most this much. Viewers come and go in bursts, and one pipeline carries a burst."""
+
 FLUSH_BATCH = 500
+"""Entries in one pipeline (500 take 16 ms). A full backlog in one would hold up viewers and Redis for a second."""
+
 MAX_WAITING = 50_000
-"""Entries that wait while Redis is away: some 50 MB at the most."""
+"""Entries that wait while Redis is away: some 50 MB at most."""
 
 SERVER_LIFE_MS = 30_000
-"""A server gives a sign of life with each write. Missed for so long, it looks dead."""
+"""A server gives a sign of life with each write. After so long without one it counts as dead."""
 
 LOST_AFTER_MS = 600_000
-"""Missed for so long, its viewers' records are archived as they are: it may only have stood still before."""
+"""After so long without a sign of life its viewers' records are archived: until then it may only have stood still."""
 
 TIERS_LIFE_S = 86_400
+"""Far longer than LOST_AFTER_MS. The list expires after it if all its servers have ended."""
+
 HEADER_CHARACTERS = 300
+"""Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
 
 SERVER_LOST = "server_lost"
 
@@ -50,7 +57,7 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class View:
-    """One viewer's connection, as it goes on."""
+    """One viewer's connection while it is open. `details`: see request_details. `at`: when it opened (ms)."""
 
     __slots__ = ("at", "details", "first_id", "how", "id", "last_id", "sid")
 
@@ -64,13 +71,13 @@ class View:
         self.how: str | None = None
 
     def delivered(self, first: int, last: int) -> None:
-        """Handed to the connection. Whether it got there, only the client's next cursor tells."""
+        """These events were handed to the connection. Only the client's next cursor shows whether they arrived."""
         self.first_id = first if self.first_id is None else min(self.first_id, first)
         self.last_id = last if self.last_id is None else max(self.last_id, last)
 
 
 class AccessRecord:
-    """The records of this server process."""
+    """The viewers' records of this server process. `lost`: how many entries found no room."""
 
     def __init__(self, redis: Redis, keys: Keys, *, retention_s: float, is_archived: bool) -> None:
         self._redis = redis
@@ -89,23 +96,24 @@ class AccessRecord:
         self._add(view, {**view.details, "server": self._server, "opened": view.at})
 
     def closed(self, view: View, how: str) -> None:
+        """`how`: the way the connection ended (docs/API.md)."""
         view.how = how
         ended = {"first_id": view.first_id, "last_id": view.last_id, "closed": _now_ms(), "how": how}
         self._add(view, {**view.details, "server": self._server, "opened": view.at, **ended})
 
     async def run(self) -> None:
-        """Write for ever. Ends only by cancellation."""
+        """Write for ever. Only cancellation ends this, or RedisUnavailable."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
 
     async def close(self) -> None:
-        """The last records, and a word of farewell. Raises RedisUnavailable."""
+        """Write the last records and sign off. Raises RedisUnavailable."""
         await self.flush()
         await self._redis.zrem(self._keys.tiers, self._server)
 
     async def flush(self) -> None:
-        """Raises RedisUnavailable; what waits is kept then."""
+        """Write all waiting entries. Raises RedisUnavailable; the entries then keep waiting."""
         await self._measure_clock()
         await self._redis.zadd(self._keys.tiers, {self._server: self._now_ms()})
         await self._redis.expire(self._keys.tiers, TIERS_LIFE_S)
@@ -121,7 +129,7 @@ class AccessRecord:
                 pipe.hset(key, view, orjson.dumps(self._in_redis_time(record)).decode())
                 if self._life_ms is not None:
                     pipe.pexpire(key, self._life_ms)
-            if self._life_ms is None:  # after the records: whoever takes one out of the index looks for them first
+            if self._life_ms is None:  # after the records: the archiver looks for them before it clears the index
                 pipe.zadd(self._keys.views, {sid: now_ms for sid, _, _ in batch})
             await pipe.execute()
 
@@ -148,7 +156,10 @@ class AccessRecord:
 def request_details(
     grant: Grant, address: str | None, headers: Mapping[str, str], form: str, cursor: int
 ) -> dict[str, Any]:
-    """What a viewer's request says of it. `forwarded_for` is a header, and so the client's word or a proxy's."""
+    """What a viewer's request says about the viewer. `forwarded_for` is a header: a client or a proxy wrote it.
+
+    `form`: the format of the answer. `cursor`: the event id after which it begins.
+    """
     return {
         "tenant": grant.tenant,
         "who": grant.who,
@@ -163,7 +174,7 @@ def request_details(
 async def read_views(
     redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
 ) -> list[dict[str, Any]]:
-    """The records that Redis still has, each with its `id`; those of a server that is silent for so long are closed."""
+    """The records that Redis still has, each with its `id`. Those of a server silent for `lost_after_ms` are closed."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.views_of(sid))
         pipe.zrangebyscore(keys.tiers, now_ms - lost_after_ms, "+inf")

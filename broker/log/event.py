@@ -1,9 +1,9 @@
 """Event, the one thing that travels: from a provider through the log to a viewer.
 
-An event is `id` (its place in its stream, 1, 2, 3 …), `kind`, `data` (one line of JSON, already encoded:
-nothing on the way to a viewer parses it again) and `t` (ms since 1970, stamped by Redis).
-This file knows each form an event takes: a Redis Stream entry, a published batch, a line of NDJSON.
-Its SSE form is in sse.py.
+An event is `id` (its number in its stream: 1, 2, 3 …), `kind`, `data` (one line of JSON, already encoded: it is not
+parsed again on the way to a viewer) and `t` (ms since 1970, stamped by Redis).
+This file knows the forms that an event takes: a Redis Stream entry, a published batch, a line of NDJSON.
+Its SSE form is in dialects/sse.py.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
 DONE, ERROR, CANCELLED = "done", "error", "cancelled"
 
 TERMINAL = frozenset({DONE, ERROR, CANCELLED})
-"""Every stream ends with exactly one of these; the state of a finished stream bears the same name."""
+"""Every stream ends with exactly one of these. The state of a finished stream has the same name."""
 
 RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
 KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 
-# Python's str.splitlines(), and with it many a hand-written SSE client, breaks lines at these as well.
-# Inside JSON an escape is the same character, so no reader can be broken by them.
+# Python's str.splitlines(), and with it many hand-written SSE clients, also breaks lines at these characters.
+# Inside JSON an escape stands for the same character, so the escapes break no reader.
 _LINE_BREAKS_BEYOND_ASCII = (("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"))
 _ESCAPES = tuple((character.encode(), escape) for character, escape in _LINE_BREAKS_BEYOND_ASCII)
 
@@ -44,15 +44,16 @@ class Event(NamedTuple):
 
 
 def is_terminal(state: str) -> bool:
+    """Whether a stream in this state has ended."""
     return state in TERMINAL
 
 
 def encode_data(value: Any) -> bytes:
-    """JSON on one line, in UTF-8, without any character that some reader takes for a line break.
+    """JSON on one line, in UTF-8 (RFC 8259), without any character that some reader takes for a line break.
 
-    Raises TypeError for what JSON cannot say (a lone surrogate in a text, too).
+    Raises TypeError for what JSON cannot express (including a lone surrogate in a text).
     """
-    # Copied: what orjson gives holds on to its buffer of 4 KB, and writers keep every event.
+    # Copied: orjson's result keeps its buffer of 4 KB, and writers keep every event.
     data = b"%b" % orjson.dumps(value)
     for raw, escape in _ESCAPES:
         if raw in data:
@@ -67,7 +68,7 @@ def from_entry(entry: tuple[bytes, dict[bytes, bytes]]) -> Event:
 
 
 def from_published(message: bytes) -> list[Event]:
-    """The events of one published batch: four lines each (id, t, kind, data), see scripts/append.lua."""
+    """The events of one published batch: four lines each (id, t, kind, data), see scripts/prelude.lua."""
     lines = message.split(b"\n")
     return [
         Event(int(lines[at]), lines[at + 2].decode(), lines[at + 3], int(lines[at + 1]))
@@ -81,9 +82,9 @@ def to_ndjson(event: Event) -> bytes:
 
 
 def merge_deltas(events: Sequence[Event]) -> list[Event]:
-    """The same text in fewer events: runs of deltas of one kind become one, under the last one's id and time.
+    """The same text in fewer events: a run of deltas of one kind becomes one event, with the id and time of the last.
 
-    Only deltas that carry nothing but text are merged; another key (`agent`, say) keeps an event apart.
+    Only deltas that hold nothing but text are merged. Any other key (`agent`, say) keeps an event separate.
     """
     merged: list[Event] = []
     texts: list[str] = []
@@ -123,7 +124,7 @@ def text_since_restart(events: Sequence[Event]) -> str:
             texts.clear()
         elif event.kind == TEXT_DELTA:
             data = orjson.loads(event.data)
-            # An external producer may write any shape under this kind; what is no text adds none.
+            # An external producer may write any shape under this kind; a value that is not text adds nothing.
             if isinstance(data, dict) and isinstance(data.get("text"), str):
                 texts.append(data["text"])
     return "".join(texts)

@@ -1,12 +1,12 @@
-"""Idempotency-Key: the same request again is the same stream.
+"""Idempotency-Key: a repeated request leads to the same stream.
 
-States of a key: free → reserved → created, 24 h in all. It is reserved for a new stream id before the stream is made;
-whoever comes second makes the same id (`create` is idempotent), so a first caller that dies between the two steps
-leaves nothing behind that a second one does not complete. Only `created` says that the id was once used: a stream that
-is then missing has expired, and is never made again under its id (G1).
+States of a key: free → reserved → created, 24 h in all. A key is reserved for a new stream id before the stream is
+created. A second caller creates the same id (`create` is idempotent), so it completes what a first caller that died
+between the two steps left behind. Only `created` says that the id was once used: a stream that is missing then has
+expired, and is never created again under its id (G1).
 
-Redis may lose a key together with its stream. Who puts the stream back puts the key back, from its meta; until there
-has been time for that, a key that is not there is not called free (streams.py).
+Redis may lose a key together with its stream. The writer that puts the stream back also puts the key back, from the
+stream's meta. Until there has been time for that, a missing key does not count as free (service/streams.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from redis.asyncio import Redis
 from broker.errors import InvalidRequest
 
 KEPT_S = 86_400
+"""A day, as docs/API.md promises: clients retry for far less."""
 
 _FORM = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
 class Reservation(NamedTuple):
-    """The stream id that belongs to a key. `first`: this caller has reserved it; `created`: the stream was made."""
+    """The stream id that belongs to a key. `first`: this caller reserved it. `created`: the stream was created."""
 
     key: str
     sid: str
@@ -36,12 +37,16 @@ class Reservation(NamedTuple):
 
 
 def require_key(key: str) -> None:
+    """Raises InvalidRequest for a text that cannot be an Idempotency-Key."""
     if not _FORM.fullmatch(key):
         raise InvalidRequest("An Idempotency-Key must be 1 to 255 visible ASCII characters.")
 
 
 async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservation:
-    """Reserve a stream id for a key, by its name in Redis. Raises InvalidRequest if it was used for another request."""
+    """Reserve a stream id for a key. `name`: the key's name in Redis. `request`: any JSON value.
+
+    Raises InvalidRequest if the key was used for another request.
+    """
     digest = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
     found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
     if found is None:
@@ -53,10 +58,11 @@ async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservatio
 
 
 async def reserved_ms(redis: Redis, reservation: Reservation, now_ms: int) -> int:
-    """When this key was reserved, or a moment before: what is left of its life says so. `now_ms`: by Redis' clock."""
+    """When this key was reserved, or a moment before (ms), from its remaining life. `now_ms`: by Redis' clock."""
     left_ms: int = await redis.pttl(reservation.key)
     return now_ms - KEPT_S * 1000 + max(0, left_ms)
 
 
 async def mark_created(redis: Redis, key: str, sid: str, digest: str) -> None:
+    """The stream now exists: the key is kept for KEPT_S from here on."""
     await redis.set(key, f"{sid} {digest} created", ex=KEPT_S)

@@ -1,7 +1,7 @@
 """The index: which streams and sessions there are, newest first, by tenant and by session.
 
-It has ids and creation times; the rest stands in each stream's meta. Entries may outlive their stream: a reader that
-comes across one removes it.
+It holds ids and creation times; everything else is in each stream's meta. An entry may outlive its stream: a reader
+that finds such an entry removes it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _FORM = re.compile(r"(?P<score>0|[1-9][0-9]{0,14}):(?P<member>[^\0]+)", re.ASCII
 
 
 class Filter(NamedTuple):
+    """Which streams a listing has; None: any. The creation times are inclusive."""
+
     session: str | None = None
     user: str | None = None
     model: str | None = None
@@ -30,6 +32,7 @@ class Filter(NamedTuple):
     created_before_ms: int | None = None
 
     def matches(self, meta: Meta) -> bool:
+        """Whether a stream passes, apart from its creation time: the index has that."""
         return (
             (self.session is None or meta.session == self.session)
             and (self.user is None or meta.user == self.user)
@@ -39,16 +42,18 @@ class Filter(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a page ends: the score and member of its last entry. Entries may go; a place stays valid."""
+    """Where a page ends: the score and member of its last entry. It stays valid when that entry is removed."""
 
     score: int
     member: str
 
     def encode(self) -> str:
+        """The `next` of a page: base64url (RFC 4648, section 5) without padding, opaque to callers."""
         return base64.urlsafe_b64encode(f"{self.score}:{self.member}".encode()).decode().rstrip("=")
 
     @classmethod
     def decode(cls, text: str) -> Place:
+        """The place of a page's `next`. Raises BadCursor."""
         try:
             raw = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)).decode()
             found = _FORM.fullmatch(raw)
@@ -60,15 +65,15 @@ class Place(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What Redis, or the archive, has for a page of streams."""
+    """The streams that Redis, or the archive, has for a page."""
 
     found: dict[Place, Meta]
     end: Place | None
-    """As far as was looked, whether what stands there is among `found` or not; None: to the end."""
+    """The place through which the search went, whether its entry is in `found` or not; None: to the end."""
 
 
 class Index:
-    """Its entries in Redis. They stay for a stream's retention and LISTING_SLACK_S after its creation."""
+    """The entries in Redis. An entry stays for the retention and LISTING_SLACK_S after its stream's creation."""
 
     def __init__(self, redis: Redis, keys: Keys, *, retention_s: float) -> None:
         self._redis = redis
@@ -76,6 +81,7 @@ class Index:
         self._listed_s = round(retention_s + LISTING_SLACK_S)
 
     async def add(self, sid: str, tenant: str, session: str, created_ms: int) -> None:
+        """List a stream, and its session. Harmless to repeat."""
         keys = self._keys
         listings = (
             (keys.streams(tenant), sid),
@@ -83,7 +89,7 @@ class Index:
             (keys.sessions(tenant), session),  # after its stream: see remove
         )
         async with self._redis.pipeline(transaction=False) as pipe:
-            # A sweeper may have looked twice between the entry in le:leases and the stream, and have removed it.
+            # A sweeper may have looked twice before the stream existed, and removed its entry in le:leases.
             pipe.zadd(keys.leases, {sid: created_ms}, lt=True)
             for key, member in listings:
                 pipe.zadd(key, {member: created_ms})
@@ -92,7 +98,7 @@ class Index:
             await pipe.execute()
 
     async def remove(self, sid: str, tenant: str, session: str) -> None:
-        """Take a stream out of the listings here: the archive lists it, or nobody does."""
+        """Take a stream out of the listings in Redis: from now on only the archive may list it."""
         keys = self._keys
         of_session = keys.session(tenant, session)
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -102,8 +108,8 @@ class Index:
             *_, has_others = await pipe.execute()
         if not has_others:
             await self._redis.zrem(keys.sessions(tenant), session)
-            # A new stream is listed in its session first, and then the session: whichever entry of the session
-            # was removed here, the stream behind it is seen now.
+            # A new stream enters its session's list first, and the list of sessions afterwards. So whichever entry of
+            # the session was removed here, the stream that it stood for is seen now.
             for _, created_ms in await self._redis.zrange(of_session, 0, 0, desc=True, withscores=True):
                 await self._redis.zadd(keys.sessions(tenant), {session: created_ms}, gt=True)
                 await self._redis.expire(keys.sessions(tenant), self._listed_s)
@@ -111,7 +117,10 @@ class Index:
     async def page(
         self, key: str, after: Place | None, count: int, min_ms: int | None = None, max_ms: int | None = None
     ) -> list[Place]:
-        """Entries of a key, newest first, after a place. Entries of one millisecond are in reverse order of names."""
+        """Up to `count` entries of a key after a place, newest first; those of one millisecond in reverse name order.
+
+        `min_ms`, `max_ms`: only entries with such scores, inclusive.
+        """
         tops = [top_ms for top_ms in (after.score if after else None, max_ms) if top_ms is not None]
         entries: list[Place] = []
         offset = 0
@@ -132,6 +141,6 @@ class Index:
         return entries[:count]
 
     async def forget(self, key: str, members: Sequence[str]) -> None:
-        """Streams whose retention is over leave a key when a reader comes across them."""
+        """Remove entries whose streams are gone (their retention is over), as a reader has just found."""
         if members:
             await self._redis.zrem(key, *members)

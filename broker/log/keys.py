@@ -6,10 +6,10 @@
 | le:{sid}:meta                 | hash    | see meta.py                                 | retention, see below       |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:views                | hash    | viewer's id → its record (access.py)        | archived, or retention     |
-| le:leases                     | zset    | sid → when the sweeper looks next           | removed at the ending      |
-| le:unarchived                 | zset    | finished, not archived yet → look next (ms) | removed when archived      |
-| le:erasing                    | zset    | sid, to be erased in the archive → since    | removed when erased there  |
-| le:archiver                   | string  | which worker archives                       | 10 s after its last sign   |
+| le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
+| le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
+| le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |
+| le:archiver                   | string  | which worker archives                       | 10 s after its last beat   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
@@ -21,10 +21,10 @@
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
 | le:queued                     | channel | sid of each stream put into arq's queue     | -                          |
 
-Retention runs from a stream's ending; with an archive, from when that holds it (scripts/archived.lua): nothing leaves
-Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
+Retention starts at a stream's ending; with an archive, when that holds the stream (scripts/archived.lua): nothing
+leaves Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
 `{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
-`le:leases` is an index; what it says is checked against `meta`, which is the authority. It is written before it.
+`le:leases` is an index, written before `meta`. Its entries are checked against `meta`, which is the authority.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import NamedTuple
 SCHEMA = 1
 
 LISTING_SLACK_S = 7 * 86_400
-"""A stream stays in the listings for its retention and this long after its creation: a zset must not grow for ever."""
+"""After its creation a stream stays listed for its retention and this long: a zset must not grow for ever."""
 
 
 class StreamKeys(NamedTuple):
@@ -44,6 +44,8 @@ class StreamKeys(NamedTuple):
 
 
 class Keys:
+    """The names of all keys under one prefix."""
+
     def __init__(self, prefix: str = "le:") -> None:
         self.prefix = prefix
         self.leases = f"{prefix}leases"

@@ -1,16 +1,16 @@
 """Meta: what is kept of a stream beside its events. Each field is declared once, here.
 
-In Redis it is a hash of strings, in the archive a column or a line of the sealed record. A declaration says how the
-field is read, and which copies of a stream have it:
+In Redis, Meta is a hash of strings; in the archive, a field is a column or a part of the sealed record. A declaration
+says how the field is read and which copies of a stream have it:
 
-    is_restored   a writer that puts back a stream that Redis lost writes it again. The other fields say how far the
-                  stream has come; the steps set them anew
-    is_archived   the archive's record has it, under the stream's seal
-    outlives_erasure   the tombstone has it
-    api_name      its name in the stream's record over HTTP (service/record.py)
-    is_client_supplied    a caller chose its content: masks are laid over it
+    is_restored         a writer that puts back a stream that Redis lost writes it again. The other fields say how far
+                        the stream has come; the steps set them again
+    is_archived         the archive's record has it, under the stream's seal
+    outlives_erasure    the tombstone has it
+    api_name            its name in the stream's record over HTTP (service/record.py)
+    is_client_supplied  a caller chose its content, so masks are applied to it
 
-What each script reads and writes stands in the script.
+Each script shows which fields it reads and writes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from broker.log.keys import SCHEMA
 T = TypeVar("T")
 
 WORKER, EXTERNAL = "worker", "external"
-"""Who produces a stream's events."""
+"""What produces a stream's events: a worker, or a producer of the caller's over HTTP."""
 
 
 class Field(Generic[T]):
-    """A field that a stream may lack: then it reads None."""
+    """A field that a stream may lack: it then reads as None. `read`: from the stored string to the value."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Field(Generic[T]):
 
 
 class Always(Field[T]):
-    """A field that every stream has, erased ones too. Its absence is a KeyError."""
+    """A field that every stream has, also an erased one. Raises KeyError if it is absent."""
 
     @overload
     def __get__(self, meta: None, owner: type) -> Always[T]: ...
@@ -78,11 +78,11 @@ class Always(Field[T]):
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """A stream's meta as it was read. `fields`: name → the string that is stored."""
+    """A stream's meta as it was read. `fields`: name → the stored string."""
 
     fields: Mapping[str, str]
 
-    # What it is: from its creation on.
+    # What the stream is, from its creation on.
     schema = Field(int, is_restored=True, is_archived=True, outlives_erasure=True)
     tenant = Always(str, is_restored=True, is_archived=True, outlives_erasure=True)
     state = Always(str, is_archived=True, outlives_erasure=True, api_name="state")
@@ -94,7 +94,7 @@ class Meta:
     model = Field(str, is_restored=True, is_archived=True, api_name="model")
     """provider/name; '' for an external stream"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
-    """What the provider is sent, JSON; null for an external stream."""
+    """The request that the worker sends to the provider, JSON; null for an external stream."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
@@ -105,27 +105,27 @@ class Meta:
     boot = Field(str, is_restored=True)
     """The Redis server that created it: run_id and replication id (prelude.lua). '': unknown."""
 
-    # Who holds the pen.
+    # The pen, and the writer that holds it.
     epoch = Field(int)
-    """The fencing token: one more each time the pen changes hands."""
+    """The fencing token: it grows by one each time the pen changes hands."""
     claim = Field(str)
     base = Field(int)
     """The pen's first event id."""
     claimed_under = Field(str)
     """The server that ran the claim."""
     jumped = Field(str, is_restored=True)
-    """The server under which the ids of a producer that does not number its events have jumped last."""
+    """The server under which the ids of a producer that does not number its events jumped last."""
     worker = Field(str, is_restored=True)
     lease_until = Field(int)
-    """ms"""
+    """ms since 1970 by Redis' clock"""
     attempt = Field(int, is_archived=True, api_name="attempt")
 
-    # How far it has come. Times are ms since 1970 by Redis' clock.
+    # How far the stream has come. Times are ms since 1970 by Redis' clock.
     tail = Always(int, is_archived=True, outlives_erasure=True, api_name="last_event_id")
     """The id of the last event."""
     events = Field(int, is_archived=True, outlives_erasure=True)
     bytes = Field(int, is_archived=True)
-    """Of all events' data."""
+    """The size of all events' data."""
     created = Always(int, is_archived=True, outlives_erasure=True, api_name="created_at")
     started = Field(int, is_restored=True, is_archived=True, api_name="started_at")
     first_text = Field(int, is_archived=True, api_name="first_text_at")
@@ -135,7 +135,7 @@ class Meta:
     ending = Field(orjson.loads, is_archived=True)
     """The terminal event's data, JSON."""
     archived = Field(int, outlives_erasure=True, api_name="archived_at")
-    """When the archive held it."""
+    """When the stream was archived."""
     erased = Field(int, api_name="erased_at")
     """When its content was erased. The step that erases sets it."""
 
@@ -158,7 +158,7 @@ class Meta:
     # -- copies: fields as they are stored ---------------------------------------------------------------
 
     def restored(self) -> dict[str, str]:
-        """What a stream that Redis lost is put back with. Fields of a newer release are kept."""
+        """The fields with which a lost stream is put back. Fields of a newer release are kept."""
         return {name: text for name, text in self.fields.items() if name not in _PROGRESS}
 
     def archived_fields(self) -> dict[str, str]:
@@ -168,7 +168,7 @@ class Meta:
         return {name: self.fields[name] for name in _TOMBSTONE if name in self.fields}
 
     def erased_at(self, erased_ms: int) -> Meta:
-        """What is left of it once its content is erased."""
+        """The meta that is left once the stream's content is erased."""
         return Meta({**self.tombstone(), "erased": self.fields.get("erased", str(erased_ms))})
 
 
@@ -180,12 +180,12 @@ _TOMBSTONE = tuple(field.name for field in FIELDS if field.outlives_erasure)
 
 
 def read_hash(fields: Mapping[bytes, bytes]) -> Meta | None:
-    """The meta of a Redis hash; None for one that is not there."""
+    """The meta of a Redis hash; None if the hash does not exist."""
     return Meta({name.decode(): text.decode() for name, text in fields.items()}) if fields else None
 
 
 def new_sid() -> str:
-    """128 random bits: ids are not guessable, and never collide."""
+    """A stream id of 128 random bits: it cannot be guessed and never collides."""
     return secrets.token_hex(16)
 
 
@@ -195,7 +195,7 @@ def new_claim_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """What a stream is created from. `request` is what the provider gets; external streams have none."""
+    """What a stream is created from. `request` is sent to the provider; an external stream has none."""
 
     tenant: str
     session: str
@@ -212,7 +212,7 @@ class NewStream:
 
     @classmethod
     def again(cls, sid: str, meta: Meta) -> NewStream:
-        """The same request as a new stream of the same session."""
+        """A new stream of the same session, with the same request."""
         return cls(
             tenant=meta.tenant,
             session=meta.session or "",
@@ -226,7 +226,7 @@ class NewStream:
         )
 
     def fields(self) -> dict[str, str | bytes]:
-        """Its first meta, but for what `create` sets (times, tail, counts). An external stream runs from the start."""
+        """The first meta, without what `create` sets (times, tail, counts). An external stream runs from the start."""
         is_external = self.producer == EXTERNAL
         fields: dict[str, str | bytes | None] = {
             "schema": str(SCHEMA),

@@ -1,4 +1,4 @@
-"""arq's queue of streams that wait for a worker: the one place that puts a stream into it, and so chooses its order."""
+"""arq's queue of streams that wait for a worker. Only this file puts streams into it, and so chooses their order."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from broker.store.connect import pool
 from broker.store.errors import translating_redis_errors
 
 JOB = "generate"
+"""The name of the one kind of job, which the worker registers with arq."""
 
 
 def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRedis:
-    """arq's queue of streams that wait for a worker. Jobs are JSON: whoever can write Redis must not run code here."""
+    """The queue. Jobs are JSON, not arq's pickle: write access to Redis must not become the right to run code here."""
     queue = ArqRedis(
         pool(redis_url, connections),
         job_serializer=_dumps,
@@ -27,7 +28,7 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
 
 
 async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
-    """Have some worker run this stream, and wake those that wait for work. Raises RedisUnavailable."""
+    """Queue this stream for any worker, and wake the workers that wait for work. Raises RedisUnavailable."""
     with translating_redis_errors():
         await queue.enqueue_job(JOB, sid, _job_id=sid)
         await queue.publish(keys.queued, sid)

@@ -1,7 +1,8 @@
 """The steps that change a stream, one Lua script each (scripts/): how each is called, and what its answer means.
 
-A step is atomic on one stream's keys, and may be repeated: each script says why that is harmless. Each has a function
-here whose parameters are the script's arguments, in its order; what it gives is a `Call`, which `Scripts` carries out.
+A step is atomic on one stream's keys and may be repeated: each script says why that is harmless. Each step has a
+function here whose parameters are the script's arguments, in the script's order. The function returns a `Call`, which
+`Scripts` runs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from broker.log.steps import Append, Pen, Seizure
 
 
 class Script:
-    """A Lua step with the prelude in front, called by its digest."""
+    """A Lua step with the prelude in front, called by its SHA-1 digest (EVALSHA)."""
 
     def __init__(self, name: str) -> None:
         folder = resources.files("broker.log.scripts")
@@ -44,20 +45,22 @@ ARCHIVED, ERASE = Script("archived"), Script("erase")
 
 
 class Seen(NamedTuple):
-    """A Redis server, and since when it is in use (ms by its clock). '' and 0: this process has met none yet."""
+    """A Redis server, and since when it has been in use (ms by its clock). '' and 0: this process has met none yet."""
 
     server: str = ""
     since_ms: int = 0
 
 
 class Call(NamedTuple):
+    """A step that is ready to run on one stream."""
+
     script: Script
     sid: str
     args: Sequence[Any]
 
 
 def create(sid: str, lease_ms: int | None, reserved_ms: int | None, fields: Mapping[str, str | bytes]) -> Call:
-    """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if it is new, created (ms)"""
+    """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if new, created (ms)"""
     return Call(CREATE, sid, (_or_empty(lease_ms), _or_empty(reserved_ms), *_flat(fields)))
 
 
@@ -69,9 +72,9 @@ def claim(sid: str, claim_id: str, worker: str, lease_ms: int, seen: Seen) -> Ca
 def append(
     append: Append, retention_ms: int, max_events: int, max_bytes: int, seen_server: str, endings_from_ms: int
 ) -> Call:
-    """`endings_from_ms`: from when a new ending may be written under another server than the stream's.
+    """`endings_from_ms`: from when on a new ending may be written under another server than the stream's.
 
-    → tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
+    → tail, t (ms) of the events that this call was the first to add, state, t of the last event that was already there
     """
     pen = append.pen
     args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, round(append.lease_s * 1000), retention_ms]
@@ -114,14 +117,14 @@ def _flat(fields: Mapping[str, str] | Mapping[str, str | bytes]) -> list[str | b
 
 
 class Scripts:
-    """Carries out calls."""
+    """Runs calls, and loads the scripts into a Redis that does not have them yet."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
 
     async def run(self, call: Call) -> list[Any]:
-        """What the step answers after its OK. Raises why not, or RedisUnavailable."""
+        """The step's answer after its OK. Raises the error that the step answered, or RedisUnavailable."""
         [answer] = await self.run_many([call])
         outcome = typed(answer)
         if isinstance(outcome, LasteventError):
@@ -129,8 +132,9 @@ class Scripts:
         return outcome
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers of steps in one round trip, still to be `typed`. Raises RedisUnavailable if any did not reach
-        Redis: all may be repeated.
+        """The answers of many steps in one round trip, in their order, still to be `typed`.
+
+        Raises RedisUnavailable if any call did not reach Redis; all of them may be repeated.
         """
         answers = await self._evalsha(calls)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
@@ -147,7 +151,7 @@ class Scripts:
 
 
 def typed(answer: Any) -> list[Any] | LasteventError:
-    """What a step says after its OK, or why not. Raises what Redis itself made of the call."""
+    """A step's answer after its OK, or the error that it answered. Raises the error of a call that Redis refused."""
     if isinstance(answer, Exception):
         raise answer
     match answer:
@@ -175,7 +179,7 @@ def typed(answer: Any) -> list[Any] | LasteventError:
 
 
 class NewServer(LasteventError):
-    """The step met a server that this process has not met: it has to say since when that one is in use."""
+    """The step ran on a server that this process has not met. The caller must say since when it has been in use."""
 
     def __init__(self, server: str) -> None:
         super().__init__("Redis runs on another server than before.")

@@ -1,11 +1,12 @@
-"""Seizures that are kept: an ending that was acknowledged stays the ending, also if Redis loses its last second.
+"""Kept seizures: an ending that was acknowledged stays the ending, also if Redis loses its last second.
 
-Whoever ends a stream by taking its pen (a cancel, a sweeper, a limit) keeps that ending for one lease, and puts it
-back if it is gone. Writers do the same for endings of their own (writer.py).
+A process that ends a stream by taking its pen (a cancel, a sweeper, a limit) keeps that ending for one lease and puts
+it back if it is gone. Writers do the same for their own endings (writer.py).
 
-Failure points: Redis is away (kept, and tried again, until a look that came a lease after the seizure was answered);
-this process dies together with the log's tail (lost: ARCHITECTURE says so); the whole stream vanished (its writer may
-restore it within that time; then it ends again).
+Failure points:
+- Redis is away: the ending is kept and tried again, until Redis answers a look that came a lease after the seizure
+- this process dies together with the log's tail: the ending is lost (ARCHITECTURE says so)
+- the whole stream vanished: its writer may restore it within that time, and then it ends again
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LOOK_S = 2.0
 """As often as a writer's heartbeat."""
 
 RETRY_S = 0.3
+"""Between looks while Redis is away: once it is back, a lost ending must be put back within ENDINGS_WAIT (4 s)."""
 
 
 class _Kept(NamedTuple):
@@ -35,6 +37,8 @@ class _Kept(NamedTuple):
 
 
 class Seizures:
+    """The seizures of this process, and the loop that keeps them."""
+
     def __init__(self, log: StreamLog) -> None:
         self._log = log
         self._kept: list[_Kept] = []
@@ -43,8 +47,8 @@ class Seizures:
     async def seize(self, sid: str, kind: str, data: bytes, *, only_expired: bool = False) -> Seized:
         """Take the pen, write the terminal event `kind`, and keep it. The writer, if there is one, is fenced.
 
-        With `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound or LogHealing.
-        The same claim is tried once more if Redis did not answer: it may have been done.
+        With `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound, LogHealing or
+        RedisUnavailable. If Redis does not answer, the same claim is tried once more: the first may have succeeded.
         """
         seizure = Seizure(sid, new_claim_id(), kind, data)
         try:
@@ -57,8 +61,8 @@ class Seizures:
         return seized
 
     async def run(self) -> None:
-        """Look after what is kept, for ever. Ends only by cancellation."""
-        wait_s = 0.0  # which server this is has to be noted from the start, to notice that it is another one
+        """Look after the kept seizures, for ever. Only cancellation ends this."""
+        wait_s = 0.0  # the server is noted from the start, so that a change of servers is noticed
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -75,11 +79,14 @@ class Seizures:
                 wait_s = LOOK_S
 
     def beat(self) -> None:
-        """Look now: Redis runs on another server, and may have lost something."""
+        """Look now: Redis runs on another server and may have lost something."""
         self._is_due.set()
 
     async def look(self) -> None:
-        """Look once at every kept seizure: put it back if it is gone, let it go when it has been kept for a lease."""
+        """Look once at every kept seizure: put it back if it is gone; stop keeping it after a lease.
+
+        Raises StoreUnavailable.
+        """
         for kept in list(self._kept):
             looked_at_s = time.monotonic()
             await self._put_back(kept.seizure)

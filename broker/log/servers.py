@@ -1,14 +1,15 @@
-"""Which Redis server a process talks to, and since when that one is in use: what the boot rule stands on.
+"""Which Redis server a process talks to, and since when that server has been in use: the basis of the boot rule.
 
-A server that took over from another (a restart, a promoted replica) may have lost the end of every log. For one lease
-nothing is claimed or seized then, so that living writers put back what was lost first; for two thirds of it nobody
-writes a *new* ending. The lease runs from when the first process met the server, which `le:servers` keeps.
+A server that took over from another (a restart, a promoted replica) may have lost the end of every log. The boot rule:
+for one lease no stream is claimed or seized, so that live writers can put back lost events first; for two thirds of
+that lease no *new* ending is written. The lease starts when the first process meets the server; `le:servers` keeps
+that time.
 
-A server that ended with everything on its disk has lost nothing (the embedded one, stopped cleanly). The next one has
-another name, so that pens jump and no claim is repeated, but it *succeeds* the one before, and nobody waits for it.
+A server that ended with everything on its disk has lost nothing (the embedded one, stopped cleanly). Its successor has
+another name, so pens jump and no claim is repeated; but nobody waits for it.
 
-A script that has to know says NEW_SERVER when it runs on a server that this process has not met; `calling` notes the
-server and calls again.
+A script that needs that time answers NEW_SERVER when it runs on a server that this process has not met. `calling` then
+notes the server and calls the script again.
 """
 
 from __future__ import annotations
@@ -25,19 +26,27 @@ from broker.log.script import NewServer, Seen
 T = TypeVar("T")
 
 SERVERS_KEPT = 8
+"""A process asks for the current server and the one before it; eight leave room for a series of restarts."""
+
 SERVERS_LIFE_S = 7 * 86_400
+"""Far longer than any lease: an entry matters for two leases, but the key must not stay for ever."""
+
 TRIES = 3
+"""A call meets a new server once. More than that means that Redis changes servers faster than a round trip."""
+
 TOO_MANY_SERVERS = "Redis is changing servers too often. Try again shortly."
 
 ENDINGS_WAIT = 2 / 3
-"""Of a lease: two heartbeats and looks, in which whoever keeps an ending that Redis lost puts it back. A new ending
-waits for that, and is still there before anybody may claim."""
+"""Of a lease: time for two heartbeats and two looks, in which a lost ending is put back by the process that keeps it.
+A new ending waits for that, and is still written before any process may claim the stream."""
 
 RETURN_LEASES = 2
 """Leases in which a stream that Redis lost may come back: its writer may have stood still for almost one of them."""
 
 
 class Servers:
+    """`seen`: the server that this process met last."""
+
     def __init__(self, redis: Redis, keys: Keys, *, lease_s: float) -> None:
         self._redis = redis
         self._key = keys.servers
@@ -45,22 +54,22 @@ class Servers:
         self.seen = Seen()
 
     async def now_ms(self) -> int:
-        """Redis' clock, the only one that decides anything."""
+        """Redis' clock, in ms since 1970: the only clock that decides anything."""
         seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def note(self) -> None:
-        """Note since when this server is in use: a lease later, streams of the one before it may be claimed."""
+        """Note since when this server has been in use: a lease later, streams of an earlier one may be claimed."""
         server = await self._this()
         if server != self.seen.server:
             await self.meet(server)
 
     async def meet(self, server: str) -> None:
-        """This process talks to another server than before."""
+        """This process talks to another server than before: learn since when it has been in use."""
         now_ms = await self.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(self._key, {server: now_ms}, nx=True)
-            if self.seen.server:  # one that has lost everything must not be taken for the first
+            if self.seen.server:  # a server that has lost everything must not be taken for the first one
                 pipe.zadd(self._key, {self.seen.server: self.seen.since_ms}, nx=True)
             pipe.zremrangebyrank(self._key, 0, -1 - SERVERS_KEPT)
             pipe.expire(self._key, SERVERS_LIFE_S)
@@ -92,7 +101,10 @@ class Servers:
         return True
 
     async def calling(self, step: Callable[[Seen], Awaitable[T]]) -> T:
-        """Call a step that must know since when this server is in use. Raises RedisUnavailable if it keeps changing."""
+        """Call a step that needs to know since when this server has been in use.
+
+        Raises RedisUnavailable if the server keeps changing, and whatever the step raises.
+        """
         for _ in range(TRIES):
             try:
                 return await step(self.seen)
@@ -101,7 +113,7 @@ class Servers:
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
     async def require_settled(self, leases: float) -> None:
-        """Raises LogHealing within so many leases after a change of servers: what is not there may be put back."""
+        """Raises LogHealing for so many leases after a change of servers: a missing key may still be put back."""
         await self.note()
         wait_ms = self.seen.since_ms + leases * self._lease_ms - await self.now_ms()
         if wait_ms <= 0:
@@ -115,10 +127,10 @@ class Servers:
 
     @property
     def endings_from_ms(self) -> int:
-        """From when on a stream of another server may get a new ending."""
+        """From when on (ms) a stream created under another server may get a new ending."""
         return self.seen.since_ms + round(ENDINGS_WAIT * self._lease_ms)
 
 
 def server_of(info: Mapping[str, Any]) -> str:
-    """The server's name as the scripts make it (prelude.lua) of what INFO says."""
+    """The server's name as the scripts form it (prelude.lua), from the fields of INFO."""
     return str(info.get("run_id", ""))[:16] + str(info.get("master_replid", ""))[:16]

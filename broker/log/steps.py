@@ -1,4 +1,7 @@
-"""What the steps of the log take and give: the pen, a new stream, an append, a seizure, a page."""
+"""The values that the log's steps take and return: the pen, a claim, an append, a seizure, a page.
+
+All times (`t`, `…_ms`) are ms since 1970 by Redis' clock.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ LEASE_S = 6.0
 """A worker's lease. Takeover within 10 s (G4) = lease + the sweeper's second + the claim, with room to spare."""
 
 EXTERNAL_LEASE_S = 30.0
-"""An external producer's lease: it renews over HTTP, from machines and networks we know nothing of."""
+"""An external producer's lease. The producer renews it over HTTP, from machines and networks unknown to us."""
 
 PAGE_EVENTS = 500
-"""Events a read takes at once: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
+"""Events in one read: some 100 KiB of deltas, so that a long backlog neither blocks Redis nor fills memory."""
 
 
 class Pen(NamedTuple):
+    """The right to write a stream. `epoch`: the fencing token. `base`: the first event id that it may use."""
+
     epoch: int
     claim_id: str
     base: int
@@ -27,7 +32,10 @@ class Pen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A stream in a worker's hands, as it was when claimed, under which server."""
+    """A stream that a worker has claimed, as it was then. `server`: the Redis server that ran the claim.
+
+    `events`, `bytes`: how many events the stream had, and the bytes of their data.
+    """
 
     sid: str
     pen: Pen
@@ -40,7 +48,7 @@ class Claimed:
 
 
 class Appended(NamedTuple):
-    """`now_ms`: what new events were stamped with. `there_ms`: the stamp of the last one that was there already."""
+    """`now_ms`: the stamp of the new events. `there_ms`: the stamp of the last event that was already there."""
 
     tail: int
     now_ms: int
@@ -49,7 +57,10 @@ class Appended(NamedTuple):
 
 
 class Seized(NamedTuple):
-    """How a stream ended: by this seizure, or (`already`) before it. `epoch`, `t`: of its ending."""
+    """How a stream ended: by this seizure, or (`already`) before it. `epoch`, `t`: of the terminal event.
+
+    `stopped_after`: the id of the last event before the terminal one.
+    """
 
     state: str
     last_event_id: int
@@ -60,7 +71,7 @@ class Seized(NamedTuple):
 
 
 class Seizure(NamedTuple):
-    """A terminal event that was written by taking the pen, and what it takes to put it back (`id` 0: it is new)."""
+    """A terminal event written by taking the pen, with all that is needed to put it back (`id` 0: it is new)."""
 
     sid: str
     claim_id: str
@@ -72,9 +83,9 @@ class Seizure(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The events after a cursor, as far as one read goes, and the stream's state when it was read.
+    """The events after a cursor that one read returned, and the stream's state and tail when it was read.
 
-    `present`: the cursor's own event is in the log (or the cursor is 0).
+    `present`: the cursor's own event is in the log (or the cursor is 0). `more`: the log has further events.
     """
 
     state: str
@@ -85,7 +96,7 @@ class Page(NamedTuple):
 
 
 class Unsent(NamedTuple):
-    """An event on its way to the log. `t` is set when it was there before and is being put back."""
+    """An event on its way to the log. `t` is set if the event was there before and is being put back."""
 
     kind: str
     data: bytes
@@ -93,7 +104,10 @@ class Unsent(NamedTuple):
 
 
 class Append(NamedTuple):
-    """`attempt`: as the pen's claim counted it. `claimed_under`: the server, from a writer that has stood still."""
+    """`first`: the id of the first event (0: the next one). `attempt`: as the pen's claim counted it.
+
+    `claimed_under`: the server that ran the claim; only a writer whose process has stood still gives it.
+    """
 
     sid: str
     pen: Pen

@@ -1,10 +1,12 @@
 """StreamLog: one stream's events in Redis, and every step that changes or reads them.
 
 Everything in Lastevent revolves around this log. A step that changes a stream is one Lua script (script.py, scripts/),
-atomic on that stream's keys; its answer becomes a value of steps.py or an error of errors.py here. Steps may be
+atomic on that stream's keys. Here its answer becomes a value of steps.py or an error of errors.py. A step may be
 repeated: each script says why that is harmless. Reads are plain commands.
 
-Whoever writes holds the *pen*: (epoch, claim id, base). Epoch is the fencing token.
+A writer holds the *pen*: (epoch, claim id, base). The epoch is the fencing token.
+
+Every method raises RedisUnavailable if Redis does not answer or cannot serve.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 class StreamLog:
+    """All streams of one Redis. `is_archived`: there is an archive, so retention starts when it holds a stream (G7)."""
+
     def __init__(
         self,
         redis: Redis,
@@ -68,12 +72,13 @@ class StreamLog:
     # -- steps that change a stream ------------------------------------------------------------------
 
     async def create(self, new: NewStream, *, reserved_ms: int | None = None) -> bool:
-        """Create a stream with its event 1 (`queued`). True if it is new; repeating it is harmless.
+        """Create a stream with its event 1 (`queued`). True if it is new. Repeating it is harmless.
 
-        `reserved_ms`: it may have been created since then, and Redis may have lost that: no id of that time is used.
+        `reserved_ms`: the stream may have been created since then, and Redis may have lost it. No event id that it
+        may have used is used again.
 
-        The sweeper's index is written first: a stream that exists is always one that somebody will look at.
-        Its place in the listings comes last, and is written again by a repetition.
+        The sweeper's index is written first, so that a sweeper will look at every stream that exists. The listings are
+        written last; a repeated call writes them again.
         """
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
@@ -82,7 +87,7 @@ class StreamLog:
         return bool(is_new)
 
     async def claim(self, sid: str, claim_id: str, worker: str) -> Claimed:
-        """Take the pen of a queued stream, or of one whose lease has run out.
+        """Take the pen of a queued stream, or of one whose lease has expired.
 
         Raises StreamNotFound, StreamClosed, LeaseHeld or LogHealing.
         """
@@ -94,9 +99,9 @@ class StreamLog:
         return Claimed(sid, Pen(epoch, claim_id, base), tail, attempt, events, size, server.decode(), found)
 
     async def append(self, append: Append) -> Appended:
-        """Add events under consecutive ids from `first` on, and renew the lease. Safe to repeat.
+        """Add events under consecutive ids, beginning with `first`, and renew the lease. Safe to repeat.
 
-        Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap, StreamLimit or (a new ending) LogHealing.
+        Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap, StreamLimit or, for a new ending, LogHealing.
         """
         [result] = await self.append_many([append])
         if isinstance(result, LasteventError):
@@ -104,7 +109,7 @@ class StreamLog:
         return result
 
     async def append_many(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
-        """Group commit: the appends of many streams in one pipeline; what each came to, in their order."""
+        """Group commit: the appends of many streams in one pipeline. Returns the outcome of each, in the same order."""
         outcomes = await self._append(appends)
         for _ in range(TRIES):
             refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)}
@@ -127,9 +132,9 @@ class StreamLog:
         return script.append(append, *limits, self.servers.seen.server, self.servers.endings_from_ms)
 
     async def restore(self, claimed: Claimed) -> None:
-        """Put back a stream that vanished whole, under its writer's pen. Harmless if it is there.
+        """Put back a stream that vanished whole, under its writer's pen. Harmless if the stream is there.
 
-        Raises StreamNotFound if it did not vanish with a server, but was removed.
+        Raises StreamNotFound if the stream was removed rather than lost with a server.
         """
         sid, pen, meta = claimed.sid, claimed.pen, claimed.meta
         fields = {**meta.restored(), "epoch": str(pen.epoch), "claim": pen.claim_id, "base": str(pen.base)}
@@ -142,15 +147,18 @@ class StreamLog:
             await mark_created(self.redis, self.keys.idempotency(meta.tenant, key), sid, digest)
 
     async def release(self, sid: str, pen: Pen) -> None:
-        """Give up the pen: the next claim need not wait for the lease. Raises StreamClosed or WriterSuperseded."""
+        """Release the pen: the next claim need not wait for the lease.
+
+        Raises StreamNotFound, StreamClosed or WriterSuperseded.
+        """
         await self._scripts.run(script.release(sid, pen))
         await self.redis.zadd(self.keys.leases, {sid: 0}, xx=True)
 
     async def seize_or_put_back(self, seizure: Seizure, *, only_expired: bool = False) -> Seized:
-        """Take the pen and write a terminal event in one step; or put back what was seized and lost.
+        """Take the pen and write a terminal event in one step, or put back a seizure that Redis lost.
 
         The writer, if there is one, is fenced. With `only_expired`, raises LeaseHeld while a writer's lease runs.
-        Raises StreamNotFound or LogHealing. The ending may still be lost: seizures.py keeps it.
+        Raises StreamNotFound or LogHealing. Redis may still lose the ending; seizures.py keeps it.
         """
         state, last, stopped_after, already, epoch, t = await self.servers.calling(
             lambda seen: self._scripts.run(
@@ -161,17 +169,20 @@ class StreamLog:
         return Seized(state.decode(), last, stopped_after, bool(already), epoch, t)
 
     async def start_retention(self, sid: str, archived_ms: int) -> None:
-        """The archive holds this stream: Redis keeps it for its retention from here on.
+        """The archive holds this stream, so its retention in Redis starts now. `archived_ms`: when it was archived.
 
-        Raises StreamNotFound, or LeaseHeld if it has lost its ending.
+        Raises StreamNotFound, or LeaseHeld if Redis has lost the stream's ending.
         """
         await self._scripts.run(script.archived(sid, archived_ms, self._retention_ms))
 
     async def erase(self, sid: str, meta: Meta, erased_ms: int) -> int:
-        """Erase a finished stream's content here; its tombstone stays. Raises StreamRunning."""
+        """Erase a finished stream's content in Redis; its tombstone stays. Returns when it was erased (ms).
+
+        Raises StreamRunning.
+        """
         [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, meta.tombstone()))
         await self.redis.delete(self.keys.views_of(sid))
-        if meta.idempotency_key:  # its digest of the request could be guessed
+        if meta.idempotency_key:  # from the digest the request could be guessed
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])
             await self.redis.set(key, f"{sid} {secrets.token_hex(32)} created", xx=True, keepttl=True)
         await self.index.remove(sid, meta.tenant, meta.session or "")
@@ -182,7 +193,7 @@ class StreamLog:
     async def read_page(self, sid: str, cursor: int, count: int = PAGE_EVENTS) -> Page:
         """Up to `count` events after `cursor`. Raises StreamNotFound.
 
-        State is read before the events: if it says the stream has ended, the ending is among what follows.
+        The state is read before the events: if it is terminal, the terminal event is in the log that is read next.
         The read begins at the cursor's own event, to learn whether the log still has it.
         """
         keys = self.keys.stream(sid)
@@ -200,14 +211,14 @@ class StreamLog:
         return Page(state.decode(), int(tail), present, events[:count], more)
 
     async def read_last(self, sid: str) -> Event:
-        """The last event of a stream: the terminal one, if it has ended."""
+        """The last event of a stream: the terminal event if it has ended. Raises StreamNotFound."""
         entries = await self.redis.xrevrange(self.keys.stream(sid).log, count=1)
         if not entries:
             raise StreamNotFound("There is no stream with this id.")
         return from_entry(entries[0])
 
     async def read_all(self, sid: str) -> list[Event]:
-        """The whole log as it is now (a stream is bounded: max_events, max_bytes)."""
+        """The whole log as it is now (a stream is bounded: max_events, max_bytes). Raises StreamNotFound."""
         events: list[Event] = []
         more = True
         while more:
@@ -217,10 +228,10 @@ class StreamLog:
         return events
 
     async def read_meta(self, *sids: str) -> list[Meta | None]:
-        """Each stream's meta; None where there is none."""
+        """Each stream's meta, in the same order; None for a stream that is not there."""
         if not sids:
             return []
-        if len(sids) == 1:  # at each connection of a viewer: a pipeline would be half of its cost
+        if len(sids) == 1:  # each viewer's connection reads one: a pipeline would be half of its cost
             hashes = [await self.redis.hgetall(self.keys.stream(sids[0]).meta)]  # type: ignore[misc]  # sync or async
         else:
             async with self.redis.pipeline(transaction=False) as pipe:
@@ -230,14 +241,15 @@ class StreamLog:
         return [read_hash(fields) for fields in hashes]
 
     async def now_ms(self) -> int:
+        """Redis' clock, in ms since 1970."""
         return await self.servers.now_ms()
 
     # -- what the steps need -----------------------------------------------------------------------------
 
     async def _wake_sweeper_for(self, sids: Sequence[str]) -> None:
-        """These have ended: let the sweeper see it now, and not when their leases would have run out."""
+        """These streams have ended: let the sweeper see them now, not when their leases would have expired."""
         if self.is_archived and sids:
-            with suppress(RedisUnavailable):  # then it sees it a lease later
+            with suppress(RedisUnavailable):  # then the sweeper sees them a lease later
                 await self.redis.zadd(self.keys.leases, dict.fromkeys(sids, 0), xx=True)
 
     @property
@@ -250,7 +262,7 @@ class StreamLog:
 
     @property
     def _ended_life_ms(self) -> int:
-        """What a step that ends a stream gives its keys to live: with an archive, nothing yet (0)."""
+        """The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first."""
         return 0 if self.is_archived else self._retention_ms
 
 
@@ -262,7 +274,7 @@ def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
     try:
         outcome = script.typed(answer)
     except Exception:
-        # Nobody foresaw this, but it is one stream's: what the others sent in the same pipeline is in their logs.
+        # An unforeseen failure concerns this stream only: the others' events of the same pipeline are in their logs.
         logger.exception("stream %s: its events could not be appended", append.sid)
         return LasteventError("Redis refused to append to this stream. The server's log says why.")
     if isinstance(outcome, LasteventError):

@@ -1,18 +1,18 @@
-"""StreamWriter gives ids at once; GroupCommit carries what the writers of a process have gathered to the log.
+"""StreamWriter numbers events at once; GroupCommit carries the events of all writers of a process to the log.
 
-States of an event: written (it has its id) → in flight → confirmed (Redis has it). A writer keeps all of them
-from its pen's base on, in order: confirmed is a count, and a log that turns out shorter only lowers it.
+States of an event: written (it has its id) → in flight → confirmed (Redis has it). A writer keeps all its events from
+its pen's base on, in order. `confirmed` is a count: if the log turns out to be shorter, only the count falls.
 
-One commit is in flight at a time. What is written meanwhile is gathered and goes out with the next, all streams
-in one pipeline; nothing waits on a timer. Races and failure points:
-- the reply is lost: the same batch goes again, and the script skips what is there
-- Redis is away: the commit is tried again until it is back; writers wait in drain()
-- Redis lost the tail: AppendGap says from where; events from there go again, under their old ids and times
-- Redis lost the whole stream: it is restored under this pen first, then as above
+One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in
+one pipeline. No event waits for a timer. Races and failure points:
+- the reply is lost: the same batch is sent again, and the script skips the events that are there
+- Redis is away: the commit is tried again until Redis is back; writers wait in drain()
+- Redis lost the tail: AppendGap says from where; the events after it are sent again, under their old ids and times
+- Redis lost the whole stream: it is first restored under this pen, then as above
 - Redis loses the ending: writers that have ended are kept, and renewed, for another lease (`Heartbeat`)
-- Redis is another server: somebody may be about to put back an ending; a new one waits until that is over (LogHealing)
-- this process stood still for a lease: others may have taken its streams, and Redis may have lost that. It goes on
-  where its pen still holds, under the very server that it claimed from; under another one it has no right to heal
+- Redis is another server: a process may be about to put back an ending, so a new ending waits (LogHealing)
+- this process stood still for a lease: others may have taken its streams, and Redis may have lost that. The writer
+  continues where its pen is still valid, on the very server that ran its claim; on another one it has no right to heal
 - the pen was taken (takeover, cancel): the writer is lost for good; `on_lost` tells its owner at once
 """
 
@@ -48,24 +48,28 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UNCONFIRMED_EVENTS = 256
-"""What a stream may always have under way: enough to fill a pipeline."""
+"""Unconfirmed events that a stream may always have: enough to fill a pipeline."""
 
 UNCONFIRMED_BYTES = 64 * 2**20
-"""What a process keeps of events that Redis has not taken yet (it is away, or full): minutes of hundreds of
-generations. Beyond it drain() waits, and so slows the providers, which are read no further."""
+"""Event data that a process holds while Redis does not accept it (Redis is away, or full): minutes of hundreds of
+generations. Above this limit drain() waits, so the providers are read no further."""
 
 BATCH_EVENTS = 256
-"""Events of one stream in one commit: a stream that catches up after an outage must not hold up the others."""
+"""Events of one stream in one commit: a stream that catches up after an outage must not delay the others."""
 
 RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Waits between commits that find no Redis; the last one repeats."""
+"""Waits between commits while Redis is away; the last one repeats."""
 
 
 PULSE_S = 0.5
+"""Far below a lease: a gap of a lease between two beats is then a stop, and not a slow beat."""
 
 
 class StreamWriter:
-    """Writes one stream under one pen. `lost` is set once nothing written here can reach the log any more."""
+    """Writes one stream under one pen. `lost` is set once no event written here can reach the log any more.
+
+    `on_lost`: called once, when `lost` is set. `vanished`: Redis lost the whole stream, and it must be restored first.
+    """
 
     def __init__(self, commit: GroupCommit, claimed: Claimed) -> None:
         self.sid = claimed.sid
@@ -84,7 +88,7 @@ class StreamWriter:
         self._ended_at_s: float | None = None
         self.closed = False
         if self._confirmed:
-            # Only a claim repeated after its pen has written could find this; our claimers never repeat so late.
+            # Only a claim that is repeated after its pen has written can lead here; our claimers never repeat so late.
             raise ValueError("this pen has already written; claim the stream again")
 
     @property
@@ -99,7 +103,7 @@ class StreamWriter:
     def write(self, kind: str, data: dict[str, Any]) -> int:
         """Number an event and hand it to the next commit. Returns its id.
 
-        Raises StreamLimit if the stream is full (its ending still fits), or why the pen was lost.
+        Raises StreamLimit if the stream is full (its terminal event still fits), or the error that lost the pen.
         """
         if self.lost:
             raise self.lost
@@ -118,15 +122,18 @@ class StreamWriter:
         return self.tail
 
     async def drain(self) -> None:
-        """Backpressure: wait until the log is not too far behind. Raises why the pen was lost."""
+        """Backpressure: wait until the log is not too far behind. Raises the error that lost the pen."""
         await self._until(lambda: self.unconfirmed <= UNCONFIRMED_EVENTS or self._commit.has_room)
 
     async def flush(self) -> None:
-        """Wait until the log has everything written so far. Raises why the pen was lost."""
+        """Wait until the log has every event written so far. Raises the error that lost the pen."""
         await self._until(lambda: self.unconfirmed == 0)
 
     async def release(self) -> None:
-        """Give up the pen: another worker may go on at once. Raises why it was lost already."""
+        """Release the pen: another worker may take over at once.
+
+        Raises StreamNotFound, StreamClosed, WriterSuperseded or RedisUnavailable.
+        """
         await self._commit.log.release(self.sid, self.pen)
         self.lose(WriterSuperseded("This writer has released the pen."))
 
@@ -149,29 +156,30 @@ class StreamWriter:
     # -- for GroupCommit and the heartbeat -------------------------------------------------------------
 
     def batch(self) -> Append:
-        """What the log does not have yet, as far as one commit takes it. Empty: it only renews the lease."""
+        """The next events that the log does not have, at most BATCH_EVENTS. An empty batch only renews the lease."""
         first = self._confirmed
         pending = self._events[first : first + BATCH_EVENTS]
-        # The ending of a full stream travels alone: then no limit can refuse it.
+        # The terminal event of a full stream travels alone: then no limit can refuse it.
         if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_over_limit():
             pending.pop()
         return self.stamped(Append(self.sid, self.pen, self.pen.base + first, pending, attempt=self.claimed.attempt))
 
     def stamped(self, append: Append) -> Append:
-        """With this writer's right to heal as it is now: the process may have stood still between two tries."""
+        """The append with this writer's present right to heal: the process may have stood still between two tries."""
         return append._replace(claimed_under="" if self.may_heal() else self.claimed.server)
 
     def has_kept_its_ending(self) -> bool:
-        """Whether a renewal that is answered now came a lease after the ending was there: it will stay."""
+        """Whether the ending has been in the log for a lease, so that it will stay. Asked after an answered renewal."""
         if self._ended_at_s is None or self.unconfirmed:
             return False
         return _now_s() - self._ended_at_s >= self._commit.log.lease_s
 
     def may_heal(self) -> bool:
+        """Whether this process has run without a break since its claim, so that it may put events back."""
         return not self._commit.pulse.stood_still_since(self._claimed_at_s)
 
     def settle(self, sent: Append, outcome: Appended | LasteventError) -> None:
-        """Take in what became of a batch or a renewal."""
+        """Apply the outcome of a batch or a renewal."""
         if self.lost:
             return
         if isinstance(outcome, Appended):
@@ -195,7 +203,7 @@ class StreamWriter:
 
     def lose(self, why: LasteventError) -> None:
         if self.lost:
-            return  # a heartbeat and a commit may both learn it; the owner is told once
+            return  # a heartbeat and a commit may both find out; the owner is notified once
         self.lost = why
         self._commit.unconfirmed_bytes -= _size(self._events[self._confirmed :])
         self._progress.set()
@@ -203,14 +211,14 @@ class StreamWriter:
             self.on_lost()
 
     def _confirm(self, sent: Append, outcome: Appended) -> None:
-        # A healed event keeps its first time: remember what the log stamped these with. Of a batch that was there
-        # already (the reply had been lost), that is what it was stamped with then.
+        # A healed event keeps its first time, so the log's stamp is remembered. If the batch was already there (its
+        # first reply was lost), that is the stamp it got then.
         stamp = outcome.there_ms or outcome.now_ms
         start = sent.first - self.pen.base
         for at in range(start, start + len(sent.events)):
             if self._events[at].t is None:
                 self._events[at] = self._events[at]._replace(t=stamp)
-        # The log's word, also when it is less than was confirmed: then its tail was lost, and goes again.
+        # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
             self._ended_at_s = _now_s()
@@ -227,14 +235,14 @@ def _size(events: list[Unsent]) -> int:
 
 
 def _now_s() -> float:
-    """A clock that also runs while the machine is suspended, where there is one."""
+    """A clock that also runs while the machine is suspended, where the system has one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Pulse:
-    """Notices that this process has stood still for a lease: stopped by a signal, or its machine suspended.
+    """Notices that this process has stood still for a lease: a signal stopped it, or its machine was suspended.
 
-    Whether Redis answered does not matter here: while it is away for everybody, nobody can take a stream.
+    Whether Redis answered does not matter here: while Redis is away for all processes, none can take a stream.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -247,7 +255,7 @@ class Pulse:
             await asyncio.sleep(PULSE_S)
 
     def stood_still_since(self, moment_s: float) -> bool:
-        self._look()  # whoever asks may be the first to run again
+        self._look()  # the caller may be the first code to run again
         return self._stood_still_at_s > moment_s
 
     def _look(self) -> None:
@@ -259,7 +267,7 @@ class Pulse:
 
 
 class GroupCommit:
-    """One a process: a loop that carries every writer's events to the log, one pipeline at a time."""
+    """The one loop of a process that carries every writer's events to the log, one pipeline at a time."""
 
     def __init__(self, log: StreamLog) -> None:
         self.log = log
@@ -280,7 +288,7 @@ class GroupCommit:
         asyncio.get_running_loop().call_later(wait_s, self.gather, writer)
 
     async def run(self) -> None:
-        """Commit for ever. Ends only by cancellation."""
+        """Commit for ever. Only cancellation ends this."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -288,7 +296,7 @@ class GroupCommit:
             try:
                 await self._commit(writers)
             except BaseException:
-                # Whoever runs this again must find them: a writer with nothing new to say would wait for ever.
+                # The next run must find these writers: one that writes nothing more would otherwise wait for ever.
                 self._dirty = dict.fromkeys([*writers, *self._dirty])
                 self._wake.set()
                 raise
@@ -307,7 +315,7 @@ class GroupCommit:
             await self._until_answered(lambda: self._restore_once(writer))
         except LasteventError as refused:
             writer.lose(refused)
-        # Also when it was refused: a stream that vanishes once more finds a writer that may put it back once more.
+        # Also when Redis refused it: if the stream vanishes again, its writer may put it back again.
         writer.vanished = False
 
     async def _restore_once(self, writer: StreamWriter) -> None:
@@ -317,7 +325,7 @@ class GroupCommit:
         logger.warning("stream %s: it is back, and its events follow", writer.sid)
 
     async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
-        # The very same batches each time: that is what makes a retry harmless.
+        # A retry sends the very same batches: that makes it harmless.
         return await self._until_answered(
             lambda: self.log.append_many(
                 [writer.stamped(batch) for writer, batch in zip(writers, batches, strict=True)]

@@ -1,0 +1,9 @@
+"""What a caller can do, without HTTP: what the web tier, and every later protocol, shares.
+
+streams.py   start, regenerate, cancel, append, erase, look up
+bodies.py    what comes in: one strict model a body
+reading.py   a stream's events, its export, its viewers and its seal, for one caller
+listing.py   streams and sessions, newest first, in pages
+record.py    what goes out, as JSON: a stream's record, a viewer's, a verdict
+masks.py     masks, for callers who may not see everything
+"""

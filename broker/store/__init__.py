@@ -1,0 +1,7 @@
+"""The stores: how to reach Redis, and the addresses that the settings give. Streams are unknown here.
+
+connect.py      a pool of connections that finds the primary, and a client with our errors
+errors.py       Redis' own errors, translated at the border
+redis_url.py    LASTEVENT_REDIS_URL: one server, a primary with replicas, or Sentinels
+archive_url.py  LASTEVENT_ARCHIVE_URL: SQLite or PostgreSQL
+"""

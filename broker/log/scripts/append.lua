@@ -2,21 +2,21 @@
 --        seen server, when endings may be new there (ms), [kind, data, t or ''] …)
 --   → OK, tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
 --
--- Nothing may follow a terminal event in a batch: log.py refuses to send one.
--- first 0: after whatever is there (an external producer that does not number its events, and so cannot retry).
+-- No event may follow a terminal event in a batch: stream_log.py refuses to send such a batch.
+-- first 0: after the tail (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
---  0 a writer whose process stood still for a lease says under which server it claimed. Under another one it has no
---    right to heal: somebody may have taken over, and Redis may have lost that
---  1 what is already there under the same pen is skipped: a retry after a lost reply is harmless, the ending's too.
---    What is there under these ids but says something else was written by another process with the same pen (two
---    copies of one producer): it counts as superseded, and is never acknowledged
---  2 a finished stream takes nothing more
+--  0 a writer whose process stood still for a lease says which server ran its claim. On another server it has no
+--    right to heal: another worker may have taken over, and Redis may have lost that
+--  1 events that are already there under the same pen are skipped: a retry after a lost reply is harmless, also of the
+--    ending. An event that is there under one of these ids but differs was written by another process with the same
+--    pen (two copies of one producer): this writer counts as superseded, and its events are never acknowledged
+--  2 a finished stream accepts no more events
 --  3 an old epoch is fenced
---  4 an epoch newer than meta's: the claim was lost with the tail of the log; its writer puts both back (attempt: as
+--  4 an epoch newer than meta's: Redis lost the claim with the tail of the log; its writer puts both back (attempt: as
 --    its claim had counted)
 --  5 a hole before the first event: the writer sends again from tail + 1, never from below its base
---  6 a new ending (one without a time) under another server than the stream's: not until whoever keeps an ending
---    that was lost has had the time to put it back. The pen is kept, the lease renewed
+--  6 a new ending (one without a time) on another server than the stream's waits: a process that keeps a lost ending
+--    gets the time to put it back. The pen is kept, the lease renewed
 local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -24,8 +24,8 @@ local attempt, claimed_under = ARGV[9], ARGV[10]
 local HEAD = 12
 local count = (#ARGV - HEAD) / 3
 
--- Each call and each field costs about half a microsecond of a thread that all streams share: what is seldom needed
--- is read where it is needed, and what is written is written in one step, at the end.
+-- Each call and each field costs about half a microsecond of a thread that all streams share. So a field that is
+-- seldom needed is read where it is needed, and all fields are written in one call at the end.
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')
 local state, tail = m[1], tonumber(m[4])
 if not state then
@@ -43,8 +43,8 @@ local same_pen = epoch == tonumber(m[2]) and claim == m[3]
 local skip = 0
 local jumped, there_t = nil, 0
 if first == 0 then
-  -- Redis has restarted, and may have lost what this producer, which keeps no numbers, was told the ids of: none of
-  -- them may name another event. A producer that does number its events finds itself below the base (GAP).
+  -- If Redis has restarted, it may have lost events whose ids were returned to this producer, which keeps no numbers.
+  -- None of those ids may name another event. A producer that numbers its events finds itself below the base (GAP).
   local this = server()
   local known = redis.call('HMGET', META, 'boot', 'created', 'jumped')
   if this ~= (known[3] or known[1]) then
@@ -107,7 +107,7 @@ local events, bytes = tonumber(m[5]) + count - skip, tonumber(m[6])
 for i = skip, count - 1 do
   bytes = bytes + #ARGV[HEAD + 3 * i + 2]
 end
--- The ending always has room: a stream that is full must still be able to say so.
+-- The terminal event always has room: a full stream must still be able to say that it is full.
 local ending_alone = count - skip == 1 and TERMINAL[ARGV[HEAD + 3 * skip + 1]]
 if (events > max_events or bytes > max_bytes) and not ending_alone then
   renew()

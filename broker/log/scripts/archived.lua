@@ -1,8 +1,9 @@
 -- archived(archived ms, retention ms) → OK
 --
--- The archive holds this stream, or (of one that was erased) its tombstone: from here on its keys have a life. With an archive, no other step gives them one (G7).
--- Repeating it is harmless. A stream that is not terminal here (Redis lost its ending, and it is about to be put back)
--- stays as it is, to be looked at again.
+-- The archive holds this stream or, if it was erased, its tombstone: from here on its keys have a life. With an
+-- archive, no other step gives them one (G7). Repeating it is harmless.
+-- A stream that is not terminal here (Redis lost its ending, which is about to be put back) stays as it is. The
+-- archiver looks at it again.
 local state = redis.call('HGET', META, 'state')
 if not state then
   return { 'NOT_FOUND' }

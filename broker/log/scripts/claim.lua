@@ -1,11 +1,11 @@
 -- claim(claim id, worker, lease ms, seen server, seen since ms)
 --   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta
 --
--- Take the pen of a stream that waits, or whose writer's lease has run out. The claimer chose the claim id:
--- the same claim again (its reply was lost) is answered with the same pen, but not under another server: that may
--- have lost that somebody took over since.
--- Races: two workers, one stream: the second finds a lease (HELD). A claim and a cancel: whichever is second finds
--- the other's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
+-- Take the pen of a stream that waits, or whose writer's lease has expired. The claimer chose the claim id: the same
+-- claim again (its reply was lost) gets the same pen, but not on another server: another worker may have taken over
+-- since, and that server may have lost it.
+-- Races: two workers claim one stream: the second finds a lease (HELD). A claim and a cancel: the second finds the
+-- first one's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
 local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
   'boot', 'events', 'bytes', 'on_worker_loss', 'claimed_under')
@@ -18,13 +18,13 @@ if TERMINAL[state] then
 end
 if m[3] ~= claim then
   if state == 'running' and (tonumber(m[7]) > now or m[12] == 'fail') then
-    return { 'HELD', tonumber(m[7]) } -- with 'fail' nobody goes on: the sweeper ends it
+    return { 'HELD', tonumber(m[7]) } -- with 'fail' no worker takes over: the sweeper ends the stream
   end
   local wait = healing(m[9], ARGV[4], tonumber(ARGV[5]), lease_ms)
   if wait then
     return wait
   end
-  -- Under another server even a first claim jumps: an earlier claim may be among what was lost.
+  -- On another server even a first claim jumps: an earlier claim may have been lost.
   if epoch == 0 and m[9] == server() then
     base = tail + 1
   else

@@ -1,9 +1,10 @@
 -- create(lease ms or '', reserved (ms) or '', meta field, value, …) → OK, 1 if it is new, created (ms)
 --
--- Meta and event 1 in one step, so that no reader can arrive before the stream exists. Repeating it is harmless.
+-- Write meta and event 1 in one step, so that no reader can arrive before the stream exists. Repeating it is harmless.
 -- An external producer holds the pen from the start: its meta says state running, epoch 1, and it has a lease.
--- `reserved`: the stream may have been made before, since then, and lost by Redis, with ids that somebody has seen.
--- So it counts as made then, under a server that nobody knows: its first claim waits for healing, and jumps.
+-- `reserved`: the stream may have been created since that time, and Redis may have lost it together with ids that
+-- viewers have seen. So it counts as created then, under an unknown server: its first claim waits for healing, and
+-- jumps.
 local created = redis.call('HGET', META, 'created')
 if created then
   return { 'OK', 0, tonumber(created) }

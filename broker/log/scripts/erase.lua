@@ -1,8 +1,8 @@
 -- erase(erased ms, retention ms, [meta field, value] … of the tombstone) → OK, erased ms
 --
--- The stream's content goes, a tombstone stays: it says that there was a stream, and keeps writers from putting it
--- back. A stream that is in the archive only gets its tombstone here, too, which hides it until the archive has erased.
--- With an archive (retention 0) the tombstone stays until that has. Repeating it is harmless.
+-- Remove the stream's content and leave a tombstone: it says that there was a stream, and keeps writers from putting
+-- it back. A stream that only the archive has gets its tombstone here too: it hides the stream until the archive has
+-- erased it. With an archive (retention 0) the tombstone stays until then. Repeating it is harmless.
 local m = redis.call('HMGET', META, 'state', 'erased')
 if m[1] and not TERMINAL[m[1]] then
   return { 'RUNNING' }

@@ -1,4 +1,4 @@
--- What every step shares. log.py puts this file in front of each script.
+-- What every step shares. script.py puts this file in front of each script.
 --
 -- KEYS: the stream's log, its meta, its live channel (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
 -- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
@@ -9,13 +9,13 @@ local TERMINAL = { done = true, error = true, cancelled = true }
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Lua prints large numbers as 1e+15; ids must stay digits.
+-- Lua prints large numbers as 1e+15, but ids must stay digits.
 local function int(n)
   return string.format('%d', n)
 end
 
--- The pen has changed hands: go on at the start of a block of a million that nobody can have used, not even a
--- writer whose events Redis has lost since: no writer moves on by more than a block a second of a stream's life.
+-- The pen has changed hands: continue at the start of a block of a million ids that no writer can have used, not even
+-- one whose events Redis has lost since. No writer advances by more than one block for each second of a stream's life.
 -- The base of a pen counts as used: its writer may be about to write there, and a claim does not move the tail.
 local function next_block(tail, base, created)
   local behind_tail = math.floor((math.max(tail, base) - 1) / BLOCK) + 1
@@ -23,8 +23,8 @@ local function next_block(tail, base, created)
   return BLOCK * math.max(behind_tail, behind_time) + 1
 end
 
--- Who runs this script: another value after each restart (run_id) and after each promotion of a replica (its
--- replication id), so another one whenever the end of a log may have been lost. fakeredis has no INFO: there, never.
+-- The server that runs this script. The value changes with each restart (run_id) and with each promotion of a replica
+-- (its replication id), so whenever the end of a log may have been lost. fakeredis has no INFO: there it never changes.
 local function server()
   local info = redis.pcall('INFO', 'server', 'replication')
   if type(info) ~= 'string' then
@@ -34,9 +34,9 @@ local function server()
   return string.sub(run_id or '', 1, 16) .. string.sub(history or '', 1, 16)
 end
 
--- Under another server than the one that created the stream, the writers that live put back what was lost before
--- anybody may take a pen: nothing is claimed or seized until the server has been in use for one lease. The caller
--- says when it was first seen (log.py keeps that). nil: go ahead.
+-- The boot rule. On another server than the one that created the stream, live writers put back lost events before any
+-- pen may be taken: no stream is claimed or seized until the server has been in use for one lease. The caller says
+-- when that server was first seen (servers.py keeps it). nil: the step may proceed.
 local function healing(created_by, seen_server, seen_at, lease_ms)
   local this = server()
   if this == created_by then
@@ -51,20 +51,20 @@ end
 
 local published = {}
 
--- Add one event to the log, and keep it for publish().
+-- Add one event to the log and keep it for publish().
 local function add(id, kind, data, t)
   local n = int(id)
   redis.call('XADD', LOG, n .. '-0', 'k', kind, 'd', data, 't', t)
   published[#published + 1] = n .. '\n' .. t .. '\n' .. kind .. '\n' .. data
 end
 
--- The batch itself, four lines an event (data is one line): a follower needs no read.
+-- Publish the batch itself, four lines an event (data is one line): a follower needs no read.
 local function publish()
   redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
 end
 
--- A terminal event: the state bears its name, and the retention clock starts. With an archive (retention 0) it does not:
--- that begins when the archive holds the stream (archived.lua).
+-- A terminal event: the state takes its name and retention starts. With an archive (retention 0) retention starts
+-- later, when the archive holds the stream (archived.lua).
 local function finish(kind, data, t, stopped_after, retention_ms)
   redis.call('HSET', META, 'state', kind, 'finished', t, 'stopped_after', int(stopped_after), 'ending', data)
   redis.call('HDEL', META, 'lease_until')

@@ -1,8 +1,8 @@
 -- release(epoch, claim) → OK
 --
--- Give up the pen (a worker that goes away): the next claim need not wait for the lease. A renewal of this pen that
--- comes late has another claim id, and does not bring the lease back. The epoch stays: a claim that came after this pen
--- and that Redis has lost must still be newer.
+-- Release the pen (a worker that hands over): the next claim need not wait for the lease. A late renewal of this pen
+-- finds another claim id and does not bring the lease back. The epoch stays: a claim that came after this pen, and that
+-- Redis has lost, must still be newer.
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim')
 if not m[1] then
   return { 'NOT_FOUND' }

@@ -1,9 +1,9 @@
 -- restore(claimed under, created, lease ms, meta field, value, …) → OK
 --
--- Put back a stream that vanished whole (Redis lost its creation), running, under the pen of the writer that calls:
--- meta and event 1. The writer then appends as ever, and so puts back the rest from its base on.
--- A stream that is gone on the very server that its writer's claim saw was not lost but removed (its retention is
--- over): it stays away. One that is there again, or was erased (a tombstone stays), is left as it is: append will say.
+-- Put back a stream that vanished whole (Redis lost its creation): meta and event 1, running, under the calling
+-- writer's pen. The writer then appends as usual, and so puts back the rest from its base on.
+-- A stream that is gone on the very server that ran its writer's claim was not lost but removed (its retention is
+-- over): it is not restored. One that is there again, or was erased (a tombstone stays), is left alone: append answers.
 local claimed_under, created, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('EXISTS', META) == 1 then
   return { 'OK' }

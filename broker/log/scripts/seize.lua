@@ -1,12 +1,13 @@
--- seize(claim id, kind, data, lease ms, retention ms, '1' only if the lease has run out, seen server, seen since ms,
+-- seize(claim id, kind, data, lease ms, retention ms, '1' only if the lease has expired, seen server, seen since ms,
 --       channel of seizures, [id, epoch, t of a seizure that is put back, or '0' thrice])
 --   → OK, state, id of the ending, id of the last event before it, 1 if it had already ended, epoch, t
 --
--- Take the pen and write the ending in one step: how a cancel works from any server, at once, whether or not a
--- worker has started, lives or is dead. The worker finds itself fenced. The same seizure again (its reply was
--- lost) is answered like the first.
--- Who seized keeps the ending for a lease, and puts it back if Redis lost it: under the id it had, unless the stream
--- has moved beyond that. This is healing: it waits neither for a lease nor for a new server's first one.
+-- Take the pen and write the ending in one step. So a cancel works from any server, at once, whether or not a worker
+-- has started, lives or is dead. The worker finds itself fenced. The same seizure again (its reply was lost) is
+-- answered like the first.
+-- The process that seized keeps the ending for a lease and puts it back if Redis lost it: under the id it had, unless
+-- the stream has advanced beyond that id. This is healing: it waits neither for a writer's lease nor for a new server's
+-- first lease.
 local claim, kind, data, lease_ms, retention_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local lost_id, lost_epoch, lost_t = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
 local m = redis.call('HMGET', META, 'state', 'claim', 'tail', 'stopped_after', 'lease_until', 'created', 'boot',
@@ -39,6 +40,6 @@ redis.call('HINCRBY', META, 'events', 1)
 redis.call('HSET', META, 'epoch', int(epoch + 1), 'claim', claim, 'base', int(id), 'tail', int(id))
 finish(kind, data, t, tail, retention_ms)
 publish()
--- A hint for the worker that held the pen, whose provider may be silent: it hangs up without waiting to be fenced.
+-- A hint for the worker that held the pen. Its provider may be silent: it hangs up now, without waiting to be fenced.
 redis.call('PUBLISH', ARGV[9], string.match(META, '{(.-)}'))
 return { 'OK', kind, id, tail, 0, epoch + 1, tonumber(t) }

@@ -1,8 +1,8 @@
-"""Who may do what: bearer keys, and read tokens for browsers.
+"""What each caller may do: bearer keys (RFC 6750, section 2.1), and read tokens for browsers.
 
-With LASTEVENT_API_KEYS set, every call needs `Authorization: Bearer <key>`. A browser's EventSource can send no
-header, so `events_url` carries a token: signed, expiring, good for reading that one stream. Without keys the server
-listens on loopback only, everybody there is the tenant `default`, and door.py keeps web pages out.
+With LASTEVENT_API_KEYS set, every call needs `Authorization: Bearer <key>`. A browser's EventSource cannot send a
+header, so `events_url` carries a token: signed, expiring, valid for reading that one stream. Without keys the server
+listens on loopback only, every caller is the tenant `default`, and web/door.py keeps web pages out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ DEFAULT_TENANT = "default"
 
 
 class Grant(NamedTuple):
-    """What a caller may touch: a tenant's streams. (A read token is checked against the one stream asked for.)
+    """What a caller may touch: a tenant's streams. (A read token is checked against the one stream of the request.)
 
-    `who`: as the access record names the caller. `is_masked`: may only read, and not everything (redact.py).
+    `who`: the caller's name in the access record. `is_masked`: the caller may only read, with masks applied.
     """
 
     tenant: str
@@ -32,6 +32,8 @@ class Grant(NamedTuple):
 
 
 class Auth:
+    """The keys of this server. `is_open`: it has none, and every caller gets a full grant."""
+
     def __init__(self, keys: Sequence[str], token_ttl_s: int, masked_keys: Sequence[str] = ()) -> None:
         self._keys = [key.encode() for key in keys]
         self._masked_keys = [key.encode() for key in masked_keys]
@@ -42,12 +44,12 @@ class Auth:
         return not self._keys
 
     def by_key(self, authorization: str | None) -> Grant:
-        """The grant of an Authorization header. Raises Unauthorized."""
+        """The grant for an Authorization header. Raises Unauthorized."""
         if self.is_open:
             return Grant(DEFAULT_TENANT)
         scheme, _, key = (authorization or "").partition(" ")
         given = key.strip().encode("utf-8", "surrogateescape")
-        # Every key is compared, in constant time: how long it takes tells nothing about any of them.
+        # Every key is compared, in constant time: the time it takes reveals nothing about any key.
         matches = [hmac.compare_digest(given, known) for known in self._keys]
         matches_masked = [hmac.compare_digest(given, known) for known in self._masked_keys]
         if scheme.lower() == "bearer" and (any(matches) or any(matches_masked)):
@@ -55,7 +57,7 @@ class Auth:
         raise Unauthorized("Send the header Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
 
     def by_token(self, sid: str, token: str) -> Grant:
-        """The grant of a read token for this stream. Raises Unauthorized."""
+        """The grant for a read token of this stream. Raises Unauthorized."""
         expires, _, signature = token.partition(".")
         if expires.isascii() and expires.isdigit() and len(expires) < 16 and int(expires) > time.time():
             given = signature.encode("utf-8", "replace")
@@ -64,7 +66,7 @@ class Auth:
         raise Unauthorized("The token in this URL has expired or is not valid for this stream. Get a new events_url.")
 
     def token(self, sid: str) -> str | None:
-        """A read token for one stream; None where none is needed."""
+        """A read token for one stream, valid for `token_ttl_s`: <expiry in s since 1970>.<signature>. None if open."""
         if self.is_open:
             return None
         expires = str(int(time.time()) + self._token_ttl_s)
@@ -77,11 +79,11 @@ def _sign(key: bytes, sid: str, expires: str) -> bytes:
 
 
 def _fingerprint(key: bytes) -> str:
-    """Enough to tell one key from another; it opens nothing."""
+    """Enough to distinguish keys; it cannot be used as a key."""
     return hashlib.sha256(b"lastevent key " + key).hexdigest()[:8]
 
 
 def require_visible(meta: Meta, grant: Grant) -> None:
-    """Raises StreamNotFound for another tenant's stream: for this grant it does not exist (G8)."""
+    """Raises StreamNotFound for another tenant's stream: for this caller it does not exist (G8)."""
     if meta.tenant != grant.tenant:
         raise StreamNotFound("There is no stream with this id.")

@@ -1,4 +1,4 @@
-"""What comes in over HTTP: one model a body, strict (no coercion, no unknown field)."""
+"""The bodies of requests: one model each, strict (no coercion, no unknown field)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from broker.log.event import KIND, RESERVED, TERMINAL
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""An id that callers choose (session, user): it becomes part of keys, log lines and terminals."""
+"""An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
 
 EventId = Annotated[int, Field(ge=1, lt=2**53)]
+"""Below 2^53 a number is exact in JavaScript (RFC 8259, section 6)."""
 
 MAX_BATCH = 1000
+"""Events of one body: they are one script, and Redis serves nothing else while it runs."""
 
 
 class Body(BaseModel):
@@ -38,7 +40,7 @@ class CreateStream(Body):
     metadata: dict[str, Any] | None = None
     on_worker_loss: Literal["restart", "fail"] = "restart"
     abandon_after_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
-    """Cancelled when nobody has watched for so long. Default: it runs on, watched or not."""
+    """The stream is cancelled after so long without a viewer. Default: it continues without viewers."""
     producer: Literal["worker", "external"] = "worker"
 
     @model_validator(mode="after")
@@ -53,7 +55,7 @@ class CreateStream(Body):
         return self
 
     def provider_request(self, default_max_tokens: int) -> dict[str, Any]:
-        """What the worker hands to the provider."""
+        """The request that the worker sends to the provider, in the form of its Messages API without the model."""
         messages = self.messages or [Message(role="user", content=self.prompt or "")]
         request: dict[str, Any] = {
             "messages": [message.model_dump() for message in messages],
@@ -63,7 +65,7 @@ class CreateStream(Body):
 
 
 class Regenerate(Body):
-    """POST /v1/streams/{id}/regenerate. Nothing to say: the request is the first stream's."""
+    """POST /v1/streams/{id}/regenerate. The body is empty: the request is the first stream's."""
 
 
 class Cancel(Body):

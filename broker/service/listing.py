@@ -1,7 +1,7 @@
 """Listings: streams and sessions, newest first, in pages.
 
-The index has ids and creation times; the rest stands in each stream's meta. So a filter is applied while reading,
-and a page looks at SCAN_STREAMS at most: it may hold fewer streams than asked for (or none) and still say `next`.
+The index has ids and creation times; everything else is in each stream's meta. So a filter is applied while reading,
+and a page looks at SCAN_STREAMS at most: it may hold fewer streams than its limit (or none) and still have a `next`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from broker.archive.reader import ArchiveReader
 
 SCAN_STREAMS = 1000
+"""A page that a filter leaves empty looks at so many streams: 60 ms of this server, then the caller asks again."""
+
 CHUNK_STREAMS = 100
+"""Metas in one pipeline: 6 ms at most, for which other viewers wait. (500 take 20 ms, and save a third in all.)"""
 
 Record = Callable[[Meta, str], dict[str, Any]]
 
 
 class Listing:
-    """What Redis has, and (if there is an archive) what that has; what is in both, on its way, is listed once."""
+    """The streams of Redis and, if there is one, of the archive. A stream that is in both is listed once."""
 
     def __init__(self, log: StreamLog, archive: ArchiveReader | None) -> None:
         self._log = log
@@ -34,10 +37,10 @@ class Listing:
     async def streams(
         self, tenant: str, which: Filter, *, limit: int, after: str | None, record: Record
     ) -> dict[str, Any]:
-        """{"streams": […], "next": cursor or null}. Raises BadCursor."""
+        """{"streams": […], "next": cursor or null}. `record`: a stream's JSON. Raises BadCursor."""
         place = Place.decode(after) if after else None
         live = await self._live(tenant, which, limit, place)
-        # Redis first: what leaves it in between is in the archive by then.
+        # Redis first: a stream that leaves it in between is in the archive by then.
         archived = await self._archived(tenant, which, limit, place)
         found = live.found | archived.found
         places, following = _merge(limit, (live.found, live.end), (archived.found, archived.end))
@@ -90,7 +93,7 @@ class Listing:
                 return Part(found, place)
 
     async def _without_newer(self, key: str, archived: Sequence[Place]) -> list[Place]:
-        """Sessions whose newest stream is the archived one: the others have been listed by Redis."""
+        """The sessions whose newest stream is the archived one. Redis has listed the others."""
         if not archived:
             return []
         scores = await self._log.redis.zmscore(key, [place.member for place in archived])
@@ -99,15 +102,15 @@ class Listing:
 
 
 def _as_erased(meta: Meta, erased_ms: int | None) -> Meta:
-    """What is left of a stream that is erased already, though the archive has still to follow."""
+    """The tombstone of a stream that is already erased, though the archive has yet to erase it."""
     return meta if erased_ms is None else meta.erased_at(erased_ms)
 
 
 def _merge(limit: int, *parts: tuple[Collection[Place], Place | None]) -> tuple[list[Place], Place | None]:
-    """A page of what Redis and the archive have, newest first, and where the next one begins; None: there is none.
+    """One page from the parts of Redis and the archive, newest first, and where the next page begins (None: no more).
 
-    Each part: its places, and the place through which it was searched (None: to the end). What another part has beyond
-    that place is left for the next page.
+    Each part: its places, and the place through which it was searched (None: to the end). Places of another part beyond
+    that one are left for the next page.
     """
     end = max((end for _, end in parts if end), default=None)
     places = sorted({place for places, _ in parts for place in places if end is None or place >= end}, reverse=True)

@@ -1,20 +1,20 @@
-"""Masks: what is laid over a stream for those who may not see everything. Pure functions over events and records.
+"""Masks: they hide parts of a stream from callers who may not see everything. Pure functions on events and records.
 
-A TOML file says what:
+A TOML file declares them:
 
     [[mask]]
     name = "e-mail"
-    pattern = '[\\w.+-]{1,64}@[\\w.-]{1,255}'   # a regular expression, found in every text
+    pattern = '[\\w.+-]{1,64}@[\\w.-]{1,255}'   # a regular expression, applied to every text
     [[mask]]
     name = "card"
     path = "metadata.customer.card"         # of the record, or (data.…) of each event; * is any key or index
 
-A pattern is looked for in every text (key, number), and in text as a person reads it: text, thinking, and each tool
-call's arguments, joined over all deltas since the last restart, so that no delta's border hides a match. Each character
-of a match becomes █, so that events keep their places and lengths; a value found by its path becomes █████ as a whole.
+A pattern is applied to every text (also keys and numbers), and to the text as a person reads it: text, thinking and
+each tool call's arguments, each joined over all deltas since the last restart, so that a match may span deltas. Each
+character of a match becomes █, so that events keep their ids and lengths. A value found by its path becomes █████.
 
-Patterns are the operator's own, and some take for ever on some texts: `regex` runs them without the interpreter's lock,
-and gives up after a while.
+Patterns are the operator's own, and some take for ever on some texts. `regex` runs them without the interpreter's lock
+and gives up after LIMIT_S.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from broker.log.event import RESTART, Event, encode_data
 from broker.service.record import OURS
 
 CLIENT_SUPPLIED = ("user_agent", "forwarded_for", "address")
+"""The fields of a viewer's record that come from its client."""
 
 LIMIT_S = 5.0
-"""For one pattern in one text."""
+"""For one pattern on one text: a pattern that takes longer backtracks without end, and holds a thread meanwhile."""
 
 BLOCK = "█"
 HIDDEN = BLOCK * 5
 
 DELTAS = {"text_delta": "text", "thinking_delta": "text", "tool_args_delta": "partial_json"}
-"""Kinds whose texts are read joined, and where each has its piece."""
+"""Kinds whose texts are joined before a pattern is applied, and the field that holds each piece."""
 
 
 class BadMasks(Exception):
@@ -55,13 +56,15 @@ class Mask(NamedTuple):
 
 
 class Redactor:
+    """Applies masks. Each method returns a copy and raises MasksTooSlow. `names`: the masks' names."""
+
     def __init__(self, masks: Sequence[Mask]) -> None:
         self.names = [mask.name for mask in masks]
         self._patterns = [mask.pattern for mask in masks if mask.pattern]
         self._paths = [mask.path for mask in masks if mask.path]
 
     def mask_events(self, events: Sequence[Event]) -> list[Event]:
-        """The same events, under the same ids, kinds and times. Raises MasksTooSlow; meant for a thread."""
+        """The events with masks applied; ids, kinds and times are unchanged. Meant to run in a thread."""
         data = [orjson.loads(event.data) for event in events]
         masked = [self._masked({"data": value})["data"] for value in data]
         for pieces in _texts(events, data):
@@ -69,13 +72,13 @@ class Redactor:
         return [event._replace(data=encode_data(value)) for event, value in zip(events, masked, strict=True)]
 
     def mask_record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """A stream's record as the API shows it. Patterns leave alone what it is found by, and what is not theirs."""
+        """A stream's record as JSON. Patterns are not applied to fields whose content no caller chose (OURS)."""
         for path in self._paths:
             record = _hidden(record, path)
         return {name: value if name in OURS else _mapped(value, self.mask_text) for name, value in record.items()}
 
     def mask_view(self, view: dict[str, Any]) -> dict[str, Any]:
-        """A viewer's record: its client chose some of the texts."""
+        """A viewer's record as JSON: patterns are applied to what came from its client."""
         return {name: self.mask_text(text) if name in CLIENT_SUPPLIED and text else text for name, text in view.items()}
 
     def _masked(self, value: Any) -> Any:
@@ -93,7 +96,7 @@ class Redactor:
         return text
 
     def _mask_across(self, pieces: Sequence[_Piece], data: Sequence[Any], masked: list[Any]) -> None:
-        """Hide what is found in the joined text, beside what was found in each piece alone."""
+        """Hide the matches in the joined text, in addition to the matches in each piece alone."""
         joined = self.mask_text("".join(piece.of(data) for piece in pieces))
         start = 0
         for piece in pieces:
@@ -105,13 +108,13 @@ class Redactor:
 
 
 def _either(one: str, other: str) -> str:
-    if len(one) != len(other):  # a path hides it as a whole
+    if len(one) != len(other):  # a path hid the whole value
         return other
     return "".join(BLOCK if BLOCK in pair else pair[0] for pair in zip(one, other, strict=True))
 
 
 class _Piece(NamedTuple):
-    """A part of a joined text: which event, and which of its fields."""
+    """A part of a joined text: the index of its event, and the field of its data."""
 
     at: int
     field: str
@@ -122,7 +125,7 @@ class _Piece(NamedTuple):
 
 
 def load_masks(path: Path) -> Redactor:
-    """Raises BadMasks."""
+    """The masks of a TOML file. Raises BadMasks."""
     try:
         entries = tomllib.loads(path.read_text())["mask"]
         return Redactor([_mask(entry) for entry in entries])
@@ -160,7 +163,7 @@ def _texts(events: Sequence[Event], data: Sequence[Any]) -> Iterable[list[_Piece
 
 
 def _hidden(value: Any, path: Sequence[str]) -> Any:
-    """The value, with what the path leads to hidden."""
+    """The value, with everything that the path leads to hidden."""
     if not path:
         return HIDDEN
     step, rest = path[0], path[1:]
@@ -172,7 +175,7 @@ def _hidden(value: Any, path: Sequence[str]) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The value, with every text in it changed: keys, too, and a number if its digits are."""
+    """The value with every text in it changed, also keys; a number becomes a text if its digits change."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the API shows of a stream, as JSON: its record, its viewers, the verdict on its seal."""
+"""What the API returns about a stream, as JSON: its record, its viewers' records, the verdict on its seal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from broker.log.meta import FIELDS, Meta
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
 
 OURS = frozenset(name for field, name in _API_FIELDS if not field.is_client_supplied) | {"id", "provider", "events_url"}
-"""What no caller has chosen the content of: masks leave it alone."""
+"""Fields whose content no caller chose: patterns are not applied to them."""
 
 
 def stream_record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
-    """The stream as JSON. Times (`…_at`) are RFC 3339 in UTC with milliseconds, null where not yet.
+    """The stream as JSON. Times (`…_at`) are RFC 3339 in UTC with milliseconds, null if they have not come yet.
 
-    Of an erased stream only its state, its times and its last event's id are left.
+    An erased stream has only its state, its times and its last event's id. `token`: a read token for `events_url`.
     """
     ending = meta.ending
     return {
@@ -36,6 +36,7 @@ def _api_value(name: str, value: Any) -> Any:
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """{"verdict", "is_head_known", "seal": {…} or null, "findings": [{"what", "detail"}]} (docs/API.md)."""
     claims = verdict.seal.claims() if verdict.seal else {}
     return {
         "verdict": verdict.verdict,
@@ -68,6 +69,7 @@ def events_url(sid: str, token: str | None) -> str:
 
 
 def rfc3339(ms: int | None) -> str | None:
+    """A time in ms since 1970 as RFC 3339 (section 5.6), UTC, with milliseconds."""
     if ms is None:
         return None
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

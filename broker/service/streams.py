@@ -48,10 +48,12 @@ logger = logging.getLogger(__name__)
 ERASED = "The stream's content has been erased."
 
 ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
-"""The archiver erases within a second or two; who asked for it need not wait longer to be told that it will."""
+"""The archiver erases within a second or two. After that the caller gets the answer that it will be erased later."""
 
 
 class Started(NamedTuple):
+    """A new stream's record as JSON, or the record of an earlier one under the same Idempotency-Key."""
+
     record: dict[str, Any]
     is_new: bool
 
@@ -62,7 +64,7 @@ class Started(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A stream's meta, and whether Redis has it (or the archive alone)."""
+    """A stream's meta, and whether Redis has the stream (or only the archive)."""
 
     meta: Meta
     is_in_redis: bool = True
@@ -78,6 +80,11 @@ class Ended(NamedTuple):
 
 
 class Streams:
+    """What callers do with streams. Any method may raise RedisUnavailable, LogHealing or ArchiveUnavailable.
+
+    A method that takes a stream id raises StreamNotFound or StreamExpired as `look_up` does.
+    """
+
     def __init__(
         self,
         log: StreamLog,
@@ -95,9 +102,9 @@ class Streams:
         self._settings = settings
 
     async def look_up(self, sid: str, grant: Grant) -> Found:
-        """A stream, or what is left of it. Raises StreamNotFound, or StreamExpired where the listings still know it.
+        """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
 
-        Raises LogHealing where Redis may have lost a stream whose writer is about to put it back.
+        Raises LogHealing if Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await self.log.read_meta(sid)
         if meta:
@@ -113,14 +120,14 @@ class Streams:
         raise StreamNotFound("There is no stream with this id.")
 
     async def look_up_content(self, sid: str, grant: Grant) -> Found:
-        """A stream whose content is there. Raises StreamExpired if it was erased."""
+        """A stream that still has its content. Raises StreamExpired if it was erased."""
         found = await self.look_up(sid, grant)
         if found.meta.erased is not None:
             raise StreamExpired(ERASED)
         return found
 
     async def log_of(self, sid: str, found: Found) -> StreamLog | ArchivedLog:
-        """Where this stream's events are read."""
+        """The log from which this stream's events are read. Raises StreamExpired if they were erased meanwhile."""
         if found.is_in_redis or not self._archive:
             return self.log
         if log := await self._archive.read_log(sid):
@@ -128,7 +135,7 @@ class Streams:
         raise StreamExpired(ERASED)
 
     async def erase(self, sid: str, grant: Grant) -> bool:
-        """Erase a finished stream's content. True if it is gone everywhere; the archive may follow a moment later.
+        """Erase a finished stream's content. True if it is gone everywhere; False if the archive will erase it later.
 
         Raises StreamRunning.
         """
@@ -140,7 +147,7 @@ class Streams:
         redis, keys = self.log.redis, self.log.keys
         now_ms = await self.log.now_ms()
         if self._archive:
-            # the order first: whoever carries it out waits for the tombstone
+            # The order comes first: the archiver, which carries it out, waits for the tombstone.
             await redis.zadd(keys.erasing, {sid: now_ms})
         if meta.erased is None:
             await self.log.erase(sid, meta, now_ms)
@@ -152,7 +159,10 @@ class Streams:
         return self._archive is None
 
     async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
-        """Create a stream and queue it for a worker (an external one starts at once, at epoch 1)."""
+        """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
+
+        Raises InvalidRequest for an Idempotency-Key that is malformed or was used for another request.
+        """
         settings = self._settings
         external = body.producer == EXTERNAL
         new = NewStream(
@@ -169,23 +179,26 @@ class Streams:
         return await self._start(new, grant, idempotency_key, body.model_dump(exclude_unset=True))
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
-        """The same request again, as a new stream of the same session."""
+        """Run the same request again, as a new stream of the same session. Raises InvalidRequest as `start` does."""
         meta = (await self.look_up_content(sid, grant)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream has no request to run again. Start a new stream.")
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, {"regenerates": sid})
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
-        """End a stream now, wherever it is. Cancelling what has ended is not an error (`already`)."""
+        """End a stream now, wherever it runs. Cancelling a stream that has ended is not an error (`already`)."""
         meta = (await self.look_up(sid, grant)).meta
-        if meta.has_ended:  # perhaps a tombstone is left of it, which has no `stopped_after`
+        if meta.has_ended:  # it may be a tombstone, which has no `stopped_after`
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
-        """Add an external producer's events, all or none. Raises StreamClosed, WriterSuperseded or AppendGap."""
+        """Add an external producer's events, all or none, and renew its lease.
+
+        Raises Forbidden, StreamClosed, WriterSuperseded or AppendGap. A stream that is full is ended (StreamClosed).
+        """
         pen = await self._producers_pen(sid, grant, body.epoch)
         events = [Unsent(event.event, encode_data(event.data)) for event in body.events]
         append = Append(sid, pen, body.first or 0, events, EXTERNAL_LEASE_S)
@@ -197,7 +210,7 @@ class Streams:
             raise StreamClosed("The stream reached its limit of events or bytes and was ended.") from None
 
     async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:
-        """Renew an external producer's lease. Raises StreamClosed or WriterSuperseded."""
+        """Renew an external producer's lease. Raises Forbidden, StreamClosed or WriterSuperseded."""
         pen = await self._producers_pen(sid, grant, epoch)
         renewed = await self.log.append(Append(sid, pen, pen.base, (), EXTERNAL_LEASE_S))
         if is_terminal(renewed.state):
@@ -209,8 +222,8 @@ class Streams:
         if not meta.is_external:
             raise Forbidden("A worker writes this stream. Only an external stream accepts events from a producer.")
         current = meta.epoch or 0
-        if not meta.has_ended and epoch > current:  # of a finished one, the log says that first
-            # Epochs are given out by the log. The append step would take a newer one for a claim that Redis lost.
+        if not meta.has_ended and epoch > current:  # a stream that has ended answers StreamClosed first
+            # Only the log creates epochs. The append step would take a newer one for a claim that Redis lost.
             raise WriterSuperseded("This stream has never had that epoch. Use the one that its creation returned.")
         if not is_in_redis:
             raise StreamClosed("The stream has its terminal event and its retention is over.")
@@ -226,7 +239,7 @@ class Streams:
             if reservation.created:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
-            # Whoever comes second cannot know whether the first has made it, and Redis has lost that.
+            # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
@@ -238,7 +251,7 @@ class Streams:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
-        if not is_known:  # and if Redis has just lost it, its stream's writer is about to put both back
+        if not is_known:  # if Redis has just lost the key, its stream's writer is about to put both back
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, request)
 

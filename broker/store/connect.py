@@ -1,7 +1,7 @@
-"""The connections a process has to Redis: a pool with a limit, whoever waits for it, and arq's queue.
+"""A process' connections to Redis: a pool with a limit, for which callers wait, and a client that raises our errors.
 
-Each new connection finds the primary anew: so after a failover, everything that breaks comes back at the right place.
-A connection whose server turns out to be a replica now (READONLY) is dropped, and found again.
+Each new connection looks up the primary, so whatever breaks in a failover reconnects to the right server. A connection
+whose server turns out to be a replica by now (READONLY) is dropped and made again.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from broker.store.errors import raise_if_passing, translating_redis_errors
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
-"""A process' reads and writes are short; more connections would only queue inside Redis instead of here."""
+"""A process' reads and writes are short. With more connections they would only queue inside Redis instead of here."""
 
 SOCKET_TIMEOUT_S = 5.0
-"""A Redis that does not answer for so long is away: say so, rather than hang with it."""
+"""A Redis that does not answer for so long is away: callers get an error rather than hang."""
 
 FIND_TIMEOUT_S = 1.0
-"""How long one Sentinel, or one server, may take to say who is primary; then the next is asked."""
+"""How long one Sentinel, or one server, may take to say which server is primary; then the next one is asked."""
 
 FindPrimary = Callable[[], Awaitable[Address]]
 
 
 class _Cancellable(AbstractConnection):
-    """redis-py writes within asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes just as
-    the write is done (bpo-37658): a viewer that had left was served on, and a drain waited for it in vain.
+    """redis-py writes within asyncio.wait_for. Before Python 3.12 that swallows a cancellation which arrives just as
+    the write is done (bpo-37658): a viewer that had left was still served, and a drain waited for it in vain.
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
@@ -53,7 +53,7 @@ class _Cancellable(AbstractConnection):
         except OSError as error:
             await self.disconnect(nowait=True)
             raise redis.exceptions.ConnectionError(f"Error while writing to the socket: {error}") from error
-        except BaseException:  # a command half written: nothing may be written after it
+        except BaseException:  # the command may be half written: nothing may be written after it
             await self.disconnect(nowait=True)
             raise
 
@@ -89,7 +89,7 @@ def _find_primary(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
 
 
 def _ask_sentinels(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
-    own = ("username", "password", "db", "host", "port")  # theirs differ from the server's
+    own = ("username", "password", "db", "host", "port")  # the Sentinels' differ from the server's
     theirs = {name: value for name, value in options.items() if name not in own} | url.sentinel_credentials
     sentinel = Sentinel(url.addresses, sentinel_kwargs=theirs)  # type: ignore[no-untyped-call]
 
@@ -114,6 +114,7 @@ def _ask_for_role(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
 
 
 def pool(redis_url: str, connections: int) -> BlockingConnectionPool:
+    """At most `connections`; a caller waits SOCKET_TIMEOUT_S for a free one. Raises ValueError for a bad URL."""
     url = parse_redis_url(redis_url)
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url.one,
@@ -122,7 +123,7 @@ def pool(redis_url: str, connections: int) -> BlockingConnectionPool:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
     )
-    # The address' scheme has chosen the class: TCP, TLS or a unix socket.
+    # redis-py has chosen the class by the URL's scheme: TCP, TLS or a unix socket.
     classes: tuple[type[AbstractConnection], ...] = (_Cancellable, pool.connection_class)
     if not url.is_fixed:
         pool.connection_kwargs["find_primary"] = _find_primary(url, _server_options(pool))
@@ -137,7 +138,7 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
 
 
 class Client(Redis):
-    """redis-py's client, with our errors: what passes is RedisUnavailable, whatever redis-py or the system calls it."""
+    """redis-py's client with our errors: a passing failure is RedisUnavailable, whatever redis-py or the OS raises."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         with translating_redis_errors():
@@ -158,6 +159,7 @@ class _Pipeline(Pipeline):
 
 
 def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Client:
+    """A client that connects at its first call. Raises ValueError for a bad URL."""
     client = Client(connection_pool=pool(redis_url, connections))
     client.auto_close_connection_pool = True
     return client

@@ -1,6 +1,6 @@
-"""Redis' own errors, translated at the border: by the client that `connect` gives (connect.py), for whatever it does.
+"""Redis' own errors, translated at the border: the client of `connect` (connect.py) translates all that it raises.
 
-What speaks to Redis by other ways (the subscription, arq) translates for itself.
+Code that talks to Redis in another way (the subscription, arq) translates for itself.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import redis.exceptions
 
 from broker.errors import RedisUnavailable
 
-# Redis says these while it fails over, is busy or cannot write to its disk: a state that passes. So are OOM, READONLY
-# and LOADING, but redis-py makes classes of them and takes the word off the message.
+# Redis answers with these while it fails over, is busy or cannot write to its disk: a state that passes. OOM, READONLY
+# and LOADING pass too, but redis-py makes them classes and removes the word from the message.
 _PASSING_REPLIES = (
     "MASTERDOWN",
     "MISCONF",
@@ -22,9 +22,9 @@ _PASSING_REPLIES = (
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether a Redis error says that it cannot serve just now, rather than that the command was wrong."""
+    """Whether an error means that Redis temporarily cannot serve, rather than that the command was wrong."""
     lost = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | redis.exceptions.WatchError
-    if isinstance(error, lost | OSError | TimeoutError):  # WatchError: the connection that arq watched by broke
+    if isinstance(error, lost | OSError | TimeoutError):  # WatchError: the connection on which arq used WATCH broke
         return True
     return isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError) or (
         isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_PASSING_REPLIES)
@@ -43,7 +43,7 @@ class translating_redis_errors:
 
 
 def raise_if_passing(error: Exception) -> None:
-    """Raises RedisUnavailable."""
+    """Raises RedisUnavailable for a passing error. Returns for any other."""
     if is_passing(error):
         raise RedisUnavailable(
             "Redis cannot be reached or cannot serve. Nothing is lost. Try again shortly."

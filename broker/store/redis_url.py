@@ -1,11 +1,11 @@
 """LASTEVENT_REDIS_URL: one server, a primary with its replicas, or Sentinels that know which server is the primary.
 
     redis://[user:password@]host[:6379][/db]                      one server (rediss:// with TLS, unix:///path)
-    redis://[user:password@]host-a[:6379],host-b[:6379][/db]      a primary and its replicas: the one that says it is it
+    redis://[user:password@]host-a[:6379],host-b[:6379][/db]      a primary and its replicas: ROLE shows which is which
     redis+sentinel://[user:password@]host[:26379],…/service[/db]  Sentinels; if they have a user and password of their
                                                                   own, ?sentinel_username=…&sentinel_password=…
 
-What redis-py takes as a query (?ssl_ca_certs=…) is passed on to it.
+Other query parameters (?ssl_ca_certs=…) are passed on to redis-py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Address = tuple[str, int]
 
 
 class RedisUrl(NamedTuple):
-    """`one`: what redis-py reads (of several addresses, the first). `service`: what Sentinel calls the primary."""
+    """`one`: a URL for redis-py (of several addresses, the first). `service`: the primary's name in Sentinel."""
 
     one: str
     addresses: tuple[Address, ...] = ()
@@ -36,7 +36,7 @@ class RedisUrl(NamedTuple):
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Raises ValueError, which says what an address looks like."""
+    """Raises ValueError; its message says what a URL looks like."""
     parts = urlsplit(url)
     scheme = parts.scheme.removesuffix(SENTINEL)
     if scheme not in ("redis", "rediss"):
@@ -55,7 +55,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     own = {name: query.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in query}
     host, port = addresses[0]
     one = urlunsplit((scheme, f"{credentials}{at}{_bracketed(host)}:{port}", path, urlencode(query), ""))
-    parse_url(one)  # type: ignore[no-untyped-call]  # the rest of it is redis-py's to judge
+    parse_url(one)  # type: ignore[no-untyped-call]  # redis-py checks the rest
     return RedisUrl(one, addresses, service, own)
 
 

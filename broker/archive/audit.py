@@ -1,7 +1,7 @@
-"""The audit: everything in the archive against its seals. docs/AUDIT.md says the same for other verifiers.
+"""The audit: everything in the archive against its seals. docs/AUDIT.md specifies it for other verifiers.
 
-Nothing in the database is believed: a seal counts if a known key has signed it, a chain if its numbers have no hole and
-each seal names the digest of the one before, a row if a seal of the chain says the same of it. What no seal speaks of
+Nothing in the database is trusted. A seal counts if a known key has signed it; a chain, if its numbers have no gap and
+each seal names the digest of the one before it; a row, if a seal of the chain claims the same. A row that no seal names
 was inserted. The keys and the heads come from outside of the database.
 """
 
@@ -26,10 +26,11 @@ from broker.archive.signing import PublicKeys
 from broker.log.event import KIND, Event
 
 PAGE = 100
+"""Seals in one read, with the rows that they seal: a row may hold megabytes, and all of a page are in memory."""
 
 
 class Finding(NamedTuple):
-    """Something that is not as it was sealed."""
+    """Something that differs from what was sealed. `what`: its code, `detail`: a sentence."""
 
     what: str
     detail: str
@@ -39,7 +40,10 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`headless`: tenants whose chain's end is not known from elsewhere: whether it was cut off cannot be told."""
+    """How much was checked, and what was found. `headless`: tenants without a head that is kept elsewhere.
+
+    Whether the end of such a tenant's chain was cut off cannot be determined.
+    """
 
     seals: int
     streams: int
@@ -52,11 +56,11 @@ class Report(NamedTuple):
 
 
 def check_stream(sealed: Sealed, keys: PublicKeys, head: Head | None) -> list[Finding]:
-    """One stream against its own seal, and that one's place in the chain as far as its neighbour shows it."""
+    """One stream against its own seal, and the seal's place in the chain as far as the next seal shows it."""
     row = sealed.row
     found: list[Finding] = []
     if sealed.seal is None:
-        return [Finding("seal_missing", "The stream names a seal that is not there.", row["tenant"], row["sid"])]
+        return [Finding("seal_missing", "The stream names a seal that does not exist.", row["tenant"], row["sid"])]
     found += _check_seal(sealed.seal, row["tenant"], row["seal"], keys)
     if sealed.next and sealed.next.claims().get("previous") != sealed.seal.digest:
         found.append(_broken_chain(row["tenant"], row["seal"] + 1))
@@ -80,20 +84,20 @@ class Audit:
         self._heads = heads
 
     async def run(self) -> Report:
-        """Everything. Raises ArchiveUnavailable."""
+        """Check everything. Raises ArchiveUnavailable."""
         findings: list[Finding] = []
         counted = 0
         async with self._database.reading(within_s=None) as connection:
             await connection.run_sync(see_one_moment)
             in_rows = set((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())
             tenants = sorted({*filter(_is_text, in_rows), *self._heads})
-            findings += [Finding("unreadable", "A seal's tenant is no text.") for _ in filterfalse(_is_text, in_rows)]
+            findings += [Finding("unreadable", "A seal's tenant is not text.") for _ in filterfalse(_is_text, in_rows)]
             for tenant in tenants:
                 chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant))
                 try:
                     counted += await chain.check()
                 except (TypeError, ValueError, KeyError, AttributeError) as error:
-                    chain.findings.append(Finding("unreadable", f"A row holds what it cannot hold: {error}.", tenant))
+                    chain.findings.append(Finding("unreadable", f"A row holds an impossible value: {error}.", tenant))
                 findings += chain.findings
             streams = await _check_unsealed(connection, STREAMS, STREAMS.c.sid, findings)
             views = await _check_unsealed(connection, VIEWS, VIEWS.c.id, findings)
@@ -101,7 +105,7 @@ class Audit:
 
 
 class _Chain:
-    """One tenant's seals, from the first to the last, and every row that each speaks of."""
+    """One tenant's seals, from the first to the last, and every row that they seal."""
 
     def __init__(self, connection: AsyncConnection, tenant: str, keys: PublicKeys, head: Head | None) -> None:
         self._connection = connection
@@ -114,13 +118,13 @@ class _Chain:
         self.findings: list[Finding] = []
 
     async def check(self) -> int:
-        """How many seals there are."""
+        """Check the chain. Returns the number of its last seal."""
         last, previous = 0, seals.NOTHING
         async for page in self._pages():
             rows, views = await self._rows_of(page), await self._views_of(page)
             for number, seal in page:
                 if number != last + 1:
-                    self._find("seals_missing", f"Between seal {last} and seal {number} there is none.", number)
+                    self._find("seals_missing", f"The seals between {last} and {number} are missing.", number)
                 self.findings += _check_seal(seal, self._tenant, number, self._keys)
                 if seal.claims().get("previous") != previous:
                     self.findings.append(_broken_chain(self._tenant, number))
@@ -148,29 +152,29 @@ class _Chain:
             case seals.VIEWS:
                 self._check_views(number, claims, views.get(number, []))
             case _:
-                self._find("seal_unknown", "This kind of seal is not known to this version.", number)
+                self._find("seal_unknown", "This version does not know this kind of seal.", number)
 
     def _check_stream(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._sealed_streams:
             self._find("sealed_twice", "The stream has two seals.", number, sid)
         self._sealed_streams.add(sid)
         if row is None:
-            self._find("stream_missing", "The stream was sealed, and is not in the archive.", number, sid)
+            self._find("stream_missing", "The stream was sealed but is not in the archive.", number, sid)
             return
         if row["seal"] != number:
-            self._find("row_changed", f"The stream names seal {row['seal']} as its own, and not this one.", number, sid)
+            self._find("row_changed", f"The stream names seal {row['seal']} as its own, not this one.", number, sid)
         if row["erased"] is not None:
             self._erased[sid] = row["erasure"]
         self.findings += _check_row(row, claims)
 
     def _check_erased_row(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._erasures:
-            self._find("sealed_twice", "The stream has two seals of its erasure.", number, sid)
+            self._find("sealed_twice", "The stream's erasure has two seals.", number, sid)
         self._erasures[sid] = number
         if row is None:
-            self._find("stream_missing", "The stream was erased, and its tombstone is not there.", number, sid)
+            self._find("stream_missing", "The stream was erased but its tombstone is missing.", number, sid)
         elif row["erased"] != claims.get("at") or row["erasure"] != number:
-            self._find("erasure_undone", "The stream was erased, and its row does not say so.", number, sid)
+            self._find("erasure_undone", "The stream was erased but its row does not say so.", number, sid)
         elif row["seal"] == number:
             self._erased[sid] = number
             self.findings += _check_row(row, claims)
@@ -178,14 +182,14 @@ class _Chain:
     def _check_views(self, number: int, claims: dict[str, Any], rows: list[Any]) -> None:
         digest = seals.views_digest((row["id"], row["sid"], str(row["digest"])) for row in rows)
         if len(rows) != claims.get("views") or digest != claims.get("digest"):
-            self._find("views_changed", "The records of viewers are not those that were sealed.", number)
+            self._find("views_changed", "The viewers' records are not those that were sealed.", number)
         for row in rows:
             self.findings += _check_view(row)
 
     def _check_erasures(self) -> None:
         for sid, number in self._erased.items():
             if number is None or self._erasures.get(sid) != number:
-                self._find("erased_unsealed", "The stream's content is gone, and no seal says why.", number, sid)
+                self._find("erased_unsealed", "The stream's content is gone and no seal says why.", number, sid)
 
     async def _pages(self) -> AsyncIterator[list[tuple[int, Seal]]]:
         after: int | None = None
@@ -230,7 +234,7 @@ def _is_text(value: object) -> bool:
 async def _check_unsealed(
     connection: AsyncConnection, table: sa.Table, name: sa.Column[Any], findings: list[Finding]
 ) -> int:
-    """How many rows the table has. One whose seal is of another kind, or of nobody, was inserted or moved."""
+    """Check that each row has a seal. Returns how many rows there are. A row without its seal was inserted or moved."""
     count = (await connection.execute(sa.select(sa.func.count()).select_from(table))).scalar_one()
     rows = await connection.execute(
         sa.select(table.c.tenant, name.label("name"), table.c.seal, SEALS.c.statement).join(
@@ -240,7 +244,7 @@ async def _check_unsealed(
     seen: set[str] = set()
     for row in rows:
         if row.name in seen:
-            findings.append(Finding("twice", "This is there twice.", row.tenant, row.name, row.seal))
+            findings.append(Finding("twice", "This row exists twice.", row.tenant, row.name, row.seal))
         seen.add(row.name)
         claims = Seal(raw(row.statement), b"").claims() if row.statement is not None else {}
         if table is STREAMS and claims.get("stream") == row.name:
@@ -248,31 +252,31 @@ async def _check_unsealed(
         if table is VIEWS and claims.get("kind") == seals.VIEWS:
             continue
         findings.append(
-            Finding("unsealed", "This was never sealed: it was inserted, or moved.", row.tenant, row.name, row.seal)
+            Finding("unsealed", "This row was never sealed: it was inserted or moved.", row.tenant, row.name, row.seal)
         )
     return count
 
 
-# -- what each check is ----------------------------------------------------------------------------------
+# -- the checks ------------------------------------------------------------------------------------------
 
 
 def _check_seal(seal: Seal, tenant: str, number: int, keys: PublicKeys) -> list[Finding]:
     claims = seal.claims()
     found = []
     if not seals.is_signed(seal, keys):
-        detail = "No known key has signed this seal as it is."
+        detail = "No known key has signed this seal in this form."
         if str(claims.get("key")) not in keys:
-            detail = f"The seal names a key ({str(claims.get('key'))[:16]}) that is not among the known ones."
+            detail = f"The seal names a key ({str(claims.get('key'))[:16]}) that is not known."
         found.append(Finding("signature_invalid", detail, tenant, claims.get("stream"), number))
     if (claims.get("tenant"), claims.get("number")) != (tenant, number):
         found.append(
-            Finding("seal_moved", "The seal was made for another place.", tenant, claims.get("stream"), number)
+            Finding("seal_moved", "The seal has another tenant or number.", tenant, claims.get("stream"), number)
         )
     return found
 
 
 def _check_row(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[Finding]:
-    """A stream's row against what its seal says."""
+    """A stream's row against its seal's claims."""
 
     def finding(what: str, detail: str) -> Finding:
         return Finding(what, detail, row["tenant"], row["sid"], row["seal"])
@@ -294,7 +298,7 @@ def _check_row(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[Findin
     elif row["erasure"] is not None:
         changed.append("erasure")
     if changed:
-        found.append(finding("row_changed", f"These columns are not as they were sealed: {', '.join(changed)}."))
+        found.append(finding("row_changed", f"These columns differ from what was sealed: {', '.join(changed)}."))
     if row["erased"] is None:
         found += [finding(*problem) for problem in _check_content(row, claims)]
     return found
@@ -310,7 +314,7 @@ def _check_content(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tu
         is_same_record, columns_differ = False, []
     found = []
     if not is_same_record:
-        found.append(("record_changed", "The stream's record (request, times, usage …) is not as it was sealed."))
+        found.append(("record_changed", "The stream's record (request, times, usage …) differs from what was sealed."))
     if columns_differ:
         found.append(("row_changed", f"These columns differ from the record: {', '.join(columns_differ)}."))
     try:
@@ -319,12 +323,12 @@ def _check_content(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tu
     except (TypeError, ValueError):
         is_same_log = False
     if not is_same_log:
-        found.append(("log_changed", "The stream's events are not as they were sealed."))
+        found.append(("log_changed", "The stream's events differ from what was sealed."))
     return found
 
 
 def _is_event(event: Event) -> bool:
-    """Or other events could be made of the same line: its parts are only told apart by what they are."""
+    """Whether its kind and data are well formed. If not, other events could give the same line of NDJSON."""
     try:
         orjson.loads(event.data)
     except orjson.JSONDecodeError:
@@ -334,12 +338,10 @@ def _is_event(event: Event) -> bool:
 
 def _check_erasure(row: Mapping[str, Any], erasure: Seal | None, keys: PublicKeys) -> list[Finding]:
     claims = erasure.claims() if erasure else {}
-    is_said = claims.get("kind") == seals.ERASURE and claims.get("stream") == row["sid"]
-    if erasure and is_said and claims.get("at") == row["erased"]:
+    is_its_own = claims.get("kind") == seals.ERASURE and claims.get("stream") == row["sid"]
+    if erasure and is_its_own and claims.get("at") == row["erased"]:
         return _check_seal(erasure, row["tenant"], row["erasure"], keys)
-    return [
-        Finding("erased_unsealed", "The stream's content is gone, and no seal says why.", row["tenant"], row["sid"])
-    ]
+    return [Finding("erased_unsealed", "The stream's content is gone and no seal says why.", row["tenant"], row["sid"])]
 
 
 def _check_view(row: Mapping[str, Any]) -> list[Finding]:
@@ -355,9 +357,8 @@ def _check_view(row: Mapping[str, Any]) -> list[Finding]:
         is_same = places and seals.view_digest(raw(record)) == row["digest"]
     if is_same:
         return []
-    return [
-        Finding("view_changed", "A viewer's record is not as it was sealed.", row["tenant"], row["sid"], row["seal"])
-    ]
+    detail = "A viewer's record differs from what was sealed."
+    return [Finding("view_changed", detail, row["tenant"], row["sid"], row["seal"])]
 
 
 def _broken_chain(tenant: str, number: int) -> Finding:
@@ -365,9 +366,9 @@ def _broken_chain(tenant: str, number: int) -> Finding:
 
 
 def _cut_off(tenant: str, number: int, head: Head) -> Finding:
-    detail = f"The chain ends at seal {number}, and has been at {head.number}: its newest seals were cut off."
+    detail = f"The chain ends at seal {number} but had reached {head.number}: its newest seals were cut off."
     return Finding("seals_cut_off", detail, tenant, seal=head.number)
 
 
 def _other_head(tenant: str, head: Head) -> Finding:
-    return Finding("head_differs", "This seal is not the one that was kept outside.", tenant, seal=head.number)
+    return Finding("head_differs", "This seal differs from the head that is kept outside.", tenant, seal=head.number)

@@ -1,9 +1,9 @@
 """The archive's database: SQLite (WAL) or PostgreSQL, by SQLAlchemy; its schema by Alembic.
 
-One migrates at a time (a file lock beside a SQLite file, an advisory lock in PostgreSQL), in one transaction: who is
-killed in the middle leaves nothing behind, who comes second finds it done. A schema newer than this release stays as
-it is: two releases may share an archive during a roll-out.
-A driver's errors are translated here, at the border: ArchiveUnavailable is a state that passes.
+One process migrates at a time (a file lock beside a SQLite file, an advisory lock in PostgreSQL), in one transaction: a
+process that is killed meanwhile leaves nothing behind, and the next one finds the work done. A schema newer than this
+release stays as it is: two releases may share an archive during a roll-out.
+The drivers' errors are translated here, at the border: ArchiveUnavailable is a state that passes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 POOL_CONNECTIONS = 4
+"""For each process: writers take turns anyway, and a read lasts milliseconds."""
+
 BUSY_S = 10.0
 """How long SQLite waits for another process' transaction."""
 
 CONNECT_S = 5
+"""PostgreSQL only, whole seconds, for each host of the URL: half of ANSWER_S leaves time to try a second host."""
+
 ANSWER_S = 10.0
-"""A database that is there and does not answer for so long (a host that is gone, a frozen one) is away."""
+"""A database that accepts a connection but does not answer for so long (its host is gone or frozen) is away."""
 
 MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
-"""PostgreSQL's advisory locks are numbers: any, as long as they are ours."""
+"""PostgreSQL's advisory locks are numbers. Any two will do that no other program uses in this database."""
 
 AWAY = "The archive cannot be reached or cannot serve. Nothing is lost. Try again shortly."
 
@@ -61,7 +65,10 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 class Database:
-    """`reading()` and `writing()` give connections in a transaction. Writers come one after the other."""
+    """`reading()` and `writing()` give connections in a transaction. Writers take turns, across processes.
+
+    Everything raises ArchiveUnavailable if the database cannot be reached or cannot serve.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = parse_archive_url(url)
@@ -72,7 +79,7 @@ class Database:
         self._failures = 0
 
     def reading(self, *, within_s: float | None = ANSWER_S) -> AbstractAsyncContextManager[AsyncConnection]:
-        """`within_s`: all of it. None for what may take long."""
+        """`within_s`: the limit for the whole transaction; None for one that may take long."""
         return self._transaction(writes=False, within_s=within_s)
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -92,7 +99,7 @@ class Database:
             await self._require_same_file()
 
     async def _require_same_file(self) -> None:
-        """SQLite goes on in a file that was moved or removed under it, and what it says it holds may be gone soon."""
+        """SQLite keeps using a file that was moved or removed, so what it reports as written may soon be gone."""
         if self.path is None or self._inode == _inode(self.path):
             return
         if self._engine:
@@ -101,7 +108,7 @@ class Database:
         raise ArchiveUnavailable(f"{self.path.name} was moved or replaced and is opened again. Try again shortly.")
 
     async def forget_erased(self) -> None:
-        """Have no copy of what was erased stay in SQLite's write-ahead log. (PostgreSQL's pages are its own affair.)"""
+        """Leave no copy of erased content in SQLite's write-ahead log. (PostgreSQL's pages are out of our reach.)"""
         if self.path is not None:
             with _from_database():
                 engine = await self.prepared()
@@ -110,11 +117,11 @@ class Database:
                     await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def prepared(self) -> AsyncEngine:
-        """The engine; at the first call the schema is brought up to date."""
+        """The engine. The first call brings the schema up to date."""
         failures = self._failures
         async with self._preparing:
             if self._engine is None:
-                if self._failures > failures:  # for whoever was first; the others need not try one by one
+                if self._failures > failures:  # the first caller failed meanwhile; the others need not try one by one
                     raise ArchiveUnavailable(AWAY)
                 engine = self._make_engine()
                 try:
@@ -148,11 +155,11 @@ class Database:
         return engine
 
     async def _migrate(self, engine: AsyncEngine) -> None:
-        # The lock comes first: a new SQLite file becomes WAL at its first connection, and two of them collide.
+        # The lock comes first: a new SQLite file becomes WAL at its first connection, and two such connections collide.
         async with self._only_migrator(), engine.connect() as connection:
             connection = await connection.execution_options(writes=True)
             async with connection.begin():
-                if await connection.run_sync(_is_up_to_date):  # so a role that may only read can ask
+                if await connection.run_sync(_is_up_to_date):  # a role that may only read can check this much
                     return
                 if self.path is None:
                     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
@@ -179,7 +186,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _make_private(path: Path) -> None:
-    """What the archive holds is nobody's business but its owner's. SQLite gives its other files the same mode."""
+    """Only the owner may read the archive. SQLite gives its other files the same mode."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
@@ -188,24 +195,24 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # or the driver begins and commits by itself, around DDL too
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # Redis lets go of what the archive has said it holds
-    cursor.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
+    cursor.execute("PRAGMA synchronous=FULL")  # Redis forgets a stream once the archive has acknowledged it
+    cursor.execute("PRAGMA secure_delete=ON")  # erased content is overwritten
     cursor.close()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # A writer that begins as a reader may find, later, that it cannot become one.
+    # A transaction that begins as a reader may later be unable to become a writer.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def see_one_moment(connection: sa.Connection) -> None:
-    """Of this transaction: whatever is written meanwhile, it does not see. In SQLite that is always so."""
+    """From now on this transaction sees nothing that is written meanwhile. In SQLite that is always so."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
-# -- the schema: Alembic is loaded when it is used, a tenth of a second in a process ------------------------
+# -- the schema: Alembic is loaded only when it is used; loading takes a tenth of a second -------------------
 
 
 def _config() -> Config:
@@ -227,7 +234,7 @@ def _is_up_to_date(connection: sa.Connection) -> bool:
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    if _is_up_to_date(connection):  # somebody was faster
+    if _is_up_to_date(connection):  # another process was faster
         return
     from alembic import command
 
@@ -240,7 +247,7 @@ def _upgrade(connection: sa.Connection) -> None:
 
 
 class _from_database:
-    """Translate the drivers' errors. What they say goes to the log: it may name hosts and paths."""
+    """Translate the drivers' errors. Their messages go to the log only: they may name hosts and paths."""
 
     def __enter__(self) -> None:
         pass

@@ -1,11 +1,11 @@
 """The head of each tenant's chain, kept outside of the database: a file, or a URL.
 
-Whoever can write the database can cut off the newest seals, and what is left looks whole. The head says how far the
-chain had come. It is moved on after each transaction, and only along the same chain: a head that the database does not
-continue stays as it is, for verify to find.
+An attacker who can write the database can cut off the newest seals, and the rest looks whole. The head says how far the
+chain had come. It advances after each transaction, and only along the same chain: if the database does not continue a
+head, the head stays as it is, and verify finds that.
 
-The file is JSON, {tenant: {"number", "digest", "at"}}, replaced in one step. A URL gets the same by PUT, and gives it
-by GET (404: none yet).
+The file is JSON, {tenant: {"number", "digest", "at"}}, replaced in one step. A URL receives the same by PUT and returns
+it by GET (404: none yet).
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ import httpx2
 import orjson
 
 URL_TIMEOUT_S = 10.0
+"""As long as the archive itself may take to answer (database.py)."""
 
 
 class Head(NamedTuple):
+    """The last seal of a chain: its number, its digest, and when it was made (ms)."""
+
     number: int
     digest: str
     at: int
 
 
 class HeadsUnavailable(Exception):
-    """The place of the heads cannot be read or written. The message says why."""
+    """The file or URL of the heads cannot be read or written. The message says why."""
 
 
 class HeadStore(Protocol):
@@ -111,7 +114,7 @@ def _decode(content: bytes) -> dict[str, Head]:
     try:
         heads = {tenant: Head(**head) for tenant, head in orjson.loads(content).items()}
     except (TypeError, AttributeError):
-        raise ValueError("these are no heads") from None
+        raise ValueError("this is not a file of heads") from None
     for head in heads.values():
         if not (type(head.number) is int and head.number > 0 and isinstance(head.digest, str)):
             raise ValueError("a head has no number or no digest")

@@ -1,11 +1,11 @@
 """The archive's tables, on one screen. Times are ms since 1970. migrations/ makes them; a test compares the two.
 
-STREAMS, a row a stream. What a listing filters by stands in columns; it is in the record too, which is sealed.
-SEALS, a row a seal: the chain of each tenant. Nothing is ever removed here.
-VIEWS, a row a viewer's connection.
+STREAMS: one row a stream. The fields that a listing filters by are columns; they are in the sealed record too.
+SEALS: one row a seal, the chain of each tenant. Rows are never removed from it.
+VIEWS: one row a viewer's connection.
 
-Erasing a stream empties its row but for (tenant, sid, state, created, finished, events, tail, archived, seal), and
-its views but for (id, tenant, sid, digest, seal): what a seal needs to be checked.
+Erasing a stream empties its row except for (tenant, sid, state, created, finished, events, tail, archived, seal), and
+its views except for (id, tenant, sid, digest, seal): the columns that are needed to check a seal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STREAMS = Table(
     Column("archived", BigInteger, nullable=False),
     Column("seal", BigInteger, nullable=False),  # its number
     Column("erased", BigInteger),
-    Column("erasure", BigInteger),  # the number of the seal that says so
+    Column("erasure", BigInteger),  # the number of the seal of the erasure
     Column("salt", LargeBinary),
     Column("record", LargeBinary),  # canonical JSON, compressed
     Column("log", LargeBinary),  # packing.py
@@ -42,7 +42,7 @@ STREAMS = Table(
     Index("streams_by_user", "tenant", "user", "created", "sid"),
     Index("streams_by_model", "tenant", "model", "created", "sid"),
     Index("streams_by_state", "tenant", "state", "created", "sid"),
-    Index("streams_kept", "tenant", "erased", "finished"),  # what retention looks for
+    Index("streams_kept", "tenant", "erased", "finished"),  # for retention
 )
 
 SEALS = Table(
@@ -71,7 +71,7 @@ VIEWS = Table(
 
 
 def raw(value: Any) -> bytes:
-    """A column's bytes; of what never was any (a number, nothing) none, which no digest and no signature fits."""
-    if isinstance(value, str):  # SQLite takes anything anywhere; the same bytes as text are the same bytes
+    """A column's bytes. A value that cannot have been bytes (a number, NULL) gives b"", which no digest fits."""
+    if isinstance(value, str):  # SQLite stores any type in any column; the same bytes as text count as the same bytes
         return value.encode(errors="surrogateescape")
     return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else b""

@@ -1,14 +1,14 @@
 """The seal: what makes a change to an archived stream visible. Pure functions; docs/AUDIT.md is their specification.
 
-A seal is a *statement* (canonical JSON) and an Ed25519 signature of it (RFC 8032). The seals of a tenant are numbered
-1, 2, 3 … and each names the digest of the one before it. What a statement claims, by its kind:
+A seal is a *statement* (canonical JSON) and its Ed25519 signature (RFC 8032, section 5.1). The seals of a tenant are
+numbered 1, 2, 3 … and each names the digest of the one before it. What a statement claims, by its kind:
 - stream    this stream, with this record (request, times, usage …) and this log, has been archived
 - erasure   this stream's content has been erased
 - views     these viewers' records have been archived
 
-So a changed event breaks the log's digest, a changed statement its signature, a removed, inserted or exchanged seal the
-chain; that the newest seals were cut off shows at the head that is kept elsewhere (heads.py).
-Digests begin with a random salt that is erased with the content: what is left tells nothing about it.
+So a changed event breaks the log's digest, a changed statement its signature, and a removed, inserted or exchanged seal
+the chain. If the newest seals were cut off, the head that is kept elsewhere shows it (heads.py).
+Digests begin with a random salt that is erased with the content: what remains reveals nothing about it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from broker.log.event import Event, to_ndjson
 STREAM, ERASURE, VIEWS = "stream", "erasure", "views"
 
 VERSION = 1
+"""Of the statements' form (docs/AUDIT.md)."""
+
 NOTHING = "0" * 64
-"""What the first seal of a tenant names as the one before it."""
+"""The digest that the first seal of a tenant names as `previous`."""
 
 _LOG, _RECORD, _VIEW, _SIGNED = (f"lastevent {what} 1\n".encode() for what in ("log", "record", "view", "seal"))
 
 
 class Seal(NamedTuple):
-    """`statement` is what is signed, to the byte. `digest` is what the next seal calls `previous`."""
+    """`statement`: the signed bytes. `digest`: the next seal names it as `previous` (64 hex digits)."""
 
     statement: bytes
     signature: bytes
@@ -44,7 +46,7 @@ class Seal(NamedTuple):
         return hashlib.sha256(self.statement).hexdigest()
 
     def claims(self) -> dict[str, Any]:
-        """The statement as a dictionary; {} if it is none (somebody has been at it)."""
+        """The statement as a dictionary; {} if it is not a JSON object (it was tampered with)."""
         try:
             claims = orjson.loads(self.statement)
         except orjson.JSONDecodeError:
@@ -57,7 +59,7 @@ def new_salt() -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON in one form only: keys sorted, no spaces, UTF-8."""
+    """JSON in exactly one form: keys sorted, no spaces, UTF-8."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
@@ -66,7 +68,7 @@ def log_digest(salt: bytes, events: Iterable[Event]) -> str:
 
 
 def lines_digest(salt: bytes, lines: Iterable[bytes]) -> str:
-    """A chain over a log's events, each as the line of NDJSON that an export shows: d = SHA-256(d, line)."""
+    """A chain over a log's events, each as its line of NDJSON in an export: d = SHA-256(d, line). 64 hex digits."""
     digest = hashlib.sha256(_LOG + salt).digest()
     for line in lines:
         digest = hashlib.sha256(digest + line).digest()
@@ -78,12 +80,12 @@ def record_digest(salt: bytes, record: bytes) -> str:
 
 
 def view_digest(record: bytes) -> str:
-    """One viewer's record, which holds a salt of its own."""
+    """Of one viewer's record, which has a salt of its own."""
     return hashlib.sha256(_VIEW + record).hexdigest()
 
 
 def views_digest(views: Iterable[tuple[str, str, str]]) -> str:
-    """Many viewers' records: (id, stream, digest) of each, sorted by id, a line each. Erasing leaves these three."""
+    """Of many viewers' records: (id, stream, digest) of each, sorted by id, a line each. Erasing leaves these three."""
     lines = (f"{view} {stream} {digest}\n" for view, stream, digest in sorted(views))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
@@ -117,7 +119,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def is_signed(seal: Seal, keys: Mapping[str, Ed25519PublicKey]) -> bool:
-    """Whether one of these keys (key id → key) has signed it."""
+    """Whether the key that the seal names is one of these (key id → key) and has signed the statement."""
     key = keys.get(str(seal.claims().get("key")))
     if key is None:
         return False

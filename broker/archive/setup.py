@@ -1,7 +1,7 @@
-"""What the settings say of the archive: where it is, which key seals it, which keys check it, where its heads are.
+"""What the settings say about the archive: where it is, which key seals it, which keys check it, where its heads are.
 
-Beside a SQLite archive everything has its place. For PostgreSQL, which several machines share, the key and the heads'
-place must be set: a key that each machine made for itself would be no key.
+A SQLite archive has everything beside it. With PostgreSQL, which several machines share, the key and the place of the
+heads must be set: keys that each machine made for itself would prove nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEADS_NAME = "seal-heads.json"
 
 
 class Verdict(NamedTuple):
-    """What checking one stream came to: `verdict` is verified, erased, broken or not_sealed (docs/API.md)."""
+    """The result of checking one stream. `verdict`: verified, erased, broken or not_sealed (docs/API.md)."""
 
     verdict: str
     seal: Seal | None = None
@@ -47,7 +47,7 @@ NOT_SEALED = Verdict("not_sealed")
 
 
 class Archive:
-    """What a server has of the archive: it reads, and checks what it has read."""
+    """A server's view of the archive: it reads streams and checks them against their seals."""
 
     def __init__(self, settings: Settings) -> None:
         self._database = Database(settings.archive_url)
@@ -68,11 +68,11 @@ class Archive:
         await self._database.aclose()
 
     def _public_keys(self) -> PublicKeys:
-        # Read each time: beside a new SQLite archive the first worker makes them, and a rotation adds one.
+        # Read each time: the first worker makes the keys beside a new SQLite archive, and a rotation adds one.
         try:
             return find_public_keys(self._settings)
         except BadKey as bad:
-            logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - it says all there is
+            logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - the message is complete
             return {}
 
     async def _head(self, sealed: Sealed) -> Head | None:
@@ -93,18 +93,18 @@ def open_writer(settings: Settings) -> ArchiveWriter:
 
 
 def find_heads(settings: Settings) -> HeadStore:
-    """Raises BadKey."""
+    """Where the heads are kept. Raises BadKey, which names the setting to set."""
     beside = _beside(settings, HEADS_NAME)
     if settings.seal_heads or beside:
         return open_heads(settings.seal_heads or str(beside))
     raise BadKey(
-        f"{PREFIX}SEAL_HEADS is not set: with PostgreSQL, say where the head of the seals is kept outside of it "
-        "(a file, or a URL that takes PUT and GET)."
+        f"{PREFIX}SEAL_HEADS is not set. With PostgreSQL the head of the seals must be kept outside of the database. "
+        "Set it to a file, or to a URL that accepts GET and PUT."
     )
 
 
 def find_public_keys(settings: Settings) -> PublicKeys:
-    """The keys that seals are checked with; none if no setting names them. Raises BadKey for a file that holds none."""
+    """The keys that check seals; {} if no setting names any. Raises BadKey for a file without keys."""
     path = settings.seal_public_keys or _beside(settings, PUBLIC_NAME)
     if settings.seal_public_keys or (path and path.exists()):
         return load_public_keys(path) if path else {}
@@ -120,7 +120,7 @@ def _signer(settings: Settings) -> Signer:
     if beside := _beside(settings, PRIVATE_NAME):
         return load_or_make_signer(beside)
     raise BadKey(
-        f"{PREFIX}SEAL_KEY is not set: with PostgreSQL, all workers share one Ed25519 private key. "
+        f"{PREFIX}SEAL_KEY is not set. With PostgreSQL all workers share one Ed25519 private key. "
         "Make it with: openssl genpkey -algorithm ed25519 -out seal-key.pem"
     )
 

@@ -1,7 +1,7 @@
-"""The key that seals, and the keys that seals are checked with: PEM files.
+"""The key that signs seals, and the keys that check them: PEM files (RFC 7468; the keys as in RFC 8410).
 
-The private key is the worker's alone. If it is not there, and is to stand beside a SQLite archive, it is made. Public
-keys come in one file, as many as there have been (a key that is replaced goes on to check what it has sealed).
+Only the worker has the private key. If it is missing and belongs beside a SQLite archive, it is made. All public keys
+are in one file (a key that was replaced still checks the seals that it signed).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PublicKeys = dict[str, Ed25519PublicKey]
 
 
 class BadKey(Exception):
-    """A key file that is missing or holds no Ed25519 key. The message says which, and how to make one."""
+    """A key file that is missing or does not hold an Ed25519 key. The message says which, and how to make one."""
 
 
 def load_signer(path: Path) -> Signer:
@@ -40,16 +40,16 @@ def load_signer(path: Path) -> Signer:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise BadKey(
-            f"{path} holds no private key that can be read ({_why(error)}). "
+            f"{path} does not hold a readable private key ({_why(error)}). "
             f"Make one with: openssl genpkey -algorithm ed25519 -out {path}"
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadKey(f"{path} holds a key of another kind than Ed25519.")
+        raise BadKey(f"{path} holds a key that is not an Ed25519 key.")
     return Signer(key)
 
 
 def load_or_make_signer(path: Path) -> Signer:
-    """The signer of this file; if there is none, a new one, and its public key beside it. Raises BadKey."""
+    """The signer of this file. If the file is missing, it is made, with the public key beside it. Raises BadKey."""
     if not path.exists():
         key = Ed25519PrivateKey.generate()
         _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
@@ -59,15 +59,15 @@ def load_or_make_signer(path: Path) -> Signer:
 
 
 def load_public_keys(path: Path) -> PublicKeys:
-    """key id → key. Raises BadKey."""
+    """key id → key, for every Ed25519 key in the file. Raises BadKey if there is none."""
     try:
         blocks = _PUBLIC_BLOCK.findall(path.read_bytes())
         keys = [load_pem_public_key(block) for block in blocks]
     except (OSError, ValueError) as error:
-        raise BadKey(f"{path} holds no public key that can be read ({_why(error)}).") from None
+        raise BadKey(f"{path} does not hold a readable public key ({_why(error)}).") from None
     found = {key_id(key): key for key in keys if isinstance(key, Ed25519PublicKey)}
     if not found:
-        raise BadKey(f"{path} holds no Ed25519 public key (-----BEGIN PUBLIC KEY-----).")
+        raise BadKey(f"{path} does not hold an Ed25519 public key (-----BEGIN PUBLIC KEY-----).")
     return found
 
 
@@ -76,7 +76,7 @@ def public_pem(key: Ed25519PublicKey) -> bytes:
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """The whole file or none of it; one that is there stays (two workers may start together)."""
+    """Write the whole file or nothing. A file that exists stays as it is (two workers may start together)."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

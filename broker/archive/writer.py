@@ -1,8 +1,8 @@
-"""ArchiveWriter: what changes the archive. Each call is one transaction, with the seals for what it did.
+"""ArchiveWriter: everything that changes the archive. Each call is one transaction, with the seals for its changes.
 
-Writers of all processes come one after the other (database.py), so a chain has one next number. Every call may be
-repeated: what is there already is left as it is. After a transaction the head of each chain it moved is kept elsewhere
-too (heads.py); a crash between the two leaves the head behind, which `settle_heads` mends at the next start.
+Writers of all processes take turns (database.py), so a chain has one next number. Every call may be repeated: rows that
+exist are left as they are. After a transaction the head of each chain that it extended is also kept elsewhere
+(heads.py). A crash between the two leaves the head behind; `settle_heads` corrects that at the next start.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from broker.log.meta import Meta
 logger = logging.getLogger(__name__)
 
 REQUESTED, RETENTION = "requested", "retention"
+"""Why content was erased, as the seal of the erasure says."""
 
 
 class Finished(NamedTuple):
-    """A stream as it goes into the archive: its row, and what its seal is to say."""
+    """A stream on its way into the archive: its row, and the claims of its seal."""
 
     sid: str
     tenant: str
@@ -43,7 +44,7 @@ class Finished(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """`meta`: what is left of the stream in Redis. It may not be in the archive yet."""
+    """An erasure to carry out. `meta`: the tombstone in Redis. The stream may not be in the archive yet."""
 
     sid: str
     meta: Meta
@@ -51,7 +52,7 @@ class Erasure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ViewRecord:
-    """A viewer's connection that has ended: its record, whose `opened` is in ms."""
+    """The record of a viewer's connection that has closed (log/access.py). Its `opened` is in ms."""
 
     id: str
     tenant: str
@@ -60,7 +61,10 @@ class ViewRecord:
 
 
 def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
-    """Costs some milliseconds for a long log: meant to run in a thread."""
+    """A stream made ready for the archive. `events`: its whole log, which must end with the terminal event.
+
+    Takes some milliseconds for a long log: meant to run in a thread.
+    """
     salt = seal.new_salt()
     record = canonical({"id": sid, **meta.archived_fields()})
     known = {
@@ -99,7 +103,7 @@ class ArchiveWriter:
         self._heads = head_store
 
     async def add(self, streams: Sequence[Finished], now_ms: int) -> None:
-        """Archive these streams, each once; one that is there already stays as it is. Raises ArchiveUnavailable."""
+        """Archive these streams, each once; one that is already there stays as it is. Raises ArchiveUnavailable."""
         async with self.database.writing() as connection:
             there = await _known(connection, streams)
             chains = _Chains(connection, self._signer, now_ms)
@@ -113,7 +117,7 @@ class ArchiveWriter:
         await self._advance_heads(chains)
 
     async def add_views(self, views: Sequence[ViewRecord], now_ms: int) -> None:
-        """Archive viewers' records, a seal for each tenant's. Raises ArchiveUnavailable."""
+        """Archive viewers' records, with one seal a tenant. Raises ArchiveUnavailable."""
         async with self.database.writing() as connection:
             there = await _present_views(connection, views)
             erased = await _erased(connection, [view.sid for view in views])
@@ -133,7 +137,10 @@ class ArchiveWriter:
         await self._advance_heads(chains)
 
     async def erase(self, erasures: Sequence[Erasure], now_ms: int) -> None:
-        """Erase the content of these streams. One that was never archived leaves a tombstone, too."""
+        """Erase the content of these streams. One that was never archived also leaves a tombstone.
+
+        Raises ArchiveUnavailable.
+        """
         async with self.database.writing() as connection:
             chains = _Chains(connection, self._signer, now_ms)
             for erasure in erasures:
@@ -143,7 +150,10 @@ class ArchiveWriter:
         await self._advance_heads(chains)
 
     async def expire(self, tenant: str, finished_before_ms: int, now_ms: int, limit: int) -> list[str]:
-        """Erase what has been kept for as long as it is to be. Returns which streams that were."""
+        """Erase up to `limit` streams whose retention in the archive is over. Returns their ids.
+
+        Raises ArchiveUnavailable.
+        """
         async with self.database.writing() as connection:
             old = await connection.execute(
                 sa.select(STREAMS.c.sid)
@@ -169,7 +179,7 @@ class ArchiveWriter:
             return list((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())
 
     async def settle_heads(self) -> None:
-        """Move each head to where its chain is: the last run may have ended before it did."""
+        """Move each head to the end of its chain: the last run may have ended before it did."""
         for tenant in await self.tenants():
             async with self.database.reading() as connection:
                 tip = await _tip(connection, tenant)
@@ -218,7 +228,7 @@ class ArchiveWriter:
 
 
 class _Chains:
-    """The chains of this transaction's tenants: seals are numbered here, and written together."""
+    """The chains of this transaction's tenants: it numbers new seals and writes them together."""
 
     def __init__(self, connection: AsyncConnection, signer: Signer, now_ms: int) -> None:
         self._connection = connection
@@ -228,7 +238,7 @@ class _Chains:
         self.moved: dict[str, Head] = {}
 
     async def add(self, tenant: str, kind: str, claims: Mapping[str, Any]) -> int:
-        """The new seal's number."""
+        """Make a seal. Returns its number."""
         tip = self.moved.get(tenant) or await _tip(self._connection, tenant) or Head(0, seal.NOTHING, 0)
         number = tip.number + 1
         made = self._signer.seal(tenant, number, tip.digest, self._now_ms, kind, claims)
@@ -246,23 +256,23 @@ async def _insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[M
 
 
 async def _known(connection: AsyncConnection, streams: Sequence[Finished]) -> set[str]:
-    """Which of these are archived already. What is in the archive was sealed, and stays."""
+    """Which of these are already archived. A row in the archive was sealed, and stays."""
     which = sa.select(STREAMS.c.sid, STREAMS.c.log).where(STREAMS.c.sid.in_([stream.sid for stream in streams]))
     logs = {row.sid: row.log for row in await connection.execute(which)}
     for stream in streams:
         if (log := logs.get(stream.sid)) is not None and bytes(log) != stream.row["log"]:
-            logger.error("stream %s: Redis has another log than the one that was archived; that one stays", stream.sid)
+            logger.error("stream %s: its log in Redis differs from the archived one, which stays", stream.sid)
     return set(logs)
 
 
 async def _present_views(connection: AsyncConnection, views: Sequence[ViewRecord]) -> set[str]:
-    """Which of these are archived already. One whose server was taken for dead may come again, and say otherwise."""
+    """Which of these are already archived. A server wrongly taken for dead sends its records later, and they differ."""
     which = sa.select(VIEWS.c.id, VIEWS.c.record).where(VIEWS.c.id.in_([view.id for view in views]))
     records = {row.id: row.record for row in await connection.execute(which)}
     for view in views:
         record = records.get(view.id)
         if record is not None and orjson.loads(record)["how"] != view.record["how"]:
-            logger.warning("a viewer's record of stream %s is sealed as server_lost; a later one is dropped", view.sid)
+            logger.warning("stream %s: a viewer's record is sealed as server_lost; the later one is dropped", view.sid)
     return set(records)
 
 

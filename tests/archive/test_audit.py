@@ -403,7 +403,7 @@ async def test_a_whole_archive_has_no_findings_and_is_counted(full: TestArchive)
 async def test_a_finding_names_what_and_where(full: TestArchive) -> None:
     await WAYS["an event's data"](full)
     assert await full.findings() == [
-        Finding("log_changed", "The stream's events are not as they were sealed.", "t", STREAM, 1)
+        Finding("log_changed", "The stream's events differ from what was sealed.", "t", STREAM, 1)
     ]
 
 

@@ -50,7 +50,7 @@ from worker.archiving.archiver import Archiver
 from worker.generation import Generation
 from worker.providers import Provider
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin.server import StandIn, start_in_thread
+from worker.standin.server import StandIn
 from worker.sweeper import Heartbeat, Sweeper
 
 logger = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ async def _close(dispatcher: Dispatcher, queue: ArqRedis) -> None:
 
 def make_provider(settings: Settings) -> tuple[Provider, StandIn | None]:
     """The anthropic SDK, against the real API, or (no key and no base URL) against the stand-in."""
-    standin = None if _has_api() else start_in_thread()
+    standin = None if _has_api() else StandIn()
     provider = AnthropicProvider(
         api_key="stand-in" if standin else None,
         base_url=standin.base_url if standin else None,

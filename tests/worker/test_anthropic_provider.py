@@ -17,7 +17,7 @@ import pytest
 
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin.server import StandIn, start_in_thread
+from worker.standin.server import StandIn
 
 FAST = "rate=0 ttft_ms=0"
 CODES = {
@@ -34,7 +34,7 @@ CODES = {
 
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
-    server = start_in_thread()
+    server = StandIn()
     yield server
     server.close()
 

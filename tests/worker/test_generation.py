@@ -22,7 +22,8 @@ from tests.rig.streams import committing, expire_lease, meta, queued, seize, tak
 from worker.generation import Generation
 from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin.server import StandIn, start_in_thread, words
+from worker.standin.server import StandIn
+from worker.standin.words import words
 from worker.sweeper import Heartbeat
 
 LIMIT_S = 60.0
@@ -31,7 +32,7 @@ FAST = "rate=0 ttft_ms=0"
 
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
-    standin = start_in_thread()
+    standin = StandIn()
     yield standin
     standin.close()
 

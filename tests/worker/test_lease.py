@@ -42,7 +42,7 @@ from tests.rig.streams import (
 )
 from worker.main import Worker
 from worker.providers.anthropic import AnthropicProvider
-from worker.standin.server import StandIn, start_in_thread
+from worker.standin.server import StandIn
 from worker.sweeper import HEARTBEAT_S, QUEUED_GRACE_S, Heartbeat, Sweeper
 
 LIMIT_S = 60.0
@@ -63,7 +63,7 @@ async def queue(valkey_url: str) -> AsyncIterator[ArqRedis]:
 
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
-    standin = start_in_thread()
+    standin = StandIn()
     yield standin
     standin.close()
 

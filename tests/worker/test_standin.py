@@ -17,14 +17,15 @@ import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 
-from worker.standin.server import Directives, StandIn, read_directives, start_in_thread
+from worker.standin.directives import Directives, read_directives
+from worker.standin.server import StandIn
 
 FAST = "rate=0 ttft_ms=0"
 
 
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
-    server = start_in_thread()
+    server = StandIn()
     yield server
     server.close()
 
@@ -310,7 +311,7 @@ async def test_requests_are_counted(http: httpx2.AsyncClient) -> None:
 
 
 def test_closing_cuts_every_answer_quietly_and_frees_the_port(caplog: pytest.LogCaptureFixture) -> None:
-    server = start_in_thread()
+    server = StandIn()
     with caplog.at_level(logging.WARNING), httpx2.Client(trust_env=False) as http:
         with http.stream(
             "POST", f"{server.base_url}/v1/messages", json=body("[[stall_at=0 rate=0 ttft_ms=0]]")

@@ -1,0 +1,89 @@
+"""What a message asks of the stand-in, between double brackets, as in `[[tokens=200 rate=50 cut_at=120]]`.
+
+What is unknown or malformed in there is ignored:
+
+
+    tokens=60 rate=30    that many text deltas, so many a second (0: as fast as it can)
+    ttft_ms=300          silence before the first of them
+    thinking=N           N thinking deltas in a block of their own before the text
+    tools=N              N tool_use blocks after the text
+    server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
+    stop=refusal         the stop_reason to give
+    overload=K           the first K requests with this very message get 529 (with status=S: get S)
+    status=S             every request gets HTTP status S (400 to 599; or 200, though it is no stream)
+    retry_after=S        the retry-after header of those, in seconds (retry_date=S: as an HTTP date, S from now)
+
+and the faults. N counts the text deltas sent before it happens:
+
+    error_at=N           an `error` event (overloaded_error; error=api_error names another)
+    cut_at=N             the connection is dropped in the middle of the body
+    end_at=N             the body ends properly, but without message_stop
+    stall_at=N           silence, without pings, until the client goes away
+    garbage_at=N         a data line that is no JSON, then on as if nothing were
+    hold=1               everything is said, message_stop too, but the body does not end
+    surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    tokens: int = 60
+    rate: float = 30.0
+    ttft_ms: int = 300
+    thinking: int = 0
+    tools: int = 0
+    server_tool: str = ""
+    stop: str = ""
+    overload: int | None = None
+    status: int | None = None
+    retry_after: int | None = None
+    retry_date: int | None = None
+    hold: int = 0
+    error: str = "overloaded_error"
+    error_at: int | None = None
+    cut_at: int | None = None
+    end_at: int | None = None
+    stall_at: int | None = None
+    garbage_at: int | None = None
+    surrogate_at: int | None = None
+
+    def first_fault(self) -> tuple[int, str]:
+        """How many text deltas are sent before the first fault, and which it is ("" when none is reached)."""
+        asked = {
+            "error": self.error_at,
+            "cut": self.cut_at,
+            "end": self.end_at,
+            "stall": self.stall_at,
+            "garbage": self.garbage_at,
+        }
+        reached = [(n, fault) for fault, n in asked.items() if n is not None and n <= self.tokens]
+        return min(reached, default=(self.tokens, ""))
+
+
+BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
+_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold"
+_PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
+_SHAPES = {
+    **dict.fromkeys(f"{_COUNTS} {_PLACES}".split(), (r"[0-9]{1,9}", int)),
+    "rate": (r"[0-9]{1,7}(\.[0-9]{1,3})?", float),
+    "status": (r"200|[45][0-9]{2}", int),
+    "server_tool": (r"ok|error", str),
+    "stop": (r"[a-z_]{1,64}", str),
+    "error": (r"[a-z_]{1,64}", str),
+}
+
+
+def read_directives(message: str) -> Directives:
+    asked: dict[str, Any] = {}
+    for part in " ".join(BRACKETS.findall(message)).replace(",", " ").split():
+        name, _, value = part.partition("=")
+        shape, read = _SHAPES.get(name, ("", str))
+        if shape and re.fullmatch(shape, value):
+            asked[name] = read(value)
+    return Directives(**asked)

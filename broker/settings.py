@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,13 @@ PREFIX = "LASTEVENT_"
 EVERYBODY = "*"
 
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
+
+
+PROVIDERS = {"anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
+"""Each provider by the name that a model begins with, and the variables, its SDK's own, any of which sets it up."""
+
+MODEL = rf"^({'|'.join(PROVIDERS)})/[A-Za-z0-9._:@-]{{1,100}}$"
+"""provider/name"""
 
 
 class SettingsError(Exception):
@@ -65,7 +73,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(10, gt=0)
 
     # The workers
-    default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=r"^anthropic/.+$")
+    default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=MODEL)
     max_tokens: int = Field(8192, ge=1)
     concurrency: int = Field(500, ge=1)
     provider_silence_s: float = Field(60, gt=0)
@@ -148,6 +156,11 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_keys)
+
+
+def provider_variable(name: str) -> str | None:
+    """The variable that sets this provider up, if one is there."""
+    return next((variable for variable in PROVIDERS[name] if os.environ.get(variable)), None)
 
 
 def load_settings() -> Settings:

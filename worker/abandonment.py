@@ -17,7 +17,6 @@ from broker.log.event import CANCELLED, encode_data
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
-from broker.store.errors import translating_redis_errors as from_redis
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +65,7 @@ class Abandonment:
 
     async def _watched(self, sids: Iterable[str]) -> set[str]:
         channels = {self._log.keys.stream(sid).live.encode(): sid for sid in sids}
-        with from_redis():
-            counts = await self._log.redis.pubsub_numsub(*channels)
+        counts = await self._log.redis.pubsub_numsub(*channels)
         return {channels[channel] for channel, count in counts if count and channel in channels}
 
     async def _cancel(self, sid: str) -> None:

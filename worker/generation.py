@@ -23,8 +23,9 @@ from broker.errors import LasteventError, StreamLimit
 from broker.log.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
-from worker.providers import Finish, Provider, ProviderFailure
-from worker.sweeper import MAX_ATTEMPTS, WORKER_LOST
+from broker.process.loops import is_being_cancelled
+from worker.attempts import MAX_ATTEMPTS, WORKER_LOST, may_restart
+from worker.providers.provider import Finish, Provider, ProviderFailure
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Generation:
         self._claimed = claimed
         self._writer = writer
         self._provider = provider
-        self._model = (claimed.meta.model or "").partition("/")[2]
+        self._model = claimed.meta.model_name
         self._attempt = claimed.attempt
         self._began = time.monotonic()
         self._first_text_s: float | None = None
@@ -69,7 +70,7 @@ class Generation:
         One that nobody may go on with ends here. Raises why the pen was lost.
         """
         writer = self._writer
-        may_go_on = self._claimed.meta.on_worker_loss != "fail" and self._attempt < MAX_ATTEMPTS
+        may_go_on = may_restart(self._claimed.meta.on_worker_loss, self._attempt)
         if not (may_go_on or writer.closed):
             writer.write(ERROR, WORKER_LOST)
         await writer.flush()
@@ -109,7 +110,7 @@ class Generation:
         except LasteventError:
             raise  # the pen is lost
         except asyncio.CancelledError:
-            if _is_being_cancelled():
+            if is_being_cancelled():
                 raise
             return self._unforeseen()  # something in the provider was cancelled, and not by us
         except Exception:
@@ -191,11 +192,6 @@ class Generation:
 
 def _error(code: str, message: str, *, recoverable: bool) -> Ending:
     return Ending(ERROR, {"code": code, "message": message, "recoverable": recoverable})
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _patience_s(failure: ProviderFailure, tries: int) -> float:

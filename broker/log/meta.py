@@ -148,6 +148,16 @@ class Meta:
         return self.producer == EXTERNAL
 
     @property
+    def provider(self) -> str | None:
+        """The part of `model` before the slash; None for an external stream."""
+        return (self.model or "").partition("/")[0] or None
+
+    @property
+    def model_name(self) -> str:
+        """The part of `model` after the slash, as its provider calls it."""
+        return (self.model or "").partition("/")[2]
+
+    @property
     def idempotency_key(self) -> tuple[str, str] | None:
         """The key and the digest of the request that it belongs to."""
         if self.idempotency is None:

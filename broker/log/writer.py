@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.event import TERMINAL, encode_data
+from broker.log.pulse import Pulse, now_s
 from broker.log.steps import (
     Append,
     Appended,
@@ -61,10 +61,6 @@ RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits between commits while Redis is away; the last one repeats."""
 
 
-PULSE_S = 0.5
-"""Far below a lease: a gap of a lease between two beats is then a stop, and not a slow beat."""
-
-
 class StreamWriter:
     """Writes one stream under one pen. `lost` is set once no event written here can reach the log any more.
 
@@ -84,7 +80,7 @@ class StreamWriter:
         self._events_in_stream = claimed.events
         self._bytes_in_stream = claimed.bytes
         self._progress = asyncio.Event()
-        self._claimed_at_s = _now_s()
+        self._claimed_at_s = now_s()
         self._ended_at_s: float | None = None
         self.closed = False
         if self._confirmed:
@@ -164,6 +160,10 @@ class StreamWriter:
             pending.pop()
         return self.stamped(Append(self.sid, self.pen, self.pen.base + first, pending, attempt=self.claimed.attempt))
 
+    def renewal(self) -> Append:
+        """An append without events, which only renews the lease. Events travel by the group commit alone."""
+        return self.batch()._replace(events=())
+
     def stamped(self, append: Append) -> Append:
         """The append with this writer's present right to heal: the process may have stood still between two tries."""
         return append._replace(claimed_under="" if self.may_heal() else self.claimed.server)
@@ -172,7 +172,7 @@ class StreamWriter:
         """Whether the ending has been in the log for a lease, so that it will stay. Asked after an answered renewal."""
         if self._ended_at_s is None or self.unconfirmed:
             return False
-        return _now_s() - self._ended_at_s >= self._commit.log.lease_s
+        return now_s() - self._ended_at_s >= self._commit.log.lease_s
 
     def may_heal(self) -> bool:
         """Whether this process has run without a break since its claim, so that it may put events back."""
@@ -201,6 +201,13 @@ class StreamWriter:
             self._commit.gather(self)
         self._progress.set()
 
+    def settle_renewal(self, sent: Append, outcome: Appended | LasteventError) -> None:
+        """Take in what became of a renewal. A log that is shorter than confirmed lost its tail, which is sent again."""
+        if isinstance(outcome, LasteventError):
+            self.settle(sent, outcome)
+        elif sent.first > sent.pen.base and outcome.tail < sent.first - 1:
+            self.settle(sent, AppendGap(outcome.tail))
+
     def lose(self, why: LasteventError) -> None:
         if self.lost:
             return  # a heartbeat and a commit may both find out; the owner is notified once
@@ -221,7 +228,7 @@ class StreamWriter:
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
-            self._ended_at_s = _now_s()
+            self._ended_at_s = now_s()
 
     def _confirm_to(self, tail: int) -> None:
         before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
@@ -232,38 +239,6 @@ class StreamWriter:
 
 def _size(events: list[Unsent]) -> int:
     return sum(len(event.data) for event in events)
-
-
-def _now_s() -> float:
-    """A clock that also runs while the machine is suspended, where the system has one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-class Pulse:
-    """Notices that this process has stood still for a lease: a signal stopped it, or its machine was suspended.
-
-    Whether Redis answered does not matter here: while Redis is away for all processes, none can take a stream.
-    """
-
-    def __init__(self, lease_s: float) -> None:
-        self._lease_s = lease_s
-        self._beat_s = self._stood_still_at_s = _now_s()
-
-    async def run(self) -> None:
-        while True:
-            self._look()
-            await asyncio.sleep(PULSE_S)
-
-    def stood_still_since(self, moment_s: float) -> bool:
-        self._look()  # the caller may be the first code to run again
-        return self._stood_still_at_s > moment_s
-
-    def _look(self) -> None:
-        now_s = _now_s()
-        if now_s - self._beat_s > self._lease_s:
-            logger.warning("this process stood still for %.0f s; its leases may have run out", now_s - self._beat_s)
-            self._stood_still_at_s = now_s
-        self._beat_s = now_s
 
 
 class GroupCommit:

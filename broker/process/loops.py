@@ -61,16 +61,17 @@ async def for_ever(name: str, run: Run) -> None:
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:
-            if _is_being_cancelled():
+            if is_being_cancelled():
                 raise
             # arq's own task, perhaps.
             logger.warning("something within the %s loop was cancelled; it is started again", name)
-        if _is_being_cancelled():
+        if is_being_cancelled():
             raise asyncio.CancelledError  # a library has turned our cancellation into an error of its own
         tries = 0 if clock() - began > STABLE_S else tries + 1
         await asyncio.sleep(RESTART_S[min(tries, len(RESTART_S) - 1)])
 
 
-def _is_being_cancelled() -> bool:
+def is_being_cancelled() -> bool:
+    """Whether the current task was cancelled, and not only something that it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from broker.log.event import KIND, RESERVED, TERMINAL
+from broker.settings import MODEL
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
@@ -33,7 +34,7 @@ class CreateStream(Body):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
     system: str | None = None
-    model: Annotated[str, StringConstraints(pattern=r"^anthropic/[A-Za-z0-9._:@-]{1,100}$")] | None = None
+    model: Annotated[str, StringConstraints(pattern=MODEL)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     session_id: Name | None = None
     user_id: Name | None = None

@@ -25,7 +25,7 @@ def stream_record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
         "id": sid,
         **{name: _api_value(name, field.__get__(meta, Meta)) for field, name in _API_FIELDS},
         "model": meta.model or None,
-        "provider": meta.model.partition("/")[0] if meta.model else None,
+        "provider": meta.provider,
         "usage": ending.get("usage") if isinstance(ending, dict) else None,
         "events_url": events_url(sid, token),
     }

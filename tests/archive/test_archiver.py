@@ -26,7 +26,8 @@ from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until
 from tests.rig.streams import ids, meta, queued, running
-from worker.archiving.archiver import AGAIN_S, TURN_MS, Archiver
+from worker.archiving.archiver import TURN_MS, Archiver
+from worker.archiving.streams import AGAIN_S
 from worker.sweeper import Sweeper
 
 RETENTION_S = 500.0
@@ -229,14 +230,14 @@ async def test_the_sweep_finds_what_ended_without_an_archive(
     sid = await finish(without)
     await sweep(without)
     assert await redis.zscore(log.keys.unarchived, sid) is None
-    await archiver.sweep()
+    await archiver.streams.sweep()
     assert await lives_s(log, sid) == [-1, -1]
     assert "1 streams had ended" in caplog.text
     await archiver.archive_once()
     assert await archive.reader.find(sid)
     with caplog.at_level(logging.WARNING):
         caplog.clear()
-        await archiver.sweep()
+        await archiver.streams.sweep()
         assert caplog.text == ""
 
 
@@ -298,7 +299,7 @@ async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
     sid = await on_its_way(log)
     await archiver.archive_once()
     await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
-    await archiver.sweep()
+    await archiver.streams.sweep()
     await archiver.archive_once()
     found = await archive.reader.find(sid)
     assert found
@@ -309,7 +310,7 @@ async def test_the_archives_retention_reaches_redis_too(log: StreamLog, archive:
     sid = await on_its_way(log, user="ann")
     archiver = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: -60.0)
     await archiver.archive_once()
-    await archiver.expire()
+    await archiver.erasures.expire()
     left = await meta(log, sid)
     assert ("erased" in left, "user" in left, await ids(log, sid)) == (True, False, [])
     assert all(life != -1 for life in await lives_s(log, sid))
@@ -343,7 +344,7 @@ async def test_the_archives_retention_is_per_tenant(log: StreamLog, archive: Tes
     await sweep(log)
     archiver = Archiver(log, archive.writer, after_s=0, retention_s={"short": -60.0, "long": 60.0}.get)
     await archiver.archive_once()
-    await archiver.expire()
+    await archiver.erasures.expire()
     assert await archive.reader.read_log(sids["short"]) is None
     assert await archive.reader.read_log(sids["long"]) is not None
 
@@ -421,9 +422,9 @@ async def test_a_viewer_that_comes_while_the_index_is_cleared_is_not_forgotten(
     stale = await log.redis.zscore(log.keys.views, sid)
     await log.redis.delete(log.keys.views_of(sid))
     await log.redis.zadd(log.keys.views, {sid: stale + 5})  # somebody came in between
-    await archiver._move_on(sid, stale, await log.now_ms())
+    await archiver.views._move_on(sid, stale, await log.now_ms())
     assert await log.redis.zscore(log.keys.views, sid) == stale + 5
-    await archiver._move_on(sid, stale + 5, await log.now_ms())
+    await archiver.views._move_on(sid, stale + 5, await log.now_ms())
     assert await log.redis.zscore(log.keys.views, sid) is None
 
 

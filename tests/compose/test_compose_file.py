@@ -13,7 +13,8 @@ import pytest
 from broker.settings import PREFIX, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
 from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, OURS, ROOT, SERVICES, WRITER_PASSWORD, settings
-from worker.main import CLOSE_S, HAND_OVER_S
+from worker.main import CLOSE_S
+from worker.worker import HAND_OVER_S
 
 ONCE = ["certificate", "seal-key"]
 LONG_RUNNING = {name: service for name, service in SERVICES.items() if name not in ONCE}

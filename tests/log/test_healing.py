@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+import broker.log.pulse
 import broker.log.writer
 from broker.errors import StreamClosed, StreamNotFound, WriterSuperseded
 from broker.log.event import Event
+from broker.log.pulse import Pulse
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
-from broker.log.writer import GroupCommit, Pulse, StreamWriter
+from broker.log.writer import GroupCommit, StreamWriter
 from broker.store.connect import connect
 from tests.rig.proxy import proxy_to
 from tests.rig.streams import (
@@ -34,7 +36,7 @@ from tests.rig.streams import (
     taken_over,
     text,
 )
-from worker.sweeper import Heartbeat
+from worker.heartbeat import Heartbeat
 
 LIMIT_S = 20
 SECOND_BLOCK = 1_000_001
@@ -251,7 +253,8 @@ async def test_a_seizure_whose_reply_is_lost_is_one(redis: Redis, valkey_url: st
 class _Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now_s = 1000.0
-        monkeypatch.setattr(broker.log.writer, "_now_s", lambda: self._now_s)
+        for module in (broker.log.pulse, broker.log.writer):
+            monkeypatch.setattr(module, "now_s", lambda: self._now_s)
 
     def go_on(self, seconds: float) -> None:
         self._now_s += seconds

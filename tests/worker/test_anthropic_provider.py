@@ -15,8 +15,8 @@ import anyio
 import httpx2
 import pytest
 
-from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.providers.anthropic import AnthropicProvider
+from worker.providers.provider import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.standin.server import StandIn
 
 FAST = "rate=0 ttft_ms=0"

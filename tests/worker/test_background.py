@@ -18,9 +18,10 @@ from broker.log.stream_log import StreamLog
 from broker.settings import Settings
 from broker.web.app import Tier
 from tests.rig.streams import kinds, meta, queued, seize
-from worker.main import Worker, work
+from worker.main import work
 from worker.providers.anthropic import AnthropicProvider
 from worker.standin.server import StandIn
+from worker.worker import Worker
 
 LIMIT_S = 20
 WORKERS_LOOPS = (
@@ -214,7 +215,7 @@ async def test_a_worker_whose_stand_in_dies_ends_to_be_started_again(
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     started: list[StandIn] = []
-    monkeypatch.setattr("worker.main.StandIn", lambda: started.append(StandIn()) or started[0])
+    monkeypatch.setattr("worker.providers.choose.StandIn", lambda: started.append(StandIn()) or started[0])
     task = asyncio.create_task(work(Settings(redis_url=valkey_url, worker_drain_s=0)))
     async with asyncio.timeout(LIMIT_S):
         await _started(*WORKERS_LOOPS)

@@ -20,11 +20,11 @@ from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from tests.rig.streams import committing, expire_lease, meta, queued, seize, taken_over
 from worker.generation import Generation
-from worker.providers import Finish, Provider, ProviderEvent, ProviderFailure
+from worker.heartbeat import Heartbeat
 from worker.providers.anthropic import AnthropicProvider
+from worker.providers.provider import Finish, Provider, ProviderEvent, ProviderFailure
 from worker.standin.server import StandIn
 from worker.standin.words import words
-from worker.sweeper import Heartbeat
 
 LIMIT_S = 60.0
 FAST = "rate=0 ttft_ms=0"

@@ -12,7 +12,8 @@ import pytest
 from arq.connections import ArqRedis
 from redis.asyncio import Redis
 
-import worker.main
+import worker.dispatch
+import worker.heartbeat
 import worker.sweeper
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.log.event import text_since_restart
@@ -40,10 +41,11 @@ from tests.rig.streams import (
     taken_over,
     text,
 )
-from worker.main import Worker
+from worker.heartbeat import HEARTBEAT_S, Heartbeat
 from worker.providers.anthropic import AnthropicProvider
 from worker.standin.server import StandIn
-from worker.sweeper import HEARTBEAT_S, QUEUED_GRACE_S, Heartbeat, Sweeper
+from worker.sweeper import QUEUED_GRACE_S, Sweeper
+from worker.worker import Worker
 
 LIMIT_S = 60.0
 FAST = "rate=0 ttft_ms=0"
@@ -72,7 +74,7 @@ def standin() -> Iterator[StandIn]:
 def start_worker(valkey_url: str, standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`async with start_worker(…settings)`: a whole worker in this process, which sweeps and renews without delay."""
     monkeypatch.setattr(worker.sweeper, "SWEEP_S", 0.02)
-    monkeypatch.setattr(worker.sweeper, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(worker.heartbeat, "HEARTBEAT_S", 0.02)
 
     @asynccontextmanager
     async def started(**settings: Any) -> AsyncIterator[Worker]:
@@ -206,7 +208,7 @@ async def test_a_worker_is_woken_by_what_is_queued_and_by_room_for_more(
     concurrency: int,
 ) -> None:
     monkeypatch.setattr(worker.sweeper, "SWEEP_S", LIMIT_S)
-    monkeypatch.setattr(worker.main, "IDLE_LOOK_S", LIMIT_S)
+    monkeypatch.setattr(worker.dispatch, "IDLE_LOOK_S", LIMIT_S)
     async with start_worker(concurrency=concurrency):
         for count in (1, 4, 1):
             sids = [await start(log, f"[[tokens=1 {FAST}]]") for _ in range(count)]

@@ -30,7 +30,7 @@ from anthropic import (
 )
 from anthropic.types import RawMessageStreamEvent
 
-from worker.providers import Finish, ProviderEvent, ProviderFailure
+from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
 
 CONNECT_TIMEOUT_S = 10.0
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its

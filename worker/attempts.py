@@ -1,0 +1,22 @@
+"""Attempts: how often an answer may be begun, and what its viewers learn when it may not be begun again."""
+
+from __future__ import annotations
+
+MAX_ATTEMPTS = 3
+"""A provider, or a worker, that fails for the third time over one request will fail for the fourth time too."""
+
+WORKER_LOST = {
+    "code": "worker_lost",
+    "message": "The worker that ran this generation stopped, and nobody goes on with it. Start it again.",
+    "recoverable": True,
+}
+PRODUCER_LOST = {
+    "code": "producer_lost",
+    "message": "The producer of this stream has not been heard of; its lease has run out.",
+    "recoverable": True,
+}
+
+
+def may_restart(on_worker_loss: str | None, attempt: int) -> bool:
+    """Whether another worker may begin the answer again, after this attempt lost its worker."""
+    return on_worker_loss != "fail" and attempt < MAX_ATTEMPTS

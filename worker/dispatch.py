@@ -1,0 +1,140 @@
+"""Dispatch: arq's queue hands streams to this worker, as far as it has room.
+
+A job ends as soon as its stream is claimed, so arq's queue holds waiting work only, and nothing depends on arq knowing
+what runs: if the worker dies, its leases expire. arq's loop ends when Redis is away for some seconds; it is started
+again, and generations in flight do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import arq.worker
+from arq.connections import ArqRedis
+from redis.asyncio import Redis
+
+from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
+from broker.log.keys import Keys
+from broker.log.queue import JOB, connect_queue
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 0.005
+"""Between two looks of arq at its queue, at least; many jobs take several."""
+
+IDLE_LOOK_S = 0.5
+"""Between two looks of a worker that has nothing to take up and that nobody wakes: a published word may be lost."""
+
+PICK_AT_ONCE = 32
+"""Jobs being claimed at a time: a burst of requests must not be picked up one a poll."""
+
+JOB_TIMEOUT_S = 60
+
+LISTEN_S = 2.0
+"""How long the subscription is listened to at a time."""
+
+CLOSE_S = 5.0
+
+
+class Dispatcher(arq.worker.Worker):
+    """arq's worker, which takes a job only while this process has room for a generation.
+
+    arq compares `max_jobs` with its running jobs before each pick. A job lasts until its stream is claimed, and then
+    counts as a running generation; so what is picked never exceeds the room.
+    """
+
+    def __init__(self, *args: Any, room: Callable[[], int], woken: asyncio.Event, **kwargs: Any) -> None:
+        self._room = room
+        self._woken = woken
+        super().__init__(*args, max_jobs=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
+
+    async def _poll_iteration(self) -> None:
+        """A look at the queue; with nothing in hand, the next one is when there may be something to find."""
+        await super()._poll_iteration()
+        if not self.tasks:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_LOOK_S):
+                    await self._woken.wait()
+        self._woken.clear()  # a word that comes from here on has a look after it
+
+    @property
+    def max_jobs(self) -> int:
+        return min(PICK_AT_ONCE, self._room())
+
+    @max_jobs.setter
+    def max_jobs(self, _: int) -> None:
+        """arq sets it once; the room decides."""
+
+
+class Dispatch:
+    """`room()`: how many more generations may start here. `take(sid)` claims a stream and runs it."""
+
+    def __init__(
+        self,
+        redis_url: str,
+        redis: Redis,
+        keys: Keys,
+        *,
+        room: Callable[[], int],
+        take: Callable[[str], Awaitable[object]],
+    ) -> None:
+        self._redis_url = redis_url
+        self._redis = redis
+        self._keys = keys
+        self._room = room
+        self._take = take
+        self._has_work = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to take up: look now."""
+        self._has_work.set()
+
+    async def run(self) -> None:
+        """Take jobs for ever. Ends only by cancellation, or when arq has lost Redis."""
+        queue = connect_queue(self._redis_url, self._keys)
+        dispatcher = Dispatcher(
+            [arq.worker.func(self._job, name=JOB, keep_result=0)],  # type: ignore[arg-type]  # a bound method will do
+            queue_name=self._keys.jobs,
+            redis_pool=queue,
+            room=self._room,
+            handle_signals=False,
+            woken=self._has_work,
+            job_timeout=JOB_TIMEOUT_S,
+            job_serializer=queue.job_serializer,
+            job_deserializer=queue.job_deserializer,
+            log_results=False,
+        )
+        try:
+            await dispatcher.async_run()
+        finally:
+            await _close(dispatcher, queue)
+
+    async def listen(self) -> None:
+        """Wake this worker when a stream is queued, for ever. Ends only by cancellation."""
+        async with self._redis.pubsub() as queued:
+            await queued.subscribe(self._keys.queued)
+            while True:
+                if await queued.get_message(timeout=LISTEN_S):  # what was queued before the subscription counts too
+                    self._has_work.set()
+
+    async def _job(self, _: dict[str, Any], sid: str) -> None:
+        try:
+            await self._take(sid)
+        except (StreamNotFound, StreamClosed, LeaseHeld):
+            pass  # delivered twice, cancelled before it began, or taken by a sweeper: all normal
+        except LasteventError:
+            logger.warning("stream %s could not be claimed now; a sweeper will find it", sid)
+
+
+async def _close(dispatcher: Dispatcher, queue: ArqRedis) -> None:
+    # Jobs in hand last a claim, some ms. One cut off after its claim would leave a stream without an owner for a lease.
+    if dispatcher.tasks:
+        ended, _ = await asyncio.wait(list(dispatcher.tasks.values()), timeout=CLOSE_S)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio complains: what failed them has ended the loop, which is said
+    await queue.aclose(close_connection_pool=True)

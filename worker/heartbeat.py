@@ -1,0 +1,75 @@
+"""The heartbeat renews the leases of the streams that this worker writes.
+
+Any append renews its stream's lease, which lasts LEASE_S; the heartbeat renews those of silent streams every
+HEARTBEAT_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from broker.errors import RedisUnavailable, StreamClosed
+from broker.log.stream_log import StreamLog
+from broker.log.writer import StreamWriter
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
+"""A third of a lease: two heartbeats may be lost before the lease is."""
+
+RETRY_S = 0.3
+
+
+class Heartbeat:
+    """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest.
+
+    A writer that has ended its stream is kept for another lease: if Redis loses the ending, it puts it back.
+    """
+
+    def __init__(self, log: StreamLog) -> None:
+        self._log = log
+        self._writers: dict[str, StreamWriter] = {}
+
+    def keep(self, writer: StreamWriter) -> None:
+        self._writers[writer.sid] = writer
+
+    def forget(self, writer: StreamWriter) -> None:
+        """Nobody writes it any more: its lease may run out."""
+        if self._writers.get(writer.sid) is writer:
+            del self._writers[writer.sid]
+
+    async def run(self) -> None:
+        wait_s = HEARTBEAT_S
+        while True:
+            await asyncio.sleep(wait_s)
+            try:
+                await self.renew()
+            except RedisUnavailable:
+                logger.warning("Redis is away; leases could not be renewed")
+                wait_s = RETRY_S  # what ended may have to be put back before anybody else may write
+            else:
+                wait_s = HEARTBEAT_S
+
+    async def listen(self) -> None:
+        """Stop at once what was seized (a cancel), also while its provider is silent.
+
+        Whoever published it has taken the pen; should Redis lose that, it puts it back. So the writer stops here and
+        now, and does not ask first: a Redis that came back with less would tell it that its pen still held. What this
+        subscription misses, the next heartbeat finds.
+        """
+        async with self._log.redis.pubsub() as seizures:
+            await seizures.subscribe(self._log.keys.seized)
+            while True:
+                message = await seizures.get_message(ignore_subscribe_messages=True, timeout=HEARTBEAT_S)
+                if message and (writer := self._writers.get(message["data"].decode())):
+                    writer.lose(StreamClosed("The stream was ended by seizure."))
+                    self.forget(writer)
+
+    async def renew(self) -> None:
+        writers = list(self._writers.values())
+        renewals = [writer.renewal() for writer in writers]
+        for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(renewals), strict=True):
+            writer.settle_renewal(sent, outcome)
+            if writer.lost or writer.has_kept_its_ending():
+                self.forget(writer)

@@ -1,0 +1,191 @@
+"""Worker: claims streams, runs each in a task of its own, and keeps their leases.
+
+In the order things happen:
+  Dispatch takes a job while there is room → `take` claims the stream → a task runs the Generation → its StreamWriter →
+  GroupCommit → the log. Beside them: the Heartbeat keeps the leases, the Sweeper takes over streams without a living
+  owner, the Archiver moves ended streams into the archive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from arq.connections import ArqRedis
+
+from broker.archive.setup import open_writer
+from broker.errors import (
+    LasteventError,
+    RedisUnavailable,
+    StoreUnavailable,
+)
+from broker.log.keys import Keys
+from broker.log.meta import new_claim_id
+from broker.log.queue import connect_queue, enqueue
+from broker.log.seizures import Seizures
+from broker.log.steps import Claimed
+from broker.log.stream_log import StreamLog
+from broker.log.writer import GroupCommit, StreamWriter
+from broker.process.loops import Loops
+from broker.settings import Settings
+from broker.store.connect import connect
+from worker.abandonment import Abandonment
+from worker.archiving.archiver import Archiver
+from worker.dispatch import Dispatch
+from worker.generation import Generation
+from worker.heartbeat import Heartbeat
+from worker.providers.provider import Provider
+from worker.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+HAND_OVER_S = 5.0
+"""A worker that leaves gives its streams this long: what is left of them goes on when their leases have run out."""
+
+
+class Worker:
+    """Raises BadKey if there is an archive, and no key to seal it with."""
+
+    def __init__(self, settings: Settings, provider: Provider) -> None:
+        self._settings = settings
+        self._provider = provider
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._keys = Keys(settings.key_prefix)
+        self._redis = connect(settings.redis_url)
+        self._log = StreamLog(
+            self._redis,
+            self._keys,
+            retention_s=settings.retention_s,
+            max_events=settings.max_events,
+            max_bytes=settings.max_bytes,
+            is_archived=bool(settings.archive_url),
+        )
+        self._commit = GroupCommit(self._log)
+        self._seizures = Seizures(self._log)
+        self._running: dict[asyncio.Task[None], Generation] = {}
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._stopping = asyncio.Event()
+        self.has_failed = False
+        self._heartbeat = Heartbeat(self._log)
+        self._abandonment = Abandonment(self._log, self._seizures)
+        self._archive = open_writer(settings) if settings.archive_url else None
+        self._sweeper = Sweeper(self._log, self._seizures, room=lambda: self.room() > 0, take=self.take)
+        self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
+
+    def room(self) -> int:
+        """How many more generations may start here."""
+        return 0 if self._stopping.is_set() else max(0, self._settings.concurrency - len(self._running))
+
+    async def run(self) -> None:
+        """Work until `stop`; then let what runs finish, for `worker_drain_s` at most."""
+        keeping = {
+            "pulse": self._commit.pulse.run,
+            "group commit": self._commit.run,
+            "heartbeat": self._heartbeat.run,
+            "seizure listener": self._heartbeat.listen,
+            "seizures": self._seizures.run,
+            "abandonment": self._abandonment.run,
+        }
+        if self._archive:
+            archiver = Archiver(
+                self._log,
+                self._archive,
+                after_s=self._settings.archive_after_s,
+                retention_s=self._settings.archive_retention,
+            )
+            keeping["archiver"] = archiver.run
+        finding = {
+            "sweeper": self._sweeper.run,
+            "dispatch": self._dispatch.run,
+            "queue listener": self._dispatch.listen,
+        }
+        keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
+        try:
+            await self._stopping.wait()
+            await finders.end()
+            await self._finish_running()
+            await self._hand_over()
+        finally:
+            await finders.end()
+            await _end(list(self._running))
+            await keepers.end()
+            await self._provider.aclose()
+            await self._redis.aclose()
+            if self._archive:
+                await self._archive.database.aclose()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def fail(self) -> None:
+        self.has_failed = True
+        self.stop()
+
+    async def take(self, sid: str) -> None:
+        """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing.
+
+        A takeover is taken also when this worker is full: it holds the lease, tells the viewers, and waits its turn.
+        """
+        claimed = await self._claim(sid)
+        generation = Generation(claimed, StreamWriter(self._commit, claimed), self._provider)
+        task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
+        self._running[task] = generation
+        self._heartbeat.keep(generation.writer)
+        self._abandonment.begin(claimed)
+        task.add_done_callback(self._ended)
+
+    async def _claim(self, sid: str) -> Claimed:
+        claim_id = new_claim_id()
+        try:
+            return await self._log.claim(sid, claim_id, self._name)
+        except RedisUnavailable:
+            # Perhaps only the reply was lost: the same claim again is answered with the same pen. Without it the
+            # stream would wait for its lease to run out, and its viewers would see a restart for nothing.
+            return await self._log.claim(sid, claim_id, self._name)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        generation = self._running.pop(task)
+        self._dispatch.wake()  # there is room for it
+        self._abandonment.end(generation.writer.sid)
+        if task.cancelled():
+            self._heartbeat.forget(generation.writer)
+        elif error := task.exception():
+            self._heartbeat.forget(generation.writer)
+            logger.error("a generation ended without its ending; it is begun again", exc_info=error)
+
+    async def _finish_running(self) -> None:
+        if self._running and not self.has_failed:
+            await asyncio.wait(list(self._running), timeout=self._settings.worker_drain_s)
+
+    async def _hand_over(self) -> None:
+        """What has not finished goes to another worker now, not when its lease runs out."""
+        generations = list(self._running.values())
+        if not generations:
+            return
+        await _end(list(self._running))  # and with them their connections to the provider
+        queue = connect_queue(self._settings.redis_url, self._keys)
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                await asyncio.gather(*(self._hand_one_over(generation, queue) for generation in generations))
+        except (TimeoutError, StoreUnavailable):
+            logger.warning("not every stream could be handed over; their leases run out")
+        finally:
+            await queue.aclose(close_connection_pool=True)
+
+    async def _hand_one_over(self, generation: Generation, queue: ArqRedis) -> None:
+        try:
+            if await generation.hand_over():
+                await enqueue(queue, self._keys, generation.writer.sid)
+        except StoreUnavailable:
+            raise
+        except LasteventError as lost:
+            logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

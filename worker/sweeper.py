@@ -27,7 +27,7 @@ from broker.errors import (
     StreamNotFound,
 )
 from broker.log.event import ERROR, encode_data, is_terminal
-from broker.log.meta import EXTERNAL
+from broker.log.meta import Meta, read_hash
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from worker.attempts import PRODUCER_LOST, WORKER_LOST, may_restart
@@ -46,18 +46,16 @@ SPARE_S = 2 * HEARTBEAT_S
 
 SWEEP_BATCH = 500
 
+READ = ("state", "created", "lease_until", "producer", "on_worker_loss", "attempt")
+"""Fields of meta: the whole one holds the request, which may be large."""
+
 
 class Overdue(NamedTuple):
-    """What the sweeper reads of a stream to decide about it."""
+    """What the sweeper reads of a stream to decide about it. `meta`: of the fields in READ; None if there is none."""
 
     sid: str
     look_ms: int
-    state: str | None
-    created_ms: int
-    lease_until_ms: int
-    producer: str
-    on_worker_loss: str
-    attempt: int
+    meta: Meta | None
 
 
 class Sweeper:
@@ -119,18 +117,21 @@ class Sweeper:
             await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
 
     async def _decide(self, stream: Overdue, now_ms: int) -> None:
-        queued_until_ms = stream.created_ms + round(QUEUED_GRACE_S * 1000)
-        if stream.state is None:
+        meta = stream.meta
+        if meta is None:
             await self._forget_if_seen_before(stream, now_ms)
-        elif is_terminal(stream.state):
+            return
+        queued_until_ms = meta.created + round(QUEUED_GRACE_S * 1000)
+        lease_until_ms, is_running = meta.lease_until or 0, meta.state == "running"
+        if meta.has_ended:
             await self._forget(stream, now_ms)
-        elif stream.state == "queued" and (now_ms < queued_until_ms or not self._room()):
+        elif meta.state == "queued" and (now_ms < queued_until_ms or not self._room()):
             await self._look_again(stream, max(queued_until_ms, now_ms + round(QUEUED_GRACE_S * 1000)))
-        elif stream.state == "running" and now_ms < stream.lease_until_ms:
-            await self._look_again(stream, stream.lease_until_ms)
-        elif stream.producer == EXTERNAL:
+        elif is_running and now_ms < lease_until_ms:
+            await self._look_again(stream, lease_until_ms)
+        elif meta.is_external:
             await self._end(stream, PRODUCER_LOST, now_ms)
-        elif stream.state == "running" and not may_restart(stream.on_worker_loss, stream.attempt):
+        elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0):
             await self._end(stream, WORKER_LOST, now_ms)
         else:
             await self._take(stream.sid)
@@ -140,19 +141,21 @@ class Sweeper:
         seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         if not seized.already:
             # A producer that goes away is a client's affair; a worker that does is the operator's.
-            level = logging.INFO if stream.producer == EXTERNAL else logging.WARNING
+            level = logging.INFO if reason is PRODUCER_LOST else logging.WARNING
             logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
         await self._forget(stream, now_ms)
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:
         redis, keys = self._log.redis, self._log.keys
-        fields = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt"]
         due = await redis.zrangebyscore(keys.leases, "-inf", now_ms, start=0, num=SWEEP_BATCH, withscores=True)
         async with redis.pipeline(transaction=False) as pipe:
             for sid, _ in due:
-                pipe.hmget(keys.stream(sid.decode()).meta, fields)
+                pipe.hmget(keys.stream(sid.decode()).meta, READ)
             metas = await pipe.execute()
-        return [_overdue(sid.decode(), look_ms, meta) for (sid, look_ms), meta in zip(due, metas, strict=True)]
+        return [
+            Overdue(sid.decode(), int(look_ms), _read(values))
+            for (sid, look_ms), values in zip(due, metas, strict=True)
+        ]
 
     async def _look_again(self, stream: Overdue, at_ms: int) -> None:
         # XX: never bring back an entry that whoever ended the stream has just removed. And whoever ends it moves its
@@ -167,7 +170,7 @@ class Sweeper:
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:
         redis, keys = self._log.redis, self._log.keys
-        if self._log.is_archived and stream.state:  # first: one index or the other always names it
+        if self._log.is_archived and stream.meta:  # first: one index or the other always names it
             await redis.zadd(keys.unarchived, {stream.sid: now_ms}, nx=True)
         await redis.zrem(keys.leases, stream.sid)
 
@@ -180,17 +183,6 @@ class Sweeper:
             await self._forget(stream, now_ms)
 
 
-def _overdue(sid: str, look_ms: float, meta: list[bytes | None]) -> Overdue:
-    state, created, lease_until, producer, on_worker_loss, attempt = (
-        value.decode() if value else None for value in meta
-    )
-    return Overdue(
-        sid,
-        int(look_ms),
-        state,
-        int(created or 0),
-        int(lease_until or 0),
-        producer or "",
-        on_worker_loss or "restart",
-        int(attempt or 0),
-    )
+def _read(values: list[bytes | None]) -> Meta | None:
+    found = zip(READ, values, strict=True)
+    return read_hash({name.encode(): value for name, value in found if value is not None})

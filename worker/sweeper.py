@@ -46,7 +46,7 @@ SPARE_S = 2 * HEARTBEAT_S
 
 SWEEP_BATCH = 500
 
-READ = ("state", "created", "lease_until", "producer", "on_worker_loss", "attempt")
+READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt"]
 """Fields of meta: the whole one holds the request, which may be large."""
 
 

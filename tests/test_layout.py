@@ -12,7 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 
-PURE = {"log/event": {"orjson"}, "dialects/sse": {"orjson", "broker"}, "log/keys": set(), "errors": {"redis"}}
+PURE = {
+    "log/event": {"orjson"},
+    "dialects/sse": {"orjson", "broker"},
+    "dialects/format": {"broker"},
+    "dialects/cursor": {"broker"},
+    "log/keys": set(),
+    "errors": {"redis"},
+}
 """What these few may import besides the standard library. errors.py names Redis' own errors, to translate them."""
 
 

@@ -30,7 +30,7 @@ from broker.command.terminal import (
     print_json,
     quiet,
 )
-from broker.dialects.sse import parse_cursor
+from broker.dialects.cursor import parse_cursor
 from broker.errors import BadCursor
 from broker.log.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
 from broker.process.imports import imports_that_stay

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from broker.dialects.sse import Format
+from broker.dialects.format import Format
 
 if TYPE_CHECKING:
     from broker.live.topic import Topic

@@ -29,7 +29,8 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from broker.dialects.sse import Batch, Gap
+from broker.dialects.format import Batch
+from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable
 from broker.live.hub import Hub
 from broker.live.lane import Lane

@@ -24,7 +24,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from broker.dialects.sse import Batch, Format
+from broker.dialects.format import Batch, Format
 from broker.live.lane import Lane, chunk
 from broker.log.event import TERMINAL, Event, from_published
 from broker.log.steps import Page

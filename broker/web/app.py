@@ -27,7 +27,9 @@ from broker import console
 from broker.archive.reader import ArchivedLog
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
-from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE, Format, parse_cursor
+from broker.dialects.cursor import parse_cursor
+from broker.dialects.format import Format
+from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import (
     ArchiveDamaged,
     ArchiveUnavailable,

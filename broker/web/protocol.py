@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from broker.dialects.sse import Format
+from broker.dialects.format import Format
 from broker.live.lane import EXTENSION, Lane
 
 _KEPT = {"type", "method", "http_version"}

@@ -27,7 +27,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from broker.dialects.sse import Batch, Format, farewell, retry_line
+from broker.dialects.format import Batch, Format
+from broker.dialects.sse import farewell, retry_line
 from broker.errors import Draining, LasteventError, TooManyViewers
 from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step

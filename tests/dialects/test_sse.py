@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dialects.sse import HEARTBEAT, Format, Gap, encode, encode_gap, farewell, parse_cursor, retry_line
+from broker.dialects.cursor import parse_cursor
+from broker.dialects.format import Format
+from broker.dialects.sse import HEARTBEAT, Gap, encode, encode_gap, farewell, retry_line
 from broker.errors import BadCursor
 from broker.log.event import Event, encode_data, merge_deltas
 from tests.log.test_event import EVENTS, KINDS, OBJECTS, STREAMS

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 import broker.live.hub
 import broker.live.subscription
-from broker.dialects.sse import Batch, Format, encode
+from broker.dialects.format import Batch, Format
+from broker.dialects.sse import encode
 from broker.live.hub import Hub
 from broker.live.topic import RING_BYTES, RING_EVENTS, Topic
 from broker.log.keys import Keys

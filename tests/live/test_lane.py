@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.dialects.sse import Format
+from broker.dialects.format import Format
 from broker.live.hub import Hub
 from broker.live.lane import EXTENSION, Lane, chunk
 from broker.live.tail import follow

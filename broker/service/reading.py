@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
+from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from broker.archive.packing import decompress, pack
-from broker.archive.reader import ArchivedLog, Sealed
+from broker.archive.packing import decompress
+from broker.archive.reader import Sealed
 from broker.archive.seal import canonical
 from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
 from broker.errors import Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views
 from broker.log.event import Event, to_ndjson
-from broker.log.stream_log import StreamLog
+from broker.log.readable import ReadableLog
+from broker.log.steps import PAGE_EVENTS, Page
 from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.record import verdict_json, view_json
 from broker.service.streams import Found, Streams
@@ -28,10 +31,10 @@ class Reading:
         self._archive = archive
         self._redactor = redactor
 
-    async def log(self, sid: str, found: Found, grant: Grant) -> StreamLog | ArchivedLog:
+    async def log(self, sid: str, found: Found, grant: Grant) -> ReadableLog:
         """Where this caller reads the stream's events. Raises StreamExpired, or Forbidden."""
         log = await self._streams.log_of(sid, found)
-        return ArchivedLog(pack(await self._masked_events(sid, found, log))) if grant.is_masked else log
+        return _MaskedLog(await self._masked_events(sid, found, log)) if grant.is_masked else log
 
     async def events(self, sid: str, grant: Grant) -> list[Event]:
         """All there are. Raises StreamNotFound, StreamExpired, or Forbidden."""
@@ -77,12 +80,32 @@ class Reading:
     async def verify(self, sid: str) -> dict[str, Any]:
         return verdict_json(await self._archive.verify(sid) if self._archive else NOT_SEALED)
 
-    async def _masked_events(self, sid: str, found: Found, log: StreamLog | ArchivedLog) -> list[Event]:
+    async def _masked_events(self, sid: str, found: Found, log: ReadableLog) -> list[Event]:
         if not found.meta.has_ended:
             # A match may begin in one event and end in the next: it cannot be masked before that is there.
             raise Forbidden("This key reads what has ended, with masks laid over it. The stream is still running.")
         assert self._redactor  # settings.py: no masked key without masks
         return await asyncio.to_thread(self._redactor.mask_events, await log.read_all(sid))
+
+
+class _MaskedLog:
+    """A finished log with masks applied. Its reader holds all of it: a match may begin in one page, end in the next."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+
+    async def read_page(self, _: str, cursor: int, count: int = PAGE_EVENTS) -> Page:
+        start = bisect_right(self._events, cursor, key=attrgetter("id"))
+        page = self._events[start : start + count]
+        is_known = cursor == 0 or (start > 0 and self._events[start - 1].id == cursor)
+        last = self._events[-1]
+        return Page(last.kind, last.id, is_known, page, start + count < len(self._events))
+
+    async def read_last(self, _: str) -> Event:
+        return self._events[-1]
+
+    async def read_all(self, _: str) -> list[Event]:
+        return self._events
 
 
 def load_masks_of(settings: Settings) -> Redactor | None:

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from arq.connections import ArqRedis
 
+from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
     Forbidden,
@@ -26,6 +27,7 @@ from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, Meta, NewStream, new_sid
 from broker.log.queue import enqueue
+from broker.log.readable import ReadableLog
 from broker.log.seizures import Seizures
 from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
 from broker.log.steps import (
@@ -39,9 +41,6 @@ from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
 from broker.service.record import stream_record
 from broker.settings import Settings
-
-if TYPE_CHECKING:
-    from broker.archive.reader import ArchivedLog, ArchiveReader
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +125,7 @@ class Streams:
             raise StreamExpired(ERASED)
         return found
 
-    async def log_of(self, sid: str, found: Found) -> StreamLog | ArchivedLog:
+    async def log_of(self, sid: str, found: Found) -> ReadableLog:
         """The log from which this stream's events are read. Raises StreamExpired if they were erased meanwhile."""
         if found.is_in_redis or not self._archive:
             return self.log

@@ -24,7 +24,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from broker import console
-from broker.archive.reader import ArchivedLog
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.dialects.cursor import parse_cursor
@@ -49,6 +48,7 @@ from broker.log.index import Filter
 from broker.log.keys import Keys
 from broker.log.meta import Meta
 from broker.log.queue import connect_queue
+from broker.log.readable import ReadableLog
 from broker.log.seizures import Seizures
 from broker.log.steps import EXTERNAL_LEASE_S
 from broker.log.stream_log import StreamLog
@@ -358,7 +358,7 @@ def _reading(app: FastAPI, tier: Tier) -> None:
 
 
 def _steps(
-    tier: Tier, log: StreamLog | ArchivedLog, sid: str, cursor: int, *, follows: bool = True
+    tier: Tier, log: ReadableLog, sid: str, cursor: int, *, follows: bool = True
 ) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
     """A stream that Redis has is followed; one that the archive has is at its end."""
     if follows and log is tier.log:

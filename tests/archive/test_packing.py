@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.archive.packing import compress, decompress, pack, unpack
@@ -47,6 +47,7 @@ def long_log(events: int = MANY, size: int = 10) -> list[Event]:
 END = Event(MANY, "done", b"{}", 1_700_000_000_000 + 33 * MANY)
 
 
+@settings(deadline=None)  # others use the machine too
 @given(logs(), st.integers(1, 12), st.data())
 async def test_a_page_holds_what_lies_after_its_cursor(events: list[Event], count: int, data: st.DataObject) -> None:
     log = archived(events)
@@ -62,6 +63,7 @@ async def test_a_page_holds_what_lies_after_its_cursor(events: list[Event], coun
         assert (page.state, page.tail) == (events[-1].kind, events[-1].id)
 
 
+@settings(deadline=None)
 @given(logs())
 async def test_its_pages_together_are_the_log(events: list[Event]) -> None:
     assert await archived(events).read_all("") == events

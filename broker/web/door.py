@@ -21,8 +21,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import Draining, Forbidden
+from broker.web.endings import Cut
 from broker.web.problems import from_error, problem
-from broker.web.viewer import Cut
 
 logger = logging.getLogger(__name__)
 

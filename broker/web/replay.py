@@ -9,7 +9,7 @@ from contextlib import aclosing
 from broker.dialects.sse import encode, farewell, retry_line
 from broker.log.access import AccessRecord, View
 from broker.log.event import Event
-from broker.web.viewer import Cut
+from broker.web.endings import Cut
 
 
 async def paced(

@@ -24,8 +24,9 @@ from sse_starlette.sse import AppStatus
 
 from broker.process.listener import begin_no_connection, bind
 from broker.settings import Settings
-from broker.web.app import Tier, create_app
+from broker.web.app import create_app
 from broker.web.protocol import Protocol
+from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""JSON in: read within a limit, parsed strictly, checked against a model. No input may become a 500 (design §6)."""
+"""JSON in: read within a limit, parsed strictly, checked against a model. No input may become a 500 (design §6).
+
+And JSON out.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from broker.errors import BodyTooLarge, InvalidJson, InvalidRequest, UnsupportedMediaType
 
@@ -91,3 +95,7 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())
     message = problem["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, headers, "application/json")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -33,21 +32,7 @@ from broker.errors import Draining, LasteventError, TooManyViewers
 from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
-
-FAREWELL_S = 1.0
-"""How long a drain waits for one viewer's last bytes."""
-
-
-class Cut(Exception):
-    """Ends a begun answer without its proper end; door.py lets it pass quietly."""
-
-
-class Ended(Enum):
-    FINISHED = "finished"
-    LEFT = "left"
-    DRAINED = "drained"
-    TOO_SLOW = "too_slow"
-    VANISHED = "vanished"
+from broker.web.endings import FAREWELL_S, Ended
 
 
 class Viewers:

@@ -1,0 +1,37 @@
+"""Who saw a stream, whether it is what it was, and the end of its content."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from broker.errors import ArchiveDamaged
+from broker.web.openapi import erases, gives
+from broker.web.strict_json import json_response
+from broker.web.tier import Tier
+
+router = APIRouter()
+
+
+@router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
+async def views(request: Request, sid: str) -> Response:
+    tier = Tier.of(request)
+    return json_response({"views": await tier.reading.views(sid, tier.auditor(request)), "next": None})
+
+
+@router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))
+async def verify(request: Request, sid: str) -> Response:
+    tier = Tier.of(request)
+    grant = tier.auditor(request)
+    with suppress(ArchiveDamaged):  # which is what verifying is for
+        await tier.streams.look_up(sid, grant)
+    return json_response({"id": sid, **await tier.reading.verify(sid)})
+
+
+@router.delete("/v1/streams/{sid}", status_code=204, **erases())
+async def erase(request: Request, sid: str) -> Response:
+    tier = Tier.of(request)
+    is_done = await tier.streams.erase(sid, tier.caller(request))
+    return Response(status_code=204 if is_done else 202)

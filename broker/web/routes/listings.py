@@ -1,0 +1,58 @@
+"""Streams and sessions, in pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from broker.log.index import Filter
+from broker.web.inputs import Limit, Next, State
+from broker.web.openapi import gives
+from broker.web.strict_json import json_response
+from broker.web.tier import Tier
+
+router = APIRouter()
+
+
+@router.get("/v1/streams", **gives("Streams, newest first", "application/json"))
+async def streams(
+    request: Request,
+    session_id: str | None = None,
+    user_id: str | None = None,
+    model: str | None = None,
+    state: State | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: Limit = 50,
+    cursor: Next = None,
+) -> Response:
+    tier = Tier.of(request)
+    grant = tier.auditor(request)
+    which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
+    shown = partial(tier.shown, grant=grant)
+    return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown))
+
+
+@router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
+async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
+    tier = Tier.of(request)
+    grant = tier.caller(request)  # names of sessions are the callers' own
+    return json_response(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
+
+
+@router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
+async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
+    tier = Tier.of(request)
+    grant = tier.caller(request)  # names of sessions are the callers' own
+    which, shown = Filter(session=session_id), partial(tier.shown, grant=grant)
+    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown)
+    return json_response({"id": session_id, **page})
+
+
+def _ms(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

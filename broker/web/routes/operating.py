@@ -1,0 +1,39 @@
+"""What load balancers and Prometheus ask."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from broker.errors import RedisUnavailable
+from broker.web import metrics
+from broker.web.openapi import gives
+from broker.web.strict_json import json_response
+from broker.web.tier import Tier
+
+router = APIRouter()
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", **gives("The process is alive", "application/json"))
+async def healthz() -> Response:
+    return json_response({"status": "ok"})
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", **gives("Redis is reachable, and the server is not draining", "application/json"))
+async def readyz(request: Request) -> Response:
+    tier = Tier.of(request)
+    tier.require_open()
+    await tier.redis.ping()
+    if not tier.hub.is_connected:
+        raise RedisUnavailable("The subscription to Redis is being made.")
+    return json_response({"status": "ready"})
+
+
+@router.get("/metrics", **gives("Prometheus metrics of this process", "text/plain"))
+async def metrics_(request: Request) -> Response:
+    tier = Tier.of(request)
+    tier.caller(request)
+    text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
+    return Response(text, media_type=metrics.CONTENT_TYPE)

@@ -1,0 +1,33 @@
+"""External producers: what writes a stream from outside."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from broker.log.steps import EXTERNAL_LEASE_S
+from broker.service.bodies import AppendEvents, ProducerHeartbeat
+from broker.service.record import rfc3339
+from broker.web.openapi import takes
+from broker.web.strict_json import json_response
+from broker.web.tier import Tier
+
+router = APIRouter()
+
+
+@router.post("/v1/streams/{sid}/events", **takes(AppendEvents, 200, "The id of the last event"))
+async def append(request: Request, sid: str) -> Response:
+    tier = Tier.of(request)
+    grant = tier.caller(request)
+    body = await tier.body(request, AppendEvents)
+    return json_response({"last_event_id": (await tier.streams.append(sid, grant, body)).tail})
+
+
+@router.post("/v1/streams/{sid}/heartbeat", **takes(ProducerHeartbeat, 200, "The lease is renewed"))
+async def heartbeat(request: Request, sid: str) -> Response:
+    tier = Tier.of(request)
+    grant = tier.caller(request)
+    body = await tier.body(request, ProducerHeartbeat)
+    renewed = await tier.streams.heartbeat(sid, grant, body.epoch)
+    until = rfc3339(renewed.now_ms + round(EXTERNAL_LEASE_S * 1000))
+    return json_response({"last_event_id": renewed.tail, "lease_until": until})

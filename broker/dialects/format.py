@@ -15,7 +15,7 @@ from broker.dialects.sse import (
     encode_gap,
     encode_gap_ndjson,
 )
-from broker.log.event import Event, from_published, merge_deltas, to_ndjson
+from broker.log.event import PUBLISHED_LINES, Event, from_published, merge_deltas, to_ndjson
 
 
 class Format(Enum):
@@ -31,9 +31,9 @@ class Format(Enum):
         return self in (Format.NDJSON, Format.COMPACT_NDJSON)
 
     @property
-    def shown(self) -> str:
+    def access_name(self) -> str:
         """As the access record names it."""
-        return _SHOWN[self]
+        return _ACCESS_NAMES[self]
 
     @property
     def heartbeat(self) -> bytes:
@@ -51,15 +51,17 @@ class Format(Enum):
         """`render` of a published batch. For EXACT its lines (id, t, kind, data) are what frames are made of."""
         if self is not _EXACT:
             return self.render(from_published(b"\n".join(lines)))
-        if len(lines) == 4:
+        if len(lines) == PUBLISHED_LINES:
             return b"id: %b\nevent: %b\ndata: %b\n\n" % (lines[0], lines[2], lines[3])
-        return b"".join([self.render_lines(lines[at : at + 4]) for at in range(0, len(lines), 4)])
+        return b"".join(
+            [self.render_lines(lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
+        )
 
     def render_gap(self, gap: Gap) -> bytes:
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
 
 
-_SHOWN = {
+_ACCESS_NAMES = {
     Format.EXACT: "sse",
     Format.COMPACT: "sse-compact",
     Format.NDJSON: "ndjson",

@@ -7,7 +7,6 @@ counted, and comes again.
 
 from __future__ import annotations
 
-import random
 from typing import NamedTuple
 
 import orjson
@@ -19,10 +18,6 @@ NDJSON_HEARTBEAT = b"\n"
 
 MEDIA_TYPE = "text/event-stream"
 NDJSON_MEDIA_TYPE = "application/x-ndjson"
-
-RETRY_MS = 1000
-RETRY_JITTER_MS = 1000
-"""Viewers that were cut together must not come back together."""
 
 
 class Gap(NamedTuple):
@@ -46,14 +41,14 @@ def encode_gap_ndjson(gap: Gap) -> bytes:
     return orjson.dumps({"event": GAP, "data": gap._asdict()}) + b"\n"
 
 
-def retry_line() -> bytes:
-    """When to come back, in ms: every viewer its own."""
-    return b"retry: %d\n" % (RETRY_MS + random.randrange(RETRY_JITTER_MS + 1))
+def retry_line(delay_ms: int) -> bytes:
+    """When to come back."""
+    return b"retry: %d\n" % delay_ms
 
 
-def farewell(code: str) -> bytes:
+def farewell(code: str, delay_ms: int) -> bytes:
     """What a viewer reads before a cut that is not its stream's end: when to come back, and why.
 
     The comment follows on its own: a browser's EventSource acts on `retry:` at once, the blank line ends the block.
     """
-    return retry_line() + b": %s\n\n" % code.encode()
+    return retry_line(delay_ms) + b": %s\n\n" % code.encode()

@@ -17,12 +17,9 @@ import asyncio
 import socket
 import struct
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from broker.dialects.format import Format
-
-if TYPE_CHECKING:
-    from broker.live.topic import Topic
 
 EXTENSION = "lastevent.lane"
 """In an ASGI scope's extensions: a function (Format) → Lane."""
@@ -38,20 +35,37 @@ def chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+class Carrier(Protocol):
+    """What writes to a lane while its viewer is live: a topic (topic.py)."""
+
+    def release_lane(self, lane: Lane) -> None: ...
+
+
 class Lane:
     """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
 
-    __slots__ = ("_transport", "form", "is_lost", "is_paused", "left", "on_lost", "rest", "topic", "write", "wrote")
+    __slots__ = (
+        "_transport",
+        "continuation",
+        "form",
+        "is_lost",
+        "is_paused",
+        "left",
+        "on_lost",
+        "topic",
+        "write",
+        "wrote",
+    )
 
     def __init__(self, transport: asyncio.Transport, form: Format, *, is_paused: bool) -> None:
         self.form = form
-        self.rest: Callable[[Send], Awaitable[None]] | None = None
+        self.continuation: Callable[[Send], Awaitable[None]] | None = None
         """What is left of the answer once the application has returned; it gets the server's own send()."""
         self.is_lost = transport.is_closing()
         self.is_paused = is_paused
         """The connection holds as much as it may: who writes must wait, and that is what send() does."""
         self.write = transport.write
-        self.topic: Topic | None = None
+        self.topic: Carrier | None = None
         self.wrote: tuple[int, int] | None = None
         """The first and the last event that a topic has written here."""
         self.left: asyncio.Future[int] | None = None
@@ -61,13 +75,13 @@ class Lane:
     def pause(self) -> None:
         self.is_paused = True
         if self.topic:
-            self.topic.let_go(self)
+            self.topic.release_lane(self)
 
     def lose(self) -> None:
         """The connection is gone. At once: uvloop raises at a write to what is closed, and others wait their turn."""
         self.is_lost = True
         if self.topic:
-            self.topic.let_go(self)
+            self.topic.release_lane(self)
         self.on_lost()
 
     def leave(self, cursor: int) -> None:

@@ -76,7 +76,7 @@ async def follow(
     With a lane, events are written there as long as the viewer is at the tail and has got a first step.
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
-    read_version = read_mark = -1  # the topic's, when the log was last read to its end
+    read_version = read_changes = -1  # the topic's, when the log was last read to its end
     has_begun = False
     async with hub.join(sid) as topic:
         pages = _Pages(log, topic)
@@ -85,9 +85,9 @@ async def follow(
             read_version = topic.version  # who comes back soon finds everything here
         while True:
             ahead = topic.after(cursor)
-            hole = ahead is None and topic.mark != read_mark
+            hole = ahead is None and topic.changes != read_changes
             if topic.version and (topic.version != read_version or hole):
-                version, mark = topic.version, topic.mark
+                version, changes = topic.version, topic.changes
                 try:
                     page, batch = await pages.after(cursor)
                     ending = await _ending_below(log, sid, page, cursor)
@@ -105,7 +105,7 @@ async def follow(
                     if is_terminal(page.state) and not page.more:
                         return
                     if not page.more:
-                        read_version, read_mark = version, mark
+                        read_version, read_changes = version, changes
                     del page, batch  # or each viewer at the tail would keep the last page it read
                     continue
             elif ahead:
@@ -169,7 +169,7 @@ class _Pages:
         return (page, batch) if fits else (page._replace(events=held, more=True), Batch(held))
 
     async def _read(self, cursor: int) -> tuple[Page, Batch]:
-        reads, key = self._topic.reads, (self._topic.version, self._topic.mark, cursor, self._count)
+        reads, key = self._topic.reads, (self._topic.version, self._topic.changes, cursor, self._count)
         if key not in reads:
             reads[key] = asyncio.create_task(self._read_log(cursor), name="page")
             reads[key].add_done_callback(lambda read: (reads.pop(key), read.cancelled() or read.exception()))

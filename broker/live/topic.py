@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from broker.dialects.format import Batch, Format
 from broker.live.lane import Lane, chunk
-from broker.log.event import TERMINAL, Event, from_published
+from broker.log.event import PUBLISHED_LINES, TERMINAL, Event, from_published
 from broker.log.steps import Page
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,15 @@ class Topic:
     """`version` is 0 while the stream is not subscribed, and another number after each subscription."""
 
     __slots__ = (
-        *("sid", "version", "mark", "ending", "viewers", "linger", "published", "reads"),
+        *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
         *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_ticks"),
     )
 
     def __init__(self, sid: str) -> None:
         self.sid = sid
         self.version = 0
-        self.mark = 0
-        """Grows with whatever happens here: a viewer that found a hole reads the log once a mark, not in a loop."""
+        self.changes = 0
+        """Grows with whatever happens here: a viewer that found a hole reads the log once a change, not in a loop."""
         self.ending: Event | None = None
         self.viewers = 0
         self.linger: asyncio.TimerHandle | None = None
@@ -107,18 +107,18 @@ class Topic:
         Raises ValueError for what is no batch.
         """
         lines = (messages[0] if len(messages) == 1 else b"\n".join(messages)).split(b"\n")
-        if len(lines) == 4:  # by far the most
+        if len(lines) == PUBLISHED_LINES:  # by far the most
             return self._publish(int(lines[0]), messages, lines, ring_events)
-        count, torn = divmod(len(lines), 4)
+        count, torn = divmod(len(lines), PUBLISHED_LINES)
         if torn:
-            raise ValueError("an event is published in four lines")
+            raise ValueError(f"an event is published in {PUBLISHED_LINES} lines")
         # What waited together goes out together, as far as it is dense.
         written, start = 0, 0
         for end in range(1, count + 1):
-            first = int(lines[4 * start])
-            if end == count or int(lines[4 * end]) != first + end - start:
-                run = lines[4 * start : 4 * end]
-                events = [b"\n".join(run[at : at + 4]) for at in range(0, len(run), 4)]
+            first = int(lines[PUBLISHED_LINES * start])
+            if end == count or int(lines[PUBLISHED_LINES * end]) != first + end - start:
+                run = lines[PUBLISHED_LINES * start : PUBLISHED_LINES * end]
+                events = [b"\n".join(run[at : at + PUBLISHED_LINES]) for at in range(0, len(run), PUBLISHED_LINES)]
                 written += self._publish(first, events, run, ring_events)
                 start = end
         return written
@@ -128,11 +128,11 @@ class Topic:
         self.published.clear()
         self._cut(0, len(self._ring))
         self.ending = None
-        self._let_all_go()
+        self._release_all()
         self.wake()
 
     def wake(self) -> None:
-        self.mark += 1
+        self.changes += 1
         self._after = None
         if self._changed:
             self._changed.set()
@@ -151,7 +151,7 @@ class Topic:
         ends = lines[-2] in _ENDINGS
         if ends:
             [self.ending] = from_published(events[-1])
-            self._let_all_go()
+            self._release_all()
         elif self._live:
             last = first + len(events) - 1
             if first == self._live_at + 1:
@@ -160,7 +160,7 @@ class Topic:
                 written = _write(bodies)
                 self._ticks = 0
             elif last != self._live_at:  # not what they have just been written, said again
-                self._let_all_go()
+                self._release_all()
         self.wake()
         return written
 
@@ -209,7 +209,7 @@ class Topic:
                 lane.wrote = (lane.wrote[0] if lane.wrote else cursor + 1, at)
             self._forget(lane)
 
-    def let_go(self, lane: Lane) -> None:
+    def release_lane(self, lane: Lane) -> None:
         """This viewer's connection takes no more, or is gone. What was written to it is on its way."""
         self._forget(lane)
         lane.leave(self._live_at)
@@ -222,7 +222,7 @@ class Topic:
         self._ticks = 0
         return _write([(tuple(lanes), chunk(form.heartbeat)) for form, lanes in self._live.items()])
 
-    def _let_all_go(self) -> None:
+    def _release_all(self) -> None:
         live, self._live = self._live, {}
         for lanes in live.values():
             for lane in lanes:

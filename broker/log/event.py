@@ -24,6 +24,9 @@ TERMINAL = frozenset({DONE, ERROR, CANCELLED})
 RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
+PUBLISHED_LINES = 4
+"""A published event is four lines: id, t, kind, data (scripts/prelude.lua)."""
+
 KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 
 # Python's str.splitlines(), and with it many hand-written SSE clients, also breaks lines at these characters.
@@ -72,7 +75,7 @@ def from_published(message: bytes) -> list[Event]:
     lines = message.split(b"\n")
     return [
         Event(int(lines[at]), lines[at + 2].decode(), lines[at + 3], int(lines[at + 1]))
-        for at in range(0, len(lines), 4)
+        for at in range(0, len(lines), PUBLISHED_LINES)
     ]
 
 

@@ -60,7 +60,7 @@ class Reading:
             lines += _seal_line(sealed, is_redacted=is_redacted)
         return lines
 
-    def shown(self, record: dict[str, Any], grant: Grant) -> dict[str, Any]:
+    def masked_record(self, record: dict[str, Any], grant: Grant) -> dict[str, Any]:
         """A stream's record as this caller may see it."""
         return self._redactor.mask_record(record) if grant.is_masked and self._redactor else record
 

@@ -16,12 +16,10 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import Draining, Forbidden
-from broker.web.endings import Cut
 from broker.web.problems import from_error, problem
 
 logger = logging.getLogger(__name__)
@@ -62,12 +60,10 @@ class Door:
             await self.app(scope, receive, send_with_headers)
         except Forbidden as error:
             await from_error(request_id, error)(scope, receive, send_with_headers)
-        except (Cut, SendTimeoutError):
-            pass  # the server closes the connection, which the client sees as a cut
         except asyncio.CancelledError:
             # uvicorn cancels what a drain has waited for long enough: a client that has not sent its whole request yet.
             if not started:
-                late = Draining("This server is going away, and the request was not complete. Try again.")
+                late = Draining("This server is shutting down, and the request was not complete. Try again.")
                 await from_error(request_id, late)(scope, receive, send_with_headers)
         except Exception:
             # The last net: a bug here. The caller gets an id to report, the log the rest; a begun answer is cut.

@@ -1,15 +1,21 @@
-"""How a viewer's connection ends, and a begun answer that must not end properly."""
+"""How a viewer's connection ends (viewer.py says how each looks on the wire)."""
 
 from __future__ import annotations
 
+import random
 from enum import Enum
 
 FAREWELL_S = 1.0
 """How long a drain waits for one viewer's last bytes."""
 
+RETRY_MS = 1000
+RETRY_JITTER_MS = 1000
+"""Viewers that were cut together must not come back together."""
 
-class Cut(Exception):
-    """Ends a begun answer without its proper end; door.py lets it pass quietly."""
+
+def retry_delay_ms() -> int:
+    """When a viewer is to come back: each has a delay of its own."""
+    return RETRY_MS + random.randrange(RETRY_JITTER_MS + 1)
 
 
 class Ended(Enum):

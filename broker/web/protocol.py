@@ -36,13 +36,13 @@ class Protocol(HttpToolsProtocol):
 
     async def _answer(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
         await app(scope, receive, send)
-        if self._lane and (rest := self._lane.rest):
-            self._lane.rest = None
+        if self._lane and (continuation := self._lane.continuation):
+            self._lane.continuation = None
             if self.headers is scope["headers"]:  # and not those of a request that was sent behind this one
                 self.headers = []
             for name in scope.keys() - _KEPT:
                 del scope[name]
-            await rest(send)
+            await continuation(send)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,60 +1,58 @@
-"""Replay for operators: the log again, at its original pace × speed."""
+"""Replay for operators: the log again, at its original pace × speed, as steps for the one viewer path (viewer.py)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import NamedTuple
 
-from broker.dialects.sse import encode, farewell, retry_line
-from broker.log.access import AccessRecord, View
+from broker.dialects.format import Batch
+from broker.live.tail import Step
 from broker.log.event import Event
-from broker.web.endings import Cut
+from broker.log.readable import ReadableLog
+
+
+class Span(NamedTuple):
+    """The events after `after` up to the id `last`, included."""
+
+    after: int
+    last: int
 
 
 async def paced(
-    events: Sequence[Event], speed: float, draining: asyncio.Event, view: View
-) -> AsyncGenerator[bytes, None]:
-    """Frames, each at its own time: t (ms) after the first event's, divided by speed; speed 0 is all at once.
+    log: ReadableLog, sid: str, span: Span, *, speed: float, heartbeat_s: float
+) -> AsyncGenerator[Step, None]:
+    """Events, each at its own time: t (ms) after the first event's, divided by speed; speed 0 is all at once.
 
-    Against absolute deadlines, so that no error adds up. Ends early, with a farewell, when the server drains.
+    Against absolute deadlines, so that no error adds up. Silence is broken by signs of life.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
-    yield retry_line()
-    for event in events:
-        if speed:
-            due = began + (event.t - events[0].t) / 1000 / speed
-            if await _drains_before(draining, due - clock()):
-                yield farewell("draining")
-                raise Cut  # not the end: the viewer comes back for the rest
-        yield encode(event)
-        view.delivered(event.id, event.id)
+    first: Event | None = None
+    async for page in _pages(log, sid, span):
+        if not speed:
+            yield Batch(page)
+            continue
+        for event in page:
+            first = first or event
+            due = began + (event.t - first.t) / 1000 / speed
+            while (wait_s := due - clock()) > 0:
+                await asyncio.sleep(min(wait_s, heartbeat_s))
+                if wait_s > heartbeat_s:
+                    yield None
+            yield Batch([event])
 
 
-async def recorded(
-    frames: AsyncGenerator[bytes, None], view: View, access: AccessRecord
-) -> AsyncGenerator[bytes, None]:
-    """The same frames; whoever gets them stands in the access record."""
-    access.opened(view)
-    how = "left"
-    try:
-        async with aclosing(frames):
-            async for frame in frames:
-                yield frame
-        how = "finished"
-    except Cut:
-        how = "drained"
-        raise
-    finally:
-        access.closed(view, how)
+async def is_empty(log: ReadableLog, sid: str, span: Span) -> bool:
+    return not [page async for page in _pages(log, sid, span, count=1)]
 
 
-async def _drains_before(draining: asyncio.Event, wait_s: float) -> bool:
-    if wait_s > 0:
-        try:
-            async with asyncio.timeout(wait_s):
-                await draining.wait()
-        except TimeoutError:
-            return False
-    return draining.is_set()
+async def _pages(log: ReadableLog, sid: str, span: Span, **limits: int) -> AsyncIterator[list[Event]]:
+    cursor, more = span.after, True
+    while more:
+        page = await log.read_page(sid, cursor, **limits)
+        events = [event for event in page.events if event.id <= span.last]
+        if events:
+            yield events
+            cursor = events[-1].id
+        more = page.more and len(events) == len(page.events) and not limits

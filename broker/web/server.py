@@ -20,7 +20,6 @@ import sys
 from types import FrameType
 
 import uvicorn
-from sse_starlette.sse import AppStatus
 
 from broker.process.listener import begin_no_connection, bind
 from broker.settings import Settings
@@ -73,10 +72,8 @@ class Server(uvicorn.Server):
 
 def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
-    # sse-starlette replaces uvicorn's handler when it is imported, and would cut replays by itself.
-    AppStatus.enable_automatic_graceful_drain = False
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s server %(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").addFilter(_is_no_deliberate_cut)
+    logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -123,6 +120,6 @@ def _follow_parent(server: Server) -> None:
     server.startup = startup_and_watch  # type: ignore[method-assign]
 
 
-def _is_no_deliberate_cut(entry: logging.LogRecord) -> bool:
+def _hide_deliberate_cuts(entry: logging.LogRecord) -> bool:
     """A viewer that is cut has an answer without an end, on purpose (viewer.py). uvicorn takes it for an error."""
     return "returned without completing response" not in entry.getMessage()

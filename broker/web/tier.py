@@ -108,34 +108,36 @@ class Tier:
         except RedisUnavailable:
             logger.warning("Redis is away; the last viewers' records (%d) are lost", self.access.waiting)
 
-    def caller(self, request: Request) -> Grant:
-        """Whoever may do everything. Raises Unauthorized, or Forbidden for a key that may only read, masked."""
-        grant = self.auditor(request)
+    def full_grant(self, request: Request) -> Grant:
+        """Of a caller that may do everything. Raises Unauthorized, or Forbidden for a masked key."""
+        grant = self.read_all_grant(request)
         if grant.is_masked:
-            raise Forbidden("This key reads finished streams, with masks laid over them; it may do nothing else.")
+            raise Forbidden("This key only reads finished streams, with masks applied. Use another key.")
         return grant
 
-    def auditor(self, request: Request) -> Grant:
-        """Whoever may read all streams, perhaps with masks. Raises Unauthorized."""
+    def read_all_grant(self, request: Request) -> Grant:
+        """Of a caller that may read all streams, perhaps masked. Raises Unauthorized."""
         return self.auth.by_key(request.headers.get("authorization"))
 
-    def reader(self, request: Request, sid: str) -> Grant:
-        """Who may read this stream: a key's owner (perhaps with masks), or whoever was given a token for it."""
+    def stream_grant(self, request: Request, sid: str) -> Grant:
+        """Of a caller that may read this stream: by a key, perhaps masked, or by a read token. Raises Unauthorized."""
         token = request.query_params.get("token")
         if token is not None and not self.auth.is_open and "authorization" not in request.headers:
             return self.auth.by_token(sid, token)
-        return self.auditor(request)
+        return self.read_all_grant(request)
 
     def require_open(self) -> None:
         if self.viewers.draining.is_set():
-            raise Draining("This server is going away. Try again; another one answers.")
+            raise Draining("This server is shutting down. Try again; another server will answer.")
 
     def require_place(self) -> None:
         self.require_open()
         self.viewers.require_place()
 
-    def shown(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
-        return self.reading.shown(stream_record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant)
+    def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
+        return self.reading.masked_record(
+            stream_record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant
+        )
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)

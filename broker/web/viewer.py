@@ -32,7 +32,7 @@ from broker.errors import Draining, LasteventError, TooManyViewers
 from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
-from broker.web.endings import FAREWELL_S, Ended
+from broker.web.endings import FAREWELL_S, Ended, retry_delay_ms
 
 
 class Viewers:
@@ -54,7 +54,7 @@ class Viewers:
     def require_place(self) -> None:
         """Raises TooManyViewers."""
         if self.connected >= self.limit:
-            raise TooManyViewers("This server serves as many viewers as it may. Try again; another one may answer.")
+            raise TooManyViewers("This server is at its viewer limit. Try again; another server may have room.")
 
     def drain(self) -> None:
         self.draining.set()
@@ -63,7 +63,10 @@ class Viewers:
 
 
 class EventsResponse(Response):
-    """The body of /events: SSE or NDJSON, endless until the stream is not. `steps` gets the lane, if there is one."""
+    """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
+
+    `refuses_with_status`: a full server answers 429 here. Otherwise it answers SSE as an EventSource can live with.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class EventsResponse(Response):
         headers: Mapping[str, str] | None = None,
         *,
         view: View,
+        refuses_with_status: bool = False,
     ) -> None:
         super().__init__(status_code=200, headers=_headers(form, headers or {}))
         del self.headers["content-length"]  # Response has set 0
@@ -80,6 +84,7 @@ class EventsResponse(Response):
         self._view = view
         self._steps = steps
         self._format = form
+        self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +92,7 @@ class EventsResponse(Response):
         try:
             self._viewers.require_place()  # once more: several came together, and each had found one
         except TooManyViewers as full:
-            if self._format.is_ndjson:
+            if self._refuses_with_status:
                 raise
             refused = full.code
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -97,7 +102,7 @@ class EventsResponse(Response):
         if refused:
             await self._say_farewell(send, refused)
         elif lane := _lane(scope, self._format):
-            lane.rest = partial(self._serve_and_count, lane, receive)
+            lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
             await self._serve_and_count(None, receive, send)
 
@@ -164,7 +169,7 @@ class EventsResponse(Response):
 
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         # As a line of the first frame: before it, nothing has been said that a client could resume from.
-        opening = b"" if self._format.is_ndjson else retry_line()
+        opening = b"" if self._format.is_ndjson else retry_line(retry_delay_ms())
         try:
             async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
@@ -201,7 +206,9 @@ class EventsResponse(Response):
         if not self._format.is_ndjson:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
-                    await send({"type": "http.response.body", "body": farewell(code), "more_body": True})
+                    await send(
+                        {"type": "http.response.body", "body": farewell(code, retry_delay_ms()), "more_body": True}
+                    )
 
 
 def _lane(scope: Scope, form: Format) -> Lane | None:
@@ -223,7 +230,13 @@ class CutResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         head = scope["method"] == "HEAD"
-        await send({"type": "http.response.body", "body": b"" if head else farewell(self._code), "more_body": not head})
+        await send(
+            {
+                "type": "http.response.body",
+                "body": b"" if head else farewell(self._code, retry_delay_ms()),
+                "more_body": not head,
+            }
+        )
 
 
 def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:

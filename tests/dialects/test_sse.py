@@ -16,6 +16,7 @@ from broker.dialects.format import Format
 from broker.dialects.sse import HEARTBEAT, Gap, encode, encode_gap, farewell, retry_line
 from broker.errors import BadCursor
 from broker.log.event import Event, encode_data, merge_deltas
+from broker.web.endings import retry_delay_ms
 from tests.log.test_event import EVENTS, KINDS, OBJECTS, STREAMS
 
 
@@ -106,13 +107,13 @@ def test_no_character_breaks_a_frame(character: str) -> None:
 
 def test_a_retry_line_is_part_of_the_frame_that_follows_it() -> None:
     event = Event(1, "queued", b"{}", 0)
-    source = EventSource().read(retry_line() + encode(event))
+    source = EventSource().read(retry_line(1500) + encode(event))
     assert source.messages == [message(event)]
     assert source.retry_ms is not None
 
 
 def test_retry_is_between_one_and_two_seconds_and_every_viewers_own() -> None:
-    asked = [EventSource().read(retry_line()).retry_ms for _ in range(200)]
+    asked = [EventSource().read(retry_line(retry_delay_ms())).retry_ms for _ in range(200)]
     assert all(retry_ms is not None and 1000 <= retry_ms <= 2000 for retry_ms in asked)
     assert len(set(asked)) > 20
 
@@ -123,10 +124,10 @@ def test_a_heartbeat_says_nothing() -> None:
 
 
 def test_a_farewell_says_when_to_come_back_and_leaves_the_cursor() -> None:
-    source = EventSource().read(encode(Event(3, "status", b"{}", 0)) + farewell("draining"))
+    source = EventSource().read(encode(Event(3, "status", b"{}", 0)) + farewell("draining", 1500))
     assert (len(source.messages), source.last_event_id) == (1, "3")
     assert source.retry_ms is not None
-    assert b": draining\n" in farewell("draining")
+    assert b": draining\n" in farewell("draining", 1500)
 
 
 def test_a_gap_is_told_and_leaves_the_cursor() -> None:

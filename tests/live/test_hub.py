@@ -115,11 +115,11 @@ def test_an_ending_is_kept_aside_until_the_subscription_is_made_anew(topic: Topi
 
 def test_every_change_wakes_who_took_the_sign_before_it(topic: Topic) -> None:
     for change in (lambda: topic.publish(said(1, "a")), lambda: topic.reset(version=3), topic.wake):
-        before, mark = topic.changed, topic.mark
+        before, changes = topic.changed, topic.changes
         change()
         assert before.is_set()
         assert not topic.changed.is_set()
-        assert topic.mark > mark
+        assert topic.changes > changes
 
 
 # -- the subscription --------------------------------------------------------------------------------------
@@ -309,12 +309,12 @@ def published(hub: Hub, sid: str, first: int, *words: str) -> None:
 
 async def test_what_waits_for_a_stream_goes_out_as_one_batch(idle_hub: Hub) -> None:
     async with idle_hub.join("busy") as topic:
-        before = topic.mark
+        before = topic.changes
         for n in range(1, 101):
             published(idle_hub, "busy", n, "word")
-        assert topic.mark == before, "it has its turn when whatever else is ready has had one"
+        assert topic.changes == before, "it has its turn when whatever else is ready has had one"
         await asyncio.sleep(0)
-        assert topic.mark == before + 1
+        assert topic.changes == before + 1
         assert ids(topic.after(0)) == list(range(1, 101))
 
 
@@ -332,7 +332,7 @@ async def test_streams_have_their_turns_in_the_order_in_which_something_came(
         while len(turns) < 3:
             await asyncio.sleep(0)  # a round ends after each turn here, and others than the hub run
             published(idle_hub, "a", 51 + len(turns), "more")  # always more for the busy one
-            turns += [sid for sid, topic in topics.items() if topic.mark and sid not in turns]
+            turns += [sid for sid, topic in topics.items() if topic.changes and sid not in turns]
         assert turns == ["a", "b", "c"]
 
 

@@ -224,8 +224,8 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
 
     response = EventsResponse(viewers, never, Format.EXACT, view=View("a", {}))  # type: ignore[arg-type]
     await response(scope, ignore, ignore)
-    assert dead.rest
-    await dead.rest(ignore)
+    assert dead.continuation
+    await dead.continuation(ignore)
     assert viewers.ended[Ended.LEFT] == 1
     assert wire.body == b""
 

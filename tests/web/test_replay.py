@@ -1,10 +1,14 @@
 """The log for operators: /replay at its own pace, /export whole."""
 
 import re
+import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 
@@ -93,6 +97,42 @@ def test_a_stream_that_runs_is_replayed_as_far_as_it_is(api: Api) -> None:
 def test_the_slowest_pace_there_is_still_begins(api: Api, finished: str) -> None:
     with replay(api, finished, "?speed=5e-324") as answer:
         answer.read_until(lambda body: b"id: 1\n" in body)
+
+
+def test_a_replay_counts_as_a_viewer_wherever_one_counts(
+    own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
+) -> None:
+    deployment = own_deployment(servers=1, workers=0, LASTEVENT_MAX_VIEWERS="2", LASTEVENT_HEARTBEAT_S="0.1")
+    api = open_api(deployment.url)
+    sid = api.start_external()
+    time.sleep(0.05)  # between the first event and the last: at this speed, minutes
+    api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
+    with ThreadPoolExecutor(5) as together:
+        replays = list(together.map(lambda _: replay(api, sid, "?speed=0.001"), range(5)))
+        statuses = sorted(together.map(lambda answer: answer.status, replays))
+    assert statuses == [200, 200, 429, 429, 429]
+    first, second = (answer for answer in replays if answer.status == 200)
+    for answer in (first, second):
+        answer.read_until(lambda body: b": ping\n\n" in body)  # it waits for event 2, and says that it lives
+    for answer in replays:
+        if answer.status == 429:
+            answer.read_until(lambda body: b"too_many_viewers" in body)
+    said = api.get("/metrics").text
+    assert "\nlastevent_viewers 2.0\n" in said
+    assert not re.search(r"^lastevent_sent_bytes_total 0\.0$", said, re.MULTILINE)
+    first.close()
+    wait_until(lambda: "\nlastevent_viewers 1.0\n" in api.get("/metrics").text, "the one that left is forgotten")
+    deployment.servers[0].send(signal.SIGTERM)
+    second.read_to_end()
+    assert not second.is_complete
+    assert b": draining\n\n" in second.body
+    assert deployment.servers[0].wait(20) == 0
+    deployment.servers[0].start()
+    views = open_api(deployment.url).get(f"/v1/streams/{sid}/views").json()["views"]
+    assert sorted((view["format"], view["how"], view["last_id"]) for view in views) == [
+        ("replay", "drained", 1),
+        ("replay", "left", 1),
+    ]
 
 
 def test_export_is_the_whole_log_as_a_file(api: Api, finished: str) -> None:

@@ -1,0 +1,10 @@
+"""The routes, each a function that says what it takes and gives.
+
+starting.py   POST /v1/streams, …/regenerate, …/cancel
+following.py  GET …/events, …/replay: answers that go on
+reading.py    GET …/{id}, …/text, …/export: a stream as it is now
+producing.py  POST …/events, …/heartbeat: external producers
+listings.py   GET /v1/streams, /v1/sessions…
+auditing.py   GET …/views, …/verify, DELETE …/{id}
+operating.py  GET /healthz, /readyz, /metrics
+"""

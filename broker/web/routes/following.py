@@ -7,11 +7,11 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from sse_starlette import EventSourceResponse
 from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.dialects.cursor import parse_cursor
+from broker.dialects.format import Format
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import ArchiveUnavailable, Draining, StoreUnavailable, TooManyViewers
 from broker.live.lane import Lane
@@ -19,9 +19,10 @@ from broker.live.tail import Step, follow, replay
 from broker.log.access import View, request_details
 from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
+from broker.service.streams import Found
 from broker.web.inputs import Accept, CursorQuery, LastEventId, wanted_format
 from broker.web.openapi import gives
-from broker.web.replay import paced, recorded
+from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse
 
@@ -43,7 +44,7 @@ async def events(
     tier = Tier.of(request)
     form = wanted_format(accept, compact == "1")
     try:
-        grant = tier.reader(request, sid)
+        grant = tier.stream_grant(request, sid)
         tier.require_place()
         cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
         found = await tier.streams.look_up_content(sid, grant)
@@ -56,8 +57,8 @@ async def events(
     if has_ended_at(cursor, found.meta.state, tail):
         return Response(status_code=204)
     cursor = tail if cursor is None else cursor
-    steps = steps_of(tier, log, sid, cursor, follows=follows == "1")
-    return EventsResponse(tier.viewers, steps, form, view=view_of(request, sid, grant, form.shown, cursor))
+    steps = steps_of(tier, found, grant, log, sid, cursor, follows=follows == "1")
+    return EventsResponse(tier.viewers, steps, form, view=view_of(request, sid, grant, form.access_name, cursor))
 
 
 @router.get("/v1/streams/{sid}/replay", **gives("The log again, at its original pace × speed", MEDIA_TYPE))
@@ -70,23 +71,30 @@ async def replay_paced(
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.reader(request, sid)
-    events = await tier.reading.events(sid, grant)
+    grant = tier.stream_grant(request, sid)
     tier.require_place()
     cursor = parse_cursor(last_event_id) or 0
-    chosen = [event for event in events if max(first, cursor + 1) <= event.id and (last is None or event.id <= last)]
-    if cursor and not chosen:
+    found = await tier.streams.look_up_content(sid, grant)
+    log = await tier.reading.log(sid, found, grant)
+    span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
+    if cursor and await is_empty(log, sid, span):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
     view = view_of(request, sid, grant, "replay", cursor)
-    frames = recorded(paced(chosen, speed, tier.viewers.draining, view), view, tier.access)
-    return EventSourceResponse(frames, sep="\n", ping=15, send_timeout=tier.settings.viewer_stall_s)
+    heartbeat_s = tier.settings.heartbeat_s
+    return EventsResponse(
+        tier.viewers,
+        lambda _: paced(log, sid, span, speed=speed, heartbeat_s=heartbeat_s),
+        Format.EXACT,
+        view=view,
+        refuses_with_status=True,
+    )
 
 
 def steps_of(
-    tier: Tier, log: ReadableLog, sid: str, cursor: int, *, follows: bool = True
+    tier: Tier, found: Found, grant: Grant, log: ReadableLog, sid: str, cursor: int, *, follows: bool = True
 ) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
-    """A stream that Redis has is followed; one that the archive has is at its end."""
-    if follows and log is tier.log:
+    """A stream that Redis has is followed. One that the archive has is at its end, and so is what is read masked."""
+    if follows and found.is_in_redis and not grant.is_masked:
         return partial(follow, tier.log, tier.hub, sid, cursor)
     return lambda _: replay(log, sid, cursor)
 

@@ -30,24 +30,24 @@ async def streams(
     cursor: Next = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.auditor(request)
+    grant = tier.read_all_grant(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
-    shown = partial(tier.shown, grant=grant)
+    shown = partial(tier.stream_json, grant=grant)
     return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown))
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
 async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)  # names of sessions are the callers' own
+    grant = tier.full_grant(request)  # names of sessions are the callers' own
     return json_response(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
 
 
 @router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
 async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)  # names of sessions are the callers' own
-    which, shown = Filter(session=session_id), partial(tier.shown, grant=grant)
+    grant = tier.full_grant(request)  # names of sessions are the callers' own
+    which, shown = Filter(session=session_id), partial(tier.stream_json, grant=grant)
     page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown)
     return json_response({"id": session_id, **page})
 

@@ -27,13 +27,13 @@ async def readyz(request: Request) -> Response:
     tier.require_open()
     await tier.redis.ping()
     if not tier.hub.is_connected:
-        raise RedisUnavailable("The subscription to Redis is being made.")
+        raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
     return json_response({"status": "ready"})
 
 
 @router.get("/metrics", **gives("Prometheus metrics of this process", "text/plain"))
 async def metrics_(request: Request) -> Response:
     tier = Tier.of(request)
-    tier.caller(request)
+    tier.full_grant(request)
     text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
     return Response(text, media_type=metrics.CONTENT_TYPE)

@@ -18,7 +18,7 @@ router = APIRouter()
 @router.post("/v1/streams/{sid}/events", **takes(AppendEvents, 200, "The id of the last event"))
 async def append(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)
+    grant = tier.full_grant(request)
     body = await tier.body(request, AppendEvents)
     return json_response({"last_event_id": (await tier.streams.append(sid, grant, body)).tail})
 
@@ -26,7 +26,7 @@ async def append(request: Request, sid: str) -> Response:
 @router.post("/v1/streams/{sid}/heartbeat", **takes(ProducerHeartbeat, 200, "The lease is renewed"))
 async def heartbeat(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)
+    grant = tier.full_grant(request)
     body = await tier.body(request, ProducerHeartbeat)
     renewed = await tier.streams.heartbeat(sid, grant, body.epoch)
     until = rfc3339(renewed.now_ms + round(EXTERNAL_LEASE_S * 1000))

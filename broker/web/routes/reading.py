@@ -19,14 +19,14 @@ router = APIRouter()
 @router.get("/v1/streams/{sid}", **gives("The stream", "application/json"))
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.reader(request, sid)
-    return json_response(tier.shown((await tier.streams.look_up(sid, grant)).meta, sid, grant))
+    grant = tier.stream_grant(request, sid)
+    return json_response(tier.stream_json((await tier.streams.look_up(sid, grant)).meta, sid, grant))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
 async def text(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    events = await tier.reading.events(sid, tier.reader(request, sid))
+    events = await tier.reading.events(sid, tier.stream_grant(request, sid))
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -35,9 +35,9 @@ async def text(request: Request, sid: str) -> Response:
 async def export(
     request: Request,
     sid: str,
-    redacted: Annotated[Literal["0", "1"], Query(description="1: with the masks laid over it")] = "0",
+    redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    body = await tier.reading.export(sid, tier.auditor(request), is_redacted=redacted == "1")
+    body = await tier.reading.export(sid, tier.read_all_grant(request), is_redacted=redacted == "1")
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

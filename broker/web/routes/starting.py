@@ -30,7 +30,7 @@ async def create_stream(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)
+    grant = tier.full_grant(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(last_event_id, idempotency_key)
     body = await tier.body(request, CreateStream)
@@ -50,7 +50,7 @@ async def regenerate(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)
+    grant = tier.full_grant(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(last_event_id, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
@@ -61,7 +61,7 @@ async def regenerate(
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", optional=True))
 async def cancel(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.caller(request)
+    grant = tier.full_grant(request)
     body = await tier.body(request, Cancel, optional=True)
     ended = await tier.streams.cancel(sid, grant, body.reason)
     return json_response(ended._asdict())
@@ -90,7 +90,8 @@ async def _answer(request: Request, grant: Grant, started: Started, accept: str,
     if has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
         return Response(status_code=204, headers=location)
     cursor = started.record["last_event_id"] if cursor is None else cursor
-    log = await tier.reading.log(started.sid, await tier.streams.look_up_content(started.sid, grant), grant)
-    steps = steps_of(tier, log, started.sid, cursor)
-    view = view_of(request, started.sid, grant, Format.EXACT.shown, cursor)
+    found = await tier.streams.look_up_content(started.sid, grant)
+    log = await tier.reading.log(started.sid, found, grant)
+    steps = steps_of(tier, found, grant, log, started.sid, cursor)
+    view = view_of(request, started.sid, grant, Format.EXACT.access_name, cursor)
     return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view)

@@ -71,7 +71,7 @@ class Abandonment:
     async def _cancel(self, sid: str) -> None:
         try:
             await self._seizures.seize(sid, CANCELLED, ABANDONED)
-            logger.info("stream %s: cancelled, since nobody watches it", sid)
+            logger.info("stream %s: cancelled, because it has no viewers", sid)
         except StoreUnavailable:
             raise
         except LasteventError as gone:

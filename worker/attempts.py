@@ -7,12 +7,12 @@ MAX_ATTEMPTS = 3
 
 WORKER_LOST = {
     "code": "worker_lost",
-    "message": "The worker that ran this generation stopped, and nobody goes on with it. Start it again.",
+    "message": "The worker running this generation stopped and no other worker will resume it. Start it again.",
     "recoverable": True,
 }
 PRODUCER_LOST = {
     "code": "producer_lost",
-    "message": "The producer of this stream has not been heard of; its lease has run out.",
+    "message": "The producer has not been heard from and its lease expired.",
     "recoverable": True,
 }
 

@@ -127,7 +127,7 @@ class Dispatch:
         except (StreamNotFound, StreamClosed, LeaseHeld):
             pass  # delivered twice, cancelled before it began, or taken by a sweeper: all normal
         except LasteventError:
-            logger.warning("stream %s could not be claimed now; a sweeper will find it", sid)
+            logger.warning("stream %s: it cannot be claimed now; a sweeper will find it", sid)
 
 
 async def _close(dispatcher: Dispatcher, queue: ArqRedis) -> None:

@@ -142,7 +142,7 @@ class Sweeper:
         if not seized.already:
             # A producer that goes away is a client's affair; a worker that does is the operator's.
             level = logging.INFO if reason is PRODUCER_LOST else logging.WARNING
-            logger.log(level, "stream %s: ended for its lost writer (%s)", stream.sid, reason["code"])
+            logger.log(level, "stream %s: ended, because its writer is gone (%s)", stream.sid, reason["code"])
         await self._forget(stream, now_ms)
 
     async def _overdue(self, now_ms: int) -> list[Overdue]:

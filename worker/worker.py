@@ -154,7 +154,9 @@ class Worker:
             self._heartbeat.forget(generation.writer)
         elif error := task.exception():
             self._heartbeat.forget(generation.writer)
-            logger.error("a generation ended without its ending; it is begun again", exc_info=error)
+            logger.error(
+                "a generation stopped without writing an ending; it restarts when its lease expires", exc_info=error
+            )
 
     async def _finish_running(self) -> None:
         if self._running and not self.has_failed:
@@ -171,7 +173,7 @@ class Worker:
             async with asyncio.timeout(HAND_OVER_S):
                 await asyncio.gather(*(self._hand_one_over(generation, queue) for generation in generations))
         except (TimeoutError, StoreUnavailable):
-            logger.warning("not every stream could be handed over; their leases run out")
+            logger.warning("not every stream could be handed over; the rest is taken over when the leases expire")
         finally:
             await queue.aclose(close_connection_pool=True)
 

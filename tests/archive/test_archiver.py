@@ -169,7 +169,7 @@ async def test_a_log_that_does_not_end_as_it_should_stays_in_redis_and_is_said(
     await archiver.archive_once()
     assert await archive.reader.find(sid) is None
     assert await lives_s(log, sid) == [-1, -1]
-    assert "does not end as its meta says" in caplog.text
+    assert "does not end where its meta says" in caplog.text
 
 
 @pytest.mark.parametrize(("field", "value"), [("created", "no number"), ("created", "9" * 30), ("tenant", None)])
@@ -232,7 +232,7 @@ async def test_the_sweep_finds_what_ended_without_an_archive(
     assert await redis.zscore(log.keys.unarchived, sid) is None
     await archiver.streams.sweep()
     assert await lives_s(log, sid) == [-1, -1]
-    assert "1 streams had ended" in caplog.text
+    assert "1 ended streams were not listed" in caplog.text
     await archiver.archive_once()
     assert await archive.reader.find(sid)
     with caplog.at_level(logging.WARNING):
@@ -407,7 +407,7 @@ async def test_a_dead_servers_viewers_are_closed_for_it(
     await archiver.archive_once()
     [stored] = await archive.reader.views(sid)
     assert (stored["how"], stored["last_id"]) == ("server_lost", None)
-    assert "ended without a word" in caplog.text
+    assert "ended without closing its viewers' records" in caplog.text
     assert await log.redis.zcard(log.keys.tiers) == 0
 
 

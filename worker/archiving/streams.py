@@ -88,7 +88,7 @@ class EndedStreams:
             return None
         events = await self._log.read_all(sid)
         if not events or not events[-1].is_terminal or events[-1].id != meta.tail:
-            logger.error("stream %s: its log does not end as its meta says; it stays in Redis", sid)
+            logger.error("stream %s: its log does not end where its meta says; it stays in Redis", sid)
             await self._look_again(sid, now_ms)
             return None
         try:
@@ -120,7 +120,7 @@ class EndedStreams:
         async for key in self._redis.scan_iter(match=self._keys.stream("*").meta, count=SCAN_KEYS):
             found += await self._catch(key.decode())
         if found:
-            logger.warning("%d streams had ended without being on their way into the archive; now they are", found)
+            logger.warning("%d ended streams were not listed for the archive; now they are", found)
 
     async def _catch(self, key: str) -> bool:
         state, archived, erased, finished_ms = await self._redis.hmget(  # type: ignore[misc]  # sync or async

@@ -68,8 +68,8 @@ class Views:
         for server in dead:
             if await self._redis.zrem(self._keys.tiers, server):
                 logger.warning(
-                    "server %s ended without a word: its viewers' records are closed for it, and what it had not "
-                    "written yet, at most its last second's, is lost",
+                    "server %s ended without closing its viewers' records: they are closed for it, and those it had "
+                    "not written yet, at most its last second's, are lost",
                     server.decode(),
                 )
 

@@ -79,7 +79,7 @@ class AnthropicProvider:
         except Exception as error:
             raise self._failure(error) from error
         if finish is None:
-            raise _failed("provider_cut", "The model provider's answer ended before it was finished.")
+            raise _failed("provider_cut", "The model provider's answer ended before it was complete.")
         yield finish  # only now that the connection is given back, since nobody need ask again after a Finish
 
     async def _open(self, model: str, request: dict[str, Any]) -> AsyncStream[RawMessageStreamEvent]:
@@ -93,11 +93,13 @@ class AnthropicProvider:
             )
         except APIConnectionError as error:
             if isinstance(error.__cause__, httpx2.LocalProtocolError):  # its words are the header, and so the key
-                raise _failed("provider_unauthorized", "The API key holds characters that no key has.") from None
+                raise _failed(
+                    "provider_unauthorized", "The API key contains characters that no API key can have."
+                ) from None
             raise
         if not answer.response.headers.get("content-type", "").startswith("text/event-stream"):
             await answer.close()
-            raise _failed("provider_bad_answer", "Something else answered in the model provider's place.")
+            raise _failed("provider_bad_answer", "What answered is not the model provider.")
         return answer
 
     def _failure(self, error: Exception) -> ProviderFailure:
@@ -230,7 +232,7 @@ def _is_error(block: dict[str, Any]) -> bool:
 _CODES = {
     "provider_overloaded": (True, "The model provider is overloaded."),
     "provider_rate_limited": (True, "The model provider's rate limit was reached."),
-    "provider_error": (True, "The model provider had an error of its own."),
+    "provider_error": (True, "The model provider had an internal error."),
     "provider_refused": (False, "The model provider refused the request."),
     "provider_unauthorized": (False, "The model provider did not accept this server's credentials."),
     "provider_cut": (True, "The connection to the model provider broke."),

@@ -1,14 +1,14 @@
-"""The worker: takes queued streams, runs each against its provider, and appends what comes to the log.
+"""The worker: takes queued streams, runs each against its provider, and appends its events to the log.
 
 main.py         the process, put together
 worker.py       Worker: claims streams, runs each in a task, keeps their leases; and how it leaves
 dispatch.py     arq's queue hands streams to this worker, as far as it has room
 generation.py   one generation: from its claim over the provider's events to exactly one ending
-attempts.py     how often an answer may be begun, and what viewers learn when it may not be begun again
+attempts.py     how often a generation may start, and what viewers learn when it may not start again
 providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes
 sweeper.py      finds streams without a living owner, and takes them over or ends them
-abandonment.py  cancels a generation that nobody watches
+abandonment.py  cancels a generation without viewers
 archiving/      takes what has ended out of Redis into the archive
 standin/        a loopback server in a provider's place
 __main__.py     python -m worker: what `lastevent work` and `lastevent up` start

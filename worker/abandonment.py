@@ -1,7 +1,7 @@
-"""Abandonment: a generation that nobody has watched for `abandon_after_s` is cancelled, reason `abandoned`.
+"""Abandonment: a generation that has had no viewer for `abandon_after_s` is cancelled, reason `abandoned`.
 
 A server is subscribed to a stream while it has a viewer of it, and LINGER_S longer (hub.py); so Redis' own count of
-subscribers tells whether anybody watches, on whichever server, and nothing has to be written or kept for it. A server
+subscribers shows whether a stream has viewers, on any server, and nothing is written or kept for it. A server
 that died is not counted. One that lost its connection counts again as soon as it has a new one, within a second or two.
 """
 

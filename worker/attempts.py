@@ -1,9 +1,9 @@
-"""Attempts: how often an answer may be begun, and what its viewers learn when it may not be begun again."""
+"""Attempts: how often a generation may start, and what its viewers learn when it may not start again."""
 
 from __future__ import annotations
 
 MAX_ATTEMPTS = 3
-"""A provider, or a worker, that fails for the third time over one request will fail for the fourth time too."""
+"""A request that has failed three times, at its provider or by its worker, will fail a fourth time too."""
 
 WORKER_LOST = {
     "code": "worker_lost",
@@ -18,5 +18,5 @@ PRODUCER_LOST = {
 
 
 def may_restart(on_worker_loss: str | None, attempt: int) -> bool:
-    """Whether another worker may begin the answer again, after this attempt lost its worker."""
+    """Whether another worker may restart the generation after this attempt lost its worker."""
     return on_worker_loss != "fail" and attempt < MAX_ATTEMPTS

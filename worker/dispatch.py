@@ -24,20 +24,22 @@ from broker.log.queue import JOB, connect_queue
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.005
-"""Between two looks of arq at its queue, at least; many jobs take several."""
+"""The least time between two looks of arq at its queue; many jobs take several looks."""
 
 IDLE_LOOK_S = 0.5
-"""Between two looks of a worker that has nothing to take up and that nobody wakes: a published word may be lost."""
+"""Between two looks of an idle worker that nothing wakes: a notification may be lost."""
 
 PICK_AT_ONCE = 32
-"""Jobs being claimed at a time: a burst of requests must not be picked up one a poll."""
+"""Jobs claimed at a time: a burst of requests must not be picked up one per poll."""
 
 JOB_TIMEOUT_S = 60
+"""A claim takes some ms; one that finds no Redis gives up well before this."""
 
 LISTEN_S = 2.0
-"""How long the subscription is listened to at a time."""
+"""How long one read of the subscription waits."""
 
 CLOSE_S = 5.0
+"""How long jobs in hand may take to end when this worker stops."""
 
 
 class Dispatcher(arq.worker.Worker):
@@ -53,13 +55,13 @@ class Dispatcher(arq.worker.Worker):
         super().__init__(*args, max_jobs=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
 
     async def _poll_iteration(self) -> None:
-        """A look at the queue; with nothing in hand, the next one is when there may be something to find."""
+        """Look at the queue; with no job in hand, wait until there may be one to find."""
         await super()._poll_iteration()
         if not self.tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_LOOK_S):
                     await self._woken.wait()
-        self._woken.clear()  # a word that comes from here on has a look after it
+        self._woken.clear()  # a notification from here on is followed by another look
 
     @property
     def max_jobs(self) -> int:
@@ -90,7 +92,7 @@ class Dispatch:
         self._has_work = asyncio.Event()
 
     def wake(self) -> None:
-        """There may be something to take up: look now."""
+        """There may be a stream to take: look now."""
         self._has_work.set()
 
     async def run(self) -> None:
@@ -118,7 +120,9 @@ class Dispatch:
         async with self._redis.pubsub() as queued:
             await queued.subscribe(self._keys.queued)
             while True:
-                if await queued.get_message(timeout=LISTEN_S):  # what was queued before the subscription counts too
+                if await queued.get_message(
+                    timeout=LISTEN_S
+                ):  # the subscription's own confirmation too: a stream may have been queued before it
                     self._has_work.set()
 
     async def _job(self, _: dict[str, Any], sid: str) -> None:
@@ -136,5 +140,5 @@ async def _close(dispatcher: Dispatcher, queue: ArqRedis) -> None:
         ended, _ = await asyncio.wait(list(dispatcher.tasks.values()), timeout=CLOSE_S)
         for task in ended:
             if not task.cancelled():
-                task.exception()  # looked at, or asyncio complains: what failed them has ended the loop, which is said
+                task.exception()  # retrieved, or asyncio complains; what failed it also ended the loop, which is logged
     await queue.aclose(close_connection_pool=True)

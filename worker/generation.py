@@ -1,12 +1,12 @@
 """One generation: claim → provider → events → one ending.
 
 Every path out of `generate` but one writes exactly one terminal event: the provider finished (`done`), it failed
-and nothing is left to try (`error`), the stream is full (`error`), or something nobody foresaw happened (`error`).
-The one exception is that this worker may not write any more: its pen was taken (the taker wrote, or will write,
-the ending), or the process is going away: then `hand_over` gives the pen up, and another worker takes over.
+and no try is left (`error`), the stream is full (`error`), or an unforeseen error occurred (`error`). The one
+exception is a worker that may no longer write: its pen was taken (its new holder writes the ending), or the process
+is stopping: then `hand_over` gives the pen up, and another worker takes over.
 
-Tries and attempts. Nothing shown to viewers yet: the provider is tried again in silence, 3 times in all, with
-backoff. Something shown (text, thinking, a tool): what came is taken back by `restart`, and the next *attempt*
+Tries and attempts. While viewers have received nothing, the provider is tried again silently, 3 times in all, with
+backoff. Once they have received something (text, thinking, a tool), `restart` takes it back and the next *attempt*
 begins; a stream has 3 attempts, takeovers by other workers included.
 """
 
@@ -33,7 +33,7 @@ MAX_TRIES = 3
 BACKOFF_S = (0.5, 1.0)
 BACKOFF_JITTER = 0.25
 MAX_RETRY_AFTER_S = 30.0
-"""A provider may ask for more patience than a person has."""
+"""A provider may ask for a longer wait than a person accepts."""
 
 
 class Ending(NamedTuple):
@@ -42,7 +42,7 @@ class Ending(NamedTuple):
 
 
 class ProviderBroke(Exception):
-    """One try at the provider failed. `shown`: viewers have seen something of it."""
+    """One try at the provider failed. `shown`: viewers have received some of it."""
 
     def __init__(self, failure: ProviderFailure, *, shown: bool) -> None:
         super().__init__(failure.message)
@@ -65,9 +65,9 @@ class Generation:
         return self._writer
 
     async def hand_over(self) -> bool:
-        """`run` was cancelled since this worker goes away. True: the stream waits for another one.
+        """`run` was cancelled because this worker is stopping. True: the stream waits for another worker.
 
-        One that nobody may go on with ends here. Raises why the pen was lost.
+        A stream that must not restart ends here. Raises why the pen was lost.
         """
         writer = self._writer
         may_go_on = may_restart(self._claimed.meta.on_worker_loss, self._attempt)
@@ -92,7 +92,7 @@ class Generation:
             logger.info("stream %s: stopped (%s)", self._claimed.sid, lost.code)
         except asyncio.CancelledError:
             if not self._writer.lost:
-                raise  # the process is going away; the lease runs out, and another worker takes over
+                raise  # the process is stopping; another worker takes over when the lease expires
             logger.info("stream %s: stopped (%s)", self._claimed.sid, self._writer.lost.code)
         finally:
             self._writer.on_lost = None
@@ -112,7 +112,7 @@ class Generation:
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            return self._unforeseen()  # something in the provider was cancelled, and not by us
+            return self._unforeseen()  # something in the provider was cancelled, but not by us
         except Exception:
             return self._unforeseen()
 
@@ -123,11 +123,11 @@ class Generation:
     def _write_ending(self, ending: Ending) -> None:
         try:
             self._writer.write(*ending)
-        except TypeError:  # the provider's words, or its counts, are nothing that JSON can say
+        except TypeError:  # the provider's text, or its counts, cannot be written as JSON
             self._writer.write(*self._unforeseen())
 
     def _announce(self) -> None:
-        """A takeover says so at once: what the lost worker sent is void."""
+        """A takeover is announced at once: what the lost worker sent is void."""
         if self._attempt > 1:
             self._writer.write(RESTART, {"attempt": self._attempt, "reason": WORKER_LOST["code"]})
 

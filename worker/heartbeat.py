@@ -19,12 +19,13 @@ HEARTBEAT_S = 2.0
 """A third of a lease: two heartbeats may be lost before the lease is."""
 
 RETRY_S = 0.3
+"""Between two tries while Redis is away: what it lost must be put back soon after it returns."""
 
 
 class Heartbeat:
     """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest.
 
-    A writer that has ended its stream is kept for another lease: if Redis loses the ending, it puts it back.
+    A writer whose stream has ended is kept for another lease: if Redis loses the ending, the writer puts it back.
     """
 
     def __init__(self, log: StreamLog) -> None:
@@ -35,7 +36,7 @@ class Heartbeat:
         self._writers[writer.sid] = writer
 
     def forget(self, writer: StreamWriter) -> None:
-        """Nobody writes it any more: its lease may run out."""
+        """It writes no more: its lease may expire."""
         if self._writers.get(writer.sid) is writer:
             del self._writers[writer.sid]
 
@@ -47,15 +48,15 @@ class Heartbeat:
                 await self.renew()
             except RedisUnavailable:
                 logger.warning("Redis is away; leases could not be renewed")
-                wait_s = RETRY_S  # what ended may have to be put back before anybody else may write
+                wait_s = RETRY_S  # a lost ending may have to be put back before another writer may write
             else:
                 wait_s = HEARTBEAT_S
 
     async def listen(self) -> None:
-        """Stop at once what was seized (a cancel), also while its provider is silent.
+        """Stop a seized stream (a cancel) at once, even while its provider is silent.
 
-        Whoever published it has taken the pen; should Redis lose that, it puts it back. So the writer stops here and
-        now, and does not ask first: a Redis that came back with less would tell it that its pen still held. What this
+        The process that published the seizure holds the pen; should Redis lose that, it puts it back. So the writer
+        stops without asking first: a Redis that came back with less would answer that its pen still held. What this
         subscription misses, the next heartbeat finds.
         """
         async with self._log.redis.pubsub() as seizures:

@@ -5,7 +5,7 @@ the stream is taken over or ended. No clock but Redis' is needed: the authority 
 inside the scripts.
 
 A Redis that was away (stopped, full, cut off) comes back with expired leases whose owners live. So a sweeper that could
-not reach it for a while spares everybody for two heartbeats first.
+not reach it for a while first gives every owner two heartbeats.
 
 The index `le:leases` only says when to look: at a new stream at once, then at the time that its meta names. So an entry
 is never later than the lease it stands for, and neither clocks nor a lost update can hide a stream.
@@ -37,14 +37,16 @@ logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 QUEUED_GRACE_S = 5.0
-"""A stream still queued after this was lost by the queue (or waits for room): any worker with room takes it."""
+"""A stream still queued after this was lost by the queue, or waits for room: any worker with room takes it."""
 
 OUTAGE_S = 3.0
-"""A sweep follows the other within 1.3 s and some work. Later: Redis was away, or this process stood still."""
+"""Sweeps follow each other within 1.3 s and some work. A longer gap: Redis was away, or this process stood still."""
 
 SPARE_S = 2 * HEARTBEAT_S
+"""In this time every living owner renews its leases once, even if one heartbeat fails."""
 
 SWEEP_BATCH = 500
+"""Streams read in one pipeline."""
 
 READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt"]
 """Fields of meta: the whole one holds the request, which may be large."""
@@ -112,7 +114,7 @@ class Sweeper:
         except RedisUnavailable:
             raise
         except Exception:
-            # One stream that nobody can make sense of must not keep those behind it in the index from being found.
+            # One unreadable stream must not keep those behind it in the index from being found.
             logger.exception("stream %s: it could not be swept", stream.sid)
             await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
 
@@ -158,8 +160,8 @@ class Sweeper:
         ]
 
     async def _look_again(self, stream: Overdue, at_ms: int) -> None:
-        # XX: never bring back an entry that whoever ended the stream has just removed. And whoever ends it moves its
-        # entry to the front, after its ending: if that was before this, the ending is seen now.
+        # XX: never bring back an entry that was removed because the stream ended. An ending is written before its entry
+        # moves to the front: if that move came before this one, the ending is visible now.
         leases = self._log.keys.leases
         async with self._log.redis.pipeline(transaction=False) as pipe:
             pipe.zadd(leases, {stream.sid: at_ms}, xx=True)

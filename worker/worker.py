@@ -43,11 +43,11 @@ from worker.sweeper import Sweeper
 logger = logging.getLogger(__name__)
 
 HAND_OVER_S = 5.0
-"""A worker that leaves gives its streams this long: what is left of them goes on when their leases have run out."""
+"""How long a stopping worker hands its streams over. Those left are taken over when their leases expire."""
 
 
 class Worker:
-    """Raises BadKey if there is an archive, and no key to seal it with."""
+    """Raises BadKey if there is an archive but no key to seal it with."""
 
     def __init__(self, settings: Settings, provider: Provider) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ class Worker:
         return 0 if self._stopping.is_set() else max(0, self._settings.concurrency - len(self._running))
 
     async def run(self) -> None:
-        """Work until `stop`; then let what runs finish, for `worker_drain_s` at most."""
+        """Work until `stop`; then let running generations finish, for `worker_drain_s` at most."""
         keeping = {
             "pulse": self._commit.pulse.run,
             "group commit": self._commit.run,
@@ -127,7 +127,7 @@ class Worker:
     async def take(self, sid: str) -> None:
         """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing.
 
-        A takeover is taken also when this worker is full: it holds the lease, tells the viewers, and waits its turn.
+        A takeover is accepted even when this worker is full: it holds the lease, says so, and waits for a slot.
         """
         claimed = await self._claim(sid)
         generation = Generation(claimed, StreamWriter(self._commit, claimed), self._provider)
@@ -142,8 +142,8 @@ class Worker:
         try:
             return await self._log.claim(sid, claim_id, self._name)
         except RedisUnavailable:
-            # Perhaps only the reply was lost: the same claim again is answered with the same pen. Without it the
-            # stream would wait for its lease to run out, and its viewers would see a restart for nothing.
+            # Perhaps only the reply was lost: the same claim, repeated, returns the same pen. Otherwise the stream
+            # would wait for its lease to expire, and its viewers would see a needless restart.
             return await self._log.claim(sid, claim_id, self._name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -163,7 +163,7 @@ class Worker:
             await asyncio.wait(list(self._running), timeout=self._settings.worker_drain_s)
 
     async def _hand_over(self) -> None:
-        """What has not finished goes to another worker now, not when its lease runs out."""
+        """Unfinished generations go to another worker now, not when their leases expire."""
         generations = list(self._running.values())
         if not generations:
             return

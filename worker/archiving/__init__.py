@@ -1,7 +1,7 @@
-"""Out of Redis into the archive.
+"""Archiving: ended streams move from Redis into the archive, and erasures are carried out there.
 
 archiver.py   the loop: one worker at a time has its turn at erasures, streams and viewers' records
-streams.py    streams that have ended; what a crash after each step leaves
-erasures.py   what was ordered to be erased, and what retention asks for
-views.py      the access record of viewers that have gone
+streams.py    ended streams; what a crash after each step leaves
+erasures.py   what callers ordered, and what retention demands
+views.py      the access record of viewers that have left
 """

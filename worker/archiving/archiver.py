@@ -27,11 +27,16 @@ from worker.archiving.views import Views
 logger = logging.getLogger(__name__)
 
 ARCHIVE_S = 1.0
+"""Between two looks when the last one left nothing to do."""
+
 TURN_MS = 10_000
-"""A worker that has not come back for so long has lost its turn."""
+"""A worker that has not come back within this has lost its turn."""
 
 RETENTION_S = 60.0
+"""Between two looks for content past its retention, and for heads that are behind."""
+
 SWEEP_S = 3600.0
+"""A sweep scans every key, and finds a stream only where it had ended before an archive was set up."""
 
 
 class Archiver:
@@ -84,7 +89,7 @@ class Archiver:
         return any(more)
 
     async def _has_turn(self) -> bool:
-        """One of the workers is enough. Nothing depends on there being one only: it saves the others the work."""
+        """One worker is enough. Nothing depends on there being only one: it saves the others the work."""
         holder = await self._redis.set(self._keys.archiver, self._name, nx=True, px=TURN_MS, get=True)
         self._is_mine = holder is None or holder.decode() == self._name
         if self._is_mine:
@@ -92,14 +97,14 @@ class Archiver:
         return self._is_mine
 
     async def _pass_turn_on(self) -> None:
-        """This worker ends, or its way to the archive is broken: others look before it does again."""
+        """This worker stops, or cannot reach the archive: another one takes the turn before it does again."""
         if self._is_mine:
             self._is_mine = False
             await self._redis.delete(self._keys.archiver)
 
 
 class _Chores:
-    """What is done now and then: at the start, and again when its time has come."""
+    """Periodic jobs: run at the start, and again when they are due."""
 
     def __init__(self, every_s: dict[Callable[[], Awaitable[object]], float]) -> None:
         self._every_s = every_s

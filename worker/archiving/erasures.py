@@ -1,7 +1,7 @@
 """Erasures: those that were ordered, and those that the archive's retention asks for.
 
-The order is in Redis (le:erasing): the server has erased there, and answers everybody as if the archive had followed
-already.
+An order lies in Redis (le:erasing): the server has erased the stream there, and answers every reader as if the
+archive had erased it too.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Erasures:
         for erasure in erasures:
             with suppress(StreamNotFound):
                 await self._log.start_retention(erasure.sid, now_ms)
-        # An order is given before the erasure: where that never came, its server has died, and its client knows.
+        # An order precedes its erasure: where the erasure never came, the server died, and its client got no answer.
         stale = [sid for sid, since_ms in orders if since_ms < now_ms - AGAIN_S * 1000]
         if done := {erasure.sid for erasure in erasures} | set(stale):
             await self._redis.zrem(self._keys.erasing, *done)
         return len(done) == BATCH_STREAMS
 
     async def expire(self) -> None:
-        """Erase what the archive has kept for as long as it is to be."""
+        """Erase content older than its tenant's retention."""
         now_ms = await self._log.now_ms()
         for tenant in await self._archive.tenants():
             if (kept_s := self._retention_s(tenant)) is not None:

@@ -1,7 +1,7 @@
 """Streams that have ended: out of Redis into the archive.
 
 A stream's way, and what a crash after each step leaves:
-  the sweeper puts it into le:unarchived, before it leaves le:leases       in one index or the other, always
+  the sweeper puts it into le:unarchived, before it leaves le:leases       always in one index or the other
   read its log (settled: older than `archive_after_s`)                     nothing has changed
   archive.add: row and seal in one transaction                             the next run finds it there, and continues
   the head of the chain, outside of the database                           behind; moved on by the next run
@@ -9,8 +9,8 @@ A stream's way, and what a crash after each step leaves:
   out of the listings, out of le:unarchived                                repeated
 
 `archive_after_s` is for Redis: what it may still lose of a log (its last second), a writer puts back within a lease;
-what the archive holds stays for ever. A log that Redis has changed all the same is not archived twice: the archive's
-is the one that was sealed, and the difference is an error in the worker's log.
+what the archive holds stays for ever. A log that changes in Redis all the same is not archived twice: the archive
+keeps the one that was sealed, and the difference is logged as an error.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ logger = logging.getLogger(__name__)
 
 BATCH_STREAMS = 50
 BATCH_BYTES = 8 * 2**20
-"""What a transaction takes: its rows are in memory, and others wait for it."""
+"""The most in one transaction: its rows are in memory, and other writers wait for it."""
 
 AGAIN_S = 30.0
 """When to look again at a stream that cannot be archived now, and at viewers that are still there."""
 
 SCAN_KEYS = 500
+"""Keys in one step of a scan, during which Redis serves no other client."""
 
 
 class EndedStreams:
@@ -46,7 +47,7 @@ class EndedStreams:
         self._after_ms = round(after_s * 1000)
 
     async def take(self) -> bool:
-        """Archive one batch of what is due. True if there may be more."""
+        """Archive one batch of the streams that are due. True if there may be more."""
         now_ms = await self._log.now_ms()
         due = await self._redis.zrangebyscore(
             self._keys.unarchived, "-inf", now_ms - self._after_ms, start=0, num=BATCH_STREAMS
@@ -63,7 +64,7 @@ class EndedStreams:
         return len(due) == BATCH_STREAMS
 
     async def _add(self, streams: Sequence[Finished], now_ms: int) -> Sequence[Finished]:
-        """Archive these together; if that cannot be, each by itself: one must not keep the others out."""
+        """Archive these together; if that fails, each by itself: one must not keep the others out."""
         try:
             if streams:
                 await self._archive.add(streams, now_ms)
@@ -78,7 +79,7 @@ class EndedStreams:
         return streams
 
     async def _read(self, sid: str, now_ms: int) -> Finished | None:
-        """The stream, ready to be archived. None if it is not to be: its entry is removed, or moved on."""
+        """The stream, ready to be archived. None if it cannot be: its entry is removed, or moved on."""
         [meta] = await self._log.read_meta(sid)
         if meta is None or meta.erased is not None:  # gone, or in le:erasing
             await self._forget(sid)
@@ -102,7 +103,7 @@ class EndedStreams:
         try:
             with suppress(StreamNotFound):
                 await self._log.start_retention(stream.sid, now_ms)
-        except LeaseHeld:  # Redis has lost its ending since, which is put back
+        except LeaseHeld:  # Redis has lost its ending since; a writer puts it back
             await self._look_again(stream.sid, now_ms)
             return
         await self._log.index.remove(stream.sid, stream.tenant, stream.row["session"])
@@ -134,7 +135,7 @@ class EndedStreams:
             return not is_done and bool(await self._redis.zadd(self._keys.erasing, {sid: int(erased)}, nx=True))
         if archived:
             return False
-        if await self._redis.zscore(self._keys.leases, sid) is not None:  # the sweeper is about to
+        if await self._redis.zscore(self._keys.leases, sid) is not None:  # the sweeper is about to list it
             return False
         is_missed = await self._redis.zadd(self._keys.unarchived, {sid: int(finished_ms)}, nx=True)
         await self._redis.persist(key)

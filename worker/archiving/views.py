@@ -1,4 +1,4 @@
-"""The access record of viewers that have gone: out of Redis into the archive."""
+"""The access record of viewers that have left: out of Redis into the archive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from worker.archiving.streams import AGAIN_S, BATCH_STREAMS
 logger = logging.getLogger(__name__)
 
 BATCH_VIEWS = 500
+"""The most in one transaction: other writers wait for it."""
+
 VIEWS_SETTLE_MS = 2000
+"""Redis may still lose its last second: younger records are left to settle."""
 
 _UNLIST_IF_UNCHANGED = """
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) == ARGV[2] then
@@ -32,7 +35,7 @@ class Views:
         self._archive = archive
 
     async def take(self) -> bool:
-        """Archive the records of viewers that have gone, one batch. True if there may be more."""
+        """Archive one batch of the records of viewers that have left. True if there may be more."""
         now_ms = await self._log.now_ms()
         await self._note_dead_servers(now_ms)
         due = await self._redis.zrangebyscore(
@@ -56,7 +59,7 @@ class Views:
             await pipe.execute()
 
     async def _move_on(self, sid: str, score: float, now_ms: int) -> None:
-        """Out of the index, unless somebody is still there or has just come."""
+        """Out of the index, unless a viewer is still connected or has just come."""
         if await self._redis.exists(self._keys.views_of(sid)):
             again_ms = now_ms + round(AGAIN_S * 1000)
             await self._redis.zadd(self._keys.views, {sid: again_ms}, xx=True)

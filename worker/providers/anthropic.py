@@ -80,7 +80,7 @@ class AnthropicProvider:
             raise self._failure(error) from error
         if finish is None:
             raise _failed("provider_cut", "The model provider's answer ended before it was complete.")
-        yield finish  # only now that the connection is given back, since nobody need ask again after a Finish
+        yield finish  # only now that the connection is given back, since a consumer need not read on after a Finish
 
     async def _open(self, model: str, request: dict[str, Any]) -> AsyncStream[RawMessageStreamEvent]:
         try:
@@ -133,7 +133,7 @@ async def _read_to_the_end(wire: AsyncIterator[object]) -> None:
 
 
 class _Message:
-    """What has to be remembered of an answer to read the rest of it. The text is not."""
+    """What must be remembered of an answer to read the rest of it; its text is not kept."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, tuple[str, str]] = {}  # content block → the tool call it holds, and the tool
@@ -142,7 +142,7 @@ class _Message:
         self._stop_reason = "unknown"
 
     def take(self, name: str | None, data: str) -> ProviderEvent | Finish | None:
-        """Read one server-sent event. Kinds this does not know come with newer APIs and are passed over."""
+        """Read one server-sent event. Unknown kinds come with newer APIs and are ignored."""
         match name:
             case "content_block_delta":
                 return self._delta(_parse(data))
@@ -162,9 +162,9 @@ class _Message:
         delta = data["delta"]
         kind = delta["type"]
         if kind == "text_delta":
-            return _shown("text_delta", delta["text"])
+            return _text_event("text_delta", delta["text"])
         if kind == "thinking_delta":
-            return _shown("thinking_delta", delta["thinking"])
+            return _text_event("thinking_delta", delta["thinking"])
         if kind == "input_json_delta" and delta["partial_json"]:
             call_id, tool = self._blocks[data["index"]]
             return "tool_args_delta", {"tool_call_id": call_id, "tool": tool, "partial_json": delta["partial_json"]}
@@ -179,7 +179,7 @@ class _Message:
         if kind.endswith("tool_result"):
             return self._tool_end(block)
         if kind == "text":
-            return _shown("text_delta", block.get("text", ""))  # empty today; the SDK would not lose it either
+            return _text_event("text_delta", block.get("text", ""))  # empty today; the SDK would not lose it either
         return None
 
     def _tool_start(self, index: int, call_id: str, tool: str) -> ProviderEvent:
@@ -215,7 +215,7 @@ def _parse(data: str) -> Any:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _shown(kind: str, text: Any) -> ProviderEvent | None:
+def _text_event(kind: str, text: Any) -> ProviderEvent | None:
     if type(text) is not str:
         raise TypeError(f"a {kind} without text")
     return (kind, {"text": text}) if text else None
@@ -228,7 +228,7 @@ def _is_error(block: dict[str, Any]) -> bool:
 
 # ---- Failing
 
-# Code: whether the same request may succeed later, and what a person is told.
+# Code: whether the same request may succeed later, and the message for a person.
 _CODES = {
     "provider_overloaded": (True, "The model provider is overloaded."),
     "provider_rate_limited": (True, "The model provider's rate limit was reached."),
@@ -260,13 +260,13 @@ _STATUSES = {
     429: "provider_rate_limited",
     529: "provider_overloaded",
 }
-# The provider's own words help with these alone; about credentials they may say too much.
+# The provider's own words help with these alone; about credentials they may reveal too much.
 _QUOTED = ("provider_refused", "provider_error")
 
 
 def _failed(code: str, message: str = "", retry_after_s: float | None = None) -> ProviderFailure:
-    retryable, told = _CODES[code]
-    return ProviderFailure(code, message or told, retryable=retryable, retry_after_s=retry_after_s)
+    retryable, default = _CODES[code]
+    return ProviderFailure(code, message or default, retryable=retryable, retry_after_s=retry_after_s)
 
 
 def _refusal(error: APIStatusError) -> ProviderFailure:

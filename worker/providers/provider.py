@@ -2,7 +2,7 @@
 
     stream(request)  ->  ("thinking_delta", {"text": …}) | ("text_delta", {"text": …}) | ("tool_start", …) | … | Finish
 
-A provider that cannot go on raises ProviderFailure, whatever went wrong: it is the one place where a
+A provider that cannot continue raises ProviderFailure, whatever went wrong: it is the one place where a
 provider's own errors are translated. It never retries: whether to try again is generation.py's decision,
 which alone knows what viewers have already been shown.
 """
@@ -25,7 +25,7 @@ class ProviderFailure(Exception):
 
     `code` is a stable word for clients (`provider_overloaded`), `message` is written for a person and never
     holds a secret or a traceback, `retryable` says whether the same request may succeed later, and
-    `retry_after_s` is the provider's own wish, if it had one.
+    `retry_after_s` is the wait that the provider asked for, if any.
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after_s: float | None = None) -> None:

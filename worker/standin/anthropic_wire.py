@@ -21,7 +21,7 @@ from worker.standin.directives import Directives
 from worker.standin.words import thoughts, words
 
 BATCH_EVENTS = 64  # events in one write when there is no pace: some 8 KiB, and the loop gets its turn in between
-PING_EVERY_S = 10.0  # the API pings through long pauses, so that nobody takes them for a dead connection
+PING_EVERY_S = 10.0  # the API pings through long pauses, so that no client takes them for a dead connection
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -40,7 +40,7 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (data["type"].encode(), orjson.dumps(data))
 
 
-@lru_cache(maxsize=8192)  # few words, said often: a delta costs a look-up instead of two encodings
+@lru_cache(maxsize=8192)  # few words, repeated often: a delta costs a look-up instead of two encodings
 def _delta(index: int, kind: str, field: str, text: str) -> bytes:
     return _event({"type": "content_block_delta", "index": index, "delta": {"type": kind, field: text}})
 
@@ -141,7 +141,7 @@ class Reply:
                 yield _delta(self._index, "text_delta", "text", text)
 
     async def _break(self, fault: str) -> bool:
-        """Commit the fault. True if the answer goes on after it."""
+        """Commit the fault. True if the answer continues after it."""
         if fault == "garbage":
             await self._write(_GARBAGE)
         elif fault == "error":

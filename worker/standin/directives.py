@@ -10,7 +10,7 @@ What is unknown or malformed in there is ignored:
     server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
     stop=refusal         the stop_reason to give
     overload=K           the first K requests with this very message get 529 (with status=S: get S)
-    status=S             every request gets HTTP status S (400 to 599; or 200, though it is no stream)
+    status=S             every request gets HTTP status S (400 to 599; or 200, though the body is not a stream)
     retry_after=S        the retry-after header of those, in seconds (retry_date=S: as an HTTP date, S from now)
 
 and the faults. N counts the text deltas sent before it happens:
@@ -19,8 +19,8 @@ and the faults. N counts the text deltas sent before it happens:
     cut_at=N             the connection is dropped in the middle of the body
     end_at=N             the body ends properly, but without message_stop
     stall_at=N           silence, without pings, until the client goes away
-    garbage_at=N         a data line that is no JSON, then on as if nothing were
-    hold=1               everything is said, message_stop too, but the body does not end
+    garbage_at=N         a data line that is not JSON; the answer then continues
+    hold=1               the answer is complete, message_stop included, but the body does not end
     surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
 """
 

@@ -144,8 +144,8 @@ async def _client_gone(receive: ASGIReceiveCallable) -> None:
 class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which lets the application hang up.
 
-    An application that returns early drops the connection too, but uvicorn calls that an error and says so in the
-    log each time; here it is the purpose.
+    An application that returns early drops the connection too, but uvicorn logs that as an error each time;
+    here it is intended.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn itself
@@ -159,7 +159,7 @@ class _Protocol(HttpToolsProtocol):
 
 class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Answers may be long, or silent for ever: nobody waits for a stand-in to finish its sentence.
+        # Answers may be long, or silent for ever: a stand-in need not finish them.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
@@ -181,7 +181,7 @@ def server() -> _Server:
 
 
 def listen(port: int) -> socket.socket:
-    # Loopback only: whoever can reach it can make it work. It accepts from here on, though nobody answers yet.
+    # Loopback only: anyone who can reach it can use it. It accepts connections from here on; the server answers later.
     return socket.create_server(("127.0.0.1", port), backlog=2048)
 
 

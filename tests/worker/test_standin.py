@@ -338,3 +338,11 @@ def test_as_a_command_it_says_where_it_listens_and_ends_quietly_on_a_signal(numb
             process.send_signal(number)
             assert process.wait(timeout=5) == 0
         assert process.communicate() == ("", "")
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "9" * 30, "x", ""])
+def test_as_a_command_it_names_a_port_that_is_not_one(port: str) -> None:
+    command = [sys.executable, "-m", "worker.standin", "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].endswith(f"argument --port: {port!r} is not a port from 0 to 65535")

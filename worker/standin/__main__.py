@@ -13,9 +13,17 @@ def _leave(_signal: int, _frame: Any) -> NoReturn:
     raise SystemExit(0)
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="worker.standin", description="A loopback server in a model's place.")
-    parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    parser = argparse.ArgumentParser(
+        prog="worker.standin", description="A loopback server that stands in for a model provider."
+    )
+    parser.add_argument("--port", type=_port, default=0, help="0 picks a free port")
     try:
         listener = listen(parser.parse_args().port)
     except OSError as error:

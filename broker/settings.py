@@ -1,8 +1,12 @@
-"""Settings: the environment, read once at start, each checked, each error naming its variable."""
+"""Settings: the environment, read once at start, each checked, each error naming its variable.
+
+They are frozen. An option that overrides one makes a copy (`with_options`), which is checked in the same way.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +29,11 @@ MODEL = rf"^({'|'.join(PROVIDERS)})/[A-Za-z0-9._:@-]{{1,100}}$"
 
 
 class SettingsError(Exception):
-    """The environment holds a setting that cannot be used. The message names each variable and what is wrong."""
+    """A setting cannot be used. The message has a line for each: its variable or its option, and what is wrong."""
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     key_prefix: str = Field("le:", pattern=r"^[A-Za-z0-9_.-]{0,30}:?$")
@@ -168,10 +172,28 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [_line(problem["loc"], problem["msg"]) for problem in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError(_lines(error, {})) from None
 
 
-def _line(place: tuple[int | str, ...], message: str) -> str:
+def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:
+    """A checked copy with some settings replaced: field=(the option as it is typed, its value; None: not given).
+
+    Raises SettingsError with one line an option.
+    """
+    given = {field: value for field, (_, value) in options.items() if value is not None}
+    try:
+        return Settings(**{**settings.model_dump(), **given})
+    except ValidationError as error:
+        raise SettingsError(_lines(error, {field: option for field, (option, _) in options.items()})) from None
+
+
+def _lines(error: ValidationError, options: Mapping[str, str]) -> str:
+    return "\n".join(_line(problem["loc"], problem["msg"], options) for problem in error.errors())
+
+
+def _line(place: tuple[int | str, ...], message: str, options: Mapping[str, str]) -> str:
     message = message.removeprefix("Value error, ")
-    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message
+    if not place:
+        return message
+    field = str(place[0])
+    return f"{options.get(field, f'{PREFIX}{field.upper()}')}: {message}"

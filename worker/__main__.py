@@ -12,7 +12,7 @@ with imports_that_stay():
     import uvloop
 
     from broker.archive.signing import BadKey
-    from broker.settings import NO_ARCHIVE, SettingsError, load_settings
+    from broker.settings import NO_ARCHIVE, SettingsError, load_settings, with_options
     from worker.main import work
 
 
@@ -22,12 +22,10 @@ def main() -> int:
     parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
-        settings = load_settings()
+        settings = with_options(load_settings(), concurrency=("--concurrency", options.concurrency))
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.concurrency:
-        settings.concurrency = options.concurrency
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)

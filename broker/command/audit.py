@@ -26,7 +26,7 @@ from broker.command.terminal import (
     print_json,
     print_table,
 )
-from broker.settings import PREFIX, Settings, SettingsError, load_settings
+from broker.settings import PREFIX, Settings, SettingsError, load_settings, with_options
 
 Limit = Annotated[int, typer.Option(min=1, max=200)]
 Cursor = Annotated[str | None, typer.Option(help="the `next` of the page before")]
@@ -276,14 +276,20 @@ def _settings() -> Settings:
 def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) -> Settings:
     from broker.process.supervisor import archive_url
 
-    settings = _settings()
+    settings, beside = _settings(), None
     if not settings.archive_url:
         if not (data_dir / "archive.db").exists():
             fail(f"there is no archive in {data_dir}: set {PREFIX}ARCHIVE_URL, or give --data-dir", code=2)
-        settings.archive_url = archive_url(data_dir)
-    settings.seal_public_keys = public_keys or settings.seal_public_keys
-    settings.seal_heads = heads or settings.seal_heads
-    return settings
+        beside = archive_url(data_dir)
+    try:
+        return with_options(
+            settings,
+            archive_url=("--data-dir", beside),
+            seal_public_keys=("--key", public_keys),
+            seal_heads=("--heads", heads),
+        )
+    except SettingsError as error:
+        fail(str(error), code=2)
 
 
 # -- rows --------------------------------------------------------------------------------------------------

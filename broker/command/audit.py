@@ -169,7 +169,7 @@ def verify(
 
 
 def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
-    with connected(url, key) as client:
+    with connected(url, key, key_option="--api-key") as client:
         checked = client.call("GET", stream_path(stream, "/verify"))
     if as_json:
         print_json(checked)

@@ -72,7 +72,7 @@ def up(
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless LASTEVENT_REDIS_URL is set), web and workers."""
     from broker.process.embedded import EmbeddedServerError
-    from broker.process.supervisor import StartFailed, run_everything
+    from broker.process.supervisor import SettingsRefused, StartFailed, run_everything
 
     settings = _settings()
     _require_closed_door(settings, host)
@@ -81,6 +81,8 @@ def up(
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
         run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix)
+    except SettingsRefused as error:
+        fail(str(error), code=2)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
 
@@ -104,11 +106,20 @@ def serve(
 
             run_server(settings, host, port, parent_pipe=parent_pipe)
         else:
-            from broker.process.supervisor import run_web
-
-            run_web(host, port, web)
+            _serve_in_processes(host, port, web)
+    except SettingsError as error:
+        fail(str(error), code=2)
     except OSError as error:
         fail(f"cannot listen on {host}:{port} ({error.strerror})", code=1)
+
+
+def _serve_in_processes(host: str, port: int, web: int) -> None:
+    from broker.process.supervisor import SettingsRefused, run_web
+
+    try:
+        run_web(host, port, web)
+    except SettingsRefused as error:
+        fail(str(error), code=2)
 
 
 @app.command()
@@ -173,7 +184,7 @@ def follow(
     try:
         parse_cursor(last_event_id)
     except BadCursor as error:
-        fail(str(error), code=2)
+        fail(f"--last-event-id: {error}", code=2)
     with connected(url, key) as client:
         _follow(client, stream, last_event_id, as_json)
 

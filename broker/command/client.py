@@ -32,14 +32,18 @@ class ClientError(Exception):
 
 
 class BadAddress(Exception):
-    """That can be no server's address, or no key. The message is for a person."""
+    """Not the address of a server. The message is for a person."""
+
+
+class UnusableKey(Exception):
+    """A key that cannot travel in a header. The message is for a person."""
 
 
 class Client:
     def __init__(self, base_url: str, key: str | None = None) -> None:
-        """Raises BadAddress."""
+        """Raises BadAddress, UnusableKey."""
         if key and not _KEY.fullmatch(key):
-            raise BadAddress("a key has only visible ASCII characters")
+            raise UnusableKey("a key has only visible ASCII characters")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx2.Timeout(10.0, read=SILENCE_S)
         # Without TLS there is nothing to verify, and reading the authorities' certificates takes 30 ms.
@@ -47,9 +51,9 @@ class Client:
         try:
             self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False, verify=tls)
         except (httpx2.InvalidURL, UnicodeError):
-            raise BadAddress(f"{base_url} is no address") from None
-        if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
-            raise BadAddress(f"{base_url} is no address of a server; give one such as http://127.0.0.1:8000")
+            raise BadAddress(f"{base_url} is not an address") from None
+        if not _is_server(self._http.base_url):
+            raise BadAddress(f"{base_url} is not the address of a server; give one such as http://127.0.0.1:8000")
         self._base_url = base_url
 
     def close(self) -> None:
@@ -184,3 +188,7 @@ def _explain(answer: httpx2.Response) -> str:
         return f"{problem['title']} ({problem['code']}): {problem['detail']}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return f"the server answered {answer.status_code}"
+
+
+def _is_server(url: httpx2.URL) -> bool:
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port is None or 0 < url.port <= 65535)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from broker.command.client import BadAddress, Client, ClientError
+from broker.command.client import BadAddress, Client, ClientError, UnusableKey
 
 Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
 Key = Annotated[str, typer.Option(envvar="LASTEVENT_API_KEY", help="a key of the server", show_default=False)]
@@ -63,12 +63,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextmanager
-def connected(url: str, key: str) -> Iterator[Client]:
-    """A client of the server; what goes wrong with it ends the command, and is said."""
+def connected(url: str, key: str, *, key_option: str = "--key") -> Iterator[Client]:
+    """A client of the server. What goes wrong with it ends the command with a message."""
     try:
         client = Client(url.rstrip("/"), key or None)
     except BadAddress as error:
-        fail(str(error), code=2)
+        fail(f"--url: {error}", code=2)
+    except UnusableKey as error:
+        fail(f"{key_option}: {error}", code=2)
     try:
         yield client
     except ClientError as error:

@@ -42,11 +42,18 @@ STABLE_S = 30.0
 
 KILL_AFTER_S = 45.0
 
+BAD_SETTINGS = 2
+"""The exit code of a process that cannot use its settings, which it names on standard error."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartFailed(Exception):
     """What was to be started did not come up; the message says why."""
+
+
+class SettingsRefused(StartFailed):
+    """A child ended at its first start since it cannot use its settings: it would do so again and again."""
 
 
 @dataclass
@@ -65,9 +72,17 @@ class Child:
     def has_died(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
+    def has_refused_settings(self) -> bool:
+        """Only at its first start: files that settings name may change later, and a restart may then find them."""
+        is_first_start = self.failures == 0 and time.monotonic() - self.started < STABLE_S
+        return is_first_start and self.process is not None and self.process.returncode == BAD_SETTINGS
+
 
 class Supervisor:
-    """Runs children until stopped; one that dies is restarted, and that is said."""
+    """Runs children until stopped; one that dies is restarted, and that is said.
+
+    Raises SettingsRefused if a child cannot use its settings when it is started for the first time.
+    """
 
     def __init__(self, children: Sequence[Child], environment: dict[str, str]) -> None:
         self._children = children
@@ -95,13 +110,18 @@ class Supervisor:
             if embedded and not embedded.is_alive():
                 say("the embedded server died; starting it again")
                 embedded.start()
-            for child in self._children:
-                self._look_after(child)
+            self.look_after_children()
+
+    def look_after_children(self) -> None:
+        for child in self._children:
+            self._look_after(child)
 
     def _look_after(self, child: Child) -> None:
         now = time.monotonic()
         if child.has_died():
             assert child.process
+            if child.has_refused_settings():
+                raise SettingsRefused(f"{child.name} cannot use its settings; see its message above.")
             child.failures = 0 if now - child.started > STABLE_S else child.failures
             wait_s = RESTART_S[min(child.failures, len(RESTART_S) - 1)]
             child.failures += 1
@@ -136,7 +156,10 @@ def worker_child(number: int) -> Child:
 
 
 def run_web(host: str, port: int, web: int) -> None:
-    """Several web processes on one port, until a signal. Raises OSError if that port cannot be had at all."""
+    """Several web processes on one port, until a signal.
+
+    Raises OSError if the port cannot be used at all, SettingsRefused if the processes cannot use their settings.
+    """
     bind(host, port).close()  # here, and not in every child for ever
     supervisor = Supervisor([web_child(host, port, n + 1) for n in range(web)], dict(os.environ))
     supervisor.start()
@@ -220,6 +243,7 @@ def _wait_until_ready(supervisor: Supervisor, host: str, port: int) -> bool:
                 return True
             if time.monotonic() > deadline:
                 raise StartFailed(f"The server did not become ready within {READY_S:.0f} s; see what it said above.")
+            supervisor.look_after_children()
             time.sleep(POLL_S)
     return False
 

@@ -224,6 +224,25 @@ def test_a_data_directory_that_cannot_be_one_is_said(lastevent: Lastevent, tmp_p
         assert data_dir.encode() in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("LASTEVENT_REDACT_FILE", ["up"]),
+        ("LASTEVENT_REDACT_FILE", ["serve", "--web", "2"]),
+        ("LASTEVENT_REDACT_FILE", ["serve"]),
+        ("LASTEVENT_SEAL_KEY", ["up"]),
+    ],
+)
+def test_a_file_that_a_setting_names_and_no_child_can_use_ends_it(
+    lastevent: Lastevent, tmp_path: Path, port: int, name: str, command: list[str]
+) -> None:
+    ended = lastevent(*command, "--port", str(port), **{name: "no-such-file"})
+    assert ended.returncode == 2
+    assert b"no-such-file" in ended.stderr
+    assert b"starting it again" not in ended.stderr
+    assert processes_in(tmp_path) == {}
+
+
 def test_serve_and_work_are_the_parts_apart(
     start: Start, lastevent: Lastevent, own_deployment: Callable[..., object], port: int, url: str
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from broker.store.archive_url import parse_archive_url
 from broker.store.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
@@ -100,8 +101,6 @@ class Settings(BaseSettings):
     @classmethod
     def _is_archive(cls, url: str) -> str:
         if url:
-            from broker.archive.database import parse_archive_url  # loads SQLAlchemy, which few commands need
-
             parse_archive_url(url)
         return url
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from broker.errors import ArchiveUnavailable
+from broker.store.archive_url import parse_archive_url, sqlite_path
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -45,23 +45,6 @@ MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
 """PostgreSQL's advisory locks are numbers. Any two will do that no other program uses in this database."""
 
 AWAY = "The archive cannot be reached or cannot serve. Nothing is lost. Try again shortly."
-
-DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-
-
-def parse_archive_url(url: str) -> URL:
-    """sqlite:///relative/path, sqlite:////absolute/path, or postgresql://… as libpq takes it. Raises ValueError."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name") from None
-    if parsed.drivername not in DRIVERS or not parsed.database:
-        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name")
-    return parsed.set(drivername=DRIVERS[parsed.drivername])
-
-
-def sqlite_path(url: URL) -> Path | None:
-    return Path(str(url.database)) if url.drivername.startswith("sqlite") else None
 
 
 class Database:

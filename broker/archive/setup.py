@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker.archive.audit import Finding, check_stream
-from broker.archive.database import Database, parse_archive_url, sqlite_path
+from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
 from broker.archive.reader import ArchiveReader, Sealed
 from broker.archive.seal import Seal, Signer
@@ -28,6 +28,7 @@ from broker.archive.signing import (
 )
 from broker.archive.writer import ArchiveWriter
 from broker.settings import PREFIX, Settings
+from broker.store.archive_url import parse_archive_url, sqlite_path
 
 logger = logging.getLogger(__name__)
 

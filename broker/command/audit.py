@@ -27,6 +27,7 @@ from broker.command.terminal import (
     print_table,
 )
 from broker.settings import PREFIX, Settings, SettingsError, load_settings, with_options
+from broker.store.archive_url import archive_url
 
 Limit = Annotated[int, typer.Option(min=1, max=200)]
 Cursor = Annotated[str | None, typer.Option(help="the `next` of the page before")]
@@ -274,8 +275,6 @@ def _settings() -> Settings:
 
 
 def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) -> Settings:
-    from broker.process.supervisor import archive_url
-
     settings, beside = _settings(), None
     if not settings.archive_url:
         if not (data_dir / "archive.db").exists():

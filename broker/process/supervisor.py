@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-from urllib.parse import quote
 
 import httpx2
 
@@ -32,6 +31,7 @@ from broker.log.steps import LEASE_S
 from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
 from broker.process.listener import bind
+from broker.store.archive_url import archive_url
 from broker.store.connect import connect
 
 POLL_S = 0.1
@@ -208,11 +208,6 @@ def _start(embedded: EmbeddedServer, key_prefix: str) -> str:
 async def _continue(url: str, key_prefix: str, ended: Ended) -> None:
     async with connect(url) as redis:
         await Servers(redis, Keys(key_prefix), lease_s=LEASE_S).succeed(*ended)
-
-
-def archive_url(data_dir: Path) -> str:
-    """The archive of a data directory: SQLite, beside the embedded server's files."""
-    return f"sqlite:///{quote(str(data_dir.resolve() / 'archive.db'), safe=' /')}"
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from broker.archive.database import Database, parse_archive_url
+from broker.archive.database import Database
 from broker.archive.schema import METADATA, STREAMS
 from broker.errors import ArchiveUnavailable
+from broker.store.archive_url import parse_archive_url
 from tests.archive.archive import TestArchive
 
 PREPARE = """

@@ -1,8 +1,8 @@
 """python -m broker: the same as the command `lastevent`."""
 
-from broker.process.imports import imports_that_stay
+from broker.process.imports import imports_outside_gc
 
-with imports_that_stay():
+with imports_outside_gc():
     from broker.command.cli import main
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from broker.store.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
 EVERYBODY = "*"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
 
@@ -184,6 +185,18 @@ def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:
         return Settings(**{**settings.model_dump(), **given})
     except ValidationError as error:
         raise SettingsError(_lines(error, {field: option for field, (option, _) in options.items()})) from None
+
+
+def refusal_to_listen(settings: Settings, host: str) -> str | None:
+    """Why this server may not listen on this address; None if it may."""
+    if settings.keys or host in LOOPBACK:
+        return None
+    return (
+        f"Refusing to listen on {host} without keys: everybody who reaches it could read and start generations.\n"
+        "Set LASTEVENT_API_KEYS to one or more secrets of at least 16 characters, separated by commas, for example\n"
+        "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
+        "or listen on 127.0.0.1."
+    )
 
 
 def _lines(error: ValidationError, options: Mapping[str, str]) -> str:

@@ -6,9 +6,9 @@ import argparse
 import logging
 import sys
 
-from broker.process.imports import imports_that_stay
+from broker.process.imports import imports_outside_gc
 
-with imports_that_stay():
+with imports_outside_gc():
     import uvloop
 
     from broker.archive.signing import BadKey

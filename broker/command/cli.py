@@ -33,8 +33,8 @@ from broker.command.terminal import (
 from broker.dialects.cursor import parse_cursor
 from broker.errors import BadCursor
 from broker.log.event import DONE, RESTART, STATUS, TERMINAL, TEXT_DELTA
-from broker.process.imports import imports_that_stay
-from broker.settings import NO_ARCHIVE, Settings, SettingsError, load_settings
+from broker.process.imports import imports_outside_gc
+from broker.settings import NO_ARCHIVE, Settings, SettingsError, load_settings, refusal_to_listen
 
 app = typer.Typer(
     name="lastevent",
@@ -75,7 +75,7 @@ def up(
     from broker.process.supervisor import SettingsRefused, StartFailed, run_everything
 
     settings = _settings()
-    _require_closed_door(settings, host)
+    _require_permission_to_listen(settings, host)
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
         note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
@@ -96,12 +96,12 @@ def serve(
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
     settings = _settings()
-    _require_closed_door(settings, host)
+    _require_permission_to_listen(settings, host)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
     try:
         if web == 1:
-            with imports_that_stay():
+            with imports_outside_gc():
                 from broker.web.server import run_server
 
             run_server(settings, host, port, parent_pipe=parent_pipe)
@@ -324,8 +324,6 @@ def _settings() -> Settings:
         fail(str(error), code=2)
 
 
-def _require_closed_door(settings: Settings, host: str) -> None:
-    from broker.process.listener import require_closed_door
-
-    if refusal := require_closed_door(settings, host):
+def _require_permission_to_listen(settings: Settings, host: str) -> None:
+    if refusal := refusal_to_listen(settings, host):
         fail(refusal, code=2)

@@ -50,8 +50,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(False, f"Redis does not answer ({cause})", "Check LASTEVENT_REDIS_URL.")
         return
     version = info.get("valkey_version") or info["redis_version"]
-    old_enough = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
-    yield Finding(old_enough, f"Redis or Valkey {version}", "7.0 or newer is needed.")
+    is_supported = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
+    yield Finding(is_supported, f"Redis or Valkey {version}", "7.0 or newer is needed.")
     on = config["appendonly"] == "yes"
     yield Finding(on, f"appendonly {config['appendonly']}", "Without it a restart of Redis loses every stream.")
     policy = config["maxmemory-policy"]

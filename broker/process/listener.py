@@ -7,9 +7,6 @@ import socket
 import struct
 import sys
 
-from broker.settings import Settings
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 UNSENT_BYTES = 64 * 1024
 """What the kernel holds of a connection beyond what is on its way: it would take megabytes for each slow viewer."""
 
@@ -35,7 +32,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def begin_no_connection(listener: socket.socket) -> bool:
+def drop_new_connections(listener: socket.socket) -> bool:
     """Have the kernel drop requests for new connections here. False where it cannot."""
     program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
     try:
@@ -45,15 +42,3 @@ def begin_no_connection(listener: socket.socket) -> bool:
     except OSError:
         return False
     return sys.platform == "linux"
-
-
-def require_closed_door(settings: Settings, host: str) -> str | None:
-    """Why this server may not listen on this address; None if it may."""
-    if settings.keys or host in LOOPBACK:
-        return None
-    return (
-        f"Refusing to listen on {host} without keys: everybody who reaches it could read and start generations.\n"
-        "Set LASTEVENT_API_KEYS to one or more secrets of at least 16 characters, separated by commas, for example\n"
-        "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
-        "or listen on 127.0.0.1."
-    )

@@ -188,7 +188,7 @@ def run_everything(
         supervisor.start()
         try:
             if _wait_until_ready(supervisor, host, port):
-                print(f"Lastevent is ready: http://{_shown(host)}:{port}", flush=True)
+                print(f"Lastevent is ready: http://{_bracketed(host)}:{port}", flush=True)
                 supervisor.watch(embedded)
         finally:
             supervisor.end()
@@ -231,7 +231,7 @@ def require_free_port(host: str, port: int) -> None:
 def _wait_until_ready(supervisor: Supervisor, host: str, port: int) -> bool:
     """False if a signal came first."""
     deadline = time.monotonic() + READY_S
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else _shown(host)}:{port}/readyz"
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else _bracketed(host)}:{port}/readyz"
     with httpx2.Client(trust_env=False, timeout=2.0) as http:
         while not supervisor.is_stopping:
             if _is_ready(http, url):
@@ -250,7 +250,7 @@ def _is_ready(http: httpx2.Client, url: str) -> bool:
         return False
 
 
-def _shown(host: str) -> str:
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 

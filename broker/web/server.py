@@ -21,7 +21,7 @@ from types import FrameType
 
 import uvicorn
 
-from broker.process.listener import begin_no_connection, bind
+from broker.process.listener import bind, drop_new_connections
 from broker.settings import Settings
 from broker.web.app import create_app
 from broker.web.protocol import Protocol
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
             self.force_exit = self.force_exit or sig == signal.SIGINT
             return
         self._is_leaving = True
-        if begin_no_connection(self._listener):
+        if drop_new_connections(self._listener):
             self._loop.call_later(SETTLE_S, self._drain)
         else:
             self._drain()

@@ -25,8 +25,9 @@ from broker.command.terminal import (
     note,
     print_json,
     print_table,
+    read_settings,
 )
-from broker.settings import PREFIX, Settings, SettingsError, load_settings, with_options
+from broker.settings import PREFIX, Settings, SettingsError, with_options
 from broker.store.archive_url import archive_url
 
 Limit = Annotated[int, typer.Option(min=1, max=200)]
@@ -228,7 +229,7 @@ def _verify_export(file: Path, public_keys: Path | None, as_json: bool) -> None:
     from broker.archive.export import check_export
     from broker.archive.signing import BadKey, load_public_keys
 
-    path = public_keys or _settings().seal_public_keys
+    path = public_keys or read_settings().seal_public_keys
     if path is None:
         fail(NO_KEYS, code=2)
     try:
@@ -267,15 +268,8 @@ def _print_seal(stream: str | None, seal: dict[str, Any]) -> None:
         print(f"  {clean(place)}")
 
 
-def _settings() -> Settings:
-    try:
-        return load_settings()
-    except SettingsError as error:
-        fail(str(error), code=2)
-
-
 def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) -> Settings:
-    settings, beside = _settings(), None
+    settings, beside = read_settings(), None
     if not settings.archive_url:
         if not (data_dir / "archive.db").exists():
             fail(f"there is no archive in {data_dir}: set {PREFIX}ARCHIVE_URL, or give --data-dir", code=2)

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.command.client import BadAddress, Client, ClientError, UnusableKey
+from broker.settings import Settings, SettingsError, load_settings
 
 Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
 Key = Annotated[str, typer.Option(envvar="LASTEVENT_API_KEY", help="a key of the server", show_default=False)]
@@ -89,6 +90,14 @@ def connected(url: str, key: str, *, key_option: str = "--key") -> Iterator[Clie
 def discard_output() -> None:
     """What is still buffered cannot be written: Python would complain of that when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def read_settings() -> Settings:
+    """The settings of this process. One that cannot be used ends the command."""
+    try:
+        return load_settings()
+    except SettingsError as error:
+        fail(str(error), code=2)
 
 
 def fail(message: str, *, code: int) -> NoReturn:

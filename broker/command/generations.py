@@ -1,0 +1,105 @@
+"""The commands around one generation: start it, follow it, cancel it, replay it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from broker.command.client import Client, stream_path
+from broker.command.screen import Screen
+from broker.command.terminal import DEFAULT_URL, AsJson, Key, StreamId, Url, clean, connected, fail, note, print_json
+from broker.dialects.cursor import parse_cursor
+from broker.errors import BadCursor
+from broker.log.event import DONE
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads standard input")],
+    model: Annotated[str | None, typer.Option(help="anthropic/<name>")] = None,
+    system: Annotated[str | None, typer.Option(help="the system prompt")] = None,
+    session: Annotated[str | None, typer.Option(help="the session to put it in")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start a generation and follow it; a lost connection is resumed where it broke."""
+    with connected(url, key) as client:
+        body = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt, "model": model}
+        body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
+        stream = client.call(
+            "POST", "/v1/streams", json={name: value for name, value in body.items() if value is not None}
+        )
+        _follow(client, stream["id"], None, as_json)
+
+
+def follow(
+    stream: StreamId,
+    last_event_id: Annotated[str | None, typer.Option(help="go on after this event")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Follow a stream from its beginning, or from an event on."""
+    try:
+        parse_cursor(last_event_id)
+    except BadCursor as error:
+        fail(f"--last-event-id: {error}", code=2)
+    with connected(url, key) as client:
+        _follow(client, stream, last_event_id, as_json)
+
+
+def cancel(
+    stream: StreamId,
+    reason: Annotated[str, typer.Option(help="kept in the stream")] = "requested",
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """End a stream now, wherever it runs."""
+    with connected(url, key) as client:
+        ended = client.call("POST", stream_path(stream, "/cancel"), json={"reason": reason})
+    if as_json:
+        print_json(ended)
+    elif ended["already"]:
+        print(f"had ended already: {ended['state']}")
+    else:
+        print(f"{ended['state']}, after event {ended['stopped_after']}")
+
+
+def replay(
+    stream: StreamId,
+    speed: Annotated[float, typer.Option(min=0, help="1 is the original pace; 0 is at once")] = 1.0,
+    from_: Annotated[int, typer.Option("--from", min=1, help="the first event's id")] = 1,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Play a stream again, as it was shown."""
+    with connected(url, key) as client, Screen(as_json) as screen:
+        for event in client.replay(stream, {"speed": speed, "from": from_}):
+            screen.show(event)
+    _exit_by_ending(stream, screen.ending)
+
+
+def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None:
+    seen = cursor or "0"
+    try:
+        with Screen(as_json) as screen:
+            for event in client.follow(sid, cursor, screen.lost):
+                seen = str(event.get("id", seen))
+                screen.show(event)
+        ending = screen.ending or client.ending(sid)
+    except KeyboardInterrupt:
+        note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
+        raise typer.Exit(130) from None
+    _exit_by_ending(sid, ending)
+
+
+def _exit_by_ending(sid: str, ending: dict[str, Any] | None) -> None:
+    if ending and ending["event"] != DONE:
+        reason = ending["data"].get("message") or ending["data"].get("reason") or ""
+        note(f"{sid}: {ending['event']}: {clean(str(reason))}")
+        raise typer.Exit(1)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 
+from broker.process.parent import on_parents_end
 from broker.settings import Settings
 from worker.providers.choose import make_provider
 from worker.worker import Worker
-
-
-def _parent_went(worker: Worker) -> None:
-    asyncio.get_running_loop().remove_reader(sys.stdin.fileno())  # it never writes: readable means closed
-    worker.stop()
 
 
 async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
@@ -29,7 +24,7 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, worker.stop)
     if parent_pipe:
-        loop.add_reader(sys.stdin.fileno(), _parent_went, worker)
+        on_parents_end(loop, worker.stop)
     try:
         await worker.run()
     finally:

@@ -1,0 +1,10 @@
+"""The command `lastevent`: what people and scripts type. It talks to servers by HTTP, and starts the parts.
+
+cli.py          the table of commands, and those that run the parts: up, serve, work
+generations.py  generate, follow, cancel, replay
+screen.py       a stream as it is written to a terminal
+audit.py        ls, sessions, views, export, verify, erase
+doctor.py       checks of this machine, the stores and the server
+client.py       the HTTP client, which resumes where a connection broke
+terminal.py     notes, tables, JSON, errors, and the options that commands share
+"""

@@ -1,0 +1,10 @@
+"""Processes: what all of ours share, and what starts and watches them for `lastevent up`.
+
+loops.py       the loops of a process, started again when they fail
+parent.py      a child ends when its parent does
+listener.py    the listening socket of a web process
+imports.py     imports that the cycle collector never walks
+supervisor.py  `up` and `serve --web N`: children started, watched, restarted and ended in order
+embedded.py    the embedded Valkey: one owner, one server, one data directory
+clean_stop.py  the mark of a clean stop, which the next server may continue from
+"""

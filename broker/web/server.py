@@ -16,12 +16,12 @@ import gc
 import logging
 import signal
 import socket
-import sys
 from types import FrameType
 
 import uvicorn
 
 from broker.process.listener import bind, drop_new_connections
+from broker.process.parent import on_parents_end
 from broker.settings import Settings
 from broker.web.app import create_app
 from broker.web.protocol import Protocol
@@ -106,16 +106,12 @@ def _tune_garbage_collection() -> None:
 
 
 def _follow_parent(server: Server) -> None:
-    """End when standard input does: the parent holds its other end, and a killed parent closes it too."""
+    """End with the parent. It can be watched only once the server has its loop."""
     startup = server.startup
 
     async def startup_and_watch(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), parent_went)
-
-    def parent_went() -> None:  # it never writes: readable means closed
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        server.handle_exit(signal.SIGTERM, None)
+        on_parents_end(asyncio.get_running_loop(), lambda: server.handle_exit(signal.SIGTERM, None))
 
     server.startup = startup_and_watch  # type: ignore[method-assign]
 

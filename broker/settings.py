@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Bearer secrets, separated by commas. The first one signs read tokens; all are accepted."""
     masked_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` laid over it."""
+    """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` applied."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     read_token_ttl_s: int = Field(86_400, gt=0)
     """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
@@ -68,12 +68,12 @@ class Settings(BaseSettings):
     seal_heads: str = ""
     """A file, or a URL, that keeps the head of each chain of seals outside of the database."""
     redact_file: Path | None = None
-    """Masks for exports, and for those who read with one of `masked_keys` (docs/AUDIT.md)."""
+    """Masks for exports, and for callers with one of `masked_keys` (docs/AUDIT.md)."""
 
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
     max_viewers: int = Field(20_000, ge=1)
-    """A process: beyond it, memory and latency are everybody's problem; a load balancer tries another one."""
+    """For each process: beyond it memory and latency suffer for all; a load balancer tries another process."""
     viewer_stall_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(15, gt=0)
     drain_s: float = Field(10, gt=0)
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Settings:
         if self.masked_keys and not self.api_keys:
             raise ValueError(
-                "LASTEVENT_MASKED_KEYS needs LASTEVENT_API_KEYS: without those, everybody may do everything"
+                "LASTEVENT_MASKED_KEYS needs LASTEVENT_API_KEYS: without those, every caller may do everything"
             )
         if self.masked_keys and not self.redact_file:
             raise ValueError("LASTEVENT_MASKED_KEYS needs LASTEVENT_REDACT_FILE, which says what they may not see")
@@ -192,7 +192,7 @@ def refusal_to_listen(settings: Settings, host: str) -> str | None:
     if settings.keys or host in LOOPBACK:
         return None
     return (
-        f"Refusing to listen on {host} without keys: everybody who reaches it could read and start generations.\n"
+        f"Refusing to listen on {host} without keys: anyone who reaches it could read and start generations.\n"
         "Set LASTEVENT_API_KEYS to one or more secrets of at least 16 characters, separated by commas, for example\n"
         "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
         "or listen on 127.0.0.1."

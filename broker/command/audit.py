@@ -1,4 +1,4 @@
-"""The commands of whoever looks back: what there is, who saw it, and whether it is still as it was."""
+"""The commands that look back: which streams there are, who saw them, and whether they are as they were."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def views(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "", as_json: AsJs
 
 def export(
     stream: StreamId,
-    redacted: Annotated[bool, typer.Option("--redacted", help="with the server's masks laid over it")] = False,
+    redacted: Annotated[bool, typer.Option("--redacted", help="with the server's masks applied")] = False,
     url: Url = DEFAULT_URL,
     key: Key = "",
 ) -> None:
@@ -132,7 +132,7 @@ def erase(
         raise typer.Exit(1)
     with connected(url, key) as client:
         is_done = client.delete(stream)
-    print("erased" if is_done else "erased for everybody; the archive follows within moments")
+    print("erased" if is_done else "erased for every viewer; the archive follows within moments")
 
 
 # -- whether it is as it was ---------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def verify(
     """Check a stream, the whole archive, or an exported file against the seals.
 
     Exit code 0: nothing has changed. 1: something has. 2: it could not be checked. Beside a SQLite archive the public
-    keys and the heads are found in its folder: against whoever owns that folder, give your own copies of both.
+    keys and the heads are found in its folder: the owner of that folder can change both, so give your own copies.
     """
     if sum((stream is not None, everything, file is not None)) != 1:
         fail("say what to verify: a stream's ID, --all, or --export FILE", code=2)
@@ -207,10 +207,10 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
     except (BadKey, HeadsUnavailable) as error:
         fail(str(error), code=2)
     except ArchiveUnavailable as error:
-        fail(f"the archive cannot be read, so nothing can be said of it ({error.__cause__})", code=2)
+        fail(f"the archive cannot be read, so it was not checked ({error.__cause__})", code=2)
     if report.headless:
         tenants = ", ".join(report.headless)
-        note(f"No head is known of {clean(tenants)}: whether the newest seals were cut off cannot be told (--heads).")
+        note(f"No head is known for {clean(tenants)}: cannot check whether the newest seals were cut off (--heads).")
     if as_json:
         print_json({**report._asdict(), "findings": [finding._asdict() for finding in report.findings]})
     else:
@@ -254,7 +254,7 @@ _VERDICTS = {
     "verified": "verified: it is as it was sealed",
     "erased": "erased: its content is gone, and the seals say so",
     "redacted": "redacted: the seal is genuine; what it speaks of was masked here, and cannot be checked with it",
-    "not_sealed": "not sealed: nothing can be said of it",
+    "not_sealed": "not sealed: there is nothing to check it against",
     "broken": "CHANGED: it is not as it was sealed",
 }
 
@@ -343,4 +343,4 @@ def _time(text: str | None, option: str, *, is_end: bool = False) -> str | None:
             moment += timedelta(days=1, milliseconds=-1)
         return moment.astimezone(UTC).isoformat()
     except (ValueError, OverflowError):
-        fail(f"{option}: {clean(text)} is no date or time; give one such as 2026-11-21 or 2026-11-21T10:00Z", code=2)
+        fail(f"{option}: {clean(text)} is not a date or time; give one such as 2026-11-21 or 2026-11-21T10:00Z", code=2)

@@ -71,7 +71,7 @@ def up(
     settings = read_settings()
     _require_permission_to_listen(settings, host)
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
-        note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is no model.")
+        note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is not a model.")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
         run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix)

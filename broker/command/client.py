@@ -28,7 +28,7 @@ _KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
 class ClientError(Exception):
-    """The server said no, or was not to be had. The message is for a person."""
+    """The server refused, or did not answer. The message is for a person."""
 
 
 class BadAddress(Exception):
@@ -152,7 +152,7 @@ class Client:
     def _require(self, answer: httpx2.Response, media_type: str) -> None:
         """Whatever else listens on a port answers in its own way: a web page, say."""
         if answer.headers.get("content-type", "").partition(";")[0] != media_type:
-            raise ClientError(f"what answers at {self._base_url} is no Lastevent server")
+            raise ClientError(f"what answers at {self._base_url} is not a Lastevent server")
 
 
 def stream_path(sid: str, call: str = "") -> str:

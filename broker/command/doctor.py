@@ -104,7 +104,7 @@ def _provider() -> Finding:
         return Finding(True, "ANTHROPIC_API_KEY is set")
     if os.environ.get("ANTHROPIC_BASE_URL"):
         return Finding(True, "ANTHROPIC_BASE_URL is set")
-    return Finding(True, "no ANTHROPIC_API_KEY: workers use the stand-in, which is no model")
+    return Finding(True, "no ANTHROPIC_API_KEY: workers use the stand-in, which is not a model")
 
 
 def _server(url: str) -> Finding:

@@ -37,7 +37,7 @@ def generate(
 
 def follow(
     stream: StreamId,
-    last_event_id: Annotated[str | None, typer.Option(help="go on after this event")] = None,
+    last_event_id: Annotated[str | None, typer.Option(help="resume after this event")] = None,
     url: Url = DEFAULT_URL,
     key: Key = "",
     as_json: AsJson = False,
@@ -77,7 +77,7 @@ def replay(
     key: Key = "",
     as_json: AsJson = False,
 ) -> None:
-    """Play a stream again, as it was shown."""
+    """Replay a stream at its original pace."""
     with connected(url, key) as client, Screen(as_json) as screen:
         for event in client.replay(stream, {"speed": speed, "from": from_}):
             screen.show(event)

@@ -65,5 +65,5 @@ class Screen:
 
 _NOTICES = {
     RESTART: "[the generation starts again; what came before is void]",
-    "gap": "[events that were shown before no longer exist]",
+    "gap": "[events that you have seen no longer exist]",
 }

@@ -77,8 +77,8 @@ def connected(url: str, key: str, *, key_option: str = "--key") -> Iterator[Clie
     except ClientError as error:
         fail(str(error), code=1)
     except UnicodeError:
-        # Arguments and standard input are bytes; what is no UTF-8 cannot be sent.
-        fail("what was given is no text in UTF-8", code=2)
+        # Arguments and standard input are bytes; what is not UTF-8 cannot be sent.
+        fail("an argument or standard input is not text in UTF-8", code=2)
     except BrokenPipeError:
         # The reader has gone (`| head`): no more to say, and nothing to complain of.
         discard_output()

@@ -149,7 +149,7 @@ class EmbeddedServer:
         return f"unix://{self._socket}"
 
     def stop(self) -> None:
-        """End the server, which syncs its file first, and let go of the data directory; no error if none runs."""
+        """End the server, which syncs its file first, and unlock the data directory; no error if none runs."""
         try:
             if self._pid is not None:
                 ended, child = self._prepare_clean_end(), self._child
@@ -158,7 +158,7 @@ class EmbeddedServer:
                     with contextlib.suppress(OSError):  # then the next start waits, as after a crash
                         clean_stop.leave(self._dir, ended)
         finally:
-            self._let_go()
+            self._unlock()
 
     def is_alive(self) -> bool:
         if self._child is not None:
@@ -179,7 +179,7 @@ class EmbeddedServer:
         self._owner_lock.truncate(0)
         self._owner_lock.write(b"%d\n" % os.getpid())
 
-    def _let_go(self) -> None:
+    def _unlock(self) -> None:
         if self._socket is not None:
             _remove_socket(self._socket)
         if self._owner_lock is not None:
@@ -244,7 +244,7 @@ class EmbeddedServer:
         # Waits, since a process that another thread is just forking has a copy of every descriptor until it executes.
         lock = _wait(lambda: _lock(self._dir / "server.lock"), SETTLE_LIMIT_S)
         if lock is None:
-            raise EmbeddedServerError(f"Somebody holds {self._dir}/server.lock; find out who with fuser.")
+            raise EmbeddedServerError(f"Another process holds {self._dir}/server.lock; find it with fuser.")
         with lock:  # closed here afterwards: it lives and dies with the server's own copy
             (self._dir / "valkey.pid").unlink(missing_ok=True)
             self._child = self._spawn(self._configure(), lock)

@@ -1,4 +1,4 @@
-"""A web process' listening socket. Apart from the server, since whoever supervises web processes loads none."""
+"""A web process' listening socket. Apart from the server: the supervisor of web processes loads no web framework."""
 
 from __future__ import annotations
 

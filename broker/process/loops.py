@@ -1,7 +1,7 @@
 """A background task has an owner that notices its death: `for_ever` starts a loop again that ended or failed.
 
 `Loops` owns the loops of a process. If one of them is gone for good all the same (its own task was cancelled, by a
-library's mistake), a process that looks alive would not do its work: it ends, and whoever runs it starts it again.
+library's mistake), a process that looks alive would not do its work: it ends, and its supervisor starts it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Run = Callable[[], Awaitable[object]]
 
 
 class Loops:
-    """Starts these loops. `on_death` is told if one is gone for good."""
+    """Starts these loops. `on_death` is called if one is gone for good."""
 
     def __init__(self, loops: Mapping[str, Run], on_death: Callable[[], object]) -> None:
         self._is_ending = False

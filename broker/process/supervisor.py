@@ -79,7 +79,7 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until stopped; one that dies is restarted, and that is said.
+    """Runs children until stopped; one that dies is restarted, with a message.
 
     Raises SettingsRefused if a child cannot use its settings when it is started for the first time.
     """
@@ -178,7 +178,7 @@ def run_everything(
         signal.signal(signum, _leave)  # until the supervisor takes over: what has been started is ended on the way out
     embedded = None if redis_url else EmbeddedServer(data_dir)
     environment = dict(os.environ)
-    # At a Ctrl-C nobody wants to wait for answers: the next start takes unfinished generations over.
+    # A Ctrl-C should not wait for answers: the next start takes unfinished generations over.
     environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
     try:
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
@@ -237,7 +237,7 @@ def _wait_until_ready(supervisor: Supervisor, host: str, port: int) -> bool:
             if _is_ready(http, url):
                 return True
             if time.monotonic() > deadline:
-                raise StartFailed(f"The server did not become ready within {READY_S:.0f} s; see what it said above.")
+                raise StartFailed(f"The server did not become ready within {READY_S:.0f} s; see its messages above.")
             supervisor.look_after_children()
             time.sleep(POLL_S)
     return False

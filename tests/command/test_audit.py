@@ -50,7 +50,7 @@ def test_streams_are_listed_by_every_filter(lastevent: Lastevent, archived: Depl
     assert stream in lastevent("ls", "--since", today, "--until", today, url=archived.url, TZ="UTC").stdout.decode()
     assert lastevent("ls", "--state", "finished", url=archived.url).returncode == 2
     wrong = lastevent("ls", "--since", "yesterday", url=archived.url)
-    assert (wrong.returncode, b"is no date or time" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, b"is not a date or time" in wrong.stderr) == (2, True)
 
 
 def test_sessions_are_listed_and_shown(lastevent: Lastevent, archived: Deployment, stream: str) -> None:
@@ -142,7 +142,7 @@ def test_the_whole_archive_is_verified_in_its_database(
     good = lastevent("verify", "--all", "--data-dir", str(archived.folder))
     assert (good.returncode, good.stdout.decode().splitlines()[-1]) == (0, "nothing has changed")
     headless = lastevent("verify", "--all", "--data-dir", str(archived.folder), "--heads", str(tmp_path / "none"))
-    assert (headless.returncode, b"No head is known of default" in headless.stderr) == (2, True)
+    assert (headless.returncode, b"No head is known for default" in headless.stderr) == (2, True)
     with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
         database.execute("UPDATE streams SET state = 'error' WHERE sid = ?", [stream])
     bad = lastevent("verify", "--all", LASTEVENT_ARCHIVE_URL=f"sqlite:///{archived.folder}/archive.db")

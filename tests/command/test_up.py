@@ -56,7 +56,7 @@ def test_it_says_when_it_is_ready_ends_everything_and_goes_on_where_it_was(
     up = start("up", "--port", str(port), "--data-dir", data_dir)
     up.wait_until_it_says("Lastevent is ready")
     assert up.stdout == f"Lastevent is ready: {url}\n"
-    assert "stand-in, which is no model" in up.stderr
+    assert "stand-in, which is not a model" in up.stderr
     first = lastevent("generate", "[[tokens=20 rate=0]] hello", "--session", "kept", url=url)
     assert first.returncode == 0
     asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}

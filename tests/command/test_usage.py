@@ -116,7 +116,7 @@ def test_what_answers_and_is_no_lastevent_server_is_said(lastevent: Lastevent) -
         for args in (["ls"], ["generate", "x"], ["follow", "x"], ["cancel", "x"], ["replay", "x"], ["export", "x"]):
             ended = lastevent(*args, url=url)
             assert (ended.returncode, ended.stdout) == (1, b"")
-            assert ended.stderr.decode() == f"lastevent: what answers at {url} is no Lastevent server\n"
+            assert ended.stderr.decode() == f"lastevent: what answers at {url} is not a Lastevent server\n"
 
 
 @pytest.mark.parametrize("args", [["ls"], ["export"], ["follow"], ["follow", "--json"], ["doctor"]])

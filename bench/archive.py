@@ -71,7 +71,7 @@ def archive(options: Options) -> list[Table]:
             print(f"  … {where.name}: listing", file=sys.stderr)
             listed.append(asyncio.run(_list(where, options)))
     streams, events = _counts(options)
-    notes = ["Read: by HTTP, every event, one connection. KB: of the database, all tables and indexes, beside NDJSON."]
+    notes = ["Read: by HTTP, every event, one connection. KB: the whole database with its indexes, beside NDJSON."]
     columns = (
         "database",
         "archived/s",

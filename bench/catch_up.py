@@ -69,7 +69,7 @@ def catch_up(options: Options) -> list[Table]:
                 *("server µs/event", "Redis µs/event"),
             ),
             rows,
-            [f"Medians of {rounds} rounds. Events: those of the log, also where text arrives merged."],
+            [f"Medians of {rounds} rounds. Events are those of the log, even where text arrives merged."],
             failures,
         )
     ]

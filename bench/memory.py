@@ -28,7 +28,7 @@ def memory(options: Options) -> list[Table]:
             f"memory: {_viewers(options):,} idle viewers, one server process",
             ("streams", *FIGURES),
             rows,
-            ["The kernel's memory for sockets is not in it."],
+            ["The kernel's memory for sockets is not included."],
         )
     ]
 

@@ -114,7 +114,7 @@ def _table(title: str, shape: Shape, samples: dict[str, list[Sample]]) -> Table:
     ours = samples[LASTEVENT.name]
     rows = [_row(name, of, ours, shape) for name, of in samples.items()]
     table = Table(title, COLUMNS, rows)
-    table.notes.append(f"Medians of {len(ours)} rounds; CPU for each delivered event; the ratio: of whole sides.")
+    table.notes.append(f"Medians of {len(ours)} rounds. CPU is per delivered event; the ratio compares whole sides.")
     for name, of in samples.items():
         if (published := min(sample.published for sample in of)) < PUBLISHED_ENOUGH:
             table.notes.append(f"To {name}, only {published:.0%} of the events could be published in time.")

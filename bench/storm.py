@@ -58,7 +58,7 @@ def storm(options: Options) -> list[Table]:
         rows,
         [
             f"Missing over all storms: {missing}; doubled: {doubled}. First byte: counted from connect().",
-            "Turned away: the server ended an answer; such a viewer came again 1.5 s later.",
+            "Turned away: the server ended the response; the viewer came back 1.5 s later.",
         ],
     )
     if missing or doubled:

@@ -54,9 +54,9 @@ def _results(outcome: Outcome) -> str:
         **{f"admitted: {reason}": count for reason, count in verdict.admitted.most_common()},
         "worker deaths × their streams": len(verdict.silences),
         "longest silence after one": f"{verdict.longest_raw_silence_s():.1f} s",
-        "… without the time in which nobody may take over": f"{longest.own_s:.1f} s",
-        "streams in the archive, and records of who saw them": f"{outcome.archived.streams}, {outcome.archived.views}",
-        "**archived otherwise than Redis has it, or not, or not as sealed**": len(outcome.archived.problems),
+        "… without the time in which no worker may take over": f"{longest.own_s:.1f} s",
+        "streams in the archive, and viewers' records": f"{outcome.archived.streams}, {outcome.archived.views}",
+        "**archived incorrectly, not at all, or not as sealed**": len(outcome.archived.problems),
         "processes that ended by themselves, 500s": len(outcome.crashes),
     }
     return "\n".join(["| result | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -70,11 +70,12 @@ def _faults(outcome: Outcome) -> str:
 def _notes(outcome: Outcome) -> str:
     admitted = len(outcome.verdict.admitted_sids)
     return (
-        f"Admitted losses are counted once a viewer; they concern {admitted} streams. "
-        "Told apart from a worker's death is the time in which nobody may take over: while Redis is away, full or "
-        "read-only, 6 s after a long outage, 8 s after a restart, and while who took over was stopped itself. "
-        "The seed reproduces the faults, their order and offsets, the prompts and the viewers' cuts; it cannot "
-        "reproduce what they meet, since timing on a real machine is its own."
+        f"Admitted losses are counted once per viewer; they affect {admitted} streams. "
+        "Silence after a worker's death does not count the time in which no worker may take over: while Redis is "
+        "unavailable, full or read-only, for 6 s after a long outage, for 8 s after a restart, and while the worker "
+        "that took over was itself stopped. "
+        "The seed reproduces the faults, their order and offsets, the prompts and the viewers' cuts. It does not "
+        "reproduce the state in which they meet the system, since the timing of a real machine varies."
     )
 
 

@@ -1,7 +1,7 @@
-"""The console: a web UI at `/` that uses the public API and nothing else. Static files, no build step.
+"""The console: a web UI at `/` that uses only the public API. Static files, no build step.
 
-index.html loads main.js; each module says at its top what it is for. Everything that models and users wrote reaches
-the page as text: the policy below refuses scripts from anywhere else, and Trusted Types refuse markup made of strings.
+index.html loads main.js; each module states its purpose at its top. All text of models and users reaches the page as
+text: the policy below blocks scripts from anywhere else, and Trusted Types block markup made of strings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _File(NamedTuple):
 
 
 def install(app: FastAPI) -> None:
-    """`GET /` and `GET /console/<file>`. They need no key: the page is the same for everybody, and holds no data."""
+    """`GET /` and `GET /console/<file>`. They need no key: the page is the same for everyone and holds no data."""
     files = _read_files()
 
     @app.head("/", include_in_schema=False)
@@ -59,7 +59,7 @@ def install(app: FastAPI) -> None:
 
 
 def _read_files() -> dict[str, _File]:
-    """All of them, once: a name that is asked for is looked up here, and never becomes a path."""
+    """Read all files once. A requested name is looked up among them and never becomes a path."""
     folder = Path(__file__).parent
     return {path.name: _read(path) for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> _File:
 
 
 def _answer(request: Request, file: _File) -> Response:
-    # no-cache: kept, and asked about each time. A page of one release never runs with modules of another for long.
+    # no-cache: cached, but revalidated each time. A page of one release never runs modules of another for long.
     headers = {
         "ETag": file.etag,
         "Cache-Control": "no-cache",

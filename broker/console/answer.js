@@ -1,6 +1,6 @@
-// An answer on the page: draws a Transcript, and changes only what has changed since.
+// An answer on the page: draws a Transcript, and updates only the parts that have changed.
 
-import { h, said, setAttribute, setText } from "./dom.js";
+import { h, isolated, setAttribute, setText } from "./dom.js";
 import { duration, number, visible } from "./format.js";
 
 const NEAR_THE_END_PX = 40;
@@ -53,7 +53,7 @@ export class AnswerView {
   }
 }
 
-/** One text node that is appended to while the text only grows: a selection in it survives. */
+/** One text node. While the text only grows, it is appended to, so a selection in it survives. */
 class Text {
   node = document.createTextNode("");
 
@@ -90,7 +90,7 @@ class ThinkingBlock {
 }
 
 class ToolBlock {
-  name = said("");
+  name = isolated("");
   phase = h("span", { class: "muted" });
   element = h("p", { class: "answer-tool" }, "Tool ", this.name, " ", this.phase);
 

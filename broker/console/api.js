@@ -1,13 +1,13 @@
-// The HTTP API: every request of the console goes through `request`, with the key if there is one.
+// The HTTP API: every request of the console goes through `request`, which adds the key if there is one.
 
 const KEY = "lastevent.key";
 
-/** A refusal as the server words it (RFC 9457); status 0 when no server answered. */
+/** A problem response (RFC 9457). Status 0: no server answered. */
 export class Problem extends Error {
   constructor(status, { title, detail, code, request_id: requestId } = {}) {
     super(title ?? (status ? `The server answered ${status}` : "The server does not answer"));
     Object.assign(this, { status, code, requestId });
-    this.detail = detail ?? (status ? "" : "It is away, or there is no network.");
+    this.detail = detail ?? (status ? "" : "It is down, or there is no network connection.");
   }
 }
 
@@ -22,12 +22,12 @@ let askForKey = async () => null;
 let asking = null;
 let declined = false;
 
-/** Who asks the user for a key: an async function (wrong: boolean) → key, or null when the user would not say. */
+/** `ask`: an async function (wrong: boolean) → the user's key, or null if the user declines. */
 export function onUnauthorized(ask) {
   askForKey = ask;
 }
 
-/** A user who would not give a key is not asked again, until they want to be. */
+/** A user who declined is not asked for a key again until this is called. */
 export function askAgain() {
   declined = false;
 }
@@ -55,7 +55,7 @@ async function send(path, { headers, body, ...init }, bearer) {
   }
 }
 
-/** Requests that are refused at once share one question; one refused after the answer came takes that answer. */
+/** Requests refused at the same time share one question. A request refused after it was answered uses that answer. */
 async function newKey(sent) {
   if (key.get() !== sent) return true;
   if (declined) return false;

@@ -1,8 +1,8 @@
-// What stands on the player's time axis: a lane with its label beside it, and a place on it.
+// The player's time axis: a lane with its label, and a position on it.
 
 import { h } from "./dom.js";
 
-/** A label, and beside it what stands on the time axis. */
+/** A label, and beside it the content on the time axis. */
 export function lane(label, ...content) {
   return h(
     "div",

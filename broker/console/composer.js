@@ -1,14 +1,14 @@
-// The form that a generation is asked for with: a prompt, and what else POST /v1/streams takes.
+// The form that starts a generation: a prompt, and the other fields of POST /v1/streams.
 
 import { h } from "./dom.js";
 
 const OPTIONS = [
   { field: "model", label: "Model", placeholder: "server default" },
   { field: "max_tokens", label: "Max tokens", placeholder: "server default", type: "number" },
-  { field: "session_id", label: "Session", placeholder: "a new one" },
+  { field: "session_id", label: "Session", placeholder: "new session" },
   { field: "user_id", label: "User", placeholder: "none" },
 ];
-/** Directives of the stand-in; a model would read them as part of the prompt, so they only fill the field. */
+/** With directives for the stand-in. A model would read them as part of the prompt, so they only fill the field. */
 const EXAMPLES = [
   ["A long answer", "Explain how tides work. [[tokens=400 rate=25 thinking=40]]"],
   ["A restart", "Tell me about lighthouses. [[tokens=120 rate=20 cut_at=60]]"],

@@ -1,4 +1,4 @@
-// How a stream reaches this page: the network and its switch, the cursor, the counts, and each connection.
+// The delivery of a stream to this page: the network and its switch, the cursor, the counts, each connection.
 
 import { h, setAttribute, setText } from "./dom.js";
 import { bytes, duration, number, visible } from "./format.js";
@@ -16,7 +16,7 @@ const METRICS = [
   ["received", "Received", "Events received, over all connections"],
   ["replayed", "Replayed", "Events that were already in the log when this page reconnected"],
   ["reconnects", "Reconnects", "Connections after the first one"],
-  ["bytes", "Bytes", "Bytes of the event stream"],
+  ["bytes", "Bytes", "Bytes received, over all connections"],
   ["first-token", "First token", "From the request to the first text"],
 ];
 const COUNTDOWN_MS = 250;
@@ -26,7 +26,7 @@ export class Delivery {
   #firstTokenMs = null;
   #countdown = 0;
 
-  /** `onToggle()` when the network is to be cut, or restored. */
+  /** `onToggle()`: the user wants to cut or restore the network. */
   constructor(onToggle) {
     this.network = h("p", { class: "network", role: "status" });
     this.hint = h("p", { class: "hint" });
@@ -49,7 +49,7 @@ export class Delivery {
     clearInterval(this.#countdown);
   }
 
-  /** `follower`: null before there is a stream. */
+  /** `follower`: null while there is no stream. */
   draw(follower, firstTokenMs) {
     this.#follower = follower;
     this.#firstTokenMs = firstTokenMs;
@@ -77,16 +77,16 @@ export class Delivery {
 
   #hint(state) {
     const { cursor, retryAt, connections } = this.#follower ?? {};
-    if (state === "cut") return `The generation goes on without this page. Restoring resumes after event ${cursor}.`;
+    if (state === "cut") return `The generation continues without this page. Restoring resumes after event ${cursor}.`;
     if (state === "waiting") return `Trying again in ${duration(Math.max(0, retryAt - Date.now()))}.`;
     if (state === "open" && connections.length > 1) return `Resumed after event ${connections.at(-1).from}.`;
-    if (state === "ended") return "The terminal event is here; nothing follows it.";
+    if (state === "ended") return "The terminal event has arrived. Nothing follows it.";
     return "";
   }
 
   #drawMetrics() {
     const { cursor = 0, received = 0, replayed = 0, reconnects = 0, bytes: size = 0 } = this.#follower ?? {};
-    setText(this.metrics.cursor, String(cursor)); // an id, and no number of anything
+    setText(this.metrics.cursor, String(cursor)); // an id, not a count
     for (const [name, count] of Object.entries({ received, replayed, reconnects })) {
       setText(this.metrics[name], number(count));
     }
@@ -99,13 +99,13 @@ export class Delivery {
     while (this.connections.children.length > connections.length) this.connections.lastChild.remove();
     connections.forEach((connection, at) => {
       if (!this.connections.children[at]) this.connections.append(h("li", {}, h("b"), h("span")));
-      const [from, told] = this.connections.children[at].children;
+      const [from, counts] = this.connections.children[at].children;
       setText(from, connection.from ? `after ${connection.from}` : "from the start");
-      setText(told, visible(tell(connection)));
+      setText(counts, visible(summary(connection)));
     });
   }
 }
 
-function tell({ replayed, live, end }) {
+function summary({ replayed, live, end }) {
   return [replayed > 0 && `${number(replayed)} replayed`, `${number(live)} live`, end].filter(Boolean).join(" · ");
 }

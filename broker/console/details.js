@@ -1,6 +1,6 @@
-// What the record and the seal of a stream say: the facts under its name, and the panel of details.
+// A stream's record and seal: the facts under its name, and the panel of details.
 
-import { badge, fill, h, said } from "./dom.js";
+import { badge, fill, h, isolated } from "./dom.js";
 import { rawJson } from "./eventrow.js";
 import { duration, exact, moment, number, promptOf, visible } from "./format.js";
 import { durationOf, firstTokenMs, stateBadge, streamLink } from "./stream.js";
@@ -16,8 +16,8 @@ export function drawHead(facts, badges, record, seal) {
       h("p", { class: "player-prompt", dir: "auto" }, visible(prompt.replaceAll(/\s+/g, " ").slice(0, PROMPT_SHOWN))),
     h("dl", { class: "facts" }, [
       fact("Session", sessionLink(record.session_id)),
-      fact("User", record.user_id && said(record.user_id)),
-      fact("Model", record.model ? said(record.model) : record.producer === "external" && "external producer"),
+      fact("User", record.user_id && isolated(record.user_id)),
+      fact("Model", record.model ? isolated(record.model) : record.producer === "external" && "external producer"),
       fact("Created", h("time", { datetime: record.created_at, title: record.created_at }, moment(record.created_at))),
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
@@ -30,15 +30,16 @@ export function drawHead(facts, badges, record, seal) {
   ]);
 }
 
-const sessionLink = (id) => id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, said(id));
+const sessionLink = (id) =>
+  id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, isolated(id));
 
-/** `seal`: as `/verify` answers; undefined while it is not known. */
+/** `seal`: as returned by `/verify`; undefined while it is not known. */
 export function sealBadge(seal, hasEnded) {
   if (seal === undefined) return null;
   if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
   if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
   if (seal.verdict === "erased") return badge("seal", "Sealed, erased");
-  return badge("seal", hasEnded ? "Not sealed yet" : "Sealed at its end");
+  return badge("seal", hasEnded ? "Not sealed yet" : "Sealed after it ends");
 }
 
 export function drawDetails(panel, record, seal) {
@@ -104,7 +105,7 @@ function sealSection(seal) {
       const value = visible(seal.seal[name]);
       return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
     });
-  const element = section("Seal", pairs, "A stream is sealed when the archive takes it, some seconds after its end.");
+  const element = section("Seal", pairs, "A stream is sealed when it is archived, some seconds after it ends.");
   if (seal.findings?.length > 0) {
     element.append(
       h(

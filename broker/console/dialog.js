@@ -1,8 +1,8 @@
-// A modal dialog that asks one thing, and is gone afterwards.
+// A modal dialog that asks one question and is then removed.
 
 import { h } from "./dom.js";
 
-/** True when the user confirmed; false for anything else (the other button, Escape). Focus goes back where it was. */
+/** True when the user confirmed; false for anything else (the other button, Escape). Focus returns to where it was. */
 export async function ask(title, content, { confirm, cancel, confirmClass = "primary" }) {
   const dialog = h("dialog", { class: "dialog", "aria-labelledby": "dialog-title" }, [
     h("h2", { id: "dialog-title" }, title),

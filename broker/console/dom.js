@@ -1,4 +1,4 @@
-// Making and changing elements. A string becomes a text node and nothing else: no markup is ever parsed here.
+// Creating and changing elements. A string always becomes a text node: no markup is ever parsed here.
 
 import { visible } from "./format.js";
 
@@ -22,7 +22,7 @@ const present = (children) => children.flat(Infinity).filter((child) => child !=
 
 export const fill = (element, ...children) => element.replaceChildren(...present(children));
 
-/** A node that is already right is left alone: a selection in it survives, and nothing is laid out again. */
+/** Leave a node alone if it is already right: a selection in it survives, and the layout stays valid. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -32,10 +32,10 @@ export function setAttribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? "" : value);
 }
 
-/** What a model or a user wrote, on one line: its direction stays its own, and its control characters are seen. */
-export const said = (text, attributes) => h("bdi", attributes, visible(text));
+/** Text of a model or a user, on one line: its direction is isolated, and its control characters are visible. */
+export const isolated = (text, attributes) => h("bdi", attributes, visible(text));
 
-/** A function that runs `draw` in the next animation frame, however often it is called before. */
+/** A function that runs `draw` once in the next animation frame, however often it is called until then. */
 export function eachFrame(draw) {
   let asked = 0;
   const ask = () => {
@@ -48,7 +48,7 @@ export function eachFrame(draw) {
   return ask;
 }
 
-/** An empty, loading or error state: a title, a sentence, and what can be done. */
+/** An empty, loading or error state: a title, a sentence, and the possible actions. */
 export function notice(kind, title, detail, ...actions) {
   const role = kind === "error" ? "alert" : null;
   return h("div", { class: `notice ${kind}`, role }, [

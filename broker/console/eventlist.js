@@ -1,4 +1,4 @@
-// The events of a log as a list of any length: only the rows that are in sight exist.
+// The events of a log as a list of any length: only the visible rows exist.
 
 import { eachFrame, fill, h, setAttribute, setText } from "./dom.js";
 import { EventRow, rawJson, tone } from "./eventrow.js";
@@ -9,15 +9,15 @@ const BEYOND_SIGHT = 4;
 
 export class EventList {
   #log = null;
-  #kinds = new Map(); // kind → how many
+  #kinds = new Map(); // kind → count
   #chosen = new Set(); // empty: all
-  #shown = []; // indexes into the log that the filter lets through
-  #seen = 0; // how many events of the log have been looked at
+  #shown = []; // indexes into the log of the events that pass the filter
+  #seen = 0; // the number of events of the log that were read so far
   #count = 0;
   #rows = [];
   #paintSoon = eachFrame(() => this.#paint());
 
-  /** `onSelect(index)` when the user goes to an event. */
+  /** `onSelect(index)`: the user has selected an event. */
   constructor(onSelect) {
     this.onSelect = onSelect;
     this.space = h("div", { class: "events-space", role: "presentation" });
@@ -50,7 +50,7 @@ export class EventList {
     this.#paintSoon.cancel();
   }
 
-  /** `count`: how many events have happened at the instant that is shown. */
+  /** `count`: the number of events until the displayed instant. */
   draw(log, count) {
     this.#log = log;
     const grew = this.#takeNew();
@@ -85,7 +85,7 @@ export class EventList {
     this.#paint();
   }
 
-  // -- the current event, as a place among those that are shown; -1 before the first
+  // -- the current event, as an index into the events that pass the filter; -1 before the first
 
   get #current() {
     let [low, high] = [0, this.#shown.length];

@@ -54,6 +54,6 @@ function preview({ data }) {
 
 const UNSEEN = /[\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
-/** Still the same JSON: what cannot be seen, or would turn the line round, is written as its escape. */
+/** The same JSON, with invisible characters and those that would reverse the line written as escapes. */
 export const rawJson = (value) =>
   JSON.stringify(value, null, 2).replace(UNSEEN, (each) => `\\u${each.charCodeAt(0).toString(16).padStart(4, "0")}`);

@@ -1,4 +1,4 @@
-// The filters of the sessions: fields, the address that remembers them, and the query that the API takes.
+// The filters of the sessions: the fields, the address that stores them, and the query for the API.
 
 import { h } from "./dom.js";
 import { STATES } from "./stream.js";
@@ -16,7 +16,7 @@ const RANGES = [
 export class Filters {
   #typing = 0;
 
-  /** `onChange()` when others were chosen; typing has to pause first. */
+  /** `onChange()`: the filters have changed; typing must pause first. */
   constructor(query, onChange) {
     this.onChange = onChange;
     const states = STATES.map((state) => [state, state[0].toUpperCase() + state.slice(1)]);
@@ -58,7 +58,7 @@ export class Filters {
     return Object.values(this.fields).every((field) => !field.value.trim());
   }
 
-  /** As the API takes them. A range counts back from now. */
+  /** As parameters of the API. A range counts back from now. */
   query() {
     const { state, range, after, before, session_id, user_id, model } = this.#chosen();
     const query = { state, session_id, user_id, model };

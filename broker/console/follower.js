@@ -1,14 +1,14 @@
-// Follows one stream over as many connections as it takes: one cursor, and every event once.
+// Follows one stream over as many connections as needed: one cursor, and every event once.
 
 import * as api from "./api.js";
 import { NdjsonDecoder, SseDecoder } from "./sse.js";
 
 export const TERMINAL = new Set(["done", "error", "cancelled"]);
 
-const RETRY_MS = 1000; // until the server has said its own
+const RETRY_MS = 1000; // until the server sends its own
 const LONGEST_PAUSE_MS = 30_000;
-const SILENCE_MS = 50_000; // three heartbeats: a connection that died without a word (a phone that changed cells)
-const FINAL = new Set([400, 401, 403, 404, 410, 422]); // coming again would not change the answer
+const SILENCE_MS = 50_000; // three heartbeats: a connection that died silently (a phone that changed cells)
+const FINAL = new Set([400, 401, 403, 404, 410, 422]); // a retry would get the same response
 
 class Gap extends Error {
   constructor(notice) {
@@ -19,8 +19,8 @@ class Gap extends Error {
 
 /**
  * States: connecting, open, waiting (for the next try), cut (by `cut()`), ended, failed.
- * `connections` tells of each connection: {from, replayed, live, end}; an event counts as replayed if it was in the log
- * before the connection was made, and there was a connection (or a page) before that.
+ * `connections` has one {from, replayed, live, end} for each connection. An event counts as replayed if it was in the
+ * log before the connection was made, and an earlier connection (or page) had existed.
  */
 export class Follower {
   state = "connecting";
@@ -39,8 +39,8 @@ export class Follower {
   #wake = () => {};
 
   /**
-   * `onGap(notice, text)` paints the answer anew; who leaves it out gets the events that there still are.
-   * `seen`: a page before this one had begun to follow, so what is in the log already counts as replayed.
+   * `onGap(notice, text)` repaints the answer. Without it, the follower continues with the events that still exist.
+   * `seen`: an earlier page had begun to follow, so events already in the log count as replayed.
    */
   constructor(id, { cursor = 0, seen = false, wire = "sse", onEvent, onGap, onChange }) {
     Object.assign(this, { id, cursor, wire, onEvent, onGap, onChange });
@@ -60,7 +60,7 @@ export class Follower {
     removeEventListener("online", this.#hurry);
   }
 
-  /** What a lost network does: the connection breaks, and no other comes about until `restore`. */
+  /** As a lost network does: the connection breaks, and no new one is made until `restore`. */
   cut() {
     this.#held = true;
     this.#abort.abort();
@@ -130,7 +130,7 @@ export class Follower {
     for (;;) {
       const silence = setTimeout(() => reader.cancel().catch(() => {}), SILENCE_MS);
       const { value, done } = await reader.read().finally(() => clearTimeout(silence));
-      // What was read before the cut but not looked at yet is lost, as on a real network: it comes again.
+      // Bytes read before the cut but not decoded yet are lost, as on a real network, and arrive again.
       if (done || signal.aborted) return;
       this.bytes += value.byteLength;
       decoder.push(utf8.decode(value, { stream: true }));
@@ -160,7 +160,7 @@ export class Follower {
     if (kind === "gap" && this.onGap) throw new Gap(data);
   }
 
-  /** What is missing cannot be had any more: the text as it is now is painted anew, and followed from there. */
+  /** The missing events no longer exist: repaint the text as it is now, and follow from there. */
   async #repaint(notice) {
     this.#abort.abort();
     this.#abort = new AbortController();
@@ -169,7 +169,7 @@ export class Follower {
     this.onGap(notice, text);
   }
 
-  /** The server's `retry:` has its jitter; tries that fail double it, with a jitter of our own. */
+  /** The server's `retry:` has jitter already. Failed tries double it, with our own jitter. */
   async #pause() {
     const grown = this.#retryMs * 2 ** Math.max(0, this.#failures - 1);
     const jitter = this.#failures > 1 ? 0.5 + Math.random() : 1;

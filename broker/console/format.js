@@ -1,4 +1,4 @@
-// Numbers, times and foreign strings as a person reads them. Pure functions.
+// Numbers, times and untrusted strings, formatted for people. Pure functions.
 
 export function duration(ms) {
   if (ms == null) return "–";
@@ -9,7 +9,7 @@ export function duration(ms) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-/** A place on a timeline, 1:02.345. */
+/** A position on a timeline, 1:02.345. */
 export function clock(ms) {
   const whole = Math.max(0, Math.round(ms));
   const seconds = Math.floor(whole / 1000) % 60;
@@ -56,7 +56,7 @@ const BIDI = {
 };
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
-/** The same text with its control and bidi characters as signs: a name cannot reorder or break the line it is in. */
+/** The same text with visible control and bidi characters, so a name cannot reorder or break its line. */
 export function visible(text) {
   return String(text).replace(INVISIBLE, (character) => {
     const code = character.codePointAt(0);
@@ -93,7 +93,7 @@ export function agentName(userAgent) {
   return userAgent.split(" ", 1)[0];
 }
 
-/** What was asked, as one text: the last user message of a request. */
+/** The prompt as one text: the last user message of a request. */
 export function promptOf(request) {
   const message = request?.messages?.findLast((each) => each.role === "user");
   if (!message) return "";

@@ -1,13 +1,13 @@
-// A stream's whole log in memory, and what can be told from it: when, how fast, and what went wrong. No DOM.
+// A stream's whole log in memory, and its analysis: times, rates and faults. No DOM.
 
-const BLOCK = 1_000_000; // where ids go on when the pen changes hands
+const BLOCK = 1_000_000; // ids jump to the start of a block when the pen changes hands
 const STALL_MS = 2000;
 const STALL_INTERVALS = 10;
-const SHORTEST_BIN_MS = 50; // a pace over less is none: two events in one millisecond are not 2,000 a second
+const SHORTEST_BIN_MS = 50; // a rate over less has no meaning: two events in one millisecond are not 2,000 a second
 
 export class Log {
   events = [];
-  #at = []; // ms since the first event, never falling: a failover may bring a Redis whose clock is behind
+  #at = []; // ms since the first event, never decreasing: after a failover, Redis' clock may be behind
   #marks = { count: -1, list: [] };
 
   add(event) {
@@ -28,7 +28,7 @@ export class Log {
     return this.#at[index] ?? 0;
   }
 
-  /** How many events there were after so many ms. */
+  /** The number of events in the first `ms` milliseconds. */
   countAt(ms) {
     let [low, high] = [0, this.#at.length];
     while (low < high) {
@@ -44,7 +44,7 @@ export class Log {
     return index < 0 ? null : this.#at[index];
   }
 
-  /** Events per second in equal parts of the whole time, at most so many. */
+  /** Events per second in equal parts of the whole time; `most` limits the number of parts. */
   rates(most) {
     const bins = Math.min(most, Math.ceil(this.end / SHORTEST_BIN_MS) || 1);
     const width = Math.max(this.end / bins, SHORTEST_BIN_MS);
@@ -53,7 +53,7 @@ export class Log {
     return counts.map((count) => (count * 1000) / width);
   }
 
-  /** [{kind: restart | jump | hole | stall, at, until?, index, text}] in their order; index is the event's after it. */
+  /** [{kind: restart | jump | hole | stall, at, until?, index, text}] in order; `index`: the event after the mark. */
   marks() {
     if (this.#marks.count !== this.events.length) {
       this.#marks = { count: this.events.length, list: this.#findMarks() };

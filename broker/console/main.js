@@ -1,4 +1,4 @@
-// The frame: which view the address names, the key, the help.
+// The frame: the view that the address names, the key, the help.
 
 import { askAgain, key, onUnauthorized } from "./api.js";
 import { ask } from "./dialog.js";
@@ -44,18 +44,18 @@ async function askForKey(wrong) {
     autocomplete: "off",
     spellcheck: "false",
     required: true,
-    pattern: "[!-~]+", // a header can carry nothing else
-    title: "visible ASCII characters",
+    pattern: "[!-~]+", // a header cannot carry anything else
+    title: "Visible ASCII characters only",
     "aria-describedby": "key-hint",
     "aria-invalid": wrong ? "true" : null,
   });
   const content = [
-    wrong && h("p", { class: "field-error", role: "alert" }, "The server does not take that key."),
+    wrong && h("p", { class: "field-error", role: "alert" }, "The server does not accept this key."),
     h("label", { for: "key" }, "API key"),
     field,
-    h("p", { class: "hint", id: "key-hint" }, "One of LASTEVENT_API_KEYS. It is kept for this tab only."),
+    h("p", { class: "hint", id: "key-hint" }, "One of LASTEVENT_API_KEYS. It is stored for this tab only."),
   ];
-  const isGiven = await ask("This server needs a key", content, { confirm: "Use this key", cancel: "Not now" });
+  const isGiven = await ask("This server requires a key", content, { confirm: "Use this key", cancel: "Not now" });
   forget.hidden = !isGiven;
   return isGiven ? field.value.trim() : null;
 }
@@ -71,7 +71,7 @@ document.querySelector("#help").addEventListener("click", help);
 bind("Everywhere", [
   { keys: ["1"], does: "Playground", run: () => (location.hash = "#/playground") },
   { keys: ["2"], does: "Sessions", run: () => (location.hash = "#/sessions") },
-  { keys: ["?"], does: "This list", run: help },
+  { keys: ["?"], does: "Show this list", run: help },
 ]);
 listen();
 addEventListener("hashchange", () => show());

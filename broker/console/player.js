@@ -1,4 +1,4 @@
-// The player: a stream's whole log, at any instant of it, played at any pace; a running one is watched live.
+// The player: a stream's whole log, at any instant, played at any speed. A running stream is followed live.
 
 import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
@@ -21,9 +21,9 @@ import { Transport } from "./transport.js";
 export const title = "Player";
 export const name = "stream";
 
-const POLL_MS = 3000; // who watches, while it runs; the seal, until the archive has it
+const POLL_MS = 3000; // for the viewers while it runs, and the seal until the stream is archived
 const SEAL_POLLS = 10;
-const REMEMBER_MS = 250; // browsers refuse an address that changes with every frame
+const REMEMBER_MS = 250; // browsers reject an address that changes with every frame
 const SAVING_MS = 60_000;
 
 export function mount(container, id, query) {
@@ -35,7 +35,7 @@ class Player {
   #log = new Log();
   #playhead = new Playhead(this.#log, () => this.#moved());
   #transcript = new Transcript();
-  #applied = 0; // how many events the transcript holds
+  #applied = 0; // the number of events that the transcript holds
   #transport = new Transport(this.#playhead);
   #timeline = new Timeline({
     onSeek: (ms) => this.#playhead.seek(ms),
@@ -45,9 +45,9 @@ class Player {
   #answer = new AnswerView();
   #events = new EventList((index) => this.#playhead.goTo(index + 1));
   #follower = null;
-  #heardAt = 0; // when the last event came, on this page's clock
+  #heardAt = 0; // when the last event arrived, on this page's clock
   #views = "Loading";
-  #seal = undefined; // while it is not known; null where the server has none
+  #seal = undefined; // while it is not known
   #masked = [];
   #abort = new AbortController();
   #draw = eachFrame(() => this.#paint());
@@ -79,15 +79,15 @@ class Player {
       { keys: [" "], does: "Play and pause", run: () => playhead.toggle() },
       { keys: ["ArrowRight"], does: "Step forward by an event", run: () => playhead.step(1) },
       { keys: ["ArrowLeft"], does: "Step back by an event", run: () => playhead.step(-1) },
-      { keys: ["Home"], does: "To the start", run: () => playhead.goTo(1) },
-      { keys: ["End"], does: "To the end", run: () => playhead.toEnd() },
+      { keys: ["Home"], does: "Go to the start", run: () => playhead.goTo(1) },
+      { keys: ["End"], does: "Go to the end", run: () => playhead.toEnd() },
       { keys: ["]"], does: "Faster", run: () => playhead.faster(1) },
       { keys: ["["], does: "Slower", run: () => playhead.faster(-1) },
-      { keys: ["e"], does: "To the list of events", run: () => this.#events.list.focus() },
+      { keys: ["e"], does: "Go to the list of events", run: () => this.#events.list.focus() },
     ];
   }
 
-  // -- what it reads
+  // -- reading
 
   async #open() {
     fill(this.state, notice("loading", "Loading the stream"));
@@ -130,7 +130,7 @@ class Player {
     this.#followed();
   }
 
-  /** The stream has ended, or the server will not have it followed, or this page is left. */
+  /** The stream has ended, or the server refuses to let it be followed, or the user has left this page. */
   async #followed() {
     clearInterval(this.silenceClock);
     this.#playhead.mayGrow = false;
@@ -144,14 +144,14 @@ class Player {
     this.#draw();
   }
 
-  /** Lines without an id are no events: the seal, and what is masked for this reader. */
+  /** Lines without an id are not events: the seal, and the names of the masks for this reader. */
   #take(line) {
     this.#heardAt = performance.now();
     if (line.id !== undefined) this.#log.add(line);
     else if (line.redacted) this.#masked = line.redacted;
   }
 
-  /** Record, views and seal: at once, then for as long as they may change. */
+  /** Read record, views and seal: at once, then again while they may change. */
   async #poll(round) {
     clearTimeout(this.polling);
     if (!document.hidden) await this.#readAround();
@@ -175,10 +175,10 @@ class Player {
     const found = views?.views ?? views;
     if (JSON.stringify(found) !== JSON.stringify(this.#views)) this.#views = found;
     this.#seal = seal;
-    if (!hasEnded(this.#record)) this.#record = record; // what came meanwhile is newer
+    if (!hasEnded(this.#record)) this.#record = record; // a record that arrived meanwhile is newer
   }
 
-  // -- what one does with it
+  // -- actions
 
   async #export() {
     const response = await api.exportLog(this.id);
@@ -215,14 +215,14 @@ class Player {
     this.remembering = setTimeout(() => this.#remember(), REMEMBER_MS);
   }
 
-  /** The instant is part of the address: it can be handed on. At the end there is nothing to remember. */
+  /** The instant is part of the address, so it can be shared. At the end there is nothing to store. */
   #remember() {
     if (this.#playhead.isMoving) return;
     const event = this.#playhead.isAtTheEnd ? null : this.#playhead.event;
     history.replaceState(null, "", `${streamAddress(this.id)}${event ? `?event=${event.id}` : ""}`);
   }
 
-  // -- what it shows
+  // -- drawing
 
   #build(container) {
     const button = (label, run, more) => h("button", { type: "button", onclick: run, ...more }, label);
@@ -264,16 +264,16 @@ class Player {
     this.#draw();
   }
 
-  /** Its content is gone, or not kept any longer. What is left: id, times, and the seal. */
+  /** Its content was erased or has expired. Its id, times and seal remain. */
   #showTombstone() {
     const erasedAt = this.#record?.erased_at;
     this.stage.hidden = true;
     const [gone, left] = erasedAt
       ? [
           "Erased",
-          `Since ${exact(erasedAt)} its events, its request and its usage are gone. Its times and its seal stay.`,
+          `Its events, request and usage were erased at ${exact(erasedAt)}. Its times and its seal remain.`,
         ]
-      : ["No longer kept", "Its retention is over, or it was erased."];
+      : ["No longer available", "Its retention has expired, or it was erased."];
     fill(this.state, notice("tombstone", gone, left));
     if (this.#record) this.#paintFrame();
   }
@@ -291,7 +291,7 @@ class Player {
     this.#paintFrame();
   }
 
-  /** Forward, event by event; back, from the start again: ten thousand events are some milliseconds. */
+  /** Forward, event by event. Back, from the start again: ten thousand events take some milliseconds. */
   #applyUntil(count) {
     if (count < this.#applied) {
       this.#transcript.reset();
@@ -300,7 +300,7 @@ class Player {
     for (; this.#applied < count; this.#applied += 1) this.#transcript.apply(this.#log.events[this.#applied]);
   }
 
-  /** All that changes with the record and the seal only. */
+  /** Everything that changes only with the record and the seal. */
   #paintFrame() {
     const shown = JSON.stringify([this.#record, this.#seal ?? String(this.#seal)]);
     if (this.details.dataset.shown === shown) return;
@@ -311,7 +311,7 @@ class Player {
     this.#paintActions(Boolean(this.#record.erased_at), hasEnded(this.#record));
   }
 
-  /** Left alone while they stay the same: one of them may have the focus. */
+  /** Not redrawn while they stay the same: one of them may have the focus. */
   #paintActions(isErased, ended) {
     if (this.actions.dataset.shown === `${isErased} ${ended}`) return;
     this.actions.dataset.shown = `${isErased} ${ended}`;
@@ -328,7 +328,7 @@ function confirmErasure(id) {
   const content = h("p", {}, [
     "The events, the request and the usage of ",
     h("code", {}, id),
-    " are erased for good, here and in the archive. A tombstone with its seal stays.",
+    " will be erased permanently, here and in the archive. A tombstone with its seal remains.",
   ]);
   return ask("Erase this stream?", content, { confirm: "Erase", cancel: "Keep it", confirmClass: "danger" });
 }

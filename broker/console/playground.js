@@ -1,4 +1,4 @@
-// The playground: a prompt and its answer, over a network that one can cut.
+// The playground: a prompt and its answer, over a network that the user can cut.
 
 import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
@@ -29,7 +29,7 @@ class Playground {
   #delivery = new Delivery(() => this.#toggleNetwork());
   #answer = new AnswerView();
   #askedAt = null;
-  #firstTextMs = null; // on this page's clock; null for a stream that another page has asked for
+  #firstTextMs = null; // on this page's clock; null for a stream that another page started
   #isBusy = false;
   #isClosed = false;
   #draw = eachFrame(() => this.#paint());
@@ -38,7 +38,7 @@ class Playground {
     this.#build(container);
     this.unbind = bind("Playground", [
       { keys: ["/"], does: "Write a prompt (Ctrl+Enter sends it)", run: () => this.#composer.prompt.focus() },
-      { keys: ["c"], does: "Cut the network, and restore it", run: () => this.#toggleNetwork() },
+      { keys: ["c"], does: "Cut or restore the network", run: () => this.#toggleNetwork() },
       { keys: ["s"], does: "Stop the generation", run: () => this.#stop() },
       { keys: ["r"], does: "Regenerate", run: () => this.#regenerate() },
     ]);
@@ -53,9 +53,9 @@ class Playground {
     this.unbind();
   }
 
-  // -- what it does
+  // -- actions
 
-  /** Trying again after a lost answer means the same stream: the key stays the same. */
+  /** A retry after a lost response must reach the same stream, so the key stays the same. */
   #send(body) {
     const key = randomKey();
     return this.#start(() => api.createStream(body, key));
@@ -72,14 +72,14 @@ class Playground {
       if (!this.#isClosed) history.replaceState(null, "", `#/playground?stream=${record.id}`);
       this.#follow(record, { askedAt });
     } catch (problem) {
-      this.#say(problem, () => this.#start(create));
+      this.#showProblem(problem, () => this.#start(create));
     } finally {
       this.#isBusy = false;
       this.#draw();
     }
   }
 
-  /** After a reload: the log tells everything again, from its first event, and goes on from there. */
+  /** After a reload: replay the log from its first event, then follow it. */
   async open(id) {
     fill(this.problem, notice("loading", "Opening the stream"));
     try {
@@ -87,12 +87,12 @@ class Playground {
       this.#composer.prompt.value = promptOf(record.request);
       this.#follow(record, { seen: true });
     } catch (problem) {
-      this.#say(problem, () => this.open(id));
+      this.#showProblem(problem, () => this.open(id));
     }
   }
 
   async #follow(record, { seen = false, askedAt = null }) {
-    if (this.#isClosed) return; // the user went elsewhere while the server was asked
+    if (this.#isClosed) return; // the user left while the request was running
     this.#follower?.stop();
     fill(this.problem);
     this.#record = record;
@@ -108,7 +108,7 @@ class Playground {
     this.#follower = follower;
     this.#draw();
     await follower.run();
-    if (follower.problem) this.#say(follower.problem, () => this.open(record.id));
+    if (follower.problem) this.#showProblem(follower.problem, () => this.open(record.id));
   }
 
   #take(event) {
@@ -127,7 +127,7 @@ class Playground {
     try {
       await api.cancel(this.#record.id);
     } catch (problem) {
-      this.#say(problem, () => this.#stop());
+      this.#showProblem(problem, () => this.#stop());
     }
   }
 
@@ -136,11 +136,11 @@ class Playground {
     else if (this.#follower && !this.#follower.isOver) this.#follower.cut();
   }
 
-  #say(problem, retry) {
+  #showProblem(problem, retry) {
     fill(this.problem, problemNotice(problem, retry));
   }
 
-  // -- what it shows
+  // -- drawing
 
   #build(container) {
     this.problem = h("div", { class: "problem" });
@@ -151,7 +151,7 @@ class Playground {
     this.empty = notice(
       "empty",
       "No stream yet",
-      "Send a prompt, cut the network while the answer comes, and restore it: it goes on at the very next event.",
+      "Send a prompt, cut the network while the answer arrives, and restore it. It resumes at the very next event.",
     );
     const actions = h("div", { class: "actions" }, this.stopButton, this.again, this.toPlayer);
     this.panel = h("section", { class: "panel answer-panel", "aria-label": "Stream" }, [
@@ -192,7 +192,7 @@ class Playground {
   }
 }
 
-/** Not crypto.randomUUID, which a page has only over https or on loopback. */
+/** Not crypto.randomUUID, which exists only over https or on loopback. */
 function randomKey() {
   const random = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");

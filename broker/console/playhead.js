@@ -1,16 +1,16 @@
-// Where in a log the player is: an instant, and how many events there were by then. It plays by the log's own times.
+// The player's position in a log: an instant, and the number of events until then. It plays by the log's own times.
 
 export const SPEEDS = [1, 2, 4, 8, 16];
 
 export class Playhead {
-  count = 0; // how many events have happened
+  count = 0; // the number of events until the position
   position = 0; // ms since the first of them
-  isLive = false; // it goes with the end of a log that still grows
+  isLive = false; // it stays at the end of a log that still grows
   mayGrow = false;
-  #speed = 0; // a place in SPEEDS
+  #speed = 0; // an index into SPEEDS
   #lastFrame = null; // its time, while playing
 
-  /** `onMove()` when anything of it has changed. */
+  /** `onMove()`: anything here has changed. */
   constructor(log, onMove) {
     this.log = log;
     this.onMove = onMove;
@@ -24,7 +24,7 @@ export class Playhead {
     return this.count === this.log.events.length;
   }
 
-  /** The event that happened last; undefined before the first. */
+  /** The last event until the position; undefined before the first. */
   get event() {
     return this.log.events[this.count - 1];
   }
@@ -62,7 +62,7 @@ export class Playhead {
     this.goTo(this.log.events.length);
   }
 
-  /** To the event of this id, or the one after; to the end if there is none. */
+  /** Go to the event with this id, or the next one; to the end if there is none. */
   goToId(id) {
     const index = this.log.events.findIndex((event) => event.id >= id);
     if (index < 0) this.toEnd();
@@ -80,7 +80,7 @@ export class Playhead {
     this.onMove();
   }
 
-  /** For whoever draws: a live playhead is where the log ends by now. */
+  /** Call before drawing: moves a live playhead to the log's current end. */
   catchUp() {
     if (!this.isLive) return;
     this.count = this.log.events.length;
@@ -104,7 +104,7 @@ export class Playhead {
     else this.#arrive();
   }
 
-  /** At the end of a log that grows, playing becomes watching. */
+  /** At the end of a log that still grows, playing becomes following. */
   #arrive() {
     this.#lastFrame = null;
     this.isLive = this.mayGrow;

@@ -1,4 +1,4 @@
-// A refusal on the page, in the server's words, with what can be done about it.
+// A problem on the page: the server's title and detail, with a button to try again.
 
 import { askAgain } from "./api.js";
 import { h, notice } from "./dom.js";

@@ -1,4 +1,4 @@
-// Sessions: every stream that this key may see, newest first, filtered; what still runs updates by itself.
+// Sessions: every stream that this key may see, newest first, with filters. Running streams update automatically.
 
 import * as api from "./api.js";
 import { fill, h, notice, setAttribute, setText } from "./dom.js";
@@ -15,7 +15,7 @@ export const name = "sessions";
 const PAGE = 50;
 const POLL_MS = 2000;
 const POLL_LIMIT = 200; // the API's longest page
-const STRAGGLERS = 20; // running streams older than that page, asked for one by one
+const STRAGGLERS = 20; // running streams older than that page, read one by one
 
 export function mount(container, _, query) {
   return new Sessions(container, query);
@@ -32,7 +32,7 @@ class Sessions {
     this.#build(container);
     this.unbind = bind("Sessions", [
       { keys: ["/"], does: "Go to a stream by its id", run: () => this.goto.focus() },
-      { keys: ["f"], does: "Filter", run: () => this.#filters.focus() },
+      { keys: ["f"], does: "Go to the filters", run: () => this.#filters.focus() },
       { keys: ["j"], does: "Next stream", run: () => this.#move(1) },
       { keys: ["k"], does: "Previous stream", run: () => this.#move(-1) },
     ]);
@@ -49,7 +49,7 @@ class Sessions {
     this.unbind();
   }
 
-  // -- what it reads
+  // -- reading
 
   async #reload() {
     this.#abort.abort();
@@ -59,7 +59,7 @@ class Sessions {
     await this.#more({ first: true });
   }
 
-  /** The rows of the filters before stay until the new ones are here. */
+  /** The rows of the previous filters stay until the new rows have arrived. */
   async #more({ first = false } = {}) {
     const { signal } = this.#abort;
     setAttribute(this.table, "aria-busy", "true");
@@ -79,7 +79,7 @@ class Sessions {
     }
   }
 
-  /** A page may hold fewer than asked for, or none, and still have a next. */
+  /** A page may hold fewer streams than its limit, or none, and still have a next. */
   async #page(signal) {
     for (;;) {
       const page = await api.streams({ ...this.#filters.query(), limit: PAGE, cursor: this.#next }, signal);
@@ -105,13 +105,13 @@ class Sessions {
     }, POLL_MS);
   }
 
-  /** New streams, and those that still ran when last seen. */
+  /** Read new streams, and those that were running at the last look. */
   async #refresh() {
     const { signal } = this.#abort;
     const query = this.#filters.query();
     const rows = Array.from(this.body.children, (element) => this.#rows.get(element.dataset.id));
     const running = rows.filter((row) => !hasEnded(row.record));
-    // Of one state only: any stream, however old, may have come to it by now.
+    // With a filter on one state: any stream, however old, may have reached that state by now.
     const since = query.state ? rows.at(-1) : (running.at(-1) ?? rows[0]);
     if (since) query.created_after = since.record.created_at;
     try {
@@ -127,7 +127,7 @@ class Sessions {
     }
   }
 
-  /** A stream that the filtered page does not hold any more: it has ended, or it is gone. */
+  /** A stream that is no longer on the filtered page: it has ended, or it is gone. */
   async #refreshOne(row, signal) {
     const record = await api.stream(row.record.id, signal).catch((problem) => {
       if (problem.status === 404 || problem.status === 410) return null;
@@ -152,7 +152,7 @@ class Sessions {
     row.element.remove();
   }
 
-  // -- what one does with it
+  // -- actions
 
   async #goTo(event) {
     event.preventDefault();
@@ -167,7 +167,7 @@ class Sessions {
       location.hash = streamAddress(id);
     } catch (problem) {
       if (problem.status === 410) location.hash = streamAddress(id);
-      else fill(this.gotoProblem, problem.status === 404 ? "There is no stream of that id." : problem.message);
+      else fill(this.gotoProblem, problem.status === 404 ? "There is no stream with this id." : problem.message);
     }
   }
 
@@ -177,7 +177,7 @@ class Sessions {
     links[Math.min(Math.max(at + by, 0), links.length - 1)]?.focus();
   }
 
-  // -- what it shows
+  // -- drawing
 
   #state(shown) {
     const isEmpty = this.#rows.size === 0;
@@ -194,11 +194,11 @@ class Sessions {
   }
 
   #noMatch() {
-    const clear = h("button", { type: "button", onclick: () => this.#filters.clear() }, "Clear the filters");
+    const clear = h("button", { type: "button", onclick: () => this.#filters.clear() }, "Clear filters");
     return notice(
       "empty",
-      "No stream matches",
-      "A finished stream is kept for as long as the server's retention says.",
+      "No streams match",
+      "Finished streams are kept only for the server's retention period.",
       clear,
     );
   }

@@ -1,4 +1,4 @@
-// Keyboard shortcuts: each view binds its own while it is shown; `?` lists what is bound. They can be switched off.
+// Keyboard shortcuts: each view binds its own while it is open; `?` lists the bound ones. They can be switched off.
 
 import { ask } from "./dialog.js";
 import { h } from "./dom.js";
@@ -7,7 +7,7 @@ const OFF = "lastevent.shortcuts-off";
 const NAMES = { " ": "Space", ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };
 const bound = [];
 
-/** `entries`: [{ keys: [...], does: "sentence", run }]. Gives the function that unbinds them. */
+/** `entries`: [{ keys: [...], does: "sentence", run }]. Returns a function that unbinds them. */
 export function bind(title, entries) {
   const group = { title, entries };
   bound.push(group);
@@ -24,7 +24,7 @@ export function listen() {
   });
 }
 
-/** Typing goes to the field, Space and Enter to the button, and a dialog has the keyboard to itself. */
+/** Typing goes to a field, Space and Enter to a button, and an open dialog receives every key. */
 function isTaken(event) {
   if (localStorage.getItem(OFF) || document.querySelector("dialog[open]")) return true;
   const { target } = event;

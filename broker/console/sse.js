@@ -1,6 +1,6 @@
 // The two wire forms of a log, chunk by chunk: Server-Sent Events (WHATWG HTML, section 9.2) and NDJSON.
 
-/** Calls onMessage({id, event, data}) for each complete frame and onRetry(ms). A frame cut anywhere is not counted. */
+/** Calls onMessage({id, event, data}) for each complete frame and onRetry(ms). An incomplete frame is ignored. */
 export class SseDecoder {
   #lines = new LineSplitter();
   #data = [];
@@ -35,7 +35,7 @@ export class SseDecoder {
     }
     this.#data = [];
     this.#event = "";
-    this.#id = null; // an event of this broker without an id is a notice: it leaves the cursor where it is
+    this.#id = null; // in this broker, an event without an id is a notice and leaves the cursor unchanged
   }
 }
 
@@ -52,7 +52,7 @@ export class NdjsonDecoder {
   }
 }
 
-/** Whole lines, ended by LF, CR or CRLF, out of chunks that end anywhere. */
+/** Splits chunks, which may end anywhere, into whole lines that end with LF, CR or CRLF. */
 class LineSplitter {
   #rest = "";
 

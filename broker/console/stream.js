@@ -1,4 +1,4 @@
-// What every view says about a stream in the same words: its state as a badge, its times, its address.
+// What all views show about a stream in the same way: its state as a badge, its times, its address.
 
 import { badge, h } from "./dom.js";
 import { duration } from "./format.js";
@@ -19,7 +19,7 @@ const between = (from, to) => (from && to ? Date.parse(to) - Date.parse(from) : 
 
 export const firstTokenMs = (record) => between(record.created_at, record.first_text_at);
 
-/** From its creation to its ending; of a running one, until now. Null for one that was erased and tells no times. */
+/** From its creation to its end; of a running stream, until now. Null if it was erased and has no times. */
 export function durationMs(record, now = Date.now()) {
   if (hasEnded(record)) return between(record.created_at, record.finished_at);
   return Math.max(0, now - Date.parse(record.created_at));

@@ -1,6 +1,6 @@
-// A stream as a row of the sessions' table: drawn once, and then only where something has changed.
+// A stream as a row of the sessions' table: drawn once, then updated only where something has changed.
 
-import { fill, h, said, setAttribute, setText } from "./dom.js";
+import { fill, h, isolated, setAttribute, setText } from "./dom.js";
 import { duration, moment, promptOf, visible } from "./format.js";
 import { durationOf, firstTokenMs, shownState, stateBadge, streamLink } from "./stream.js";
 
@@ -15,9 +15,9 @@ export class StreamRow {
     const filter = (field, label) => {
       const value = record[field];
       if (!value) return h("span", { class: "muted" }, "–");
-      const only = `Only ${label} ${visible(value)}`;
+      const only = `Show only ${label} ${visible(value)}`;
       const choose = () => filterBy(field, value);
-      return h("button", { type: "button", class: "link", title: only, onclick: choose }, said(value));
+      return h("button", { type: "button", class: "link", title: only, onclick: choose }, isolated(value));
     };
     const link = streamLink(record.id, this.prompt, h("code", { class: "id" }, record.id));
     link.className = "stream-link";

@@ -1,4 +1,4 @@
-// A log over time on one axis: its pace, a slider to go anywhere, what went wrong, and who was connected when.
+// A log over time on one axis: its pace, a slider to seek, the faults, and the viewers with their times.
 
 import { atPart, lane } from "./axis.js";
 import { fill, h, setAttribute, setText, svg } from "./dom.js";
@@ -11,14 +11,14 @@ const TICKS = 8;
 const STEPS_MS = [
   50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000,
 ];
-const MARKS_LISTED = 60; // a log with more has a fault that a list does not explain
-const SEEK_PART = 20; // PageUp and PageDown go a twentieth of the whole
+const MARKS_LISTED = 60; // in a log with more, a list would not explain the fault
+const SEEK_PART = 20; // PageUp and PageDown move by a twentieth of the whole
 
 export class Timeline {
-  #drawn = ""; // what the parts that change seldom were drawn for
+  #drawn = ""; // the log for which the rarely changing parts were drawn
   #viewers = new Viewers();
 
-  /** `onSeek(ms)` when the slider is moved, `onStep(±1)` by its arrow keys, `onEvent(index)` when a mark is chosen. */
+  /** `onSeek(ms)`: the slider moved; `onStep(±1)`: an arrow key on it; `onEvent(index)`: a mark was chosen. */
   constructor({ onSeek, onStep, onEvent }) {
     Object.assign(this, { onSeek, onStep, onEvent });
     this.bars = svg("path", { class: "chart-bars" });
@@ -74,14 +74,14 @@ export class Timeline {
     const part = `${(100 * position) / Math.max(log.end, 1)}%`;
     if (this.playhead.style.left !== part) this.playhead.style.left = part;
     if (Number(this.slider.value) !== Math.round(position)) this.slider.value = Math.round(position);
-    const told = `${clock(position)} of ${clock(log.end)}, event ${count} of ${log.events.length}`;
-    setAttribute(this.slider, "aria-valuetext", told);
+    const place = `${clock(position)} of ${clock(log.end)}, event ${count} of ${log.events.length}`;
+    setAttribute(this.slider, "aria-valuetext", place);
   }
 
   #key(event) {
     const page = Number(this.slider.max) / SEEK_PART;
     const seekBy = (ms) => {
-      this.slider.value = Number(this.slider.value) + ms; // now: the next key may come before the next drawing
+      this.slider.value = Number(this.slider.value) + ms; // now: the next key may arrive before the next frame
       this.onSeek(Number(this.slider.value));
     };
     const actions = {
@@ -97,7 +97,7 @@ export class Timeline {
     actions[event.key]();
   }
 
-  // -- what changes only when the log grows
+  // -- parts that change only when the log grows
 
   #drawLog(log) {
     const shown = `${log.events.length} ${log.end}`;
@@ -126,9 +126,9 @@ export class Timeline {
     this.firstToken.style.display = this.firstLabel.style.display = first === null ? "none" : "";
     this.firstLabel.style.left = `${100 * part}%`;
     this.firstLabel.classList.toggle("leftwards", part > 0.6);
-    const told = first === null ? "no text" : `first token ${duration(first)}`;
-    setText(this.firstLabel, told);
-    setAttribute(this.chart, "aria-label", `Events per second: at most ${Math.round(peak)}; ${told}`);
+    const firstText = first === null ? "no text" : `first token ${duration(first)}`;
+    setText(this.firstLabel, firstText);
+    setAttribute(this.chart, "aria-label", `Events per second: at most ${Math.round(peak)}; ${firstText}`);
   }
 
   #drawTicks(log) {

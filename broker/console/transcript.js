@@ -1,8 +1,8 @@
-// What a user has seen of an answer after some events: blocks of text, thinking, tools and notices. No DOM.
+// An answer as its user sees it after some events: blocks of text, thinking, tools and notices. No DOM.
 
 /**
- * `apply` takes the events in their order; `restart` voids what came before it. `epoch` changes whenever blocks may
- * have shrunk: while it stays the same, they have only grown.
+ * `apply` takes the events in order; `restart` discards the blocks before it. `epoch` changes whenever blocks may have
+ * shrunk: while it stays the same, they have only grown.
  */
 export class Transcript {
   epoch = 0;
@@ -25,9 +25,9 @@ export class Transcript {
     if (take) take(this, data ?? {});
   }
 
-  /** After a gap: what is left of the answer, as the server tells it. */
+  /** After a gap: the rest of the answer, as the server returns it. */
   replaceText(text, { requested, reason }) {
-    const why = `Events after ${requested} no longer exist (${reason}). This is the text that is left.`;
+    const why = `Events after ${requested} no longer exist (${reason}). This is the remaining text.`;
     this.epoch += 1;
     this.blocks = [{ kind: "notice", tone: "gap", text: why }];
     this.append("text", text);
@@ -74,11 +74,11 @@ const HANDLERS = new Map(
     tool_error: (transcript, data) => transcript.tool(data, { phase: "failed", ms: data.duration_ms }),
     restart: (transcript, data) => {
       transcript.epoch += 1;
-      const why = `Restarted as attempt ${data.attempt}: ${data.reason}. What came before is void.`;
+      const why = `Restarted as attempt ${data.attempt}: ${data.reason}. Everything before it was discarded.`;
       transcript.blocks = [{ kind: "notice", tone: "restart", text: why }];
       transcript.hasText = false;
     },
-    done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "the producer ended it"}`),
+    done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "ended by the producer"}`),
     error: (transcript, data) => transcript.end("error", `Error ${data.code ?? ""}: ${data.message ?? "no message"}`),
     cancelled: (transcript, data) => transcript.end("cancelled", `Cancelled: ${data.reason || "no reason given"}`),
   }),

@@ -1,4 +1,4 @@
-// The player's buttons: play and step, how fast, where one is, and whether that is live.
+// The player's controls: play, step, speed, the current position, and whether it is live.
 
 import { fill, h, setAttribute, setText } from "./dom.js";
 import { clock, number } from "./format.js";
@@ -32,7 +32,7 @@ export class Transport {
     ]);
   }
 
-  /** `heardAt`: when the last event came, by performance.now(). */
+  /** `heardAt`: when the last event arrived, by performance.now(). */
   draw(heardAt) {
     const { log, position, count, isMoving, isLive, mayGrow, speed } = this.playhead;
     this.#drawPlayButton(isMoving ? "Pause" : "Play", isMoving ? "pause" : "play");

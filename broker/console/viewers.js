@@ -1,11 +1,11 @@
-// Who was connected to a stream when, and what they got: the access record, on the player's time axis.
+// The viewers of a stream, when they were connected and the events they received: the access record, on the time axis.
 
 import { lane } from "./axis.js";
-import { fill, h, said } from "./dom.js";
+import { fill, h, isolated } from "./dom.js";
 import { agentName, duration, plural, visible } from "./format.js";
 
 const SHOWN = 5;
-const RIGHT_PART = 0.55; // a bar that starts so late has its text before its end, not after its start
+const RIGHT_PART = 0.55; // a bar that starts this late has its text before its end, not after its start
 
 export class Viewers {
   #views = null;
@@ -16,7 +16,7 @@ export class Viewers {
     this.element = h("div", { class: "viewers" });
   }
 
-  /** `views`: as the API lists them; null where the server keeps no access record; a string while it is not known. */
+  /** `views`: as the API lists them, or a string: a notice to show while they are not known. */
   draw(log, views) {
     const place = `${log.start} ${log.end} ${this.#showsAll}`;
     if (this.#drawn === place && this.#views === views) return;
@@ -30,7 +30,7 @@ export class Viewers {
     const title = h("h3", {}, "Viewers");
     const only = (text) => lane(title, h("p", { class: "hint" }, text));
     if (typeof views === "string") return only(views);
-    if (views.length === 0) return only("Nobody has followed this stream.");
+    if (views.length === 0) return only("No viewer has followed this stream.");
     const rows = (this.#showsAll ? views : views.slice(0, SHOWN)).map((view) => viewRow(view, log));
     return [lane(title), h("ol", {}, rows), views.length > rows.length && this.#moreButton(log)];
   }
@@ -40,7 +40,7 @@ export class Viewers {
       this.#showsAll = true;
       this.draw(log, this.#views);
     };
-    const label = `All ${plural(this.#views.length, "viewer")}`;
+    const label = `Show all ${plural(this.#views.length, "viewer")}`;
     return h("button", { type: "button", class: "quiet", onclick: showAll }, label);
   }
 }
@@ -49,10 +49,10 @@ const HOW = new Map(
   Object.entries({
     finished: "finished",
     left: "left",
-    drained: "sent away by a drain",
-    too_slow: "too slow, cut",
+    drained: "disconnected by a drain",
+    too_slow: "cut: too slow",
     vanished: "vanished",
-    server_lost: "its server was lost",
+    server_lost: "server lost",
   }),
 );
 
@@ -68,22 +68,22 @@ function viewRow(view, log) {
   const bar = h("div", { class: `viewer-bar ${tone(view)}` });
   bar.style.left = `${100 * from}%`;
   bar.style.width = `${100 * (to - from)}%`;
-  const text = h("span", { class: `viewer-text ${tone(view)}` }, visible(told(view, isLate && opened - log.end)));
+  const text = h("span", { class: `viewer-text ${tone(view)}` }, visible(summary(view, isLate && opened - log.end)));
   if (from > RIGHT_PART) text.style.right = `${100 * (1 - to)}%`;
   else text.style.left = `${100 * from}%`;
-  const agent = said(agentName(view.user_agent), { title: visible(view.user_agent ?? ""), class: "muted" });
-  const row = lane(h("span", {}, said(view.who), " ", agent), bar, text);
+  const agent = isolated(agentName(view.user_agent), { title: visible(view.user_agent ?? ""), class: "muted" });
+  const row = lane(h("span", {}, isolated(view.who), " ", agent), bar, text);
   row.classList.add("viewer");
   return h("li", { class: isLate ? "late" : null }, row);
 }
 
-function told(view, late) {
-  const seen = view.first_id === null ? "no event" : `${view.first_id}–${view.last_id}`;
+function summary(view, late) {
+  const range = view.first_id === null ? "no event" : `${view.first_id}–${view.last_id}`;
   const ended = view.closed_at ? (HOW.get(view.how) ?? view.how ?? "closed") : "connected";
   return [
     late !== false && `${duration(late)} after the end`,
     view.requested > 0 && `after ${view.requested}`,
-    seen,
+    range,
     ended,
   ]
     .filter(Boolean)

@@ -74,7 +74,7 @@ def test_the_seal_is_a_badge_and_its_findings_are_told(
 ) -> None:
     live = seeds.external(*words(3))
     open_player(page, seeds, live)
-    expect(page.locator(".badges .seal")).to_have_text("Sealed at its end")
+    expect(page.locator(".badges .seal")).to_have_text("Sealed after it ends")
     seeds.append(live, DONE)
     sid = until_archived(seeds, live)
     open_player(page, seeds, sid)

@@ -26,7 +26,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def give(page: Page, key: str) -> None:
-    expect(page.get_by_role("dialog")).to_contain_text("This server needs a key")
+    expect(page.get_by_role("dialog")).to_contain_text("This server requires a key")
     page.get_by_label("API key").fill(key)
     page.keyboard.press("Enter")
 
@@ -38,7 +38,7 @@ def test_it_asks_for_the_key_and_works_with_it(page: Page, keyed: Deployment) ->
     page.get_by_label("Prompt", exact=True).fill("[[tokens=20 rate=50 ttft_ms=0]]")
     page.get_by_role("button", name="Send").click()
     give(page, "wrong-but-long-enough-for-a-key")
-    expect(page.get_by_role("dialog")).to_contain_text("The server does not take that key.")
+    expect(page.get_by_role("dialog")).to_contain_text("The server does not accept this key.")
     give(page, KEY)
     expect(page.locator(".network")).to_have_text("Complete")
 
@@ -61,7 +61,7 @@ def test_it_asks_for_the_key_and_works_with_it(page: Page, keyed: Deployment) ->
     assert KEY not in page.content()
 
     page.get_by_role("button", name="Forget key").click()
-    expect(page.get_by_role("dialog")).to_contain_text("This server needs a key")
+    expect(page.get_by_role("dialog")).to_contain_text("This server requires a key")
     assert page.evaluate("() => sessionStorage.length") == 0
 
 

@@ -208,7 +208,7 @@ def test_a_restart_voids_the_text_and_an_error_keeps_what_there_is(page: Page, s
     until_ended(page)
     assert answer(page) == seeds.text(sid)
     assert page.locator(".answer-notice").all_text_contents() == [
-        "Restarted as attempt 3: provider_cut. What came before is void."
+        "Restarted as attempt 3: provider_cut. Everything before it was discarded."
     ]
     expect(page.locator(".answer-ending.error")).to_have_text(re.compile("Error provider_cut: .+"))
 

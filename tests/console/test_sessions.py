@@ -84,7 +84,7 @@ def test_filters_narrow_the_list_and_stay_in_the_address(page: Page, seeds: Seed
     assert page.get_by_label("User", exact=True).input_value() == "anna"
 
     page.get_by_label("User", exact=True).fill("nobody")
-    expect(page.locator("main .notice.empty")).to_contain_text("No stream matches")
+    expect(page.locator("main .notice.empty")).to_contain_text("No streams match")
     page.get_by_role("button", name="Clear", exact=True).click()
     expect(page.locator("tbody tr").first).to_be_visible()
     assert page.url.endswith("#/sessions")
@@ -109,7 +109,7 @@ def test_a_time_range_is_asked_of_the_server(page: Page, seeds: Seeds, session: 
     until_shown(page, sid)
     page.get_by_label("Created", exact=True).select_option("custom")
     page.get_by_label("Created before", exact=True).fill("2020-01-01T00:00")
-    expect(page.locator("main .notice.empty")).to_contain_text("No stream matches")
+    expect(page.locator("main .notice.empty")).to_contain_text("No streams match")
 
 
 def test_the_model_is_asked_of_the_server(page: Page, seeds: Seeds, session: str) -> None:
@@ -143,7 +143,7 @@ def test_a_stream_that_has_ended_leaves_the_running_ones(page: Page, seeds: Seed
     until_shown(page, sid)
     seeds.append(sid, DONE)
     look_again(page)
-    expect(page.locator("main .notice.empty")).to_contain_text("No stream matches")
+    expect(page.locator("main .notice.empty")).to_contain_text("No streams match")
 
 
 def test_a_stream_that_comes_to_the_filtered_state_stands_where_it_was_created(
@@ -182,7 +182,7 @@ def test_a_pasted_id_opens_its_stream(page: Page, seeds: Seeds, session: str) ->
     box = page.get_by_label("Stream id")
     box.fill("0" * 32)
     box.press("Enter")
-    expect(page.locator(".goto .field-error")).to_have_text("There is no stream of that id.")
+    expect(page.locator(".goto .field-error")).to_have_text("There is no stream with this id.")
     box.fill(f"  {seeds.url}/v1/streams/{sid}/events?follow=0 ")
     box.press("Enter")
     page.wait_for_url(re.compile(f"#/stream/{sid}$"))
@@ -194,7 +194,7 @@ def test_a_stream_that_is_no_longer_kept_says_so(page: Page, seeds: Seeds, sessi
     with Redis.from_url(seeds.deployment.redis_url) as redis:
         redis.delete(*redis.keys(f"*{{{sid}}}*"))
     page.goto(f"{seeds.url}/#/stream/{sid}")
-    expect(page.locator(".notice.tombstone")).to_contain_text("No longer kept")
+    expect(page.locator(".notice.tombstone")).to_contain_text("No longer available")
 
 
 def test_a_server_without_streams_says_how_to_start_one_and_one_that_went_away_is_said(

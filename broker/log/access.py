@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import secrets
 import socket
 import time
@@ -24,7 +23,6 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from broker.auth import Grant
 from broker.log.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -47,13 +45,10 @@ LOST_AFTER_MS = 600_000
 TIERS_LIFE_S = 86_400
 """Far longer than LOST_AFTER_MS. The list expires after it if all its servers have ended."""
 
-HEADER_CHARACTERS = 300
-"""Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
 
 SERVER_LOST = "server_lost"
 
 _TIMES = ("opened", "closed")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class View:
@@ -153,24 +148,6 @@ class AccessRecord:
         return {**record, **times}
 
 
-def request_details(
-    grant: Grant, address: str | None, headers: Mapping[str, str], form: str, cursor: int
-) -> dict[str, Any]:
-    """What a viewer's request says about the viewer. `forwarded_for` is a header: a client or a proxy wrote it.
-
-    `form`: the format of the answer. `cursor`: the event id after which it begins.
-    """
-    return {
-        "tenant": grant.tenant,
-        "who": grant.who,
-        "address": address,
-        "forwarded_for": _clean(headers.get("x-forwarded-for")),
-        "user_agent": _clean(headers.get("user-agent")),
-        "format": form,
-        "requested": cursor,
-    }
-
-
 async def read_views(
     redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
 ) -> list[dict[str, Any]]:
@@ -190,10 +167,6 @@ def _closed_if_lost(record: dict[str, Any], alive: set[str], now_ms: int, lost_a
     if "how" in record or record["server"] in alive or record["opened"] > now_ms - lost_after_ms:
         return record
     return {**record, "first_id": None, "last_id": None, "closed": now_ms, "how": SERVER_LOST}
-
-
-def _clean(text: str | None) -> str | None:
-    return None if text is None else _CONTROLS.sub("", text)[:HEADER_CHARACTERS]
 
 
 def _now_ms() -> int:

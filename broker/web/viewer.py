@@ -18,6 +18,7 @@ by `leave`, which cancels that task where it waits: for an event, or for room. N
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
@@ -26,6 +27,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import farewell, retry_line
 from broker.errors import Draining, LasteventError, TooManyViewers
@@ -33,6 +35,33 @@ from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, retry_delay_ms
+
+HEADER_CHARACTERS = 300
+"""Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def request_details(
+    grant: Grant, address: str | None, headers: Mapping[str, str], form: str, cursor: int
+) -> dict[str, Any]:
+    """What a viewer's request says about the viewer. `forwarded_for` is a header: a client or a proxy wrote it.
+
+    `form`: the format of the answer. `cursor`: the event id after which it begins.
+    """
+    return {
+        "tenant": grant.tenant,
+        "who": grant.who,
+        "address": address,
+        "forwarded_for": _clean(headers.get("x-forwarded-for")),
+        "user_agent": _clean(headers.get("user-agent")),
+        "format": form,
+        "requested": cursor,
+    }
+
+
+def _clean(text: str | None) -> str | None:
+    return None if text is None else _CONTROLS.sub("", text)[:HEADER_CHARACTERS]
 
 
 class Viewers:

@@ -16,7 +16,7 @@ from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import ArchiveUnavailable, Draining, StoreUnavailable, TooManyViewers
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
-from broker.log.access import View, request_details
+from broker.log.access import View
 from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
@@ -24,7 +24,7 @@ from broker.web.inputs import Accept, CursorQuery, LastEventId, wanted_format
 from broker.web.openapi import gives
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
-from broker.web.viewer import CutResponse, EventsResponse
+from broker.web.viewer import CutResponse, EventsResponse, request_details
 
 router = APIRouter()
 

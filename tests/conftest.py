@@ -24,6 +24,7 @@ from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
 from broker.store.connect import connect
 from tests.archive.postgres import postgres_binaries, running_postgres
+from tests.rig import starts
 from tests.rig.deployment import Deployment, Process
 from tests.rig.key_leaks import fail_on_leaked_keys
 from tests.rig.streams import committing
@@ -72,6 +73,11 @@ WAITING = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return starts.is_left_out(collection_path, config.option.markexpr) or None
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     for item in items:
         if label := getattr(item, "operation_label", None):  # schemathesis gives its tests one id, all of them
@@ -79,6 +85,13 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
     # xdist, which hands out whole files here, would run only one of those that share an id.
     assert len({item.nodeid for item in items}) == len(items)
     items.sort(key=lambda item: WAITING.index(folder) if (folder := item.path.parent.name) in WAITING else len(WAITING))
+    starts.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with starts.only_if_marked(item):
+        return (yield)
 
 
 def pytest_collection_finish() -> None:
@@ -94,9 +107,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _no_process_outlives_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     inside = str(tmp_path_factory.getbasetemp().resolve())
     # In a session of its own, since a Ctrl-C or a kill of the process group must not take it too.
-    with subprocess.Popen(
-        [sys.executable, "-IS", "-c", _REAPER, inside], stdin=subprocess.PIPE, cwd="/", start_new_session=True
-    ):
+    with starts.for_the_session():
+        reaper = subprocess.Popen(
+            [sys.executable, "-IS", "-c", _REAPER, inside], stdin=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+    with reaper:
         yield
 
 

@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,22 @@ def modules(*packages: str) -> dict[str, Path]:
 def imports(source: str, known: Iterable[str]) -> set[str]:
     """The modules that a source imports, wherever in it; of the product's own, down to the module."""
     known, found = set(known), set()
+    for module, names in _statements(source):
+        named = {f"{module}.{name}" for name in names}
+        found |= (named & known) | ({module} if named - known or not named else set())
+    return found
+
+
+@cache
+def _statements(source: str) -> list[tuple[str, tuple[str, ...]]]:
+    """(module, what is taken from it) of each import."""
+    found: list[tuple[str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "an import is relative"
-            module = node.module or ""
-            named = {f"{module}.{alias.name}" for alias in node.names}
-            found |= (named & known) | ({module} if named - known else set())
+            found.append((node.module or "", tuple(alias.name for alias in node.names)))
     return found
 
 

@@ -67,7 +67,10 @@ class ArchivedLog:
             is_known = is_known or any(event.id == cursor for event in taken)
             events = [event for event in taken if event.id > cursor]
             await asyncio.sleep(0)  # others have their turns between two pages
-        self._at = events[-1].id if events else cursor
+        if events:
+            self._at = events[-1].id
+        else:  # the end; a cursor that is not in the log is not known the next time either
+            self._at = cursor if is_known else -1
         return Page(self._state, self._tail, is_known, events, self._unpacking.left > 0)
 
     async def read_last(self, sid: str) -> Event:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import NamedTuple
 
 from broker.dialects.format import Batch
@@ -44,15 +45,16 @@ async def paced(
 
 
 async def is_empty(log: ReadableLog, sid: str, span: Span) -> bool:
-    return not [page async for page in _pages(log, sid, span, count=1)]
+    async with aclosing(_pages(log, sid, span)) as pages:
+        return await anext(pages, None) is None
 
 
-async def _pages(log: ReadableLog, sid: str, span: Span, **limits: int) -> AsyncIterator[list[Event]]:
+async def _pages(log: ReadableLog, sid: str, span: Span) -> AsyncGenerator[list[Event], None]:
     cursor, more = span.after, True
     while more:
-        page = await log.read_page(sid, cursor, **limits)
+        page = await log.read_page(sid, cursor)
         events = [event for event in page.events if event.id <= span.last]
         if events:
             yield events
             cursor = events[-1].id
-        more = page.more and len(events) == len(page.events) and not limits
+        more = page.more and len(events) == len(page.events)

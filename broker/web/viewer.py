@@ -18,6 +18,7 @@ by `leave`, which cancels that task where it waits: for an event, or for room. N
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
@@ -30,11 +31,13 @@ from starlette.types import Receive, Scope, Send
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import farewell, retry_line
-from broker.errors import Draining, LasteventError, TooManyViewers
+from broker.errors import ArchiveDamaged, Draining, LasteventError, TooManyViewers
 from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, retry_delay_ms
+
+logger = logging.getLogger(__name__)
 
 HEADER_CHARACTERS = 300
 """Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
@@ -213,6 +216,9 @@ class EventsResponse(Response):
             await self._send(send, opening and opening + b"\n", more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
+        except ArchiveDamaged:
+            logger.exception("stream %s: its viewer is cut", self._view.sid)
+            return Ended.VANISHED
         except LasteventError:
             return Ended.VANISHED
         return Ended.FINISHED

@@ -16,7 +16,7 @@ from broker.archive.signing import PUBLIC_NAME, load_or_make_signer, load_public
 from tests.archive.archive import TestArchive
 from tests.archive.postgres import USER, connect
 
-DATABASES = ("sqlite", "postgresql")
+DATABASES = ("sqlite", pytest.param("postgresql", marks=pytest.mark.processes))
 
 
 @pytest.fixture(params=DATABASES)

@@ -457,6 +457,7 @@ def either_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_archive(request, tmp_path)
 
 
+@pytest.mark.processes
 async def test_killed_at_any_step_it_archives_each_stream_once_and_releases_none_early(
     log: StreamLog, either_url: str, valkey_url: str, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ async def test_a_second_start_finds_it_done(archive_url: str) -> None:
     assert await is_whole(archive_url)
 
 
+@pytest.mark.processes
 async def test_two_that_start_together_both_succeed(archive_url: str) -> None:
     started = [prepare(archive_url) for _ in range(3)]
     for process in started:
@@ -78,6 +79,7 @@ async def test_two_that_start_together_both_succeed(archive_url: str) -> None:
     assert await is_whole(archive_url)
 
 
+@pytest.mark.processes
 async def test_one_that_is_killed_at_any_step_leaves_nothing_in_the_way(archive_url: str) -> None:
     steps = range(1, 200, 3) if os.environ.get("LASTEVENT_LONG_TESTS") else (4, 14, 20)
     for kill_at in steps:
@@ -163,6 +165,7 @@ def test_what_is_no_archive_is_refused(url: str) -> None:
         parse_archive_url(url)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("archive_url", ["postgresql"], indirect=True)  # SQLite has no server that could freeze
 async def test_a_database_that_is_frozen_is_away(archive: TestArchive) -> None:
     """It takes what is sent, and never answers."""

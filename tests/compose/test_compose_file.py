@@ -13,7 +13,7 @@ import pytest
 from broker.settings import PREFIX, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
 from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, OURS, ROOT, SERVICES, WRITER_PASSWORD, settings
-from worker.main import CLOSE_S
+from worker.dispatch import CLOSE_S
 from worker.worker import HAND_OVER_S
 
 ONCE = ["certificate", "seal-key"]

@@ -33,6 +33,8 @@ import worker
 
 CAN_FORK = hasattr(os, "pidfd_open")  # Linux
 RUN_LIMIT_S = 60.0
+FORK = "lastevent.tests.fork"
+"""The audit event of a process that is forked; its module is the argument."""
 
 
 class Forked:
@@ -79,6 +81,7 @@ class Zygote:
         self, module: str, argv: list[str], environment: dict[str, str], folder: Path, files: tuple[Path, Path, Path]
     ) -> Forked:
         """`files`: its standard input, output and error, which are there already."""
+        sys.audit(FORK, module)
         where = {"folder": str(folder), "files": [str(file) for file in files]}
         return Forked(self, self.ask({"module": module, "argv": argv, "environment": environment, **where}))
 

@@ -40,6 +40,7 @@ def command(*args: str, folder: Path, **settings: str) -> "subprocess.CompletedP
         ("serve --web 2", "0.0.0.0"),
     ],
 )
+@pytest.mark.processes
 def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Path, what: str, host: str) -> None:
     ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path)
     assert ended.returncode == 2
@@ -49,6 +50,7 @@ def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("keys", ["short", f"{KEY},short", " , "])
 def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, keys: str) -> None:
     ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, LASTEVENT_API_KEYS=keys)

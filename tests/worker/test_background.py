@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 import broker.process.loops
-import broker.web.app
+import broker.web.tier
 from broker.log.stream_log import StreamLog
 from broker.settings import Settings
 from broker.web.app import Tier
@@ -169,7 +169,7 @@ async def test_a_server_whose_loop_is_gone_for_good_drains_and_ends(
     valkey_url: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = asyncio.Event()
-    monkeypatch.setattr(broker.web.app, "_end_this_process", ended.set)
+    monkeypatch.setattr(broker.web.tier, "_end_this_process", ended.set)
     tier = Tier(Settings(redis_url=valkey_url))
     async with asyncio.timeout(LIMIT_S), tier.running(FastAPI()):
         await _started(name)

@@ -324,6 +324,7 @@ def test_closing_cuts_every_answer_quietly_and_frees_the_port(caplog: pytest.Log
     assert [record.message for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_as_a_command_it_says_where_it_listens_and_ends_quietly_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "worker.standin", "--port", "0"]
@@ -340,6 +341,7 @@ def test_as_a_command_it_says_where_it_listens_and_ends_quietly_on_a_signal(numb
         assert process.communicate() == ("", "")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("port", ["-1", "65536", "9" * 30, "x", ""])
 def test_as_a_command_it_names_a_port_that_is_not_one(port: str) -> None:
     command = [sys.executable, "-m", "worker.standin", "--port", port]

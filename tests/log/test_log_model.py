@@ -389,8 +389,8 @@ def _run(connect: Callable[[], Redis], examples: int, steps: int) -> None:
 
 def test_the_scripts_do_what_the_model_does() -> None:
     with _fakeredis_with_info():
-        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=60, steps=40)
+        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20, steps=40)
 
 
 def test_a_real_server_does_too(valkey_url: str) -> None:
-    _run(lambda: Redis.from_url(valkey_url), examples=40, steps=40)
+    _run(lambda: Redis.from_url(valkey_url), examples=60, steps=40)

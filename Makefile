@@ -1,7 +1,7 @@
 # Everything works from a fresh clone that has make and Python 3.11 or newer; nothing is installed outside of .venv.
 #
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
-#   make quick     the tests that start no processes, at each save: half a minute (make quick ARGS="-x")
+#   make quick     the tests that start no processes, at each save: under a minute (make quick ARGS="-x")
 #   make test      all tests (make test ARGS="tests/log -x")
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
@@ -21,11 +21,11 @@ setup: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/lastevent up $(ARGS)
 
-# Five processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
+# Four processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
 # servers, browsers and databases. With .pyc files, also where they are switched off: without them each process
 # compiles every test for itself.
 test: .venv/installed
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What starts processes is left out by tests/rig/starts.py; the search of the protocol takes too long for it.
 quick: .venv/installed

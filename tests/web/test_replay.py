@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -105,35 +106,35 @@ def test_a_replay_counts_as_a_viewer_wherever_one_counts(
     deployment = own_deployment(servers=1, workers=0, LASTEVENT_MAX_VIEWERS="2", LASTEVENT_HEARTBEAT_S="0.1")
     api = open_api(deployment.url)
     sid = api.start_external()
-    time.sleep(0.05)  # between the first event and the last: at this speed, minutes
-    api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
-    with ThreadPoolExecutor(5) as together:
-        replays = list(together.map(lambda _: replay(api, sid, "?speed=0.001"), range(5)))
+    for kind in ("text_delta", "text_delta", "done"):  # an exchange each: at this speed, a quarter of an hour apart
+        api.append(sid, (kind, {}))
+    with ExitStack() as stack, ThreadPoolExecutor(5) as together:
+        replays = list(together.map(lambda _: stack.enter_context(replay(api, sid, "?speed=0.000001")), range(5)))
         statuses = sorted(together.map(lambda answer: answer.status, replays))
-    assert statuses == [200, 200, 429, 429, 429]
-    first, second = (answer for answer in replays if answer.status == 200)
-    for answer in (first, second):
-        answer.read_until(lambda body: b": ping\n\n" in body)  # it waits for event 2, and says that it lives
-    for answer in replays:
-        if answer.status == 429:
-            assert answer.header("content-type") == "application/problem+json"
-    said = api.get("/metrics").text
-    assert "\nlastevent_viewers 2.0\n" in said
-    assert not re.search(r"^lastevent_sent_bytes_total 0\.0$", said, re.MULTILINE)
-    first.close()
-    wait_until(lambda: "\nlastevent_viewers 1.0\n" in api.get("/metrics").text, "the one that left is forgotten")
-    deployment.servers[0].send(signal.SIGTERM)
-    second.read_to_end()
-    assert not second.is_complete
-    assert b": draining\n\n" in second.body
-    assert deployment.servers[0].wait(20) == 0
-    deployment.servers[0].start()
-    deployment.wait_until_ready()
-    views = open_api(deployment.url).get(f"/v1/streams/{sid}/views").json()["views"]
-    assert sorted((view["format"], view["how"], view["last_id"]) for view in views) == [
-        ("replay", "drained", 1),
-        ("replay", "left", 1),
-    ]
+        assert statuses == [200, 200, 429, 429, 429]
+        first, second = (answer for answer in replays if answer.status == 200)
+        for answer in (first, second):
+            answer.read_until(lambda body: b": ping\n\n" in body)  # it waits for event 2, and says that it lives
+        for answer in replays:
+            if answer.status == 429:
+                assert answer.header("content-type") == "application/problem+json"
+        said = api.get("/metrics").text
+        assert "\nlastevent_viewers 2.0\n" in said
+        assert not re.search(r"^lastevent_sent_bytes_total 0\.0$", said, re.MULTILINE)
+        first.close()
+        wait_until(lambda: "\nlastevent_viewers 1.0\n" in api.get("/metrics").text, "the one that left is forgotten")
+        deployment.servers[0].send(signal.SIGTERM)
+        second.read_to_end()
+        assert not second.is_complete
+        assert b": draining\n\n" in second.body
+        assert deployment.servers[0].wait(20) == 0
+        deployment.servers[0].start()
+        deployment.wait_until_ready()
+        views = open_api(deployment.url).get(f"/v1/streams/{sid}/views").json()["views"]
+        assert sorted((view["format"], view["how"], view["last_id"]) for view in views) == [
+            ("replay", "drained", 1),
+            ("replay", "left", 1),
+        ]
 
 
 def test_export_is_the_whole_log_as_a_file(api: Api, finished: str) -> None:

@@ -120,7 +120,7 @@ class ArchiveReader:
         """Up to `limit` streams with their meta, newest first, after a place in the listing."""
         if _is_never_stored(which.session, which.user, which.model):
             return Part({}, None)
-        statement = listing(tenant, which, limit, after)
+        statement = streams_statement(tenant, which, limit, after)
         async with self._database.reading() as connection:
             rows = (await connection.execute(statement)).all()
         _, end = _places([(row.created, row.sid) for row in rows], limit)
@@ -180,7 +180,7 @@ def _is_never_stored(*asked: str | None) -> bool:
     return any("\0" in text for text in asked if text)
 
 
-def listing(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.Select[Any]:
+def streams_statement(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.Select[Any]:
     statement = sa.select(*LISTED).where(STREAMS.c.tenant == tenant)
     for name, column in FILTERS.items():
         if (wanted := getattr(which, name)) is not None:

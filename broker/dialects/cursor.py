@@ -14,7 +14,7 @@ _DIGITS = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 
 
 def parse_cursor(text: str | None) -> int | None:
-    """Where a viewer goes on: the id of the last event it has; 0 from the start; None at the latest event.
+    """Where a viewer resumes: the id of the last event it has; 0 from the start; None at the latest event.
 
     Absent and empty count the same (an EventSource that has no id sends none; some clients send an empty one).
     Raises BadCursor for anything but a canonical integer from 0 to 2^53 - 1, `earliest` or `latest`: a cursor that

@@ -1,8 +1,8 @@
 """The wire of Server-Sent Events: event → bytes; and its plain sibling, NDJSON. Pure functions, no framework.
 
 WHATWG HTML, section 9.2 "Server-sent events". A frame is `id:`, `event:`, `data:` (one line of JSON) and a blank
-line. `id:` comes first, and a client sets its last event id only at the blank line: a frame cut anywhere is not
-counted, and comes again.
+line. `id:` comes first, and a client sets its last event id only at the blank line: a frame cut anywhere does
+not count, and is sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NDJSON_MEDIA_TYPE = "application/x-ndjson"
 
 
 class Gap(NamedTuple):
-    """Events after the viewer's cursor no longer exist anywhere; it goes on with `earliest`."""
+    """Events after the viewer's cursor no longer exist anywhere; the viewer continues with `earliest`."""
 
     requested: int
     earliest: int

@@ -1,9 +1,9 @@
-"""Hub: one subscription a stream a process, however many viewers the stream has.
+"""Hub: one subscription per stream and process, however many viewers the stream has.
 
-What comes from Redis is put aside for its topic, and topics have their turns in the order in which something came for
-them. So when a process cannot keep up, what waits for a topic grows, and goes out as one batch in one write a viewer:
-batches grow instead of queues, and nobody is starved. A round ends after SLICE_S, so that new connections, and viewers
-that read the log, have their turns too.
+A message from Redis is put aside for its topic. Topics are served in the order in which a message came for them. So
+when a process cannot keep up, what waits for a topic grows, and leaves as one batch in one write per viewer: batches
+grow instead of queues, and no topic starves. A round ends after SLICE_S, so that new connections, and viewers that
+read the log, are served too.
 
 If the subscription breaks, every topic is emptied and its `version` changes: every viewer reads the log again.
 """

@@ -1,14 +1,14 @@
-"""The direct lane: a connection's transport, offered to the answer that it carries.
+"""The direct lane: a connection's transport, offered to the response that it carries.
 
-Awaiting ASGI's send() for each viewer and event costs more than the event. Our protocol class (protocol.py)
-offers the transport itself as an ASGI extension: a viewer at its stream's tail is then written to by its topic.
-Under any other ASGI server, and for HTTP/1.0, the same viewer is served through send(), with the same bytes.
+Awaiting ASGI's send() for each viewer and event costs more than the event. Our protocol class (web/protocol.py) offers
+the transport itself as an ASGI extension, so that a topic can write to the viewers at its stream's tail. Under any
+other ASGI server, and for HTTP/1.0, the same viewer is served through send(), with the same bytes.
 
-An answer with a lane goes on after the application has returned (`rest`): the web framework's frames around it, and the
-request's own data, would be most of what a waiting viewer costs in memory.
+A response with a lane continues after the application has returned (`continuation`): the web framework's frames around
+it, and the request's own data, would be most of what a waiting viewer costs in memory.
 
-Who writes: the answer's own task (through send()) until it hands its lane to a topic, the topic until it lets it go.
-Both write to the same transport, whose order is the order of the calls; so nothing can overtake anything.
+The response's own task writes (through send()) until it hands its lane to a topic; the topic writes until it releases
+the lane. Both write to the same transport, in the order of the calls, so nothing can overtake anything.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Lane:
         """What is left of the answer once the application has returned; it gets the server's own send()."""
         self.is_lost = transport.is_closing()
         self.is_paused = is_paused
-        """The connection holds as much as it may: who writes must wait, and that is what send() does."""
+        """The connection's buffer is full: a writer must wait, which is what send() does."""
         self.write = transport.write
         self.topic: Carrier | None = None
         self.wrote: tuple[int, int] | None = None
@@ -89,7 +89,7 @@ class Lane:
             self.left.set_result(cursor)
 
     def close(self) -> None:
-        """The answer is over: nobody is to be told of anything any more."""
+        """The response is over: nothing that happens to the connection matters any more."""
         self.on_lost = _nothing
 
     def hang_up(self) -> None:

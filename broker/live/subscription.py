@@ -1,8 +1,8 @@
 """The one Redis connection of a hub, in subscriber mode: made and authenticated by redis-py, read by hiredis directly.
 
-redis-py's PubSub reconnects by itself and tells nobody: what was published in between would be missed in silence. And
-it awaits for every message, where one wake-up here takes in whatever the kernel holds: 9 µs of CPU a message, 5.5 for
-its connection alone, 0.7 for this (bench/parts.py).
+redis-py's PubSub reconnects by itself and does not report it: what was published in between would be missed in
+silence. And it awaits for every message, where one wake-up here takes in all that the kernel holds: 9 µs of CPU a
+message, 5.5 for its connection alone, 0.7 for this (bench/parts.py).
 """
 
 from __future__ import annotations

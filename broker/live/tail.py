@@ -1,24 +1,24 @@
 """Replay, then follow: one loop over one cursor.
 
-Behind the tail the loop reads the log in pages; at the tail it follows the hub; when it lags, it reads again.
-There is no seam: the cursor is the only state, and every event is taken because its id is the next after it.
-A viewer with a lane (lane.py) is written to by its topic while it is at the tail; the loop sleeps meanwhile, and goes
-on with the cursor that the topic gives back.
+Behind the tail the loop reads the log in pages. At the tail it follows the hub. When it lags, it reads the log again.
+There is no seam: the cursor is the only state, and every event is taken because its id is the next one after it.
+While a viewer with a lane (lane.py) is at the tail, its topic writes to it and the loop sleeps. The loop then resumes
+at the cursor that the topic returns.
 
 The races, and why each is closed:
-- appended between the read and the subscription: the topic is subscribed first, read then; what both have is
-  dropped by the cursor
-- published but lost (a broken subscription, Redis' output limit): ids are dense, so a later batch shows a hole and
-  the log is read; if none comes, the broken connection changes the topic's version and the log is read
-- a hole that is none (a new pen's block begins): only the log knows, so the log is read
+- an event is appended between the read and the subscription: the topic is subscribed first and the log read then; the
+  cursor drops what both have
+- an event is published but lost (a broken subscription, Redis' output limit): ids are dense, so a later batch shows a
+  hole and the log is read; if no batch comes, the broken connection changes the topic's version and the log is read
+- a hole that is not one (a new pen's block begins): only the log knows, so the log is read
 - Redis rolled back, and the hub is ahead of the log: ring and log are each asked for what lies after *this* cursor
-- the cursor's own event was lost with a dead writer: when the loop moves on past it, it says `gap` first
-- the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that nobody waits for ever
-- published between the last look and the lane: there is no such moment, nothing is awaited between the two
-- the log is not read at all where the ring covers the cursor: it is dense from there on, and a message that was lost
-  since the subscription was made shows as a hole, or breaks it
-- several viewers read the same page at once (a reconnect storm): one read serves them, begun after each had looked;
-  one begun before the topic's last change is not shared
+- the cursor's own event was lost with a dead writer: before the loop moves past it, it gives `gap`
+- the ending is below the cursor (a cursor from elsewhere): it is sent alone, so that the viewer does not wait for ever
+- an event is published between the last look and the lane: there is no such moment, nothing is awaited between the two
+- where the ring covers the cursor, the log is not read at all: the ring is dense from there on, and a message lost
+  since the subscription was made shows as a hole, or breaks the ring
+- several viewers read the same page at once (a reconnect storm): they share one read that began after each of them had
+  looked; a read that began before the topic's last change is not shared
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def follow(
         pages = _Pages(log, topic)
         silence = _Silence(hub.heartbeat_s)
         if topic.version and topic.covers(cursor):
-            read_version = topic.version  # who comes back soon finds everything here
+            read_version = topic.version  # a viewer that returns soon finds everything here
         while True:
             ahead = topic.after(cursor)
             hole = ahead is None and topic.changes != read_changes
@@ -173,7 +173,7 @@ class _Pages:
         if key not in reads:
             reads[key] = asyncio.create_task(self._read_log(cursor), name="page")
             reads[key].add_done_callback(lambda read: (reads.pop(key), read.cancelled() or read.exception()))
-        # One viewer that leaves must not end it for the others; and if all have left, nobody hears how it failed.
+        # A viewer that leaves must not end the read for the others; if all have left, its failure has no reader.
         return await asyncio.shield(reads[key])
 
     async def _read_log(self, cursor: int) -> tuple[Page, Batch]:

@@ -1,21 +1,23 @@
-"""Topic: one followed stream in a process: its *ring* of recent events, and the viewers that are written to directly.
+"""Topic: one followed stream in a process: its *ring* of recent events, and the viewers that it writes to directly.
 
-The ring is dense (ids n, n+1, n+2 …). A viewer takes from it what lies after its own cursor, when it is ready; one that
-falls out of it reads the log, which is its queue. So nothing is queued for anybody.
+The ring is dense (ids n, n+1, n+2 …). A viewer that is ready takes from it what lies after its own cursor. A viewer
+that falls out of the ring reads the log, which is its queue. So nothing is queued for any viewer.
 
-A *live* viewer stands at the tail and has a lane (lane.py): what comes is encoded once and written to all of them, in
-one loop, without a task of theirs. They share one cursor, `_live_at`: that is what makes the loop short, and the seam
-simple. A viewer joins only at that very cursor, and leaves with it; whatever is not "the next events, and no ending"
-lets all of them go, and each goes on by itself (tail.py), with the ring and the log:
+A *live* viewer is at the tail and has a lane (lane.py). A new batch is encoded once and written to all live viewers in
+one loop, without a task of theirs. They share one cursor, `_live_at`: that makes the loop short and the seam simple. A
+viewer joins only at that very cursor, and leaves with it. Anything but "the next events, and no ending" releases all
+of them, and each continues by itself (tail.py), with the ring and the log:
 - a hole, or a new pen's block: only the log knows which
-- an overlap: a writer heals its log and says again what these have seen, and more; or these are ahead of the hub
+- an overlap: a writer heals its log and publishes again what these viewers have, and more; or they are ahead of the
+  hub
 - an ending: it closes each viewer in its own way
 - the subscription broke
-One whose connection takes no more (its transport has paused) is let go alone; its cursor counts what was written to it.
+A viewer whose connection accepts no more (its transport has paused) is released alone; its cursor counts what was
+written to it.
 
-What is seen already and what is a hole is judged by viewers' cursors, never by the ring's: after a rollback of Redis
-it may be ahead of the log. A batch that does not follow the ring's last event starts a new ring; one that overlaps
-replaces what it overlaps. A terminal event is kept aside as `ending`, whatever its id: no viewer may miss it.
+Viewers' cursors decide what is old and what is a hole, never the ring's: after a rollback of Redis the ring may be
+ahead of the log. A batch that does not follow the ring's last event starts a new ring; a batch that overlaps replaces
+what it overlaps. A terminal event is kept aside as `ending`, whatever its id: no viewer may miss it.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Topic:
         self.sid = sid
         self.version = 0
         self.changes = 0
-        """Grows with whatever happens here: a viewer that found a hole reads the log once a change, not in a loop."""
+        """Grows with each change: a viewer that found a hole reads the log once for each change, not in a loop."""
         self.ending: Event | None = None
         self.viewers = 0
         self.linger: asyncio.TimerHandle | None = None
@@ -195,7 +197,7 @@ class Topic:
         return is_at_tail and (not self._live or self._live_at == cursor)
 
     async def carry(self, lane: Lane, cursor: int) -> int:
-        """Write what comes to this viewer, until it has to go on by itself. Returns its cursor then."""
+        """Write new events to this viewer until it must continue by itself. Returns its cursor at that point."""
         left = asyncio.get_running_loop().create_future()
         lane.topic, lane.left = self, left
         self._live_at = cursor
@@ -243,7 +245,7 @@ def _write(bodies: list[tuple[tuple[Lane, ...], bytes]]) -> int:
             try:
                 lane.write(body)
             except Exception:
-                # It ends this viewer, who has not got these, and nobody else.
+                # It ends this viewer, which did not get these events, and no other.
                 logger.exception("a viewer could not be written to; its connection is given up")
                 lane.lose()
         written += len(body) * len(lanes)

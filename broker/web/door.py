@@ -1,7 +1,7 @@
 """What every request passes first: a request id, the rules of a keyless server, headers, and a last net.
 
-Without keys, whoever reaches the port may do everything; and every web page in the user's browser can reach
-loopback. So a keyless server answers only what no foreign page can send (design §6):
+Without keys, anything that reaches the port may do everything, and every web page in the user's browser can reach
+loopback. So a keyless server answers only what a foreign page cannot send (design §6):
 - Host is a loopback name: a page whose own domain was pointed at 127.0.0.1 (DNS rebinding) says its own name
 - no Forwarded or X-Forwarded-*: a proxy in front means that others than this machine are let in
 - no foreign Origin, and no Sec-Fetch-Site but same-origin and none: the browser's own word about the page,

@@ -14,7 +14,7 @@ RETRY_JITTER_MS = 1000
 
 
 def retry_delay_ms() -> int:
-    """When a viewer is to come back: each has a delay of its own."""
+    """After how long a viewer reconnects: each gets another delay."""
     return RETRY_MS + random.randrange(RETRY_JITTER_MS + 1)
 
 

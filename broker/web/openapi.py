@@ -36,7 +36,7 @@ def erases() -> dict[str, Any]:
 
 
 def takes(model: type[Body], status: int, description: str, *, optional: bool = False) -> dict[str, Any]:
-    """Bodies are read by strict_json, not by FastAPI; so the document is told of them here."""
+    """Bodies are read by strict_json, not by FastAPI; so they are added to the document here."""
     schema = {"$ref": _REF.format(model=model.__name__)}
     body = {"required": not optional, "content": {"application/json": {"schema": schema}}}
     answer: dict[str, Any] = {"description": description, "content": {"application/json": {}}}

@@ -1,12 +1,13 @@
 """A web process: uvicorn, its own listening socket, and its drain.
 
 Each process binds the port itself (SO_REUSEPORT) and closes it when it drains: a listener held by a parent would
-go on taking connections that nobody answers. Draining begins at the signal, not in the lifespan's shutdown, which
-uvicorn runs only after the connections have gone: here they go because of it.
+continue to accept connections that no process answers. Draining begins at the signal, not in the lifespan's shutdown,
+which uvicorn runs only after the connections have gone: here they go because of it.
 
-Closing a listener resets whatever the kernel has queued for it, though its siblings could have taken it. So a drain
-has two steps: for SETTLE_S no new connection is begun here (its SYN is dropped; it comes again a second later, to a
-sibling), while those already begun are accepted and served as ever; then the listener closes, and viewers are cut.
+Closing a listener resets the connections that the kernel has queued for it, though its siblings could have taken them.
+So a drain has two steps. For SETTLE_S no new connection begins here (its SYN is dropped, and sent again a second
+later, to a sibling), while those already begun are accepted and served as usual. Then the listener closes and viewers
+are cut.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
 
 def _tune_garbage_collection() -> None:
     """Viewers are many objects that live long and are freed without the collector: it would walk all of them again and
-    again, half a second at a time. It still comes, once in some millions of allocations, for whatever is left.
+    again, half a second at a time. It still runs once in some millions of allocations, for what is left.
     """
     gc.collect()
     gc.freeze()

@@ -87,7 +87,7 @@ def check(model: type[Model], value: Any) -> Model:
 
 
 def _explain(problem: Any) -> str:
-    # Names of unknown fields are the caller's input too: only positions, and names that the model knows, are told.
+    # Names of unknown fields are the caller's input too: only positions, and names that the model knows, are reported.
     if problem["type"] == "extra_forbidden":
         return "there is a field this request does not have"
     if problem["type"] == "model_type" and not problem["loc"]:

@@ -1,18 +1,18 @@
-"""One viewer's connection: steps of the tail → bytes → ASGI, until the stream ends or the viewer goes.
+"""One viewer's connection: steps of the tail → bytes → ASGI, until the stream ends or the viewer leaves.
 
 How a connection ends, each distinct on the wire:
-- finished    after a terminal event (or the end of follow=0): the proper end, the final chunk. Nothing else has one
+- finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
-- drained     this server goes away: `retry:` and a comment, then a cut
+- drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    nothing could be written for `stall_s`: a cut; the viewer resumes
-- vanished    the stream is gone from under it: a cut
+- vanished    the stream disappeared, or its archived log is damaged: a cut
 
-A cut is an answer that is never completed: ASGI servers close the connection without the final chunk, which is how
-clients tell it from the end. Some take a proper end for the stream's own.
+A cut is a response that is never completed: ASGI servers close the connection without the final chunk, which is how
+clients tell a cut from the end. Some clients take a proper end for the stream's own.
 
-A viewer is one task, the server's own for its request. Whatever else ends it (the connection is lost, a drain) says so
-by `leave`, which cancels that task where it waits: for an event, or for room. Never within a frame. With a lane
-(lane.py) the task sleeps while the viewer is at its stream's tail.
+A viewer is one task, the one that the server made for its request. Anything else that ends it (the connection is lost,
+a drain) calls `leave`, which cancels that task where it waits: for an event, or for room, never within a frame. With a
+lane (live/lane.py) the task sleeps while the viewer is at its stream's tail.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _clean(text: str | None) -> str | None:
 
 
 class Viewers:
-    """The viewers of this process: who is here, how they ended, and the one signal that sends them all away."""
+    """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
     def __init__(self, access: AccessRecord, *, limit: int, stall_s: float) -> None:
         self.access = access
@@ -158,7 +158,7 @@ class EventsResponse(Response):
             lane.hang_up()
 
     async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
-        # What happened between the request's own checks and here was told to nobody.
+        # Nothing noticed what happened between the request's own checks and here.
         if lane and lane.is_lost:
             return Ended.LEFT
         if not self._viewers.draining.is_set():
@@ -166,7 +166,7 @@ class EventsResponse(Response):
             if ended is not Ended.DRAINED:
                 return ended
         await self._say_farewell(send, Draining.code)
-        if lane:  # who does not read would hold up this server's exit
+        if lane:  # a viewer that does not read would delay this server's exit
             asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
         return Ended.DRAINED
 
@@ -275,5 +275,5 @@ class CutResponse(Response):
 
 
 def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
-    # nginx buffers what it proxies unless told not to. The media type stands alone: SSE is always UTF-8.
+    # nginx buffers what it proxies unless it is asked not to. The media type stands alone: SSE is always UTF-8.
     return {"Content-Type": form.media_type, "X-Accel-Buffering": "no", **more}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import sqlalchemy as sa
 
-from broker.archive.reader import listing
+from broker.archive.reader import streams_statement
 from broker.archive.writer import finished
 from broker.log.index import Filter, Place
 from broker.log.meta import Meta, new_sid
@@ -115,7 +115,7 @@ async def test_each_filter_is_answered_by_an_index_in_its_order(
 ) -> None:
     """As the query plan says: no scan of the table, and nothing sorted."""
     archive, _ = filled
-    statement = listing("t", FILTERS[name], 50, Place(NOW_MS - 30, SID) if is_later else None)
+    statement = streams_statement("t", FILTERS[name], 50, Place(NOW_MS - 30, SID) if is_later else None)
     plan = await plan_of(archive, statement)
     assert INDEXES[name] in plan, plan
     assert not any(word in plan for word in ("TEMP B-TREE", "SCAN streams\n", "Seq Scan", "Sort")), plan

@@ -1,13 +1,13 @@
 """The registry: each provider by the name that a model begins with, and how its client is made.
 
-To add one: its adapter in a file of its own here, a line in `_MAKERS`, and its variables in broker/settings.py.
+To add one: its adapter in a file of its own here, a line in `MAKERS`, and its variables in broker/settings.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker.settings import PROVIDERS, Settings, provider_variable
+from broker.settings import Settings, provider_variable
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.provider import Provider
 from worker.standin.server import StandIn
@@ -17,7 +17,7 @@ def make_provider(settings: Settings) -> tuple[Provider, StandIn | None]:
     """The client of the default model's provider; where no variable sets it up, of the stand-in in its place."""
     name = settings.default_model.partition("/")[0]
     standin = None if provider_variable(name) else StandIn()
-    return _MAKERS[name](settings, standin), standin
+    return MAKERS[name](settings, standin), standin
 
 
 def _anthropic(settings: Settings, standin: StandIn | None) -> Provider:
@@ -28,5 +28,4 @@ def _anthropic(settings: Settings, standin: StandIn | None) -> Provider:
     )
 
 
-_MAKERS: dict[str, Callable[[Settings, StandIn | None], Provider]] = {"anthropic": _anthropic}
-assert _MAKERS.keys() == PROVIDERS.keys()
+MAKERS: dict[str, Callable[[Settings, StandIn | None], Provider]] = {"anthropic": _anthropic}

@@ -1,7 +1,7 @@
 """The routes, each a function that says what it takes and gives.
 
 starting.py   POST /v1/streams, …/regenerate, …/cancel
-following.py  GET …/events, …/replay: answers that go on
+following.py  GET …/events, …/replay: responses that continue
 reading.py    GET …/{id}, …/text, …/export: a stream as it is now
 producing.py  POST …/events, …/heartbeat: external producers
 listings.py   GET /v1/streams, /v1/sessions…

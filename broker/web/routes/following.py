@@ -1,4 +1,4 @@
-"""Follow a stream, and watch it again: answers whose body goes on."""
+"""Follow a stream, and replay it at its own pace: responses whose body continues."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ async def streams(
     tier = Tier.of(request)
     grant = tier.read_all_grant(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
-    shown = partial(tier.stream_json, grant=grant)
-    return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown))
+    to_json = partial(tier.stream_json, grant=grant)
+    return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json))
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
@@ -47,8 +47,8 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
     grant = tier.full_grant(request)  # names of sessions are the callers' own
-    which, shown = Filter(session=session_id), partial(tier.stream_json, grant=grant)
-    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=shown)
+    which, to_json = Filter(session=session_id), partial(tier.stream_json, grant=grant)
+    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json)
     return json_response({"id": session_id, **page})
 
 

@@ -148,5 +148,5 @@ def test_a_masked_key_sees_masks_and_is_told_so(
         until_at(page, 4, 4)
         assert answer(page) == "███████!"
         expect(page.get_by_text("Masked for this key: numbers")).to_be_visible()
-        assert "555" not in page.content()
+        assert not re.search(r"(?<!\.)555", page.content().replace(sid, ""))  # a time may end in .555
         assert "1234" not in (page.locator(".facts").text_content() or "").replace(sid, "")

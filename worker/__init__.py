@@ -6,7 +6,7 @@ dispatch.py     arq's queue hands streams to this worker, as far as it has room
 generation.py   one generation: from its claim over the provider's events to exactly one ending
 attempts.py     how often a generation may start, and what viewers learn when it may not start again
 providers/      the model providers, each behind one interface
-heartbeat.py    renews the leases of the streams that this worker writes
+heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)
 sweeper.py      finds streams without a living owner, and takes them over or ends them
 abandonment.py  cancels a generation without viewers
 archiving/      takes what has ended out of Redis into the archive

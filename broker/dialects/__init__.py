@@ -1,8 +1,9 @@
-"""From events to bytes, and from headers to cursors: pure functions, one file a dialect.
+"""From events to bytes, and from headers to cursors: pure functions.
 
-To add a dialect: a file here for its frames, and broker/web/routes/<name>.py for its routes.
+To add a dialect: a file here for its frames, a member of Format (format.py), and broker/web/routes/<name>.py for its
+routes, which web/app.py lists.
 
 format.py  what a viewer asked for (SSE or NDJSON, exact or compact), and batches that are encoded once for all viewers
-sse.py     Server-Sent Events: frames, notices, farewells
+sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
 cursor.py  Last-Event-ID → where a viewer resumes
 """

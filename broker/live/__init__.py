@@ -1,8 +1,9 @@
-"""From the log to its viewers, without a web framework. The heart is tail.py: cursor → next step.
+"""From the log to its viewers, without a web framework. The heart is tail.py: from a viewer's cursor to what it is
+sent next.
 
 tail.py          replay, then follow: one loop over one cursor, with its races
-hub.py           one subscription a stream a process; topics are served in turn
+hub.py           one Redis subscription for each followed stream, shared by its viewers; serves the topics in turn
 topic.py         a followed stream: the ring of its recent events, and the viewers at its tail, written to directly
-lane.py          a connection's transport, as a topic writes to it
+lane.py          a connection's transport, as a topic writes to it; how it is dropped
 subscription.py  the one Redis connection of a hub
 """

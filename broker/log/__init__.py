@@ -1,17 +1,21 @@
 """START HERE. The log: a stream's events in Redis, the steps that change them, and the writers that heal them.
 
+Its words: the writer of a stream holds the *pen* (epoch, claim id, base) for as long as its *lease* runs and is
+renewed. A *seizure* takes the pen and writes the ending in one step, as a cancel does. To *heal* is to put back what
+Redis lost.
+
 stream_log.py   StreamLog, which everything revolves around: one method a step, and the reads
 steps.py        the values that steps take and return: the pen, a claim, an append, a seizure, a page
 script.py       how each Lua script is called, and what its answer means
 scripts/        the steps themselves: one atomic Lua script each
-servers.py      which Redis server this is and since when: the boot rule, after a restart or a failover
+servers.py      which Redis server this is, since when, and who must wait after a restart or a failover (the boot rule)
 event.py        the event, and the forms in which it is stored and published
 keys.py         every Redis key, on one screen
-meta.py         what is kept of a stream beside its events: each field declared once
+meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
-pulse.py        notices that this process stood still for a lease, and so may not heal
-seizures.py     endings written by taking the pen, kept for a lease
+pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal
+seizures.py     every cancel goes through here: it keeps the ending for a lease, and puts it back if Redis loses it
 idempotency.py  a repeated request leads to the same stream
 access.py       the access record: who saw which events
 queue.py        arq's queue of streams that wait for a worker

@@ -6,7 +6,7 @@ routes/         the routes, each a function, a file for each thing a caller want
 inputs.py       what routes take from addresses and headers
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
-endings.py      how a viewer's connection ends
+endings.py      the names of the ways in which a connection ends, and when a viewer comes back
 door.py         what every request passes first: a request id, the rules of a keyless server, the last net
 strict_json.py  bodies, read strictly
 problems.py     errors as problem+json (RFC 9457)

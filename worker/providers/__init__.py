@@ -1,5 +1,8 @@
 """The model providers, each behind one interface.
 
+To add one: its adapter in a file of its own here, a maker in choose.py, and its variables in PROVIDERS
+(broker/settings.py).
+
 provider.py   what a provider is to a worker: a stream of events with one Finish at its end, or a ProviderFailure
 choose.py     the registry: which providers there are, and how each is made
 anthropic.py  Anthropic's Messages API, by its SDK

@@ -35,7 +35,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     key_prefix: str = Field("le:", pattern=r"^[A-Za-z0-9_.-]{0,30}:?$")

@@ -22,6 +22,7 @@ from broker.errors import ArchiveDamaged
 from broker.log.event import Event
 from broker.log.index import Filter, Part, Place
 from broker.log.meta import Meta
+from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ PAGE_BYTES = 128 * 1024
 """Data of a page: so much is inflated and parsed in 1 to 3 ms, in which nothing else of the process has its turn."""
 
 
-class ArchivedLog:
+class ArchivedLog(ReadableLog):
     """A finished log, read as StreamLog is, by one reader. `state` and `tail`: of its row.
 
     It is unpacked as far as it was read. A reader that goes back, or jumps, begins anew.
@@ -75,15 +76,6 @@ class ArchivedLog:
 
     async def read_last(self, sid: str) -> Event:
         return (await self.read_all(sid))[-1]
-
-    async def read_all(self, sid: str) -> list[Event]:
-        events: list[Event] = []
-        more = True
-        while more:
-            page = await self.read_page(sid, events[-1].id if events else 0)
-            events += page.events
-            more = page.more
-        return events
 
 
 class Sealed(NamedTuple):

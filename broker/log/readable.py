@@ -17,4 +17,12 @@ class ReadableLog(Protocol):
         """The last event: the terminal one, if the stream has ended."""
         ...
 
-    async def read_all(self, sid: str) -> list[Event]: ...
+    async def read_all(self, sid: str) -> list[Event]:
+        """The whole log as it is now (a stream is bounded: max_events, max_bytes). Raises as read_page does."""
+        events: list[Event] = []
+        more = True
+        while more:
+            page = await self.read_page(sid, events[-1].id if events else 0)
+            events += page.events
+            more = page.more
+        return events

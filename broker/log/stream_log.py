@@ -26,6 +26,7 @@ from broker.log.idempotency import mark_created
 from broker.log.index import Index
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
+from broker.log.readable import ReadableLog
 from broker.log.script import Call, NewServer, Scripts
 from broker.log.servers import TOO_MANY_SERVERS, TRIES, Servers
 from broker.log.steps import (
@@ -44,7 +45,7 @@ from broker.log.steps import (
 logger = logging.getLogger(__name__)
 
 
-class StreamLog:
+class StreamLog(ReadableLog):
     """All streams of one Redis. `is_archived`: there is an archive, so retention starts when it holds a stream (G7)."""
 
     def __init__(
@@ -216,16 +217,6 @@ class StreamLog:
         if not entries:
             raise StreamNotFound("There is no stream with this id.")
         return from_entry(entries[0])
-
-    async def read_all(self, sid: str) -> list[Event]:
-        """The whole log as it is now (a stream is bounded: max_events, max_bytes). Raises StreamNotFound."""
-        events: list[Event] = []
-        more = True
-        while more:
-            page = await self.read_page(sid, events[-1].id if events else 0)
-            events += page.events
-            more = page.more
-        return events
 
     async def read_meta(self, *sids: str) -> list[Meta | None]:
         """Each stream's meta, in the same order; None for a stream that is not there."""

@@ -6,11 +6,12 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from statistics import median, quantiles
+from typing import TypeVar
 
 import httpx
-import pytest
 from redis.asyncio import Redis
 
 from broker.log.meta import new_claim_id
@@ -65,15 +66,28 @@ async def test_at_speed_1_each_event_comes_when_it_came(deployment: Deployment) 
     is_alone = bool(os.environ.get("LASTEVENT_LONG_TESTS"))
     lasts_s, events = (LASTS_S, EVENTS) if is_alone else (4, 100)
     sid = await a_generation(deployment, lasts_s, events)
-    machine = asyncio.create_task(lateness_ms())
-    arrived, original = await arrivals(deployment, sid, 1), await times(deployment, sid)
-    machine.cancel()
-    late_ms = 0.0 if is_alone else p99_of(await machine)
+    arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, 1))
+    original = await times(deployment, sid)
     assert arrived.keys() == original.keys()
     errors_ms = [abs(arrived[event] - original[event]) * 1000 for event in original]
     p99 = p99_of(errors_ms)
     print(f"\nspeed 1, {lasts_s} s, {events} events: error p50 {median(errors_ms):.2f} ms, p99 {p99:.2f} ms")
-    assert p99 <= 20 + late_ms
+    assert p99 <= 20 + (0 if is_alone else late_ms)
+
+
+T = TypeVar("T")
+
+
+async def beside_the_machine(work: Awaitable[T]) -> tuple[T, float]:
+    """What it returns, and how late the machine was meanwhile (ms, p99): the suite runs beside it."""
+    machine = asyncio.create_task(lateness_ms())
+    done = await work
+    machine.cancel()
+    return done, p99_of(await machine)
+
+
+def took(lasted_s: float, wanted_s: float, late_ms: float) -> bool:
+    return wanted_s * 0.95 < lasted_s < wanted_s * 1.05 + late_ms / 1000
 
 
 async def lateness_ms() -> list[float]:
@@ -93,23 +107,24 @@ def p99_of(values: list[float]) -> float:
 
 async def test_a_minute_at_speed_16_takes_a_sixteenth(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S)
-    arrived = await arrivals(deployment, sid, SPEED)
+    arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, SPEED))
     lasted_s = max(arrived.values())
     print(f"\n{LASTS_S} s at speed {SPEED}: {lasted_s:.3f} s")
-    assert lasted_s == pytest.approx(LASTS_S / SPEED, rel=0.05)
+    assert took(lasted_s, LASTS_S / SPEED, late_ms)
 
 
 async def test_a_seek_keeps_the_pace_from_there(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S)
     original = await times(deployment, sid)
     middle = EVENTS // 2
-    arrived = await arrivals(deployment, sid, SPEED, first=middle)
+    arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, SPEED, first=middle))
     assert min(arrived) == middle
     wanted_s = (original[EVENTS] - original[middle]) / SPEED
-    assert max(arrived.values()) == pytest.approx(wanted_s, rel=0.05)
+    assert took(max(arrived.values()), wanted_s, late_ms)
 
 
 async def test_many_replays_at_once_keep_it_too(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S)
-    lasted = await asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10)))
-    assert all(max(arrived.values()) == pytest.approx(LASTS_S / SPEED, rel=0.05) for arrived in lasted)
+    replays = asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10)))
+    lasted, late_ms = await beside_the_machine(replays)
+    assert all(took(max(arrived.values()), LASTS_S / SPEED, late_ms) for arrived in lasted)

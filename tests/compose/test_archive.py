@@ -78,8 +78,8 @@ def test_all_goes_on_without_postgres_and_the_archive_follows_when_it_comes(
             problem(api.get("/v1/streams/nobody"), 404, "stream_not_found")
             checked = services.command("verify", "--all")
             assert checked.returncode == 0, checked.stdout + checked.stderr
-            assert "1 streams" in checked.stdout
-            assert "No head" not in checked.stderr
+            assert b"1 streams" in checked.stdout
+            assert b"No head" not in checked.stderr
             assert services.command("doctor", "--url", f"http://127.0.0.1:{services.port}").returncode == 0
         assert is_ready(services)
         assert api.get(f"/v1/streams/{sid}/text").text

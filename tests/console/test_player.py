@@ -205,6 +205,22 @@ def test_events_are_filtered_by_kind_and_shown_raw(page: Page, seeds: Seeds, res
     assert rows.count() > 10
 
 
+class MainThread:
+    """The CPU time of a page's main thread, which other processes do not lengthen."""
+
+    def __init__(self, page: Page) -> None:
+        self._chromium = page.context.new_cdp_session(page)
+        self._chromium.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._began_s = self._busy_s()
+
+    def spent_s(self) -> float:
+        return self._busy_s() - self._began_s
+
+    def _busy_s(self) -> float:
+        metrics = self._chromium.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+
 def test_ten_thousand_events_are_a_few_rows(page: Page, seeds: Seeds) -> None:
     sid = seeds.external(*words(MANY - 2), DONE)
     open_player(page, seeds, sid)
@@ -217,21 +233,22 @@ def test_ten_thousand_events_are_a_few_rows(page: Page, seeds: Seeds) -> None:
     press(page, "Home")
     until_at(page, 1, MANY)
     expect(rows.first).to_have_attribute("aria-posinset", "1")
-    slowest_ms = page.evaluate(
+    main_thread = MainThread(page)
+    most = page.evaluate(
         """async () => {
           const slider = document.querySelector("input[type=range]");
-          let slowest = 0;
+          let most = 0;
           for (let part = 20; part >= 0; part -= 1) {
-            const began = performance.now();
             slider.value = (slider.max * part) / 20;
             slider.dispatchEvent(new Event("input"));
             await new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn)));
-            slowest = Math.max(slowest, performance.now() - began);
+            most = Math.max(most, document.querySelectorAll(".event-row").length);
           }
-          return slowest;
+          return most;
         }"""
     )
-    assert slowest_ms < 500
+    assert 0 < most < 60
+    assert main_thread.spent_s() < 21 * 0.1, "some 30 ms a step"
     assert rows.count() < 60
 
 

@@ -23,6 +23,8 @@ async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections
 ) -> None:
     _allow_open_files(4096)
     deployment = own_deployment()  # other tests have servers of their own on the shared one's Redis
+    workers = 2 * len(deployment.workers)  # they listen for seizures, and for work
+    await _until_subscribed(deployment, workers)
     with_one = await _most_connections(deployment, streams=1, viewers_a_stream=1)
     with_all = await _most_connections(deployment, streams=STREAMS, viewers_a_stream=VIEWERS_A_STREAM)
     print(f"Redis connections at most, with 1 viewer: {with_one}; with {STREAMS * VIEWERS_A_STREAM}: {with_all}")
@@ -30,7 +32,6 @@ async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections
     servers = len(deployment.ports)
     # The constant: a pool opens up to its limit when reads meet, as they do when a thousand viewers come at once.
     assert with_all["all"] <= with_one["all"] + servers * POOL_CONNECTIONS
-    workers = 2 * len(deployment.workers)  # they listen for seizures, and for work
     assert with_all["pubsub"] == servers + workers, "each server subscribes on one connection"
 
 
@@ -64,12 +65,26 @@ async def _write_to_the_end(producer: Producer) -> None:
     await producer.finish()
 
 
+async def _until_subscribed(deployment: Deployment, workers: int) -> None:
+    """The servers are ready before the workers are, whose connections would be missing in what one viewer costs."""
+    async with Redis.from_url(deployment.redis_url, client_name=WATCHER, decode_responses=True) as redis:
+
+        async def all_are() -> bool:
+            return (await _connections(redis))["pubsub"] >= workers
+
+        await until(all_are, "the workers are there")
+
+
 async def _watch(redis: Redis, most: dict[str, int]) -> None:
     while True:
-        clients = [client for client in await redis.client_list() if client["name"] != WATCHER]
-        most["all"] = max(most["all"], len(clients))
-        most["pubsub"] = max(most["pubsub"], sum(int(client["sub"]) > 0 for client in clients))
+        for kind, number in (await _connections(redis)).items():
+            most[kind] = max(most[kind], number)
         await asyncio.sleep(POLL_S)
+
+
+async def _connections(redis: Redis) -> dict[str, int]:
+    clients = [client for client in await redis.client_list() if client["name"] != WATCHER]
+    return {"all": len(clients), "pubsub": sum(int(client["sub"]) > 0 for client in clients)}
 
 
 def _allow_open_files(number: int) -> None:

@@ -21,11 +21,11 @@ setup: .venv/installed
 up: .venv/installed
 	@exec $(BIN)/lastevent up $(ARGS)
 
-# Six processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
+# Four processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
 # servers, browsers and databases. With .pyc files, also where they are switched off: without them each process
 # compiles every test for itself.
 test: .venv/installed
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What starts processes is left out by tests/rig/starts.py; the search of the protocol takes too long for it.
 quick: .venv/installed

@@ -44,17 +44,26 @@ def until_archived(seeds: Seeds, sid: str) -> str:
 
 def test_who_was_connected_when_stands_on_the_time_axis(page: Page, seeds: Seeds) -> None:
     """A phone that loses its network after the fifth event, and comes back."""
-    sid = seeds.running("[[tokens=30 rate=20 ttft_ms=0]]")
+    sid = seeds.external(("start", {}), *words(3))
     cursor = 0
     with HTTP.stream("GET", f"{seeds.url}/v1/streams/{sid}/events", headers={"User-Agent": SAFARI}) as viewer:
         for line in viewer.iter_lines():
             cursor = int(line[4:]) if line.startswith("id: ") else cursor
             if cursor == 5 and not line:
                 break
+
+    def have_ended() -> int:
+        return len([view for view in seeds.get(f"/v1/streams/{sid}/views").json()["views"] if view["how"]])
+
+    wait_until(lambda: have_ended() == 1, "its leaving is on record")
+    seeds.append(sid, *words(27))
     headers = {"User-Agent": SAFARI, "Last-Event-ID": "5"}
-    HTTP.get(f"{seeds.url}/v1/streams/{sid}/events", headers=headers)
-    views = f"/v1/streams/{sid}/views"
-    wait_until(lambda: len([one for one in seeds.get(views).json()["views"] if one["how"]]) == 2, "both are on record")
+    with HTTP.stream("GET", f"{seeds.url}/v1/streams/{sid}/events", headers=headers) as viewer:
+        lines = viewer.iter_lines()
+        assert "id: 6" in lines
+        seeds.append(sid, DONE)
+        assert "event: done" in list(lines)
+    wait_until(lambda: have_ended() == 2, "both are on record")
     until_archived(seeds, sid)
     open_player(page, seeds, sid)
     labels = page.locator(".viewer")

@@ -6,7 +6,7 @@ connections to the archive. A server that dies leaves its viewers' records open,
 (`server_lost`). Entries that it had not written yet, at most a second's worth, are lost, and the archiver logs that.
 While Redis is away entries wait here; those that do not fit are counted (`lost`).
 
-Times are Redis' times (the offset of its clock is measured at each write), so that they compare with the events' times.
+Times are Redis' times, so that they compare with the events' times. The offset of its clock is measured at each write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,11 @@ FLUSH_S = 1.0
 
 FLUSH_BATCH = 500
 """Entries in one pipeline (500 take 16 ms). A full backlog in one would hold up viewers and Redis for a second."""
+
+CLOCK_MEASUREMENTS = 8
+"""Of so many the quickest counts, as in NTP's clock filter (RFC 5905, section 10): what an answer took bounds its
+error, and a busy loop may read one tens of milliseconds late. A view would then begin after the end of its stream.
+"""
 
 MAX_WAITING = 50_000
 """Entries that wait while Redis is away: some 50 MB at most."""
@@ -80,7 +86,8 @@ class AccessRecord:
         self._life_ms = None if is_archived else round(retention_s * 1000)
         self._server = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._waiting: list[tuple[str, str, dict[str, Any]]] = []
-        self._clock_offset_ms = 0
+        self._clock_offsets: deque[tuple[float, int]] = deque(maxlen=CLOCK_MEASUREMENTS)
+        """What the answer took (s), and by how much Redis' clock is ahead of ours (ms)."""
         self.lost = 0
 
     @property
@@ -137,14 +144,20 @@ class AccessRecord:
     async def _measure_clock(self) -> None:
         before = time.time()
         seconds, microseconds = await self._redis.time()
-        middle = (before + time.time()) / 2
-        self._clock_offset_ms = round((seconds + microseconds / 1e6 - middle) * 1000)
+        after = time.time()
+        ahead_s = seconds + microseconds / 1e6 - (before + after) / 2
+        self._clock_offsets.append((after - before, round(ahead_s * 1000)))
+
+    @property
+    def _clock_offset_ms(self) -> int:
+        return min(self._clock_offsets, default=(0.0, 0))[1]
 
     def _now_ms(self) -> int:
         return _now_ms() + self._clock_offset_ms
 
     def _in_redis_time(self, record: dict[str, Any]) -> dict[str, Any]:
-        times: dict[str, Any] = {name: record[name] + self._clock_offset_ms for name in _TIMES if name in record}
+        offset_ms = self._clock_offset_ms
+        times: dict[str, Any] = {name: record[name] + offset_ms for name in _TIMES if name in record}
         return {**record, **times}
 
 

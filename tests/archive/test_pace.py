@@ -23,6 +23,7 @@ from tests.rig.streams import new_stream
 LASTS_S = 60
 EVENTS = 1500
 SPEED = 16
+IS_ALONE = bool(os.environ.get("LASTEVENT_LONG_TESTS"))
 
 
 async def a_generation(deployment: Deployment, lasted_s: float, events: int = EVENTS) -> str:
@@ -48,9 +49,11 @@ async def arrivals(deployment: Deployment, sid: str, speed: float, first: int = 
     async with httpx.AsyncClient(trust_env=False, timeout=LASTS_S * 2) as http:
         path = f"{deployment.url}/v1/streams/{sid}/replay?speed={speed}&from={first}"
         async with http.stream("GET", path) as answer:
-            async for line in answer.aiter_lines():
-                if line.startswith("id: "):
-                    arrived[int(line[4:])] = time.monotonic()
+            rest = b""
+            async for body in answer.aiter_bytes():  # not by lines: httpx would be what is measured
+                *lines, rest = (rest + body).split(b"\n")
+                now = time.monotonic()
+                arrived |= {int(line[4:]): now for line in lines if line.startswith(b"id: ")}
     start = min(arrived.values())
     return {event: at - start for event, at in arrived.items()}
 
@@ -63,8 +66,7 @@ async def times(deployment: Deployment, sid: str) -> dict[int, float]:
 
 async def test_at_speed_1_each_event_comes_when_it_came(deployment: Deployment) -> None:
     """On a machine that is late itself (the suite runs beside it), that is not counted as the replay's error."""
-    is_alone = bool(os.environ.get("LASTEVENT_LONG_TESTS"))
-    lasts_s, events = (LASTS_S, EVENTS) if is_alone else (4, 100)
+    lasts_s, events = (LASTS_S, EVENTS) if IS_ALONE else (4, 100)
     sid = await a_generation(deployment, lasts_s, events)
     arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, 1))
     original = await times(deployment, sid)
@@ -72,22 +74,23 @@ async def test_at_speed_1_each_event_comes_when_it_came(deployment: Deployment) 
     errors_ms = [abs(arrived[event] - original[event]) * 1000 for event in original]
     p99 = p99_of(errors_ms)
     print(f"\nspeed 1, {lasts_s} s, {events} events: error p50 {median(errors_ms):.2f} ms, p99 {p99:.2f} ms")
-    assert p99 <= 20 + (0 if is_alone else late_ms)
+    assert p99 <= 20 + (0 if IS_ALONE else p99_of(late_ms))
 
 
 T = TypeVar("T")
 
 
-async def beside_the_machine(work: Awaitable[T]) -> tuple[T, float]:
-    """What it returns, and how late the machine was meanwhile (ms, p99): the suite runs beside it."""
+async def beside_the_machine(work: Awaitable[T]) -> tuple[T, list[float]]:
+    """What it returns, and how late the machine was meanwhile (ms): the suite runs beside it."""
     machine = asyncio.create_task(lateness_ms())
     done = await work
     machine.cancel()
-    return done, p99_of(await machine)
+    return done, await machine
 
 
-def took(lasted_s: float, wanted_s: float, late_ms: float) -> bool:
-    return wanted_s * 0.95 < lasted_s < wanted_s * 1.05 + late_ms / 1000
+def took(lasted_s: float, wanted_s: float, late_ms: list[float]) -> bool:
+    """Events have deadlines of their own, so a machine that was late once was late for the last event at most."""
+    return wanted_s * 0.95 < lasted_s < wanted_s * 1.05 + max(late_ms) / 1000
 
 
 async def lateness_ms() -> list[float]:
@@ -124,7 +127,7 @@ async def test_a_seek_keeps_the_pace_from_there(deployment: Deployment) -> None:
 
 
 async def test_many_replays_at_once_keep_it_too(deployment: Deployment) -> None:
-    sid = await a_generation(deployment, LASTS_S)
+    sid = await a_generation(deployment, LASTS_S, EVENTS if IS_ALONE else 300)
     replays = asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10)))
     lasted, late_ms = await beside_the_machine(replays)
     assert all(took(max(arrived.values()), LASTS_S / SPEED, late_ms) for arrived in lasted)

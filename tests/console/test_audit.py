@@ -52,18 +52,18 @@ def test_who_was_connected_when_stands_on_the_time_axis(page: Page, seeds: Seeds
             if cursor == 5 and not line:
                 break
 
-    def have_ended() -> int:
-        return len([view for view in seeds.get(f"/v1/streams/{sid}/views").json()["views"] if view["how"]])
+    def on_record() -> list[str | None]:
+        return [view["how"] for view in seeds.get(f"/v1/streams/{sid}/views").json()["views"]]
 
-    wait_until(lambda: have_ended() == 1, "its leaving is on record")
+    wait_until(lambda: on_record() == ["left"], "its leaving is on record")
     seeds.append(sid, *words(27))
     headers = {"User-Agent": SAFARI, "Last-Event-ID": "5"}
     with HTTP.stream("GET", f"{seeds.url}/v1/streams/{sid}/events", headers=headers) as viewer:
         lines = viewer.iter_lines()
-        assert "id: 6" in lines
+        wait_until(lambda: on_record() == ["left", None], "its coming back is, too")
         seeds.append(sid, DONE)
         assert "event: done" in list(lines)
-    wait_until(lambda: have_ended() == 2, "both are on record")
+    wait_until(lambda: on_record() == ["left", "finished"], "both are on record")
     until_archived(seeds, sid)
     open_player(page, seeds, sid)
     labels = page.locator(".viewer")

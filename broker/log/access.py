@@ -19,7 +19,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
@@ -38,6 +38,9 @@ CLOCK_MEASUREMENTS = 8
 """Of so many the quickest counts, as in NTP's clock filter (RFC 5905, section 10): what an answer took bounds its
 error, and a busy loop may read one tens of milliseconds late. A view would then begin after the end of its stream.
 """
+
+DRIFT_MS = 1.0
+"""More than two clocks drift apart meanwhile."""
 
 MAX_WAITING = 50_000
 """Entries that wait while Redis is away: some 50 MB at most."""
@@ -77,6 +80,20 @@ class View:
         self.last_id = last if self.last_id is None else max(self.last_id, last)
 
 
+class _ClockMeasurement(NamedTuple):
+    """What an answer took, and by how much Redis' clock is ahead of ours (if the answer took as long as the way there).
+
+    The least one is the quickest.
+    """
+
+    took_ms: float
+    ahead_ms: float
+
+    def agrees_with(self, other: _ClockMeasurement) -> bool:
+        """Whether both can be right: each is wrong by half of what its answer took, at the most."""
+        return abs(self.ahead_ms - other.ahead_ms) <= (self.took_ms + other.took_ms) / 2 + DRIFT_MS
+
+
 class AccessRecord:
     """The viewers' records of this server process. `lost`: how many entries found no room."""
 
@@ -86,8 +103,7 @@ class AccessRecord:
         self._life_ms = None if is_archived else round(retention_s * 1000)
         self._server = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._waiting: list[tuple[str, str, dict[str, Any]]] = []
-        self._clock_offsets: deque[tuple[float, int]] = deque(maxlen=CLOCK_MEASUREMENTS)
-        """What the answer took (s), and by how much Redis' clock is ahead of ours (ms)."""
+        self._clock: deque[_ClockMeasurement] = deque(maxlen=CLOCK_MEASUREMENTS)
         self.lost = 0
 
     @property
@@ -142,15 +158,19 @@ class AccessRecord:
         self._waiting.append((view.sid, view.id, record))
 
     async def _measure_clock(self) -> None:
-        before = time.time()
+        began, before = time.monotonic(), time.time()
         seconds, microseconds = await self._redis.time()
-        after = time.time()
-        ahead_s = seconds + microseconds / 1e6 - (before + after) / 2
-        self._clock_offsets.append((after - before, round(ahead_s * 1000)))
+        after, ended = time.time(), time.monotonic()
+        measured = _ClockMeasurement(
+            (ended - began) * 1000, (seconds + microseconds / 1e6 - (before + after) / 2) * 1000
+        )
+        if not all(measured.agrees_with(other) for other in self._clock):
+            self._clock.clear()  # one of the clocks was set, or another Redis answers
+        self._clock.append(measured)
 
     @property
     def _clock_offset_ms(self) -> int:
-        return min(self._clock_offsets, default=(0.0, 0))[1]
+        return round(min(self._clock).ahead_ms) if self._clock else 0
 
     def _now_ms(self) -> int:
         return _now_ms() + self._clock_offset_ms

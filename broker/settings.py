@@ -70,6 +70,15 @@ class Settings(BaseSettings):
     redact_file: Path | None = None
     """Masks for exports, and for callers with one of `masked_keys` (docs/AUDIT.md)."""
 
+    # Connections
+    max_head_bytes: int = Field(32_768, ge=8192)
+    """Of a request's line and headers. nginx' own default is as much; a read token has far less."""
+    head_timeout_s: float = Field(10, gt=0)
+    request_timeout_s: float = Field(60, gt=0)
+    """For a whole request: 1 MiB in a minute is 17 KB/s, a bad phone."""
+    max_connections: int = Field(25_000, ge=1)
+    """For each process; and below its descriptors, 256 of which are kept back."""
+
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
     max_viewers: int = Field(20_000, ge=1)

@@ -35,6 +35,12 @@ def chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection at once. What waits in it is not sent any more: not from here, and not from the kernel."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
+
+
 class Carrier(Protocol):
     """What writes to a lane while its viewer is live: a topic (topic.py)."""
 
@@ -97,8 +103,12 @@ class Lane:
         reads, and keep what it was sent for as long: in this process, and in the kernel.
         """
         if not self.is_lost:
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._transport.abort()
+            reset(self._transport)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the response still writes here, and looks after a viewer that does not read."""
+        return self.on_lost is not _nothing
 
 
 def _nothing() -> None:

@@ -12,6 +12,8 @@ strict_json.py  bodies, read strictly
 problems.py     errors as problem+json (RFC 9457)
 openapi.py      the OpenAPI document
 metrics.py      Prometheus
-protocol.py     uvicorn's HTTP protocol, which offers a connection's transport to the answer (the direct lane)
+bounded.py      uvicorn's HTTP protocol with bounds: what one connection can take from the others
+refusals.py     why a connection is refused before any route sees it, its answer, one line a minute in the log
+protocol.py     the bounded protocol, which offers a connection's transport to the answer (the direct lane)
 server.py       the web process: its socket, its signals, its drain
 """

@@ -31,17 +31,22 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+def problem_body(request_id: str, status: int, code: str, title: str, detail: str, **more: Any) -> bytes:
+    return orjson.dumps(
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "code": code,
+            "detail": detail,
+            "request_id": request_id,
+            **more,
+        }
+    )
+
+
 def problem(request_id: str, status: int, code: str, title: str, detail: str, **more: Any) -> Response:
-    body = {
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "request_id": request_id,
-        **more,
-    }
-    return Response(orjson.dumps(body), status, media_type=MEDIA_TYPE)
+    return Response(problem_body(request_id, status, code, title, detail, **more), status, media_type=MEDIA_TYPE)
 
 
 def from_error(request_id: str, error: LasteventError) -> Response:

@@ -1,4 +1,7 @@
-"""uvicorn's HTTP protocol, which offers its transport to the answer it carries (lane.py), and bodies to HTTP/1.0."""
+"""The HTTP protocol: bounded, and it offers its transport to the answer that it carries (live/lane.py).
+
+And it gives bodies to HTTP/1.0.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ from functools import partial
 from typing import Any
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.dialects.format import Format
 from broker.live.lane import EXTENSION, Lane
+from broker.web.bounded import BoundedProtocol
 
 _KEPT = {"type", "method", "http_version"}
 """What uvicorn still asks a scope for once its answer has begun."""
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(BoundedProtocol):
     _lane: Lane | None = None
-    _running: RequestResponseCycle | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -26,12 +29,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if self.scope["http_version"] == "1.0":
+        if self._is_head_complete and self.scope["http_version"] == "1.0":
             del self.scope["extensions"]
             self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
         super()._start_asgi_task(cycle, partial(self._answer, app))
 
     async def _answer(self, app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
@@ -43,6 +45,10 @@ class Protocol(HttpToolsProtocol):
             for name in scope.keys() - _KEPT:
                 del scope[name]
             await continuation(send)
+
+    @property
+    def has_own_watch(self) -> bool:
+        return self._lane is not None and self._lane.is_open
 
     def pause_writing(self) -> None:
         super().pause_writing()

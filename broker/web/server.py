@@ -15,8 +15,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
+import sys
+from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -25,7 +29,9 @@ from broker.process.listener import bind, drop_new_connections
 from broker.process.parent import on_parents_end
 from broker.settings import Settings
 from broker.web.app import create_app
+from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
+from broker.web.refusals import Refusals
 from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -37,6 +43,9 @@ SETTLE_S = 0.3
 
 KEEP_ALIVE_S = 75
 """Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""
+
+DESCRIPTORS_KEPT = 256
+"""For Redis, the archive, files. Half of all at most, where a process may have few."""
 
 
 class Server(uvicorn.Server):
@@ -76,10 +85,11 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s server %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
+    refusals = Refusals()
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=partial(Protocol, _bounds(settings), refusals),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_level=settings.log_level,
@@ -95,6 +105,24 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])
+    refusals.log()
+
+
+def _bounds(settings: Settings) -> Bounds:
+    """Connections stay below the descriptors that this process may have: Redis, the archive and files need some too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems name a limit beyond what they give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        soft = sys.maxsize
+    return Bounds(
+        head_bytes=settings.max_head_bytes,
+        head_s=settings.head_timeout_s,
+        request_s=settings.request_timeout_s,
+        stall_s=settings.viewer_stall_s,
+        connections=min(settings.max_connections, soft - min(DESCRIPTORS_KEPT, soft // 2)),
+    )
 
 
 def _tune_garbage_collection() -> None:

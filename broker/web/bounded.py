@@ -1,0 +1,353 @@
+"""uvicorn's HTTP protocol with bounds: what one connection, which may be a stranger's, can take from the others.
+
+uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #2019 were closed unmerged).
+
+- A head (request line and headers) has `head_bytes` at most. So have trailers, which are dropped.
+- The head comes within `head_s`, the whole request within `request_s`.
+- One request at a time: while one waits behind another, the parser gets nothing more and the socket is not read.
+- An answer of which nothing could be sent for `stall_s` is dropped with its connection. So is what is still unread
+  when a connection is to be closed: a close would wait for a reader, and keep what it was to send for as long.
+- A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again.
+- No connection becomes another protocol. An Upgrade is ignored, as RFC 9110 §7.8 permits: the request is read as if
+  it had none. The parser by itself would take its body for the next request, and a proxy that shares connections
+  would give the answer to another client.
+
+A connection's input is between requests, in a head, or behind a head. The parser's callbacks are *landmarks*: a
+request begins, its head is complete, a chunk or a piece of its body, its end. Bytes since the last one are *loose*. An
+endless header, trailer, chunk extension or row of empty lines consists of loose bytes only, so one count bounds all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, NamedTuple
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from broker.live.lane import reset
+from broker.web.refusals import Refusals, Refused, answer
+
+SLICE = 4096
+"""Bytes for the parser at once: 200 requests at the most, which then wait in a row."""
+
+MAX_HEADERS = 256
+"""In one request. Browsers send 20; whoever looks one header up walks past all of them."""
+
+LINGER_S, LINGER_BYTES = 2.0, 2**20
+"""How long, and for how many bytes, a refused client is listened to: to close on unread bytes would reset the
+connection, and the client would lose the answer (RFC 9112 §9.6)."""
+
+
+class Bounds(NamedTuple):
+    """Sizes in bytes, times in seconds. `stall_s`: for an answer that nobody reads."""
+
+    head_bytes: int
+    head_s: float
+    request_s: float
+    stall_s: float
+    connections: int
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    def __init__(self, bounds: Bounds, refusals: Refusals, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self.bounds = bounds
+        self._refusals = refusals
+        self._running: RequestResponseCycle | None = None
+        self._unparsed = memoryview(b"")
+        self._is_request_open = False
+        self._is_head_complete = False
+        self._has_landmark = False
+        self._loose = 0
+        self._is_refused = False
+        self._lingering = LINGER_BYTES
+        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_is_for_head = True
+        self._request_began_at = 0.0
+        self._stall: asyncio.TimerHandle | None = None
+
+    # -- the connection ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self)
+        if len(self.connections) > self.bounds.connections:
+            self._refuse(Refused.CROWDED)
+            return
+        self._set_deadline(is_for_head=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        self._stop_watching()
+        self._unparsed = memoryview(b"")
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn leaves it, and with it the connection, after an error
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._watch_what_is_closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_what_is_closing()
+
+    # -- input ---------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            self._discard(data)
+            return
+        self._unset_keepalive_if_required()
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+        self.parse()
+
+    def parse(self) -> None:
+        """Give the parser what has come, in slices, until a request waits or the application must read first."""
+        while self._unparsed and not self.flow.read_paused and not self._is_refused:
+            piece = self._unparsed[:SLICE]
+            self._unparsed = self._unparsed[SLICE:]
+            self._feed(piece)
+        if not self._is_refused:
+            self._update_deadline()
+
+    def _feed(self, piece: memoryview) -> None:
+        self._has_landmark = False
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_as_if_there_were_no_upgrade(piece[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            too_large = isinstance(error.__context__, _HeadTooLarge)
+            self._refuse(Refused.HEAD_TOO_LARGE if too_large else Refused.MALFORMED)
+        else:
+            self._loose = 0 if self._has_landmark else self._loose + len(piece)
+            if self._loose > self.bounds.head_bytes:
+                self._refuse(Refused.HEAD_TOO_LARGE)
+
+    def _read_as_if_there_were_no_upgrade(self, body: memoryview) -> None:
+        """The parser stands behind the head, and takes what follows for another request: it gets the head once more."""
+        if self.scope["method"] == "CONNECT":
+            self._refuse(Refused.MALFORMED)  # it has no body, and what follows it is not HTTP
+            return
+        head = [f"{self.scope['method']} ".encode(), self.url, f" HTTP/{self.scope['http_version']}\r\n".encode()]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = _parser_for(self)
+        self._unparsed = memoryview(bytes(body) + self._unparsed)
+        self._loose = 0
+        self._feed(memoryview(b"".join([*head, b"\r\n"])))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._has_landmark = True
+        self._is_request_open = True
+        self._is_head_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_head_complete:  # a trailer is dropped: nothing here reads one
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._has_landmark = True
+        if len(self.headers) > MAX_HEADERS:
+            raise _HeadTooLarge
+        if self._loose + 2 * SLICE > self.bounds.head_bytes and self._head_size() > self.bounds.head_bytes:
+            raise _HeadTooLarge
+        if self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
+            self.scope["http_version"] = self.parser.get_http_version()
+            return
+        self._is_head_complete = True
+        super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        self._has_landmark = True
+
+    def on_body(self, body: bytes) -> None:
+        self._has_landmark = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._has_landmark = True
+        if self.parser.should_upgrade():
+            return
+        self._is_request_open = False
+        self._is_head_complete = False
+        super().on_message_complete()
+
+    def _head_size(self) -> int:
+        """As it would be written: request line, headers, the empty line."""
+        line = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
+        return line + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def _update_deadline(self) -> None:
+        """After each read. Nobody is hurried whose request waits for the answer to the one before."""
+        if not (self._is_request_open or self._loose) or self._waits_behind_another():
+            if self._deadline:
+                self._clear_deadline()
+        elif self._deadline is None or self._deadline_is_for_head is self._is_head_complete:
+            self._set_deadline(is_for_head=not self._is_head_complete)
+
+    def _waits_behind_another(self) -> bool:
+        if self._is_head_complete:
+            return bool(self.pipeline)
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _set_deadline(self, *, is_for_head: bool) -> None:
+        now = self.loop.time()
+        if self._deadline is None:
+            self._request_began_at = now
+        self._clear_deadline()
+        limit_s = self.bounds.head_s if is_for_head else self.bounds.request_s
+        self._deadline_is_for_head = is_for_head
+        self._deadline = self.loop.call_at(self._request_began_at + limit_s, self._run_out)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _run_out(self) -> None:
+        self._refuse(Refused.LATE if self._is_request_open else Refused.SILENT)
+
+    # -- refusals ------------------------------------------------------------------------------------------
+
+    def _refuse(self, why: Refused) -> None:
+        """Read nothing more from this connection, answer if that is possible, and close it."""
+        self._refusals.count(why)
+        self._is_refused = True
+        self._unparsed = memoryview(b"")
+        self._clear_deadline()
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
+        if self._waits_behind_another():
+            self._close_behind_the_others()
+        elif words := answer(why):
+            self._say(words)
+        elif why is Refused.SILENT:
+            self.transport.close()
+        else:
+            self.reset()
+
+    def _close_behind_the_others(self) -> None:
+        """Requests before the refused one are answered. The last of them closes the connection."""
+        self.flow.pause_reading()
+        last = self.cycle
+        if self._is_head_complete:  # it waits already
+            self.pipeline.popleft()
+            self.cycle = last = self.pipeline[0][0] if self.pipeline else self._running or self.cycle
+        last.keep_alive = False
+
+    def _say(self, words: bytes) -> None:
+        if self._is_head_complete:
+            if self.cycle.response_started:  # a second answer would be taken for the next request's
+                self.reset()
+                return
+            self.cycle.disconnected = True  # the application's answer would be too late
+            self.cycle.message_event.set()
+        self.transport.write(words)
+        self.transport.write_eof()
+        self.flow.read_paused = False
+        self.transport.resume_reading()
+        self._deadline = self.loop.call_later(LINGER_S, self.reset)
+
+    def _discard(self, data: bytes) -> None:
+        self._lingering -= len(data)
+        if self._lingering < 0:
+            self.reset()
+
+    def reset(self) -> None:
+        """End the connection now, and drop what it was still to send: here and in the kernel."""
+        self._clear_deadline()
+        reset(self.transport)
+
+    # -- output --------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch()
+        if self._is_request_open:  # what waited behind that answer has come in already
+            self._unset_keepalive_if_required()
+            self._update_deadline()
+        elif not self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if not self.has_own_watch:
+            self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_watching()
+
+    @property
+    def has_own_watch(self) -> bool:
+        """Whether the answer looks after its own stall."""
+        return False
+
+    def _watch_what_is_closing(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self._watch()
+
+    def _watch(self) -> None:
+        """Look again after a stall's time whether anything of what waits now has been sent."""
+        if self._stall is None:
+            waiting = self.transport.get_write_buffer_size()
+            self._stall = self.loop.call_later(self.bounds.stall_s, partial(self._reset_if_stalled, waiting))
+
+    def _stop_watching(self) -> None:
+        if self._stall:
+            self._stall.cancel()
+            self._stall = None
+
+    def _reset_if_stalled(self, waiting: int) -> None:
+        self._stall = None
+        now_waiting = self.transport.get_write_buffer_size()
+        if now_waiting and (now_waiting < waiting or self.has_own_watch):
+            self._watch()
+        elif now_waiting:
+            self._refusals.count(Refused.UNREAD)
+            self.reset()
+
+
+class _HeadTooLarge(Exception):
+    """Raised in a callback of the parser; it comes out as the context of HttpParserCallbackError."""
+
+
+class _Flow(FlowControl):
+    """Reading goes on when a request's answer is complete, or when the application wants more of its body. But not
+    while another request waits: each answer would let in as many as one read brings.
+    """
+
+    def __init__(self, transport: asyncio.Transport, connection: BoundedProtocol) -> None:
+        super().__init__(transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._connection.pipeline:
+            self.read_paused = False
+            self._connection.parse()
+            if not self.read_paused and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+
+def _parser_for(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
+    """As uvicorn makes it."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser

@@ -14,8 +14,10 @@ LasteventError
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
 ├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
-├── TooManyViewers
+├── TooManyViewers          of this server, of a stream or of a read token
+├── RateLimited             a read token connects too often
 ├── Unauthorized            no key, or an unknown one
+│   └── TokenExpired        a read token that was good
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
@@ -32,7 +34,7 @@ caller's input.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class LasteventError(Exception):
@@ -103,12 +105,33 @@ class BodyTooLarge(LasteventError):
 
 
 class TooManyViewers(LasteventError):
-    status, code, title = 429, "too_many_viewers", "This server is at its viewer limit"
+    """`limit`: whose places are taken."""
+
+    status, code, title = 429, "too_many_viewers", "There are too many viewers"
     retry_after_s = 5.0
+
+    def __init__(self, message: str, limit: Literal["process", "stream", "token"]) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class RateLimited(LasteventError):
+    """`limit`: the setting's name, in lower case."""
+
+    status, code, title = 429, "rate_limited", "Too many requests"
+    retry_after_s = 15.0
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class Unauthorized(LasteventError):
     status, code, title = 401, "unauthorized", "A valid API key is required"
+
+
+class TokenExpired(Unauthorized):
+    status, code, title = 401, "token_expired", "The read token has expired"
 
 
 class Forbidden(LasteventError):

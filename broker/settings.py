@@ -20,6 +20,9 @@ PREFIX = "LASTEVENT_"
 EVERYBODY = "*"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+SECRET_CHARACTERS = 32
+"""Of hex digits, that is 128 bits. Whoever reads `/views` could try shorter ones on the keys' fingerprints."""
+
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
 
 
@@ -42,9 +45,11 @@ class Settings(BaseSettings):
 
     # The door
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Bearer secrets, separated by commas. The first one signs read tokens; all are accepted."""
+    """Bearer secrets, separated by commas."""
     masked_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` applied."""
+    token_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """What signs read tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     read_token_ttl_s: int = Field(86_400, gt=0)
     """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
@@ -83,6 +88,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(2**20, ge=1024)
     max_viewers: int = Field(20_000, ge=1)
     """For each process: beyond it memory and latency suffer for all; a load balancer tries another process."""
+    viewers_per_stream: int = Field(10_000, ge=1)
+    """For each process, as the next two."""
+    viewers_per_token: int = Field(5, ge=1)
+    """A phone, its dead connections, a second tab."""
+    connects_per_minute: int = Field(60, ge=1)
+    """With one read token."""
     viewer_stall_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(15, gt=0)
     drain_s: float = Field(10, gt=0)
@@ -96,7 +107,7 @@ class Settings(BaseSettings):
 
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
 
-    @field_validator("api_keys", "masked_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "masked_keys", "token_secret", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -130,11 +141,11 @@ class Settings(BaseSettings):
             raise ValueError("give seconds, or tenant=seconds,tenant=seconds (* for the others), each above 0")
         return kept
 
-    @field_validator("api_keys", "masked_keys")
+    @field_validator("api_keys", "masked_keys", "token_secret")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(key.get_secret_value()) < 16 for key in keys):
-            raise ValueError("each key needs at least 16 characters; make one with: openssl rand -hex 24")
+        if any(len(key.get_secret_value()) < SECRET_CHARACTERS for key in keys):
+            raise ValueError(f"each needs at least {SECRET_CHARACTERS} characters; make one with: openssl rand -hex 24")
         if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
             raise ValueError("a key travels in an HTTP header: ASCII only; make one with: openssl rand -hex 24")
         return keys
@@ -165,6 +176,10 @@ class Settings(BaseSettings):
     @property
     def masked(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.masked_keys)
+
+    @property
+    def token_secrets(self) -> tuple[bytes, ...]:
+        return tuple(secret.get_secret_value().encode() for secret in self.token_secret)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -202,7 +217,7 @@ def refusal_to_listen(settings: Settings, host: str) -> str | None:
         return None
     return (
         f"Refusing to listen on {host} without keys: anyone who reaches it could read and start generations.\n"
-        "Set LASTEVENT_API_KEYS to one or more secrets of at least 16 characters, separated by commas, for example\n"
+        "Set LASTEVENT_API_KEYS to one or more secrets, separated by commas, for example\n"
         "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
         "or listen on 127.0.0.1."
     )

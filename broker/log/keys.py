@@ -13,6 +13,7 @@
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
+| le:secret                     | string  | signs read tokens (secret.py)               | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
@@ -58,6 +59,7 @@ class Keys:
         self.erasing = f"{prefix}erasing"
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"
+        self.secret = f"{prefix}secret"
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"

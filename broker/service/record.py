@@ -31,6 +31,18 @@ def stream_record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
     }
 
 
+VIEWERS_FIELDS = frozenset(
+    {"id", "state", "attempt", "last_event_id", "events_url"}
+    | {"created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at"}
+)
+"""What a read token shows of a stream's record: nothing of what was asked, by whom, or what it cost."""
+
+
+def viewers_record(meta: Meta, sid: str) -> dict[str, Any]:
+    """The stream as JSON for who has a read token. No token in it: a token makes no other, or it would never end."""
+    return {name: value for name, value in stream_record(meta, sid, None).items() if name in VIEWERS_FIELDS}
+
+
 def _api_value(name: str, value: Any) -> Any:
     return rfc3339(value) if name.endswith("_at") else value
 
@@ -65,7 +77,7 @@ def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
 def events_url(sid: str, token: str | None) -> str:
     """Relative to the server: behind a load balancer only the client knows the host it used."""
     path = f"/v1/streams/{sid}/events"
-    return f"{path}?token={token}" if token else path
+    return f"{path}?access_token={token}" if token else path
 
 
 def rfc3339(ms: int | None) -> str | None:

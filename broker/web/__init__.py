@@ -1,11 +1,13 @@
 """HTTP: from a request to the bytes of its answer.
 
 app.py          the ASGI application, put together: the tier, its routes, and what every request passes first
-tier.py         Tier: what a web process holds; which grant a request has
+tier.py         Tier: what a web process holds
+grants.py       who may call a route: declared beside it, checked before anything else
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
+rates.py        how often a read token may connect
 endings.py      the names of the ways in which a connection ends, and when a viewer comes back
 door.py         what every request passes first: a request id, the rules of a keyless server, the last net
 strict_json.py  bodies, read strictly

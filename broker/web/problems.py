@@ -12,7 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from broker.errors import AppendGap, InvalidRequest, LasteventError, Unauthorized
+from broker.errors import (
+    AppendGap,
+    InvalidRequest,
+    LasteventError,
+    RateLimited,
+    TokenExpired,
+    TooManyViewers,
+    Unauthorized,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -27,6 +35,7 @@ SCHEMA: dict[str, Any] = {
         "detail": {"type": "string"},
         "request_id": {"type": "string"},
         "last_event_id": {"type": "integer", "description": "append_gap only: send again from the one after it"},
+        "limit": {"type": "string", "description": "too_many_viewers and rate_limited only: which limit"},
     },
 }
 
@@ -50,12 +59,17 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 
 
 def from_error(request_id: str, error: LasteventError) -> Response:
-    more = {"last_event_id": error.tail} if isinstance(error, AppendGap) else {}
+    more: dict[str, Any] = {}
+    if isinstance(error, AppendGap):
+        more["last_event_id"] = error.tail
+    elif isinstance(error, TooManyViewers | RateLimited):
+        more["limit"] = error.limit
     response = problem(request_id, error.status, error.code, error.title, str(error), **more)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Bearer"
+        is_token = isinstance(error, TokenExpired)
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if is_token else "Bearer"
     if error.status == 413:
         response.headers["Connection"] = "close"  # the rest of the body is not read
     return response

@@ -13,21 +13,23 @@ from redis.asyncio import Redis
 
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
-from broker.errors import Draining, Forbidden, RedisUnavailable
+from broker.errors import Draining, RedisUnavailable
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.keys import Keys
 from broker.log.meta import Meta
 from broker.log.queue import connect_queue
+from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from broker.process.loops import Loops
 from broker.service.listing import Listing
 from broker.service.reading import Reading, load_masks_of
-from broker.service.record import stream_record
+from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_model
 from broker.web.viewer import Viewers
 
@@ -52,11 +54,24 @@ class Tier:
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
-        self.auth = Auth(settings.keys, settings.read_token_ttl_s, settings.masked)
+        self.secret = SharedSecret(self.redis, keys)
+        self.auth = Auth(
+            settings.keys,
+            lambda: settings.token_secrets or self.secret.known,
+            settings.read_token_ttl_s,
+            settings.masked,
+        )
         self.access = AccessRecord(
             self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None
         )
-        self.viewers = Viewers(self.access, limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
+        self.viewers = Viewers(
+            self.access,
+            limit=settings.max_viewers,
+            per_stream=settings.viewers_per_stream,
+            per_token=settings.viewers_per_token,
+            stall_s=settings.viewer_stall_s,
+        )
+        self.connects = ConnectRate(settings.connects_per_minute)
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         reader = self.archive.reader if self.archive else None
@@ -76,15 +91,15 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        loops = Loops(
-            {
-                "hub": self.hub.run,
-                "heartbeats": self.hub.keep_alive,
-                "seizures": self.seizures.run,
-                "access record": self.access.run,
-            },
-            _end_this_process,
-        )
+        run = {
+            "hub": self.hub.run,
+            "heartbeats": self.hub.keep_alive,
+            "seizures": self.seizures.run,
+            "access record": self.access.run,
+        }
+        if not (self.auth.is_open or self.settings.token_secrets):
+            run["token secret"] = self.secret.run
+        loops = Loops(run, _end_this_process)
         try:
             yield
         finally:
@@ -108,35 +123,24 @@ class Tier:
         except RedisUnavailable:
             logger.warning("Redis is away; the last viewers' records (%d) are lost", self.access.waiting)
 
-    def full_grant(self, request: Request) -> Grant:
-        """Of a caller that may do everything. Raises Unauthorized, or Forbidden for a masked key."""
-        grant = self.read_all_grant(request)
-        if grant.is_masked:
-            raise Forbidden("This key only reads finished streams, with masks applied. Use another key.")
-        return grant
-
-    def read_all_grant(self, request: Request) -> Grant:
-        """Of a caller that may read all streams, perhaps masked. Raises Unauthorized."""
-        return self.auth.by_key(request.headers.get("authorization"))
-
-    def stream_grant(self, request: Request, sid: str) -> Grant:
-        """Of a caller that may read this stream: by a key, perhaps masked, or by a read token. Raises Unauthorized."""
-        token = request.query_params.get("token")
-        if token is not None and not self.auth.is_open and "authorization" not in request.headers:
-            return self.auth.by_token(sid, token)
-        return self.read_all_grant(request)
-
     def require_open(self) -> None:
         if self.viewers.draining.is_set():
             raise Draining("This server is shutting down. Try again; another server will answer.")
 
-    def require_place(self) -> None:
+    def require_place(self, sid: str | None = None, grant: Grant | None = None) -> None:
+        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers or RateLimited."""
         self.require_open()
-        self.viewers.require_place()
+        token = grant.token if grant else None
+        self.viewers.require_place(sid, token)
+        if token:
+            self.connects.require(token)
 
-    def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
+    def stream_json(self, meta: Meta, sid: str, grant: Grant, *, is_listed: bool = False) -> dict[str, Any]:
+        """The record as this caller may see it. A listing has no read tokens: it would make two hundred of them."""
+        if grant.token:
+            return viewers_record(meta, sid)
         return self.reading.masked_record(
-            stream_record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant
+            stream_record(meta, sid, None if grant.is_masked or is_listed else self.auth.token(sid)), grant
         )
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:

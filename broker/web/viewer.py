@@ -3,6 +3,7 @@
 How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
+- expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    nothing could be written for `stall_s`: a cut; the viewer resumes
 - vanished    the stream disappeared, or its archived log is damaged: a cut
@@ -20,7 +21,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
@@ -31,13 +34,15 @@ from starlette.types import Receive, Scope, Send
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import farewell, retry_line
-from broker.errors import ArchiveDamaged, Draining, LasteventError, TooManyViewers
+from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
 from broker.live.lane import EXTENSION, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, retry_delay_ms
 
 logger = logging.getLogger(__name__)
+
+_FAREWELLS = {Ended.DRAINED: Draining.code, Ended.EXPIRED: TokenExpired.code}
 
 HEADER_CHARACTERS = 300
 """Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
@@ -70,11 +75,15 @@ def _clean(text: str | None) -> str | None:
 class Viewers:
     """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
-    def __init__(self, access: AccessRecord, *, limit: int, stall_s: float) -> None:
+    def __init__(self, access: AccessRecord, *, limit: int, per_stream: int, per_token: int, stall_s: float) -> None:
         self.access = access
         self.limit = limit
+        self.per_stream = per_stream
+        self.per_token = per_token
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
+        self.of_streams: Counter[str] = Counter()
+        self.of_tokens: Counter[str] = Counter()
         self.ended = dict.fromkeys(Ended, 0)
         self.bytes_sent = 0
         self.draining = asyncio.Event()
@@ -83,10 +92,31 @@ class Viewers:
     def connected(self) -> int:
         return len(self.here)
 
-    def require_place(self) -> None:
+    def require_place(self, sid: str | None, token: str | None) -> None:
         """Raises TooManyViewers."""
         if self.connected >= self.limit:
-            raise TooManyViewers("This server is at its viewer limit. Try again; another server may have room.")
+            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
+        if sid and self.of_streams[sid] >= self.per_stream:
+            raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
+        if token and self.of_tokens[token] >= self.per_token:
+            raise TooManyViewers("This token has as many connections as it may have. Close one.", "token")
+
+    def add(self, viewer: EventsResponse) -> None:
+        self.here.add(viewer)
+        for counts, name in self._counts_of(viewer):
+            counts[name] += 1
+
+    def remove(self, viewer: EventsResponse) -> None:
+        self.here.discard(viewer)
+        for counts, name in self._counts_of(viewer):
+            counts[name] -= 1
+            if not counts[name]:
+                del counts[name]
+
+    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[Counter[str], str]]:
+        yield self.of_streams, viewer.sid
+        if viewer.token:
+            yield self.of_tokens, viewer.token
 
     def drain(self) -> None:
         self.draining.set()
@@ -108,31 +138,35 @@ class EventsResponse(Response):
         headers: Mapping[str, str] | None = None,
         *,
         view: View,
+        grant: Grant,
         refuses_with_status: bool = False,
     ) -> None:
         super().__init__(status_code=200, headers=_headers(form, headers or {}))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
         self._view = view
+        self.sid, self.token, self._expires = view.sid, grant.token, grant.expires
         self._steps = steps
         self._format = form
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = None
+        refused: TooManyViewers | None = None
         try:
-            self._viewers.require_place()  # once more: several came together, and each had found one
+            self._viewers.require_place(
+                self.sid, self.token
+            )  # once more: several came together, and each had found one
         except TooManyViewers as full:
             if self._refuses_with_status:
                 raise
-            refused = full.code
+            refused = full
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
         if refused:
-            await self._say_farewell(send, refused)
+            await self._say_farewell(send, refused.code, refused)
         elif lane := _lane(scope, self._format):
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
@@ -163,19 +197,21 @@ class EventsResponse(Response):
             return Ended.LEFT
         if not self._viewers.draining.is_set():
             ended = await self._pump_until_told(lane, receive, send)
-            if ended is not Ended.DRAINED:
-                return ended
-        await self._say_farewell(send, Draining.code)
-        if lane:  # a viewer that does not read would delay this server's exit
-            asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
-        return Ended.DRAINED
+        else:
+            ended = Ended.DRAINED
+        if ended in _FAREWELLS:
+            await self._say_farewell(send, _FAREWELLS[ended])
+            if lane:  # a viewer that does not read would delay this server's exit
+                asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
+        return ended
 
     async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()
         assert task
         self._task = task
-        self._viewers.here.add(self)
+        self._viewers.add(self)
         watch = self._watch(lane, receive)
+        expiry = self._expire_in_time()
         try:
             return await self._pump(lane, send)
         except asyncio.CancelledError:
@@ -184,8 +220,16 @@ class EventsResponse(Response):
             task.uncancel()
             return self._leaving
         finally:
-            self._viewers.here.discard(self)
+            self._viewers.remove(self)
             watch()
+            if expiry:
+                expiry.cancel()
+
+    def _expire_in_time(self) -> asyncio.TimerHandle | None:
+        if self._expires is None:
+            return None
+        left_s = self._expires - time.time()
+        return asyncio.get_running_loop().call_later(max(0, left_s), self.leave, Ended.EXPIRED)
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""
@@ -237,13 +281,12 @@ class EventsResponse(Response):
             case gap:
                 return self._format.render_gap(gap)
 
-    async def _say_farewell(self, send: Send, code: str) -> None:
+    async def _say_farewell(self, send: Send, code: str, refused: LasteventError | None = None) -> None:
         if not self._format.is_ndjson:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
-                    await send(
-                        {"type": "http.response.body", "body": farewell(code, retry_delay_ms()), "more_body": True}
-                    )
+                    body = farewell(code, retry_delay_ms(refused))
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _lane(scope: Scope, form: Format) -> Lane | None:
@@ -257,21 +300,15 @@ class CutResponse(Response):
     An EventSource gives up for good at any status but 200.
     """
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, passing: LasteventError) -> None:
         super().__init__(status_code=200, headers=_headers(Format.EXACT, {}))
         del self.headers["content-length"]
-        self._code = code
+        self._words = farewell(passing.code, retry_delay_ms(passing))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         head = scope["method"] == "HEAD"
-        await send(
-            {
-                "type": "http.response.body",
-                "body": b"" if head else farewell(self._code, retry_delay_ms()),
-                "more_body": not head,
-            }
-        )
+        await send({"type": "http.response.body", "body": b"" if head else self._words, "more_body": not head})
 
 
 def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:

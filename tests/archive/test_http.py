@@ -24,7 +24,7 @@ from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, frames, ids, ndjson, problem, walked
 
 NDJSON = "application/x-ndjson"
-KEY, MASKED_KEY = "a-key-that-may-do-everything", "a-key-that-sees-no-e-mails"
+KEY, MASKED_KEY = "a-key-that-may-do-everything-here", "a-key-that-sees-no-e-mails-at-all"
 MASKS = """
 [[mask]]
 name = "e-mail"

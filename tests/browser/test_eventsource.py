@@ -183,7 +183,7 @@ async def test_the_text_is_whole_though_the_server_drained(
 async def test_a_page_follows_with_the_token_in_events_url_where_keys_are_on(
     origin: str, follower: Follower, own_deployment: Callable[..., Deployment]
 ) -> None:
-    key = "of-at-least-sixteen-characters"
+    key = "of-at-least-thirty-two-characters"
     deployment = own_deployment(servers=1, LASTEVENT_CORS_ORIGINS=origin, LASTEVENT_API_KEYS=key)
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=deployment.url, trust_env=False) as client:

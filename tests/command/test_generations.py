@@ -261,7 +261,7 @@ def test_an_id_that_is_no_stream_is_said(
 
 
 def test_a_key_opens_a_server_that_has_keys(lastevent: Lastevent, own_deployment: Callable[..., Deployment]) -> None:
-    key = "correct-horse-battery-staple"
+    key = "correct-horse-battery-staple-and-more"
     deployment = own_deployment(servers=1, workers=1, LASTEVENT_API_KEYS=key)
     prompt = "[[tokens=3 rate=0]]"
     assert lastevent("generate", prompt, url=deployment.url, LASTEVENT_API_KEY=key).returncode == 0

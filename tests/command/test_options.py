@@ -84,7 +84,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_an_option_replaces_a_setting_in_a_copy_and_all_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-sixteen-and-more,another-of-sixteen-and-more")
+    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-thirty-two-and-more-of-it,another-of-thirty-two-and-more-of-it")
     settings = Settings(heartbeat_s=3)
     copy = with_options(settings, concurrency=("--concurrency", 7), seal_heads=("--heads", None))
     assert (settings.concurrency, copy.concurrency) == (500, 7)

@@ -197,7 +197,7 @@ def test_doctor_warns_of_a_redis_that_forgets(lastevent: Lastevent, deployment: 
 
 
 def test_doctor_does_not_show_keys(lastevent: Lastevent, deployment: Deployment) -> None:
-    secrets = {"ANTHROPIC_API_KEY": "sk-hidden-1", "LASTEVENT_API_KEYS": "hidden-key-of-sixteen-and-more"}
+    secrets = {"ANTHROPIC_API_KEY": "sk-hidden-1", "LASTEVENT_API_KEYS": "hidden-key-of-thirty-two-and-more"}
     ended = lastevent("doctor", url=deployment.url, **secrets)
     assert b"ANTHROPIC_API_KEY is set" in ended.stdout
     assert b"hidden" not in ended.stdout + ended.stderr

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "compose.yaml"
-KEY = "a-key-that-only-tests-know"
+KEY = "a-key-that-only-the-tests-here-know"
 WRITER_PASSWORD, READER_PASSWORD = "a writer's p@ss/word: 'quoted'", "a reader's"
 GIVEN = {
     "LASTEVENT_API_KEYS": KEY,

@@ -20,7 +20,7 @@ from tests.rig.deployment import HTTP, Deployment, wait_until
 pytestmark = pytest.mark.browser
 
 SAFARI = "Mozilla/5.0 (iPhone) AppleWebKit/605 (KHTML, like Gecko) Version/18.1 Mobile/15E148 Safari/604.1"
-KEY, MASKED_KEY = "of-at-least-sixteen-characters", "one-that-sees-no-numbers"
+KEY, MASKED_KEY = "of-at-least-thirty-two-characters", "one-that-sees-no-numbers-anywhere"
 MASKS = "[[mask]]\nname = 'numbers'\npattern = '[0-9]+'\n"
 
 

@@ -11,7 +11,7 @@ from tests.rig.deployment import HTTP, Deployment
 
 pytestmark = pytest.mark.browser
 
-KEY = "of-at-least-sixteen-characters"
+KEY = "of-at-least-thirty-two-characters"
 
 
 @pytest.fixture

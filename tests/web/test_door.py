@@ -15,13 +15,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
 
-from tests.rig.deployment import HTTP, Deployment, free_port
+from broker.auth import signing_key
+from broker.settings import Settings
+from broker.web.app import create_app
+from broker.web.grants import CheckedRoute
+from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
 from tests.rig.zygote import run_module
 from tests.web.wire import Api, Exchange, ids, problem
 
-KEY = "correct-horse-battery-staple"
-OTHER_KEY = "another-key-of-sixteen-or-more"
+KEY = "correct-horse-battery-staple-and-more"
+OTHER_KEY = "another-key-of-thirty-two-or-more"
+TOKEN_SECRET = "what-signs-the-read-tokens-in-tests"
+OLD_TOKEN_SECRET = "what-signed-the-read-tokens-before"
 
 
 # -- who may listen where --------------------------------------------------------------------------------
@@ -89,6 +97,7 @@ def test_with_keys_any_address_is_listened_on(own_deployment: Callable[..., Depl
 def with_keys(own_deployment: Callable[..., Deployment], **options: int) -> Iterator[Deployment]:
     """A server with two keys. Whatever a test does, no key and no token may come to any process' output."""
     settings = {"LASTEVENT_API_KEYS": f"{KEY}, {OTHER_KEY}", "LASTEVENT_READ_TOKEN_TTL_S": "3600"}
+    settings["LASTEVENT_TOKEN_SECRET"] = f"{TOKEN_SECRET}, {OLD_TOKEN_SECRET}"
     deployment = own_deployment(servers=1, **options, **settings, LASTEVENT_LOG_LEVEL="debug")
     yield deployment
     for process in (*deployment.servers, *deployment.workers):
@@ -105,16 +114,17 @@ def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
         yield deployment
 
 
-def signed(sid: str, expires: int, key: str = KEY) -> str:
-    digest = hmac.digest(key.encode(), f"lastevent read {sid} {expires}".encode(), hashlib.sha256)
-    return f"{expires}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+def signed(sid: str, expires: int | str, secret: str = TOKEN_SECRET) -> str:
+    message = f"{expires}.random"
+    digest = hmac.digest(signing_key(secret.encode()), f"{sid} {message}".encode(), hashlib.sha256)
+    return f"{message}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
 def test_every_call_needs_a_key(keyed: Deployment, open_api: Callable[..., Api]) -> None:
     owner = open_api(keyed.url, KEY)
     sid = owner.finished("secret")
     before = owner.newest_ids()
-    for key in (None, "wrong-key-of-sixteen-bytes", KEY[:-1], f"{KEY}x", KEY.upper(), ""):
+    for key in (None, "wrong-key-of-thirty-two-characters", KEY[:-1], f"{KEY}x", KEY.upper(), ""):
         stranger = open_api(keyed.url, key)
         calls = [
             *(stranger.get(path) for path in ("/v1/streams", "/v1/sessions", "/v1/sessions/x", "/metrics")),
@@ -169,28 +179,32 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
     sid, other = owner.finished("mine"), owner.finished("other")
     events_url = owner.record(sid)["events_url"]
-    path, _, token = events_url.partition("?token=")
+    path, _, token = events_url.partition("?access_token=")
     assert path == f"/v1/streams/{sid}/events"
-    assert re.fullmatch(r"\d{10}\.[\w-]{43}", token)
+    assert re.fullmatch(r"\d{10}\.[\w-]{8}\.[\w-]{43}", token)
     assert int(token.partition(".")[0]) > time.time() + 3000
     with Exchange(keyed.url, "GET", events_url) as viewer:
         assert ids(viewer.read_to_end()) == [1, 2, 3, 4]
     with Exchange(keyed.url, "GET", f"{events_url}&last_event_id=2") as viewer:
         assert ids(viewer.read_to_end()) == [3, 4]
-    assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"
-    for other_path in ("", "/events", "/text", "/replay", "/export"):
-        problem(browser.get(f"/v1/streams/{other}{other_path}?token={token}"), 401, "unauthorized")
-        problem(browser.get(f"/v1/streams/nope{other_path}?token={token}"), 401, "unauthorized")
+    assert browser.get(f"/v1/streams/{sid}/text?access_token={token}").text == "mine"
+    assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"  # as in 0.1.0, for one release more
+    for other_path in ("", "/events", "/text", "/replay", "/export", "/views", "/verify"):
+        problem(browser.get(f"/v1/streams/{other}{other_path}?access_token={token}"), 401, "unauthorized")
+        problem(browser.get(f"/v1/streams/nope{other_path}?access_token={token}"), 401, "unauthorized")
+    problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "forbidden")
+    for key_path in ("/export", "/views", "/verify"):
+        problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
     before = owner.newest_ids()
     for call in ("cancel", "regenerate", "events", "heartbeat"):
-        problem(browser.post(f"/v1/streams/{sid}/{call}?token={token}"), 401, "unauthorized")
-    problem(browser.post(f"/v1/streams?token={token}", {"prompt": "x"}), 401, "unauthorized")
+        problem(browser.post(f"/v1/streams/{sid}/{call}?access_token={token}"), 401, "unauthorized")
+    problem(browser.post(f"/v1/streams?access_token={token}", {"prompt": "x"}), 401, "unauthorized")
     for path in ("/v1/streams", "/v1/sessions", "/metrics"):
-        problem(browser.get(f"{path}?token={token}"), 401, "unauthorized")
+        problem(browser.get(f"{path}?access_token={token}"), 401, "unauthorized")
     assert owner.newest_ids() == before
 
 
-def test_every_answer_that_names_a_stream_gives_an_address_that_works(
+def test_the_answer_that_starts_a_stream_gives_an_address_with_a_token_and_a_listing_one_without(
     own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
 ) -> None:
     with with_keys(own_deployment, workers=1) as deployment:
@@ -198,9 +212,13 @@ def test_every_answer_that_names_a_stream_gives_an_address_that_works(
         started = owner.post("/v1/streams", {"prompt": "[[tokens=2 rate=0 ttft_ms=0]]", "session_id": "s"}).json()
         again = owner.post(f"/v1/streams/{started['id']}/regenerate").json()
         listed = owner.get("/v1/streams").json()["streams"] + owner.get("/v1/sessions/s").json()["streams"]
-        for stream in (started, again, *listed):
+        for stream in (started, again):
             with Exchange(deployment.url, "GET", stream["events_url"]) as viewer:
                 assert ids(viewer.read_to_end()) == [1, 2, 3, 4, 5]
+        assert len(listed) == 4
+        for stream in listed:
+            assert stream["events_url"] == f"/v1/streams/{stream['id']}/events"
+            problem(open_api(deployment.url).get(stream["events_url"]), 401, "unauthorized")
 
 
 def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
@@ -208,9 +226,13 @@ def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callabl
     sid = owner.finished("mine")
     soon = int(time.time()) + 600
     good = signed(sid, soon)
-    assert browser.get(f"/v1/streams/{sid}/text?token={good}").text == "mine"
-    assert browser.get(f"/v1/streams/{sid}/text?token={signed(sid, soon, OTHER_KEY)}").text == "mine"
-    expires, _, signature = good.partition(".")
+    assert browser.get(f"/v1/streams/{sid}/text?access_token={good}").text == "mine"
+    old = signed(sid, soon, OLD_TOKEN_SECRET)
+    assert browser.get(f"/v1/streams/{sid}/text?access_token={old}").text == "mine"
+    message, _, signature = good.rpartition(".")
+    expires = message.partition(".")[0]
+    of_0_1_0 = hmac.digest(KEY.encode(), f"lastevent read {sid} {soon}".encode(), hashlib.sha256)
+    raw = hmac.digest(TOKEN_SECRET.encode(), f"{sid} {message}".encode(), hashlib.sha256)
     bad = [
         "",
         "x",
@@ -218,37 +240,119 @@ def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callabl
         expires,
         f"{expires}.",
         f".{signature}",
-        f"{soon + 1}.{signature}",
-        f"{expires}.{signature[:-1]}",
-        f"{expires}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
-        f"{expires}.{signature}=",
-        f"0{expires}.{signature}",
-        f" {expires}.{signature}",
-        f"{expires}.ü",
-        f"９{expires[1:]}.{signature}",
+        f"{expires}.{signature}",
+        f"{soon + 1}.random.{signature}",
+        f"{expires}.Random.{signature}",
+        f"{message}.{signature[:-1]}",
+        f"{message}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
+        f"{message}.{signature}=",
+        f"0{message}.{signature}",
+        f" {message}.{signature}",
+        f"{message}.ü",
+        f"９{message[1:]}.{signature}",
         "9" * 5000 + f".{signature}",
-        signed(sid, int(time.time()) - 1),
-        signed(sid, 0),
-        signed(sid, soon, "a-key-that-is-not-ours"),
+        signed(sid, "9" * 5000),
+        signed(sid, soon, KEY),  # an API key signs nothing
+        signed(sid, soon, "a-secret-that-is-not-ours-at-all-here"),
         signed("another", soon),
+        f"{soon}.{base64.urlsafe_b64encode(of_0_1_0).decode().rstrip('=')}",
+        f"{message}.{base64.urlsafe_b64encode(raw).decode().rstrip('=')}",
         KEY,
     ]
     for token in bad:
-        problem(browser.get(f"/v1/streams/{sid}/text", params={"token": token}), 401, "unauthorized")
-        problem(browser.get(f"/v1/streams/{sid}/events", params={"token": token}), 401, "unauthorized")
+        for name in ("access_token", "token"):
+            problem(browser.get(f"/v1/streams/{sid}/text", params={name: token}), 401, "unauthorized")
+            problem(browser.get(f"/v1/streams/{sid}/events", params={name: token}), 401, "unauthorized")
+    for past in (signed(sid, int(time.time()) - 1), signed(sid, 0)):
+        for path in ("", "/text", "/events", "/replay"):
+            answer = browser.get(f"/v1/streams/{sid}{path}", params={"access_token": past})
+            problem(answer, 401, "token_expired")
+            assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     # A wrong key is not made right by a good token: the caller meant the key.
-    problem(open_api(keyed.url, "wrong-key-of-sixteen").get(f"/v1/streams/{sid}?token={good}"), 401, "unauthorized")
+    wrong = open_api(keyed.url, "wrong-key-of-thirty-two-characters")
+    problem(wrong.get(f"/v1/streams/{sid}?access_token={good}"), 401, "unauthorized")
 
 
-def test_a_token_expires(own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]) -> None:
-    deployment = own_deployment(servers=1, workers=0, LASTEVENT_API_KEYS=KEY, LASTEVENT_READ_TOKEN_TTL_S="2")
+def test_a_token_shows_what_a_viewer_needs_and_makes_no_other(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
+    secrets = {"user_id": "the-user", "session_id": "the-session", "metadata": {"plan": "the-metadata"}}
+    sid = owner.finished("mine", **secrets)
+    token = owner.record(sid)["events_url"].partition("?access_token=")[2]
+    answer = browser.get(f"/v1/streams/{sid}?access_token={token}")
+    record = owner.record(sid)
+    assert answer.json() == {
+        "id": sid,
+        "state": "done",
+        "attempt": 1,
+        "last_event_id": 4,
+        "events_url": f"/v1/streams/{sid}/events",
+        **{name: value for name, value in record.items() if name.endswith("_at")},
+    }
+    assert not re.search("the-user|the-session|the-metadata|token", answer.text)
+
+
+def test_a_token_dies_and_so_do_the_connections_that_it_opened(
+    own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
+) -> None:
+    settings = {"LASTEVENT_API_KEYS": KEY, "LASTEVENT_READ_TOKEN_TTL_S": "3", "LASTEVENT_HEARTBEAT_S": "60"}
+    deployment = own_deployment(servers=1, workers=0, **settings)
     owner, browser = open_api(deployment.url, KEY), open_api(deployment.url)
-    url = owner.record(owner.finished("a"))["events_url"]
-    assert browser.get(url).status_code == 200
-    deadline = time.monotonic() + 20
-    while browser.get(url).status_code == 200:
-        assert time.monotonic() < deadline
-    problem(browser.get(url), 401, "unauthorized")
+    sid = owner.start_external()
+    url = owner.record(sid)["events_url"]
+    with Exchange(deployment.url, "GET", url) as viewer:
+        told = viewer.read_to_end()
+        assert not viewer.is_complete
+    assert re.fullmatch(rb"retry: \d+\nid: 1\nevent: queued\ndata: \{\}\n\nretry: \d+\n: token_expired\n\n", told)
+    for path in ("/events", "/text", ""):
+        problem(browser.get(url.replace("/events", path)), 401, "token_expired")
+    wait_until(lambda: hows(owner, sid) == ["token_expired"], "it is recorded")
+
+
+def hows(api: Api, sid: str) -> list[str]:
+    return [view["how"] for view in api.get(f"/v1/streams/{sid}/views").json()["views"]]
+
+
+def test_servers_share_the_secret_of_tokens(
+    own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
+) -> None:
+    deployment = own_deployment(servers=2, workers=0, LASTEVENT_API_KEYS=KEY)
+    owner = open_api(deployment.urls[0], KEY)
+    sid = owner.finished("a")
+    url = owner.record(sid)["events_url"]
+    other = open_api(deployment.urls[1])
+    assert other.get(url).status_code == 200
+
+
+# -- the order of checks ---------------------------------------------------------------------------------
+
+
+def test_who_calls_is_asked_before_what_is_asked(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+    owner, stranger = open_api(keyed.url, KEY), open_api(keyed.url)
+    sid = owner.finished("a")
+    wrong = {
+        "limit=0", "cursor=%00", "state=x", "created_after=x", "speed=-1", "from=0", "to=x", "follow=2", "compact=2",
+        "redacted=7", "last_event_id=x",
+    }  # fmt: skip
+    paths = ["/v1/streams", "/v1/sessions", "/v1/sessions/x"]
+    paths += [
+        f"/v1/streams/{sid}{path}" for path in ("", "/events", "/replay", "/text", "/export", "/views", "/verify")
+    ]
+    for path in paths:
+        for query in wrong:
+            problem(stranger.get(f"{path}?{query}"), 401, "unauthorized")
+    for call in ("", "/x/cancel", "/x/regenerate", "/x/events", "/x/heartbeat"):
+        answer = stranger.http.post(f"/v1/streams{call}", content=b"{", headers={"Idempotency-Key": "a b"})
+        problem(answer, 401, "unauthorized")
+
+
+def test_a_route_says_who_may_call_it_or_the_server_does_not_start() -> None:
+    async def forgotten() -> None: ...
+
+    with pytest.raises(AttributeError, match="needs"):
+        APIRouter(route_class=CheckedRoute).add_api_route("/forgotten", forgotten)
+    for route in create_app(Settings()).routes:
+        if isinstance(route, APIRoute) and route.path != "/" and not route.path.startswith("/console/"):
+            assert isinstance(route, CheckedRoute), route.path
 
 
 def test_with_keys_a_proxy_may_stand_in_front(keyed: Deployment, open_api: Callable[..., Api]) -> None:

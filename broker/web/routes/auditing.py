@@ -8,30 +8,34 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.errors import ArchiveDamaged
+from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.openapi import erases, gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
+@needs(any_key)
 async def views(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    return json_response({"views": await tier.reading.views(sid, tier.read_all_grant(request)), "next": None})
+    return json_response({"views": await tier.reading.views(sid, grant_of(request)), "next": None})
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))
+@needs(any_key)
 async def verify(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.read_all_grant(request)
+    grant = grant_of(request)
     with suppress(ArchiveDamaged):  # which is what verifying is for
         await tier.streams.look_up(sid, grant)
     return json_response({"id": sid, **await tier.reading.verify(sid)})
 
 
 @router.delete("/v1/streams/{sid}", status_code=204, **erases())
+@needs(full_key)
 async def erase(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    is_done = await tier.streams.erase(sid, tier.full_grant(request))
+    is_done = await tier.streams.erase(sid, grant_of(request))
     return Response(status_code=204 if is_done else 202)

@@ -13,24 +13,33 @@ from broker.auth import Grant
 from broker.dialects.cursor import parse_cursor
 from broker.dialects.format import Format
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
-from broker.errors import ArchiveUnavailable, Draining, StoreUnavailable, TooManyViewers
+from broker.errors import ArchiveUnavailable, Draining, LasteventError, RateLimited, StoreUnavailable, TooManyViewers
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
 from broker.log.access import View
 from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
+from broker.web.grants import CheckedRoute, grant_of, needs, reader, reader_by_key
 from broker.web.inputs import Accept, CursorQuery, LastEventId, wanted_format
 from broker.web.openapi import gives
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
+
+
+def cut_or_raise(request: Request, passing: LasteventError) -> Response:
+    """What passes: an EventSource gets an answer that it comes back after, others the error."""
+    if wanted_format(request.headers.get("accept", ""), compact=False).is_ndjson:
+        raise passing
+    return CutResponse(passing)
 
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
+@needs(reader, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -42,26 +51,26 @@ async def events(
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
     tier = Tier.of(request)
+    grant = grant_of(request)
     form = wanted_format(accept, compact == "1")
     try:
-        grant = tier.stream_grant(request, sid)
-        tier.require_place()
+        tier.require_place(sid, grant)
         cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
         found = await tier.streams.look_up_content(sid, grant)
         log = await tier.reading.log(sid, found, grant)
-    except (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers) as passing:
-        if form.is_ndjson:
-            raise
-        return CutResponse(passing.code)
+    except (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers, RateLimited) as passing:
+        return cut_or_raise(request, passing)
     tail = found.meta.tail
     if has_ended_at(cursor, found.meta.state, tail):
         return Response(status_code=204)
     cursor = tail if cursor is None else cursor
     steps = steps_of(tier, found, grant, log, sid, cursor, follows=follows == "1")
-    return EventsResponse(tier.viewers, steps, form, view=view_of(request, sid, grant, form.access_name, cursor))
+    view = view_of(request, sid, grant, form.access_name, cursor)
+    return EventsResponse(tier.viewers, steps, form, view=view, grant=grant)
 
 
 @router.get("/v1/streams/{sid}/replay", **gives("The log again, at its original pace × speed", MEDIA_TYPE))
+@needs(reader_by_key)
 async def replay_paced(
     request: Request,
     sid: str,
@@ -71,8 +80,8 @@ async def replay_paced(
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.stream_grant(request, sid)
-    tier.require_place()
+    grant = grant_of(request)
+    tier.require_place(sid, grant)
     cursor = parse_cursor(last_event_id) or 0
     found = await tier.streams.look_up_content(sid, grant)
     log = await tier.reading.log(sid, found, grant)
@@ -86,6 +95,7 @@ async def replay_paced(
         lambda _: paced(log, sid, span, speed=speed, heartbeat_s=heartbeat_s),
         Format.EXACT,
         view=view,
+        grant=grant,
         refuses_with_status=True,
     )
 

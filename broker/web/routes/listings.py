@@ -9,15 +9,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.log.index import Filter
+from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import Limit, Next, State
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.get("/v1/streams", **gives("Streams, newest first", "application/json"))
+@needs(any_key)
 async def streams(
     request: Request,
     session_id: str | None = None,
@@ -30,24 +32,26 @@ async def streams(
     cursor: Next = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.read_all_grant(request)
+    grant = grant_of(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
-    to_json = partial(tier.stream_json, grant=grant)
+    to_json = partial(tier.stream_json, grant=grant, is_listed=True)
     return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json))
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
+@needs(full_key)
 async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)  # names of sessions are the callers' own
+    grant = grant_of(request)  # names of sessions are the callers' own
     return json_response(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
 
 
 @router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
+@needs(full_key)
 async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)  # names of sessions are the callers' own
-    which, to_json = Filter(session=session_id), partial(tier.stream_json, grant=grant)
+    grant = grant_of(request)  # names of sessions are the callers' own
+    which, to_json = Filter(session=session_id), partial(tier.stream_json, grant=grant, is_listed=True)
     page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json)
     return json_response({"id": session_id, **page})
 

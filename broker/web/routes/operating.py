@@ -7,33 +7,36 @@ from starlette.responses import Response
 
 from broker.errors import RedisUnavailable
 from broker.web import metrics
+from broker.web.grants import CheckedRoute, anyone, full_key, needs
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **gives("The process is alive", "application/json"))
+@needs(anyone)
 async def healthz() -> Response:
     return json_response({"status": "ok"})
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **gives("Redis is reachable, and the server is not draining", "application/json"))
+@needs(anyone)
 async def readyz(request: Request) -> Response:
     tier = Tier.of(request)
     tier.require_open()
     await tier.redis.ping()
-    if not tier.hub.is_connected:
+    if not tier.hub.is_connected or not tier.auth.is_ready:
         raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
     return json_response({"status": "ready"})
 
 
 @router.get("/metrics", **gives("Prometheus metrics of this process", "text/plain"))
+@needs(full_key)
 async def metrics_(request: Request) -> Response:
     tier = Tier.of(request)
-    tier.full_grant(request)
     text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
     return Response(text, media_type=metrics.CONTENT_TYPE)

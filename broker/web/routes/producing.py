@@ -8,25 +8,28 @@ from starlette.responses import Response
 from broker.log.steps import EXTERNAL_LEASE_S
 from broker.service.bodies import AppendEvents, ProducerHeartbeat
 from broker.service.record import rfc3339
+from broker.web.grants import CheckedRoute, full_key, grant_of, needs
 from broker.web.openapi import takes
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.post("/v1/streams/{sid}/events", **takes(AppendEvents, 200, "The id of the last event"))
+@needs(full_key)
 async def append(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)
+    grant = grant_of(request)
     body = await tier.body(request, AppendEvents)
     return json_response({"last_event_id": (await tier.streams.append(sid, grant, body)).tail})
 
 
 @router.post("/v1/streams/{sid}/heartbeat", **takes(ProducerHeartbeat, 200, "The lease is renewed"))
+@needs(full_key)
 async def heartbeat(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)
+    grant = grant_of(request)
     body = await tier.body(request, ProducerHeartbeat)
     renewed = await tier.streams.heartbeat(sid, grant, body.epoch)
     until = rfc3339(renewed.now_ms + round(EXTERNAL_LEASE_S * 1000))

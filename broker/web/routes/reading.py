@@ -9,35 +9,41 @@ from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
 from broker.log.event import text_since_restart
+from broker.web.grants import CheckedRoute, any_key, grant_of, needs, reader
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.get("/v1/streams/{sid}", **gives("The stream", "application/json"))
+@needs(reader)
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.stream_grant(request, sid)
+    grant = grant_of(request)
     return json_response(tier.stream_json((await tier.streams.look_up(sid, grant)).meta, sid, grant))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
+@needs(reader)
 async def text(request: Request, sid: str) -> Response:
-    tier = Tier.of(request)
-    events = await tier.reading.events(sid, tier.stream_grant(request, sid))
+    tier, grant = Tier.of(request), grant_of(request)
+    if grant.token:
+        tier.connects.require(grant.token)
+    events = await tier.reading.events(sid, grant)
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
 
 @router.get("/v1/streams/{sid}/export", **gives("The whole log, an event a line", NDJSON_MEDIA_TYPE))
+@needs(any_key)
 async def export(
     request: Request,
     sid: str,
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    body = await tier.reading.export(sid, tier.read_all_grant(request), is_redacted=redacted == "1")
+    body = await tier.reading.export(sid, grant_of(request), is_redacted=redacted == "1")
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

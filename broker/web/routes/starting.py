@@ -12,6 +12,7 @@ from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
+from broker.web.grants import CheckedRoute, full_key, grant_of, needs
 from broker.web.inputs import Accept, IdempotencyKey, LastEventId
 from broker.web.openapi import takes
 from broker.web.routes.following import has_ended_at, steps_of, view_of
@@ -19,10 +20,11 @@ from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 from broker.web.viewer import EventsResponse
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.post("/v1/streams", **takes(CreateStream, 201, "Started. With Accept: text/event-stream, the stream itself"))
+@needs(full_key)
 async def create_stream(
     request: Request,
     accept: Accept = "*/*",
@@ -30,7 +32,7 @@ async def create_stream(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)
+    grant = grant_of(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(last_event_id, idempotency_key)
     body = await tier.body(request, CreateStream)
@@ -42,6 +44,7 @@ async def create_stream(
     "/v1/streams/{sid}/regenerate",
     **takes(Regenerate, 201, "A new stream of the same request and session", optional=True),
 )
+@needs(full_key)
 async def regenerate(
     request: Request,
     sid: str,
@@ -50,7 +53,7 @@ async def regenerate(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)
+    grant = grant_of(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(last_event_id, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
@@ -59,9 +62,10 @@ async def regenerate(
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", optional=True))
+@needs(full_key)
 async def cancel(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    grant = tier.full_grant(request)
+    grant = grant_of(request)
     body = await tier.body(request, Cancel, optional=True)
     ended = await tier.streams.cancel(sid, grant, body.reason)
     return json_response(ended._asdict())
@@ -94,4 +98,4 @@ async def _answer(request: Request, grant: Grant, started: Started, accept: str,
     log = await tier.reading.log(started.sid, found, grant)
     steps = steps_of(tier, found, grant, log, started.sid, cursor)
     view = view_of(request, started.sid, grant, Format.EXACT.access_name, cursor)
-    return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view)
+    return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view, grant=grant)

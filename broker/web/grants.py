@@ -1,0 +1,90 @@
+"""Who may call a route. Declared beside it, and checked before anything else of the request is looked at.
+
+The order of checks is one for all routes: the door's own rules (door.py), who calls, query and body, the stream.
+A route without a declaration does not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from broker.auth import Grant
+from broker.errors import Forbidden, StoreUnavailable
+from broker.web.tier import Tier
+
+Check = Callable[[Tier, Request], Grant | None]
+Route = TypeVar("Route", bound=Callable[..., Any])
+Passing = Callable[[Request, StoreUnavailable], Response]
+
+
+def anyone(_: Tier, __: Request) -> None:
+    """Also a caller without a key."""
+
+
+def full_key(tier: Tier, request: Request) -> Grant:
+    """A caller that may do everything. Raises Unauthorized, or Forbidden for a masked key."""
+    grant = any_key(tier, request)
+    if grant.is_masked:
+        raise Forbidden("This key only reads finished streams, with masks applied. Use another key.")
+    return grant
+
+
+def any_key(tier: Tier, request: Request) -> Grant:
+    """A caller that may read all streams, perhaps masked. Raises Unauthorized."""
+    return tier.auth.by_key(request.headers.get("authorization"))
+
+
+def reader(tier: Tier, request: Request) -> Grant:
+    """A caller that may read this stream: by a key, perhaps masked, or by a read token.
+
+    Raises Unauthorized, TokenExpired, RedisUnavailable.
+    """
+    token = request.query_params.get("access_token", request.query_params.get("token"))
+    if token is None or tier.auth.is_open or "authorization" in request.headers:
+        return any_key(tier, request)
+    return tier.auth.by_token(request.path_params["sid"], token)
+
+
+def reader_by_key(tier: Tier, request: Request) -> Grant:
+    """As `reader`, but not by a read token. Raises Forbidden for one."""
+    grant = reader(tier, request)
+    if grant.token:
+        raise Forbidden("A read token opens a stream's events, its text and its state. This takes an API key.")
+    return grant
+
+
+def needs(check: Check, *, passing: Passing | None = None) -> Callable[[Route], Route]:
+    """Declare who may call a route. `passing`: its answer where who calls cannot be found out for the moment."""
+
+    def declare(route: Route) -> Route:
+        route.needs = (check, passing)  # type: ignore[attr-defined]
+        return route
+
+    return declare
+
+
+def grant_of(request: Request) -> Grant:
+    found: Grant = request.state.grant
+    return found
+
+
+class CheckedRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        declared: tuple[Check, Passing | None] = self.endpoint.needs  # type: ignore[attr-defined]  # set by @needs
+        check, passing = declared
+        handle: Callable[[Request], Coroutine[Any, Any, Response]] = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            try:
+                request.state.grant = check(Tier.of(request), request)
+            except StoreUnavailable as error:
+                if passing is None:
+                    raise
+                return passing(request, error)
+            return await handle(request)
+
+        return checked

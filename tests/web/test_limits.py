@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -17,10 +17,10 @@ KEY = "a-key-of-at-least-thirty-two-characters"
 
 
 @pytest.fixture
-def limited(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
+def limited(own_deployment: Callable[..., Deployment]) -> Deployment:
     limits = {"VIEWERS_PER_TOKEN": "3", "VIEWERS_PER_STREAM": "5", "CONNECTS_PER_MINUTE": "20"}
     settings = {f"LASTEVENT_{name}": value for name, value in limits.items()}
-    yield own_deployment(servers=1, workers=0, LASTEVENT_API_KEYS=KEY, **settings)
+    return own_deployment(servers=1, workers=0, LASTEVENT_API_KEYS=KEY, **settings)
 
 
 def test_a_token_has_so_many_places_and_others_keep_theirs(limited: Deployment, open_api: Callable[..., Api]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 class Balancer:
     """nginx, started as compose.yaml starts it, on free ports of loopback."""
 
-    def __init__(self, folder: Path, certificate: Path, upstreams: Sequence[int]) -> None:
+    def __init__(
+        self, folder: Path, certificate: Path, upstreams: Sequence[int], change: Callable[[str], str] = str
+    ) -> None:
         self.port = free_port()
         self.tls_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.tls_url = f"https://localhost:{self.tls_port}"
         configuration = folder / "nginx.conf"
-        configuration.write_text(_elsewhere(CONFIGURATION.read_text(), self.port, self.tls_port, upstreams))
+        configuration.write_text(_elsewhere(change(CONFIGURATION.read_text()), self.port, self.tls_port, upstreams))
         (folder / "tls").symlink_to(certificate)
         places = {"/etc/nginx/nginx.conf": str(configuration), "/tmp": str(folder)}
         self.argv = on_this_machine(SERVICES["nginx"]["command"], places)

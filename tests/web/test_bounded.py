@@ -444,3 +444,53 @@ def test_refusals_are_one_line_of_the_log(serve: Callable[..., Server], caplog: 
     server.refusals.log()
     server.refusals.log()
     assert caplog.messages == ["connections refused within a minute: 41 × not HTTP/1.1"]
+
+
+# -- smuggling: two readers of one connection must never see other requests ------------------------------
+
+MALFORMED = [
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0x3\r\n\r\nabc",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n Host: x\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX: a\nY: b\r\n\r\n",
+    b"GET /a HTTP/1.1\nHost: x\n\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX\0: a\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\n: a\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+    b"GET /a\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a HTTP/9.9\r\nHost: x\r\n\r\n",
+    b"GET /a HTTP/1.1 x\r\nHost: x\r\n\r\n",
+    b"GET  HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"G@T /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"CONNECT /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+]
+
+
+def test_what_is_not_http_1_1_is_refused_once_and_hides_no_request(serve: Callable[..., Server]) -> None:
+    server = serve()
+    for upgrade in (b"", UPGRADES[0]):
+        for request in MALFORMED:
+            changed = request.replace(b"Host: x\r\n", b"Host: x\r\n" + upgrade)
+            answer = server.ask(changed + HIDDEN)
+            assert statuses(answer) == [400], request
+    assert server.asked == []

@@ -64,7 +64,8 @@ def _elsewhere(configuration: str, port: int, tls_port: int, upstreams: Sequence
 class Balanced:
     def __init__(self, deployment: Deployment, folder: Path, certificate: Path) -> None:
         self.ports = [free_port(), free_port()]
-        environment = {**deployment.environment, "LASTEVENT_API_KEYS": KEY}
+        limits = {"LASTEVENT_VIEWERS_PER_TOKEN": "1000", "LASTEVENT_CONNECTS_PER_MINUTE": "100000"}  # one token for all
+        environment = {**deployment.environment, **limits, "LASTEVENT_API_KEYS": KEY}
         self.servers = [
             Process(f"keyed-{n}", deployment.serve_argv(port), environment, folder) for n, port in enumerate(self.ports)
         ]

@@ -4,6 +4,7 @@ app.py          the ASGI application, put together: the tier, its routes, and wh
 tier.py         Tier: what a web process holds; which grant a request has
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
+presence.py     work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
 endings.py      the names of the ways in which a connection ends, and when a viewer comes back

@@ -18,7 +18,7 @@ import orjson
 import pytest
 import redis
 
-from broker.service.masks import load_masks
+from broker.service.masks import Watch, load_masks
 from tests.conftest import deployment_in
 from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, frames, ids, ndjson, problem, walked
@@ -508,4 +508,7 @@ def test_the_masks_that_the_documentation_shows_are_masks(tmp_path: Path) -> Non
     (tmp_path / "masks.toml").write_text(masks)
     redactor = load_masks(tmp_path / "masks.toml")
     record = {"metadata": {"customer": {"card": 4111}, "note": "write to ann@example.org."}}
-    assert redactor.mask_record(record)["metadata"] == {"customer": {"card": "█████"}, "note": "write to " + "█" * 16}
+    assert redactor.mask_record(record, Watch())["metadata"] == {
+        "customer": {"card": "█████"},
+        "note": "write to " + "█" * 16,
+    }

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from broker.errors import ArchiveDamaged
 from broker.web.openapi import erases, gives
+from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
@@ -18,7 +19,8 @@ router = APIRouter()
 @router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
 async def views(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    return json_response({"views": await tier.reading.views(sid, tier.read_all_grant(request)), "next": None})
+    found = await while_here(request, tier.reading.views(sid, tier.read_all_grant(request)))
+    return json_response({"views": found, "next": None})
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))

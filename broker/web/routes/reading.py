@@ -10,6 +10,7 @@ from starlette.responses import Response
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
 from broker.log.event import text_since_restart
 from broker.web.openapi import gives
+from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
@@ -20,13 +21,14 @@ router = APIRouter()
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = tier.stream_grant(request, sid)
-    return json_response(tier.stream_json((await tier.streams.look_up(sid, grant)).meta, sid, grant))
+    found = await tier.streams.look_up(sid, grant)
+    return json_response(await while_here(request, tier.stream_json(found.meta, sid, grant)))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
 async def text(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    events = await tier.reading.events(sid, tier.stream_grant(request, sid))
+    events = await while_here(request, tier.reading.events(sid, tier.stream_grant(request, sid)))
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -38,6 +40,7 @@ async def export(
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    body = await tier.reading.export(sid, tier.read_all_grant(request), is_redacted=redacted == "1")
+    export = tier.reading.export(sid, tier.read_all_grant(request), is_redacted=redacted == "1")
+    body = await while_here(request, export)
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

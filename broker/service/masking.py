@@ -90,7 +90,7 @@ class Masking:
     def _serve(self) -> None:
         while job := self._queue.get():
             self._running.add(job)
-            job.run(lambda: len(self._running))
+            job.run()
             self._running.discard(job)
             del job  # or its log would stay until the next one
 
@@ -102,12 +102,12 @@ class _Job(Generic[T]):
         self.done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._work = work
 
-    def run(self, sharers: Callable[[], int]) -> None:
+    def run(self) -> None:
         """In a thread."""
         if self.done.done():
             return
         try:
-            result = self._work(partial(Watch, is_unwanted=self.done.done, sharers=sharers))
+            result = self._work(partial(Watch, is_unwanted=self.done.done))
         except Unwanted:
             return
         except Exception as error:  # it is the caller's
@@ -160,10 +160,12 @@ class Place:
         masked: list[dict[str, Any]] = []
         began_s = time.thread_time()
         spent_s = 0.0
-        while len(masked) < len(records) and spent_s < TURN_S:
+        for record in records:
             watch = watch_for(min(LIMIT_S, left_s - spent_s))
-            masked.append(self._redactor.mask_record(records[len(masked)], watch))
+            masked.append(self._redactor.mask_record(record, watch))
             spent_s = time.thread_time() - began_s
+            if spent_s >= TURN_S:
+                break
         return masked, spent_s
 
 

@@ -67,17 +67,11 @@ class Unwanted(Exception):
 class Watch:
     """Over one stream's masking, in the thread that does it, which asks before each value whether to go on.
 
-    `limit_s`: of this thread's CPU. `is_unwanted`: nobody waits for it any more. `sharers`: how many threads mask now.
+    `limit_s`: of this thread's CPU. `is_unwanted`: nobody waits for it any more.
     """
 
-    def __init__(
-        self,
-        limit_s: float = LIMIT_S,
-        is_unwanted: Callable[[], bool] = lambda: False,
-        sharers: Callable[[], int] = lambda: 1,
-    ) -> None:
+    def __init__(self, limit_s: float = LIMIT_S, is_unwanted: Callable[[], bool] = lambda: False) -> None:
         self._is_unwanted = is_unwanted
-        self._sharers = sharers
         self._rested_s = time.thread_time()
         self._end_s = self._rested_s + limit_s
 
@@ -95,8 +89,8 @@ class Watch:
 
     def hide(self, pattern: regex.Pattern[str], text: str) -> str:
         """The text with each character of each match hidden. The interpreter's lock is free while `regex` searches."""
-        # regex measures its timeout by the CPU of the whole process, and all sharers use that up.
-        limit_s = self.go_on() * self._sharers()
+        # regex measures its timeout by the CPU of the whole process: beside other work it gives up sooner, never later.
+        limit_s = self.go_on()
         spans: list[tuple[int, int]] = []
         try:
             for found in pattern.finditer(text, timeout=limit_s, concurrent=True):
@@ -147,7 +141,7 @@ class Redactor:
         for event in events:
             value = orjson.loads(event.data)
             data.append(value)
-            masked.append(self._masked({"data": value}, watch)["data"])
+            masked.append(self._masked(value, watch))
         for pieces in _texts(events, data):
             self._mask_across(pieces, data, masked, watch)
         return [_with_data(event, value, watch) for event, value in zip(events, masked, strict=True)]
@@ -164,7 +158,7 @@ class Redactor:
 
     def _masked(self, value: Any, watch: Watch) -> Any:
         for path in self._paths:
-            value = _hidden(value, path, watch)
+            value = _hidden({"data": value}, path, watch)["data"]
         return self._mapped(value, watch)
 
     def _mapped(self, value: Any, watch: Watch) -> Any:

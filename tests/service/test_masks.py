@@ -210,6 +210,11 @@ def test_what_a_stream_is_found_by_stays(redactor: Redactor) -> None:
     assert redactor.mask_record(record, Watch()) == {**record, "session_id": hidden, "user_id": hidden}
 
 
+def test_a_pattern_that_finds_the_word_data_leaves_events_their_data() -> None:
+    redactor = Redactor([Mask("data", regex.compile("data"))])
+    assert data(redactor.mask_events(log(("custom", {"data": "my data"})), Watch())) == [{"████": "my ████"}]
+
+
 def test_odd_shapes_pass_through(redactor: Redactor) -> None:
     events = log(("text_delta", {"text": 5}), ("text_delta", []), ("text_delta", "555-1234"), ("custom", None))
     assert data(redactor.mask_events(events, Watch())) == [{"text": 5}, [], "████████", None]

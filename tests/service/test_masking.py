@@ -76,18 +76,13 @@ async def held(masking: Masking, readers: int) -> AsyncIterator[None]:
     await asyncio.wait(reading)
 
 
-def other_threads_s() -> float:
-    """The CPU of this process' other threads: they use none while the machine has no time for them."""
-    return time.process_time() - time.thread_time()
-
-
 async def longest_pause_s(work: Awaitable[Any]) -> float:
-    """The most CPU that other threads had between two turns of the loop, which asks for its turn all the time."""
+    """The most CPU that this process used between two turns of the loop, which asks for its turn all the time."""
     working = asyncio.ensure_future(work)
-    longest_s, before_s = 0.0, other_threads_s()
+    longest_s, before_s = 0.0, time.process_time()
     while not working.done():
         await asyncio.sleep(0.001)
-        now_s = other_threads_s()
+        now_s = time.process_time()
         longest_s, before_s = max(longest_s, now_s - before_s), now_s
     await working
     return longest_s

@@ -23,7 +23,8 @@ LasteventError
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
 │   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
 ├── ArchiveDamaged          a row of the archive is not as it was written
-├── MasksTooSlow            a mask's pattern takes too long on this text
+├── MasksTooSlow            the masks take too long on this stream
+│   └── MasksBusy           too many masked reads wait for their turn; it passes
 ├── ArchiveUnavailable      the archive's database cannot be reached or cannot serve
 └── Draining                this server is shutting down
 
@@ -164,6 +165,12 @@ class ArchiveDamaged(LasteventError):
 class MasksTooSlow(LasteventError):
     status, code, title = 503, "masks_too_slow", "The masks took too long to apply"
     retry_after_s = 60.0
+
+
+class MasksBusy(MasksTooSlow):
+    """As many masked reads wait as may. Unlike a stream that takes too long, this passes."""
+
+    retry_after_s = 5.0
 
 
 class ArchiveUnavailable(LasteventError):

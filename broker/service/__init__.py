@@ -6,4 +6,5 @@ reading.py   a stream's events, its export, its viewers and its seal, for one ca
 listing.py   streams and sessions, newest first, in pages
 record.py    what goes out, as JSON: a stream's record, a viewer's, a verdict
 masks.py     masks, for callers who may not see everything
+masking.py   the threads that apply them, and the queue before those
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_right
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +19,7 @@ from broker.log.access import read_views
 from broker.log.event import Event, to_ndjson
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
+from broker.service.masking import Masking
 from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.record import verdict_json, view_json
 from broker.service.streams import Found, Streams
@@ -26,18 +27,18 @@ from broker.settings import PREFIX, Settings, SettingsError
 
 
 class Reading:
-    def __init__(self, streams: Streams, archive: Archive | None, redactor: Redactor | None) -> None:
+    def __init__(self, streams: Streams, archive: Archive | None, masking: Masking | None) -> None:
         self._streams = streams
         self._archive = archive
-        self._redactor = redactor
+        self._masking = masking
 
     async def log(self, sid: str, found: Found, grant: Grant) -> ReadableLog:
-        """Where this caller reads the stream's events. Raises StreamExpired, or Forbidden."""
+        """Where this caller reads the stream's events. Raises StreamExpired, Forbidden, or MasksTooSlow."""
         log = await self._streams.log_of(sid, found)
         return _MaskedLog(await self._masked_events(sid, found, log)) if grant.is_masked else log
 
     async def events(self, sid: str, grant: Grant) -> list[Event]:
-        """All there are. Raises StreamNotFound, StreamExpired, or Forbidden."""
+        """All there are. Raises StreamNotFound, StreamExpired, Forbidden, or MasksTooSlow."""
         try:
             return await self._events(sid, grant)
         except StreamNotFound:  # perhaps it has left Redis just now, and the archive has it
@@ -49,20 +50,23 @@ class Reading:
 
     async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> bytes:
         """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one."""
-        if is_redacted and not self._redactor:
+        if is_redacted and not self._masking:
             raise InvalidRequest(f"This server has no masks: set {PREFIX}REDACT_FILE.")
         is_redacted = is_redacted or grant.is_masked
         reads_as = grant._replace(is_masked=is_redacted)
         lines = b"".join(map(to_ndjson, await self.events(sid, reads_as)))
-        if is_redacted and self._redactor:
-            lines += orjson.dumps({"redacted": self._redactor.names}) + b"\n"
+        if is_redacted and self._masking:
+            lines += orjson.dumps({"redacted": self._masking.names}) + b"\n"
         if self._archive and (sealed := await self._archive.reader.sealed(sid)) and sealed.seal:
             lines += _seal_line(sealed, is_redacted=is_redacted)
         return lines
 
-    def masked_record(self, record: dict[str, Any], grant: Grant) -> dict[str, Any]:
-        """A stream's record as this caller may see it."""
-        return self._redactor.mask_record(record) if grant.is_masked and self._redactor else record
+    async def records(self, records: Sequence[dict[str, Any]], grant: Grant) -> Sequence[dict[str, Any]]:
+        """Streams' records as this caller may see them, in the same order. Raises MasksTooSlow."""
+        if not grant.is_masked or not self._masking:
+            return records
+        with self._masking.place() as place:
+            return await place.records(records)
 
     async def views(self, sid: str, grant: Grant) -> list[dict[str, Any]]:
         """The records of a stream's viewers, oldest first; of an erased stream none."""
@@ -73,9 +77,10 @@ class Reading:
         if self._archive:  # after Redis: what leaves that in between is here
             views |= {view["id"]: view for view in await self._archive.reader.views(sid)}
         found = [view_json(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
-        if grant.is_masked and self._redactor:
-            return [self._redactor.mask_view(view) for view in found]
-        return found
+        if not grant.is_masked or not self._masking:
+            return found
+        with self._masking.place() as place:
+            return await place.views(found)
 
     async def verify(self, sid: str) -> dict[str, Any]:
         return verdict_json(await self._archive.verify(sid) if self._archive else NOT_SEALED)
@@ -84,8 +89,9 @@ class Reading:
         if not found.meta.has_ended:
             # A match may begin in one event and end in the next: it cannot be masked before that is there.
             raise Forbidden("This key reads what has ended, with masks laid over it. The stream is still running.")
-        assert self._redactor  # settings.py: no masked key without masks
-        return await asyncio.to_thread(self._redactor.mask_events, await log.read_all(sid))
+        assert self._masking  # settings.py: no masked key without masks
+        with self._masking.place() as place:
+            return await place.events(await log.read_all(sid))
 
 
 class _MaskedLog:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from broker.errors import (
@@ -79,6 +80,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(LasteventError, _lastevent_error)
     app.add_exception_handler(RequestValidationError, _invalid_parameter)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
 
 
 def request_id(request: Request) -> str:
@@ -106,3 +108,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = problem(request_id(request), error.status_code, code, phrase, detail)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _nobody_there(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # which nobody gets

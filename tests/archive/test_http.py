@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import select
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 import redis
 
-from broker.service.masks import load_masks
+from broker.service.masking import PLACES
+from broker.service.masks import Watch, load_masks
 from tests.conftest import deployment_in
 from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, frames, ids, ndjson, problem, walked
@@ -32,7 +36,11 @@ pattern = '[a-z]+@[a-z]+[.]org'
 [[mask]]
 name = "card"
 path = "metadata.card"
+[[mask]]
+name = "slow"
+pattern = '(?:zq|zqzq)+$'
 """
+SLOW = {"texts": ["zq" * 22 + "!"] * 5_000}  # each takes the slow mask some 10 ms
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +401,7 @@ def test_a_masked_key_reads_what_has_ended_under_masks(api: Api, masked: Api, ar
         [listed] = [one for one in masked.get("/v1/streams").json()["streams"] if one["id"] == sid]
         assert listed["metadata"] == masked.record(sid)["metadata"]
         exported = masked.get(f"/v1/streams/{sid}/export").text
-        assert '{"redacted":["e-mail","card"]}' in exported
+        assert '{"redacted":["e-mail","card","slow"]}' in exported
         assert "example" not in exported
         assert "4111" not in exported
         until_archived(api, sid)
@@ -437,8 +445,33 @@ def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> N
     assert "ann@example.org" in whole
     assert "ann@example.org" not in redacted
     *_, note, seal = ndjson(redacted.encode())
-    assert note == {"redacted": ["e-mail", "card"]}
+    assert note == {"redacted": ["e-mail", "card", "slow"]}
     assert set(seal["seal"]) == {"statement", "signature"}, "with the salt a masked word could be guessed"
+
+
+def test_nobody_waits_for_masked_reads_and_who_finds_no_place_is_sent_away(
+    api: Api, masked: Api, archived: Deployment
+) -> None:
+    sid, other = api.finished("x", metadata=SLOW), api.finished("y")
+    masks_on = urlsplit(archived.urls[1])
+    ask = f"GET /v1/streams/{sid} HTTP/1.1\r\nHost: {masks_on.netloc}\r\nAuthorization: Bearer {MASKED_KEY}\r\n\r\n"
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(socket.create_connection((masks_on.hostname, masks_on.port))) for _ in range(PLACES + 1)
+        ]
+        for reader in readers:
+            reader.sendall(ask.encode())
+        [refused], _, _ = select.select(readers, [], [], 30)
+        answer = refused.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"masks_too_slow" in answer
+        assert b"retry-after: 5\r\n" in answer.lower()
+        readers.remove(refused)
+        assert masked.get(f"/v1/streams/{sid}/verify").status_code == 200
+        with closing(Api(archived.urls[1], KEY)) as beside:
+            assert beside.record(other)["id"] == other
+        assert select.select(readers, [], [], 0)[0] == []
+    wait_until(lambda: masked.get(f"/v1/streams/{other}").status_code == 200, "those who left have freed their places")
 
 
 # -- an archive that is away ------------------------------------------------------------------------------------------
@@ -508,4 +541,7 @@ def test_the_masks_that_the_documentation_shows_are_masks(tmp_path: Path) -> Non
     (tmp_path / "masks.toml").write_text(masks)
     redactor = load_masks(tmp_path / "masks.toml")
     record = {"metadata": {"customer": {"card": 4111}, "note": "write to ann@example.org."}}
-    assert redactor.mask_record(record)["metadata"] == {"customer": {"card": "█████"}, "note": "write to " + "█" * 16}
+    assert redactor.mask_record(record, Watch())["metadata"] == {
+        "customer": {"card": "█████"},
+        "note": "write to " + "█" * 16,
+    }

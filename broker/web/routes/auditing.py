@@ -10,6 +10,7 @@ from starlette.responses import Response
 from broker.errors import ArchiveDamaged
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.openapi import erases, gives
+from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
@@ -20,7 +21,8 @@ router = APIRouter(route_class=CheckedRoute)
 @needs(any_key)
 async def views(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    return json_response({"views": await tier.reading.views(sid, grant_of(request)), "next": None})
+    found = await while_here(request, tier.reading.views(sid, grant_of(request)))
+    return json_response({"views": found, "next": None})
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))

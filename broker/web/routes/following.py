@@ -13,7 +13,15 @@ from broker.auth import Grant
 from broker.dialects.cursor import parse_cursor
 from broker.dialects.format import Format
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
-from broker.errors import ArchiveUnavailable, Draining, LasteventError, RateLimited, StoreUnavailable, TooManyViewers
+from broker.errors import (
+    ArchiveUnavailable,
+    Draining,
+    LasteventError,
+    MasksBusy,
+    RateLimited,
+    StoreUnavailable,
+    TooManyViewers,
+)
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
 from broker.log.access import View
@@ -23,6 +31,7 @@ from broker.service.streams import Found
 from broker.web.grants import CheckedRoute, grant_of, needs, reader, reader_by_key
 from broker.web.inputs import Accept, CursorQuery, LastEventId, wanted_format
 from broker.web.openapi import gives
+from broker.web.presence import while_here
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
@@ -57,8 +66,8 @@ async def events(
         tier.require_place(sid, grant)
         cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
         found = await tier.streams.look_up_content(sid, grant)
-        log = await tier.reading.log(sid, found, grant)
-    except (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers, RateLimited) as passing:
+        log = await log_of(request, sid, found, grant)
+    except (StoreUnavailable, ArchiveUnavailable, MasksBusy, Draining, TooManyViewers, RateLimited) as passing:
         return cut_or_raise(request, passing)
     tail = found.meta.tail
     if has_ended_at(cursor, found.meta.state, tail):
@@ -84,7 +93,7 @@ async def replay_paced(
     tier.require_place(sid, grant)
     cursor = parse_cursor(last_event_id) or 0
     found = await tier.streams.look_up_content(sid, grant)
-    log = await tier.reading.log(sid, found, grant)
+    log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
@@ -107,6 +116,11 @@ def steps_of(
     if follows and found.is_in_redis and not grant.is_masked:
         return partial(follow, tier.log, tier.hub, sid, cursor)
     return lambda _: replay(log, sid, cursor)
+
+
+async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:
+    reading = Tier.of(request).reading.log(sid, found, grant)
+    return await (while_here(request, reading) if grant.is_masked else reading)
 
 
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:

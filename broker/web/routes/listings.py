@@ -12,6 +12,7 @@ from broker.log.index import Filter
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import Limit, Next, State
 from broker.web.openapi import gives
+from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
@@ -34,8 +35,9 @@ async def streams(
     tier = Tier.of(request)
     grant = grant_of(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
-    to_json = partial(tier.stream_json, grant=grant, is_listed=True)
-    return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json))
+    to_json = partial(tier.listed_json, grant=grant)
+    page = tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
+    return json_response(await while_here(request, page))
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
@@ -51,8 +53,8 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
-    which, to_json = Filter(session=session_id), partial(tier.stream_json, grant=grant, is_listed=True)
-    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json)
+    which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)
+    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
     return json_response({"id": session_id, **page})
 
 

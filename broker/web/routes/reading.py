@@ -11,6 +11,7 @@ from broker.dialects.sse import NDJSON_MEDIA_TYPE
 from broker.log.event import text_since_restart
 from broker.web.grants import CheckedRoute, any_key, grant_of, needs, reader
 from broker.web.openapi import gives
+from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
@@ -22,7 +23,8 @@ router = APIRouter(route_class=CheckedRoute)
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
-    return json_response(tier.stream_json((await tier.streams.look_up(sid, grant)).meta, sid, grant))
+    found = await tier.streams.look_up(sid, grant)
+    return json_response(await while_here(request, tier.stream_json(found.meta, sid, grant)))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
@@ -31,7 +33,7 @@ async def text(request: Request, sid: str) -> Response:
     tier, grant = Tier.of(request), grant_of(request)
     if grant.token:
         tier.connects.require(grant.token)
-    events = await tier.reading.events(sid, grant)
+    events = await while_here(request, tier.reading.events(sid, grant))
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -44,6 +46,7 @@ async def export(
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    body = await tier.reading.export(sid, grant_of(request), is_redacted=redacted == "1")
+    export = tier.reading.export(sid, grant_of(request), is_redacted=redacted == "1")
+    body = await while_here(request, export)
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

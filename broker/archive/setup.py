@@ -36,10 +36,14 @@ HEADS_NAME = "seal-heads.json"
 
 
 class Verdict(NamedTuple):
-    """The result of checking one stream. `verdict`: verified, erased, broken or not_sealed (docs/API.md)."""
+    """The result of checking one stream. `verdict`: verified, erased, differs, broken or not_sealed (docs/API.md).
+
+    `erasure`: the seal of its erasure.
+    """
 
     verdict: str
     seal: Seal | None = None
+    erasure: Seal | None = None
     is_head_known: bool = False
     findings: Sequence[Finding] = ()
 
@@ -63,7 +67,7 @@ class Archive:
         head = await self._head(sealed)
         findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
         verdict = "erased" if sealed.row["erased"] is not None else "verified"
-        return Verdict("broken" if findings else verdict, sealed.seal, head is not None, findings)
+        return Verdict("broken" if findings else verdict, sealed.seal, sealed.erasure, head is not None, findings)
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -25,7 +25,7 @@ from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack
 from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
-from broker.log.event import Event
+from broker.log.event import OURSELVES, Event
 from broker.log.meta import Meta
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class ArchiveWriter:
             sids = list(old.scalars())
             chains = _Chains(connection, self._signer, now_ms)
             for sid in sids:
-                await _empty(connection, chains, tenant, sid, RETENTION, now_ms)
+                await _empty(connection, chains, tenant, sid, {"reason": RETENTION, "by": OURSELVES}, now_ms)
             await chains.write()
         if sids:
             await self.database.forget_erased()
@@ -195,13 +195,14 @@ class ArchiveWriter:
             meta = erasure.meta
             left = {"state": meta.state, "created": meta.created, "finished": meta.finished, "events": meta.events}
             tail = meta.tail
-            claims = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
+            claims = {"stream": erasure.sid, "reason": REQUESTED, "by": meta.erased_by, **left, "last_event_id": tail}
             number = await chains.add(meta.tenant, seal.ERASURE, claims)
             tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
         elif row.erased is None:
-            await _empty(connection, chains, row.tenant, erasure.sid, REQUESTED, now_ms)
+            why = {"reason": REQUESTED, "by": erasure.meta.erased_by}
+            await _empty(connection, chains, row.tenant, erasure.sid, why, now_ms)
 
     async def _advance_heads(self, chains: _Chains) -> None:
         for tenant, tip in chains.moved.items():
@@ -296,8 +297,10 @@ async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:
     return found and Head(number, found.digest, int(found.claims().get("at", 0)))
 
 
-async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, reason: str, now_ms: int) -> None:
-    number = await chains.add(tenant, seal.ERASURE, {"stream": sid, "reason": reason})
+async def _empty(
+    connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, why: Mapping[str, str | None], now_ms: int
+) -> None:
+    number = await chains.add(tenant, seal.ERASURE, {"stream": sid, **why})
     nothing = dict.fromkeys(("session", "user", "model", "salt", "record", "log"))
     await connection.execute(
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)

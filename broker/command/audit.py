@@ -178,6 +178,9 @@ def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
     else:
         print(_VERDICTS[checked["verdict"]])
         _print_seal(stream, checked["seal"] or {})
+        if erasure := checked["erasure"]:
+            by = erasure["by"] or "nobody that its seal names"
+            print(f"  erased by {clean(by)} ({clean(erasure['reason'])}), seal {erasure['number']}")
         for finding in checked["findings"]:
             print(f"  {finding['what']}: {clean(finding['detail'])}")
     raise typer.Exit(_EXIT_CODES[checked["verdict"]])

@@ -149,7 +149,7 @@ class Streams:
             # The order comes first: the archiver, which carries it out, waits for the tombstone.
             await redis.zadd(keys.erasing, {sid: now_ms})
         if meta.erased is None:
-            await self.log.erase(sid, meta, now_ms)
+            await self.log.erase(sid, meta, now_ms, by=grant.who)
         deadline = time.monotonic() + ERASURE_WAIT_S
         while self._archive and time.monotonic() < deadline:
             if await redis.zscore(keys.erasing, sid) is None:
@@ -190,7 +190,7 @@ class Streams:
         if meta.has_ended:  # it may be a tombstone, which has no `stopped_after`
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
-        seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+        seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:

@@ -258,12 +258,28 @@ async def test_an_order_to_erase_is_carried_out_in_the_archive(
     sid = await on_its_way(log)
     await archiver.archive_once()
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     await archiver.archive_once()
     found = await archive.reader.find(sid)
     assert found
     assert found.erased
+    assert found.erased_by == "anyone"
     assert await log.redis.zcard(log.keys.erasing) == 0
+    assert await archive.findings() == []
+
+
+async def test_an_order_of_a_server_of_release_0_1_is_carried_out_though_it_does_not_say_whose_it_is(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await archiver.archive_once()
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="")
+    await log.redis.hdel(log.keys.stream(sid).meta, "erased_by")
+    await archiver.archive_once()
+    found = await archive.reader.find(sid)
+    assert found
+    assert (found.erased is not None, found.erased_by) == (True, None)
     assert await archive.findings() == []
 
 
@@ -282,7 +298,7 @@ async def test_a_stream_erased_before_it_was_archived_never_comes(
 ) -> None:
     sid = await on_its_way(log)
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     assert await lives_s(log, sid) == [-2, -1]
     await archiver.archive_once()
     assert all(life != -1 for life in await lives_s(log, sid))
@@ -298,7 +314,7 @@ async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
 ) -> None:
     sid = await on_its_way(log)
     await archiver.archive_once()
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     await archiver.streams.sweep()
     await archiver.archive_once()
     found = await archive.reader.find(sid)
@@ -506,7 +522,7 @@ async def a_full_turn(log: StreamLog, archiver: Archiver) -> list[str]:
     await sweep(log)
     for sid in (archived, streams[0]):
         await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-        await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+        await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     access = access_record(log)
     for sid in streams:
         view = view_of(sid)

@@ -301,7 +301,8 @@ def test_a_replay_and_a_post_that_streams_leave_records_too(api: Api) -> None:
 
 def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -> None:
     sid = api.start_external()
-    unsealed = {"id": sid, "verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+    nothing = {"seal": None, "erasure": None, "is_head_known": False, "findings": []}
+    unsealed = {"id": sid, "verdict": "not_sealed", **nothing}
     assert api.get(f"/v1/streams/{sid}/verify").json() == unsealed
     api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
     until_archived(api, sid)
@@ -345,7 +346,10 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     assert left["archived_at"] == archived_at
     assert (left["state"], left["user_id"], left["session_id"], left["request"]) == ("done", None, None, None)
     assert left["erased_at"]
-    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased"
+    assert left["erased_by"].startswith("key:")
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    assert (checked["verdict"], checked["erasure"]["by"]) == ("erased", left["erased_by"])
+    assert checked["erasure"]["reason"] == "requested"
     assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
     assert api.get("/v1/streams", params={"session_id": session}).json()["streams"] == []
     assert api.delete(f"/v1/streams/{sid}").status_code == 204

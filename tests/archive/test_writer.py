@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from broker.archive.heads import HeadsUnavailable, open_heads
-from broker.archive.seal import NOTHING
+from broker.archive.seal import ERASURE, NOTHING, STREAM, VERSIONS, Seal
 from broker.archive.writer import ArchiveWriter, Erasure, ViewRecord, finished
+from broker.log.index import Filter
 from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
@@ -202,6 +204,53 @@ async def test_a_stream_erased_before_it_was_archived_leaves_a_tombstone_and_nev
     assert meta
     assert (meta.state, meta.erased) == ("done", LATER_MS)
     assert await archive.findings() == []
+
+
+async def test_the_seal_of_an_erasure_says_who_asked_for_it(archive: TestArchive) -> None:
+    asked, unsaid, never_there, old = (new_sid() for _ in range(4))
+    await archive.add(asked, unsaid)
+    await archive.add(old, finished="1000")
+    orders = [Erasure(asked, Meta({"erased_by": "key:1a2b3c4d"})), Erasure(unsaid, Meta({}))]
+    await archive.writer.erase([*orders, Erasure(never_there, meta_of(never_there, 5, erased_by="token"))], LATER_MS)
+    await archive.writer.expire("t", 2000, LATER_MS, 100)
+    said = [(one["v"], one["stream"], one["by"]) for one in await statements(archive) if one["kind"] == "erasure"]
+    assert said == [(2, asked, "key:1a2b3c4d"), (2, unsaid, None), (2, never_there, "token"), (2, old, "lastevent")]
+    metas = [await archive.reader.find(sid) for sid in (asked, unsaid, never_there, old)]
+    assert [meta and meta.erased_by for meta in metas] == ["key:1a2b3c4d", None, "token", "lastevent"]
+    listed, _ = await archive.reader.list_streams("t", Filter(), 10, None)
+    assert {place.member: meta.erased_by for place, meta in listed.items()}[asked] == "key:1a2b3c4d"
+    assert await archive.findings() == []
+
+
+async def test_an_erasure_that_release_0_1_sealed_is_still_verified(
+    archive: TestArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = new_sid()
+    await archive.add(sid)
+    sealed = archive.signer.seal
+
+    def as_then(*args: Any) -> Seal:
+        return sealed(*args[:-1], {name: value for name, value in args[-1].items() if name != "by"})
+
+    with monkeypatch.context() as then:
+        then.setitem(VERSIONS, ERASURE, 1)
+        then.setattr(archive.signer, "seal", as_then)
+        await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
+    [*_, erasure] = await statements(archive)
+    assert (erasure["v"], "by" in erasure) == (1, False)
+    assert await archive.findings() == []
+    meta = await archive.reader.find(sid)
+    assert meta
+    assert (meta.erased, meta.erased_by) == (LATER_MS, None)
+
+
+async def test_a_statement_of_a_later_form_is_not_believed(
+    archive: TestArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setitem(VERSIONS, STREAM, 2)
+        await archive.add(new_sid())
+    assert {finding.what for finding in await archive.findings()} == {"seal_unknown"}
 
 
 async def test_views_that_come_after_the_erasure_keep_nothing(archive: TestArchive) -> None:

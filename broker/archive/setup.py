@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker.archive.audit import Finding, check_stream
+from broker.archive.copies import check_sealed_copy
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
 from broker.archive.reader import ArchiveReader, Sealed
@@ -27,6 +28,7 @@ from broker.archive.signing import (
     load_signer,
 )
 from broker.archive.writer import ArchiveWriter
+from broker.log.stream_log import StreamLog
 from broker.settings import PREFIX, Settings
 from broker.store.archive_url import parse_archive_url, sqlite_path
 
@@ -59,15 +61,20 @@ class Archive:
         self.reader = ArchiveReader(self._database)
         self._settings = settings
 
-    async def verify(self, sid: str) -> Verdict:
-        """One stream against its seal. Raises ArchiveUnavailable."""
+    async def verify(self, sid: str, log: StreamLog) -> Verdict:
+        """One stream against its seal, and Redis' copy of it (`log`) too: that is what viewers were shown.
+
+        Raises ArchiveUnavailable or RedisUnavailable.
+        """
         sealed = await self.reader.sealed(sid)
         if sealed is None:
             return NOT_SEALED
         head = await self._head(sealed)
         findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
-        verdict = "erased" if sealed.row["erased"] is not None else "verified"
-        return Verdict("broken" if findings else verdict, sealed.seal, sealed.erasure, head is not None, findings)
+        verdict = "broken" if findings else "erased" if sealed.row["erased"] is not None else "verified"
+        if not findings and (findings := await check_sealed_copy(log, self.reader, sealed)):
+            verdict = "differs"
+        return Verdict(verdict, sealed.seal, sealed.erasure, head is not None, findings)
 
     async def aclose(self) -> None:
         await self._database.aclose()

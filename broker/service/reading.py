@@ -44,7 +44,7 @@ class Reading:
             return await self._events(sid, grant)
 
     async def _events(self, sid: str, grant: Grant) -> list[Event]:
-        found = await self._streams.look_up_content(sid, grant)
+        found = await self._streams.look_up_content(sid, grant, as_sealed=True)
         return await (await self.log(sid, found, grant)).read_all(sid)
 
     async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> bytes:
@@ -78,7 +78,8 @@ class Reading:
         return found
 
     async def verify(self, sid: str) -> dict[str, Any]:
-        return verdict_json(await self._archive.verify(sid) if self._archive else NOT_SEALED)
+        log = self._streams.log
+        return verdict_json(await self._archive.verify(sid, log) if self._archive else NOT_SEALED)
 
     async def _masked_events(self, sid: str, found: Found, log: ReadableLog) -> list[Event]:
         if not found.meta.has_ended:

@@ -319,6 +319,52 @@ def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -
     assert [finding["what"] for finding in checked["findings"]] == ["row_changed"]
 
 
+def forge(archived: Deployment, sid: str, *, is_marked: bool) -> None:
+    """Somebody who can write to Redis tells another story there."""
+    log, meta = f"le:{{{sid}}}:log", f"le:{{{sid}}}:meta"
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        entries: Any = client.xrange(log)
+        client.delete(log)
+        for name, fields in entries:
+            client.xadd(log, {**fields, b"d": fields[b"d"].replace(b"the truth", b"a forgery")}, name)
+        client.hset(meta, mapping={"user": "eve", "ending": '{"usage":{"forged":1}}'})
+        if not is_marked:
+            client.hdel(meta, "archived")
+        client.pexpire(log, 60_000)
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["", "and archived was removed"])
+def test_what_is_shown_of_a_sealed_stream_is_what_was_sealed_whatever_redis_says(
+    api: Api, archived: Deployment, is_marked: bool
+) -> None:
+    session = f"s-{uuid.uuid4()}"
+    sid = until_archived(api, api.finished("the truth", user_id="ann", session_id=session))
+    names = ("record", "text", "export", "replay")
+    before = {name: shown for name, shown in everything(api, sid).items() if name in names}
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+    forge(archived, sid, is_marked=is_marked)
+    after = everything(api, sid)
+    assert {name: after[name] for name in names} == before
+    [listed] = api.get("/v1/streams", params={"session_id": session}).json()["streams"]
+    assert listed["user_id"] == "ann"
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    assert b"a forgery" in api.follow(sid).read_to_end(), "who follows is served by Redis"
+    assert checked["verdict"] == "differs"
+    assert [finding["what"] for finding in checked["findings"]] == ["copy_record_differs", "copy_log_differs"]
+    leave_redis(archived, sid)
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+    assert b"the truth" in api.follow(sid).read_to_end()
+
+
+def test_a_stream_that_redis_says_is_running_again_differs(api: Api, archived: Deployment) -> None:
+    sid = until_archived(api, api.finished("the truth"))
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        client.hset(f"le:{{{sid}}}:meta", "state", "running")
+        assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "differs"
+        client.hset(f"le:{{{sid}}}:meta", "state", "done")
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+
+
 def test_an_export_ends_with_the_seal_it_can_be_checked_with(api: Api) -> None:
     sid = until_archived(api, api.finished("a"))
     *events, last = ndjson(api.get(f"/v1/streams/{sid}/export").content)
@@ -467,6 +513,8 @@ def test_an_archive_that_is_away_takes_nothing_from_what_redis_has(
 def _require_what_redis_has(api: Api) -> None:
     sid = api.finished("a")
     assert ids(api.follow(sid).read_to_end()) == [1, 2, 3, 4]
+    assert api.get(f"/v1/streams/{sid}/text").text == "a"
+    assert (api.record(sid)["state"], api.get(f"/v1/streams/{sid}/export").status_code) == ("done", 503)
     problem(api.get("/v1/streams/nobody"), 503, "archive_unavailable")
     problem(api.get("/v1/streams"), 503, "archive_unavailable")
     polite = api.follow("nobody")

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.command.conftest import Ended
 from tests.conftest import deployment_in
@@ -139,7 +140,8 @@ def test_an_exported_file_is_verified_with_nothing_but_the_public_key(
 def test_the_whole_archive_is_verified_in_its_database(
     lastevent: Lastevent, archived: Deployment, stream: str, tmp_path: Path
 ) -> None:
-    good = lastevent("verify", "--all", "--data-dir", str(archived.folder))
+    where = ("--data-dir", str(archived.folder))
+    good = lastevent("verify", "--all", *where)
     assert (good.returncode, good.stdout.decode().splitlines()[-1]) == (0, "nothing has changed")
     headless = lastevent("verify", "--all", "--data-dir", str(archived.folder), "--heads", str(tmp_path / "none"))
     assert (headless.returncode, b"No head is known for default" in headless.stderr) == (2, True)
@@ -153,6 +155,21 @@ def test_the_whole_archive_is_verified_in_its_database(
     assert bad.returncode == as_json.returncode == one.returncode == 1
     assert "CHANGED: 1 findings" in bad.stdout.decode()
     assert json.loads(as_json.stdout)["findings"][0]["stream"] == stream
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        name = f"le:{{{stream}}}:meta"
+        honest = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL=archived.redis_url)
+        client.hset(name, "user", "eve")
+        forged = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL=archived.redis_url)
+        one = lastevent("verify", stream, url=archived.url)
+        client.hset(name, "user", "ann")
+    assert (honest.returncode, b" of these streams are still in Redis" in honest.stdout) == (0, True)
+    assert (forged.returncode, b"copy_record_differs: Redis' copy of the record differs: user." in forged.stdout) == (
+        1,
+        True,
+    )
+    assert (one.returncode, one.stdout.decode().splitlines()[0][:7]) == (1, "DIFFERS")
+    away = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (away.returncode, b"was not compared" in away.stderr) == (2, True)
     nowhere = lastevent("verify", "--all", "--data-dir", str(tmp_path))
     assert (nowhere.returncode, b"there is no archive" in nowhere.stderr) == (2, True)
 

@@ -74,7 +74,7 @@ async def replay_paced(
     grant = tier.stream_grant(request, sid)
     tier.require_place()
     cursor = parse_cursor(last_event_id) or 0
-    found = await tier.streams.look_up_content(sid, grant)
+    found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     log = await tier.reading.log(sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span):

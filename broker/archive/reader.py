@@ -144,15 +144,21 @@ class ArchiveReader:
             rows = [tuple(row) for row in await connection.execute(statement)]
         return _places(rows, limit)
 
-    async def views(self, sid: str) -> list[dict[str, Any]]:
-        """The records of a stream's viewers, oldest first. Of an erased stream there are none."""
+    async def views(self, sid: str, limit: int, after: Place | None = None) -> dict[Place, dict[str, Any]]:
+        """Up to `limit` viewers' records of a stream, oldest first: (opened, id) → record. Of an erased stream none."""
         statement = (
-            sa.select(VIEWS.c.record)
+            sa.select(VIEWS.c.opened, VIEWS.c.id, VIEWS.c.record)
             .where(VIEWS.c.sid == sid, VIEWS.c.record.is_not(None))
             .order_by(VIEWS.c.opened, VIEWS.c.id)
+            .limit(limit)
         )
+        if after:
+            # The first condition says nothing new, but lets every planner begin at the place in the index.
+            place = sa.tuple_(VIEWS.c.opened, VIEWS.c.id)
+            statement = statement.where(VIEWS.c.opened >= after.score, place > sa.tuple_(*after))
         async with self._database.reading() as connection:
-            return [orjson.loads(record) for record in (await connection.execute(statement)).scalars()]
+            rows = list(await connection.execute(statement))
+        return {Place(row.opened, row.id): orjson.loads(row.record) for row in rows if isinstance(row.opened, int)}
 
     async def sealed(self, sid: str) -> Sealed | None:
         async with self._database.reading() as connection:

@@ -174,6 +174,14 @@ class ArchiveWriter:
         await self._advance_heads(chains)
         return sids
 
+    async def kept_views(self, sids: Sequence[str]) -> dict[str, int | None]:
+        """How many viewers' records it has of each of these streams; None for a stream that was erased."""
+        counted = sa.select(VIEWS.c.sid, sa.func.count()).where(VIEWS.c.sid.in_(sids)).group_by(VIEWS.c.sid)
+        async with self.database.reading() as connection:
+            counts = {row[0]: row[1] for row in await connection.execute(counted)}
+            erased = await _erased(connection, sids)
+        return {sid: None if sid in erased else counts.get(sid, 0) for sid in sids}
+
     async def tenants(self) -> list[str]:
         async with self.database.reading() as connection:
             return list((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())

@@ -100,13 +100,19 @@ def sessions(
 def views(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "", as_json: AsJson = False) -> None:
     """Show who was connected to a stream, and which events each was sent."""
     with connected(url, key) as client:
-        found = client.call("GET", stream_path(stream, "/views"))
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"next": None}
+        while True:
+            page = _page(client, stream_path(stream, "/views"), {"cursor": page["next"]})
+            found += page["views"]
+            if page["next"] is None:
+                break
     if as_json:
-        print_json(found)
+        print_json({"views": found, "next": None})
         return
     print_table(
-        ("FROM", "TO", "WHO", "ADDRESS", ">CURSOR", ">FIRST", ">LAST", "ENDED", "USER AGENT"),
-        [list(_view_row(view)) for view in found["views"]],
+        ("FROM", "TO", "WHO", "ADDRESS", "READ AS", ">CURSOR", ">FIRST", ">LAST", ">TIMES", "ENDED", "USER AGENT"),
+        [list(_view_row(view)) for view in found],
     )
 
 
@@ -350,9 +356,11 @@ def _view_row(view: dict[str, Any]) -> Iterator[str]:
     yield _moment(view["closed_at"]) if view["closed_at"] else "still there"
     yield view["who"]
     yield view["forwarded_for"] or view["address"] or "-"
-    yield f"{view['requested']:,}"
+    yield view["format"] or "-"
+    yield "-" if view["requested"] is None else f"{view['requested']:,}"
     yield "-" if view["first_id"] is None else f"{view['first_id']:,}"
     yield "-" if view["last_id"] is None else f"{view['last_id']:,}"
+    yield f"{view['count']:,}"
     yield view["how"] or "-"
     yield view["user_agent"] or "-"
 

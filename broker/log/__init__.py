@@ -18,6 +18,7 @@ pulse.py        notices that this process was stopped or suspended for a lease: 
 seizures.py     every cancel goes through here: it keeps the ending for a lease, and puts it back if Redis loses it
 idempotency.py  a repeated request leads to the same stream
 access.py       the access record: who saw which events
+views.py        the access record's records in Redis, and how many there may be
 queue.py        arq's queue of streams that wait for a worker
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

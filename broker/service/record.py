@@ -66,6 +66,7 @@ def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
         "opened_at": rfc3339(record["opened"]),
         "closed_at": rfc3339(record.get("closed")),
         "how": record.get("how"),
+        "count": record.get("count", 1),
     }
 
 

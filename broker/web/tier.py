@@ -29,7 +29,7 @@ from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
 from broker.web.strict_json import Model, read_model
-from broker.web.viewer import Viewers
+from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,11 @@ class Tier:
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.auth = Auth(settings.keys, settings.read_token_ttl_s, settings.masked)
         self.access = AccessRecord(
-            self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None
+            self.redis,
+            keys,
+            retention_s=settings.retention_s,
+            is_archived=self.archive is not None,
+            limit=settings.view_records_per_stream,
         )
         self.viewers = Viewers(self.access, limit=settings.max_viewers, stall_s=settings.viewer_stall_s)
         self.seizures = Seizures(self.log)
@@ -138,6 +142,15 @@ class Tier:
         return self.reading.masked_record(
             stream_record(meta, sid, None if grant.is_masked else self.auth.token(sid)), grant
         )
+
+    def note_reading(
+        self, request: Request, grant: Grant, form: str, *sids: str, span: tuple[int | None, int | None] = (None, None)
+    ) -> None:
+        """Keep in the access record that this caller has read these streams. `span`: the first and the last event."""
+        address = request.client.host if request.client else None
+        details = request_details(grant, address, request.headers, form, 0)
+        for sid in sids:
+            self.access.read(sid, details, span)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)

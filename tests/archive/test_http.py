@@ -225,12 +225,21 @@ def test_streams_are_filtered_by_model_wherever_they_are(api: Api, archived: Dep
 # -- who saw what ----------------------------------------------------------------------------------------------
 
 
+READINGS = ("text", "export", "record", "listing")
+
+
+def connections(api: Api, sid: str) -> list[dict[str, Any]]:
+    """The records of those that followed it, without those that only read it."""
+    views = api.get(f"/v1/streams/{sid}/views").json()["views"]
+    return [view for view in views if view["format"] not in READINGS]
+
+
 def views_of(api: Api, sid: str, count: int) -> list[dict[str, Any]]:
     """As soon as so many have ended."""
     found: list[dict[str, Any]] = []
 
     def are_there() -> bool:
-        found[:] = api.get(f"/v1/streams/{sid}/views").json()["views"]
+        found[:] = connections(api, sid)
         return len([view for view in found if view["how"]]) == count
 
     wait_until(are_there, f"{count} viewers' records have ended")
@@ -271,7 +280,7 @@ def views_open(api: Api, sid: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def are_there() -> bool:
-        found[:] = [view for view in api.get(f"/v1/streams/{sid}/views").json()["views"] if view["how"] is None]
+        found[:] = [view for view in connections(api, sid) if view["how"] is None]
         return bool(found)
 
     wait_until(are_there, "somebody is there")
@@ -294,6 +303,74 @@ def test_a_replay_and_a_post_that_streams_leave_records_too(api: Api) -> None:
     assert (posted["format"], posted["first_id"], posted["how"]) == ("sse", 1, "finished")
     assert (replayed["format"], replayed["first_id"], replayed["how"]) == ("replay", 3, "finished")
     assert replayed["last_id"] == posted["last_id"]
+
+
+def readings(api: Api, sid: str, count: int) -> list[dict[str, Any]]:
+    """As soon as so many are on record."""
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        views = api.get(f"/v1/streams/{sid}/views").json()["views"]
+        found[:] = [view for view in views if view["format"] in READINGS]
+        return len(found) >= count
+
+    wait_until(are_there, f"{count} readings are on record")
+    return found
+
+
+def test_reading_without_following_leaves_a_record_too(api: Api, masked: Api, archived: Deployment) -> None:
+    """Once a caller, form, stream and hour: the second round comes within it, or begins the next."""
+    session = f"s-{uuid.uuid4()}"
+    sid = api.finished("a", session_id=session)
+    for _ in range(2):
+        api.get(f"/v1/streams/{sid}/text")
+        api.get(f"/v1/streams/{sid}/export")
+        api.record(sid)
+        api.get("/v1/streams", params={"session_id": session})
+        api.get(f"/v1/sessions/{session}")
+        masked.get(f"/v1/streams/{sid}/text")
+    found = readings(api, sid, 5)
+    assert len(found) in (5, 10)
+    mine = {view["who"] for view in found if view["format"] == "record"}
+    said = {(view["format"], view["last_id"], view["how"], view["who"] in mine) for view in found}
+    assert said == {
+        *(("text", 4, "finished", True), ("export", 4, "finished", True), ("text", 4, "finished", False)),
+        *(("record", None, "finished", True), ("listing", None, "finished", True)),
+    }
+    assert all(view["opened_at"] == view["closed_at"] for view in found)
+    until_archived(api, sid)
+    leave_redis(archived, sid)
+    assert len(readings(api, sid, 5)) == len(found)
+
+
+def test_a_tombstone_is_read_without_a_record(api: Api, archived: Deployment) -> None:
+    """Nothing of its content is shown, and erasing must leave nothing new behind."""
+    sid = until_archived(api, api.finished("a"))
+    assert api.delete(f"/v1/streams/{sid}").status_code == 204
+    with closing(Api(archived.urls[1], KEY)) as other:  # which has recorded none of this stream's readings
+        other.record(sid)
+        other.get("/v1/streams?limit=200")
+        seen = until_archived(other, other.finished("later"))
+        readings(other, seen, 1)
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        assert not client.exists(f"le:{{{sid}}}:views")
+
+
+def test_views_are_read_in_pages_wherever_they_are(api: Api, archived: Deployment) -> None:
+    sid = api.finished("a")
+    for _ in range(7):
+        api.follow(sid).read_to_end()
+    views_of(api, sid, 7)
+    api.get("/metrics")
+    whole = api.get(f"/v1/streams/{sid}/views").json()
+    assert whole["next"] is None
+    expected = [view["id"] for view in whole["views"]]
+    for limit in (1, 2, 7, 200):
+        pages = walked(api, f"/v1/streams/{sid}/views", "views", limit=limit)
+        assert list(chain.from_iterable(pages)) == expected
+        assert all(len(page) <= limit for page in pages)
+    problem(api.get(f"/v1/streams/{sid}/views", params={"cursor": "x"}), 400, "bad_cursor")
+    problem(api.get(f"/v1/streams/{sid}/views", params={"limit": 201}), 422, "invalid_request")
 
 
 # -- the seal --------------------------------------------------------------------------------------------------
@@ -478,7 +555,7 @@ def test_masks_find_what_each_delta_alone_would_hide_from_them(api: Api, masked:
     views_of(api, sid, 0)
     api.follow(sid, User_Agent="of ann@example.org").read_to_end()
     views_of(api, sid, 1)
-    assert masked.get(f"/v1/streams/{sid}/views").json()["views"][0]["user_agent"] == f"of {'█' * 15}"
+    assert connections(masked, sid)[0]["user_agent"] == f"of {'█' * 15}"
 
 
 def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> None:

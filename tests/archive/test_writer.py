@@ -13,7 +13,7 @@ import pytest
 from broker.archive.heads import HeadsUnavailable, open_heads
 from broker.archive.seal import ERASURE, NOTHING, STREAM, VERSIONS, Seal
 from broker.archive.writer import ArchiveWriter, Erasure, ViewRecord, finished
-from broker.log.index import Filter
+from broker.log.index import Filter, Place
 from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
@@ -40,7 +40,7 @@ async def test_what_is_not_archived_is_not_found(archive: TestArchive) -> None:
     assert await archive.reader.find(new_sid()) is None
     assert await archive.reader.read_log(new_sid()) is None
     assert await archive.reader.sealed(new_sid()) is None
-    assert await archive.reader.views(new_sid()) == []
+    assert await archive.reader.views(new_sid(), 10) == {}
 
 
 async def test_each_seal_names_the_one_before_it(archive: TestArchive) -> None:
@@ -155,8 +155,8 @@ async def test_erasing_leaves_a_tombstone_and_its_seals(archive: TestArchive) ->
     assert meta
     assert (meta.state, meta.erased, meta.user, meta.request) == ("done", LATER_MS, None, None)
     assert await archive.reader.read_log(sid) is None
-    assert await archive.reader.views(sid) == []
-    assert len(await archive.reader.views(kept)) == 1
+    assert await archive.reader.views(sid, 10) == {}
+    assert len(await archive.reader.views(kept, 10)) == 1
     assert [one["kind"] for one in await statements(archive)] == ["stream", "stream", "views", "erasure"]
     assert await archive.findings() == []
 
@@ -258,7 +258,7 @@ async def test_views_that_come_after_the_erasure_keep_nothing(archive: TestArchi
     await archive.add(sid)
     await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     await archive.writer.add_views([view_of(sid, address="secret-address")], LATER_MS)
-    assert await archive.reader.views(sid) == []
+    assert await archive.reader.views(sid, 10) == {}
     assert "secret" not in str(await archive.rows("SELECT record, opened FROM views"))
     assert await archive.findings() == []
 
@@ -288,7 +288,27 @@ async def test_a_viewers_record_is_archived_once(archive: TestArchive, caplog: p
     late = view_of(sid)
     await archive.writer.add_views([ViewRecord(first.id, "t", sid, {**late.record, "how": "left"})], NOW_MS)
     assert "the later one is dropped" in caplog.text
-    found = await archive.reader.views(sid)
+    found = list((await archive.reader.views(sid, 10)).values())
     assert [view["id"] for view in found] == [second.id, first.id]
     assert {name: found[0][name] for name in second.record} == second.record
     assert await archive.findings() == []
+
+
+async def test_records_are_read_in_pages_oldest_first(archive: TestArchive) -> None:
+    sid = new_sid()
+    await archive.add(sid)
+    await archive.writer.add_views([view_of(sid, opened=NOW_MS + number // 3) for number in range(10)], NOW_MS)
+    whole = list(await archive.reader.views(sid, 100))
+    assert whole == sorted(whole)
+    paged: list[Place] = []
+    while page := list(await archive.reader.views(sid, 4, paged[-1] if paged else None)):
+        paged += page
+    assert paged == whole
+
+
+async def test_records_are_counted_but_for_those_of_an_erased_stream(archive: TestArchive) -> None:
+    sid, erased, unseen = new_sid(), new_sid(), new_sid()
+    await archive.add(sid, erased, unseen)
+    await archive.writer.add_views([view_of(sid), view_of(sid), view_of(erased)], NOW_MS)
+    await archive.writer.erase([Erasure(erased, Meta({}))], LATER_MS)
+    assert await archive.writer.kept_views([sid, erased, unseen]) == {sid: 2, erased: None, unseen: 0}

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.errors import ArchiveDamaged
+from broker.web.inputs import PAGE_LIMIT, Limit, Next
 from broker.web.openapi import erases, gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -16,9 +17,10 @@ router = APIRouter()
 
 
 @router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
-async def views(request: Request, sid: str) -> Response:
+async def views(request: Request, sid: str, limit: Limit = PAGE_LIMIT, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    return json_response({"views": await tier.reading.views(sid, tier.read_all_grant(request)), "next": None})
+    grant = tier.read_all_grant(request)
+    return json_response(await tier.reading.views(sid, grant, limit=limit, after=cursor))
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))

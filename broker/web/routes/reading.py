@@ -20,13 +20,18 @@ router = APIRouter()
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = tier.stream_grant(request, sid)
-    return json_response(tier.stream_json((await tier.streams.look_up(sid, grant, as_sealed=True)).meta, sid, grant))
+    meta = (await tier.streams.look_up(sid, grant, as_sealed=True)).meta
+    if meta.erased is None:
+        tier.note_reading(request, grant, "record", sid)
+    return json_response(tier.stream_json(meta, sid, grant))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
 async def text(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
-    events = await tier.reading.events(sid, tier.stream_grant(request, sid))
+    grant = tier.stream_grant(request, sid)
+    events = await tier.reading.events(sid, grant)
+    tier.note_reading(request, grant, "text", sid, span=(events[0].id, events[-1].id))
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -38,6 +43,8 @@ async def export(
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    body = await tier.reading.export(sid, tier.read_all_grant(request), is_redacted=redacted == "1")
+    grant = tier.read_all_grant(request)
+    body, *span = await tier.reading.export(sid, grant, is_redacted=redacted == "1")
+    tier.note_reading(request, grant, "export", sid, span=(span[0], span[1]))
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

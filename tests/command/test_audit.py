@@ -35,7 +35,7 @@ def stream(archived: Deployment) -> str:
     HTTP.get(f"{archived.url}/v1/streams/{sid}/events", headers={b"User-Agent": b"a \x9b31m phone"})
     wait_until(lambda: HTTP.get(f"{archived.url}/v1/streams/{sid}").json()["archived_at"], "it is archived")
     seen = f"{archived.url}/v1/streams/{sid}/views"
-    wait_until(lambda: any(view["how"] for view in HTTP.get(seen).json()["views"]), "its viewer is on record")
+    wait_until(lambda: "a 31m phone" in HTTP.get(seen).text, "its viewer is on record")
     return sid
 
 
@@ -74,8 +74,20 @@ def test_views_say_who_saw_what(lastevent: Lastevent, archived: Deployment, stre
     shown = lastevent("views", stream, url=archived.url).stdout.decode()
     assert "finished" in shown
     assert "a 31m phone" in shown, "and no control characters"
-    [view] = json.loads(lastevent("views", stream, "--json", url=archived.url).stdout)["views"]
+    views = json.loads(lastevent("views", stream, "--json", url=archived.url).stdout)["views"]
+    [view] = [view for view in views if view["format"] == "sse"]
     assert (view["first_id"], view["how"]) == (1, "finished")
+    assert {view["format"] for view in views} > {"sse", "record"}
+
+
+def test_views_are_shown_to_the_last_page(lastevent: Lastevent, archived: Deployment) -> None:
+    sid = archived.create("[[tokens=1 rate=0]]")
+    record = {"tenant": "default", "who": "token", "server": "x", "format": "sse", "requested": 0, "how": "left"}
+    records = {f"view-{n}": json.dumps({**record, "opened": 1_800_000_000_000 + n}) for n in range(450)}
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        client.hset(f"le:{{{sid}}}:views", mapping=records)
+    views = json.loads(lastevent("views", sid, "--json", url=archived.url).stdout)["views"]
+    assert [view["id"] for view in views if view["format"] == "sse"] == list(records)
 
 
 def test_a_stream_is_verified_by_its_server(lastevent: Lastevent, archived: Deployment, stream: str) -> None:

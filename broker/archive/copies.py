@@ -7,6 +7,7 @@ A sealed stream's row must have been checked against its seal before (audit.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import orjson
@@ -38,7 +39,7 @@ async def check_copy(log: StreamLog, sealed: Sealed) -> list[Finding]:
 
     if row["erased"] is not None:
         return []
-    kept = unpack(raw(row["log"]))
+    kept = await asyncio.to_thread(unpack, raw(row["log"]))
     try:
         events = await _read(log, sid, len(kept))
         [meta] = await log.read_meta(sid)  # after its events: if its retention has ended meanwhile, there is no copy

@@ -70,7 +70,8 @@ class Archive:
         if sealed is None:
             return NOT_SEALED
         head = await self._head(sealed)
-        findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
+        keys = await asyncio.to_thread(self._public_keys)
+        findings = await asyncio.to_thread(check_stream, sealed, keys, head)  # a long log takes tens of milliseconds
         verdict = "broken" if findings else "erased" if sealed.row["erased"] is not None else "verified"
         if not findings and (findings := await check_sealed_copy(log, self.reader, sealed)):
             verdict = "differs"

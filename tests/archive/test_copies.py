@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
 
 from broker.archive.copies import check_copies, check_sealed_copy
 from broker.archive.writer import Erasure
+from broker.auth import Auth, Grant
 from broker.log.event import Event
 from broker.log.meta import Meta, new_sid
 from broker.log.stream_log import StreamLog
+from broker.service.streams import Streams
+from broker.settings import Settings
 from tests.archive.archive import TestArchive, events_of, meta_of
 
 Forgery = Callable[[StreamLog, str], Awaitable[Any]]
@@ -182,3 +185,30 @@ async def test_many_are_compared_together(archive: TestArchive, log: StreamLog) 
     await asyncio.gather(*(change_text(log, sid) for sid in sids[:7]))
     count, found = await check_copies(log, archive.reader)
     assert (count, {one.stream for one in found}) == (20, set(sids[:7]))
+
+
+class Silent:
+    """An archive that does not answer."""
+
+    asked = 0
+
+    async def find(self, _: str) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("archive_url", ["sqlite"], indirect=True)
+async def test_what_redis_has_is_shown_while_the_archive_does_not_answer_and_that_is_not_waited_for_again(
+    archive: TestArchive, log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.service.streams.ARCHIVE_ANSWER_S", 0.01)
+    monkeypatch.setattr("broker.service.streams.ARCHIVE_PAUSE_S", 1e6)
+    sid, silent, unused = await sealed_in_both(archive, log), Silent(), cast(Any, None)
+    streams = Streams(log, cast(Any, silent), unused, unused, Auth((), 1), Settings())
+    for _ in range(3):
+        found = await streams.look_up_content(sid, Grant("t"), as_sealed=True)
+        assert (found.is_in_redis, found.meta.user) == (True, "ann")
+    assert silent.asked == 1
+    answering = Streams(log, archive.reader, unused, unused, Auth((), 1), Settings())
+    assert not (await answering.look_up_content(sid, Grant("t"), as_sealed=True)).is_in_redis
+    assert (await answering.look_up_content(sid, Grant("t"))).is_in_redis, "who follows is served by Redis"

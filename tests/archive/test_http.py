@@ -450,6 +450,15 @@ def test_an_export_ends_with_the_seal_it_can_be_checked_with(api: Api) -> None:
     assert orjson.loads(last["seal"]["record"])["id"] == sid
 
 
+def test_who_cancelled_is_in_the_ending_that_is_sealed(api: Api) -> None:
+    sid = api.start_external()
+    api.post(f"/v1/streams/{sid}/cancel").raise_for_status()
+    [*_, ending, _] = ndjson(api.get(f"/v1/streams/{until_archived(api, sid)}/export").content)
+    mine = {view["who"] for view in readings(api, sid, 1)}
+    assert (ending["event"], {ending["data"]["by"]}) == ("cancelled", mine)
+    assert ending["data"]["by"].startswith("key:")
+
+
 # -- erasure -----------------------------------------------------------------------------------------------------
 
 

@@ -63,13 +63,14 @@ async def check_copy(log: StreamLog, sealed: Sealed) -> list[Finding]:
 
 async def check_copies(log: StreamLog, reader: ArchiveReader) -> tuple[int, list[Finding]]:
     """How many sealed streams Redis still has, and where they differ. Raises RedisUnavailable or ArchiveUnavailable."""
-    count, found = 0, []
+    seen: set[str] = set()
+    found: list[Finding] = []
     async for key in log.redis.scan_iter(match=log.keys.stream("*").meta, count=SCAN_KEYS):
         sid = key.decode(errors="replace").rpartition("{")[2].rpartition("}")[0]
-        if sealed := await reader.sealed(sid):
-            count += 1
+        if sid not in seen and (sealed := await reader.sealed(sid)):  # a scan may give a key twice
+            seen.add(sid)
             found += await check_sealed_copy(log, reader, sealed)
-    return count, found
+    return len(seen), found
 
 
 async def check_sealed_copy(log: StreamLog, reader: ArchiveReader, sealed: Sealed) -> list[Finding]:

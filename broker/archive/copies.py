@@ -50,7 +50,7 @@ async def check_copy(log: StreamLog, sealed: Sealed) -> list[Finding]:
     if "erased" in meta.fields:
         if await log.redis.zscore(log.keys.erasing, sid) is not None:  # the archive is about to follow
             return []
-        return [finding("copy_erased", "Redis says that the stream was erased, and nobody ordered it.")]
+        return [finding("copy_erased", "Redis says that the stream was erased, and no order to erase it is waiting.")]
     found = []
     if names := _differing(meta, orjson.loads(decompress(raw(row["record"])))):
         found.append(finding("copy_record_differs", f"Redis' copy of the record differs: {', '.join(names)}."))

@@ -84,6 +84,10 @@ class Settings(BaseSettings):
     max_connections: int = Field(25_000, ge=1)
     """For each process; and below its descriptors, 256 of which are kept back."""
 
+    # The access record
+    view_records_per_stream: int = Field(1000, ge=1)
+    """Beyond it, connections are summed up by caller (log/views.py): reconnects must not fill Redis and the archive."""
+
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
     max_viewers: int = Field(20_000, ge=1)

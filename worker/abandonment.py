@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 
 from broker.errors import LasteventError, StoreUnavailable
-from broker.log.event import CANCELLED, encode_data
+from broker.log.event import CANCELLED, OURSELVES, encode_data
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -21,7 +21,7 @@ from broker.log.stream_log import StreamLog
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-ABANDONED = encode_data({"reason": "abandoned", "by": "lastevent"})
+ABANDONED = encode_data({"reason": "abandoned", "by": OURSELVES})
 
 
 class Abandonment:

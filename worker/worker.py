@@ -95,6 +95,7 @@ class Worker:
                 self._archive,
                 after_s=self._settings.archive_after_s,
                 retention_s=self._settings.archive_retention,
+                view_records=self._settings.view_records_per_stream,
             )
             keeping["archiver"] = archiver.run
         finding = {

@@ -151,8 +151,6 @@ class _Chain:
                 self._check_erased_row(number, sid, claims, rows.get(sid))
             case seals.VIEWS:
                 self._check_views(number, claims, views.get(number, []))
-            case _:
-                self._find("seal_unknown", "This version does not know this kind of seal.", number)
 
     def _check_stream(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._sealed_streams:
@@ -268,6 +266,8 @@ def _check_seal(seal: Seal, tenant: str, number: int, keys: PublicKeys) -> list[
         if str(claims.get("key")) not in keys:
             detail = f"The seal names a key ({str(claims.get('key'))[:16]}) that is not known."
         found.append(Finding("signature_invalid", detail, tenant, claims.get("stream"), number))
+    if not seal.is_known:
+        found.append(Finding("seal_unknown", "This version does not know this kind of seal.", tenant, seal=number))
     if (claims.get("tenant"), claims.get("number")) != (tenant, number):
         found.append(
             Finding("seal_moved", "The seal has another tenant or number.", tenant, claims.get("stream"), number)

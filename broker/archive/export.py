@@ -83,7 +83,7 @@ def _check_seal(seal: Seal, keys: PublicKeys) -> list[str]:
     claims = seal.claims()
     if not seals.is_signed(seal, keys):
         return ["none of the given keys has signed this seal in this form"]
-    if (claims.get("v"), claims.get("kind")) != (seals.VERSION, seals.STREAM):
+    if claims.get("kind") != seals.STREAM or not seal.is_known:
         return ["the seal is not a stream's"]
     return []
 

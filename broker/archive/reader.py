@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.archive.database import Database
 from broker.archive.packing import Unpacking, decompress
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILTERS = {"session": STREAMS.c.session, "user": STREAMS.c.user, "model": STREAMS.c.model, "state": STREAMS.c.state}
 LISTED = (
     *(STREAMS.c.sid, STREAMS.c.tenant, STREAMS.c.state, STREAMS.c.created, STREAMS.c.finished, STREAMS.c.events),
-    *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.record),
+    *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.erasure, STREAMS.c.record),
 )
 
 
@@ -99,7 +100,8 @@ class ArchiveReader:
             return None
         async with self._database.reading() as connection:
             row = (await connection.execute(sa.select(*LISTED).where(STREAMS.c.sid == sid))).first()
-        return None if row is None else _meta(row)
+            erased_by = await _erased_by(connection, [row] if row else [])
+        return None if row is None else _meta(row, erased_by)
 
     async def read_log(self, sid: str) -> ArchivedLog | None:
         """None if there is no such stream, or its content was erased."""
@@ -114,9 +116,11 @@ class ArchiveReader:
             return Part({}, None)
         statement = streams_statement(tenant, which, limit, after)
         async with self._database.reading() as connection:
-            rows = (await connection.execute(statement)).all()
+            rows = list(await connection.execute(statement))
+            erased_by = await _erased_by(connection, rows)
         _, end = _places([(row.created, row.sid) for row in rows], limit)
-        metas = {Place(row.created, row.sid): _meta_or_none(row) for row in rows if isinstance(row.created, int)}
+        rows = [row for row in rows if isinstance(row.created, int)]
+        metas = {Place(row.created, row.sid): _meta_or_none(row, erased_by) for row in rows}
         return Part({place: meta for place, meta in metas.items() if meta}, end)
 
     async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> tuple[list[Place], Place | None]:
@@ -140,15 +144,21 @@ class ArchiveReader:
             rows = [tuple(row) for row in await connection.execute(statement)]
         return _places(rows, limit)
 
-    async def views(self, sid: str) -> list[dict[str, Any]]:
-        """The records of a stream's viewers, oldest first. Of an erased stream there are none."""
+    async def views(self, sid: str, limit: int, after: Place | None = None) -> dict[Place, dict[str, Any]]:
+        """Up to `limit` viewers' records of a stream, oldest first: (opened, id) → record. Of an erased stream none."""
         statement = (
-            sa.select(VIEWS.c.record)
+            sa.select(VIEWS.c.opened, VIEWS.c.id, VIEWS.c.record)
             .where(VIEWS.c.sid == sid, VIEWS.c.record.is_not(None))
             .order_by(VIEWS.c.opened, VIEWS.c.id)
+            .limit(limit)
         )
+        if after:
+            # The first condition says nothing new, but lets every planner begin at the place in the index.
+            place = sa.tuple_(VIEWS.c.opened, VIEWS.c.id)
+            statement = statement.where(VIEWS.c.opened >= after.score, place > sa.tuple_(*after))
         async with self._database.reading() as connection:
-            return [orjson.loads(record) for record in (await connection.execute(statement)).scalars()]
+            rows = list(await connection.execute(statement))
+        return {Place(row.opened, row.id): orjson.loads(row.record) for row in rows if isinstance(row.opened, int)}
 
     async def sealed(self, sid: str) -> Sealed | None:
         async with self._database.reading() as connection:
@@ -194,28 +204,47 @@ def _places(rows: Sequence[tuple[Any, ...]], limit: int) -> tuple[list[Place], P
     return places, places[-1] if places and len(rows) == limit else None
 
 
-def _meta_or_none(row: Any) -> Meta | None:
+ErasedBy = Mapping[tuple[str, int], str]
+"""(tenant, number) of the seal of an erasure → who erased, as the seal says."""
+
+
+async def _erased_by(connection: AsyncConnection, rows: Sequence[Any]) -> ErasedBy:
+    numbers = {row.erasure for row in rows if isinstance(row.erasure, int)}
+    if not numbers:
+        return {}
+    found = await connection.execute(
+        sa.select(SEALS.c.tenant, SEALS.c.number, SEALS.c.statement).where(
+            SEALS.c.tenant.in_({row.tenant for row in rows}), SEALS.c.number.in_(numbers)
+        )
+    )
+    claims = {(seal.tenant, seal.number): Seal(raw(seal.statement), b"").claims() for seal in found}
+    return {place: by for place, claim in claims.items() if isinstance(by := claim.get("by"), str)}
+
+
+def _meta_or_none(row: Any, erased_by: ErasedBy) -> Meta | None:
     try:
-        return _meta(row)
+        return _meta(row, erased_by)
     except ArchiveDamaged:
         logger.exception("a row of the archive cannot be read, and is not listed; run lastevent verify --all")
         return None
 
 
-def _meta(row: Any) -> Meta:
+def _meta(row: Any, erased_by: ErasedBy) -> Meta:
     """Raises ArchiveDamaged."""
     try:
         for name in ("created", "finished", "events", "tail", "archived"):
             int(row._mapping[name])
-        return _decoded(row)
+        return _decoded(row, erased_by)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArchiveDamaged("The archive's row of this stream cannot be read. Run: lastevent verify --all") from error
 
 
-def _decoded(row: Any) -> Meta:
+def _decoded(row: Any, erased_by: ErasedBy) -> Meta:
     kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
     if row.record is None:
-        return Meta({**kept, "archived": str(row.archived), "erased": str(row.erased)})
+        by = erased_by.get((row.tenant, row.erasure))
+        erased = {"erased": str(row.erased)} if by is None else {"erased": str(row.erased), "erased_by": by}
+        return Meta({**kept, "archived": str(row.archived), **erased})
     record: dict[str, str] = orjson.loads(decompress(raw(row.record)))
     del record["id"]
     return Meta({**record, **kept, "archived": str(row.archived)})

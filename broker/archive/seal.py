@@ -26,8 +26,8 @@ from broker.log.event import Event, to_ndjson
 
 STREAM, ERASURE, VIEWS = "stream", "erasure", "views"
 
-VERSION = 1
-"""Of the statements' form (docs/AUDIT.md)."""
+VERSIONS = {STREAM: 1, ERASURE: 2, VIEWS: 1}
+"""Of the statements' forms (docs/AUDIT.md). An erasure's 1, of release 0.1, does not say who erased."""
 
 NOTHING = "0" * 64
 """The digest that the first seal of a tenant names as `previous`."""
@@ -52,6 +52,13 @@ class Seal(NamedTuple):
         except orjson.JSONDecodeError:
             return {}
         return claims if isinstance(claims, dict) else {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this release knows its kind, in this version of its form."""
+        claims = self.claims()
+        newest, version = VERSIONS.get(str(claims.get("kind")), 0), claims.get("v")
+        return isinstance(version, int) and 1 <= version <= newest
 
 
 def new_salt() -> bytes:
@@ -101,7 +108,7 @@ class Signer:
     def seal(self, tenant: str, number: int, previous: str, at_ms: int, kind: str, claims: Mapping[str, Any]) -> Seal:
         statement = canonical(
             {
-                "v": VERSION,
+                "v": VERSIONS[kind],
                 "kind": kind,
                 "tenant": tenant,
                 "number": number,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker.archive.audit import Finding, check_stream
+from broker.archive.copies import check_sealed_copy
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
 from broker.archive.reader import ArchiveReader, Sealed
@@ -27,6 +28,7 @@ from broker.archive.signing import (
     load_signer,
 )
 from broker.archive.writer import ArchiveWriter
+from broker.log.stream_log import StreamLog
 from broker.settings import PREFIX, Settings
 from broker.store.archive_url import parse_archive_url, sqlite_path
 
@@ -36,10 +38,14 @@ HEADS_NAME = "seal-heads.json"
 
 
 class Verdict(NamedTuple):
-    """The result of checking one stream. `verdict`: verified, erased, broken or not_sealed (docs/API.md)."""
+    """The result of checking one stream. `verdict`: verified, erased, differs, broken or not_sealed (docs/API.md).
+
+    `erasure`: the seal of its erasure.
+    """
 
     verdict: str
     seal: Seal | None = None
+    erasure: Seal | None = None
     is_head_known: bool = False
     findings: Sequence[Finding] = ()
 
@@ -55,15 +61,21 @@ class Archive:
         self.reader = ArchiveReader(self._database)
         self._settings = settings
 
-    async def verify(self, sid: str) -> Verdict:
-        """One stream against its seal. Raises ArchiveUnavailable."""
+    async def verify(self, sid: str, log: StreamLog) -> Verdict:
+        """One stream against its seal, and Redis' copy of it (`log`) too: that is what viewers were shown.
+
+        Raises ArchiveUnavailable or RedisUnavailable.
+        """
         sealed = await self.reader.sealed(sid)
         if sealed is None:
             return NOT_SEALED
         head = await self._head(sealed)
-        findings = check_stream(sealed, await asyncio.to_thread(self._public_keys), head)
-        verdict = "erased" if sealed.row["erased"] is not None else "verified"
-        return Verdict("broken" if findings else verdict, sealed.seal, head is not None, findings)
+        keys = await asyncio.to_thread(self._public_keys)
+        findings = await asyncio.to_thread(check_stream, sealed, keys, head)  # a long log takes tens of milliseconds
+        verdict = "broken" if findings else "erased" if sealed.row["erased"] is not None else "verified"
+        if not findings and (findings := await check_sealed_copy(log, self.reader, sealed)):
+            verdict = "differs"
+        return Verdict(verdict, sealed.seal, sealed.erasure, head is not None, findings)
 
     async def aclose(self) -> None:
         await self._database.aclose()

@@ -25,7 +25,7 @@ from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack
 from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
-from broker.log.event import Event
+from broker.log.event import OURSELVES, Event
 from broker.log.meta import Meta
 
 logger = logging.getLogger(__name__)
@@ -167,12 +167,20 @@ class ArchiveWriter:
             sids = list(old.scalars())
             chains = _Chains(connection, self._signer, now_ms)
             for sid in sids:
-                await _empty(connection, chains, tenant, sid, RETENTION, now_ms)
+                await _empty(connection, chains, tenant, sid, {"reason": RETENTION, "by": OURSELVES}, now_ms)
             await chains.write()
         if sids:
             await self.database.forget_erased()
         await self._advance_heads(chains)
         return sids
+
+    async def kept_views(self, sids: Sequence[str]) -> dict[str, int | None]:
+        """How many viewers' records it has of each of these streams; None for a stream that was erased."""
+        counted = sa.select(VIEWS.c.sid, sa.func.count()).where(VIEWS.c.sid.in_(sids)).group_by(VIEWS.c.sid)
+        async with self.database.reading() as connection:
+            counts = {row[0]: row[1] for row in await connection.execute(counted)}
+            erased = await _erased(connection, sids)
+        return {sid: None if sid in erased else counts.get(sid, 0) for sid in sids}
 
     async def tenants(self) -> list[str]:
         async with self.database.reading() as connection:
@@ -195,13 +203,14 @@ class ArchiveWriter:
             meta = erasure.meta
             left = {"state": meta.state, "created": meta.created, "finished": meta.finished, "events": meta.events}
             tail = meta.tail
-            claims = {"stream": erasure.sid, "reason": REQUESTED, **left, "last_event_id": tail}
+            claims = {"stream": erasure.sid, "reason": REQUESTED, "by": meta.erased_by, **left, "last_event_id": tail}
             number = await chains.add(meta.tenant, seal.ERASURE, claims)
             tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
         elif row.erased is None:
-            await _empty(connection, chains, row.tenant, erasure.sid, REQUESTED, now_ms)
+            why = {"reason": REQUESTED, "by": erasure.meta.erased_by}
+            await _empty(connection, chains, row.tenant, erasure.sid, why, now_ms)
 
     async def _advance_heads(self, chains: _Chains) -> None:
         for tenant, tip in chains.moved.items():
@@ -296,8 +305,10 @@ async def _tip(connection: AsyncConnection, tenant: str) -> Head | None:
     return found and Head(number, found.digest, int(found.claims().get("at", 0)))
 
 
-async def _empty(connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, reason: str, now_ms: int) -> None:
-    number = await chains.add(tenant, seal.ERASURE, {"stream": sid, "reason": reason})
+async def _empty(
+    connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, why: Mapping[str, str | None], now_ms: int
+) -> None:
+    number = await chains.add(tenant, seal.ERASURE, {"stream": sid, **why})
     nothing = dict.fromkeys(("session", "user", "model", "salt", "record", "log"))
     await connection.execute(
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)

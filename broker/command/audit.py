@@ -100,13 +100,19 @@ def sessions(
 def views(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "", as_json: AsJson = False) -> None:
     """Show who was connected to a stream, and which events each was sent."""
     with connected(url, key) as client:
-        found = client.call("GET", stream_path(stream, "/views"))
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"next": None}
+        while True:
+            page = _page(client, stream_path(stream, "/views"), {"cursor": page["next"]})
+            found += page["views"]
+            if page["next"] is None:
+                break
     if as_json:
-        print_json(found)
+        print_json({"views": found, "next": None})
         return
     print_table(
-        ("FROM", "TO", "WHO", "ADDRESS", ">CURSOR", ">FIRST", ">LAST", "ENDED", "USER AGENT"),
-        [list(_view_row(view)) for view in found["views"]],
+        ("FROM", "TO", "WHO", "ADDRESS", "READ AS", ">CURSOR", ">FIRST", ">LAST", ">TIMES", "ENDED", "USER AGENT"),
+        [list(_view_row(view)) for view in found],
     )
 
 
@@ -165,7 +171,7 @@ def verify(
     if file is not None:
         _verify_export(file, public_keys, as_json)
     elif everything:
-        _verify_all(_settings_with(data_dir, public_keys, heads), as_json)
+        _verify_all(_settings_with(data_dir, public_keys, heads), as_json, redis_url=_redis_url())
     else:
         _verify_stream(str(stream), url, api_key, as_json)
 
@@ -178,24 +184,45 @@ def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
     else:
         print(_VERDICTS[checked["verdict"]])
         _print_seal(stream, checked["seal"] or {})
+        if erasure := checked["erasure"]:
+            by = erasure["by"] or "nobody that its seal names"
+            print(f"  erased by {clean(by)} ({clean(erasure['reason'])}), seal {erasure['number']}")
         for finding in checked["findings"]:
             print(f"  {finding['what']}: {clean(finding['detail'])}")
     raise typer.Exit(_EXIT_CODES[checked["verdict"]])
 
 
-def _verify_all(settings: Settings, as_json: bool) -> None:
+def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None) -> None:
     # What follows loads SQLAlchemy: not for every command.
-    from broker.archive.audit import Audit, Report
+    from broker.archive.audit import Audit, Finding, Report
+    from broker.archive.copies import check_copies
     from broker.archive.database import Database
     from broker.archive.heads import HeadsUnavailable
+    from broker.archive.reader import ArchiveReader
     from broker.archive.setup import find_heads, find_public_keys
     from broker.archive.signing import BadKey
-    from broker.errors import ArchiveUnavailable
+    from broker.errors import ArchiveUnavailable, RedisUnavailable
+    from broker.log.keys import Keys
+    from broker.log.stream_log import StreamLog
+    from broker.store.connect import connect
 
-    async def audit() -> Report:
+    async def compare(database: Database) -> tuple[int | None, list[Finding]]:
+        if redis_url is None:
+            return None, []
+        redis = connect(redis_url)
+        try:
+            return await check_copies(StreamLog(redis, Keys(settings.key_prefix)), ArchiveReader(database))
+        except RedisUnavailable:
+            return None, []
+        finally:
+            await redis.aclose()
+
+    async def audit() -> tuple[Report, int | None]:
         database = Database(settings.archive_url)
         try:
-            return await Audit(database, keys, heads).run()
+            report = await Audit(database, keys, heads).run()
+            copies, differences = await compare(database)
+            return report._replace(findings=report.findings + differences), copies
         finally:
             await database.aclose()
 
@@ -203,7 +230,7 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
         keys, heads = find_public_keys(settings), find_heads(settings).read()
         if not keys:
             fail(NO_KEYS, code=2)
-        report = asyncio.run(audit())
+        report, copies = asyncio.run(audit())
     except (BadKey, HeadsUnavailable) as error:
         fail(str(error), code=2)
     except ArchiveUnavailable as error:
@@ -211,10 +238,17 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
     if report.headless:
         tenants = ", ".join(report.headless)
         note(f"No head is known for {clean(tenants)}: cannot check whether the newest seals were cut off (--heads).")
+    if copies is None and redis_url is None:
+        note(f"What Redis still has of these streams was not compared: set {PREFIX}REDIS_URL.", style="dim")
+    elif copies is None:
+        note("Redis cannot be reached: what it still has of these streams was not compared.")
     if as_json:
-        print_json({**report._asdict(), "findings": [finding._asdict() for finding in report.findings]})
+        findings = [finding._asdict() for finding in report.findings]
+        print_json({**report._asdict(), "copies": copies, "findings": findings})
     else:
         print(f"{report.streams:,} streams, {report.views:,} viewers' records, {report.seals:,} seals")
+        if copies is not None:
+            print(f"{copies:,} of these streams are still in Redis")
         for finding in report.findings[:ALL_FINDINGS]:
             seal = f"seal {finding.seal}" if finding.seal else None
             place = " ".join(part for part in (finding.tenant, finding.stream, seal) if part)
@@ -222,7 +256,8 @@ def _verify_all(settings: Settings, as_json: bool) -> None:
         if len(report.findings) > ALL_FINDINGS:
             print(f"  … and {len(report.findings) - ALL_FINDINGS:,} more; --json has all")
         print(f"CHANGED: {len(report.findings):,} findings" if report.findings else "nothing has changed")
-    raise typer.Exit(1 if report.findings else 2 if report.headless else 0)
+    is_partial = report.headless or (copies is None and redis_url is not None)
+    raise typer.Exit(1 if report.findings else 2 if is_partial else 0)
 
 
 def _verify_export(file: Path, public_keys: Path | None, as_json: bool) -> None:
@@ -256,16 +291,23 @@ _VERDICTS = {
     "redacted": "redacted: the seal is genuine; what it speaks of was masked here, and cannot be checked with it",
     "not_sealed": "not sealed: there is nothing to check it against",
     "broken": "CHANGED: it is not as it was sealed",
+    "differs": "DIFFERS: the archive is as it was sealed, but Redis shows viewers something else",
 }
 
 
-_EXIT_CODES = {"verified": 0, "erased": 0, "broken": 1, "redacted": 2, "not_sealed": 2}
+_EXIT_CODES = {"verified": 0, "erased": 0, "broken": 1, "differs": 1, "redacted": 2, "not_sealed": 2}
 
 
 def _print_seal(stream: str | None, seal: dict[str, Any]) -> None:
     if stream and "number" in seal:
         place = f"stream {stream}, seal {seal['number']} of {seal['tenant']}, key {seal['key']}"
         print(f"  {clean(place)}")
+
+
+def _redis_url() -> str | None:
+    """The Redis to compare with: only one that was named. The default address may be anybody's."""
+    settings = read_settings()
+    return settings.redis_url if "redis_url" in settings.model_fields_set else None
 
 
 def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) -> Settings:
@@ -314,9 +356,11 @@ def _view_row(view: dict[str, Any]) -> Iterator[str]:
     yield _moment(view["closed_at"]) if view["closed_at"] else "still there"
     yield view["who"]
     yield view["forwarded_for"] or view["address"] or "-"
-    yield f"{view['requested']:,}"
+    yield view["format"] or "-"
+    yield "-" if view["requested"] is None else f"{view['requested']:,}"
     yield "-" if view["first_id"] is None else f"{view['first_id']:,}"
     yield "-" if view["last_id"] is None else f"{view['last_id']:,}"
+    yield f"{view['count']:,}"
     yield view["how"] or "-"
     yield view["user_agent"] or "-"
 

@@ -90,5 +90,17 @@ export function streams(query, signal) {
   return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
 }
 
-export const views = (id, signal) => json(at(id, "/views"), { signal });
+
+/** All of them, page after page. */
+export async function views(id, signal) {
+  const found = [];
+  let cursor = null;
+  do {
+    const page = await json(at(id, `/views${cursor ? `?cursor=${cursor}` : ""}`), { signal });
+    found.push(...page.views);
+    cursor = page.next;
+  } while (cursor);
+  return { views: found };
+}
+
 export const verify = (id, signal) => json(at(id, "/verify"), { signal });

@@ -38,6 +38,7 @@ export function sealBadge(seal, hasEnded) {
   if (seal === undefined) return null;
   if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
   if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
+  if (seal.verdict === "differs") return badge("seal broken", "Redis differs from the seal");
   if (seal.verdict === "erased") return badge("seal", "Sealed, erased");
   return badge("seal", hasEnded ? "Not sealed yet" : "Sealed after it ends");
 }

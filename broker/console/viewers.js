@@ -1,4 +1,5 @@
 // The viewers of a stream, when they were connected and the events they received: the access record, on the time axis.
+// Who only read the stream (its text, an export, its record, a listing) is counted below them.
 
 import { lane } from "./axis.js";
 import { fill, h, isolated } from "./dom.js";
@@ -30,19 +31,32 @@ export class Viewers {
     const title = h("h3", {}, "Viewers");
     const only = (text) => lane(title, h("p", { class: "hint" }, text));
     if (typeof views === "string") return only(views);
-    if (views.length === 0) return only("No viewer has followed this stream.");
-    const rows = (this.#showsAll ? views : views.slice(0, SHOWN)).map((view) => viewRow(view, log));
-    return [lane(title), h("ol", {}, rows), views.length > rows.length && this.#moreButton(log)];
+    const followed = views.filter((view) => !READINGS.has(view.format));
+    const read = readings(views);
+    if (followed.length === 0) return only(["No viewer has followed this stream.", read].filter(Boolean).join(" "));
+    const rows = (this.#showsAll ? followed : followed.slice(0, SHOWN)).map((view) => viewRow(view, log));
+    const more = followed.length > rows.length && this.#moreButton(log, followed.length);
+    return [lane(title), h("ol", {}, rows), more, read && h("p", { class: "hint readings" }, read)];
   }
 
-  #moreButton(log) {
+  #moreButton(log, count) {
     const showAll = () => {
       this.#showsAll = true;
       this.draw(log, this.#views);
     };
-    const label = `Show all ${plural(this.#views.length, "viewer")}`;
+    const label = `Show all ${plural(count, "viewer")}`;
     return h("button", { type: "button", class: "quiet", onclick: showAll }, label);
   }
+}
+
+const READINGS = new Map(
+  Object.entries({ text: "its text", export: "an export", record: "its record", listing: "a listing" }),
+);
+
+function readings(views) {
+  const counts = [...READINGS].map(([format, name]) => [name, views.filter((view) => view.format === format).length]);
+  const found = counts.filter(([, count]) => count > 0).map(([name, count]) => `${name} (${count})`);
+  return found.length > 0 && `Read without following: ${found.join(", ")}.`;
 }
 
 const HOW = new Map(
@@ -53,6 +67,7 @@ const HOW = new Map(
     too_slow: "cut: too slow",
     vanished: "vanished",
     server_lost: "server lost",
+    many: "summed up",
   }),
 );
 
@@ -83,6 +98,7 @@ function summary(view, late) {
   return [
     late !== false && `${duration(late)} after the end`,
     view.requested > 0 && `after ${view.requested}`,
+    view.count > 1 && `${view.count} connections`,
     range,
     ended,
   ]

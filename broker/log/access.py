@@ -1,10 +1,11 @@
 """The access record: who saw which events of a stream, when, and how each connection ended.
 
-A viewer costs two entries: one when its connection opens and one when it closes. A loop writes them to Redis once a
-second, many at a time, so that no viewer waits for it. From there the worker's archiver moves the records of closed
-connections to the archive. A server that dies leaves its viewers' records open, and they are closed for it
-(`server_lost`). Entries that it had not written yet, at most a second's worth, are lost, and the archiver logs that.
-While Redis is away entries wait here; those that do not fit are counted (`lost`).
+A viewer costs two entries: one when its connection opens and one when it closes. A caller that reads a stream at once
+(its text, an export, its record, a listing) costs one, but once an hour at most. A loop writes them to Redis once a
+second, many at a time, so that nobody waits for it, and no more than a stream may have (views.py). From there the
+worker's archiver moves the records of closed connections to the archive. A server that dies leaves its viewers' records
+open, and they are closed for it (`server_lost`). Entries that it had not written yet, at most a second's worth, are
+lost, and the archiver logs that. While Redis is away entries wait here; those that do not fit are counted (`lost`).
 
 Times are Redis' times, so that they compare with the events' times. The offset of its clock is measured at each write.
 """
@@ -19,12 +20,15 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from broker.log.keys import Keys
+from broker.log.views import ADD, SUM_UP, VIEW_RECORDS, StoredView, stored, summed
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +58,24 @@ LOST_AFTER_MS = 600_000
 TIERS_LIFE_S = 86_400
 """Far longer than LOST_AFTER_MS. The list expires after it if all its servers have ended."""
 
+READ_AGAIN_S = 3600
+"""A caller that reads a stream again and again in the same form leaves one record in each hour."""
 
-SERVER_LOST = "server_lost"
+MAX_REMEMBERED = 50_000
+"""Readings that are remembered for it: some 6 MB. Beyond them the oldest is forgotten, and may be recorded again."""
+
+FINISHED, SERVER_LOST = "finished", "server_lost"
 
 _TIMES = ("opened", "closed")
 
 
 class View:
-    """One viewer's connection while it is open. `details`: see request_details. `at`: when it opened (ms)."""
+    """One viewer's connection while it is open. `details`: see request_details. `at`: when it opened (ms).
 
-    __slots__ = ("at", "details", "first_id", "how", "id", "last_id", "sid")
+    `is_summed`: the stream has so many records that this one is counted in a sum.
+    """
+
+    __slots__ = ("at", "details", "first_id", "how", "id", "is_summed", "last_id", "sid")
 
     def __init__(self, sid: str, details: Mapping[str, Any]) -> None:
         self.id = secrets.token_hex(16)
@@ -73,11 +85,23 @@ class View:
         self.first_id: int | None = None
         self.last_id: int | None = None
         self.how: str | None = None
+        self.is_summed = False
 
     def delivered(self, first: int, last: int) -> None:
         """These events were handed to the connection. Only the client's next cursor shows whether they arrived."""
         self.first_id = first if self.first_id is None else min(self.first_id, first)
         self.last_id = last if self.last_id is None else max(self.last_id, last)
+
+
+class _Entry:
+    """A record on its way to Redis. `is_first`: nothing of its view has been written yet."""
+
+    __slots__ = ("is_first", "record", "view")
+
+    def __init__(self, view: View, record: dict[str, Any], *, is_first: bool) -> None:
+        self.view = view
+        self.record = record
+        self.is_first = is_first
 
 
 class _ClockMeasurement(NamedTuple):
@@ -95,14 +119,18 @@ class _ClockMeasurement(NamedTuple):
 
 
 class AccessRecord:
-    """The viewers' records of this server process. `lost`: how many entries found no room."""
+    """The viewers' records of this server process. `lost`: how many entries found no room. `limit`: see views.py."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, retention_s: float, is_archived: bool) -> None:
+    def __init__(
+        self, redis: Redis, keys: Keys, *, retention_s: float, is_archived: bool, limit: int = VIEW_RECORDS
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._life_ms = None if is_archived else round(retention_s * 1000)
         self._server = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._waiting: list[tuple[str, str, dict[str, Any]]] = []
+        self._limit = limit
+        self._waiting: dict[str, _Entry] = {}
+        self._read_in: dict[int, int] = {}
         self._clock: deque[_ClockMeasurement] = deque(maxlen=CLOCK_MEASUREMENTS)
         self.lost = 0
 
@@ -111,13 +139,32 @@ class AccessRecord:
         return len(self._waiting)
 
     def opened(self, view: View) -> None:
-        self._add(view, {**view.details, "server": self._server, "opened": view.at})
+        self._add(view, {**view.details, "server": self._server, "opened": view.at}, is_first=True)
 
     def closed(self, view: View, how: str) -> None:
         """`how`: the way the connection ended (docs/API.md)."""
         view.how = how
         ended = {"first_id": view.first_id, "last_id": view.last_id, "closed": _now_ms(), "how": how}
-        self._add(view, {**view.details, "server": self._server, "opened": view.at, **ended})
+        before = self._waiting.get(view.id)  # it has come and gone within a second: one entry says both
+        is_first = before is not None and before.is_first
+        self._add(view, {**view.details, "server": self._server, "opened": view.at, **ended}, is_first=is_first)
+
+    def read(self, sid: str, details: Mapping[str, Any], span: tuple[int | None, int | None] = (None, None)) -> None:
+        """A caller has read this stream in an answer that was complete at once. `details`: as View.
+
+        `span`: the first and the last event in it. The first reading of each hour is recorded, by caller (who, address)
+        and format.
+        """
+        hour = int(time.time() // READ_AGAIN_S)
+        place = hash((details.get("who"), details.get("address"), details.get("format"), sid))
+        if self._read_in.pop(place, None) != hour:
+            view = View(sid, details)
+            ended = {"first_id": span[0], "last_id": span[1], "closed": view.at, "how": FINISHED}
+            record = {**details, "server": self._server, "opened": view.at, **ended}
+            self._add(view, record, is_first=True)
+        self._read_in[place] = hour  # as the newest
+        if len(self._read_in) > MAX_REMEMBERED:
+            del self._read_in[next(iter(self._read_in))]
 
     async def run(self) -> None:
         """Write for ever. Only cancellation ends this, or RedisUnavailable."""
@@ -135,27 +182,53 @@ class AccessRecord:
         await self._measure_clock()
         await self._redis.zadd(self._keys.tiers, {self._server: self._now_ms()})
         await self._redis.expire(self._keys.tiers, TIERS_LIFE_S)
-        while batch := self._waiting[:FLUSH_BATCH]:
+        while batch := list(islice(self._waiting.values(), FLUSH_BATCH)):
             await self._write(batch)
-            del self._waiting[: len(batch)]
+            for entry in batch:
+                if self._waiting[entry.view.id] is entry:
+                    del self._waiting[entry.view.id]
+                else:  # its view has closed meanwhile
+                    self._waiting[entry.view.id].is_first = False
 
-    async def _write(self, batch: list[tuple[str, str, dict[str, Any]]]) -> None:
+    async def _write(self, batch: list[_Entry]) -> None:
         now_ms = self._now_ms()
+        limit = str(self._limit)
+        own = [entry for entry in batch if not entry.view.is_summed]
         async with self._redis.pipeline(transaction=False) as pipe:
-            for sid, view, record in batch:
-                key = self._keys.views_of(sid)
-                pipe.hset(key, view, orjson.dumps(self._in_redis_time(record)).decode())
-                if self._life_ms is not None:
-                    pipe.pexpire(key, self._life_ms)
-            if self._life_ms is None:  # after the records: the archiver looks for them before it clears the index
-                pipe.zadd(self._keys.views, {sid: now_ms for sid, _, _ in batch})
+            pipe.script_load(ADD.text)
+            for entry in own:
+                record = orjson.dumps(self._in_redis_time(entry.record)).decode()
+                pipe.evalsha(ADD.sha, 1, self._keys.views_of(entry.view.sid), limit, entry.view.id, record)
+            self._let_live(pipe, own, now_ms)
+            _, *has_room = (await pipe.execute())[: 1 + len(own)]
+        for entry, found_room in zip(own, has_room, strict=True):
+            entry.view.is_summed = not found_room
+        if summed_up := [entry for entry in batch if entry.view.is_summed]:
+            await self._sum_up(summed_up, now_ms)
+
+    async def _sum_up(self, batch: list[_Entry], now_ms: int) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.script_load(SUM_UP.text)
+            for entry in batch:
+                args = summed(self._in_redis_time(entry.record), self._limit, now_ms, count=int(entry.is_first))
+                pipe.evalsha(SUM_UP.sha, 1, self._keys.views_of(entry.view.sid), "", "", *args)
+            self._let_live(pipe, batch, now_ms)
             await pipe.execute()
 
-    def _add(self, view: View, record: dict[str, Any]) -> None:
-        if len(self._waiting) >= MAX_WAITING:
+    def _let_live(self, pipe: Pipeline, batch: list[_Entry], now_ms: int) -> None:
+        """After the records: the archiver looks for them before it clears the index."""
+        sids = {entry.view.sid for entry in batch}
+        if self._life_ms is not None:
+            for sid in sids:
+                pipe.pexpire(self._keys.views_of(sid), self._life_ms)
+        elif sids:
+            pipe.zadd(self._keys.views, dict.fromkeys(sids, now_ms))
+
+    def _add(self, view: View, record: dict[str, Any], *, is_first: bool) -> None:
+        if len(self._waiting) >= MAX_WAITING and view.id not in self._waiting:
             self.lost += 1
             return
-        self._waiting.append((view.sid, view.id, record))
+        self._waiting[view.id] = _Entry(view, record, is_first=is_first)
 
     async def _measure_clock(self) -> None:
         began, before = time.monotonic(), time.time()
@@ -185,15 +258,20 @@ async def read_views(
     redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
 ) -> list[dict[str, Any]]:
     """The records that Redis still has, each with its `id`. Those of a server silent for `lost_after_ms` are closed."""
+    return [view.record for view in await read_stored(redis, keys, sid, now_ms, lost_after_ms=lost_after_ms)]
+
+
+async def read_stored(
+    redis: Redis, keys: Keys, sid: str, now_ms: int, *, lost_after_ms: int = SERVER_LIFE_MS
+) -> list[StoredView]:
+    """As read_views, with the fields that they are stored in."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.hgetall(keys.views_of(sid))
         pipe.zrangebyscore(keys.tiers, now_ms - lost_after_ms, "+inf")
         records, servers = await pipe.execute()
     alive = {server.decode() for server in servers}
-    return [
-        {"id": view.decode(), **_closed_if_lost(orjson.loads(record), alive, now_ms, lost_after_ms)}
-        for view, record in records.items()
-    ]
+    views = [stored(field, value) for field, value in records.items()]
+    return [view._replace(record=_closed_if_lost(view.record, alive, now_ms, lost_after_ms)) for view in views]
 
 
 def _closed_if_lost(record: dict[str, Any], alive: set[str], now_ms: int, lost_after_ms: int) -> dict[str, Any]:

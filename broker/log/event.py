@@ -21,6 +21,9 @@ DONE, ERROR, CANCELLED = "done", "error", "cancelled"
 TERMINAL = frozenset({DONE, ERROR, CANCELLED})
 """Every stream ends with exactly one of these. The state of a finished stream has the same name."""
 
+OURSELVES = "lastevent"
+"""Who cancelled or erased a stream, where no caller did."""
+
 RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 

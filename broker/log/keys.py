@@ -5,7 +5,7 @@
 | le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention, see below       |
 | le:{sid}:meta                 | hash    | see meta.py                                 | retention, see below       |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
-| le:{sid}:views                | hash    | viewer's id → its record (access.py)        | archived, or retention     |
+| le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
 | le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
 | le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |

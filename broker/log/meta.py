@@ -138,6 +138,8 @@ class Meta:
     """When the stream was archived."""
     erased = Field(int, api_name="erased_at")
     """When its content was erased. The step that erases sets it."""
+    erased_by = Field(str, api_name="erased_by")
+    """Who erased it, as in the access record. A tombstone of release 0.1 does not say."""
 
     @property
     def has_ended(self) -> bool:
@@ -179,7 +181,8 @@ class Meta:
 
     def erased_at(self, erased_ms: int) -> Meta:
         """The meta that is left once the stream's content is erased."""
-        return Meta({**self.tombstone(), "erased": self.fields.get("erased", str(erased_ms))})
+        erased = {name: self.fields[name] for name in ("erased", "erased_by") if name in self.fields}
+        return Meta({**self.tombstone(), "erased": str(erased_ms), **erased})
 
 
 FIELDS: tuple[Field[Any], ...] = tuple(value for value in vars(Meta).values() if isinstance(value, Field))

@@ -176,12 +176,15 @@ class StreamLog(ReadableLog):
         """
         await self._scripts.run(script.archived(sid, archived_ms, self._retention_ms))
 
-    async def erase(self, sid: str, meta: Meta, erased_ms: int) -> int:
+    async def erase(self, sid: str, meta: Meta, erased_ms: int, *, by: str) -> int:
         """Erase a finished stream's content in Redis; its tombstone stays. Returns when it was erased (ms).
+
+        `by`: who asked for it, as in the access record; the archiver seals it with the erasure.
 
         Raises StreamRunning.
         """
-        [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, meta.tombstone()))
+        left = {**meta.tombstone(), "erased_by": by}
+        [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, left))
         await self.redis.delete(self.keys.views_of(sid))
         if meta.idempotency_key:  # from the digest the request could be guessed
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,6 +17,7 @@ from broker.auth import Grant
 from broker.errors import Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views
 from broker.log.event import Event, to_ndjson
+from broker.log.index import Place
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
 from broker.service.masking import Masking
@@ -24,6 +25,14 @@ from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.record import verdict_json, view_json
 from broker.service.streams import Found, Streams
 from broker.settings import PREFIX, Settings, SettingsError
+
+
+class Exported(NamedTuple):
+    """An export, and the first and the last event in it."""
+
+    content: bytes
+    first_id: int
+    last_id: int
 
 
 class Reading:
@@ -45,21 +54,22 @@ class Reading:
             return await self._events(sid, grant)
 
     async def _events(self, sid: str, grant: Grant) -> list[Event]:
-        found = await self._streams.look_up_content(sid, grant)
+        found = await self._streams.look_up_content(sid, grant, as_sealed=True)
         return await (await self.log(sid, found, grant)).read_all(sid)
 
-    async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> bytes:
+    async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> Exported:
         """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one."""
         if is_redacted and not self._masking:
             raise InvalidRequest(f"This server has no masks: set {PREFIX}REDACT_FILE.")
         is_redacted = is_redacted or grant.is_masked
         reads_as = grant._replace(is_masked=is_redacted)
-        lines = b"".join(map(to_ndjson, await self.events(sid, reads_as)))
+        events = await self.events(sid, reads_as)
+        lines = b"".join(map(to_ndjson, events))
         if is_redacted and self._masking:
             lines += orjson.dumps({"redacted": self._masking.names}) + b"\n"
         if self._archive and (sealed := await self._archive.reader.sealed(sid)) and sealed.seal:
             lines += _seal_line(sealed, is_redacted=is_redacted)
-        return lines
+        return Exported(lines, events[0].id, events[-1].id)
 
     async def records(self, records: Sequence[dict[str, Any]], grant: Grant) -> Sequence[dict[str, Any]]:
         """Streams' records as this caller may see them, in the same order. Raises MasksTooSlow."""
@@ -68,22 +78,31 @@ class Reading:
         with self._masking.place() as place:
             return await place.records(records)
 
-    async def views(self, sid: str, grant: Grant) -> list[dict[str, Any]]:
-        """The records of a stream's viewers, oldest first; of an erased stream none."""
+    async def views(self, sid: str, grant: Grant, *, limit: int, after: str | None) -> dict[str, Any]:
+        """{"views": […], "next": cursor or null}: the records of a stream's viewers, oldest first. Raises BadCursor.
+
+        Of an erased stream there are none.
+        """
+        place = Place.decode(after) if after else None
         if (await self._streams.look_up(sid, grant)).meta.erased is not None:
-            return []
+            return {"views": [], "next": None}
         log = self._streams.log
-        views = {view["id"]: view for view in await read_views(log.redis, log.keys, sid, await log.now_ms())}
+        views = {
+            Place(view["opened"], view["id"]): view
+            for view in await read_views(log.redis, log.keys, sid, await log.now_ms())
+        }
         if self._archive:  # after Redis: what leaves that in between is here
-            views |= {view["id"]: view for view in await self._archive.reader.views(sid)}
-        found = [view_json(view) for view in sorted(views.values(), key=lambda view: (view["opened"], view["id"]))]
-        if not grant.is_masked or not self._masking:
-            return found
-        with self._masking.place() as place:
-            return await place.views(found)
+            views |= await self._archive.reader.views(sid, limit + 1, place)
+        places = sorted(at for at in views if place is None or at > place)
+        found = [view_json(views[at]) for at in places[:limit]]
+        if grant.is_masked and self._masking:
+            with self._masking.place() as turn:
+                found = await turn.views(found)
+        return {"views": found, "next": places[limit - 1].encode() if len(places) > limit else None}
 
     async def verify(self, sid: str) -> dict[str, Any]:
-        return verdict_json(await self._archive.verify(sid) if self._archive else NOT_SEALED)
+        log = self._streams.log
+        return verdict_json(await self._archive.verify(sid, log) if self._archive else NOT_SEALED)
 
     async def _masked_events(self, sid: str, found: Found, log: ReadableLog) -> list[Event]:
         if not found.meta.has_ended:

@@ -48,19 +48,26 @@ def _api_value(name: str, value: Any) -> Any:
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """{"verdict", "is_head_known", "seal": {…} or null, "findings": [{"what", "detail"}]} (docs/API.md)."""
+    """{"verdict", "is_head_known", "seal", "erasure", "findings": [{"what", "detail"}]} (docs/API.md)."""
     claims = verdict.seal.claims() if verdict.seal else {}
+    erased = verdict.erasure.claims() if verdict.erasure else {}
     return {
         "verdict": verdict.verdict,
         "is_head_known": verdict.is_head_known,
         "seal": verdict.seal
         and {
             **{name: claims.get(name) for name in ("number", "tenant", "key", "log", "record", "previous")},
-            "sealed_at": rfc3339(claims["at"]) if isinstance(claims.get("at"), int) else None,
+            "sealed_at": _sealed_at(claims),
             "hash": verdict.seal.digest,
         },
+        "erasure": verdict.erasure
+        and {**{name: erased.get(name) for name in ("number", "reason", "by")}, "sealed_at": _sealed_at(erased)},
         "findings": [{"what": finding.what, "detail": finding.detail} for finding in verdict.findings],
     }
+
+
+def _sealed_at(claims: Mapping[str, Any]) -> str | None:
+    return rfc3339(claims["at"]) if isinstance(claims.get("at"), int) else None
 
 
 def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +78,7 @@ def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
         "opened_at": rfc3339(record["opened"]),
         "closed_at": rfc3339(record.get("closed")),
         "how": record.get("how"),
+        "count": record.get("count", 1),
     }
 
 

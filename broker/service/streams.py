@@ -13,6 +13,7 @@ from arq.connections import ArqRedis
 from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
+    ArchiveUnavailable,
     Forbidden,
     InvalidRequest,
     LasteventError,
@@ -48,6 +49,9 @@ ERASED = "The stream's content has been erased."
 
 ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
 """The archiver erases within a second or two. After that the caller gets the answer that it will be erased later."""
+
+ARCHIVE_ANSWER_S, ARCHIVE_PAUSE_S = 1.0, 5.0
+"""What Redis has as well does not wait longer for the archive; one that is away is not asked again for the pause."""
 
 
 class Started(NamedTuple):
@@ -99,15 +103,21 @@ class Streams:
         self._queue = queue
         self._auth = auth
         self._settings = settings
+        self._asks_archive_from_s = 0.0
 
-    async def look_up(self, sid: str, grant: Grant) -> Found:
+    async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
 
+        `as_sealed`: of a finished stream that both have, what the archive has: its seal is checked against that, and
+        whoever writes to Redis can change the copy there. While the archive is away it is Redis' copy nevertheless.
         Raises LogHealing if Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await self.log.read_meta(sid)
         if meta:
             require_visible(meta, grant)
+            if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid)):
+                require_visible(sealed, grant)
+                return Found(sealed, is_in_redis=False)
             return Found(meta)
         if self._archive and (archived := await self._archive.find(sid)):
             require_visible(archived, grant)
@@ -118,9 +128,9 @@ class Streams:
             raise StreamExpired("The stream has ended and its retention is over.")
         raise StreamNotFound("There is no stream with this id.")
 
-    async def look_up_content(self, sid: str, grant: Grant) -> Found:
+    async def look_up_content(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
         """A stream that still has its content. Raises StreamExpired if it was erased."""
-        found = await self.look_up(sid, grant)
+        found = await self.look_up(sid, grant, as_sealed=as_sealed)
         if found.meta.erased is not None:
             raise StreamExpired(ERASED)
         return found
@@ -149,7 +159,7 @@ class Streams:
             # The order comes first: the archiver, which carries it out, waits for the tombstone.
             await redis.zadd(keys.erasing, {sid: now_ms})
         if meta.erased is None:
-            await self.log.erase(sid, meta, now_ms)
+            await self.log.erase(sid, meta, now_ms, by=grant.who)
         deadline = time.monotonic() + ERASURE_WAIT_S
         while self._archive and time.monotonic() < deadline:
             if await redis.zscore(keys.erasing, sid) is None:
@@ -190,7 +200,7 @@ class Streams:
         if meta.has_ended:  # it may be a tombstone, which has no `stopped_after`
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
-        seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": "client"}))
+        seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -215,6 +225,17 @@ class Streams:
         if is_terminal(renewed.state):
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
+
+    async def _sealed(self, sid: str) -> Meta | None:
+        """What the archive has of a stream that Redis has as well. None also while the archive is away."""
+        if self._archive is None or time.monotonic() < self._asks_archive_from_s:
+            return None
+        try:
+            async with asyncio.timeout(ARCHIVE_ANSWER_S):
+                return await self._archive.find(sid)
+        except (ArchiveUnavailable, TimeoutError):
+            self._asks_archive_from_s = time.monotonic() + ARCHIVE_PAUSE_S
+            return None
 
     async def _producers_pen(self, sid: str, grant: Grant, epoch: int) -> Pen:
         meta, is_in_redis = await self.look_up_content(sid, grant)

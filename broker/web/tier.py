@@ -33,7 +33,7 @@ from broker.settings import Settings
 from broker.store.connect import connect
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_model
-from broker.web.viewer import Viewers
+from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,11 @@ class Tier:
             settings.masked,
         )
         self.access = AccessRecord(
-            self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None
+            self.redis,
+            keys,
+            retention_s=settings.retention_s,
+            is_archived=self.archive is not None,
+            limit=settings.view_records_per_stream,
         )
         self.viewers = Viewers(
             self.access,
@@ -160,6 +164,15 @@ class Tier:
             records.append(stream_record(meta, sid, None))
             await asyncio.sleep(0)  # metadata is parsed here: 15 ms for a MB, and others have their turns between two
         return await self.reading.records(records, grant)
+
+    def note_reading(
+        self, request: Request, grant: Grant, form: str, *sids: str, span: tuple[int | None, int | None] = (None, None)
+    ) -> None:
+        """Keep in the access record that this caller has read these streams. `span`: the first and the last event."""
+        address = request.client.host if request.client else None
+        details = request_details(grant, address, request.headers, form, 0)
+        for sid in sids:
+            self.access.read(sid, details, span)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await read_model(request, model, self.settings.max_body_bytes, optional=optional)

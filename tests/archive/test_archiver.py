@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from broker.archive.database import Database
 from broker.archive.writer import ArchiveWriter
 from broker.errors import ArchiveUnavailable
-from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_views
+from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_stored, read_views
 from broker.log.meta import Meta, new_sid
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
@@ -258,12 +258,28 @@ async def test_an_order_to_erase_is_carried_out_in_the_archive(
     sid = await on_its_way(log)
     await archiver.archive_once()
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     await archiver.archive_once()
     found = await archive.reader.find(sid)
     assert found
     assert found.erased
+    assert found.erased_by == "anyone"
     assert await log.redis.zcard(log.keys.erasing) == 0
+    assert await archive.findings() == []
+
+
+async def test_an_order_of_a_server_of_release_0_1_is_carried_out_though_it_does_not_say_whose_it_is(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sid = await on_its_way(log)
+    await archiver.archive_once()
+    await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="")
+    await log.redis.hdel(log.keys.stream(sid).meta, "erased_by")
+    await archiver.archive_once()
+    found = await archive.reader.find(sid)
+    assert found
+    assert (found.erased is not None, found.erased_by) == (True, None)
     assert await archive.findings() == []
 
 
@@ -282,7 +298,7 @@ async def test_a_stream_erased_before_it_was_archived_never_comes(
 ) -> None:
     sid = await on_its_way(log)
     await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     assert await lives_s(log, sid) == [-2, -1]
     await archiver.archive_once()
     assert all(life != -1 for life in await lives_s(log, sid))
@@ -298,7 +314,7 @@ async def test_an_erasure_whose_order_was_lost_is_found_by_the_sweep(
 ) -> None:
     sid = await on_its_way(log)
     await archiver.archive_once()
-    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+    await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     await archiver.streams.sweep()
     await archiver.archive_once()
     found = await archive.reader.find(sid)
@@ -378,7 +394,7 @@ async def test_a_viewers_record_goes_by_redis_into_the_archive(
     await access.flush()
     await settle(log)
     await archiver.archive_once()
-    [stored] = await archive.reader.views(sid)
+    [stored] = (await archive.reader.views(sid, 10)).values()
     assert (stored["id"], stored["first_id"], stored["last_id"], stored["how"]) == (gone.id, 3, 9, "left")
     [waiting] = await read_views(log.redis, log.keys, sid, await log.now_ms())
     assert (waiting["id"], "how" in waiting) == (here.id, False)
@@ -386,7 +402,7 @@ async def test_a_viewers_record_goes_by_redis_into_the_archive(
     await access.close()
     await settle(log)
     await archiver.archive_once()
-    assert len(await archive.reader.views(sid)) == 2
+    assert len(await archive.reader.views(sid, 10)) == 2
     assert await log.redis.zcard(log.keys.views) == 0
     assert not await log.redis.exists(log.keys.views_of(sid))
     assert await archive.findings() == []
@@ -405,7 +421,7 @@ async def test_a_dead_servers_viewers_are_closed_for_it(
     await log.redis.hset(log.keys.views_of(sid), view, old)
     await settle(log)
     await archiver.archive_once()
-    [stored] = await archive.reader.views(sid)
+    [stored] = (await archive.reader.views(sid, 10)).values()
     assert (stored["how"], stored["last_id"]) == ("server_lost", None)
     assert "ended without closing its viewers' records" in caplog.text
     assert await log.redis.zcard(log.keys.tiers) == 0
@@ -426,6 +442,81 @@ async def test_a_viewer_that_comes_while_the_index_is_cleared_is_not_forgotten(
     assert await log.redis.zscore(log.keys.views, sid) == stale + 5
     await archiver.views._move_on(sid, stale + 5, await log.now_ms())
     assert await log.redis.zscore(log.keys.views, sid) is None
+
+
+async def come_and_go(log: StreamLog, sid: str, times: int, *, limit: int, address: str = "::1") -> None:
+    access = AccessRecord(log.redis, log.keys, retention_s=RETENTION_S, is_archived=True, limit=limit)
+    for _ in range(times):
+        view = View(sid, {"tenant": "t", "who": "token", "address": address, "requested": 0})
+        access.opened(view)
+        view.delivered(1, 9)
+        access.closed(view, "left")
+    await access.close()
+    await settle(log)
+
+
+async def age_sums(log: StreamLog, sid: str) -> None:
+    """A day has passed."""
+    for field, value in (await log.redis.hgetall(log.keys.views_of(sid))).items():
+        if field.startswith(b"+"):
+            await log.redis.hset(log.keys.views_of(sid), field, b"1 " + value.partition(b" ")[2])
+    await settle(log)
+
+
+async def test_the_archive_has_no_more_records_of_a_stream_than_its_limit_however_often_they_are_moved(
+    log: StreamLog, archive: TestArchive
+) -> None:
+    sid, limit = new_sid(), 4
+    archiver = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None, view_records=limit)
+    for _ in range(5):
+        await come_and_go(log, sid, 3, limit=limit)
+        await archiver.archive_once()
+    stored = (await archive.reader.views(sid, 100)).values()
+    assert [one.get("count") for one in stored] == [None] * limit
+    [(field, value)] = (await log.redis.hgetall(log.keys.views_of(sid))).items()
+    [total] = await read_views(log.redis, log.keys, sid, await log.now_ms())
+    assert (total["who"], total["count"], total["last_id"]) == ("token", 11, 9)
+    assert field != b"+others"
+    assert value.split(b" ")[1] == b"11"
+    assert await archive.findings() == []
+    await log.redis.delete(log.keys.views_of(sid))
+    await archiver.archive_once()
+
+
+async def test_a_sum_is_archived_when_its_day_is_over_and_beyond_twice_the_limit_as_one_for_all(
+    log: StreamLog, archive: TestArchive
+) -> None:
+    sid, limit = new_sid(), 3
+    archiver = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None, view_records=limit)
+    for day in range(6):
+        for number in range(4):
+            await come_and_go(log, sid, 5, limit=limit, address=f"192.0.2.{number}")
+        await archiver.archive_once()
+        await age_sums(log, sid)
+        for _ in range(3):  # beyond the bound a caller's sum first goes into that of all others
+            await archiver.archive_once()
+            await age_sums(log, sid)
+        stored = list((await archive.reader.views(sid, 100)).values())
+        others = [one for one in stored if one["who"] == "others"]
+        assert len(stored) - len(others) <= 2 * limit
+        assert len(others) <= day + 1
+        assert sum(one.get("count", 1) for one in stored) == 20 * (day + 1), "each connection is counted once"
+    assert len(others) >= 4
+    assert await archive.findings() == []
+    assert not await log.redis.exists(log.keys.views_of(sid))
+
+
+async def test_a_sum_that_grows_while_it_is_archived_loses_nothing(log: StreamLog, archive: TestArchive) -> None:
+    sid = new_sid()
+    archiver = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None, view_records=1)
+    await come_and_go(log, sid, 4, limit=1)
+    stale = await read_stored(log.redis, log.keys, sid, await log.now_ms())
+    await come_and_go(log, sid, 4, limit=1)
+    await archiver.views._bound(sid, [one._replace(since_ms=1) for one in stale if one.since_ms], 0, await log.now_ms())
+    [total] = [one for one in await read_views(log.redis, log.keys, sid, await log.now_ms()) if "count" in one]
+    assert total["count"] == 7
+    await log.redis.delete(log.keys.views_of(sid))
+    await archiver.archive_once()
 
 
 async def test_without_an_archive_records_live_as_long_as_streams(log: StreamLog) -> None:
@@ -506,7 +597,7 @@ async def a_full_turn(log: StreamLog, archiver: Archiver) -> list[str]:
     await sweep(log)
     for sid in (archived, streams[0]):
         await log.redis.zadd(log.keys.erasing, {sid: await log.now_ms()})
-        await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms())
+        await log.erase(sid, Meta(await meta(log, sid)), await log.now_ms(), by="anyone")
     access = access_record(log)
     for sid in streams:
         view = view_of(sid)

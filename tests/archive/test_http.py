@@ -233,12 +233,21 @@ def test_streams_are_filtered_by_model_wherever_they_are(api: Api, archived: Dep
 # -- who saw what ----------------------------------------------------------------------------------------------
 
 
+READINGS = ("text", "export", "record", "listing")
+
+
+def connections(api: Api, sid: str) -> list[dict[str, Any]]:
+    """The records of those that followed it, without those that only read it."""
+    views = api.get(f"/v1/streams/{sid}/views").json()["views"]
+    return [view for view in views if view["format"] not in READINGS]
+
+
 def views_of(api: Api, sid: str, count: int) -> list[dict[str, Any]]:
     """As soon as so many have ended."""
     found: list[dict[str, Any]] = []
 
     def are_there() -> bool:
-        found[:] = api.get(f"/v1/streams/{sid}/views").json()["views"]
+        found[:] = connections(api, sid)
         return len([view for view in found if view["how"]]) == count
 
     wait_until(are_there, f"{count} viewers' records have ended")
@@ -279,7 +288,7 @@ def views_open(api: Api, sid: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
     def are_there() -> bool:
-        found[:] = [view for view in api.get(f"/v1/streams/{sid}/views").json()["views"] if view["how"] is None]
+        found[:] = [view for view in connections(api, sid) if view["how"] is None]
         return bool(found)
 
     wait_until(are_there, "somebody is there")
@@ -304,12 +313,81 @@ def test_a_replay_and_a_post_that_streams_leave_records_too(api: Api) -> None:
     assert replayed["last_id"] == posted["last_id"]
 
 
+def readings(api: Api, sid: str, count: int) -> list[dict[str, Any]]:
+    """As soon as so many are on record."""
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        views = api.get(f"/v1/streams/{sid}/views").json()["views"]
+        found[:] = [view for view in views if view["format"] in READINGS]
+        return len(found) >= count
+
+    wait_until(are_there, f"{count} readings are on record")
+    return found
+
+
+def test_reading_without_following_leaves_a_record_too(api: Api, masked: Api, archived: Deployment) -> None:
+    """Once a caller, form, stream and hour: the second round comes within it, or begins the next."""
+    session = f"s-{uuid.uuid4()}"
+    sid = api.finished("a", session_id=session)
+    for _ in range(2):
+        api.get(f"/v1/streams/{sid}/text")
+        api.get(f"/v1/streams/{sid}/export")
+        api.record(sid)
+        api.get("/v1/streams", params={"session_id": session})
+        api.get(f"/v1/sessions/{session}")
+        masked.get(f"/v1/streams/{sid}/text")
+    found = readings(api, sid, 5)
+    assert len(found) in (5, 10)
+    mine = {view["who"] for view in found if view["format"] == "record"}
+    said = {(view["format"], view["last_id"], view["how"], view["who"] in mine) for view in found}
+    assert said == {
+        *(("text", 4, "finished", True), ("export", 4, "finished", True), ("text", 4, "finished", False)),
+        *(("record", None, "finished", True), ("listing", None, "finished", True)),
+    }
+    assert all(view["opened_at"] == view["closed_at"] for view in found)
+    until_archived(api, sid)
+    leave_redis(archived, sid)
+    assert len(readings(api, sid, 5)) == len(found)
+
+
+def test_a_tombstone_is_read_without_a_record(api: Api, archived: Deployment) -> None:
+    """Nothing of its content is shown, and erasing must leave nothing new behind."""
+    sid = until_archived(api, api.finished("a"))
+    assert api.delete(f"/v1/streams/{sid}").status_code == 204
+    with closing(Api(archived.urls[1], KEY)) as other:  # which has recorded none of this stream's readings
+        other.record(sid)
+        other.get("/v1/streams?limit=200")
+        seen = until_archived(other, other.finished("later"))
+        readings(other, seen, 1)
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        assert not client.exists(f"le:{{{sid}}}:views")
+
+
+def test_views_are_read_in_pages_wherever_they_are(api: Api, archived: Deployment) -> None:
+    sid = api.finished("a")
+    for _ in range(7):
+        api.follow(sid).read_to_end()
+    views_of(api, sid, 7)
+    api.get("/metrics")
+    whole = api.get(f"/v1/streams/{sid}/views").json()
+    assert whole["next"] is None
+    expected = [view["id"] for view in whole["views"]]
+    for limit in (1, 2, 7, 200):
+        pages = walked(api, f"/v1/streams/{sid}/views", "views", limit=limit)
+        assert list(chain.from_iterable(pages)) == expected
+        assert all(len(page) <= limit for page in pages)
+    problem(api.get(f"/v1/streams/{sid}/views", params={"cursor": "x"}), 400, "bad_cursor")
+    problem(api.get(f"/v1/streams/{sid}/views", params={"limit": 201}), 422, "invalid_request")
+
+
 # -- the seal --------------------------------------------------------------------------------------------------
 
 
 def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -> None:
     sid = api.start_external()
-    unsealed = {"id": sid, "verdict": "not_sealed", "seal": None, "is_head_known": False, "findings": []}
+    nothing = {"seal": None, "erasure": None, "is_head_known": False, "findings": []}
+    unsealed = {"id": sid, "verdict": "not_sealed", **nothing}
     assert api.get(f"/v1/streams/{sid}/verify").json() == unsealed
     api.append(sid, ("text_delta", {"text": "a"}), ("done", {}))
     until_archived(api, sid)
@@ -326,12 +404,67 @@ def test_a_stream_is_verified_against_its_seal(api: Api, archived: Deployment) -
     assert [finding["what"] for finding in checked["findings"]] == ["row_changed"]
 
 
+def forge(archived: Deployment, sid: str, *, is_marked: bool) -> None:
+    """Somebody who can write to Redis tells another story there."""
+    log, meta = f"le:{{{sid}}}:log", f"le:{{{sid}}}:meta"
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        entries: Any = client.xrange(log)
+        client.delete(log)
+        for name, fields in entries:
+            client.xadd(log, {**fields, b"d": fields[b"d"].replace(b"the truth", b"a forgery")}, name)
+        client.hset(meta, mapping={"user": "eve", "ending": '{"usage":{"forged":1}}'})
+        if not is_marked:
+            client.hdel(meta, "archived")
+        client.pexpire(log, 60_000)
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["", "and archived was removed"])
+def test_what_is_shown_of_a_sealed_stream_is_what_was_sealed_whatever_redis_says(
+    api: Api, archived: Deployment, is_marked: bool
+) -> None:
+    session = f"s-{uuid.uuid4()}"
+    sid = until_archived(api, api.finished("the truth", user_id="ann", session_id=session))
+    names = ("record", "text", "export", "replay")
+    before = {name: shown for name, shown in everything(api, sid).items() if name in names}
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+    forge(archived, sid, is_marked=is_marked)
+    after = everything(api, sid)
+    assert {name: after[name] for name in names} == before
+    [listed] = api.get("/v1/streams", params={"session_id": session}).json()["streams"]
+    assert listed["user_id"] == "ann"
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    assert b"a forgery" in api.follow(sid).read_to_end(), "who follows is served by Redis"
+    assert checked["verdict"] == "differs"
+    assert [finding["what"] for finding in checked["findings"]] == ["copy_record_differs", "copy_log_differs"]
+    leave_redis(archived, sid)
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+    assert b"the truth" in api.follow(sid).read_to_end()
+
+
+def test_a_stream_that_redis_says_is_running_again_differs(api: Api, archived: Deployment) -> None:
+    sid = until_archived(api, api.finished("the truth"))
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        client.hset(f"le:{{{sid}}}:meta", "state", "running")
+        assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "differs"
+        client.hset(f"le:{{{sid}}}:meta", "state", "done")
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+
+
 def test_an_export_ends_with_the_seal_it_can_be_checked_with(api: Api) -> None:
     sid = until_archived(api, api.finished("a"))
     *events, last = ndjson(api.get(f"/v1/streams/{sid}/export").content)
     assert [event["id"] for event in events] == [1, 2, 3, 4]
     assert set(last["seal"]) == {"statement", "signature", "salt", "record"}
     assert orjson.loads(last["seal"]["record"])["id"] == sid
+
+
+def test_who_cancelled_is_in_the_ending_that_is_sealed(api: Api) -> None:
+    sid = api.start_external()
+    api.post(f"/v1/streams/{sid}/cancel").raise_for_status()
+    [*_, ending, _] = ndjson(api.get(f"/v1/streams/{until_archived(api, sid)}/export").content)
+    mine = {view["who"] for view in readings(api, sid, 1)}
+    assert (ending["event"], {ending["data"]["by"]}) == ("cancelled", mine)
+    assert ending["data"]["by"].startswith("key:")
 
 
 # -- erasure -----------------------------------------------------------------------------------------------------
@@ -353,7 +486,10 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     assert left["archived_at"] == archived_at
     assert (left["state"], left["user_id"], left["session_id"], left["request"]) == ("done", None, None, None)
     assert left["erased_at"]
-    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased"
+    assert left["erased_by"].startswith("key:")
+    checked = api.get(f"/v1/streams/{sid}/verify").json()
+    assert (checked["verdict"], checked["erasure"]["by"]) == ("erased", left["erased_by"])
+    assert checked["erasure"]["reason"] == "requested"
     assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
     assert api.get("/v1/streams", params={"session_id": session}).json()["streams"] == []
     assert api.delete(f"/v1/streams/{sid}").status_code == 204
@@ -436,7 +572,7 @@ def test_masks_find_what_each_delta_alone_would_hide_from_them(api: Api, masked:
     views_of(api, sid, 0)
     api.follow(sid, User_Agent="of ann@example.org").read_to_end()
     views_of(api, sid, 1)
-    assert masked.get(f"/v1/streams/{sid}/views").json()["views"][0]["user_agent"] == f"of {'█' * 15}"
+    assert connections(masked, sid)[0]["user_agent"] == f"of {'█' * 15}"
 
 
 def test_who_sees_everything_can_export_with_masks_and_is_told_so(api: Api) -> None:
@@ -496,6 +632,8 @@ def test_an_archive_that_is_away_takes_nothing_from_what_redis_has(
 def _require_what_redis_has(api: Api) -> None:
     sid = api.finished("a")
     assert ids(api.follow(sid).read_to_end()) == [1, 2, 3, 4]
+    assert api.get(f"/v1/streams/{sid}/text").text == "a"
+    assert (api.record(sid)["state"], api.get(f"/v1/streams/{sid}/export").status_code) == ("done", 503)
     problem(api.get("/v1/streams/nobody"), 503, "archive_unavailable")
     problem(api.get("/v1/streams"), 503, "archive_unavailable")
     polite = api.follow("nobody")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from broker.archive.heads import HeadsUnavailable, open_heads
-from broker.archive.seal import NOTHING
+from broker.archive.seal import ERASURE, NOTHING, STREAM, VERSIONS, Seal
 from broker.archive.writer import ArchiveWriter, Erasure, ViewRecord, finished
+from broker.log.index import Filter, Place
 from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
 from tests.archive.conftest import open_archive
@@ -38,7 +40,7 @@ async def test_what_is_not_archived_is_not_found(archive: TestArchive) -> None:
     assert await archive.reader.find(new_sid()) is None
     assert await archive.reader.read_log(new_sid()) is None
     assert await archive.reader.sealed(new_sid()) is None
-    assert await archive.reader.views(new_sid()) == []
+    assert await archive.reader.views(new_sid(), 10) == {}
 
 
 async def test_each_seal_names_the_one_before_it(archive: TestArchive) -> None:
@@ -153,8 +155,8 @@ async def test_erasing_leaves_a_tombstone_and_its_seals(archive: TestArchive) ->
     assert meta
     assert (meta.state, meta.erased, meta.user, meta.request) == ("done", LATER_MS, None, None)
     assert await archive.reader.read_log(sid) is None
-    assert await archive.reader.views(sid) == []
-    assert len(await archive.reader.views(kept)) == 1
+    assert await archive.reader.views(sid, 10) == {}
+    assert len(await archive.reader.views(kept, 10)) == 1
     assert [one["kind"] for one in await statements(archive)] == ["stream", "stream", "views", "erasure"]
     assert await archive.findings() == []
 
@@ -204,12 +206,59 @@ async def test_a_stream_erased_before_it_was_archived_leaves_a_tombstone_and_nev
     assert await archive.findings() == []
 
 
+async def test_the_seal_of_an_erasure_says_who_asked_for_it(archive: TestArchive) -> None:
+    asked, unsaid, never_there, old = (new_sid() for _ in range(4))
+    await archive.add(asked, unsaid)
+    await archive.add(old, finished="1000")
+    orders = [Erasure(asked, Meta({"erased_by": "key:1a2b3c4d"})), Erasure(unsaid, Meta({}))]
+    await archive.writer.erase([*orders, Erasure(never_there, meta_of(never_there, 5, erased_by="token"))], LATER_MS)
+    await archive.writer.expire("t", 2000, LATER_MS, 100)
+    said = [(one["v"], one["stream"], one["by"]) for one in await statements(archive) if one["kind"] == "erasure"]
+    assert said == [(2, asked, "key:1a2b3c4d"), (2, unsaid, None), (2, never_there, "token"), (2, old, "lastevent")]
+    metas = [await archive.reader.find(sid) for sid in (asked, unsaid, never_there, old)]
+    assert [meta and meta.erased_by for meta in metas] == ["key:1a2b3c4d", None, "token", "lastevent"]
+    listed, _ = await archive.reader.list_streams("t", Filter(), 10, None)
+    assert {place.member: meta.erased_by for place, meta in listed.items()}[asked] == "key:1a2b3c4d"
+    assert await archive.findings() == []
+
+
+async def test_an_erasure_that_release_0_1_sealed_is_still_verified(
+    archive: TestArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = new_sid()
+    await archive.add(sid)
+    sealed = archive.signer.seal
+
+    def as_then(*args: Any) -> Seal:
+        return sealed(*args[:-1], {name: value for name, value in args[-1].items() if name != "by"})
+
+    with monkeypatch.context() as then:
+        then.setitem(VERSIONS, ERASURE, 1)
+        then.setattr(archive.signer, "seal", as_then)
+        await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
+    [*_, erasure] = await statements(archive)
+    assert (erasure["v"], "by" in erasure) == (1, False)
+    assert await archive.findings() == []
+    meta = await archive.reader.find(sid)
+    assert meta
+    assert (meta.erased, meta.erased_by) == (LATER_MS, None)
+
+
+async def test_a_statement_of_a_later_form_is_not_believed(
+    archive: TestArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setitem(VERSIONS, STREAM, 2)
+        await archive.add(new_sid())
+    assert {finding.what for finding in await archive.findings()} == {"seal_unknown"}
+
+
 async def test_views_that_come_after_the_erasure_keep_nothing(archive: TestArchive) -> None:
     sid = new_sid()
     await archive.add(sid)
     await archive.writer.erase([Erasure(sid, Meta({}))], LATER_MS)
     await archive.writer.add_views([view_of(sid, address="secret-address")], LATER_MS)
-    assert await archive.reader.views(sid) == []
+    assert await archive.reader.views(sid, 10) == {}
     assert "secret" not in str(await archive.rows("SELECT record, opened FROM views"))
     assert await archive.findings() == []
 
@@ -239,7 +288,27 @@ async def test_a_viewers_record_is_archived_once(archive: TestArchive, caplog: p
     late = view_of(sid)
     await archive.writer.add_views([ViewRecord(first.id, "t", sid, {**late.record, "how": "left"})], NOW_MS)
     assert "the later one is dropped" in caplog.text
-    found = await archive.reader.views(sid)
+    found = list((await archive.reader.views(sid, 10)).values())
     assert [view["id"] for view in found] == [second.id, first.id]
     assert {name: found[0][name] for name in second.record} == second.record
     assert await archive.findings() == []
+
+
+async def test_records_are_read_in_pages_oldest_first(archive: TestArchive) -> None:
+    sid = new_sid()
+    await archive.add(sid)
+    await archive.writer.add_views([view_of(sid, opened=NOW_MS + number // 3) for number in range(10)], NOW_MS)
+    whole = list(await archive.reader.views(sid, 100))
+    assert whole == sorted(whole)
+    paged: list[Place] = []
+    while page := list(await archive.reader.views(sid, 4, paged[-1] if paged else None)):
+        paged += page
+    assert paged == whole
+
+
+async def test_records_are_counted_but_for_those_of_an_erased_stream(archive: TestArchive) -> None:
+    sid, erased, unseen = new_sid(), new_sid(), new_sid()
+    await archive.add(sid, erased, unseen)
+    await archive.writer.add_views([view_of(sid), view_of(sid), view_of(erased)], NOW_MS)
+    await archive.writer.erase([Erasure(erased, Meta({}))], LATER_MS)
+    assert await archive.writer.kept_views([sid, erased, unseen]) == {sid: 2, erased: None, unseen: 0}

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.command.conftest import Ended
 from tests.conftest import deployment_in
@@ -34,7 +35,7 @@ def stream(archived: Deployment) -> str:
     HTTP.get(f"{archived.url}/v1/streams/{sid}/events", headers={b"User-Agent": b"a \x9b31m phone"})
     wait_until(lambda: HTTP.get(f"{archived.url}/v1/streams/{sid}").json()["archived_at"], "it is archived")
     seen = f"{archived.url}/v1/streams/{sid}/views"
-    wait_until(lambda: any(view["how"] for view in HTTP.get(seen).json()["views"]), "its viewer is on record")
+    wait_until(lambda: "a 31m phone" in HTTP.get(seen).text, "its viewer is on record")
     return sid
 
 
@@ -73,8 +74,20 @@ def test_views_say_who_saw_what(lastevent: Lastevent, archived: Deployment, stre
     shown = lastevent("views", stream, url=archived.url).stdout.decode()
     assert "finished" in shown
     assert "a 31m phone" in shown, "and no control characters"
-    [view] = json.loads(lastevent("views", stream, "--json", url=archived.url).stdout)["views"]
+    views = json.loads(lastevent("views", stream, "--json", url=archived.url).stdout)["views"]
+    [view] = [view for view in views if view["format"] == "sse"]
     assert (view["first_id"], view["how"]) == (1, "finished")
+    assert {view["format"] for view in views} >= {"sse", "record"}
+
+
+def test_views_are_shown_to_the_last_page(lastevent: Lastevent, archived: Deployment) -> None:
+    sid = archived.create("[[tokens=1 rate=0]]")
+    record = {"tenant": "default", "who": "token", "server": "x", "format": "sse", "requested": 0, "how": "left"}
+    records = {f"view-{n}": json.dumps({**record, "opened": 1_800_000_000_000 + n}) for n in range(450)}
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        client.hset(f"le:{{{sid}}}:views", mapping=records)
+    views = json.loads(lastevent("views", sid, "--json", url=archived.url).stdout)["views"]
+    assert [view["id"] for view in views if view["format"] == "sse"] == list(records)
 
 
 def test_a_stream_is_verified_by_its_server(lastevent: Lastevent, archived: Deployment, stream: str) -> None:
@@ -139,7 +152,8 @@ def test_an_exported_file_is_verified_with_nothing_but_the_public_key(
 def test_the_whole_archive_is_verified_in_its_database(
     lastevent: Lastevent, archived: Deployment, stream: str, tmp_path: Path
 ) -> None:
-    good = lastevent("verify", "--all", "--data-dir", str(archived.folder))
+    where = ("--data-dir", str(archived.folder))
+    good = lastevent("verify", "--all", *where)
     assert (good.returncode, good.stdout.decode().splitlines()[-1]) == (0, "nothing has changed")
     headless = lastevent("verify", "--all", "--data-dir", str(archived.folder), "--heads", str(tmp_path / "none"))
     assert (headless.returncode, b"No head is known for default" in headless.stderr) == (2, True)
@@ -153,6 +167,21 @@ def test_the_whole_archive_is_verified_in_its_database(
     assert bad.returncode == as_json.returncode == one.returncode == 1
     assert "CHANGED: 1 findings" in bad.stdout.decode()
     assert json.loads(as_json.stdout)["findings"][0]["stream"] == stream
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        name = f"le:{{{stream}}}:meta"
+        honest = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL=archived.redis_url)
+        client.hset(name, "user", "eve")
+        forged = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL=archived.redis_url)
+        one = lastevent("verify", stream, url=archived.url)
+        client.hset(name, "user", "ann")
+    assert (honest.returncode, b" of these streams are still in Redis" in honest.stdout) == (0, True)
+    assert (forged.returncode, b"copy_record_differs: Redis' copy of the record differs: user." in forged.stdout) == (
+        1,
+        True,
+    )
+    assert (one.returncode, one.stdout.decode().splitlines()[0][:7]) == (1, "DIFFERS")
+    away = lastevent("verify", "--all", *where, LASTEVENT_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (away.returncode, b"was not compared" in away.stderr) == (2, True)
     nowhere = lastevent("verify", "--all", "--data-dir", str(tmp_path))
     assert (nowhere.returncode, b"there is no archive" in nowhere.stderr) == (2, True)
 
@@ -183,3 +212,6 @@ def test_erasing_asks_first(lastevent: Lastevent, archived: Deployment) -> None:
     erased = lastevent("erase", sid, "--yes", url=archived.url)
     assert (erased.returncode, erased.stdout) == (0, b"erased\n")
     assert HTTP.get(f"{archived.url}/v1/streams/{sid}/text").status_code == 410
+    checked = lastevent("verify", sid, url=archived.url)
+    assert checked.returncode == 0
+    assert "  erased by anyone (requested), seal " in checked.stdout.decode()

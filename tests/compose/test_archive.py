@@ -219,7 +219,7 @@ def test_what_a_restored_backup_lacks_is_archived_and_erased_again_from_redis(
 
     said = operator.types(block("pg_restore"))
     findings = re.findall(r"^  (\w+): ", said, re.MULTILINE)
-    assert findings == ["seals_cut_off"]
+    assert findings == ["seals_cut_off", "copy_erased"], "Redis still knows of the erasure that is lost"
     wait_until(lambda: services.command("verify", "--all").returncode == 0, "nothing is amiss any more")
     wait_until(lambda: verdict(api, lacking) == "verified", "it is archived again")
     wait_until(lambda: verdict(api, erased) == "erased", "it is erased again")

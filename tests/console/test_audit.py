@@ -53,7 +53,8 @@ def test_who_was_connected_when_stands_on_the_time_axis(page: Page, seeds: Seeds
                 break
 
     def on_record() -> list[str | None]:
-        return [view["how"] for view in seeds.get(f"/v1/streams/{sid}/views").json()["views"]]
+        views = seeds.get(f"/v1/streams/{sid}/views").json()["views"]
+        return [view["how"] for view in views if view["format"] == "sse"]
 
     wait_until(lambda: on_record() == ["left"], "its leaving is on record")
     seeds.append(sid, *words(27))
@@ -65,11 +66,13 @@ def test_who_was_connected_when_stands_on_the_time_axis(page: Page, seeds: Seeds
         assert "event: done" in list(lines)
     wait_until(lambda: on_record() == ["left", "finished"], "both are on record")
     until_archived(seeds, sid)
+    wait_until(lambda: '"record"' in seeds.get(f"/v1/streams/{sid}/views").text, "that the test read it is on record")
     open_player(page, seeds, sid)
     labels = page.locator(".viewer")
     expect(labels).to_have_count(2)
     expect(labels.nth(0)).to_have_text(re.compile(r"^anyone Safari 18, iPhone1–\d+ · left$"))
     expect(labels.nth(1)).to_have_text("anyone Safari 18, iPhoneafter 5 · 6–33 · finished")
+    expect(page.locator(".readings")).to_have_text(re.compile(r"^Read without following: .*its record \([1-9]\)"))
     places = (".chart", ".viewer-bar >> nth=0", ".viewer-bar >> nth=1")
     chart, *bars = (page.locator(name).bounding_box() for name in places)
     assert chart

@@ -70,7 +70,7 @@ def test_cancelling_what_runs_ends_it_at_once_for_every_viewer(
         said = cancel(other_api, sid, reason="enough")
         got = frames(viewer.read_to_end())
     assert viewer.is_complete
-    assert got[-1][:3] == (said["last_event_id"], "cancelled", {"reason": "enough", "by": "client"})
+    assert got[-1][:3] == (said["last_event_id"], "cancelled", {"reason": "enough", "by": "anyone"})
     assert (said["state"], said["already"]) == ("cancelled", False)
     assert got[-2].id == said["stopped_after"]
     assert got[-1].id is not None

@@ -20,6 +20,7 @@ from broker.errors import (
     RedisUnavailable,
 )
 from broker.log.stream_log import StreamLog
+from broker.log.views import VIEW_RECORDS
 from worker.archiving.erasures import Erasures
 from worker.archiving.streams import EndedStreams
 from worker.archiving.views import Views
@@ -40,7 +41,7 @@ SWEEP_S = 3600.0
 
 
 class Archiver:
-    """`retention_s(tenant)`: how long the archive keeps content; None for ever."""
+    """`retention_s(tenant)`: how long the archive keeps content; None for ever. `view_records`: see log/views.py."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Archiver:
         *,
         after_s: float,
         retention_s: Callable[[str], float | None],
+        view_records: int = VIEW_RECORDS,
     ) -> None:
         self._log = log
         self._redis: Redis = log.redis
@@ -56,7 +58,7 @@ class Archiver:
         self._archive = archive
         self.erasures = Erasures(log, archive, retention_s=retention_s)
         self.streams = EndedStreams(log, archive, after_s=after_s)
-        self.views = Views(log, archive)
+        self.views = Views(log, archive, limit=view_records)
         self._name = secrets.token_hex(8)
         self._is_mine = False
 

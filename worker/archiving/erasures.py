@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from broker.archive.writer import ArchiveWriter, Erasure
 from broker.errors import StreamNotFound, StreamRunning
+from broker.log.event import OURSELVES
 from broker.log.stream_log import StreamLog
 from worker.archiving.streams import AGAIN_S, BATCH_STREAMS
 
@@ -61,5 +62,5 @@ class Erasures:
         for sid, meta in zip(sids, await self._log.read_meta(*sids), strict=True):
             if meta and meta.erased is None:
                 with suppress(StreamNotFound, StreamRunning):
-                    await self._log.erase(sid, meta, now_ms)
+                    await self._log.erase(sid, meta, now_ms, by=OURSELVES)
                     await self._log.start_retention(sid, now_ms)

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from broker.archive.writer import ArchiveWriter, ViewRecord
-from broker.log.access import LOST_AFTER_MS, read_views
+from broker.log.access import LOST_AFTER_MS, read_stored
 from broker.log.stream_log import StreamLog
+from broker.log.views import OTHERS, SETTLE, SUM_LIFE_MS, SUM_UP, VIEW_RECORDS, Script, StoredView, summed
 from worker.archiving.streams import AGAIN_S, BATCH_STREAMS
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,10 @@ return 0
 
 
 class Views:
-    def __init__(self, log: StreamLog, archive: ArchiveWriter) -> None:
+    """`limit`: how many records a stream has before further ones are summed up (broker/log/views.py)."""
+
+    def __init__(self, log: StreamLog, archive: ArchiveWriter, *, limit: int = VIEW_RECORDS) -> None:
+        self._limit = limit
         self._log = log
         self._redis = log.redis
         self._keys = log.keys
@@ -41,15 +47,58 @@ class Views:
         due = await self._redis.zrangebyscore(
             self._keys.views, "-inf", now_ms - VIEWS_SETTLE_MS, start=0, num=BATCH_STREAMS, withscores=True
         )
+        if not due:
+            return False
         closed: list[ViewRecord] = []
-        for sid in [sid.decode() for sid, _ in due]:
-            records = await read_views(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
-            closed += [_view(sid, record) for record in records if "how" in record]
+        sids = [sid.decode() for sid, _ in due]
+        kept = await self._archive.kept_views(sids)
+        for sid in sids:
+            stored = await read_stored(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
+            ended = sorted((view for view in stored if "how" in view.record), key=lambda view: view.record["opened"])
+            closed += [_view(sid, view.record) for view in await self._bound(sid, ended, kept[sid], now_ms)]
         for start in range(0, len(closed), BATCH_VIEWS):
             await self._add(closed[start : start + BATCH_VIEWS], now_ms)
         for sid, score in due:
             await self._move_on(sid.decode(), score, now_ms)
         return len(due) == BATCH_STREAMS
+
+    async def _bound(
+        self, sid: str, ended: Sequence[StoredView], kept: int | None, now_ms: int
+    ) -> Sequence[StoredView]:
+        """Those that the archive takes now. `kept`: how many it has already; None: the stream was erased.
+
+        The others are summed up, and stay in Redis until their sum has lived for its day.
+        """
+        limit = self._limit
+        taken: list[StoredView] = []
+        calls: list[tuple[Script, StoredView, Sequence[str]]] = []
+        for view in ended:
+            count = 0 if kept is None else kept + len(taken)
+            is_over = count >= 2 * limit
+            is_one_of_many = "count" in view.record
+            if view.since_ms is None and (is_one_of_many or count < limit):
+                taken.append(view)
+            elif view.since_ms is not None and kept is not None and now_ms - view.since_ms < SUM_LIFE_MS:
+                continue
+            elif view.since_ms is not None and (view.field == OTHERS or not is_over):
+                record = {name: value for name, value in view.record.items() if name != "id"}
+                calls.append(
+                    (SETTLE, view, (view.record["id"], orjson.dumps(record).decode()))
+                )  # the next look takes it
+            else:
+                counted = view.record.get("count", 1)
+                calls.append((SUM_UP, view, summed(view.record, limit, now_ms, count=counted, as_others=is_over)))
+        if calls:
+            await self._call(sid, calls)
+        return taken
+
+    async def _call(self, sid: str, calls: Sequence[tuple[Script, StoredView, Sequence[str]]]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for script in (SETTLE, SUM_UP):
+                pipe.script_load(script.text)
+            for script, view, args in calls:
+                pipe.evalsha(script.sha, 1, self._keys.views_of(sid), view.field, view.value, *args)
+            await pipe.execute()
 
     async def _add(self, views: Sequence[ViewRecord], now_ms: int) -> None:
         await self._archive.add_views(views, now_ms)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from broker.errors import ArchiveDamaged
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
+from broker.web.inputs import PAGE_LIMIT, Limit, Next
 from broker.web.openapi import erases, gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -19,10 +20,10 @@ router = APIRouter(route_class=CheckedRoute)
 
 @router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
 @needs(any_key)
-async def views(request: Request, sid: str) -> Response:
+async def views(request: Request, sid: str, limit: Limit = PAGE_LIMIT, cursor: Next = None) -> Response:
     tier = Tier.of(request)
-    found = await while_here(request, tier.reading.views(sid, grant_of(request)))
-    return json_response({"views": found, "next": None})
+    page = tier.reading.views(sid, grant_of(request), limit=limit, after=cursor)
+    return json_response(await while_here(request, page))
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))

@@ -92,7 +92,7 @@ async def replay_paced(
     grant = grant_of(request)
     tier.require_place(sid, grant)
     cursor = parse_cursor(last_event_id) or 0
-    found = await tier.streams.look_up_content(sid, grant)
+    found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span):

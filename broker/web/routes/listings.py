@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.auth import Grant
 from broker.log.index import Filter
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import Limit, Next, State
@@ -36,8 +38,10 @@ async def streams(
     grant = grant_of(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
     to_json = partial(tier.listed_json, grant=grant)
-    page = tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
-    return json_response(await while_here(request, page))
+    reading = tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
+    page = await while_here(request, reading)
+    _note_listed(request, grant, page)
+    return json_response(page)
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
@@ -55,7 +59,13 @@ async def session(request: Request, session_id: str, limit: Limit = 50, cursor: 
     grant = grant_of(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)
     page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
+    _note_listed(request, grant, page)
     return json_response({"id": session_id, **page})
+
+
+def _note_listed(request: Request, grant: Grant, page: dict[str, Any]) -> None:
+    shown = [stream["id"] for stream in page["streams"] if stream["erased_at"] is None]
+    Tier.of(request).note_reading(request, grant, "listing", *shown)
 
 
 def _ms(moment: datetime | None) -> int | None:

@@ -23,8 +23,10 @@ router = APIRouter(route_class=CheckedRoute)
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
-    found = await tier.streams.look_up(sid, grant)
-    return json_response(await while_here(request, tier.stream_json(found.meta, sid, grant)))
+    meta = (await tier.streams.look_up(sid, grant, as_sealed=True)).meta
+    if meta.erased is None:
+        tier.note_reading(request, grant, "record", sid)
+    return json_response(await while_here(request, tier.stream_json(meta, sid, grant)))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
@@ -34,6 +36,7 @@ async def text(request: Request, sid: str) -> Response:
     if grant.token:
         tier.connects.require(grant.token)
     events = await while_here(request, tier.reading.events(sid, grant))
+    tier.note_reading(request, grant, "text", sid, span=(events[0].id, events[-1].id))
     headers = {"Last-Event-ID": str(events[-1].id)}
     return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -46,7 +49,9 @@ async def export(
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
     tier = Tier.of(request)
-    export = tier.reading.export(sid, grant_of(request), is_redacted=redacted == "1")
-    body = await while_here(request, export)
+    grant = grant_of(request)
+    export = tier.reading.export(sid, grant, is_redacted=redacted == "1")
+    body, *span = await while_here(request, export)
+    tier.note_reading(request, grant, "export", sid, span=(span[0], span[1]))
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

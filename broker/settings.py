@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     max_tokens: int = Field(8192, ge=1)
     concurrency: int = Field(500, ge=1)
     provider_silence_s: float = Field(60, gt=0)
+    provider_line_bytes: int = Field(4 * 2**20, ge=1024)
+    """One line, and one event, of a provider's answer: it is joined in memory, in the loop of every generation."""
+    provider_bytes: int = Field(64 * 2**20, ge=1024)
+    """One attempt's answer on the wire: 128,000 deltas of 130 to 300 bytes are 17 to 38 MB."""
     worker_drain_s: float = Field(30, ge=0)
 
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")

@@ -28,6 +28,7 @@ from broker.command.terminal import (
     read_settings,
 )
 from broker.process.imports import imports_outside_gc
+from broker.process.logs import set_up_logs
 from broker.settings import NO_ARCHIVE, Settings, SettingsError, refusal_to_listen
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ register(app)
 
 
 def main() -> None:
+    set_up_logs("lastevent")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
     try:

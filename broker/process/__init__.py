@@ -2,6 +2,7 @@
 
 loops.py       the loops of a process, started again when they fail
 parent.py      a child ends when its parent does
+logs.py        what a process writes to its log, and what never gets there
 listener.py    the listening socket of a web process
 imports.py     imports that the cycle collector never walks
 supervisor.py  `up` and `serve --web N`: children started, watched, restarted and ended in order

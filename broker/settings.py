@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.store.archive_url import parse_archive_url
+from broker.store.host import require_http_url
 from broker.store.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
@@ -35,7 +36,9 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     key_prefix: str = Field("le:", pattern=r"^[A-Za-z0-9_.-]{0,30}:?$")
@@ -109,6 +112,13 @@ class Settings(BaseSettings):
             parse_archive_url(url)
         return url
 
+    @field_validator("seal_heads")
+    @classmethod
+    def _is_a_place(cls, where: str) -> str:
+        if where.lower().startswith(("http:", "https:")):
+            require_http_url(where)
+        return where
+
     @field_validator("archive_retention_s", mode="before")
     @classmethod
     def _by_tenant(cls, value: object) -> object:
@@ -172,11 +182,23 @@ def provider_variable(name: str) -> str | None:
 
 
 def load_settings() -> Settings:
-    """The settings of this process. Raises SettingsError with one line a variable."""
+    """The settings of this process, and the addresses that providers' SDKs read. Raises SettingsError with one line a
+    variable, which does not repeat what it holds.
+    """
+    lines = []
+    for variable in (name for names in PROVIDERS.values() for name in names if name.endswith("_BASE_URL")):
+        try:
+            if url := os.environ.get(variable):
+                require_http_url(url)
+        except ValueError as error:
+            lines.append(f"{variable}: {error}")
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise SettingsError(_lines(error, {})) from None
+        lines.append(_lines(error, {}))
+    if lines:
+        raise SettingsError("\n".join(lines))
+    return settings
 
 
 def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:

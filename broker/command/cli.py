@@ -30,6 +30,7 @@ from broker.command.terminal import (
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
 from broker.settings import NO_ARCHIVE, Settings, SettingsError, refusal_to_listen
+from broker.store.host import require_host
 
 app = typer.Typer(
     name="lastevent",
@@ -155,5 +156,9 @@ def version_() -> None:
 
 
 def _require_permission_to_listen(settings: Settings, host: str) -> None:
+    try:
+        require_host(host)
+    except ValueError as error:
+        fail(f"--host: {error}", code=2)
     if refusal := refusal_to_listen(settings, host):
         fail(refusal, code=2)

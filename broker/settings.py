@@ -23,6 +23,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
 
+PLAIN_HTTP = (
+    "This is plain HTTP: whoever is on the way reads keys, tokens and answers. Something in front of it must speak TLS."
+)
+
 
 PROVIDERS = {"anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
 """Each provider by the name that a model begins with, and the variables, its SDK's own, any of which sets it up."""

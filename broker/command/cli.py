@@ -29,7 +29,7 @@ from broker.command.terminal import (
 )
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
-from broker.settings import NO_ARCHIVE, Settings, SettingsError, refusal_to_listen
+from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, refusal_to_listen
 from broker.store.host import require_host
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def serve(
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
     settings = read_settings()
-    _require_permission_to_listen(settings, host)
+    _require_permission_to_listen(settings, host, is_child=parent_pipe)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
     try:
@@ -155,10 +155,12 @@ def version_() -> None:
     print(version("lastevent"))
 
 
-def _require_permission_to_listen(settings: Settings, host: str) -> None:
+def _require_permission_to_listen(settings: Settings, host: str, *, is_child: bool = False) -> None:
     try:
         require_host(host)
     except ValueError as error:
         fail(f"--host: {error}", code=2)
     if refusal := refusal_to_listen(settings, host):
         fail(refusal, code=2)
+    if host not in LOOPBACK and not is_child:
+        note(PLAIN_HTTP)

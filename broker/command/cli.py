@@ -157,7 +157,8 @@ def version_() -> None:
 
 def _require_permission_to_listen(settings: Settings, host: str, *, is_child: bool = False) -> None:
     try:
-        require_host(host)
+        if host:  # nothing: every address
+            require_host(host)
     except ValueError as error:
         fail(f"--host: {error}", code=2)
     if refusal := refusal_to_listen(settings, host):

@@ -53,6 +53,10 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        logger.info("this server accepts connections")
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
         self._loop.call_soon_threadsafe(self._leave, sig)

@@ -101,7 +101,8 @@ def test_a_server_and_workers_do_all_that_they_do_and_are_refused_nothing(
         assert "Traceback" not in process.output.read_text()
     with services.admin() as admin:
         refused = admin.acl_log()
-    assert [(entry["username"], entry["reason"], entry["object"]) for entry in refused] == []
+    told = [(entry["username"], entry["reason"], entry["object"]) for entry in refused]
+    assert [entry for entry in told if entry[0] in PASSWORDS] == []  # the test's own client was refused CLIENT SETINFO
 
 
 @pytest.mark.parametrize("user", PASSWORDS)

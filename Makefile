@@ -8,7 +8,7 @@
 #   make bench     the benchmarks, a quarter of an hour (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
 #   make setup     .venv only (the others do it when it is needed)
-#   make requirements   pin the newest dependencies that pyproject.toml allows
+#   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
 .PHONY: setup up quick test check chaos bench requirements
 MAKEFLAGS += --no-print-directory
@@ -53,10 +53,14 @@ bench: .venv/installed
 
 # uv, since it alone pins for every platform and Python version at once. setuptools is listed by build-system.requires
 # only, where uv does not look.
+#
+# What was published in the last seven days is left out: a package that somebody else has taken over is mostly found and
+# removed within days.
 requirements: build/uv/bin/uv
 	@build/uv/bin/python -c 'import tomllib as t; \
 	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
 	@build/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --exclude-newer "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')" \
 	    --no-emit-index-url --custom-compile-command "make requirements" \
 	    --extra dev pyproject.toml build/build-system.in --output-file requirements.txt
 

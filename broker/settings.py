@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.store.archive_url import parse_archive_url
+from broker.store.host import require_http_url
 from broker.store.redis_url import parse_redis_url
 
 PREFIX = "LASTEVENT_"
@@ -24,6 +25,10 @@ SECRET_CHARACTERS = 32
 """Of hex digits, that is 128 bits. Whoever reads `/views` could try shorter ones on the keys' fingerprints."""
 
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
+
+PLAIN_HTTP = (
+    "This is plain HTTP: whoever is on the way reads keys, tokens and answers. Something in front of it must speak TLS."
+)
 
 
 PROVIDERS = {"anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
@@ -38,7 +43,9 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     key_prefix: str = Field("le:", pattern=r"^[A-Za-z0-9_.-]{0,30}:?$")
@@ -107,6 +114,10 @@ class Settings(BaseSettings):
     max_tokens: int = Field(8192, ge=1)
     concurrency: int = Field(500, ge=1)
     provider_silence_s: float = Field(60, gt=0)
+    provider_line_bytes: int = Field(4 * 2**20, ge=1024)
+    """One line, and one event, of a provider's answer: it is joined in memory, in the loop of every generation."""
+    provider_bytes: int = Field(64 * 2**20, ge=1024)
+    """One attempt's answer on the wire: 128,000 deltas of 130 to 300 bytes are 17 to 38 MB."""
     worker_drain_s: float = Field(30, ge=0)
 
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
@@ -128,6 +139,13 @@ class Settings(BaseSettings):
         if url:
             parse_archive_url(url)
         return url
+
+    @field_validator("seal_heads")
+    @classmethod
+    def _is_a_place(cls, where: str) -> str:
+        if where.lower().startswith(("http:", "https:")):
+            require_http_url(where)
+        return where
 
     @field_validator("archive_retention_s", mode="before")
     @classmethod
@@ -196,11 +214,23 @@ def provider_variable(name: str) -> str | None:
 
 
 def load_settings() -> Settings:
-    """The settings of this process. Raises SettingsError with one line a variable."""
+    """The settings of this process, and the addresses that providers' SDKs read. Raises SettingsError with one line a
+    variable, which does not repeat what it holds.
+    """
+    lines = []
+    for variable in (name for names in PROVIDERS.values() for name in names if name.endswith("_BASE_URL")):
+        try:
+            if url := os.environ.get(variable):
+                require_http_url(url)
+        except ValueError as error:
+            lines.append(f"{variable}: {error}")
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise SettingsError(_lines(error, {})) from None
+        lines.append(_lines(error, {}))
+    if lines:
+        raise SettingsError("\n".join(lines))
+    return settings
 
 
 def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:

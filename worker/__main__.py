@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from broker.process.imports import imports_outside_gc
+from broker.process.logs import set_up_logs
 
 with imports_outside_gc():
     import uvloop
@@ -26,7 +26,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s worker %(levelname)s %(message)s")
+    set_up_logs("worker", settings.log_level)
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)
     try:

@@ -124,6 +124,7 @@ class Database:
         if self.path is None:
             return create_async_engine(
                 self.url,
+                hide_parameters=True,  # an error's words would have the row
                 pool_size=POOL_CONNECTIONS,
                 max_overflow=0,
                 pool_pre_ping=True,
@@ -131,7 +132,11 @@ class Database:
             )
         _make_private(self.path)
         engine = create_async_engine(
-            self.url, pool_size=POOL_CONNECTIONS, max_overflow=0, connect_args={"timeout": BUSY_S}
+            self.url,
+            hide_parameters=True,
+            pool_size=POOL_CONNECTIONS,
+            max_overflow=0,
+            connect_args={"timeout": BUSY_S},
         )
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)

@@ -89,7 +89,7 @@ class _Url:
                 answer = http.get(self._url)
                 return {} if answer.status_code == 404 else _decode(answer.raise_for_status().content)
         except (httpx2.HTTPError, ValueError) as error:
-            raise HeadsUnavailable(f"the heads' URL cannot be read: {error}") from None
+            raise HeadsUnavailable(f"the heads' URL cannot be read: {_why(error)}") from None
 
     def advance(self, tenant: str, head: Head) -> None:
         try:
@@ -97,7 +97,14 @@ class _Url:
                 body = _encode(_moved(self.read(), tenant, head))
                 http.put(self._url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
         except httpx2.HTTPError as error:
-            raise HeadsUnavailable(f"the heads' URL cannot be written: {error}") from None
+            raise HeadsUnavailable(f"the heads' URL cannot be written: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """httpx2 says the whole URL with a status, and it may hold a password."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        return f"the answer is {error.response.status_code}"
+    return type(error).__name__ if isinstance(error, httpx2.HTTPError) else str(error)
 
 
 def _moved(heads: Mapping[str, Head], tenant: str, head: Head) -> dict[str, Head]:

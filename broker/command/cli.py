@@ -28,7 +28,9 @@ from broker.command.terminal import (
     read_settings,
 )
 from broker.process.imports import imports_outside_gc
-from broker.settings import NO_ARCHIVE, Settings, SettingsError, refusal_to_listen
+from broker.process.logs import set_up_logs
+from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, refusal_to_listen
+from broker.store.host import require_host
 
 app = typer.Typer(
     name="lastevent",
@@ -43,6 +45,7 @@ register(app)
 
 
 def main() -> None:
+    set_up_logs("lastevent")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
     try:
@@ -90,7 +93,7 @@ def serve(
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
     settings = read_settings()
-    _require_permission_to_listen(settings, host)
+    _require_permission_to_listen(settings, host, is_child=parent_pipe)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
     try:
@@ -152,6 +155,13 @@ def version_() -> None:
     print(version("lastevent"))
 
 
-def _require_permission_to_listen(settings: Settings, host: str) -> None:
+def _require_permission_to_listen(settings: Settings, host: str, *, is_child: bool = False) -> None:
+    try:
+        if host:  # nothing: every address
+            require_host(host)
+    except ValueError as error:
+        fail(f"--host: {error}", code=2)
     if refusal := refusal_to_listen(settings, host):
         fail(refusal, code=2)
+    if host not in LOOPBACK and not is_child:
+        note(PLAIN_HTTP)

@@ -13,6 +13,7 @@ import httpx2
 import orjson
 
 from broker.log.event import TERMINAL
+from broker.store.host import require_http_url
 
 SILENCE_S = 45.0
 """Three heartbeats missed: the connection is dead, whatever the kernel thinks."""
@@ -23,6 +24,8 @@ PATIENCE_S = 120.0
 
 PASSING = frozenset({429, 502, 503, 504})
 NDJSON = "application/x-ndjson"
+
+NO_ADDRESS = "this is not the address of a server; give one such as http://127.0.0.1:8000"
 
 _KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
@@ -44,6 +47,10 @@ class Client:
         """Raises BadAddress, UnusableKey."""
         if key and not _KEY.fullmatch(key):
             raise UnusableKey("a key has only visible ASCII characters")
+        try:
+            require_http_url(base_url)
+        except ValueError:
+            raise BadAddress(NO_ADDRESS) from None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = httpx2.Timeout(10.0, read=SILENCE_S)
         # Without TLS there is nothing to verify, and reading the authorities' certificates takes 30 ms.
@@ -51,10 +58,8 @@ class Client:
         try:
             self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False, verify=tls)
         except (httpx2.InvalidURL, UnicodeError):
-            raise BadAddress(f"{base_url} is not an address") from None
-        if not _is_server(self._http.base_url):
-            raise BadAddress(f"{base_url} is not the address of a server; give one such as http://127.0.0.1:8000")
-        self._base_url = base_url
+            raise BadAddress(NO_ADDRESS) from None
+        self._shown_url = shown(base_url)
 
     def close(self) -> None:
         self._http.close()
@@ -85,7 +90,7 @@ class Client:
         try:
             answer = self._http.request(method, path, json=json, params=params)
         except httpx2.HTTPError as error:
-            raise ClientError(_unreachable(self._base_url, error)) from None
+            raise ClientError(_unreachable(self._shown_url, error)) from None
         if answer.is_error:
             raise ClientError(_explain(answer))
         return answer
@@ -110,7 +115,7 @@ class Client:
             except _AlreadyEnded:
                 return
             except httpx2.HTTPError as error:
-                reason = _unreachable(self._base_url, error)
+                reason = _unreachable(self._shown_url, error)
             except _PassingRefusal as refusal:
                 reason = str(refusal)
             lost_since = lost_since or time.monotonic()
@@ -147,12 +152,12 @@ class Client:
                     if event.event != "message":
                         yield {"id": int(event.id), "event": event.event, "data": orjson.loads(event.data)}
         except httpx2.HTTPError as error:
-            raise ClientError(_unreachable(self._base_url, error)) from None
+            raise ClientError(_unreachable(self._shown_url, error)) from None
 
     def _require(self, answer: httpx2.Response, media_type: str) -> None:
         """Whatever else listens on a port answers in its own way: a web page, say."""
         if answer.headers.get("content-type", "").partition(";")[0] != media_type:
-            raise ClientError(f"what answers at {self._base_url} is not a Lastevent server")
+            raise ClientError(f"what answers at {self._shown_url} is not a Lastevent server")
 
 
 def stream_path(sid: str, call: str = "") -> str:
@@ -190,5 +195,7 @@ def _explain(answer: httpx2.Response) -> str:
         return f"the server answered {answer.status_code}"
 
 
-def _is_server(url: httpx2.URL) -> bool:
-    return url.scheme in ("http", "https") and bool(url.host) and (url.port is None or 0 < url.port <= 65535)
+def shown(url: str) -> str:
+    """A server's address without the name and the password that may be in it."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -17,6 +17,7 @@ from broker.archive.heads import HeadsUnavailable
 from broker.archive.schema import SEALS
 from broker.archive.setup import find_heads, find_public_keys
 from broker.archive.signing import BadKey
+from broker.command.client import shown
 from broker.errors import ArchiveUnavailable, RedisUnavailable
 from broker.log.keys import Keys
 from broker.settings import Settings
@@ -44,7 +45,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
         return
     try:
-        info, config, waiting = asyncio.run(_ask_redis(settings))
+        info, waiting = asyncio.run(_ask_redis(settings))
     except (RedisUnavailable, redis.RedisError, ValueError) as error:
         cause = type(error.__cause__ or error).__name__
         yield Finding(False, f"Redis does not answer ({cause})", "Check LASTEVENT_REDIS_URL.")
@@ -52,19 +53,19 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     version = info.get("valkey_version") or info["redis_version"]
     is_supported = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
     yield Finding(is_supported, f"Redis or Valkey {version}", "7.0 or newer is needed.")
-    on = config["appendonly"] == "yes"
-    yield Finding(on, f"appendonly {config['appendonly']}", "Without it a restart of Redis loses every stream.")
-    policy = config["maxmemory-policy"]
+    # INFO and not CONFIG, which a user that may only do what Lastevent needs may not ask (compose.yaml).
+    on = info["aof_enabled"] == 1
+    yield Finding(on, f"appendonly {'yes' if on else 'no'}", "Without it a restart of Redis loses every stream.")
+    policy = info["maxmemory_policy"]
     yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
     yield Finding(True, f"{waiting} streams wait for a worker")
 
 
-async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], dict[str, str], int]:
+async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], int]:
     client = connect(settings.redis_url, connections=1)
     try:
         info = await client.info()
-        config = {name: (await client.config_get(name))[name] for name in ("appendonly", "maxmemory-policy")}
-        return info, config, await client.zcard(Keys(settings.key_prefix).jobs)
+        return info, await client.zcard(Keys(settings.key_prefix).jobs)
     finally:
         await client.aclose()
 
@@ -110,6 +111,6 @@ def _provider() -> Finding:
 def _server(url: str) -> Finding:
     try:
         answer = httpx2.get(f"{url}/readyz", timeout=3.0, trust_env=False)
-    except (httpx2.HTTPError, httpx2.InvalidURL):
-        return Finding(False, f"no server answers at {url}", "Start one with: lastevent up")
-    return Finding(answer.status_code == 200, f"{url}/readyz says {answer.status_code}", "See its log.")
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError):
+        return Finding(False, f"no server answers at {shown(url)}", "Start one with: lastevent up")
+    return Finding(answer.status_code == 200, f"{shown(url)}/readyz says {answer.status_code}", "See its log.")

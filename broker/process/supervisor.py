@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ from broker.log.servers import Servers
 from broker.log.steps import LEASE_S
 from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
+from broker.process.environments import for_a_server, for_a_worker
 from broker.process.listener import bind
 from broker.store.archive_url import archive_url
 from broker.store.connect import connect
@@ -44,6 +47,8 @@ KILL_AFTER_S = 45.0
 
 BAD_SETTINGS = 2
 """The exit code of a process that cannot use its settings, which it names on standard error."""
+
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -60,14 +65,15 @@ class SettingsRefused(StartFailed):
 class Child:
     name: str
     argv: Sequence[str]
+    environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     start_at: float = field(default=0.0)
 
-    def start(self, environment: dict[str, str]) -> None:
+    def start(self) -> None:
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=environment, process_group=0)
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=self.environment, process_group=0)
 
     def has_died(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -84,9 +90,8 @@ class Supervisor:
     Raises SettingsRefused if a child cannot use its settings when it is started for the first time.
     """
 
-    def __init__(self, children: Sequence[Child], environment: dict[str, str]) -> None:
+    def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
-        self._environment = environment
         self._stopping = threading.Event()
         self._forced = False
 
@@ -102,7 +107,7 @@ class Supervisor:
         for signum in STOP_SIGNALS:
             signal.signal(signum, self.stop)
         for child in self._children:
-            child.start(self._environment)
+            child.start()
 
     def watch(self, embedded: EmbeddedServer | None = None) -> None:
         """Until a signal: look after every child, and after the embedded server."""
@@ -129,7 +134,7 @@ class Supervisor:
             _close_pipe(child)
             child.process, child.start_at = None, now + wait_s
         elif child.process is None and now >= child.start_at:
-            child.start(self._environment)
+            child.start()
 
     def end(self) -> None:
         """End the children, gently first. A second Ctrl-C, or too long a wait, ends them at once."""
@@ -146,13 +151,14 @@ class Supervisor:
             _close_pipe(child)
 
 
-def web_child(host: str, port: int, number: int) -> Child:
+def web_child(host: str, port: int, number: int, environment: Mapping[str, str]) -> Child:
     argv = [sys.executable, "-m", "broker", "serve", "--host", host, "--port", str(port), "--parent-pipe"]
-    return Child(f"web process {number}", argv)
+    return Child(f"web process {number}", argv, for_a_server(environment))
 
 
-def worker_child(number: int) -> Child:
-    return Child(f"worker {number}", [sys.executable, "-m", "worker", "--parent-pipe"])
+def worker_child(number: int, environment: Mapping[str, str]) -> Child:
+    argv = [sys.executable, "-m", "worker", "--parent-pipe"]
+    return Child(f"worker {number}", argv, for_a_worker(environment))
 
 
 def run_web(host: str, port: int, web: int) -> None:
@@ -161,7 +167,7 @@ def run_web(host: str, port: int, web: int) -> None:
     Raises OSError if the port cannot be used at all, SettingsRefused if the processes cannot use their settings.
     """
     bind(host, port).close()  # here, and not in every child for ever
-    supervisor = Supervisor([web_child(host, port, n + 1) for n in range(web)], dict(os.environ))
+    supervisor = Supervisor([web_child(host, port, n + 1, os.environ) for n in range(web)])
     supervisor.start()
     try:
         supervisor.watch()
@@ -172,8 +178,9 @@ def run_web(host: str, port: int, web: int) -> None:
 def run_everything(
     host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None, key_prefix: str
 ) -> None:
-    """Everything on one machine, until a signal. Raises StartFailed or EmbeddedServerError."""
+    """Everything on one machine, until a signal. Raises StartFailed (SettingsRefused) or EmbeddedServerError."""
     require_free_port(host, port)
+    require_own(data_dir)
     for signum in STOP_SIGNALS:
         signal.signal(signum, _leave)  # until the supervisor takes over: what has been started is ended on the way out
     embedded = None if redis_url else EmbeddedServer(data_dir)
@@ -183,8 +190,9 @@ def run_everything(
     try:
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
         environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
-        children = [worker_child(n + 1) for n in range(workers)] + [web_child(host, port, n + 1) for n in range(web)]
-        supervisor = Supervisor(children, environment)
+        children = [worker_child(n + 1, environment) for n in range(workers)]
+        children += [web_child(host, port, n + 1, environment) for n in range(web)]
+        supervisor = Supervisor(children)
         supervisor.start()
         try:
             if _wait_until_ready(supervisor, host, port):
@@ -195,6 +203,22 @@ def run_everything(
     finally:
         if embedded:
             embedded.stop()
+
+
+def require_own(data_dir: Path) -> None:
+    """Who may write there decides what our processes read: the archive, its key, the server's configuration.
+
+    Raises SettingsRefused. One that is not there yet is made, for this user alone.
+    """
+    try:
+        found = data_dir.stat()
+    except OSError:
+        return  # what is wrong with it is said when it is made
+    name = shlex.quote(str(data_dir))
+    if found.st_uid != os.geteuid():
+        raise SettingsRefused(f"--data-dir: {name} is another user's. Run as that user, or choose another directory.")
+    if found.st_mode & OTHERS_MAY_WRITE:
+        raise SettingsRefused(f"--data-dir: others may write to {name}. Make it yours alone: chmod go-w {name}")
 
 
 def _start(embedded: EmbeddedServer, key_prefix: str) -> str:

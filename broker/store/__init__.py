@@ -4,4 +4,5 @@ connect.py      a pool of connections that finds the primary, and a client with 
 errors.py       Redis' own errors, translated at the border
 redis_url.py    LASTEVENT_REDIS_URL: one server, a primary with replicas, or Sentinels
 archive_url.py  LASTEVENT_ARCHIVE_URL: SQLite or PostgreSQL
+host.py         whether something can be a host, or an address for HTTP
 """

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from broker.store.host import require_host
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+FORM = "an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name"
 
 
 def archive_url(data_dir: Path) -> str:
@@ -21,17 +25,44 @@ def archive_url(data_dir: Path) -> str:
 
 
 def parse_archive_url(url: str) -> URL:
-    """sqlite:///relative/path, sqlite:////absolute/path, or postgresql://… as libpq takes it. Raises ValueError."""
+    """sqlite:///relative/path, sqlite:////absolute/path, or postgresql://… as libpq takes it.
+
+    Raises ValueError. Its message repeats nothing of the address, which may hold a password.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name") from None
-    if parsed.drivername not in DRIVERS or not parsed.database:
-        raise ValueError("an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name")
-    return parsed.set(drivername=DRIVERS[parsed.drivername])
+        if parsed.drivername not in DRIVERS or not parsed.database:
+            raise ValueError(FORM)
+        parsed = parsed.set(drivername=DRIVERS[parsed.drivername])
+        _require_options(parsed)
+    except (ValueError, ArgumentError):  # their messages repeat what they could not use
+        raise ValueError(FORM) from None
+    return parsed
+
+
+def _require_options(url: URL) -> None:
+    """What SQLAlchemy and libpq would say at the first connection. Raises ValueError, ArgumentError."""
+    if sqlite_path(url) and url.query:
+        raise ValueError(FORM)
+    _, options = url.get_dialect()().create_connect_args(url)
+    if sqlite_path(url):
+        return
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import make_conninfo
+
+    try:
+        make_conninfo(**options)
+    except ProgrammingError:
+        raise ValueError(FORM) from None
+    for host in str(options.get("host", "")).split(","):
+        if host and not host.startswith(("/", "@")):  # a socket
+            require_host(host)
+    for port in str(options.get("port", "")).split(","):
+        if port and not (port.isdecimal() and 0 < int(port) <= 65535):
+            raise ValueError(FORM)
 
 
 def sqlite_path(url: URL) -> Path | None:

@@ -26,6 +26,7 @@ from types import FrameType
 import uvicorn
 
 from broker.process.listener import bind, drop_new_connections
+from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
 from broker.settings import Settings
 from broker.web.app import create_app
@@ -61,6 +62,10 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        logger.info("this server accepts connections")
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
         self._loop.call_soon_threadsafe(self._leave, sig)
@@ -82,7 +87,7 @@ class Server(uvicorn.Server):
 
 def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s server %(levelname)s %(message)s")
+    set_up_logs("server", settings.log_level)
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
     refusals = Refusals()
@@ -92,7 +97,8 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         http=partial(Protocol, _bounds(settings), refusals),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
         access_log=False,  # addresses may hold read tokens
-        log_level=settings.log_level,
+        log_config=None,  # its own would write past ours
+        log_level="warning",
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -20,17 +20,31 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 class Balancer:
-    """nginx, started as compose.yaml starts it, on free ports of loopback."""
+    """nginx, started as compose.yaml starts it, on free ports of loopback.
+
+
+    Tests are one address that asks as often as it can. So `requests_s` is more than in production, except in
+    test_limits.py.
+    """
 
     def __init__(
-        self, folder: Path, certificate: Path, upstreams: Sequence[int], change: Callable[[str], str] = str
+        self,
+        folder: Path,
+        certificate: Path,
+        upstreams: Sequence[int],
+        *,
+        requests_s: int = 100_000,
+        connections: int = 2000,
+        change: Callable[[str], str] = str,
     ) -> None:
         self.port = free_port()
         self.tls_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.tls_url = f"https://localhost:{self.tls_port}"
         configuration = folder / "nginx.conf"
-        configuration.write_text(_elsewhere(change(CONFIGURATION.read_text()), self.port, self.tls_port, upstreams))
+        there = _elsewhere(change(CONFIGURATION.read_text()), self.port, self.tls_port, upstreams)
+        there = _replaced(there, r"(rate)=50r/s", f"={requests_s}r/s")
+        configuration.write_text(_replaced(there, r"(connections_of_one) 2000;", f" {connections};"))
         (folder / "tls").symlink_to(certificate)
         places = {"/etc/nginx/nginx.conf": str(configuration), "/tmp": str(folder)}
         self.argv = on_this_machine(SERVICES["nginx"]["command"], places)
@@ -56,8 +70,13 @@ def _elsewhere(configuration: str, port: int, tls_port: int, upstreams: Sequence
     addresses = {r"(listen) 8080 ": port, r"(listen) 8443 ": tls_port}
     addresses |= {rf"(server) server-{n}:8000 ": upstream for n, upstream in enumerate(upstreams, start=1)}
     for theirs, ours in addresses.items():
-        configuration, found = re.subn(theirs, rf"\1 127.0.0.1:{ours} ", configuration)
-        assert found == 1, theirs
+        configuration = _replaced(configuration, theirs, f" 127.0.0.1:{ours} ")
+    return configuration
+
+
+def _replaced(configuration: str, theirs: str, ours: str) -> str:
+    configuration, found = re.subn(theirs, rf"\g<1>{ours}", configuration)
+    assert found == 1, theirs
     return configuration
 
 

@@ -12,10 +12,13 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "compose.yaml"
 KEY = "a-key-that-only-the-tests-here-know"
 WRITER_PASSWORD, READER_PASSWORD = "a writer's p@ss/word: 'quoted'", "a reader's"
+VALKEY_SERVER_PASSWORD, VALKEY_WORKER_PASSWORD = "5e44e4" * 8, "30444e4" * 7
 GIVEN = {
     "LASTEVENT_API_KEYS": KEY,
     "LASTEVENT_POSTGRES_PASSWORD": WRITER_PASSWORD,
     "LASTEVENT_POSTGRES_READER_PASSWORD": READER_PASSWORD,
+    "LASTEVENT_VALKEY_SERVER_PASSWORD": VALKEY_SERVER_PASSWORD,
+    "LASTEVENT_VALKEY_WORKER_PASSWORD": VALKEY_WORKER_PASSWORD,
 }
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+):(?P<otherwise>[-?])(?P<word>[^}]*)\}")

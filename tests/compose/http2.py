@@ -36,6 +36,7 @@ class Connection:
         self._writer = writer
         self._state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self._answers: dict[int | None, Answer] = {}
+        self.is_closed = False
         self._state.initiate_connection()
 
     def get(self, path: str) -> Answer:
@@ -52,10 +53,15 @@ class Connection:
 
     async def read(self) -> None:
         """Until nginx closes it, or for ever."""
-        while some := await self._reader.read(65536):
-            for event in self._state.receive_data(some):
-                self._take(event)
-            self._send()
+        try:
+            while some := await self._reader.read(65536):
+                for event in self._state.receive_data(some):
+                    self._take(event)
+                self._send()
+        except ConnectionError:
+            pass
+        finally:
+            self.is_closed = True
 
     def _take(self, event: h2.events.Event) -> None:
         answer = self._answers.get(getattr(event, "stream_id", None))

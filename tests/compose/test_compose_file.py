@@ -12,7 +12,18 @@ import pytest
 
 from broker.settings import PREFIX, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
-from tests.compose.compose_file import COMPOSITION, FILE, GIVEN, OURS, ROOT, SERVICES, WRITER_PASSWORD, settings
+from tests.compose.compose_file import (
+    COMPOSITION,
+    FILE,
+    GIVEN,
+    OURS,
+    ROOT,
+    SERVICES,
+    VALKEY_SERVER_PASSWORD,
+    VALKEY_WORKER_PASSWORD,
+    WRITER_PASSWORD,
+    settings,
+)
 from worker.dispatch import CLOSE_S
 from worker.worker import HAND_OVER_S
 
@@ -47,7 +58,7 @@ def test_it_is_valid_by_the_compose_specification() -> None:
 
 def test_the_secrets_are_required_and_nothing_else_is() -> None:
     required = re.findall(r"\$\{(\w+):\?", FILE.read_text())
-    assert sorted(required) == sorted(GIVEN)
+    assert set(required) == GIVEN.keys()
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -112,6 +123,14 @@ def test_the_private_key_and_the_writers_password_are_the_workers_alone() -> Non
     assert mounts("worker")["seal-key"].endswith(":ro")
     given = [name for name in SERVICES if WRITER_PASSWORD in str(SERVICES[name].get("environment"))]
     assert given == ["worker", "postgres"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_has_the_user_of_its_own_in_valkey_and_not_the_other_s_password(name: str) -> None:
+    passwords = {"server": VALKEY_SERVER_PASSWORD, "worker": VALKEY_WORKER_PASSWORD}
+    user = name.partition("-")[0]
+    assert settings(name)["LASTEVENT_REDIS_URL"] == f"redis://{user}:{passwords.pop(user)}@valkey:6379/0"
+    assert not any(other in str(SERVICES[name]) for other in passwords.values())
 
 
 @pytest.mark.parametrize("name", ["server-1", "server-2"])

@@ -25,11 +25,11 @@ NOBODY = 65534
 
 @pytest.fixture
 def valkey(services: Services, started: Callable[[str], Process]) -> Redis:
-    """A client with no connection open: its own would be taken for the worker's."""
+    """The admin's client with no connection open: its own would be taken for the worker's."""
     started("valkey")
-    client = Redis(port=services.valkey_port)
-    wait_until(lambda: _answers(client), "Valkey answers")
-    return client
+    with Redis(port=services.valkey_port) as anybody:
+        wait_until(lambda: _answers(anybody), "Valkey answers")
+    return services.admin()
 
 
 def _answers(client: Redis) -> bool:

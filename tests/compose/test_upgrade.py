@@ -26,7 +26,7 @@ def with_websocket_lines(configuration: str) -> str:
 
 def test_no_answer_reaches_another_client(balanced: Balanced, tmp_path: Path, certificate: Path) -> None:
     hidden = b"GET /v1/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
-    nginx = Balancer(tmp_path, certificate, balanced.ports, with_websocket_lines)
+    nginx = Balancer(tmp_path, certificate, balanced.ports, change=with_websocket_lines)
     nginx.start()
     try:
         for upgrade in ("h2c", "websocket", "anything"):

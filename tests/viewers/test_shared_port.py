@@ -37,7 +37,7 @@ def _serve(deployment: Deployment, port: int, name: str) -> Process:
     environment = {**deployment.environment, "LASTEVENT_LOG_LEVEL": "info"}
     server = Process(name, deployment.serve_argv(port), environment, deployment.folder)
     server.start()
-    wait_until(lambda: "Application startup complete" in server.output.read_text(), f"{name} serves")
+    wait_until(lambda: "accepts connections" in server.output.read_text(), f"{name} serves")
     return server
 
 

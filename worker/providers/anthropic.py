@@ -1,7 +1,7 @@
 """Anthropic's Messages API as a Provider, over the anthropic SDK.
 
-The SDK makes the request and splits the body into server-sent events; reading those is done here. Its typed
-events cost 17 µs each, parsing the raw ones 4 µs (anthropic 2.11, of some 50 µs that httpx2 takes for a chunk).
+The SDK makes the request; its answer is split into server-sent events and read here. The SDK's typed events cost 17 µs
+each, parsing the raw ones 4 µs (anthropic 2.11, of some 50 µs that httpx2 takes for a chunk).
 
 Not shown to viewers: signatures (for the API only), citations, and redacted thinking (ciphertext).
 """
@@ -30,7 +30,9 @@ from anthropic import (
 )
 from anthropic.types import RawMessageStreamEvent
 
+from worker.providers.bounds import EVENTS, Bounded, Bounds, OutOfBounds
 from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
+from worker.providers.sse import split_events
 
 CONNECT_TIMEOUT_S = 10.0
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its
@@ -41,20 +43,29 @@ QUOTE_LIMIT = 300  # characters of the provider's own words that are passed on t
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
 # Never through HTTP_PROXY: a proxy elsewhere cannot reach this machine's loopback, where the stand-in lives.
 DIRECT = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
+# A compressed answer may be a thousand times longer than what was received of it.
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+DEFAULT_BOUNDS = Bounds()
 
 
 class AnthropicProvider:
     name = "anthropic"
 
-    def __init__(self, *, api_key: str | None, base_url: str | None, silence_s: float) -> None:
+    def __init__(
+        self, *, api_key: str | None, base_url: str | None, silence_s: float, bounds: Bounds = DEFAULT_BOUNDS
+    ) -> None:
         """None means what it means to the SDK: ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL, the API's address."""
         self._silence_s = silence_s
+        self._bounds = bounds
         self._client = AsyncAnthropic(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            http_client=DefaultAsyncHttpxClient(limits=LIMITS, mounts=DIRECT),
+            default_headers=UNCOMPRESSED,
+            http_client=DefaultAsyncHttpxClient(
+                limits=LIMITS, mounts=DIRECT, event_hooks={"response": [Bounded(bounds)]}
+            ),
         )
 
     async def aclose(self) -> None:
@@ -64,10 +75,10 @@ class AnthropicProvider:
         finish: Finish | None = None
         try:
             async with await self._open(model, request) as answer:
-                wire = AsyncStream.raw_events(answer.response)
+                wire = split_events(answer.response.aiter_raw(), self._bounds.event_bytes)
                 message = _Message()
-                async for sse in wire:
-                    event = message.take(sse.event, sse.data)
+                async for name, data in wire:
+                    event = message.take(name, data)
                     if isinstance(event, Finish):
                         finish = event
                         await _read_to_the_end(wire)
@@ -97,7 +108,7 @@ class AnthropicProvider:
                     "provider_unauthorized", "The API key contains characters that no API key can have."
                 ) from None
             raise
-        if not answer.response.headers.get("content-type", "").startswith("text/event-stream"):
+        if not answer.response.headers.get("content-type", "").startswith(EVENTS):
             await answer.close()
             raise _failed("provider_bad_answer", "What answered is not the model provider.")
         return answer
@@ -113,6 +124,8 @@ class AnthropicProvider:
                 return _failed("provider_unauthorized")
             case TypeError() if "authentication method" in str(cause):  # all the SDK has to say about a missing key
                 return _failed("provider_unauthorized", "No API key for the model provider is configured here.")
+            case OutOfBounds():
+                return _failed("provider_bad_answer", "The model provider's answer is longer than it may be.")
             case httpx2.ReadTimeout():
                 return _failed("provider_silent", f"The model provider was silent for {self._silence_s:g} seconds.")
             case httpx2.ConnectError() | httpx2.ConnectTimeout():
@@ -141,20 +154,20 @@ class _Message:
         self._usage = {"input_tokens": 0, "output_tokens": 0}
         self._stop_reason = "unknown"
 
-    def take(self, name: str | None, data: str) -> ProviderEvent | Finish | None:
+    def take(self, name: bytes, data: bytes) -> ProviderEvent | Finish | None:
         """Read one server-sent event. Unknown kinds come with newer APIs and are ignored."""
         match name:
-            case "content_block_delta":
+            case b"content_block_delta":
                 return self._delta(_parse(data))
-            case "content_block_start":
+            case b"content_block_start":
                 return self._block(_parse(data))
-            case "message_start":
+            case b"message_start":
                 self._count(_parse(data)["message"].get("usage"))
-            case "message_delta":
+            case b"message_delta":
                 self._end(_parse(data))
-            case "message_stop":
+            case b"message_stop":
                 return Finish(self._stop_reason, self._usage)
-            case "error":
+            case b"error":
                 raise _event_failure(_parse(data)["error"])
         return None
 
@@ -203,7 +216,7 @@ class _Message:
         self._usage.update((name, n) for name, n in (usage or {}).items() if type(n) is int)
 
 
-def _parse(data: str) -> Any:
+def _parse(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from broker.settings import Settings, provider_variable
 from worker.providers.anthropic import AnthropicProvider
+from worker.providers.bounds import Bounds
 from worker.providers.provider import Provider
 from worker.standin.server import StandIn
 
@@ -25,6 +26,7 @@ def _anthropic(settings: Settings, standin: StandIn | None) -> Provider:
         api_key="stand-in" if standin else None,
         base_url=standin.base_url if standin else None,
         silence_s=settings.provider_silence_s,
+        bounds=Bounds(settings.provider_line_bytes, settings.provider_bytes),
     )
 
 

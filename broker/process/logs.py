@@ -1,0 +1,88 @@
+"""What a process of ours writes to its log: on standard error, and never what users, models or operators keep secret.
+
+LASTEVENT_LOG_LEVEL is of our own loggers. A library's lines say at debug what it was given: prompts, filters, headers;
+so from libraries come warnings and errors only, whatever level they or their own variables set.
+
+A traceback names the exceptions and shows the code, but not what they say: that may be a command with its arguments, a
+row, a key that was not found, an address with its password.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+OURS = ("broker", "worker", "lastevent")
+
+_ABOUT_CODE = (AttributeError, ImportError, ModuleNotFoundError, NameError, NotImplementedError, UnboundLocalError)
+"""What these say is about names in code. (TypeError is none: `unhashable type`, but also any library's own words.)"""
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logs(process: str, level: str = "warning") -> None:
+    """`process` is named in each line. May be called again: the last call holds."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(f"%(asctime)s {process} %(levelname)s %(message)s"))
+    handler.addFilter(_is_ours_or_a_warning)
+    logging.basicConfig(level=max(logging.WARNING, _number(level)), handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(_number(level))
+    sys.excepthook = _log_the_end
+    threading.excepthook = _log_the_end_of_a_thread
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def _is_ours_or_a_warning(entry: logging.LogRecord) -> bool:
+    """At the handler, since a library may set its own logger's level at any time (the SDK does, by ANTHROPIC_LOG)."""
+    return entry.levelno >= logging.WARNING or entry.name.partition(".")[0] in OURS
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(_told(ei[1], set())) if ei[1] else ""
+
+
+def _told(error: BaseException, seen: set[int]) -> Iterator[str]:
+    """A traceback without words, causes first, as Python orders them."""
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen:
+        yield from _told(before, seen)
+        yield "  which led to:"
+    if error.__traceback__:
+        yield "Traceback (most recent call last):"
+        yield "".join(traceback.format_tb(error.__traceback__)).rstrip("\n")
+    yield _name(error)
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield "  of which one is:"
+            yield from _told(one, seen)
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if kind in _ABOUT_CODE:
+        return f"{name}: {error}"
+    return f"{name} (errno {error.errno})" if isinstance(error, OSError) and error.errno else name
+
+
+def _log_the_end(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, tb)
+    else:
+        logger.critical("this process ends because of a bug", exc_info=(kind, error, tb))
+
+
+def _log_the_end_of_a_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not issubclass(ended.exc_type, SystemExit):
+        logger.error("a thread ended because of a bug", exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback))

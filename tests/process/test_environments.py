@@ -1,0 +1,133 @@
+"""Each child of `up` and `serve --web N` holds its own secrets and nobody else's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from broker.process.environments import for_a_server, for_a_worker, for_the_embedded_server
+from tests.command.conftest import Running, environment, processes_in
+from tests.rig.deployment import free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="environments are read in /proc")
+
+SECRETS = {
+    "LASTEVENT_API_KEYS": "secret-of-an-api-key-1",
+    "LASTEVENT_MASKED_KEYS": "secret-of-a-masked-key",
+    "LASTEVENT_TOKEN_SECRET": "secret-of-tokens-of-32-characters",
+    "LASTEVENT_API_KEY": "secret-of-an-api-key-1",
+    "ANTHROPIC_API_KEY": "secret-of-the-provider",
+    "ANTHROPIC_AUTH_TOKEN": "secret-of-the-provider-too",
+    "PGPASSWORD": "secret-of-postgres",
+    "SOME_OTHER_TOKEN": "secret-of-somebody",
+}
+OF_SERVERS = {"LASTEVENT_API_KEYS", "LASTEVENT_MASKED_KEYS", "LASTEVENT_TOKEN_SECRET"}
+OF_WORKERS = {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "LASTEVENT_SEAL_KEY"}
+OF_BOTH = {"PGPASSWORD", "SOME_OTHER_TOKEN"}
+
+MASKS = "[[mask]]\nname = 'digits'\npattern = '[0-9]{16}'\n"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    started = []
+
+    def start(*args: str, **settings: str) -> Running:
+        started.append(Running(tmp_path, *args, **settings))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill_all()
+
+
+def held(folder: Path, what: str) -> dict[str, str]:
+    """The environment of the only process there whose command line has this in it."""
+    [pid] = [pid for pid, line in processes_in(folder).items() if what in line]
+    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(pair.split("=", maxsplit=1) for pair in pairs if pair)
+
+
+def secrets_in(environment: dict[str, str]) -> set[str]:
+    return {name for name in environment if name in SECRETS or name == "LASTEVENT_SEAL_KEY"}
+
+
+def test_of_up_the_workers_have_the_provider_s_key_the_servers_the_api_s_and_valkey_nothing(
+    start: Callable[..., Running], tmp_path: Path
+) -> None:
+    seal_key, masks = tmp_path / "seal-key.pem", tmp_path / "masks"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(seal_key)], check=True)
+    masks.write_text(MASKS)
+    settings = {"LASTEVENT_SEAL_KEY": str(seal_key), "LASTEVENT_REDACT_FILE": str(masks), **SECRETS}
+    up = start("up", "--port", str(free_port()), "--data-dir", "data", **settings)
+    up.wait_until_it_says("Lastevent is ready")
+    assert secrets_in(held(tmp_path, "broker serve")) == OF_SERVERS | OF_BOTH
+    assert secrets_in(held(tmp_path, "-m worker")) == OF_WORKERS | OF_BOTH
+    valkey = held(tmp_path, "valkey-server")
+    assert not [name for name, value in valkey.items() if "secret" in value]
+    assert not [name for name in valkey if name.startswith(("LASTEVENT_", "ANTHROPIC_", "PG"))]
+    said = " ".join(processes_in(tmp_path).values())
+    assert "secret" not in said
+    assert up.stop() == 0
+
+
+def test_of_serve_the_web_processes_have_no_provider_s_key(start: Callable[..., Running], tmp_path: Path) -> None:
+    (tmp_path / "masks").write_text(MASKS)
+    settings = {"LASTEVENT_REDACT_FILE": "masks", "LASTEVENT_REDIS_URL": "redis://127.0.0.1:1", **SECRETS}
+    serve = start("serve", "--web", "2", "--port", str(free_port()), **settings)
+
+    def children() -> list[int]:
+        return [pid for pid, line in processes_in(tmp_path).items() if "--parent-pipe" in line]
+
+    wait_until(lambda: len(children()) == 2, "both have been started")
+    for pid in children():
+        names = {pair.partition("=")[0] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0")}
+        assert secrets_in(dict.fromkeys(names, "")) == OF_SERVERS | OF_BOTH
+    serve.kill_all()
+
+
+def test_what_no_rule_speaks_of_stays_as_it_is() -> None:
+    other = {"PATH": "/bin", "SSL_CERT_FILE": "x", "LASTEVENT_REDIS_URL": "redis://h", "HTTPS_PROXY": "http://p"}
+    assert for_a_server(other) == for_a_worker(other) == other
+    assert for_the_embedded_server(other) == {"PATH": "/bin"}
+
+
+# -- the data directory --------------------------------------------------------------------------------------
+
+
+def refused(data_dir: Path) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-m", "broker", "up", "--port", str(free_port()), "--data-dir", str(data_dir)],
+        env=environment(LASTEVENT_API_KEYS="a-key-of-sixteen-and-more", ANTHROPIC_API_KEY="x"),
+        capture_output=True,
+        text=True,
+        cwd=data_dir.parent,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert os.listdir(data_dir) == []
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777], ids=oct)
+def test_a_data_directory_that_others_may_write_is_refused_and_what_to_do_is_said(tmp_path: Path, mode: int) -> None:
+    data_dir = tmp_path / "my data"
+    data_dir.mkdir()
+    data_dir.chmod(mode)
+    assert refused(data_dir).endswith(f"chmod go-w '{data_dir}'")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(0o700)
+    with suppress(PermissionError):
+        os.chown(data_dir, 65534, 65534)
+    assert "another user's" in refused(data_dir)

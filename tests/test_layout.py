@@ -28,7 +28,9 @@ ROOMS: dict[str, set[str]] = {
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
     "broker.live": {"broker.errors", "broker.log", "broker.dialects"},
-    "broker.service": {"broker.errors", "broker.settings", "broker.auth", "broker.log", "broker.archive"},
+    "broker.service": {
+        *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
+    },
     "broker.process": {"broker.errors", "broker.log", "broker.store"},
     "broker.console": set(),
     "broker.web": {

@@ -56,6 +56,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     yield Finding(on, f"appendonly {config['appendonly']}", "Without it a restart of Redis loses every stream.")
     policy = config["maxmemory-policy"]
     yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
+    if config["maxmemory"] == "0":
+        yield Finding(True, "maxmemory is not set: Redis takes what memory there is, and no stream is refused for it")
     yield Finding(True, f"{waiting} streams wait for a worker")
 
 
@@ -63,7 +65,8 @@ async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], dict[str, str]
     client = connect(settings.redis_url, connections=1)
     try:
         info = await client.info()
-        config = {name: (await client.config_get(name))[name] for name in ("appendonly", "maxmemory-policy")}
+        names = ("appendonly", "maxmemory-policy", "maxmemory")
+        config = {name: (await client.config_get(name))[name] for name in names}
         return info, config, await client.zcard(Keys(settings.key_prefix).jobs)
     finally:
         await client.aclose()

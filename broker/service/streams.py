@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import orjson
 from arq.connections import ArqRedis
 
 from broker.archive.reader import ArchiveReader
@@ -41,6 +42,7 @@ from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
 from broker.service.record import stream_record
 from broker.settings import Settings
+from broker.store.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ class Streams:
         self._queue = queue
         self._auth = auth
         self._settings = settings
+        self._room = Room(log.redis, settings.store_reserve)
 
     async def look_up(self, sid: str, grant: Grant) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -160,9 +163,14 @@ class Streams:
     async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises InvalidRequest for an Idempotency-Key that is malformed or was used for another request.
+        Raises StoreFull, or InvalidRequest for an Idempotency-Key that is malformed or was used for another request,
+        and for metadata beyond `max_metadata_bytes`.
         """
         settings = self._settings
+        if body.metadata and len(orjson.dumps(body.metadata)) > settings.max_metadata_bytes:
+            raise InvalidRequest(
+                f"metadata: at most {settings.max_metadata_bytes} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES)."
+            )
         external = body.producer == EXTERNAL
         new = NewStream(
             tenant=grant.tenant,
@@ -175,10 +183,11 @@ class Streams:
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
         )
-        return await self._start(new, grant, idempotency_key, body.model_dump(exclude_unset=True))
+        asked = {} if idempotency_key is None else body.model_dump(exclude_unset=True)
+        return await self._start(new, grant, idempotency_key, asked)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
-        """Run the same request again, as a new stream of the same session. Raises InvalidRequest as `start` does."""
+        """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream has no request to run again. Start a new stream.")
@@ -231,12 +240,14 @@ class Streams:
     async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
         redis = self.log.redis
         if key is None:
+            await self._room.require()
             await self.log.create(new)
             reservation = None
         else:
             reservation = await self._reserve(grant, key, new.sid, request)
             if reservation.created:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
+            await self._room.require()
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
@@ -250,7 +261,9 @@ class Streams:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
-        if not is_known:  # if Redis has just lost the key, its stream's writer is about to put both back
+        if not is_known:
+            await self._room.require()
+            # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, request)
 

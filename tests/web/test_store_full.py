@@ -41,7 +41,7 @@ def test_a_full_store_refuses_creations_lets_what_runs_end_and_creates_again_onc
         for answer in (
             api.post("/v1/streams", {"prompt": "hello"}, headers={"Idempotency-Key": "new"}),
             api.post(f"/v1/streams/{ended}/regenerate"),
-            api.post(f"/v1/streams/{ended}/regenerate", headers={"Idempotency-Key": "new too"}),
+            api.post(f"/v1/streams/{ended}/regenerate", headers={"Idempotency-Key": "another"}),
             api.post("/v1/streams", {"producer": "external"}),
         ):
             assert is_refused(answer)

@@ -121,6 +121,10 @@ class Streams:
             raise StreamExpired("The stream has ended and its retention is over.")
         raise StreamNotFound("There is no stream with this id.")
 
+    async def look_up_whole(self, sid: str, grant: Grant) -> Meta:
+        """A stream with its request, or its tombstone. Raises as `look_up` does."""
+        return await self.log.requests.of((await self.look_up(sid, grant)).meta)
+
     async def look_up_content(self, sid: str, grant: Grant) -> Found:
         """A stream that still has its content. Raises StreamExpired if it was erased."""
         found = await self.look_up(sid, grant)
@@ -151,8 +155,7 @@ class Streams:
         if self._archive:
             # The order comes first: the archiver, which carries it out, waits for the tombstone.
             await redis.zadd(keys.erasing, {sid: now_ms})
-        if meta.erased is None:
-            await self.log.erase(sid, meta, now_ms)
+        await self.log.erase(sid, meta, now_ms)  # also what is erased: who did so may have died before the request went
         deadline = time.monotonic() + ERASURE_WAIT_S
         while self._archive and time.monotonic() < deadline:
             if await redis.zscore(keys.erasing, sid) is None:
@@ -255,7 +258,9 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new.sid)
-        return Started(await self._record(new.sid, grant), is_new=reservation is None or reservation.first)
+        return Started(
+            await self._record(new.sid, grant, new.own_request), is_new=reservation is None or reservation.first
+        )
 
     async def _reserve(self, grant: Grant, key: str, sid: str, request: dict[str, Any]) -> Reservation:
         require_key(key)
@@ -267,8 +272,10 @@ class Streams:
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, request)
 
-    async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
+    async def _record(self, sid: str, grant: Grant, request: bytes = b"") -> dict[str, Any]:
+        """`request`: if it is at hand."""
         meta = (await self.look_up(sid, grant)).meta
+        meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         record = stream_record(meta, sid, self._auth.token(sid))
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 

@@ -20,7 +20,7 @@ router = APIRouter()
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = tier.stream_grant(request, sid)
-    return json_response(tier.stream_json((await tier.streams.look_up(sid, grant)).meta, sid, grant))
+    return json_response(tier.stream_json(await tier.streams.look_up_whole(sid, grant), sid, grant))
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))

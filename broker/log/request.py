@@ -29,6 +29,8 @@ Races and failure points:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redis.asyncio import Redis
 
 from broker.log import script
@@ -55,6 +57,15 @@ class Requests:
             return meta
         text = await self._redis.get(self._keys.stream(meta.request_of).request)
         return meta if text is None else meta.with_request(text.decode())
+
+    async def of_each(self, metas: Sequence[Meta]) -> list[Meta]:
+        """As `of`, for many in one round trip."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for meta in metas:
+                pipe.get(self._keys.stream(meta.request_of or "").request)
+            texts = await pipe.execute()
+        pairs = zip(metas, texts, strict=True)
+        return [meta.with_request(text.decode()) if text and meta.erased is None else meta for meta, text in pairs]
 
     async def hold_for_now(self, request_of: str, sid: str, request: str = "") -> bool:
         """Before a stream exists that shares this request. `request`: to put it back. False: it is gone."""

@@ -61,7 +61,7 @@ class Tier:
         self.hub.on_new_server = self.seizures.beat
         reader = self.archive.reader if self.archive else None
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings)
-        self.listing = Listing(self.log, reader)
+        self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         self.reading = Reading(self.streams, self.archive, load_masks_of(settings))
 
     @classmethod

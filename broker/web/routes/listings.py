@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.log.index import Filter
-from broker.web.inputs import Limit, Next, State
+from broker.web.inputs import Include, Limit, Next, State
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -28,12 +28,17 @@ async def streams(
     created_before: datetime | None = None,
     limit: Limit = 50,
     cursor: Next = None,
+    include: Include = None,
 ) -> Response:
     tier = Tier.of(request)
     grant = tier.read_all_grant(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
     to_json = partial(tier.stream_json, grant=grant)
-    return json_response(await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json))
+    return json_response(
+        await tier.listing.streams(
+            grant.tenant, which, limit=limit, after=cursor, record=to_json, with_requests=include == "request"
+        )
+    )
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
@@ -44,11 +49,15 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 
 
 @router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
-async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
+async def session(
+    request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
+) -> Response:
     tier = Tier.of(request)
     grant = tier.full_grant(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.stream_json, grant=grant)
-    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, record=to_json)
+    page = await tier.listing.streams(
+        grant.tenant, which, limit=limit, after=cursor, record=to_json, with_requests=include == "request"
+    )
     return json_response({"id": session_id, **page})
 
 

@@ -170,10 +170,6 @@ class Streams:
         and for metadata beyond `max_metadata_bytes`.
         """
         settings = self._settings
-        if body.metadata and len(orjson.dumps(body.metadata)) > settings.max_metadata_bytes:
-            raise InvalidRequest(
-                f"metadata: at most {settings.max_metadata_bytes} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES)."
-            )
         external = body.producer == EXTERNAL
         new = NewStream(
             tenant=grant.tenant,
@@ -242,6 +238,9 @@ class Streams:
 
     async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
         redis = self.log.redis
+        limit = self._settings.max_metadata_bytes
+        if new.metadata and len(orjson.dumps(new.metadata)) > limit:  # `regenerate` copies it, also an older release's
+            raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         if key is None:
             await self._room.require()
             await self.log.create(new)

@@ -19,6 +19,7 @@ LasteventError
 ├── Unauthorized            no key, or an unknown one
 │   └── TokenExpired        a read token that was good
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
+├── StoreFull               Redis keeps its last memory for the streams that run: none is created
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
 │   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
@@ -137,6 +138,11 @@ class TokenExpired(Unauthorized):
 
 class Forbidden(LasteventError):
     status, code, title = 403, "forbidden", "This is not allowed"
+
+
+class StoreFull(LasteventError):
+    status, code, title = 503, "store_full", "There is no room for a new stream"
+    retry_after_s = 10.0
 
 
 class StoreUnavailable(LasteventError):

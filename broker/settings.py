@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     retention_s: float = Field(86_400, gt=0)
     max_events: int = Field(10_000, ge=2)
     max_bytes: int = Field(4 * 2**20, ge=1024)
+    store_reserve: float = Field(0.2, ge=0, lt=1)
+    """The part of Redis' maxmemory that no new stream may take: what runs needs it to reach its end."""
 
     # The archive
     archive_url: str = ""
@@ -97,6 +99,9 @@ class Settings(BaseSettings):
 
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
+    max_metadata_bytes: int = Field(16 * 1024, ge=2)
+    """Metadata is in each record, listing and copy of its stream."""
+    listing_bytes: int = Field(2**20, ge=1024)
     max_viewers: int = Field(20_000, ge=1)
     """For each process: beyond it memory and latency suffer for all; a load balancer tries another process."""
     viewers_per_stream: int = Field(10_000, ge=1)

@@ -28,7 +28,9 @@ ROOMS: dict[str, set[str]] = {
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
     "broker.live": {"broker.errors", "broker.log", "broker.dialects"},
-    "broker.service": {"broker.errors", "broker.settings", "broker.auth", "broker.log", "broker.archive"},
+    "broker.service": {
+        *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
+    },
     "broker.process": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.console": set(),
     "broker.web": {
@@ -240,4 +242,4 @@ def test_what_supervises_web_processes_loads_none() -> None:
 def test_every_script_has_a_step_that_calls_it() -> None:
     scripts = {path.stem for path in (ROOT / "broker" / "log" / "scripts").glob("*.lua")} - {"prelude"}
     source = (ROOT / "broker" / "log" / "script.py").read_text()
-    assert scripts == {name for name in scripts if f'Script("{name}")' in source}
+    assert scripts == {name for name in scripts if f'Script("{name}"' in source}

@@ -98,6 +98,8 @@ class Generation:
             self._writer.on_lost = None
 
     async def _generate(self, slots: asyncio.Semaphore) -> Ending:
+        if self._claimed.meta.request is None:
+            return _error("internal_error", "The request of this stream is gone. Start it again.", recoverable=True)
         try:
             self._announce()
             async with slots:

@@ -27,7 +27,7 @@ from broker.errors import (
     StreamNotFound,
 )
 from broker.log.event import ERROR, encode_data, is_terminal
-from broker.log.meta import Meta, read_hash
+from broker.log.meta import Meta
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from worker.attempts import PRODUCER_LOST, WORKER_LOST, may_restart
@@ -48,8 +48,8 @@ SPARE_S = 2 * HEARTBEAT_S
 SWEEP_BATCH = 500
 """Streams read in one pipeline."""
 
-READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt"]
-"""Fields of meta: the whole one holds the request, which may be large."""
+READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "request_of", "erased"]
+"""Fields of meta: the whole one may be large."""
 
 
 class Overdue(NamedTuple):
@@ -150,14 +150,8 @@ class Sweeper:
     async def _overdue(self, now_ms: int) -> list[Overdue]:
         redis, keys = self._log.redis, self._log.keys
         due = await redis.zrangebyscore(keys.leases, "-inf", now_ms, start=0, num=SWEEP_BATCH, withscores=True)
-        async with redis.pipeline(transaction=False) as pipe:
-            for sid, _ in due:
-                pipe.hmget(keys.stream(sid.decode()).meta, READ)
-            metas = await pipe.execute()
-        return [
-            Overdue(sid.decode(), int(look_ms), _read(values))
-            for (sid, look_ms), values in zip(due, metas, strict=True)
-        ]
+        metas = await self._log.read_fields(READ, *(sid.decode() for sid, _ in due))
+        return [Overdue(sid.decode(), int(look_ms), meta) for (sid, look_ms), meta in zip(due, metas, strict=True)]
 
     async def _look_again(self, stream: Overdue, at_ms: int) -> None:
         # XX: never bring back an entry that was removed because the stream ended. An ending is written before its entry
@@ -172,6 +166,8 @@ class Sweeper:
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:
         redis, keys = self._log.redis, self._log.keys
+        if stream.meta and stream.meta.has_ended and (stream.meta.erased is not None or not self._log.is_archived):
+            await self._log.requests.let_go(stream.sid, stream.meta)  # else the archiver does, when it has read it
         if self._log.is_archived and stream.meta:  # first: one index or the other always names it
             await redis.zadd(keys.unarchived, {stream.sid: now_ms}, nx=True)
         await redis.zrem(keys.leases, stream.sid)
@@ -183,8 +179,3 @@ class Sweeper:
             await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
         else:
             await self._forget(stream, now_ms)
-
-
-def _read(values: list[bytes | None]) -> Meta | None:
-    found = zip(READ, values, strict=True)
-    return read_hash({name.encode(): value for name, value in found if value is not None})

@@ -51,6 +51,7 @@ async def check_copy(log: StreamLog, sealed: Sealed) -> list[Finding]:
         if await log.redis.zscore(log.keys.erasing, sid) is not None:  # the archive is about to follow
             return []
         return [finding("copy_erased", "Redis says that the stream was erased, and no order to erase it is waiting.")]
+    meta = await log.requests.of(meta)
     found = []
     if names := _differing(meta, orjson.loads(decompress(raw(row["record"])))):
         found.append(finding("copy_record_differs", f"Redis' copy of the record differs: {', '.join(names)}."))
@@ -101,6 +102,10 @@ async def _read(log: StreamLog, sid: str, count: int) -> Sequence[Event]:
 
 
 def _differing(meta: Meta, sealed: dict[str, str]) -> list[str]:
-    """The names of the fields that differ. Those that a newer or older release sealed are fields too."""
-    names = (sealed.keys() | meta.archived_fields().keys()) - {"id"}
+    """The names of the fields that differ. Those that a newer or older release sealed are fields too.
+
+    A request that is not there is shown to nobody: its own key may have expired just before the stream's.
+    """
+    absent = set() if "request" in meta.fields else {"request"}
+    names = (sealed.keys() | meta.archived_fields().keys()) - {"id"} - absent
     return sorted(name for name in names if meta.fields.get(name) != sealed.get(name))

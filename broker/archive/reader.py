@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,7 +21,7 @@ from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.errors import ArchiveDamaged
 from broker.log.event import Event
-from broker.log.index import Filter, Part, Place
+from broker.log.index import Filter, Part, Place, record_bytes
 from broker.log.meta import Meta
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
@@ -31,9 +31,13 @@ logger = logging.getLogger(__name__)
 FILTERS = {"session": STREAMS.c.session, "user": STREAMS.c.user, "model": STREAMS.c.model, "state": STREAMS.c.state}
 LISTED = (
     *(STREAMS.c.sid, STREAMS.c.tenant, STREAMS.c.state, STREAMS.c.created, STREAMS.c.finished, STREAMS.c.events),
-    *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.erasure, STREAMS.c.record),
+    *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.erasure),
 )
+STORED_BYTES = sa.func.length(STREAMS.c.record).label("stored_bytes")
 
+BATCH_BYTES = 2**20
+"""Compressed records of a listing that are in memory at a time. Each is unpacked by itself, and may be mostly a request
+that is not shown."""
 
 PAGE_BYTES = 128 * 1024
 """Data of a page: so much is inflated and parsed in 1 to 3 ms, in which nothing else of the process has its turn."""
@@ -99,9 +103,9 @@ class ArchiveReader:
         if _is_never_stored(sid):
             return None
         async with self._database.reading() as connection:
-            row = (await connection.execute(sa.select(*LISTED).where(STREAMS.c.sid == sid))).first()
+            row = (await connection.execute(sa.select(*LISTED, STREAMS.c.record).where(STREAMS.c.sid == sid))).first()
             erased_by = await _erased_by(connection, [row] if row else [])
-        return None if row is None else _meta(row, erased_by)
+        return None if row is None else _meta(row, row.record, erased_by, with_request=True)
 
     async def read_log(self, sid: str) -> ArchivedLog | None:
         """None if there is no such stream, or its content was erased."""
@@ -110,18 +114,41 @@ class ArchiveReader:
             row = (await connection.execute(which)).first()
         return None if row is None or row.log is None else ArchivedLog(raw(row.log), state=row.state, tail=row.tail)
 
-    async def list_streams(self, tenant: str, which: Filter, limit: int, after: Place | None) -> Part:
-        """Up to `limit` streams with their meta, newest first, after a place in the listing."""
+    async def list_streams(
+        self,
+        tenant: str,
+        which: Filter,
+        limit: int,
+        after: Place | None,
+        *,
+        with_requests: bool = False,
+        max_bytes: float = float("inf"),
+    ) -> Part:
+        """Up to `limit` streams with their meta, newest first, after a place in the listing.
+
+        The search ends with the first stream whose record goes beyond `max_bytes` in all.
+        """
         if _is_never_stored(which.session, which.user, which.model):
             return Part({}, None)
         statement = streams_statement(tenant, which, limit, after)
         async with self._database.reading() as connection:
-            rows = list(await connection.execute(statement))
+            rows = (await connection.execute(statement)).all()
             erased_by = await _erased_by(connection, rows)
-        _, end = _places([(row.created, row.sid) for row in rows], limit)
-        rows = [row for row in rows if isinstance(row.created, int)]
-        metas = {Place(row.created, row.sid): _meta_or_none(row, erased_by) for row in rows}
-        return Part({place: meta for place, meta in metas.items() if meta}, end)
+            _, end = _places([(row.created, row.sid) for row in rows], limit)
+            found: dict[Place, Meta] = {}
+            size = 0
+            for batch in _batches([row for row in rows if isinstance(row.created, int)]):
+                of_these = sa.select(STREAMS.c.sid, STREAMS.c.record).where(
+                    STREAMS.c.sid.in_([row.sid for row in batch])
+                )
+                records = {row.sid: row.record for row in await connection.execute(of_these)}
+                for row, meta in await asyncio.to_thread(_metas, batch, records, erased_by, with_requests):
+                    if meta:
+                        found[Place(row.created, row.sid)] = meta
+                        size += record_bytes(meta)
+                    if size > max_bytes:
+                        return Part(found, end if row is rows[-1] else Place(row.created, row.sid))
+        return Part(found, end)
 
     async def list_sessions(self, tenant: str, limit: int, after: Place | None) -> tuple[list[Place], Place | None]:
         """Sessions by their newest stream, newest first: its creation, and the session's name; and as `Part.end`."""
@@ -183,7 +210,7 @@ def _is_never_stored(*asked: str | None) -> bool:
 
 
 def streams_statement(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.Select[Any]:
-    statement = sa.select(*LISTED).where(STREAMS.c.tenant == tenant)
+    statement = sa.select(*LISTED, STORED_BYTES).where(STREAMS.c.tenant == tenant)
     for name, column in FILTERS.items():
         if (wanted := getattr(which, name)) is not None:
             statement = statement.where(column == wanted)
@@ -221,30 +248,53 @@ async def _erased_by(connection: AsyncConnection, rows: Sequence[Any]) -> Erased
     return {place: by for place, claim in claims.items() if isinstance(by := claim.get("by"), str)}
 
 
-def _meta_or_none(row: Any, erased_by: ErasedBy) -> Meta | None:
+def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
+    """Of BATCH_BYTES, or one row that is larger."""
+    batch: list[Any] = []
+    size = 0
+    for row in rows:
+        if batch and size + (row.stored_bytes or 0) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row.stored_bytes or 0
+    if batch:
+        yield batch
+
+
+def _metas(
+    rows: Sequence[Any], records: Mapping[str, Any], erased_by: ErasedBy, with_requests: bool
+) -> list[tuple[Any, Meta | None]]:
+    there = [row for row in rows if row.stored_bytes is None or records.get(row.sid) is not None]  # others: just erased
+    return [(row, _meta_or_none(row, records.get(row.sid), erased_by, with_requests)) for row in there]
+
+
+def _meta_or_none(row: Any, record: Any, erased_by: ErasedBy, with_request: bool) -> Meta | None:
     try:
-        return _meta(row, erased_by)
+        return _meta(row, record, erased_by, with_request=with_request)
     except ArchiveDamaged:
         logger.exception("a row of the archive cannot be read, and is not listed; run lastevent verify --all")
         return None
 
 
-def _meta(row: Any, erased_by: ErasedBy) -> Meta:
+def _meta(row: Any, record: Any, erased_by: ErasedBy, *, with_request: bool) -> Meta:
     """Raises ArchiveDamaged."""
     try:
         for name in ("created", "finished", "events", "tail", "archived"):
             int(row._mapping[name])
-        return _decoded(row, erased_by)
+        return _decoded(row, record, erased_by, with_request)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArchiveDamaged("The archive's row of this stream cannot be read. Run: lastevent verify --all") from error
 
 
-def _decoded(row: Any, erased_by: ErasedBy) -> Meta:
+def _decoded(row: Any, stored: Any, erased_by: ErasedBy, with_request: bool) -> Meta:
     kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
-    if row.record is None:
+    if stored is None:
         by = erased_by.get((row.tenant, row.erasure))
         erased = {"erased": str(row.erased)} if by is None else {"erased": str(row.erased), "erased_by": by}
         return Meta({**kept, "archived": str(row.archived), **erased})
-    record: dict[str, str] = orjson.loads(decompress(raw(row.record)))
+    record: dict[str, str] = orjson.loads(decompress(raw(stored)))
     del record["id"]
+    if not with_request:
+        record.pop("request", None)
     return Meta({**record, **kept, "archived": str(row.archived)})

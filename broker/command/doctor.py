@@ -58,6 +58,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     yield Finding(on, f"appendonly {'yes' if on else 'no'}", "Without it a restart of Redis loses every stream.")
     policy = info["maxmemory_policy"]
     yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
+    if info["maxmemory"] == 0:
+        yield Finding(True, "maxmemory is not set: Redis takes what memory there is, and no stream is refused for it")
     yield Finding(True, f"{waiting} streams wait for a worker")
 
 

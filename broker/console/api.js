@@ -86,7 +86,7 @@ export async function text(id, signal) {
 }
 
 export function streams(query, signal) {
-  const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
+  const given = Object.entries({ ...query, include: "request" }).filter(([, value]) => value != null && value !== "");
   return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
 }
 

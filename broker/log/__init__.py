@@ -12,6 +12,7 @@ servers.py      which Redis server this is, since when, and who must wait after 
 event.py        the event, and the forms in which it is stored and published
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
+request.py      the requests of streams, each kept once, and the streams that hold it
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
 pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal

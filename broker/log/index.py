@@ -64,6 +64,18 @@ class Place(NamedTuple):
             raise BadCursor("The cursor of a listing must be the `next` of the page before it.") from None
 
 
+RECORD_BYTES = 3 * 1024
+"""What the JSON of a record takes at most beside LARGE: its names may have 200 characters each."""
+
+LARGE = ("metadata", "ending", "request")
+"""Fields of meta as long as their authors like. Listings read those that they show, and no more than a page holds."""
+
+
+def record_bytes(meta: Meta) -> int:
+    """At least what the stream's record takes as JSON."""
+    return RECORD_BYTES + sum(len(meta.fields.get(name, "").encode()) for name in LARGE)
+
+
 class Part(NamedTuple):
     """The streams that Redis, or the archive, has for a page."""
 

@@ -4,6 +4,8 @@
 |-------------------------------|---------|---------------------------------------------|----------------------------|
 | le:{sid}:log                  | stream  | entry <n>-0: k kind, d JSON data, t time ms | retention, see below       |
 | le:{sid}:meta                 | hash    | see meta.py                                 | retention, see below       |
+| le:{sid}:request              | string  | the request of this stream, JSON            | its last holder's          |
+| le:{sid}:holders              | zset    | sid that needs this request → until (ms)    | its last holder's          |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
@@ -24,6 +26,8 @@
 
 Retention starts at a stream's ending; with an archive, when that holds the stream (scripts/archived.lua): nothing
 leaves Redis before (G7). A finished stream is in le:leases until it is in le:unarchived, so one index always names it.
+A request is kept once, under the first stream that had it; `regenerate` refers to it. Its holders are the streams that
+do, that one included: each until its own keys end, for ever (inf) while that is not known. See request.py.
 `{sid}` is a hash tag: one stream's keys share a cluster slot, and each script touches one stream only.
 `le:leases` is an index, written before `meta`. Its entries are checked against `meta`, which is the authority.
 """
@@ -42,6 +46,8 @@ class StreamKeys(NamedTuple):
     log: str
     meta: str
     live: str
+    request: str
+    holders: str
 
 
 class Keys:
@@ -63,7 +69,7 @@ class Keys:
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"
-        return StreamKeys(f"{base}log", f"{base}meta", f"{base}live")
+        return StreamKeys(*(f"{base}{name}" for name in StreamKeys._fields))
 
     def views_of(self, sid: str) -> str:
         return f"{self.prefix}{{{sid}}}:views"

@@ -94,7 +94,11 @@ class Meta:
     model = Field(str, is_restored=True, is_archived=True, api_name="model")
     """provider/name; '' for an external stream"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
-    """The request that the worker sends to the provider, JSON; null for an external stream."""
+    """The request that the worker sends to the provider, JSON. In Redis it has a key of its own (request.py); only a
+    stream that an older release created has it here."""
+    request_of = Field(str, is_restored=True, outlives_erasure=True)
+    """The stream under whose id the request is kept: this one, or the first one that had it. External ones have none.
+    An erased stream keeps it until its request has been let go."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
@@ -169,9 +173,14 @@ class Meta:
 
     # -- copies: fields as they are stored ---------------------------------------------------------------
 
+    def with_request(self, text: str) -> Meta:
+        """This meta and the request, which has a key of its own, as the archive keeps both."""
+        return Meta({**self.fields, "request": text})
+
     def restored(self) -> dict[str, str]:
         """The fields with which a lost stream is put back. Fields of a newer release are kept."""
-        return {name: text for name, text in self.fields.items() if name not in _PROGRESS}
+        elsewhere = _PROGRESS if self.request_of is None else _PROGRESS | {"request"}
+        return {name: text for name, text in self.fields.items() if name not in elsewhere}
 
     def archived_fields(self) -> dict[str, str]:
         return {name: self.fields[name] for name in _ARCHIVED if name in self.fields}
@@ -208,7 +217,10 @@ def new_claim_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """What a stream is created from. `request` is sent to the provider; an external stream has none."""
+    """What a stream is created from. `request` is sent to the provider; an external stream has none.
+
+    `request_of`: an earlier stream's id whose request this one shares; `request` is then None.
+    """
 
     tenant: str
     session: str
@@ -217,6 +229,7 @@ class NewStream:
     user: str | None = None
     model: str = ""
     request: dict[str, Any] | None = None
+    request_of: str | None = None
     metadata: dict[str, Any] | None = None
     regenerates: str | None = None
     on_worker_loss: str = "restart"
@@ -231,12 +244,18 @@ class NewStream:
             session=meta.session or "",
             user=meta.user,
             model=meta.model or "",
-            request=meta.request,
+            request=meta.request if meta.request_of is None else None,
+            request_of=meta.request_of,
             metadata=meta.metadata,
             regenerates=sid,
             on_worker_loss=meta.on_worker_loss or "restart",
             abandon_after_s=meta.abandon_after_s,
         )
+
+    @property
+    def own_request(self) -> bytes:
+        """The request as it is stored with this stream. Empty: it has none, or shares another's."""
+        return b"" if self.producer == EXTERNAL or self.request_of is not None else orjson.dumps(self.request)
 
     def fields(self) -> dict[str, str | bytes]:
         """The first meta, without what `create` sets (times, tail, counts). An external stream runs from the start."""
@@ -247,7 +266,7 @@ class NewStream:
             "session": self.session,
             "producer": self.producer,
             "model": self.model,
-            "request": orjson.dumps(self.request),
+            "request_of": None if is_external else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,
             "state": "running" if is_external else "queued",

@@ -31,17 +31,21 @@ from broker.log.steps import Append, Pen, Seizure
 
 
 class Script:
-    """A Lua step with the prelude in front, called by its SHA-1 digest (EVALSHA)."""
+    """A Lua step with the prelude in front, called by its SHA-1 digest (EVALSHA) with so many of a stream's keys."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keys: int = 3) -> None:
+        self.keys = keys
         folder = resources.files("broker.log.scripts")
         self.text = folder.joinpath("prelude.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-CREATE, CLAIM, APPEND = Script("create"), Script("claim"), Script("append")
-RESTORE, RELEASE, SEIZE = Script("restore"), Script("release"), Script("seize")
+WITH_REQUEST = 5
+
+CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
+RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize")
 ARCHIVED, ERASE = Script("archived"), Script("erase")
+HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
 
 
 class Seen(NamedTuple):
@@ -59,13 +63,21 @@ class Call(NamedTuple):
     args: Sequence[Any]
 
 
-def create(sid: str, lease_ms: int | None, reserved_ms: int | None, fields: Mapping[str, str | bytes]) -> Call:
+def create(
+    sid: str,
+    lease_ms: int | None,
+    reserved_ms: int | None,
+    held_ms: int | None,
+    request: bytes,
+    fields: Mapping[str, str | bytes],
+) -> Call:
     """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if new, created (ms)"""
-    return Call(CREATE, sid, (_or_empty(lease_ms), _or_empty(reserved_ms), *_flat(fields)))
+    numbers = (_or_empty(lease_ms), _or_empty(reserved_ms), _or_empty(held_ms))
+    return Call(CREATE, sid, (*numbers, request, *_flat(fields)))
 
 
 def claim(sid: str, claim_id: str, worker: str, lease_ms: int, seen: Seen) -> Call:
-    """→ epoch, base, tail, attempt, events, bytes, server, all of meta"""
+    """→ epoch, base, tail, attempt, events, bytes, server, all of meta, its own request or None"""
     return Call(CLAIM, sid, (claim_id, worker, lease_ms, *seen))
 
 
@@ -84,8 +96,16 @@ def append(
     return Call(APPEND, append.sid, args)
 
 
-def restore(sid: str, claimed_under: str, created_ms: int, lease_ms: int, fields: Mapping[str, str]) -> Call:
-    return Call(RESTORE, sid, (claimed_under, created_ms, lease_ms, *_flat(fields)))
+def restore(
+    sid: str,
+    claimed_under: str,
+    created_ms: int,
+    lease_ms: int,
+    held_ms: int | None,
+    request: str,
+    fields: Mapping[str, str],
+) -> Call:
+    return Call(RESTORE, sid, (claimed_under, created_ms, lease_ms, _or_empty(held_ms), request, *_flat(fields)))
 
 
 def release(sid: str, pen: Pen) -> Call:
@@ -108,6 +128,15 @@ def erase(sid: str, erased_ms: int, retention_ms: int, tombstone: Mapping[str, s
     return Call(ERASE, sid, (erased_ms, retention_ms, *_flat(tombstone)))
 
 
+def hold(request_of: str, sid: str, held_ms: int | None, request: str = "") -> Call:
+    """`held_ms` None: until it lets go. → 1 if the request is there"""
+    return Call(HOLD, request_of, (sid, _or_empty(held_ms), request))
+
+
+def let_go(request_of: str, sid: str, held_ms: int) -> Call:
+    return Call(LET_GO, request_of, (sid, held_ms))
+
+
 def _or_empty(number: int | None) -> int | str:
     return "" if number is None else number
 
@@ -125,17 +154,25 @@ class Scripts:
 
     async def run(self, call: Call) -> list[Any]:
         """The step's answer after its OK. Raises the error that the step answered, or RedisUnavailable."""
-        [answer] = await self.run_many([call])
-        outcome = typed(answer)
-        if isinstance(outcome, LasteventError):
-            raise outcome
-        return outcome
+        return (await self.run_each([call]))[0]
+
+    async def run_each(self, calls: Sequence[Call]) -> list[list[Any]]:
+        """The answers of steps that follow each other in one round trip. Raises the first error that one answered."""
+        outcomes = []
+        for answer in await self.run_many(calls):
+            outcome = typed(answer)
+            if isinstance(outcome, LasteventError):
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of many steps in one round trip, in their order, still to be `typed`.
 
         Raises RedisUnavailable if any call did not reach Redis; all of them may be repeated.
         """
+        if not calls:
+            return []
         answers = await self._evalsha(calls)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
             for script in {call.script for call in calls}:
@@ -146,7 +183,7 @@ class Scripts:
     async def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
             for script, sid, args in calls:
-                pipe.evalsha(script.sha, 3, *self._keys.stream(sid), *args)
+                pipe.evalsha(script.sha, script.keys, *self._keys.stream(sid)[: script.keys], *args)
             return await pipe.execute(raise_on_error=False)
 
 

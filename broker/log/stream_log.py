@@ -19,7 +19,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from broker.errors import LasteventError, RedisUnavailable, StreamNotFound
+from broker.errors import LasteventError, RedisUnavailable, StreamExpired, StreamNotFound
 from broker.log import script
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.idempotency import mark_created
@@ -27,6 +27,7 @@ from broker.log.index import Index
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
 from broker.log.readable import ReadableLog
+from broker.log.request import Requests
 from broker.log.script import Call, NewServer, Scripts
 from broker.log.servers import TOO_MANY_SERVERS, TRIES, Servers
 from broker.log.steps import (
@@ -69,6 +70,7 @@ class StreamLog(ReadableLog):
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
+        self.requests = Requests(redis, self.keys, self._scripts, retention_s=retention_s, is_archived=is_archived)
 
     # -- steps that change a stream ------------------------------------------------------------------
 
@@ -79,11 +81,16 @@ class StreamLog(ReadableLog):
         may have used is used again.
 
         The sweeper's index is written first, so that a sweeper will look at every stream that exists. The listings are
-        written last; a repeated call writes them again.
+        written last; a repeated call writes them again. Raises StreamExpired if the request to share is gone.
         """
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
-        is_new, created_ms = await self._scripts.run(script.create(new.sid, lease_ms, reserved_ms, new.fields()))
+        steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, new.own_request, new.fields())]
+        if new.request_of is not None:
+            if not await self.requests.hold_for_now(new.request_of, new.sid):
+                raise StreamExpired("The request of this stream is gone. Start a new stream.")
+            steps.append(self.requests.holding(new.request_of, new.sid))
+        is_new, created_ms = (await self._scripts.run_each(steps))[0]
         await self.index.add(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
 
@@ -92,11 +99,12 @@ class StreamLog(ReadableLog):
 
         Raises StreamNotFound, StreamClosed, LeaseHeld or LogHealing.
         """
-        epoch, base, tail, attempt, events, size, server, meta = await self.servers.calling(
+        epoch, base, tail, attempt, events, size, server, meta, request = await self.servers.calling(
             lambda seen: self._scripts.run(script.claim(sid, claim_id, worker, self._lease_ms, seen))
         )
         found = read_hash(dict(zip(meta[::2], meta[1::2], strict=True)))
         assert found
+        found = await self.requests.of(found) if request is None else found.with_request(request.decode())
         return Claimed(sid, Pen(epoch, claim_id, base), tail, attempt, events, size, server.decode(), found)
 
     async def append(self, append: Append) -> Appended:
@@ -140,8 +148,15 @@ class StreamLog(ReadableLog):
         sid, pen, meta = claimed.sid, claimed.pen, claimed.meta
         fields = {**meta.restored(), "epoch": str(pen.epoch), "claim": pen.claim_id, "base": str(pen.base)}
         fields["attempt"] = str(claimed.attempt)
+        own, shared = _request_to_restore(sid, meta)
         await self.redis.zadd(self.keys.leases, {sid: 0}, nx=True)
-        await self._scripts.run(script.restore(sid, claimed.server, meta.created, self._lease_ms, fields))
+        if shared:
+            await self.requests.hold_for_now(meta.request_of or sid, sid, shared)
+        await self._scripts.run(
+            script.restore(sid, claimed.server, meta.created, self._lease_ms, self.requests.held_ms, own, fields)
+        )
+        if shared:
+            await self.requests.hold(meta.request_of or sid, sid)
         await self.index.add(sid, meta.tenant, meta.session or "", meta.created)
         if meta.idempotency_key:
             key, digest = meta.idempotency_key
@@ -172,19 +187,24 @@ class StreamLog(ReadableLog):
     async def start_retention(self, sid: str, archived_ms: int) -> None:
         """The archive holds this stream, so its retention in Redis starts now. `archived_ms`: when it was archived.
 
+        Its request is let go first: a stream whose keys are gone names none any more.
         Raises StreamNotFound, or LeaseHeld if Redis has lost the stream's ending.
         """
-        await self._scripts.run(script.archived(sid, archived_ms, self._retention_ms))
+        [meta] = await self.read_fields(_HOLDER, sid)
+        steps = self.requests.letting_go(sid, meta) if meta and meta.has_ended else []
+        await self._scripts.run_each([*steps, script.archived(sid, archived_ms, self._retention_ms)])
 
     async def erase(self, sid: str, meta: Meta, erased_ms: int, *, by: str) -> int:
         """Erase a finished stream's content in Redis; its tombstone stays. Returns when it was erased (ms).
 
-        `by`: who asked for it, as in the access record; the archiver seals it with the erasure.
-
+        `by`: who asked for it, as in the access record; the archiver seals it with the erasure. The request goes too,
+        unless another stream needs it. A sweeper completes that if this process cannot.
         Raises StreamRunning.
         """
+        await self.redis.zadd(self.keys.leases, {sid: 0})
         left = {**meta.tombstone(), "erased_by": by}
         [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, left))
+        await self.requests.let_go(sid, meta.erased_at(at_ms))
         await self.redis.delete(self.keys.views_of(sid))
         if meta.idempotency_key:  # from the digest the request could be guessed
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])
@@ -234,6 +254,15 @@ class StreamLog(ReadableLog):
                 hashes = await pipe.execute()
         return [read_hash(fields) for fields in hashes]
 
+    async def read_fields(self, names: Sequence[str], *sids: str) -> list[Meta | None]:
+        """As `read_meta`, these fields of it alone: the others may be large."""
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for sid in sids:
+                pipe.hmget(self.keys.stream(sid).meta, list(names))
+            found = await pipe.execute()
+        pairs = [zip(names, values, strict=True) for values in found]
+        return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
+
     async def now_ms(self) -> int:
         """Redis' clock, in ms since 1970."""
         return await self.servers.now_ms()
@@ -258,6 +287,16 @@ class StreamLog(ReadableLog):
     def _ended_life_ms(self) -> int:
         """The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first."""
         return 0 if self.is_archived else self._retention_ms
+
+
+_HOLDER = [field.name for field in (Meta.state, Meta.request_of, Meta.erased)]
+
+
+def _request_to_restore(sid: str, meta: Meta) -> tuple[str, str]:
+    """The request that is put back with a stream: as its own, or as one that it shares. Of an older release's stream
+    neither: there it is a field of meta."""
+    text = meta.fields.get("request", "") if meta.request_of else ""
+    return (text, "") if meta.request_of == sid else ("", text)
 
 
 def _ends(append: Append) -> bool:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import orjson
 from arq.connections import ArqRedis
 
 from broker.archive.reader import ArchiveReader
@@ -42,6 +43,7 @@ from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
 from broker.service.record import stream_record
 from broker.settings import Settings
+from broker.store.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class Streams:
         self._auth = auth
         self._settings = settings
         self._asks_archive_from_s = 0.0
+        self._room = Room(log.redis, settings.store_reserve)
 
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -127,6 +130,10 @@ class Streams:
         if listed is not None:
             raise StreamExpired("The stream has ended and its retention is over.")
         raise StreamNotFound("There is no stream with this id.")
+
+    async def look_up_whole(self, sid: str, grant: Grant) -> Meta:
+        """A stream with its request, or its tombstone; as `as_sealed`. Raises as `look_up` does."""
+        return await self.log.requests.of((await self.look_up(sid, grant, as_sealed=True)).meta)
 
     async def look_up_content(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
         """A stream that still has its content. Raises StreamExpired if it was erased."""
@@ -158,8 +165,8 @@ class Streams:
         if self._archive:
             # The order comes first: the archiver, which carries it out, waits for the tombstone.
             await redis.zadd(keys.erasing, {sid: now_ms})
-        if meta.erased is None:
-            await self.log.erase(sid, meta, now_ms, by=grant.who)
+        # Also what is erased: who did so may have died before the request went.
+        await self.log.erase(sid, meta, now_ms, by=grant.who)
         deadline = time.monotonic() + ERASURE_WAIT_S
         while self._archive and time.monotonic() < deadline:
             if await redis.zscore(keys.erasing, sid) is None:
@@ -170,7 +177,8 @@ class Streams:
     async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises InvalidRequest for an Idempotency-Key that is malformed or was used for another request.
+        Raises StoreFull, or InvalidRequest for an Idempotency-Key that is malformed or was used for another request,
+        and for metadata beyond `max_metadata_bytes`.
         """
         settings = self._settings
         external = body.producer == EXTERNAL
@@ -185,10 +193,11 @@ class Streams:
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
         )
-        return await self._start(new, grant, idempotency_key, body.model_dump(exclude_unset=True))
+        asked = {} if idempotency_key is None else body.model_dump(exclude_unset=True)
+        return await self._start(new, grant, idempotency_key, asked)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
-        """Run the same request again, as a new stream of the same session. Raises InvalidRequest as `start` does."""
+        """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream has no request to run again. Start a new stream.")
@@ -251,13 +260,18 @@ class Streams:
 
     async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
         redis = self.log.redis
+        limit = self._settings.max_metadata_bytes
+        if new.metadata and len(orjson.dumps(new.metadata)) > limit:  # `regenerate` copies it, also an older release's
+            raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         if key is None:
+            await self._room.require()
             await self.log.create(new)
             reservation = None
         else:
             reservation = await self._reserve(grant, key, new.sid, request)
             if reservation.created:
                 return Started(await self._record(reservation.sid, grant), is_new=False)
+            await self._room.require()
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
@@ -265,18 +279,24 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new.sid)
-        return Started(await self._record(new.sid, grant), is_new=reservation is None or reservation.first)
+        return Started(
+            await self._record(new.sid, grant, new.own_request), is_new=reservation is None or reservation.first
+        )
 
     async def _reserve(self, grant: Grant, key: str, sid: str, request: dict[str, Any]) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
-        if not is_known:  # if Redis has just lost the key, its stream's writer is about to put both back
+        if not is_known:
+            await self._room.require()
+            # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, request)
 
-    async def _record(self, sid: str, grant: Grant) -> dict[str, Any]:
+    async def _record(self, sid: str, grant: Grant, request: bytes = b"") -> dict[str, Any]:
+        """`request`: if it is at hand."""
         meta = (await self.look_up(sid, grant)).meta
+        meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         record = stream_record(meta, sid, self._auth.token(sid))
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 

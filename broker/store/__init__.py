@@ -2,6 +2,7 @@
 
 connect.py      a pool of connections that finds the primary, and a client with our errors
 errors.py       Redis' own errors, translated at the border
+room.py         whether Redis has memory for a new stream
 redis_url.py    LASTEVENT_REDIS_URL: one server, a primary with replicas, or Sentinels
 archive_url.py  LASTEVENT_ARCHIVE_URL: SQLite or PostgreSQL
 host.py         whether something can be a host, or an address for HTTP

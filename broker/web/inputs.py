@@ -16,6 +16,7 @@ LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="T
 CursorQuery = Annotated[str | None, Query(description="As Last-Event-ID, for clients that can send no header")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
 Next = Annotated[str | None, Query(max_length=1200, description="The `next` of the page before")]
+Include = Annotated[Literal["request"] | None, Query(description="request: records show it, as far as a page has room")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 

@@ -82,7 +82,7 @@ class Tier:
         self.hub.on_new_server = self.seizures.beat
         reader = self.archive.reader if self.archive else None
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings)
-        self.listing = Listing(self.log, reader)
+        self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
         self.reading = Reading(self.streams, self.archive, self._masking)

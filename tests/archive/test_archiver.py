@@ -156,8 +156,8 @@ async def test_a_stream_that_lost_its_ending_waits_until_it_is_back(
     assert again_ms
     assert again_ms > await log.now_ms() + AGAIN_S * 900
     await log.redis.zrem(log.keys.unarchived, sid)
-    await log.redis.expire(log.keys.stream(sid).log, 5)
-    await log.redis.expire(log.keys.stream(sid).meta, 5)
+    for key in log.keys.stream(sid):
+        await log.redis.expire(key, 5)
 
 
 async def test_a_log_that_does_not_end_as_it_should_stays_in_redis_and_is_said(

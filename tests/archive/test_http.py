@@ -506,7 +506,9 @@ def test_an_erased_stream_is_hidden_before_the_archive_has_followed(api: Api, ar
     worker.send(signal.SIGSTOP)
     try:
         assert api.delete(f"/v1/streams/{sid}").status_code == 202
-        [listed] = [one for one in api.get("/v1/streams?limit=200").json()["streams"] if one["id"] == sid]
+        [listed] = [
+            one for one in api.get("/v1/streams?limit=200&include=request").json()["streams"] if one["id"] == sid
+        ]
         assert (listed["user_id"], listed["session_id"], listed["request"]) == (None, None, None)
         assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
         problem(api.get(f"/v1/streams/{sid}/text"), 410, "stream_expired")

@@ -194,6 +194,7 @@ def test_doctor_warns_of_a_redis_that_forgets(lastevent: Lastevent, deployment: 
     ended = lastevent("doctor", url=deployment.url, LASTEVENT_REDIS_URL=deployment.redis_url)
     assert ended.returncode == 1  # the tests' own server keeps nothing
     assert "BAD  appendonly no" in ended.stdout.decode()
+    assert "ok   maxmemory is not set" in ended.stdout.decode()
 
 
 def test_doctor_does_not_show_keys(lastevent: Lastevent, deployment: Deployment) -> None:

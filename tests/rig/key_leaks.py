@@ -20,7 +20,7 @@ WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS})
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:
@@ -44,7 +44,17 @@ async def _is_leaked(client: Any, key: str) -> bool:
     of_a_stream = _OF_A_STREAM.fullmatch(key)
     if of_a_stream and of_a_stream["what"] == "views":
         return await client.zscore(VIEWS, of_a_stream["sid"]) is None
+    if of_a_stream and of_a_stream["what"] in ("request", "holders"):
+        return not await _will_be_let_go(client, of_a_stream["sid"])
     return of_a_stream is None or not await _is_in_flight(client, of_a_stream["sid"])
+
+
+async def _will_be_let_go(client: Any, sid: str) -> bool:
+    """Each stream that holds this request for ever is in an index: who works that off lets go for it."""
+    held = await client.zrangebyscore(f"le:{{{sid}}}:holders", "inf", "inf")
+    indexes = (LEASES, UNARCHIVED, ERASING)
+    found = [[await client.zscore(index, holder) is not None for index in indexes] for holder in held]
+    return bool(found) and all(map(any, found))
 
 
 async def _is_in_flight(client: Any, sid: str) -> bool:

@@ -211,14 +211,28 @@ LIMIT = 2**20
 
 
 def padded(length: int) -> bytes:
-    body = b'{"producer":"external","metadata":{"x":"' + MARK.encode()
-    return body + b"x" * (length - len(body) - 3) + b'"}}'
+    body = b'{"producer":"external","system":"' + MARK.encode()
+    return body + b"x" * (length - len(body) - 2) + b'"}'
 
 
 def test_a_body_of_just_the_limit_is_taken(api: Api) -> None:
     assert len(padded(LIMIT)) == LIMIT
     assert post_raw(api, padded(LIMIT)).status_code == 201
     refused(post_raw(api, padded(LIMIT + 1)), 413, "body_too_large")
+
+
+def with_metadata(size: int) -> bytes:
+    return b'{"producer":"external","metadata":{"' + MARK.encode() + b'":"' + b"x" * (size - len(MARK) - 7) + b'"}}'
+
+
+def test_metadata_of_just_its_limit_is_taken_and_beyond_it_is_refused_with_the_limit(
+    api: Api, nothing_changes: set[str]
+) -> None:
+    taken = post_raw(api, with_metadata(16_384))
+    assert len(orjson.dumps(taken.json()["metadata"])) == 16_384
+    nothing_changes.add(taken.json()["id"])
+    problem = refused(post_raw(api, with_metadata(16_385)), 422, "invalid_request")
+    assert problem["detail"] == "metadata: at most 16384 bytes of JSON (LASTEVENT_MAX_METADATA_BYTES)."
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 3 * LIMIT, 20 * LIMIT])

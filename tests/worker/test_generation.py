@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 import worker.generation
 from broker.log.event import Event, text_since_restart
-from broker.log.meta import new_claim_id
+from broker.log.meta import NewStream, new_claim_id
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
@@ -121,6 +121,30 @@ async def test_an_answer_is_start_its_text_and_done(commit: GroupCommit, provide
     assert done["stop_reason"] == "end_turn"
     assert done["usage"]["output_tokens"] == 5
     assert 0 <= done["ttft_ms"] <= done["duration_ms"]
+
+
+async def test_a_stream_that_shares_a_request_answers_it(commit: GroupCommit, provider: AnthropicProvider) -> None:
+    first = await queued(commit.log, request=request(f"[[tokens=5 {FAST}]]"))
+    [meta] = await commit.log.read_meta(first)
+    assert meta
+    new = NewStream.again(first, meta)
+    await commit.log.create(new)
+    events = await run(commit, await commit.log.claim(new.sid, new_claim_id(), "worker-1"), provider)
+    assert kinds(events) == ["queued", "start", *5 * ["text_delta"], "done"]
+
+
+async def test_a_stream_whose_request_is_gone_ends_with_an_error_that_says_so(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    sid = await queued(commit.log)
+    await commit.log.redis.delete(commit.log.keys.stream(sid).request)
+    events = await run(commit, await commit.log.claim(sid, new_claim_id(), "worker-1"), provider)
+    assert kinds(events) == ["queued", "error"]
+    assert data(events[-1]) == {
+        "code": "internal_error",
+        "message": "The request of this stream is gone. Start it again.",
+        "recoverable": True,
+    }
 
 
 async def test_thinking_and_tools_come_as_events_of_their_own(commit: GroupCommit, provider: AnthropicProvider) -> None:

@@ -87,6 +87,7 @@ class EndedStreams:
         if not meta.has_ended:  # Redis lost its ending; it is in le:leases again
             await self._look_again(sid, now_ms)
             return None
+        meta = await self._log.requests.of(meta)
         events = await self._log.read_all(sid)
         if not events or not events[-1].is_terminal or events[-1].id != meta.tail:
             logger.error("stream %s: its log does not end where its meta says; it stays in Redis", sid)
@@ -124,8 +125,8 @@ class EndedStreams:
             logger.warning("%d ended streams were not listed for the archive; now they are", found)
 
     async def _catch(self, key: str) -> bool:
-        state, archived, erased, finished_ms = await self._redis.hmget(  # type: ignore[misc]  # sync or async
-            key, ["state", "archived", "erased", "finished"]
+        state, archived, erased, finished_ms, request_of = await self._redis.hmget(  # type: ignore[misc]  # sync or async
+            key, ["state", "archived", "erased", "finished", "request_of"]
         )
         if not state or not is_terminal(state.decode()):
             return False
@@ -138,6 +139,8 @@ class EndedStreams:
         if await self._redis.zscore(self._keys.leases, sid) is not None:  # the sweeper is about to list it
             return False
         is_missed = await self._redis.zadd(self._keys.unarchived, {sid: int(finished_ms)}, nx=True)
+        if request_of:
+            await self._log.requests.hold(request_of.decode(), sid)
         await self._redis.persist(key)
         await self._redis.persist(self._keys.stream(sid).log)
         return bool(is_missed)

@@ -1,5 +1,5 @@
 -- claim(claim id, worker, lease ms, seen server, seen since ms)
---   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta
+--   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta, the request unless it is another stream's
 --
 -- Take the pen of a stream that waits, or whose writer's lease has expired. The claimer chose the claim id: the same
 -- claim again (its reply was lost) gets the same pen, but not on another server: another worker may have taken over
@@ -39,4 +39,5 @@ elseif m[13] ~= server() then
 else
   redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 end
-return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), server(), redis.call('HGETALL', META) }
+return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), server(), redis.call('HGETALL', META),
+  redis.call('GET', REQUEST) }

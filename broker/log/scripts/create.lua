@@ -1,6 +1,7 @@
--- create(lease ms or '', reserved (ms) or '', meta field, value, …) → OK, 1 if it is new, created (ms)
+-- create(lease ms or '', reserved (ms) or '', held for (ms) or '', request or '', meta field, value, …) → OK, 1 if it is new, created (ms)
 --
--- Write meta and event 1 in one step, so that no reader can arrive before the stream exists. Repeating it is harmless.
+-- Write meta, event 1 and the request (unless it is another stream's) in one step, so that no reader can arrive before
+-- the stream exists, and no stream is without its request. Repeating it is harmless.
 -- An external producer holds the pen from the start: its meta says state running, epoch 1, and it has a lease.
 -- `reserved`: the stream may have been created since that time, and Redis may have lost it together with ids that
 -- viewers have seen. So it counts as created then, under an unknown server: its first claim waits for healing, and
@@ -13,9 +14,13 @@ local made, boot = now, server()
 if ARGV[2] ~= '' then
   made, boot = tonumber(ARGV[2]), ''
 end
-redis.call('HSET', META, 'created', int(made), 'boot', boot, 'tail', '1', 'events', '1', 'bytes', '2', unpack(ARGV, 3))
+redis.call('HSET', META, 'created', int(made), 'boot', boot, 'tail', '1', 'events', '1', 'bytes', '2', unpack(ARGV, 5))
 if ARGV[1] ~= '' then
   redis.call('HSET', META, 'lease_until', int(now + ARGV[1]), 'started', int(now))
+end
+if ARGV[4] ~= '' then
+  redis.call('SET', REQUEST, ARGV[4])
+  hold(string.match(META, '{(.-)}'), ARGV[3])
 end
 redis.call('XADD', LOG, '1-0', 'k', 'queued', 'd', '{}', 't', int(now))
 return { 'OK', 1, made }

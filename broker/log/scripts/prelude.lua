@@ -1,8 +1,9 @@
 -- What every step shares. script.py puts this file in front of each script.
 --
--- KEYS: the stream's log, its meta, its live channel (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
+-- KEYS: the stream's log, its meta, its live channel; for some steps its request and who holds that (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
 -- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
 local LOG, META, LIVE = KEYS[1], KEYS[2], KEYS[3]
+local REQUEST, HOLDERS = KEYS[4], KEYS[5]
 local BLOCK = 1000000
 local TERMINAL = { done = true, error = true, cancelled = true }
 
@@ -47,6 +48,27 @@ local function healing(created_by, seen_server, seen_at, lease_ms)
   end
   local wait_ms = seen_at + lease_ms - now
   return wait_ms > 0 and { 'HEALING', wait_ms } or nil
+end
+
+-- The request lives as long as the last of its holders needs it.
+local function live_as_long_as_held()
+  redis.call('ZREMRANGEBYSCORE', HOLDERS, '-inf', '(' .. int(now))
+  local last = redis.call('ZREVRANGE', HOLDERS, 0, 0, 'WITHSCORES')[2]
+  if not last then
+    redis.call('DEL', REQUEST, HOLDERS)
+  elseif last == 'inf' then
+    redis.call('PERSIST', REQUEST)
+    redis.call('PERSIST', HOLDERS)
+  else
+    redis.call('PEXPIREAT', REQUEST, int(tonumber(last)))
+    redis.call('PEXPIREAT', HOLDERS, int(tonumber(last)))
+  end
+end
+
+-- This stream needs the request from now on, for so long at least ('': until it lets go).
+local function hold(sid, life_ms)
+  redis.call('ZADD', HOLDERS, 'GT', life_ms == '' and 'inf' or int(now + life_ms), sid)
+  live_as_long_as_held()
 end
 
 local published = {}

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from broker.auth import Grant
 from broker.log.index import Filter
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
-from broker.web.inputs import Limit, Next, State
+from broker.web.inputs import Include, Limit, Next, State
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -33,12 +33,15 @@ async def streams(
     created_before: datetime | None = None,
     limit: Limit = 50,
     cursor: Next = None,
+    include: Include = None,
 ) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
-    to_json = partial(tier.listed_json, grant=grant)
-    reading = tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
+    to_json, with_requests = partial(tier.listed_json, grant=grant), include == "request"
+    reading = tier.listing.streams(
+        grant.tenant, which, limit=limit, after=cursor, records=to_json, with_requests=with_requests
+    )
     page = await while_here(request, reading)
     _note_listed(request, grant, page)
     return json_response(page)
@@ -54,11 +57,15 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 
 @router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
 @needs(full_key)
-async def session(request: Request, session_id: str, limit: Limit = 50, cursor: Next = None) -> Response:
+async def session(
+    request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
+) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)
-    page = await tier.listing.streams(grant.tenant, which, limit=limit, after=cursor, records=to_json)
+    page = await tier.listing.streams(
+        grant.tenant, which, limit=limit, after=cursor, records=to_json, with_requests=include == "request"
+    )
     _note_listed(request, grant, page)
     return json_response({"id": session_id, **page})
 

@@ -23,7 +23,7 @@ router = APIRouter(route_class=CheckedRoute)
 async def stream(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
-    meta = (await tier.streams.look_up(sid, grant, as_sealed=True)).meta
+    meta = await tier.streams.look_up_whole(sid, grant)
     if meta.erased is None:
         tier.note_reading(request, grant, "record", sid)
     return json_response(await while_here(request, tier.stream_json(meta, sid, grant)))

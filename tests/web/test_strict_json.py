@@ -1,0 +1,134 @@
+"""A body is checked in a few ms of CPU, whatever is wrong with it: for that long nobody else is answered."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import BaseModel
+
+from broker.errors import InvalidJson, InvalidRequest, LasteventError
+from broker.service.bodies import AppendEvents, CreateStream
+from broker.web.strict_json import EXPLAINED, MAX_DEPTH, check, parse
+
+SIZE = 2**20
+CHECK_MS = 20.0
+"""A body of the wrong form took 1.4 s."""
+
+
+def filled(head: bytes, item: bytes | Callable[[int], bytes], tail: bytes) -> bytes:
+    """A body of SIZE bytes, or nearly so, that is full of one item."""
+    items, size, count = [], len(head) + len(tail), 0
+    while True:
+        next_one = item(count) if callable(item) else item
+        size += len(next_one) + 1
+        if size > SIZE:
+            return head + b",".join(items) + tail
+        items.append(next_one)
+        count += 1
+
+
+def field(number: int) -> bytes:
+    return b'"a%d":1' % number
+
+
+CONTENT = b'{"messages":[{"role":"user","content":['
+EVENT = b'{"event":"text_delta","data":{}}'
+
+HEAVY: dict[str, tuple[type[BaseModel], bytes]] = {
+    "blocks that are numbers": (CreateStream, filled(CONTENT, b"1", b"]}]}")),
+    "blocks that are lists": (CreateStream, filled(CONTENT, b"[]", b"]}]}")),
+    "a wrong block after many right ones": (CreateStream, filled(CONTENT, b"{}", b",1]}]}")),
+    "messages that are numbers": (CreateStream, filled(b'{"messages":[', b"1", b"]}")),
+    "messages without a field": (CreateStream, filled(b'{"messages":[', b"{}", b"]}")),
+    "messages with an unknown field": (CreateStream, filled(b'{"messages":[', b'{"a":1}', b"]}")),
+    "messages with two wrong members of a union": (
+        CreateStream,
+        filled(b'{"messages":[', b'{"role":"user","content":[1]}', b"]}"),
+    ),
+    "unknown fields": (CreateStream, filled(b"{", field, b"}")),
+    "a message of unknown fields": (CreateStream, filled(b'{"messages":[{', field, b"}]}")),
+    "metadata that is a list": (CreateStream, filled(b'{"prompt":"x","metadata":[', b"1", b"]}")),
+    "metadata of many keys, and no prompt": (CreateStream, filled(b'{"metadata":{', field, b"}}")),
+    "a model that is a list": (CreateStream, filled(b'{"prompt":"x","model":[', b"{}", b"]}")),
+    "events that are numbers": (AppendEvents, filled(b'{"epoch":1,"events":[', b"1", b"]}")),
+    "too many events": (AppendEvents, filled(b'{"epoch":1,"events":[', EVENT, b"]}")),
+    "an event of unknown fields": (AppendEvents, filled(b'{"epoch":1,"events":[{', field, b"}]}")),
+}
+
+
+def refused(step: Callable[[], object]) -> LasteventError:
+    with pytest.raises(LasteventError) as caught:
+        step()
+    return caught.value
+
+
+def cpu_ms(step: Callable[[], object]) -> float:
+    """The least of three: the machine may be at something else in between."""
+
+    def once() -> float:
+        began_s = time.thread_time()
+        refused(step)
+        return (time.thread_time() - began_s) * 1000
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_a_body_that_is_wrong_in_a_hundred_thousand_places_is_refused_within_20_ms_of_cpu(what: str) -> None:
+    model, body = HEAVY[what]
+    value = orjson.loads(body)
+    assert len(body) > 0.9 * SIZE
+    assert isinstance(refused(lambda: check(model, value)), InvalidRequest)
+    assert cpu_ms(lambda: check(model, value)) < CHECK_MS
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_few_errors_are_explained_and_none_repeats_the_input(what: str) -> None:
+    model, body = HEAVY[what]
+    said = str(refused(lambda: check(model, orjson.loads(body))))
+    assert said.count(";") < EXPLAINED
+    assert len(said) < 1000
+
+
+def test_a_message_says_which_of_its_fields_are_wrong() -> None:
+    said = str(refused(lambda: check(CreateStream, {"prompt": 1, "system": 2, "max_tokens": "x"})))
+    assert [name for name in ("prompt", "system", "max_tokens") if name not in said] == []
+
+
+def nested(levels: int, inner: bytes) -> bytes:
+    return b'[{"a":' * (levels // 2) + inner + b"}]" * (levels // 2)
+
+
+TEXTS: dict[str, bytes] = {
+    "a bracket": b'"["',
+    "a quote": rb'"\"["',
+    "a backslash": rb'"\\"',
+    "a backslash and a bracket": rb'"\\["',
+    "a backslash, a quote, a bracket": rb'"\\\"["',
+    "brackets that close": b'"]}]}"',
+}
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_only_brackets_outside_of_texts_count_as_levels(what: str) -> None:
+    assert parse(nested(MAX_DEPTH, TEXTS[what]))
+    assert parse(b"[" + b",".join([TEXTS[what]] * 100) + b"]") == [orjson.loads(TEXTS[what])] * 100
+    assert isinstance(refused(lambda: parse(nested(MAX_DEPTH + 2, TEXTS[what]))), InvalidJson)
+    assert isinstance(refused(lambda: parse(nested(MAX_DEPTH, b"[" + TEXTS[what] + b"]"))), InvalidJson)
+
+
+DEEP = {
+    "many empty lists below": filled(b"[" * 65, b"[]", b"]" * 65),
+    "many texts with brackets": filled(b"[" * 65, rb'"\"]["', b"]" * 65),
+}
+
+
+@pytest.mark.parametrize("what", DEEP)
+def test_a_deep_body_costs_little_more_than_to_read_it(what: str) -> None:
+    def read() -> Any:
+        orjson.loads(DEEP[what])
+        raise InvalidJson
+
+    assert cpu_ms(lambda: parse(DEEP[what])) < 2 * cpu_ms(read) + CHECK_MS

@@ -82,7 +82,7 @@ def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
 @pytest.mark.parametrize("host", [LONG, "a..b", "a b", "\u0130" * 80], ids=lambda host: repr(host)[:20])
 @pytest.mark.parametrize("command", ["serve", "up"])
 def test_a_host_that_is_none_is_said(command: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-sixteen-and-more")
+    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-thirty-two-and-more-of-it")
     ended = CliRunner().invoke(cli.app, [command, "--host", host])
     assert isinstance(ended.exception, SystemExit), ended.exception
     assert (ended.exit_code, ended.stdout) == (2, "")

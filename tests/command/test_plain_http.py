@@ -13,7 +13,7 @@ from broker.settings import PLAIN_HTTP
 
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-sixteen-and-more")
+    monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-thirty-two-and-more-of-it")
     monkeypatch.setattr(broker.web.server, "run_server", lambda *_, **__: None)
     monkeypatch.setattr(broker.process.supervisor, "run_web", lambda *_: None)
     monkeypatch.setattr(broker.process.supervisor, "run_everything", lambda *_: None)

@@ -18,10 +18,10 @@ from tests.rig.deployment import free_port, wait_until
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="environments are read in /proc")
 
 SECRETS = {
-    "LASTEVENT_API_KEYS": "secret-of-an-api-key-1",
-    "LASTEVENT_MASKED_KEYS": "secret-of-a-masked-key",
+    "LASTEVENT_API_KEYS": "secret-of-an-api-key-that-is-long-1",
+    "LASTEVENT_MASKED_KEYS": "secret-of-a-masked-key-that-is-long",
     "LASTEVENT_TOKEN_SECRET": "secret-of-tokens-of-32-characters",
-    "LASTEVENT_API_KEY": "secret-of-an-api-key-1",
+    "LASTEVENT_API_KEY": "secret-of-an-api-key-that-is-long-1",
     "ANTHROPIC_API_KEY": "secret-of-the-provider",
     "ANTHROPIC_AUTH_TOKEN": "secret-of-the-provider-too",
     "PGPASSWORD": "secret-of-postgres",
@@ -104,7 +104,7 @@ def test_what_no_rule_speaks_of_stays_as_it_is() -> None:
 def refused(data_dir: Path) -> str:
     ended = subprocess.run(
         [sys.executable, "-m", "broker", "up", "--port", str(free_port()), "--data-dir", str(data_dir)],
-        env=environment(LASTEVENT_API_KEYS="a-key-of-sixteen-and-more", ANTHROPIC_API_KEY="x"),
+        env=environment(LASTEVENT_API_KEYS="a-key-of-thirty-two-and-more-of-it", ANTHROPIC_API_KEY="x"),
         capture_output=True,
         text=True,
         cwd=data_dir.parent,

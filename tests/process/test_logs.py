@@ -29,7 +29,7 @@ PLANTED = {
         *("provider-key", "idempotency", "title"),
     )
 }
-API_KEY = f"{PLANTED['key']}-of-an-api"
+API_KEY = f"{PLANTED['key']}-of-an-api-that-is-long-enough"
 AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
 
 

@@ -171,7 +171,7 @@ async def _appends(pid: int, url: str, streams: int, rounds: int) -> dict[str, l
     async with connect(url) as client:
         log = StreamLog(client, max_events=10**6, max_bytes=2**30)
         claimed = [await _running(log) for _ in range(streams)]
-        keys = log.keys.stream(new_sid())
+        keys = log.keys.stream(new_sid())[:3]
         tail = 1
         for _ in range(rounds):
             for events in (1, 4, 20):

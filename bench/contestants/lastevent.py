@@ -39,7 +39,7 @@ class _Stream:
         self.gathered: list[bytes] = []
         placeholder = 424_242_424_242
         args = log.append_call(Append(claimed.sid, claimed.pen, placeholder, [Unsent(TEXT_DELTA, b"")])).args
-        head = ("EVALSHA", APPEND.sha, 3, *log.keys.stream(claimed.sid), *args[: -len(Unsent._fields)])
+        head = ("EVALSHA", APPEND.sha, 3, *log.keys.stream(claimed.sid)[:3], *args[: -len(Unsent._fields)])
         self._arguments = len(head)
         self._before, self._after = packed(*head).split(packed(placeholder))
 

@@ -1,5 +1,4 @@
-// The viewers of a stream, when they were connected and the events they received: the access record, on the time axis.
-// Who only read the stream (its text, an export, its record, a listing) is counted below them.
+// The viewers of a stream: when they were connected, which events they received, and who only read it (access record).
 
 import { lane } from "./axis.js";
 import { fill, h, isolated } from "./dom.js";

@@ -54,6 +54,7 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         "LASTEVENT_API_KEYS": KEY,
         "LASTEVENT_MASKED_KEYS": MASKED_KEY,
         "LASTEVENT_REDACT_FILE": str(folder / "masks.toml"),
+        "LASTEVENT_MAX_METADATA_BYTES": "1000000",
     }
     with deployment_in(folder, **settings) as deployment:
         yield deployment

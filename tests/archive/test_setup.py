@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 from broker.archive.setup import open_archive, open_writer
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
 from broker.archive.writer import finished
@@ -14,9 +16,7 @@ from broker.settings import Settings
 from tests.archive.archive import NOW_MS, events_of, meta_of
 
 
-async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed(
-    tmp_path: Path, log: StreamLog
-) -> None:
+async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed(tmp_path: Path, redis: Redis) -> None:
     public = tmp_path / "public.pem"
     settings = Settings(
         archive_url=f"sqlite:///{tmp_path}/archive.db",
@@ -32,7 +32,7 @@ async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed
             with public.open("ab") as known:
                 known.write((folder / PUBLIC_NAME).read_bytes())
             sid = await archive_one(settings.model_copy(update={"seal_key": folder / "key.pem"}))
-            assert (await server.verify(sid, log)).verdict == "verified", name
+            assert (await server.verify(sid, StreamLog(redis))).verdict == "verified", name
 
 
 async def archive_one(settings: Settings) -> str:

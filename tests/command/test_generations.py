@@ -61,7 +61,8 @@ def test_generate_takes_its_prompt_from_standard_input_and_its_options(
     assert ended.returncode == 0
     stream = newest(deployment.url, "cmd-stdin")
     messages = [{"role": "user", "content": prompt}]
-    assert stream["request"] == {"messages": messages, "system": "be brief", "max_tokens": 9}
+    request = HTTP.get(f"{deployment.url}/v1/streams/{stream['id']}").json()["request"]
+    assert request == {"messages": messages, "system": "be brief", "max_tokens": 9}
     assert stream["model"] == "anthropic/m-1"
 
 

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.auth import Grant
 from broker.dialects.format import Format
 from broker.live.hub import Hub
 from broker.live.lane import EXTENSION, Lane, chunk
@@ -211,7 +212,9 @@ async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) ->
 async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carried() -> None:
     """Its task could learn of it too late: after it had joined the live ones, with a connection that is closed."""
     redis = fakeredis.FakeAsyncRedis()
-    viewers = Viewers(AccessRecord(redis, Keys(), retention_s=1, is_archived=False), limit=10, stall_s=1)
+    viewers = Viewers(
+        AccessRecord(redis, Keys(), retention_s=1, is_archived=False), limit=10, per_stream=10, per_token=10, stall_s=1
+    )
     dead, wire = lane()
     dead.lose()
     scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda _: dead}}
@@ -223,7 +226,7 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
     async def ignore(_: object) -> None:
         pass
 
-    response = EventsResponse(viewers, never, Format.EXACT, view=View("a", {}))  # type: ignore[arg-type]
+    response = EventsResponse(viewers, never, Format.EXACT, view=View("a", {}), grant=Grant("t"))  # type: ignore[arg-type]
     await response(scope, ignore, ignore)
     assert dead.continuation
     await dead.continuation(ignore)

@@ -60,7 +60,7 @@ async def end(log: StreamLog, sid: str) -> None:
 
 
 async def erase(log: StreamLog, sid: str) -> None:
-    await log.erase(sid, await whole(log, sid), 7)
+    await log.erase(sid, await whole(log, sid), 7, by="anyone")
 
 
 async def sweep(log: StreamLog) -> None:

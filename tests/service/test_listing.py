@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ STREAMS = 30
 ALL = Filter()
 
 
-def record(meta: Meta, sid: str) -> dict[str, Any]:
-    return stream_record(meta, sid, None)
+async def records(found: Sequence[tuple[str, Meta]]) -> list[dict[str, Any]]:
+    return [stream_record(meta, sid, None) for sid, meta in found]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def listing(log: StreamLog) -> Listing:
 
 
 async def page(listing: Listing, which: Filter = ALL, after: str | None = None, **asked: Any) -> dict[str, Any]:
-    return await listing.streams("t", which, limit=200, after=after, record=record, **asked)
+    return await listing.streams("t", which, limit=200, after=after, records=records, **asked)
 
 
 async def walked(listing: Listing, **asked: Any) -> list[dict[str, Any]]:

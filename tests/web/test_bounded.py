@@ -41,7 +41,7 @@ class Server:
             loop="uvloop",
             ws="none",
             http=partial(Protocol, bounds, self.refusals),  # type: ignore[arg-type]
-            log_level="error",
+            log_config=None,  # this process is not the server's alone
             interface="asgi3",
             access_log=False,
             lifespan="off",

@@ -187,6 +187,12 @@ class ArchiveReader:
             rows = list(await connection.execute(statement))
         return {Place(row.opened, row.id): orjson.loads(row.record) for row in rows if isinstance(row.opened, int)}
 
+    async def tenant(self, sid: str) -> str | None:
+        """Of a row that may be damaged otherwise."""
+        async with self._database.reading() as connection:
+            found: str | None = await connection.scalar(sa.select(STREAMS.c.tenant).where(STREAMS.c.sid == sid))
+        return found
+
     async def sealed(self, sid: str) -> Sealed | None:
         async with self._database.reading() as connection:
             row = (await connection.execute(sa.select(STREAMS).where(STREAMS.c.sid == sid))).mappings().first()

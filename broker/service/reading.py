@@ -14,7 +14,7 @@ from broker.archive.reader import Sealed
 from broker.archive.seal import canonical
 from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
-from broker.errors import Forbidden, InvalidRequest, StreamNotFound
+from broker.errors import ArchiveDamaged, Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views
 from broker.log.event import Event, to_ndjson
 from broker.log.index import Place
@@ -100,7 +100,14 @@ class Reading:
                 found = await turn.views(found)
         return {"views": found, "next": places[limit - 1].encode() if len(places) > limit else None}
 
-    async def verify(self, sid: str) -> dict[str, Any]:
+    async def verify(self, sid: str, grant: Grant) -> dict[str, Any]:
+        """Raises as `look_up` does, but for ArchiveDamaged, which is what verifying is for."""
+        try:
+            await self._streams.look_up(sid, grant)
+        except ArchiveDamaged:
+            assert self._archive
+            if await self._archive.reader.tenant(sid) != grant.tenant:
+                raise StreamNotFound("There is no stream with this id.") from None
         log = self._streams.log
         return verdict_json(await self._archive.verify(sid, log) if self._archive else NOT_SEALED)
 

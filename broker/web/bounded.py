@@ -8,9 +8,9 @@ uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #
 - An answer of which nothing could be sent for `stall_s` is dropped with its connection. So is what is still unread
   when a connection is to be closed: a close would wait for a reader, and keep what it was to send for as long.
 - A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again.
-- No connection becomes another protocol. An Upgrade is ignored, as RFC 9110 §7.8 permits: the request is read as if
-  it had none. The parser by itself would take its body for the next request, and a proxy that shares connections
-  would give the answer to another client.
+- No connection becomes another protocol (but at MAY_UPGRADE). An Upgrade is ignored, as RFC 9110 §7.8 permits: the
+  request is read as if it had none. The parser by itself would take its body for the next request, and a proxy that
+  shares connections would give the answer to another client.
 
 A connection's input is between requests, in a head, or behind a head. The parser's callbacks are *landmarks*: a
 request begins, its head is complete, a chunk or a piece of its body, its end. Bytes since the last one are *loose*. An
@@ -40,6 +40,9 @@ MAX_HEADERS = 256
 LINGER_S, LINGER_BYTES = 2.0, 2**20
 """How long, and for how many bytes, a refused client is listened to: to close on unread bytes would reset the
 connection, and the client would lose the answer (RFC 9112 §9.6)."""
+
+MAY_UPGRADE: frozenset[bytes] = frozenset()
+"""Paths at which uvicorn makes what an Upgrade asks for. None so far."""
 
 
 class Bounds(NamedTuple):
@@ -119,6 +122,9 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
+            if not self._is_upgrade_ignored():
+                self.handle_websocket_upgrade()
+                return
             self._read_as_if_there_were_no_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             too_large = isinstance(error.__context__, _HeadTooLarge)
@@ -158,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _HeadTooLarge
         if self._loose + 2 * SLICE > self.bounds.head_bytes and self._head_size() > self.bounds.head_bytes:
             raise _HeadTooLarge
-        if self.parser.should_upgrade():
+        if self._is_upgrade_ignored():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
             return
@@ -174,11 +180,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._has_landmark = True
-        if self.parser.should_upgrade():
+        if self._is_upgrade_ignored():
             return
         self._is_request_open = False
         self._is_head_complete = False
         super().on_message_complete()
+
+    def _is_upgrade_ignored(self) -> bool:
+        return self.parser.should_upgrade() and self.url.partition(b"?")[0] not in MAY_UPGRADE
 
     def _head_size(self) -> int:
         """As it would be written: request line, headers, the empty line."""

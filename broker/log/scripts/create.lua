@@ -1,4 +1,5 @@
--- create(lease ms or '', reserved (ms) or '', held for (ms) or '', request or '', meta field, value, …) → OK, 1 if it is new, created (ms)
+-- create(lease ms or '', reserved (ms) or '', held for (ms) or '', request or '', meta field, value, …)
+--   → OK, 1 if it is new, created (ms)
 --
 -- Write meta, event 1 and the request (unless it is another stream's) in one step, so that no reader can arrive before
 -- the stream exists, and no stream is without its request. Repeating it is harmless.

@@ -1,6 +1,7 @@
 -- What every step shares. script.py puts this file in front of each script.
 --
--- KEYS: the stream's log, its meta, its live channel; for some steps its request and who holds that (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
+-- KEYS: the stream's log, its meta, its live channel; for some steps its request, and who holds that (one slot). A step
+-- answers {'OK', …} or {'<WHY NOT>', …}.
 -- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
 local LOG, META, LIVE = KEYS[1], KEYS[2], KEYS[3]
 local REQUEST, HOLDERS = KEYS[4], KEYS[5]

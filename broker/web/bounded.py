@@ -104,8 +104,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused:
             self._discard(data)
             return
-        self._unset_keepalive_if_required()
-        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+        if self.timeout_keep_alive_task:
+            self._unset_keepalive_if_required()
+        if len(data) <= SLICE and not self._unparsed and not self.flow.read_paused:
+            self._feed(data)  # as nearly all requests come
+        else:
+            self._unparsed = memoryview(bytes(self._unparsed) + data)
         self.parse()
 
     def parse(self) -> None:
@@ -117,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_refused:
             self._update_deadline()
 
-    def _feed(self, piece: memoryview) -> None:
+    def _feed(self, piece: bytes | memoryview) -> None:
         self._has_landmark = False
         try:
             self.parser.feed_data(piece)
@@ -134,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._loose > self.bounds.head_bytes:
                 self._refuse(Refused.HEAD_TOO_LARGE)
 
-    def _read_as_if_there_were_no_upgrade(self, body: memoryview) -> None:
+    def _read_as_if_there_were_no_upgrade(self, body: bytes | memoryview) -> None:
         """The parser stands behind the head, and takes what follows for another request: it gets the head once more."""
         if self.scope["method"] == "CONNECT":
             self._refuse(Refused.MALFORMED)  # it has no body, and what follows it is not HTTP
@@ -154,10 +158,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_request_open = True
         self._is_head_complete = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_head_complete:  # a trailer is dropped: nothing here reads one
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         self._has_landmark = True
         if len(self.headers) > MAX_HEADERS:
@@ -170,6 +170,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._is_head_complete = True
         super().on_headers_complete()
+        self.headers = []  # for trailers, which nothing reads
 
     def on_chunk_header(self) -> None:
         self._has_landmark = True

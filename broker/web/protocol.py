@@ -40,8 +40,6 @@ class Protocol(BoundedProtocol):
         await app(scope, receive, send)
         if self._lane and (continuation := self._lane.continuation):
             self._lane.continuation = None
-            if self.headers is scope["headers"]:  # and not those of a request that was sent behind this one
-                self.headers = []
             for name in scope.keys() - _KEPT:
                 del scope[name]
             await continuation(send)

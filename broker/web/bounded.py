@@ -41,6 +41,9 @@ LINGER_S, LINGER_BYTES = 2.0, 2**20
 """How long, and for how many bytes, a refused client is listened to: to close on unread bytes would reset the
 connection, and the client would lose the answer (RFC 9112 §9.6)."""
 
+GRACE_S = 0.05
+"""In which the loop polls its sockets."""
+
 MAY_UPGRADE: frozenset[bytes] = frozenset()
 """Paths at which uvicorn makes what an Upgrade asks for. None so far."""
 
@@ -225,6 +228,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _run_out(self) -> None:
+        # A loop that stood still learns of its timers before it reads what has come meanwhile: it reads once more.
+        self._deadline = self.loop.call_later(GRACE_S, self._refuse_as_late)
+
+    def _refuse_as_late(self) -> None:
         self._refuse(Refused.LATE if self._is_request_open else Refused.SILENT)
 
     # -- refusals ------------------------------------------------------------------------------------------

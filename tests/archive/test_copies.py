@@ -209,6 +209,7 @@ async def test_what_redis_has_is_shown_while_the_archive_does_not_answer_and_tha
         found = await streams.look_up_content(sid, Grant("t"), as_sealed=True)
         assert (found.is_in_redis, found.meta.user) == (True, "ann")
     assert silent.asked == 1
+    monkeypatch.setattr("broker.service.streams.ARCHIVE_ANSWER_S", 60.0)
     answering = Streams(log, archive.reader, unused, unused, Auth((), tuple, 1), Settings())
     assert not (await answering.look_up_content(sid, Grant("t"), as_sealed=True)).is_in_redis
     assert (await answering.look_up_content(sid, Grant("t"))).is_in_redis, "who follows is served by Redis"

@@ -60,7 +60,7 @@ def test_a_server_and_workers_do_all_that_they_do_and_are_refused_nothing(
             return sid
 
         def ends_as(sid: str, state: str) -> None:
-            wait_until(lambda: api.record(sid)["state"] == state, f"it is {state}")
+            wait_until(lambda: api.record(sid)["state"] == state, f"it is {state}", limit_s=90)
 
         done = create("[[tokens=5 rate=0 ttft_ms=0]]", session_id="s", user_id="u")
         ends_as(done, "done")

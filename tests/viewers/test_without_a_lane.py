@@ -20,7 +20,7 @@ WORDS = 40
 async def served(redis_url: str, protocol: str) -> AsyncIterator[int]:
     """The port of an SSE tier under uvicorn's own protocol classes."""
     app, port = create_app(Settings(redis_url=redis_url)), free_port()
-    config = uvicorn.Config(app, port=port, http=protocol, ws="none", log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, port=port, http=protocol, ws="none", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started, "it listens")
@@ -55,7 +55,7 @@ async def test_a_viewer_that_leaves_another_asgi_server_is_seen_to_leave(deploym
     producer = await Producer.create(deployment.ports[0])
     app = create_app(Settings(redis_url=deployment.redis_url))
     viewers = app.state.tier.viewers
-    config = uvicorn.Config(app, port=free_port(), http="h11", ws="none", log_level="warning")
+    config = uvicorn.Config(app, port=free_port(), http="h11", ws="none", log_config=None)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started, "it listens")

@@ -258,8 +258,13 @@ def _texts_of(kind: str, value: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     """Which joined texts a delta is a piece of: its kind's (a tool call's by itself) in the order of the log, which a
     reader who knows no agents joins; and its agent's. A delta that names no agent is the main agent's.
     """
-    text = (kind, repr(value.get("tool_call_id"))) if kind == "tool_args_delta" else (kind,)
-    return text, (*text, repr(value.get("agent")), "agent")
+    text = (kind, _name(value, "tool_call_id")) if kind == "tool_args_delta" else (kind,)
+    return text, (*text, _name(value, "agent"), "agent")
+
+
+def _name(value: dict[str, Any], field: str) -> str:
+    """Numbers and texts alike: 1 and "1" are shown as one agent."""
+    return "" if value.get(field) is None else str(value[field])
 
 
 def _each_once(texts: Iterable[list[_Piece]]) -> Iterable[list[_Piece]]:

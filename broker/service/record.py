@@ -6,24 +6,34 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from broker.archive.setup import Verdict
-from broker.log.meta import FIELDS, Meta
+from broker.log.meta import FIELDS, Field, Meta
 
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
+
+AS_STORED = frozenset({"request", "metadata"})
+"""Fields that hold JSON as callers gave it, under the same name in meta."""
 
 OURS = frozenset(name for field, name in _API_FIELDS if not field.is_client_supplied) | {"id", "provider", "events_url"}
 """Fields whose content no caller chose: patterns are not applied to them."""
 
 
-def stream_record(meta: Meta, sid: str, token: str | None) -> dict[str, Any]:
+def stream_record(meta: Meta, sid: str, token: str | None, *, is_parsed: bool = False) -> dict[str, Any]:
     """The stream as JSON. Times (`…_at`) are RFC 3339 in UTC with milliseconds, null if they have not come yet.
 
     An erased stream has only its state, its times and its last event's id. `token`: a read token for `events_url`.
+    `request` and `metadata` stay as they are stored, unless `is_parsed`: a nested one of 1 MB takes 60 ms to parse, in
+    which nobody else has a turn.
     """
     ending = meta.ending
     return {
         "id": sid,
-        **{name: _api_value(name, field.__get__(meta, Meta)) for field, name in _API_FIELDS},
+        **{
+            name: _stored(meta, name) if name in AS_STORED and not is_parsed else _api_value(name, field, meta)
+            for field, name in _API_FIELDS
+        },
         "model": meta.model or None,
         "provider": meta.provider,
         "usage": ending.get("usage") if isinstance(ending, dict) else None,
@@ -43,8 +53,14 @@ def viewers_record(meta: Meta, sid: str) -> dict[str, Any]:
     return {name: value for name, value in stream_record(meta, sid, None).items() if name in VIEWERS_FIELDS}
 
 
-def _api_value(name: str, value: Any) -> Any:
+def _api_value(name: str, field: Field[Any], meta: Meta) -> Any:
+    value = field.__get__(meta, Meta)
     return rfc3339(value) if name.endswith("_at") else value
+
+
+def _stored(meta: Meta, name: str) -> orjson.Fragment | None:
+    text = meta.fields.get(name)
+    return None if text is None else orjson.Fragment(text)
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

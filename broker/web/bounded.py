@@ -59,6 +59,8 @@ class Bounds(NamedTuple):
 
 
 class BoundedProtocol(HttpToolsProtocol):
+    flow: _Flow
+
     def __init__(self, bounds: Bounds, refusals: Refusals, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.bounds = bounds
@@ -70,6 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._has_landmark = False
         self._loose = 0
         self._is_refused = False
+        self._is_between_answers = False
         self._lingering = LINGER_BYTES
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_is_for_head = True
@@ -92,6 +95,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = memoryview(b"")
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # uvicorn leaves it, and with it the connection, after an error
+        # Circles of references, which would keep a stranger's headers until the collector comes: it comes rarely here.
+        self.flow.connection = None
+        for scope in (self.scope, self.cycle and self.cycle.scope, self._running and self._running.scope):
+            if scope:
+                scope.pop("extensions", None)
+        self.scope = self.headers = None  # type: ignore[assignment]
+        if self.cycle and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]
+            self._running = None
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -117,12 +129,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def parse(self) -> None:
         """Give the parser what has come, in slices, until a request waits or the application must read first."""
-        while self._unparsed and not self.flow.read_paused and not self._is_refused:
+        while self._unparsed and not (self.flow.read_paused or self._is_refused or self.transport.is_closing()):
             piece = self._unparsed[:SLICE]
             self._unparsed = self._unparsed[SLICE:]
             self._feed(piece)
         if not self._is_refused:
             self._update_deadline()
+
+    @property
+    def _is_in_head(self) -> bool:
+        return self._is_request_open and not self._is_head_complete
+
+    @property
+    def may_read_on(self) -> bool:
+        return not (self.pipeline or self._is_between_answers)
 
     def _feed(self, piece: bytes | memoryview) -> None:
         self._has_landmark = False
@@ -138,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(Refused.HEAD_TOO_LARGE if too_large else Refused.MALFORMED)
         else:
             self._loose = 0 if self._has_landmark else self._loose + len(piece)
-            if self._loose > self.bounds.head_bytes:
+            if self._loose > self.bounds.head_bytes or (self._is_in_head and len(self.headers) > MAX_HEADERS):
                 self._refuse(Refused.HEAD_TOO_LARGE)
 
     def _read_as_if_there_were_no_upgrade(self, body: bytes | memoryview) -> None:
@@ -171,8 +191,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
             return
-        self._is_head_complete = True
         super().on_headers_complete()
+        self._is_head_complete = True  # and not before: an address that is none has raised
         self.headers = []  # for trailers, which nothing reads
 
     def on_chunk_header(self) -> None:
@@ -293,7 +313,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        # uvicorn lets reading go on before it starts the request that waits next: a third one would be started with it.
+        self._is_between_answers = True
         super().on_response_complete()
+        self._is_between_answers = False
+        self.flow.resume_reading()
         if self.transport.get_write_buffer_size():
             self._watch()
         if self._is_request_open:  # what waited behind that answer has come in already
@@ -353,12 +377,12 @@ class _Flow(FlowControl):
 
     def __init__(self, transport: asyncio.Transport, connection: BoundedProtocol) -> None:
         super().__init__(transport)
-        self._connection = connection
+        self.connection: BoundedProtocol | None = connection
 
     def resume_reading(self) -> None:
-        if self.read_paused and not self._connection.pipeline:
+        if self.read_paused and self.connection and self.connection.may_read_on:
             self.read_paused = False
-            self._connection.parse()
+            self.connection.parse()
             if not self.read_paused and not self._transport.is_closing():
                 self._transport.resume_reading()
 

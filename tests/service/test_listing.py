@@ -26,7 +26,7 @@ ALL = Filter()
 
 
 async def records(found: Sequence[tuple[str, Meta]]) -> list[dict[str, Any]]:
-    return [stream_record(meta, sid, None) for sid, meta in found]
+    return [stream_record(meta, sid, None, is_parsed=True) for sid, meta in found]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ A real server (uvicorn with our protocol class) in a thread, with a small applic
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 import threading
@@ -34,6 +35,7 @@ class Server:
         self.asked: list[tuple[str, str, bytes]] = []
         self.headers: list[list[tuple[bytes, bytes]]] = []
         self.refusals = Refusals()
+        self.failed: list[dict[str, Any]] = []
         self.port = free_port()
         config = uvicorn.Config(
             self._answer,
@@ -51,6 +53,7 @@ class Server:
         self.thread = threading.Thread(target=self.server.run)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, failure: self.failed.append(failure))
         body, more = b"", True
         while more:
             message = await receive()
@@ -237,6 +240,61 @@ def test_a_malformed_body_gets_one_answer(serve: Callable[..., Server]) -> None:
                 assert own.recv(65_536).endswith(b"/first ")
             own.sendall(b"POST /a HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n")
             assert problem_of(read_to_end(own))["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("size", [4096, 8192])
+def test_what_comes_with_the_next_read_waits_for_what_waits_already(serve: Callable[..., Server], size: int) -> None:
+    """Where a read ends with a request, the next read is parsed when that one is answered: nothing may overtake."""
+    server = serve()
+    slow, last = b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n", b"GET /last/close HTTP/1.1\r\n" + HOST + b"\r\n"
+    before = b"GET /a HTTP/1.1\r\nX: "
+    filling = before + b"x" * (size - len(slow) - len(before) - 4) + b"\r\n\r\n"
+    answer = server.ask(slow + filling + slow + last)
+    assert [path for _, path, _ in server.asked] == ["/slow", "/a", "/slow", "/last/close"]
+    assert statuses(answer) == [200] * 4
+    assert [answer.index(word) for word in (b"/slow ", b"/a ", b"/last/close ")] == sorted(
+        answer.index(word) for word in (b"/slow ", b"/a ", b"/last/close ")
+    )
+
+
+def test_what_is_behind_the_last_request_of_a_connection_is_not_read(serve: Callable[..., Server]) -> None:
+    server = serve()
+    close = b"GET /a HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    assert statuses(server.ask(close + HIDDEN * 1000)) == [200]
+    assert [path for _, path, _ in server.asked] == ["/a"]
+
+
+@pytest.mark.parametrize("address", [b"http://[", b"//x:y", b"\xff", b"?:80"])
+def test_an_address_that_is_none_is_refused_also_as_the_second_request(
+    serve: Callable[..., Server], address: bytes
+) -> None:
+    server = serve()
+    bad = b"GET " + address + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+    assert statuses(server.ask(bad)) in ([400], [200])
+    with server.connect() as own:
+        own.sendall(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert own.recv(65_536).endswith(b"/a ")
+        own.sendall(bad)
+        assert statuses(read_to_end(own)) in ([400], [200])
+    assert not server.failed
+
+
+def test_a_connection_that_is_gone_leaves_nothing_for_the_collector(serve: Callable[..., Server]) -> None:
+    """It comes rarely: a stranger's heads would take a gigabyte until then."""
+    gc.collect()  # of other tests
+    server = serve()
+    many = b"GET /a HTTP/1.1\r\n" + HOST + b"a: 1\r\n" * 4000
+    requests = (many, GET, b"nonsense\r\n\r\n", b"POST /a HTTP/1.1\r\nContent-Length: 9\r\n\r\nx", b"")
+    for request in requests:
+        with server.connect() as own:
+            own.sendall(request)
+            own.shutdown(socket.SHUT_WR)
+            read_to_end(own)
+    wait_until(lambda: not server.server.server_state.connections, "all are gone")
+    wait_until(lambda: not server.server.server_state.tasks, "their tasks too")
+    gone = Protocol.__name__
+    left = [thing for thing in gc.get_objects() if type(thing).__name__ == gone and thing.transport.is_closing()]
+    assert len(left) <= 1, "the last one's timer may still hold it"
 
 
 # -- time ----------------------------------------------------------------------------------------------

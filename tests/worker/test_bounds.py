@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import repeat
 from time import process_time
 from typing import Any
 
@@ -236,3 +237,11 @@ async def test_the_bounds_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> N
             events, _ = await failure(provider)
             await provider.aclose()
             assert limit - 65536 <= len(events) * len(DELTA) <= limit
+
+
+async def test_a_drip_of_interim_answers_is_silence() -> None:
+    async with answered(partial(repeat, b"HTTP/1.1 100 Continue\r\n\r\n"), status="100 Continue") as (peer, _):
+        provider = AnthropicProvider(api_key="sk-secret", base_url=peer.url, silence_s=0.5, bounds=SMALL)
+        _, failed = await failure(provider)
+        await provider.aclose()
+    assert failed.code == "provider_silent"

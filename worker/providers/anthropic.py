@@ -95,13 +95,17 @@ class AnthropicProvider:
 
     async def _open(self, model: str, request: dict[str, Any]) -> AsyncStream[RawMessageStreamEvent]:
         try:
-            answer = await self._client.messages.create(
-                model=model,
-                messages=request["messages"],
-                max_tokens=request["max_tokens"],
-                system=request.get("system") or omit,
-                stream=True,
-            )
+            # A drip of interim answers (1xx), or of a refusal's body, is not silent, and has no end.
+            async with asyncio.timeout(self._silence_s):
+                answer = await self._client.messages.create(
+                    model=model,
+                    messages=request["messages"],
+                    max_tokens=request["max_tokens"],
+                    system=request.get("system") or omit,
+                    stream=True,
+                )
+        except TimeoutError:
+            raise self._silent() from None
         except APIConnectionError as error:
             if isinstance(error.__cause__, httpx2.LocalProtocolError):  # its words are the header, and so the key
                 raise _failed(
@@ -112,6 +116,9 @@ class AnthropicProvider:
             await answer.close()
             raise _failed("provider_bad_answer", "What answered is not the model provider.")
         return answer
+
+    def _silent(self) -> ProviderFailure:
+        return _failed("provider_silent", f"The model provider was silent for {self._silence_s:g} seconds.")
 
     def _failure(self, error: Exception) -> ProviderFailure:
         """The one place where errors of the SDK, of its HTTP client and of reading are translated."""
@@ -127,7 +134,7 @@ class AnthropicProvider:
             case OutOfBounds():
                 return _failed("provider_bad_answer", "The model provider's answer is longer than it may be.")
             case httpx2.ReadTimeout():
-                return _failed("provider_silent", f"The model provider was silent for {self._silence_s:g} seconds.")
+                return self._silent()
             case httpx2.ConnectError() | httpx2.ConnectTimeout():
                 return _failed("provider_cut", "The model provider could not be reached.")
             case httpx2.TransportError():

@@ -33,9 +33,9 @@ async def split_events(body: AsyncIterator[bytes], event_bytes: int) -> AsyncGen
             if not line:
                 if data:
                     yield name, data[0] if len(data) == 1 else b"\n".join(data)
-                name, data, taken = b"", [], 0
-                continue
-            taken += len(line)
+                    taken = 0
+                name, data = b"", []
+            taken += len(line) or 1  # of empty lines, or comments, without end too
             if taken > event_bytes:
                 raise OutOfBounds("An event is too long.")
             field, _, value = line.partition(b":")

@@ -242,7 +242,7 @@ def test_a_malformed_body_gets_one_answer(serve: Callable[..., Server]) -> None:
             assert problem_of(read_to_end(own))["code"] == "bad_request"
 
 
-@pytest.mark.parametrize("size", [4096, 8192])
+@pytest.mark.parametrize("size", [1024, 4096])
 def test_what_comes_with_the_next_read_waits_for_what_waits_already(serve: Callable[..., Server], size: int) -> None:
     """Where a read ends with a request, the next read is parsed when that one is answered: nothing may overtake."""
     server = serve()
@@ -252,6 +252,27 @@ def test_what_comes_with_the_next_read_waits_for_what_waits_already(serve: Calla
     answer = server.ask(slow + filling + slow + last)
     assert statuses(answer) == [200] * 4
     assert re.findall(rb"/unasked/(\S+) ", answer) == [b"slow", b"a", b"slow", b"last/close"]
+
+
+def test_a_body_in_chunks_of_a_byte_is_read_in_turns_and_refused_where_it_costs_too_much(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+    request = b"POST /a/close HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    end = b"0\r\n\r\n"
+    answer = server.ask(request + b"1\r\nx\r\n" * 16_000 + end)
+    assert statuses(answer) == [200]
+    assert server.asked == [("POST", "/a/close", b"x" * 16_000)]
+    assert problem_of(server.ask(request + b"1\r\nx\r\n" * 16_400 + end))["code"] == "bad_request"
+    assert len(server.asked) == 1
+
+
+def test_an_address_has_a_limit_of_its_own(serve: Callable[..., Server]) -> None:
+    server = serve()
+    for size, status in ((4096, 200), (4097, 431)):
+        assert statuses(server.ask(b"GET /" + b"a" * (size - 1) + b" HTTP/1.1\r\nConnection: close\r\n\r\n")) == [
+            status
+        ]
 
 
 def test_what_is_behind_the_last_request_of_a_connection_is_not_read(serve: Callable[..., Server]) -> None:

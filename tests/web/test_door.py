@@ -248,8 +248,8 @@ def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callabl
         f" {message}.{signature}",
         f"{message}.ü",
         f"９{message[1:]}.{signature}",
-        "9" * 5000 + f".{signature}",
-        signed(sid, "9" * 5000),
+        "9" * 3000 + f".{signature}",
+        signed(sid, "9" * 3000),
         signed(sid, soon, KEY),  # an API key signs nothing
         signed(sid, soon, "a-secret-that-is-not-ours-at-all-here"),
         signed("another", soon),

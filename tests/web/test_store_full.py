@@ -34,7 +34,8 @@ def test_a_full_store_refuses_creations_lets_what_runs_end_and_creates_again_onc
     ended = started(api.post("/v1/streams", {"prompt": "hello"}, **known))
     running = started(api.post("/v1/streams", {"prompt": SLOW}))
     with redis.Redis.from_url(deployment.redis_url) as client:
-        client.set("filler", b"x" * 50_000_000)  # so that the reserve is more than what may be created within a second
+        for n in range(50):  # so that the reserve is more than what may be created within a second
+            client.set(f"filler:{n}", b"x" * 1_000_000)
         used = client.info("memory")["used_memory"]
         client.config_set("maxmemory", round(used / 0.85))
         wait_until(lambda: is_refused(api.post("/v1/streams", {"prompt": "hello"})), "creations are refused")

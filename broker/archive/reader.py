@@ -39,6 +39,9 @@ BATCH_BYTES = 2**20
 """Compressed records of a listing that are in memory at a time. Each is unpacked by itself, and may be mostly a request
 that is not shown."""
 
+WITH_REQUESTS = 8
+"""Records in memory at a time that keep their requests: one of 1 MB may be a thousandth of that in its row."""
+
 PAGE_BYTES = 128 * 1024
 """Data of a page: so much is inflated and parsed in 1 to 3 ms, in which nothing else of the process has its turn."""
 
@@ -137,7 +140,8 @@ class ArchiveReader:
             _, end = _places([(row.created, row.sid) for row in rows], limit)
             found: dict[Place, Meta] = {}
             size = 0
-            for batch in _batches([row for row in rows if isinstance(row.created, int)]):
+            there = [row for row in rows if isinstance(row.created, int)]
+            for batch in _batches(there, WITH_REQUESTS if with_requests else limit):
                 of_these = sa.select(STREAMS.c.sid, STREAMS.c.record).where(
                     STREAMS.c.sid.in_([row.sid for row in batch])
                 )
@@ -254,12 +258,12 @@ async def _erased_by(connection: AsyncConnection, rows: Sequence[Any]) -> Erased
     return {place: by for place, claim in claims.items() if isinstance(by := claim.get("by"), str)}
 
 
-def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
-    """Of BATCH_BYTES, or one row that is larger."""
+def _batches(rows: Sequence[Any], most: int) -> Iterator[list[Any]]:
+    """Of BATCH_BYTES and `most` rows, or one row that is larger."""
     batch: list[Any] = []
     size = 0
     for row in rows:
-        if batch and size + (row.stored_bytes or 0) > BATCH_BYTES:
+        if batch and (len(batch) == most or size + (row.stored_bytes or 0) > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(row)

@@ -91,7 +91,7 @@ class Meta:
     user = Field(str, is_restored=True, is_archived=True, api_name="user_id", is_client_supplied=True)
     producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
     """WORKER or EXTERNAL"""
-    model = Field(str, is_restored=True, is_archived=True, api_name="model")
+    model = Field(str, is_restored=True, is_archived=True, api_name="model", is_client_supplied=True)
     """provider/name; '' for an external stream"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
     """The request that the worker sends to the provider, JSON. In Redis it has a key of its own (request.py); only a

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from broker.errors import InvalidJson, InvalidRequest, LasteventError
 from broker.service.bodies import AppendEvents, CreateStream
-from broker.web.strict_json import EXPLAINED, MAX_DEPTH, check, parse
+from broker.web.strict_json import EXPLAINED, MAX_CONTAINERS, MAX_DEPTH, check, parse
 
 SIZE = 2**20
 CHECK_MS = 20.0
@@ -132,3 +132,16 @@ def test_a_deep_body_costs_little_more_than_to_read_it(what: str) -> None:
         raise InvalidJson
 
     assert cpu_ms(lambda: parse(DEEP[what])) < 2 * cpu_ms(read) + CHECK_MS
+
+
+def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_are() -> None:
+    def nested(count: int) -> bytes:
+        return b'{"prompt":"%b","metadata":{"a":[%b]}}' % (b"[{" * 30_000, b",".join([b"[]"] * (count - 3)))
+
+    assert parse(nested(MAX_CONTAINERS))["metadata"]
+    assert isinstance(refused(lambda: parse(nested(MAX_CONTAINERS + 1))), InvalidJson)
+
+
+def test_half_a_million_lists_are_refused_before_they_are_parsed() -> None:
+    deep = filled(b'{"prompt":"x","metadata":{"a":[', b"[" * 57 + b"]" * 57, b"]}}")
+    assert cpu_ms(lambda: parse(deep)) < 20

@@ -132,6 +132,7 @@ class AccessRecord:
         self._waiting: dict[str, _Entry] = {}
         self._read_in: dict[int, int] = {}
         self._clock: deque[_ClockMeasurement] = deque(maxlen=CLOCK_MEASUREMENTS)
+        self._clock_offset_ms = 0
         self.lost = 0
 
     @property
@@ -240,17 +241,13 @@ class AccessRecord:
         if not all(measured.agrees_with(other) for other in self._clock):
             self._clock.clear()  # one of the clocks was set, or another Redis answers
         self._clock.append(measured)
-
-    @property
-    def _clock_offset_ms(self) -> int:
-        return round(min(self._clock).ahead_ms) if self._clock else 0
+        self._clock_offset_ms = round(min(self._clock).ahead_ms)
 
     def _now_ms(self) -> int:
         return _now_ms() + self._clock_offset_ms
 
     def _in_redis_time(self, record: dict[str, Any]) -> dict[str, Any]:
-        offset_ms = self._clock_offset_ms
-        times: dict[str, Any] = {name: record[name] + offset_ms for name in _TIMES if name in record}
+        times: dict[str, Any] = {name: record[name] + self._clock_offset_ms for name in _TIMES if name in record}
         return {**record, **times}
 
 

@@ -104,6 +104,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_watching()
         self._unparsed = memoryview(b"")
         super().connection_lost(exc)
+        # uvicorn tells the newest request only, which may be one that was sent behind the one being answered.
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._unset_keepalive_if_required()  # uvicorn leaves it, and with it the connection, after an error
         # Circles of references, which would keep a stranger's headers until the collector comes: it comes rarely here.
         self.flow.connection = None
@@ -117,11 +121,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        self._watch_what_is_closing()
+        self._watch()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._watch_what_is_closing()
+        self._watch()
 
     # -- input ---------------------------------------------------------------------------------------------
 
@@ -152,8 +156,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._update_deadline()
 
     def _go_on(self) -> None:
-        if self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:  # else the application reads first
-            self.flow.resume_reading()
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or len(cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()  # else the application reads first
 
     @property
     def _is_in_head(self) -> bool:
@@ -346,8 +351,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         self._is_between_answers = False
         self.flow.resume_reading()
-        if self.transport.get_write_buffer_size():
-            self._watch()
+        self._watch()
         if self._is_request_open:  # what waited behind that answer has come in already
             self._unset_keepalive_if_required()
             self._update_deadline()
@@ -369,14 +373,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the answer looks after its own stall."""
         return False
 
-    def _watch_what_is_closing(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self._watch()
-
     def _watch(self) -> None:
-        """Look again after a stall's time whether anything of what waits now has been sent."""
-        if self._stall is None:
-            waiting = self.transport.get_write_buffer_size()
+        """Look again after a stall's time whether anything of what waits now, if anything does, has been sent."""
+        if self._stall is None and (waiting := self.transport.get_write_buffer_size()):
             self._stall = self.loop.call_later(self.bounds.stall_s, partial(self._reset_if_stalled, waiting))
 
     def _stop_watching(self) -> None:

@@ -61,10 +61,6 @@ class Protocol(BoundedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         lane, self._lane = self._lane, None
         super().connection_lost(exc)
-        # uvicorn tells the newest request only, which may be one that was sent behind the stream being answered.
-        if self._running and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
         if lane:
             lane.lose()
 

@@ -22,7 +22,6 @@ import asyncio
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
@@ -82,8 +81,8 @@ class Viewers:
         self.per_token = per_token
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
-        self.of_streams: Counter[str] = Counter()
-        self.of_tokens: Counter[str] = Counter()
+        self.of_streams: dict[str, int] = {}
+        self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
         self.bytes_sent = 0
         self.draining = asyncio.Event()
@@ -96,15 +95,15 @@ class Viewers:
         """Raises TooManyViewers."""
         if self.connected >= self.limit:
             raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
-        if sid and self.of_streams[sid] >= self.per_stream:
+        if sid and self.of_streams.get(sid, 0) >= self.per_stream:
             raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
-        if token and self.of_tokens[token] >= self.per_token:
+        if token and self.of_tokens.get(token, 0) >= self.per_token:
             raise TooManyViewers("This token has as many connections as it may have. Close one.", "token")
 
     def add(self, viewer: EventsResponse) -> None:
         self.here.add(viewer)
         for counts, name in self._counts_of(viewer):
-            counts[name] += 1
+            counts[name] = counts.get(name, 0) + 1
 
     def remove(self, viewer: EventsResponse) -> None:
         self.here.discard(viewer)
@@ -113,7 +112,7 @@ class Viewers:
             if not counts[name]:
                 del counts[name]
 
-    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[Counter[str], str]]:
+    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
         yield self.of_streams, viewer.sid
         if viewer.token:
             yield self.of_tokens, viewer.token

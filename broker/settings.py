@@ -6,6 +6,7 @@ They are frozen. An option that overrides one makes a copy (`with_options`), whi
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,8 @@ class Settings(BaseSettings):
     token_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """What signs read tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_credentials: bool = False
+    """Whether a page of those origins may send cookies, which something in front of the servers may ask for."""
     read_token_ttl_s: int = Field(86_400, gt=0)
     """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
 
@@ -111,7 +114,7 @@ class Settings(BaseSettings):
     connects_per_minute: int = Field(60, ge=1)
     """With one read token."""
     viewer_stall_s: float = Field(60, gt=0)
-    heartbeat_s: float = Field(15, gt=0)
+    heartbeat_s: float = Field(4, gt=0)
     drain_s: float = Field(10, gt=0)
 
     # The workers
@@ -180,10 +183,10 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
-                raise ValueError("each origin is a scheme and a host, such as https://app.example.com")
-        return origins
+        # Apps have schemes of their own: capacitor://localhost, ionic://localhost, tauri://localhost, chrome-extension://id.
+        if not all(re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.ASCII) for origin in origins):
+            raise ValueError("each origin is a scheme and a host, such as https://app.example.com")
+        return tuple(origin.rstrip("/") for origin in origins)  # browsers send none at the end
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:

@@ -1,8 +1,9 @@
-"""Where a viewer continues: header → cursor. A pure function."""
+"""Where a viewer continues: header → cursor. Pure functions."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from broker.errors import BadCursor
 
@@ -11,6 +12,20 @@ MAX_CURSOR = 2**53 - 1
 """Ids are numbers in JSON: beyond this, JavaScript would confuse them."""
 
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+
+
+def resume_at(given: Iterable[str]) -> int | None:
+    """Where a viewer resumes that gave these cursors: each field and each query parameter, which may hold several.
+
+    The greatest counts: a client that keeps its cursor in the address, and learns newer ones, sends both for ever.
+    `earliest` and `latest` count where there is no number, and of those the first. Raises BadCursor as `parse_cursor`.
+    """
+    words = [word for text in given for part in text.split(",") if (word := part.strip(" \t"))]
+    cursors = [(word, parse_cursor(word)) for word in words]
+    numbers = [cursor for word, cursor in cursors if cursor is not None and word != EARLIEST]
+    if numbers:
+        return max(numbers)
+    return cursors[0][1] if cursors else 0
 
 
 def parse_cursor(text: str | None) -> int | None:

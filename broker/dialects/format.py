@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from broker.dialects.sse import (
+    CONTENT_TYPE,
     HEARTBEAT,
-    MEDIA_TYPE,
+    HEARTBEAT_EVENT,
     NDJSON_HEARTBEAT,
+    NDJSON_HEARTBEAT_EVENT,
     NDJSON_MEDIA_TYPE,
     Gap,
     encode,
@@ -35,13 +38,14 @@ class Format(Enum):
         """As the access record names it."""
         return _ACCESS_NAMES[self]
 
-    @property
-    def heartbeat(self) -> bytes:
-        return NDJSON_HEARTBEAT if self.is_ndjson else HEARTBEAT
+    def render_heartbeat(self, heartbeat: Heartbeat) -> bytes:
+        if self.is_ndjson:
+            return NDJSON_HEARTBEAT_EVENT if heartbeat.as_event else NDJSON_HEARTBEAT
+        return HEARTBEAT_EVENT if heartbeat.as_event else HEARTBEAT
 
     @property
-    def media_type(self) -> str:
-        return NDJSON_MEDIA_TYPE if self.is_ndjson else MEDIA_TYPE
+    def content_type(self) -> str:
+        return NDJSON_MEDIA_TYPE if self.is_ndjson else CONTENT_TYPE
 
     def render(self, events: Sequence[Event]) -> bytes:
         merges = self in (Format.COMPACT, Format.COMPACT_NDJSON)
@@ -52,7 +56,7 @@ class Format(Enum):
         if self is not _EXACT:
             return self.render(from_published(b"\n".join(lines)))
         if len(lines) == PUBLISHED_LINES:
-            return b"id: %b\nevent: %b\ndata: %b\n\n" % (lines[0], lines[2], lines[3])
+            return b"event: %b\ndata: %b\nid: %b\n\n" % (lines[2], lines[3], lines[0])
         return b"".join(
             [self.render_lines(lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
         )
@@ -68,6 +72,16 @@ _ACCESS_NAMES = {
     Format.COMPACT_NDJSON: "ndjson-compact",
 }
 _EXACT = Format.EXACT  # an enumeration's members are slow to look up, and this is done for each event
+
+
+class Heartbeat(NamedTuple):
+    """The signs of life that a viewer asked for. `every_s`: the longest silence; None: as the server is set.
+
+    `as_event`: for pages that must see it, since an EventSource does not show comments.
+    """
+
+    every_s: float | None = None
+    as_event: bool = False
 
 
 class Batch:

@@ -23,7 +23,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from broker.live.subscription import Subscription, subscription
-from broker.live.topic import HEARTBEAT_TICKS, RING_EVENTS, Topic
+from broker.live.topic import RING_EVENTS, Topic
 from broker.log.keys import Keys
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,14 @@ logger = logging.getLogger(__name__)
 LINGER_S = 10.0
 """A topic outlives its last viewer by this: phones come back, and find the ring."""
 
-HEARTBEAT_S = 15.0
-"""Silence that proxies and phones tolerate: most cut a connection after 30 to 60 s without a byte."""
+HEARTBEAT_S = 4.0
+"""Silence that clients tolerate: httpx gives up after 5 s without a byte, OkHttp after 10, proxies after 30 to 60."""
+
+TURN_S = 0.5
+"""The wheel of the heartbeats: silence is noticed within a turn."""
+
+TURNS = 8
+"""In a heartbeat, at least."""
 
 SLICE_S = 0.01
 """How long the hub writes before others have a turn."""
@@ -74,6 +80,14 @@ class Hub:
     @property
     def topics(self) -> int:
         return len(self._topics)
+
+    def turns(self, heartbeat_s: float) -> int:
+        """Of the wheel, in this time."""
+        return max(1, round(heartbeat_s / self._turn_s))
+
+    @property
+    def _turn_s(self) -> float:
+        return min(TURN_S, self.heartbeat_s / TURNS)
 
     def _enter(self, sid: str) -> Topic:
         channel = self._channel(sid)
@@ -165,8 +179,8 @@ class Hub:
     async def keep_alive(self) -> None:
         """One wheel for the heartbeats of all live viewers. Ends only by cancellation."""
         while True:
-            await asyncio.sleep(self.heartbeat_s / HEARTBEAT_TICKS)
-            self.bytes_sent += sum(topic.tick() for topic in list(self._topics.values()))
+            await asyncio.sleep(self._turn_s)
+            self.bytes_sent += sum(topic.turn() for topic in list(self._topics.values()))
 
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[Subscription]:

@@ -69,18 +69,21 @@ async def replay(log: ReadableLog, sid: str, cursor: int) -> AsyncGenerator[Step
 
 
 async def follow(
-    log: StreamLog, hub: Hub, sid: str, cursor: int, lane: Lane | None = None
+    log: StreamLog, hub: Hub, sid: str, cursor: int, lane: Lane | None = None, *, heartbeat_s: float | None = None
 ) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
 
     With a lane, events are written there as long as the viewer is at the tail and has got a first step.
+    `heartbeat_s`: the longest silence; by default the hub's.
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
     read_version = read_changes = -1  # the topic's, when the log was last read to its end
     has_begun = False
     async with hub.join(sid) as topic:
         pages = _Pages(log, topic)
-        silence = _Silence(hub.heartbeat_s)
+        silence = _Silence(heartbeat_s or hub.heartbeat_s)
+        if lane:
+            lane.turns = hub.turns(heartbeat_s or hub.heartbeat_s)
         if topic.version and topic.covers(cursor):
             read_version = topic.version  # a viewer that returns soon finds everything here
         while True:

@@ -39,9 +39,6 @@ RING_EVENTS = 512
 RING_BYTES = 256 * 1024
 """Events may be large: a ring must not be."""
 
-HEARTBEAT_TICKS = 15
-"""The hub's wheel turns so often in a heartbeat: silence is noticed within a fifteenth of it."""
-
 _ENDINGS = frozenset(kind.encode() for kind in TERMINAL)
 
 
@@ -50,7 +47,7 @@ class Topic:
 
     __slots__ = (
         *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
-        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_ticks"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_turns"),
     )
 
     def __init__(self, sid: str) -> None:
@@ -70,9 +67,10 @@ class Topic:
         self._first = 0  # the id of the ring's first event
         self._after: tuple[int, Batch] | None = None
         self._changed: asyncio.Event | None = None
-        self._live: dict[Format, set[Lane]] = {}
+        self._live: dict[_Group, set[Lane]] = {}
         self._live_at = 0
-        self._ticks = 0
+        self._turns = 0
+        """Of the hub's wheel, since something was written to all live viewers."""
 
     @property
     def changed(self) -> asyncio.Event:
@@ -157,10 +155,10 @@ class Topic:
         elif self._live:
             last = first + len(events) - 1
             if first == self._live_at + 1:
-                bodies = [(tuple(lanes), chunk(form.render_lines(lines))) for form, lanes in self._live.items()]
+                bodies = [(tuple(lanes), chunk(group[0].render_lines(lines))) for group, lanes in self._live.items()]
                 self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
                 written = _write(bodies)
-                self._ticks = 0
+                self._turns = 0
             elif last != self._live_at:  # not what they have just been written, said again
                 self._release_all()
         self.wake()
@@ -201,7 +199,7 @@ class Topic:
         left = asyncio.get_running_loop().create_future()
         lane.topic, lane.left = self, left
         self._live_at = cursor
-        self._live.setdefault(lane.form, set()).add(lane)
+        self._live.setdefault(_group(lane), set()).add(lane)
         try:
             at: int = await left
             return at
@@ -216,13 +214,15 @@ class Topic:
         self._forget(lane)
         lane.leave(self._live_at)
 
-    def tick(self) -> int:
-        """A turn of the heartbeat's wheel. Returns how many bytes were written."""
-        self._ticks += 1
-        if self._ticks < HEARTBEAT_TICKS or not self._live:
-            return 0
-        self._ticks = 0
-        return _write([(tuple(lanes), chunk(form.heartbeat)) for form, lanes in self._live.items()])
+    def turn(self) -> int:
+        """A turn of the heartbeats' wheel. Returns how many bytes were written."""
+        self._turns += 1
+        due = [
+            (tuple(lanes), chunk(heartbeat))
+            for (_, heartbeat, turns), lanes in self._live.items()
+            if self._turns % turns == 0
+        ]
+        return _write(due) if due else 0
 
     def _release_all(self) -> None:
         live, self._live = self._live, {}
@@ -232,10 +232,18 @@ class Topic:
 
     def _forget(self, lane: Lane) -> None:
         lane.topic = None
-        if lanes := self._live.get(lane.form):
+        if lanes := self._live.get(_group(lane)):
             lanes.discard(lane)
             if not lanes:
-                del self._live[lane.form]
+                del self._live[_group(lane)]
+
+
+_Group = tuple[Format, bytes, int]
+"""What live viewers have in common that are written the same at the same time: form, heartbeat, turns between two."""
+
+
+def _group(lane: Lane) -> _Group:
+    return lane.form, lane.heartbeat, lane.turns
 
 
 def _write(bodies: list[tuple[tuple[Lane, ...], bytes]]) -> int:

@@ -30,6 +30,9 @@ RESERVED = frozenset({QUEUED, RESTART, GAP})
 PUBLISHED_LINES = 4
 """A published event is four lines: id, t, kind, data (scripts/prelude.lua)."""
 
+MERGED_BYTES = 16 * 1024
+"""Of merged deltas in one event: readers that go by lines take 64 KB of one, and then ask for the same for ever."""
+
 KIND = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 
 # Python's str.splitlines(), and with it many hand-written SSE clients, also breaks lines at these characters.
@@ -91,9 +94,11 @@ def merge_deltas(events: Sequence[Event]) -> list[Event]:
     """The same text in fewer events: a run of deltas of one kind becomes one event, with the id and time of the last.
 
     Only deltas that hold nothing but text are merged. Any other key (`agent`, say) keeps an event separate.
+    No more than MERGED_BYTES become one event; what has more by itself stays as it is.
     """
     merged: list[Event] = []
     texts: list[str] = []
+    size = 0
 
     def close_run() -> None:
         if len(texts) > 1:
@@ -102,11 +107,13 @@ def merge_deltas(events: Sequence[Event]) -> list[Event]:
 
     for event in events:
         text = _plain_text(event)
-        if text is not None and texts and merged[-1].kind == event.kind:
+        size += len(event.data)
+        if text is not None and texts and merged[-1].kind == event.kind and size <= MERGED_BYTES:
             merged[-1] = event
         else:
             close_run()
             merged.append(event)
+            size = len(event.data)
         if text is not None:
             texts.append(text)
     close_run()

@@ -15,6 +15,15 @@ from broker.web.door import Door
 from broker.web.routes import auditing, following, listings, operating, producing, reading, starting
 from broker.web.tier import Tier
 
+_HEADERS = (
+    *("Last-Event-ID", "Idempotency-Key", "Authorization", "Content-Type"),
+    # Clients and what watches them send these by themselves (react-native-sse, OpenTelemetry, Sentry); a page would see
+    # its request fail for them.
+    *("Cache-Control", "Pragma", "X-Requested-With", "X-Request-Id"),
+    *("traceparent", "tracestate", "baggage", "sentry-trace"),
+)
+"""What a page of another origin may send (CORS)."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     tier = Tier(settings)
@@ -27,8 +36,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
+        allow_credentials=settings.cors_credentials,
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Last-Event-ID", "Idempotency-Key", "Authorization", "Content-Type"],
+        allow_headers=_HEADERS,
         expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
     )
     app.add_middleware(Door, keyless=tier.auth.is_open, cors_origins=settings.cors_origins)

@@ -28,7 +28,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from broker.live.lane import reset
+from broker.live.lane import reset, unsent
 from broker.web.refusals import Refusals, Refused, answer
 
 SLICE = 1024
@@ -198,6 +198,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = memoryview(bytes(body) + self._unparsed)
         self._loose = 0
         self._feed(memoryview(b"".join([*head, b"\r\n"])))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.strip(b" \t"))  # what is around a value is not part of it (RFC 9110 §5.5)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -375,7 +378,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         """Look again after a stall's time whether anything of what waits now, if anything does, has been sent."""
-        if self._stall is None and (waiting := self.transport.get_write_buffer_size()):
+        if self._stall is None and self.transport.get_write_buffer_size():
+            waiting = unsent(self.transport)
             self._stall = self.loop.call_later(self.bounds.stall_s, partial(self._reset_if_stalled, waiting))
 
     def _stop_watching(self) -> None:
@@ -385,10 +389,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _reset_if_stalled(self, waiting: int) -> None:
         self._stall = None
-        now_waiting = self.transport.get_write_buffer_size()
-        if now_waiting and (now_waiting < waiting or self.has_own_watch):
+        if not self.transport.get_write_buffer_size():
+            return
+        if unsent(self.transport) < waiting or self.has_own_watch:
             self._watch()
-        elif now_waiting:
+        else:
             self._refusals.count(Refused.UNREAD)
             self.reset()
 

@@ -20,6 +20,15 @@ LIMITED_RETRY_JITTER_MS = 10_000
 """For who has too many connections already, or comes too often."""
 
 
+ENDED_RETRY_MS = 60_000
+ENDED_RETRY_JITTER_MS = 30_000
+"""For who comes back though its stream has ended: some clients do so until somebody closes them."""
+
+
+def ended_delay_ms() -> int:
+    return ENDED_RETRY_MS + random.randrange(ENDED_RETRY_JITTER_MS + 1)
+
+
 def retry_delay_ms(refused: LasteventError | None = None) -> int:
     """After how long a viewer reconnects: each gets another delay."""
     is_its_own = isinstance(refused, TooManyViewers) and refused.limit != "process"

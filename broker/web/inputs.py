@@ -4,20 +4,59 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Header, Query
+from fastapi import Depends, Header, Query, Request
 
-from broker.dialects.format import Format
+from broker.dialects.cursor import resume_at
+from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
 
 PAGE_LIMIT = 200
 State = Literal["queued", "running", "done", "error", "cancelled"]
 Accept = Annotated[str, Header()]
-LastEventId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event received")]
-CursorQuery = Annotated[str | None, Query(description="As Last-Event-ID, for clients that can send no header")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
 Next = Annotated[str | None, Query(max_length=1200, description="The `next` of the page before")]
 Include = Annotated[Literal["request"] | None, Query(description="request: records show it, as far as a page has room")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class GivenCursors:
+    """Every cursor in a request: each of its fields, where a framework would take one of them, and both queries."""
+
+    def __init__(
+        self,
+        request: Request,
+        _header: Annotated[str | None, Header(alias="Last-Event-ID", description="The last event received")] = None,
+        _query: Annotated[str | None, Query(alias="last_event_id", description="For who can send no header")] = None,
+        _camel: Annotated[str | None, Query(alias="lastEventId", description="The same")] = None,
+    ) -> None:
+        query = request.query_params
+        self._given = [*request.headers.getlist("last-event-id"), *query.getlist("last_event_id")]
+        self._given += query.getlist("lastEventId")
+
+    def __bool__(self) -> bool:
+        return any(self._given)
+
+    def resume_at(self) -> int | None:
+        """Where the caller resumes; None at the latest event. Raises BadCursor."""
+        return resume_at(self._given)
+
+
+Cursors = Annotated[GivenCursors, Depends()]
+
+
+def _heartbeat(
+    heartbeat: Annotated[
+        Literal["comment", "event"],
+        Query(description="event: signs of life that an EventSource shows, named ping and without an id"),
+    ] = "comment",
+    heartbeat_s: Annotated[
+        float | None, Query(ge=1, le=60, description="The longest silence. Default: LASTEVENT_HEARTBEAT_S")
+    ] = None,
+) -> Heartbeat:
+    return Heartbeat(heartbeat_s, heartbeat == "event")
+
+
+SignsOfLife = Annotated[Heartbeat, Depends(_heartbeat)]
 
 
 def wanted_format(accept: str, compact: bool) -> Format:

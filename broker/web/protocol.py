@@ -1,6 +1,6 @@
 """The HTTP protocol: bounded, and it offers its transport to the answer that it carries (live/lane.py).
 
-And it gives bodies to HTTP/1.0.
+And it gives bodies to HTTP/1.0, where a cut is a reset: the end of a connection is the proper end of a body there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.dialects.format import Format
-from broker.live.lane import EXTENSION, Lane
+from broker.live.lane import EXTENSION, UNSENT, Lane, reset_at_close, unsent
 from broker.web.bounded import BoundedProtocol
 
 _KEPT = {"type", "method", "http_version"}
@@ -25,12 +25,13 @@ class Protocol(BoundedProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self._offer}  # type: ignore[dict-item]  # typed as JSON-like
+        offers = {EXTENSION: self._offer, UNSENT: partial(unsent, self.transport)}
+        self.scope["extensions"] = offers  # type: ignore[typeddict-item]  # typed as JSON-like
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if self._is_head_complete and self.scope["http_version"] == "1.0":
-            del self.scope["extensions"]
+            del self.scope["extensions"][EXTENSION]
             self.cycle.send = _Unchunked(self.cycle).send  # type: ignore[method-assign, assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -64,13 +65,16 @@ class Protocol(BoundedProtocol):
         if lane:
             lane.lose()
 
-    def _offer(self, form: Format) -> Lane:
-        self._lane = Lane(self.transport, form, is_paused=self.flow.write_paused)
+    def _offer(self, form: Format, heartbeat: bytes) -> Lane:
+        self._lane = Lane(self.transport, form, heartbeat, is_paused=self.flow.write_paused)
         return self._lane
 
 
 class _Unchunked:
-    """send() for HTTP/1.0, which knows no chunks (RFC 9112 §7.1): a body of unknown length ends with its connection."""
+    """send() for HTTP/1.0, which knows no chunks (RFC 9112 §7.1): a body of unknown length ends with its connection.
+
+    Until such a body is complete, whatever closes the connection resets it, also the death of this process.
+    """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
@@ -82,8 +86,10 @@ class _Unchunked:
             if all(name.lower() != b"content-length" for name, _ in message.get("headers", ())):
                 cycle.chunked_encoding = False
                 cycle.expected_content_length = _ENDLESS
+                reset_at_close(cycle.transport, True)
         elif not message.get("more_body", False) and cycle.expected_content_length > _ENDLESS // 2:
             cycle.expected_content_length = len(message.get("body", b""))  # uvicorn checks that it adds up
+            reset_at_close(cycle.transport, False)
         await self._send(message)
 
 

@@ -5,11 +5,12 @@ How a connection ends, each distinct on the wire:
 - left        the viewer closed it
 - expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
-- too slow    nothing could be written for `stall_s`: a cut; the viewer resumes
+- too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
 - vanished    the stream disappeared, or its archived log is damaged: a cut
 
 A cut is a response that is never completed: ASGI servers close the connection without the final chunk, which is how
-clients tell a cut from the end. Some clients take a proper end for the stream's own.
+clients tell a cut from the end. Some clients take a proper end for the stream's own. Over HTTP/1.0, which has no
+chunks, a cut is a reset (protocol.py).
 
 A viewer is one task, the one that the server made for its request. Anything else that ends it (the connection is lost,
 a drain) calls `leave`, which cancels that task where it waits: for an event, or for room, never within a frame. With a
@@ -32,12 +33,12 @@ from starlette.types import Receive, Scope, Send
 
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
-from broker.dialects.sse import farewell, retry_line
+from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
 from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
-from broker.live.lane import EXTENSION, Lane
+from broker.live.lane import EXTENSION, UNSENT, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
-from broker.web.endings import FAREWELL_S, Ended, retry_delay_ms
+from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ class Viewers:
 class EventsResponse(Response):
     """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
 
+    `heartbeat`: the bytes of a sign of life. `joins_at`: where a viewer that asked for `latest` stands; it is told at
+    once, or a cut before its first event would lose what comes until it is back.
     `refuses_with_status`: a full server answers 429 here. Otherwise it answers SSE as an EventSource can live with.
     """
 
@@ -136,17 +139,23 @@ class EventsResponse(Response):
         form: Format,
         headers: Mapping[str, str] | None = None,
         *,
+        heartbeat: bytes,
         view: View,
         grant: Grant,
+        joins_at: int | None = None,
         refuses_with_status: bool = False,
     ) -> None:
-        super().__init__(status_code=200, headers=_headers(form, headers or {}))
+        told = {} if joins_at is None else {"Last-Event-ID": str(joins_at)}
+        super().__init__(status_code=200, headers=_headers(form, {**(headers or {}), **told}))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
         self._view = view
         self.sid, self.token, self._expires = view.sid, grant.token, grant.expires
         self._steps = steps
         self._format = form
+        self._heartbeat = heartbeat
+        self._joins_at = joins_at
+        self._unsent: Callable[[], int] = _unknown
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
 
@@ -166,9 +175,11 @@ class EventsResponse(Response):
             return
         if refused:
             await self._say_farewell(send, refused.code, refused)
-        elif lane := _lane(scope, self._format):
+        elif lane := _lane(scope, self._format, self._heartbeat):
+            self._unsent = lane.unsent
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
+            self._unsent = scope.get("extensions", {}).get(UNSENT, _unknown)
             await self._serve_and_count(None, receive, send)
 
     def leave(self, how: Ended) -> None:
@@ -246,17 +257,22 @@ class EventsResponse(Response):
         # As a line of the first frame: before it, nothing has been said that a client could resume from.
         opening = b"" if self._format.is_ndjson else retry_line(retry_delay_ms())
         try:
+            if opening and self._joins_at is not None:
+                await self._send(send, opening + encode_cursor(self._joins_at))
+                opening = b""
             async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
                     body = opening + self._render(step)
                     opening = b""
+                    if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
+                        body = slowed(body, ended_delay_ms())
                     span = (step.events[0].id, step.events[-1].id) if isinstance(step, Batch) else None
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
                     await self._send(send, body)
                     del body
                     if span:
                         self._view.delivered(*span)
-            await self._send(send, opening and opening + b"\n", more=False)
+            await self._send(send, opening, more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
         except ArchiveDamaged:
@@ -267,14 +283,24 @@ class EventsResponse(Response):
         return Ended.FINISHED
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        async with asyncio.timeout(self._viewers.stall_s):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        """Raises TimeoutError when the client has taken nothing for a stall."""
+        is_sent = False
+        while not is_sent:
+            unsent = self._unsent()
+            try:
+                async with asyncio.timeout(self._viewers.stall_s):
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+                is_sent = True
+            except TimeoutError:
+                # uvicorn waits for room first and writes then: what timed out has not been written.
+                if self._unsent() >= unsent:
+                    raise
         self._viewers.bytes_sent += len(body)
 
     def _render(self, step: Step) -> bytes:
         match step:
             case None:
-                return self._format.heartbeat
+                return self._heartbeat
             case Batch():
                 return step.render(self._format)
             case gap:
@@ -288,9 +314,14 @@ class EventsResponse(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _lane(scope: Scope, form: Format) -> Lane | None:
+def _lane(scope: Scope, form: Format, heartbeat: bytes) -> Lane | None:
     offer = scope.get("extensions", {}).get(EXTENSION)
-    return offer(form) if offer else None
+    return offer(form, heartbeat) if offer else None
+
+
+def _unknown() -> int:
+    """Another ASGI server does not tell what the client has taken."""
+    return 0
 
 
 class CutResponse(Response):
@@ -311,5 +342,11 @@ class CutResponse(Response):
 
 
 def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
-    # nginx buffers what it proxies unless it is asked not to. The media type stands alone: SSE is always UTF-8.
-    return {"Content-Type": form.media_type, "X-Accel-Buffering": "no", **more}
+    # nginx buffers what it proxies unless it is asked not to. Others (Traefik, Caddy, Cloudflare, Node's compression)
+    # compress, and hold back what they compress, unless it may not be transformed (RFC 9111 §5.2.2.6).
+    return {
+        "Content-Type": form.content_type,
+        "Cache-Control": "no-store, no-transform",
+        "X-Accel-Buffering": "no",
+        **more,
+    }

@@ -81,7 +81,7 @@ async def test_beyond_fifty_a_second_and_a_burst_events_as_sse_are_a_200_a_retry
     assert LATER.fullmatch(refused.body)
     assert (refused.status, refused.is_cut) == (200, True)
     assert refused.headers["content-type"] == "text/event-stream"
-    assert refused.headers["cache-control"] == "no-store"
+    assert refused.headers["cache-control"] == "no-store, no-transform"
     assert refused.headers["access-control-allow-origin"] == "*"
 
 

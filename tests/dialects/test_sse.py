@@ -11,12 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dialects.cursor import parse_cursor
-from broker.dialects.format import Format
-from broker.dialects.sse import HEARTBEAT, Gap, encode, encode_gap, farewell, retry_line
+from broker.dialects.cursor import parse_cursor, resume_at
+from broker.dialects.format import Format, Heartbeat
+from broker.dialects.sse import (
+    HEARTBEAT,
+    HEARTBEAT_EVENT,
+    Gap,
+    encode,
+    encode_cursor,
+    encode_gap,
+    farewell,
+    retry_line,
+    slowed,
+)
 from broker.errors import BadCursor
 from broker.log.event import Event, encode_data, merge_deltas
-from broker.web.endings import retry_delay_ms
+from broker.web.endings import ended_delay_ms, retry_delay_ms
 from tests.log.test_event import EVENTS, KINDS, OBJECTS, STREAMS
 
 
@@ -89,9 +99,15 @@ def test_the_parser_of_these_tests_reads_the_specifications_examples(body: bytes
     assert EventSource().read(body).messages == messages
 
 
-def test_a_frame_is_id_event_data_and_a_blank_line() -> None:
+def test_a_frame_is_event_data_id_and_a_blank_line() -> None:
     event = Event(7, "text_delta", b'{"text":"Salt"}', 1700000000000)
-    assert encode(event) == b'id: 7\nevent: text_delta\ndata: {"text":"Salt"}\n\n'
+    assert encode(event) == b'event: text_delta\ndata: {"text":"Salt"}\nid: 7\n\n'
+
+
+def test_who_takes_an_id_at_its_line_has_the_event_but_for_one_byte() -> None:
+    """@microsoft/fetch-event-source sets its cursor there, and hands the event over at the blank line."""
+    frame = encode(Event(7, "text_delta", b'{"text":"id: 9"}', 0))
+    assert [cut for cut in range(len(frame)) if b"id: 7\n" in frame[:cut]] == [len(frame) - 1]
 
 
 @given(st.lists(EVENTS, max_size=5))
@@ -121,6 +137,36 @@ def test_retry_is_between_one_and_two_seconds_and_every_viewers_own() -> None:
 def test_a_heartbeat_says_nothing() -> None:
     source = EventSource().read(encode(Event(3, "status", b"{}", 0)) + HEARTBEAT)
     assert (len(source.messages), source.last_event_id) == (1, "3")
+    read = source.read(2 * HEARTBEAT + encode(Event(4, "status", b"{}", 0))).messages
+    assert read[1:] == [Message("status", "{}", "4")], "a comment before a frame is not of it"
+
+
+@pytest.mark.parametrize("words", [HEARTBEAT, farewell("draining", 1500), retry_line(1500)], ids=str)
+def test_what_is_no_event_ends_no_block(words: bytes) -> None:
+    """Many clients take any blank line for the end of an event, here one without data."""
+    assert words.endswith(b"\n")
+    assert b"\n\n" not in words
+
+
+def test_a_heartbeat_that_pages_can_see_has_no_id() -> None:
+    source = EventSource().read(encode(Event(3, "status", b"{}", 0)) + HEARTBEAT_EVENT)
+    assert source.messages[-1] == Message("ping", "{}", "3")
+
+
+def test_a_viewer_is_told_where_it_stands_without_an_event() -> None:
+    source = EventSource().read(retry_line(1500) + encode_cursor(7))
+    assert (source.messages, source.last_event_id) == ([], "7")
+
+
+def test_the_terminal_frame_slows_down_who_comes_back_nevertheless() -> None:
+    events = [Event(3, "text_delta", b'{"text":"id: 3"}', 0), Event(4, "done", b'{"id: ":1}', 0)]
+    body = slowed(Format.EXACT.render(events), ended_delay_ms())
+    source = EventSource().read(body)
+    assert source.messages == [message(event) for event in events]
+    assert source.retry_ms
+    assert 60_000 <= source.retry_ms <= 90_000
+    cut = EventSource().read(body[: body.index(b"retry")])
+    assert cut.retry_ms is None, "who has not got the event comes back soon"
 
 
 def test_a_farewell_says_when_to_come_back_and_leaves_the_cursor() -> None:
@@ -177,15 +223,28 @@ def test_each_format_renders_the_same_events(events: list[Event]) -> None:
 
 
 def test_ndjson_heartbeats_by_an_empty_line_and_tells_a_gap_without_an_id() -> None:
-    assert Format.NDJSON.heartbeat == b"\n"
+    assert Format.NDJSON.render_heartbeat(Heartbeat()) == b"\n"
+    assert json.loads(Format.NDJSON.render_heartbeat(Heartbeat(as_event=True))) == {"event": "ping", "data": {}}
     assert json.loads(Format.NDJSON.render_gap(Gap(5, 9, "log_lost_tail"))) == {
         "event": "gap",
         "data": {"requested": 5, "earliest": 9, "reason": "log_lost_tail"},
     }
 
 
-def test_media_types_stand_alone() -> None:
-    assert {form.media_type for form in Format} == {"text/event-stream", "application/x-ndjson"}
+def test_sse_says_that_it_is_utf_8() -> None:
+    """Python's requests takes text without a charset for Latin-1, and tears it at U+0085."""
+    assert Format.EXACT.content_type == Format.COMPACT.content_type == "text/event-stream; charset=utf-8"
+    assert Format.NDJSON.content_type == Format.COMPACT_NDJSON.content_type == "application/x-ndjson"
+
+
+def test_merged_text_is_at_most_16_kb_in_an_event() -> None:
+    events = [Event(n, "text_delta", encode_data({"text": "x" * 1000}), 0) for n in range(1, 101)]
+    events.append(Event(101, "text_delta", encode_data({"text": "y" * 50_000}), 0))
+    merged = merge_deltas(events)
+    assert "".join(json.loads(event.data)["text"] for event in merged) == "x" * 100_000 + "y" * 50_000
+    assert max(len(event.data) for event in merged[:-1]) <= 16 * 1024
+    assert len(merged) == 8
+    assert merged[-1] == events[-1], "what is larger by itself stays as it is"
 
 
 # -- header → cursor ---------------------------------------------------------------------------------------
@@ -222,6 +281,36 @@ def test_only_canonical_integers_and_the_two_words_are_accepted(text: str) -> No
     except BadCursor:
         return
     assert text in ("", "earliest", "latest") or str(cursor) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "cursor"),
+    [
+        ([], 0),
+        ([""], 0),
+        (["3 "], 3),
+        (["\t3"], 3),
+        (["5, 7"], 7),
+        (["7,5"], 7),
+        (["5", "7"], 7),
+        (["7", "latest"], 7),
+        (["latest,7"], 7),
+        (["earliest", "7"], 7),
+        (["0", "latest"], 0),
+        (["latest", "earliest"], None),
+        (["earliest", "latest"], 0),
+        (["", "latest"], None),
+        ([" , ,"], 0),
+    ],
+)
+def test_of_all_cursors_the_greatest_counts_and_words_where_there_is_none(given: list[str], cursor: int | None) -> None:
+    assert resume_at(given) == cursor
+
+
+def test_one_cursor_that_is_none_spoils_all() -> None:
+    for cursors in (["5", "x"], ["5, 07"], ["5 7"], ["5;7"], ["5\x007"]):
+        with pytest.raises(BadCursor):
+            resume_at(cursors)
 
 
 def test_what_is_refused_is_not_echoed() -> None:

@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.auth import Grant
-from broker.dialects.format import Format
+from broker.dialects.format import Format, Heartbeat
 from broker.live.hub import Hub
 from broker.live.lane import EXTENSION, Lane, chunk
 from broker.live.tail import follow
-from broker.live.topic import HEARTBEAT_TICKS, Topic
+from broker.live.topic import Topic
 from broker.log.access import AccessRecord, View
 from broker.log.event import encode_data
 from broker.log.keys import Keys
@@ -57,9 +57,11 @@ class Wire(asyncio.Transport):
         return [int(found) for found in re.findall(rb"id: ([0-9]+)\n", self.body)]
 
 
-def lane(form: Format = Format.EXACT) -> tuple[Lane, Wire]:
+def lane(form: Format = Format.EXACT, turns: int = 8) -> tuple[Lane, Wire]:
     wire = Wire()
-    return Lane(wire, form, is_paused=False), wire
+    lane = Lane(wire, form, form.render_heartbeat(Heartbeat()), is_paused=False)
+    lane.turns = turns
+    return lane, wire
 
 
 def said(first: int, *words: str, kind: str = "text_delta") -> bytes:
@@ -87,7 +89,7 @@ async def test_live_viewers_are_written_the_next_events_in_one_chunk(topic: Topi
     tasks = [await carried(topic, one, 4), await carried(topic, other, 4)]
     written = topic.publish([said(5, "a"), said(6, "b", "c")])
     assert wire.ids == [5, 6, 7]
-    assert wire.body == chunk(b"".join(b"id: %d\nevent: text_delta\ndata: %c\n\n" % (n, n + 92) for n in (5, 6, 7)))
+    assert wire.body == chunk(b"".join(b"event: text_delta\ndata: %c\nid: %d\n\n" % (n + 92, n) for n in (5, 6, 7)))
     assert other_wire.body.count(b'"event":"text_delta"') == 3
     assert written == len(wire.body) + len(other_wire.body)
     assert not any(task.done() for task in tasks)
@@ -191,20 +193,16 @@ async def test_a_viewer_ahead_of_the_stream_does_not_keep_the_others_from_the_la
 
 
 async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) -> None:
-    (one, wire), (other, other_wire) = lane(), lane(Format.NDJSON)
-    tasks = [await carried(topic, one, 4), await carried(topic, other, 4)]
-    for _ in range(HEARTBEAT_TICKS - 1):
-        assert topic.tick() == 0
-    assert topic.tick() > 0
-    assert (wire.body, other_wire.body) == (chunk(b": ping\n\n"), chunk(b"\n"))
-    for _ in range(HEARTBEAT_TICKS - 1):
-        topic.tick()
+    (one, wire), (other, other_wire), (often, often_wire) = lane(), lane(Format.NDJSON), lane(turns=3)
+    tasks = [await carried(topic, viewer, 4) for viewer in (one, other, often)]
+    wrote = [topic.turn() > 0 for _ in range(8)]
+    assert wrote == [turn in (3, 6, 8) for turn in range(1, 9)]
+    assert (wire.body, other_wire.body) == (chunk(b": ping\n"), chunk(b"\n"))
+    assert often_wire.body == 2 * chunk(b": ping\n"), "each as often as it asked"
     topic.publish([said(5, "a")])
-    assert topic.tick() == 0, "whoever is sent events needs no sign of life"
-    for _ in range(HEARTBEAT_TICKS - 2):
-        topic.tick()
+    assert not any(topic.turn() for _ in range(2)), "whoever is sent events needs no sign of life"
     topic.publish([said(5, "a")])
-    assert topic.tick() > 0, "what they had already is none"
+    assert topic.turn() > 0, "what they had already is none"
     for task in tasks:
         task.cancel()
 
@@ -226,7 +224,7 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
     async def ignore(_: object) -> None:
         pass
 
-    response = EventsResponse(viewers, never, Format.EXACT, view=View("a", {}), grant=Grant("t"))  # type: ignore[arg-type]
+    response = EventsResponse(viewers, never, Format.EXACT, heartbeat=b": ping\n", view=View("a", {}), grant=Grant("t"))  # type: ignore[arg-type]
     await response(scope, ignore, ignore)
     assert dead.continuation
     await dead.continuation(ignore)

@@ -21,7 +21,7 @@ CUT = rb"retry: [0-9]{4}\n: %s\n\n"
 
 def assert_cut_politely(viewer: Exchange, code: bytes) -> None:
     """200, when to come back, why, and a cut: what keeps an EventSource alive."""
-    assert (viewer.status, viewer.header("content-type")) == (200, "text/event-stream")
+    assert (viewer.status, viewer.header("content-type")) == (200, "text/event-stream; charset=utf-8")
     assert re.fullmatch(CUT % code, viewer.read_to_end())
     assert not viewer.is_complete
 

@@ -11,7 +11,7 @@ from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
 BAD_CURSORS = [
     *("-1", "+1", "1_0", "01", "00", "-0", "1.0", "1e3", "0x1", "1 2", "１", "٣", "²", "NaN", "null", "none", "abc"),
-    *("9007199254740992", "99999999999999999999999999", "1-0", "1,2", "Earliest", "LATEST", "earliest ", "[1]", "1\t2"),
+    *("9007199254740992", "99999999999999999999999999", "1-0", "1,x", "Earliest", "LATEST", "[1]", "1\t2"),
 ]
 NDJSON = "application/x-ndjson"
 
@@ -33,12 +33,13 @@ def running(api: Api) -> str:
 # -- the wire --------------------------------------------------------------------------------------------
 
 
-def test_a_frame_is_id_event_and_one_line_of_data(api: Api, finished: str) -> None:
+def test_a_frame_is_event_one_line_of_data_and_id(api: Api, finished: str) -> None:
     body = api.follow(finished).read_to_end()
     assert re.fullmatch(
-        rb"retry: [0-9]{4}\nid: 1\nevent: queued\ndata: {}\n\nid: 2\nevent: start\ndata: {}\n\n"
-        rb'id: 3\nevent: text_delta\ndata: {"text":"a"}\n\nid: 4\nevent: text_delta\ndata: {"text":"b"}\n\n'
-        rb'id: 5\nevent: text_delta\ndata: {"text":"c"}\n\nid: 6\nevent: done\ndata: {"stop_reason":"end_turn"}\n\n',
+        rb"retry: [0-9]{4}\nevent: queued\ndata: {}\nid: 1\n\nevent: start\ndata: {}\nid: 2\n\n"
+        rb'event: text_delta\ndata: {"text":"a"}\nid: 3\n\nevent: text_delta\ndata: {"text":"b"}\nid: 4\n\n'
+        rb'event: text_delta\ndata: {"text":"c"}\nid: 5\n\n'
+        rb'event: done\ndata: {"stop_reason":"end_turn"}\nretry: [6-9][0-9]{4}\nid: 6\n\n',
         body,
     )
 
@@ -59,8 +60,8 @@ def test_the_headers_are_these(api: Api, finished: str) -> None:
     with api.follow(finished, Accept_Encoding="gzip, br, deflate, zstd") as viewer:
         viewer.read_to_end()
     assert viewer.status == 200
-    assert viewer.header("content-type") == "text/event-stream"
-    assert viewer.header("cache-control") == "no-store"
+    assert viewer.header("content-type") == "text/event-stream; charset=utf-8"
+    assert viewer.header("cache-control") == "no-store, no-transform"
     assert viewer.header("x-accel-buffering") == "no"
     assert viewer.header("transfer-encoding") == "chunked"
     assert viewer.header("content-encoding") is None
@@ -70,7 +71,8 @@ def test_the_headers_are_these(api: Api, finished: str) -> None:
 def test_head_answers_without_a_body(api: Api, running: str, finished: str) -> None:
     for sid in (running, finished):
         answer = api.http.head(f"/v1/streams/{sid}/events")
-        assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "text/event-stream", b"")
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert api.http.head(f"/v1/streams/{finished}/events?last_event_id=6").status_code == 204
     assert api.http.head("/v1/streams/nope/events").status_code == 404
     ndjson = api.http.head(f"/v1/streams/{running}/events", headers={"Accept": NDJSON})
@@ -87,7 +89,7 @@ def test_two_requests_share_a_connection_when_the_first_has_its_proper_end(api: 
         first.send((head + last).encode())
         rest = first.read_all()
     assert rest.count(b"HTTP/1.1 200 OK") == 2
-    assert rest.count(b"id: 6\nevent: done") == 1
+    assert rest.count(b"event: done\n") == rest.count(b"\nid: 6\n\n") == 1
 
 
 # -- cursors ---------------------------------------------------------------------------------------------
@@ -101,9 +103,24 @@ def test_a_viewer_gets_what_follows_its_cursor(api: Api, other_api: Api, finishe
     assert ids(api.follow(finished, f"?lastEventId={after}").read_to_end()) == wanted
 
 
-def test_the_header_counts_before_the_query(api: Api, finished: str) -> None:
+def test_of_all_cursors_the_greatest_counts(api: Api, finished: str) -> None:
+    """An app that starts from a kept cursor sends that one, and the newer one beside it, at each reconnect."""
     assert ids(api.follow(finished, "?last_event_id=1", Last_Event_ID="4").read_to_end()) == [5, 6]
+    assert ids(api.follow(finished, "?last_event_id=4", Last_Event_ID="1").read_to_end()) == [5, 6]
     assert ids(api.follow(finished, "?last_event_id=4&lastEventId=1").read_to_end()) == [5, 6]
+    assert ids(api.follow(finished, "?last_event_id=1&last_event_id=4").read_to_end()) == [5, 6]
+    assert ids(api.follow(finished, Last_Event_ID="1, 4").read_to_end()) == [5, 6]
+    assert ids(api.follow(finished, "?last_event_id=latest", Last_Event_ID="4").read_to_end()) == [5, 6]
+    path = f"/v1/streams/{finished}/events"
+    with Exchange(api.url, "GET", path, [("Last-Event-ID", "4"), ("Last-Event-ID", "1")]) as twice:
+        assert ids(twice.read_to_end()) == [5, 6]
+
+
+@pytest.mark.parametrize("cursor", ["4 ", "4\t", " 4", "4 \t "])
+def test_blanks_around_a_field_are_not_of_it(api: Api, finished: str, cursor: str) -> None:
+    path = f"/v1/streams/{finished}/events"
+    with Exchange(api.url, "GET", path, [("Last-Event-ID", cursor), ("Accept", f"{NDJSON} ")]) as viewer:
+        assert [event["id"] for event in ndjson(viewer.read_to_end())] == [5, 6]
 
 
 def test_an_empty_cursor_counts_as_absent(api: Api, finished: str) -> None:
@@ -115,6 +132,14 @@ def test_an_empty_cursor_counts_as_absent(api: Api, finished: str) -> None:
 
 def test_earliest_is_the_beginning(api: Api, finished: str) -> None:
     assert ids(api.follow(finished, Last_Event_ID="earliest").read_to_end()) == [1, 2, 3, 4, 5, 6]
+
+
+def test_who_joins_at_the_latest_event_is_told_at_once_which_that_is(api: Api, running: str) -> None:
+    """Or it would come back without an id after a cut, and miss what was said meanwhile, without a notice."""
+    with api.follow(running, "?last_event_id=latest") as viewer, api.follow(running, Accept=NDJSON) as other:
+        assert re.fullmatch(rb"retry: [0-9]{4}\nid: 3\n\n", viewer.read_until(lambda body: body.endswith(b"\n\n")))
+        assert viewer.header("last-event-id") == "3"
+        assert other.header("last-event-id") is None, "it asked for all"
 
 
 def test_latest_is_only_what_comes_from_now_on(api: Api, running: str, finished: str) -> None:
@@ -310,16 +335,28 @@ def test_silence_is_broken_by_heartbeats(
     api = open_api(own_deployment(servers=1, workers=0, LASTEVENT_HEARTBEAT_S="0.1").url)
     sid = api.start_external()
     with api.follow(sid, "?last_event_id=latest") as viewer:  # a heartbeat that comes first opens the answer
-        body = viewer.read_until(lambda body: body.endswith(b": ping\n\n"))
-        assert re.fullmatch(rb"retry: [0-9]{4}\n(: ping\n\n)+", body)
+        body = viewer.read_until(lambda body: body.endswith(b": ping\n"))
+        assert re.fullmatch(rb"retry: [0-9]{4}\nid: 1\n\n(: ping\n)+", body)
     with api.follow(sid) as viewer, api.follow(sid, Accept=NDJSON) as other:
-        viewer.read_until(lambda body: body.endswith(b": ping\n\n: ping\n\n"))
+        viewer.read_until(lambda body: body.endswith(b": ping\n: ping\n"))
         other.read_until(lambda body: body.endswith(b"}\n\n\n"))
         api.append(sid, ("done", {}))
         assert ids(viewer.read_to_end()) == [1, 2]
         assert [event["id"] for event in ndjson(other.read_to_end())] == [1, 2]
     with api.follow(sid, "?last_event_id=1") as resumed:
         assert resumed.read_to_end().count(b"ping") == 0
+
+
+def test_a_viewer_chooses_how_often_it_hears_and_in_which_form(api: Api) -> None:
+    sid = api.start_external()
+    query = "?heartbeat=event&heartbeat_s=1"
+    with api.follow(sid, query) as viewer, api.follow(sid, query, Accept=NDJSON) as other:
+        body = viewer.read_until(lambda body: body.count(b"event: ping\ndata: {}\n\n") == 2)
+        assert [(frame.id, frame.event) for frame in frames(body)] == [(1, "queued"), (None, "ping"), (None, "ping")]
+        lines = other.read_until(lambda body: body.count(b"\n") == 2)
+        assert ndjson(lines)[1] == {"event": "ping", "data": {}}
+    for bad in ("heartbeat=yes", "heartbeat_s=0", "heartbeat_s=61", "heartbeat_s=nan"):
+        problem(api.get(f"/v1/streams/{sid}/events?{bad}"), 422, "invalid_request")
 
 
 def test_a_killed_server_cuts_and_the_viewer_resumes_elsewhere(
@@ -351,7 +388,7 @@ def test_a_drain_cuts_between_two_frames_and_says_when_to_come_back(
         body = viewer.read_to_end()
         lines = other.read_to_end()
         assert deployment.servers[0].wait(20) == 0
-    assert re.fullmatch(rb"retry: [0-9]+\nid: 1\n[^\x00]*\n\nretry: [0-9]{4}\n: draining\n\n", body)
+    assert re.fullmatch(rb"retry: [0-9]+\n[^\x00]*\nid: 1\n\nretry: [0-9]{4}\n: draining\n", body)
     assert not viewer.is_complete
     assert [event["id"] for event in ndjson(lines)] == [1]
     assert not other.is_complete

@@ -54,7 +54,7 @@ def test_with_accept_event_stream_the_answer_is_the_stream_itself(api: Api) -> N
     with post_as_sse(api, b'{"prompt":"[[tokens=5 rate=0]] hi"}') as answer:
         body = answer.read_to_end()
     assert answer.status == 200
-    assert answer.header("content-type") == "text/event-stream"
+    assert answer.header("content-type") == "text/event-stream; charset=utf-8"
     assert answer.is_complete
     got = frames(body)
     assert [frame.id for frame in got] == list(range(1, 9))

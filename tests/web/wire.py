@@ -15,30 +15,33 @@ import orjson
 LIMIT_S = 30.0
 
 FRAME = re.compile(
-    rb"(?:retry: (?P<retry>[0-9]+)\n)?(?:id: (?P<id>[0-9]+)\n)?event: (?P<kind>[^\n]*)\ndata: (?P<data>[^\n]*)"
+    rb"(?:retry: (?P<retry>[0-9]+)\n)?(?:: ping\n)*event: (?P<kind>[^\n]*)\ndata: (?P<data>[^\n]*)"
+    rb"(?:(?:\nretry: (?P<late>[0-9]+))?\nid: (?P<id>[0-9]+))?"
 )
 
-NO_EVENT = re.compile(rb"(retry: [0-9]+\n?)?(: [a-z_]+)?")
+CURSOR = re.compile(rb"(retry: [0-9]+\n)?id: [0-9]+")
 
 
 class Frame(NamedTuple):
+    """`late`: the `retry:` of a terminal event."""
+
     id: int | None
     event: str
     data: Any
     retry: int | None = None
+    late: int | None = None
 
 
 def frames(body: bytes) -> list[Frame]:
     """Every complete frame of an SSE body, in exactly the form this server gives them; what is no event is left out."""
-    return [_frame(block) for block in body.split(b"\n\n")[:-1] if not NO_EVENT.fullmatch(block)]
+    return [_frame(block) for block in body.split(b"\n\n")[:-1] if not CURSOR.fullmatch(block)]
 
 
 def _frame(block: bytes) -> Frame:
     found = FRAME.fullmatch(block)
     assert found, f"not a frame: {block!r}"
-    number, retry = found["id"], found["retry"]
-    kind = found["kind"].decode()
-    return Frame(number and int(number), kind, orjson.loads(found["data"]), retry and int(retry))
+    number, retry, late = (found[name] and int(found[name]) for name in ("id", "retry", "late"))
+    return Frame(number, found["kind"].decode(), orjson.loads(found["data"]), retry, late)
 
 
 def ids(body: bytes) -> list[int | None]:

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
-from broker.dialects.cursor import parse_cursor
-from broker.dialects.format import Format
+from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import (
     ArchiveUnavailable,
@@ -29,7 +28,12 @@ from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
 from broker.web.grants import CheckedRoute, grant_of, needs, reader, reader_by_key
-from broker.web.inputs import Accept, CursorQuery, LastEventId, wanted_format
+from broker.web.inputs import (
+    Accept,
+    Cursors,
+    SignsOfLife,
+    wanted_format,
+)
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.replay import Span, is_empty, paced
@@ -52,10 +56,9 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 async def events(
     request: Request,
     sid: str,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
     accept: Accept = "*/*",
-    last_event_id: LastEventId = None,
-    last_event_id_query: Annotated[CursorQuery, Query(alias="last_event_id")] = None,
-    last_event_id_camel: Annotated[str | None, Query(alias="lastEventId")] = None,
     compact: Annotated[Literal["0", "1"], Query(description="Merge text that waits")] = "0",
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
@@ -64,7 +67,7 @@ async def events(
     form = wanted_format(accept, compact == "1")
     try:
         tier.require_place(sid, grant)
-        cursor = parse_cursor(last_event_id or last_event_id_query or last_event_id_camel)
+        cursor = cursors.resume_at()
         found = await tier.streams.look_up_content(sid, grant)
         log = await log_of(request, sid, found, grant)
     except (StoreUnavailable, ArchiveUnavailable, MasksBusy, Draining, TooManyViewers, RateLimited) as passing:
@@ -72,10 +75,18 @@ async def events(
     tail = found.meta.tail
     if has_ended_at(cursor, found.meta.state, tail):
         return Response(status_code=204)
+    joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    steps = steps_of(tier, found, grant, log, sid, cursor, follows=follows == "1")
-    view = view_of(request, sid, grant, form.access_name, cursor)
-    return EventsResponse(tier.viewers, steps, form, view=view, grant=grant)
+    steps = steps_of(tier, found, grant, log, sid, cursor, follows=follows == "1", heartbeat=heartbeat)
+    return EventsResponse(
+        tier.viewers,
+        steps,
+        form,
+        heartbeat=form.render_heartbeat(heartbeat),
+        view=view_of(request, sid, grant, form.access_name, cursor),
+        grant=grant,
+        joins_at=joins_at,
+    )
 
 
 @router.get("/v1/streams/{sid}/replay", **gives("The log again, at its original pace × speed", MEDIA_TYPE))
@@ -83,7 +94,8 @@ async def events(
 async def replay_paced(
     request: Request,
     sid: str,
-    last_event_id: LastEventId = None,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
     speed: Annotated[float, Query(ge=0, le=10_000, allow_inf_nan=False, description="0: at once")] = 1.0,
     first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
@@ -91,18 +103,19 @@ async def replay_paced(
     tier = Tier.of(request)
     grant = grant_of(request)
     tier.require_place(sid, grant)
-    cursor = parse_cursor(last_event_id) or 0
+    cursor = cursors.resume_at() or 0
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
     view = view_of(request, sid, grant, "replay", cursor)
-    heartbeat_s = tier.settings.heartbeat_s
+    silence_s = heartbeat.every_s or tier.settings.heartbeat_s
     return EventsResponse(
         tier.viewers,
-        lambda _: paced(log, sid, span, speed=speed, heartbeat_s=heartbeat_s),
+        lambda _: paced(log, sid, span, speed=speed, heartbeat_s=silence_s),
         Format.EXACT,
+        heartbeat=Format.EXACT.render_heartbeat(heartbeat),
         view=view,
         grant=grant,
         refuses_with_status=True,
@@ -110,11 +123,19 @@ async def replay_paced(
 
 
 def steps_of(
-    tier: Tier, found: Found, grant: Grant, log: ReadableLog, sid: str, cursor: int, *, follows: bool = True
+    tier: Tier,
+    found: Found,
+    grant: Grant,
+    log: ReadableLog,
+    sid: str,
+    cursor: int,
+    *,
+    follows: bool = True,
+    heartbeat: Heartbeat,
 ) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
     """A stream that Redis has is followed. One that the archive has is at its end, and so is what is read masked."""
     if follows and found.is_in_redis and not grant.is_masked:
-        return partial(follow, tier.log, tier.hub, sid, cursor)
+        return partial(follow, tier.log, tier.hub, sid, cursor, heartbeat_s=heartbeat.every_s)
     return lambda _: replay(log, sid, cursor)
 
 

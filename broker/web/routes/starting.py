@@ -6,14 +6,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
-from broker.dialects.cursor import parse_cursor
-from broker.dialects.format import Format
+from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
 from broker.web.grants import CheckedRoute, full_key, grant_of, needs
-from broker.web.inputs import Accept, IdempotencyKey, LastEventId
+from broker.web.inputs import (
+    Accept,
+    Cursors,
+    IdempotencyKey,
+    SignsOfLife,
+)
 from broker.web.openapi import takes
 from broker.web.routes.following import has_ended_at, steps_of, view_of
 from broker.web.strict_json import json_response
@@ -27,17 +31,18 @@ router = APIRouter(route_class=CheckedRoute)
 @needs(full_key)
 async def create_stream(
     request: Request,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
     accept: Accept = "*/*",
-    last_event_id: LastEventId = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
     _require_place(tier, accept)
-    cursor = _require_key_for_cursor(last_event_id, idempotency_key)
+    cursor = _require_key_for_cursor(cursors, idempotency_key)
     body = await tier.body(request, CreateStream)
     started = await tier.streams.start(body, grant, idempotency_key)
-    return await _answer(request, grant, started, accept, cursor)
+    return await _answer(request, grant, started, accept, cursor, heartbeat)
 
 
 @router.post(
@@ -48,17 +53,18 @@ async def create_stream(
 async def regenerate(
     request: Request,
     sid: str,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
     accept: Accept = "*/*",
-    last_event_id: LastEventId = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     tier = Tier.of(request)
     grant = grant_of(request)
     _require_place(tier, accept)
-    cursor = _require_key_for_cursor(last_event_id, idempotency_key)
+    cursor = _require_key_for_cursor(cursors, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
     started = await tier.streams.regenerate(sid, grant, idempotency_key)
-    return await _answer(request, grant, started, accept, cursor)
+    return await _answer(request, grant, started, accept, cursor, heartbeat)
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", optional=True))
@@ -79,23 +85,33 @@ def _require_place(tier: Tier, accept: str) -> None:
         tier.require_open()
 
 
-def _require_key_for_cursor(last_event_id: str | None, key: str | None) -> int | None:
+def _require_key_for_cursor(cursors: Cursors, key: str | None) -> int | None:
     """A client that POSTs again to reconnect must say which stream it means; without a key it would start another."""
-    if last_event_id and key is None:
+    if cursors and key is None:
         raise BadCursor("Last-Event-ID with POST needs the Idempotency-Key the stream was started with.")
-    return parse_cursor(last_event_id)
+    return cursors.resume_at()
 
 
-async def _answer(request: Request, grant: Grant, started: Started, accept: str, cursor: int | None) -> Response:
-    tier = Tier.of(request)
-    location = {"Location": f"/v1/streams/{started.sid}"}
+async def _answer(
+    request: Request, grant: Grant, started: Started, accept: str, cursor: int | None, heartbeat: Heartbeat
+) -> Response:
+    tier, sid, record = Tier.of(request), started.sid, started.record
+    location = {"Location": f"/v1/streams/{sid}"}
     if MEDIA_TYPE not in accept:
-        return json_response(started.record, 201 if started.is_new else 200, location)
-    if has_ended_at(cursor, started.record["state"], started.record["last_event_id"]):
+        return json_response(record, 201 if started.is_new else 200, location)
+    if has_ended_at(cursor, record["state"], record["last_event_id"]):
         return Response(status_code=204, headers=location)
-    cursor = started.record["last_event_id"] if cursor is None else cursor
-    found = await tier.streams.look_up_content(started.sid, grant)
-    log = await tier.reading.log(started.sid, found, grant)
-    steps = steps_of(tier, found, grant, log, started.sid, cursor)
-    view = view_of(request, started.sid, grant, Format.EXACT.access_name, cursor)
-    return EventsResponse(tier.viewers, steps, Format.EXACT, location, view=view, grant=grant)
+    joins_at = record["last_event_id"] if cursor is None else None
+    cursor = record["last_event_id"] if cursor is None else cursor
+    found = await tier.streams.look_up_content(sid, grant)
+    log = await tier.reading.log(sid, found, grant)
+    return EventsResponse(
+        tier.viewers,
+        steps_of(tier, found, grant, log, sid, cursor, heartbeat=heartbeat),
+        Format.EXACT,
+        location,
+        heartbeat=Format.EXACT.render_heartbeat(heartbeat),
+        view=view_of(request, sid, grant, Format.EXACT.access_name, cursor),
+        grant=grant,
+        joins_at=joins_at,
+    )

@@ -14,14 +14,14 @@ MAX_CURSOR = 2**53 - 1
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 
 
-def resume_at(given: Iterable[str]) -> int | None:
-    """Where a viewer resumes that gave these cursors: each field and each query parameter, which may hold several.
+def resume_at(fields: Iterable[str], queries: Iterable[str] = ()) -> int | None:
+    """Where a viewer resumes that gave these cursors. A field may be a list, with blanks (RFC 9110 §5.6.1).
 
     The greatest counts: a client that keeps its cursor in the address, and learns newer ones, sends both for ever.
     `earliest` and `latest` count where there is no number, and of those the first. Raises BadCursor as `parse_cursor`.
     """
-    words = [word for text in given for part in text.split(",") if (word := part.strip(" \t"))]
-    cursors = [(word, parse_cursor(word)) for word in words]
+    words = [part.strip(" \t") for field in fields for part in field.split(",")] + list(queries)
+    cursors = [(word, parse_cursor(word)) for word in words if word]
     numbers = [cursor for word, cursor in cursors if cursor is not None and word != EARLIEST]
     if numbers:
         return max(numbers)

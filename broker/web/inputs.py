@@ -19,6 +19,9 @@ Include = Annotated[Literal["request"] | None, Query(description="request: recor
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
+_QUERIES = ("last_event_id", "lastEventId")
+
+
 class GivenCursors:
     """Every cursor in a request: each of its fields, where a framework would take one of them, and both queries."""
 
@@ -29,16 +32,15 @@ class GivenCursors:
         _query: Annotated[str | None, Query(alias="last_event_id", description="For who can send no header")] = None,
         _camel: Annotated[str | None, Query(alias="lastEventId", description="The same")] = None,
     ) -> None:
-        query = request.query_params
-        self._given = [*request.headers.getlist("last-event-id"), *query.getlist("last_event_id")]
-        self._given += query.getlist("lastEventId")
+        self._fields = request.headers.getlist("last-event-id")
+        self._queries = [at for name in _QUERIES for at in request.query_params.getlist(name)]
 
     def __bool__(self) -> bool:
-        return any(self._given)
+        return any(self._fields + self._queries)
 
     def resume_at(self) -> int | None:
         """Where the caller resumes; None at the latest event. Raises BadCursor."""
-        return resume_at(self._given)
+        return resume_at(self._fields, self._queries)
 
 
 Cursors = Annotated[GivenCursors, Depends()]

@@ -85,7 +85,7 @@ def leave_redis(archived: Deployment, *sids: str) -> None:
 
 
 def without_retry(body: bytes) -> bytes:
-    return re.sub(rb"^retry: [0-9]+\n", b"", body)
+    return re.sub(rb"(?m)^(retry: [0-9]+|: ping)\n", b"", body)
 
 
 def everything(api: Api, sid: str) -> dict[str, Any]:

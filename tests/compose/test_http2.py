@@ -72,4 +72,4 @@ async def test_a_cut_is_no_end_over_http2_either(own_balanced: Balanced, trust: 
     assert not lost.has_ended
     assert not answered_by_nginx.has_ended
     assert answered_by_nginx.status == 200
-    assert answered_by_nginx.body.endswith(b"\n: no_server\n\n")
+    assert answered_by_nginx.body.endswith(b"\n: no_server\n")

@@ -19,7 +19,7 @@ from tests.rig.deployment import until
 from tests.viewers.viewer import Answer
 
 EVENTS = "/v1/streams/0f3c/events"
-LATER = re.compile(rb"retry: (1[0-9]{4})\n: too_many\n\n")
+LATER = re.compile(rb"retry: (1[0-9]{4})\n: too_many\n")
 BURST, RATE_S = 200, 50
 CONNECTIONS = 100
 """Fewer than in production, and than the burst."""

@@ -17,7 +17,7 @@ from tests.rig.deployment import HTTP, free_port, wait_until
 from tests.viewers.viewer import post
 
 EVENTS = "/v1/streams/0f3c/events"
-COME_BACK = re.compile(rb"retry: (1[0-9]{3})\n: no_server\n\n")
+COME_BACK = re.compile(rb"retry: (1[0-9]{3})\n: no_server\n")
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
     )
     dead, wire = lane()
     dead.lose()
-    scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda _: dead}}
+    scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda *_: dead}}
 
     async def never(_: object) -> AsyncIterator[None]:
         raise AssertionError("it was served")
@@ -224,7 +224,8 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
     async def ignore(_: object) -> None:
         pass
 
-    response = EventsResponse(viewers, never, Format.EXACT, heartbeat=b": ping\n", view=View("a", {}), grant=Grant("t"))  # type: ignore[arg-type]
+    view = View("a", {})
+    response = EventsResponse(viewers, never, Format.EXACT, heartbeat=b": ping\n", view=view, grant=Grant("t"))  # type: ignore[arg-type]
     await response(scope, ignore, ignore)
     assert dead.continuation
     await dead.continuation(ignore)

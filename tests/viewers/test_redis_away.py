@@ -12,7 +12,7 @@ from tests.viewers.durable import answers, durable_deployment
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import Viewer, get_events
 
-PING = b": ping\n\n"
+PING = b": ping\n"
 PINGS_AWAY = 10  # at one every 0.3 s
 VIEWERS = 20
 WELL_UNDER_WAY = 20  # the id of an event: by then the worker holds the pen
@@ -100,7 +100,7 @@ async def _expect_a_cut_that_names_redis(port: int, sid: str) -> None:
     assert answer.status == 200
     assert answer.is_cut
     assert answer.body.startswith(b"retry: ")
-    assert answer.body.endswith(b"\n: redis_unavailable\n\n")
+    assert answer.body.endswith(b"\n: redis_unavailable\n")
 
 
 def _expect_everything_on_one_connection(viewers: list[Viewer], last: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tests.rig.deployment import HTTP
 
 LIMIT_S = 60.0
-_RETRY = re.compile(rb"retry: [0-9]+\n")
+_SAYS_NOTHING = re.compile(rb"^(?:retry: [0-9]+|: [a-z_]+)\n", re.MULTILINE)
 
 CutAt = Callable[[bytearray], int | None]
 """Given the body so far, after how many of its bytes the client's connection breaks (None: not yet)."""
@@ -82,11 +82,12 @@ class Answer:
 
     @property
     def remainder(self) -> bytes:
-        return bytes(self.body).rpartition(b"\n\n")[2]
+        return bare(bytes(self.body).rpartition(b"\n\n")[2])
 
 
-def without_retry(block: bytes) -> bytes:
-    return _RETRY.sub(b"", block, count=1) if block.startswith(b"retry: ") else block
+def bare(block: bytes) -> bytes:
+    """Without comments and without `retry:`, which is another for each viewer."""
+    return _SAYS_NOTHING.sub(b"", block)
 
 
 def parse(block: bytes) -> Event | None:
@@ -227,7 +228,7 @@ class Viewer:
     def __init__(self, sid: str) -> None:
         self.sid = sid
         self.blocks: list[bytes] = []
-        """Every complete block that was more than a comment, its jittered `retry:` line taken away."""
+        """Every complete block, without comments and without the jittered `retry:` lines."""
         self.answers: list[Answer] = []
         self.last_event_id: int | None = None
         self.has_ended = False
@@ -273,7 +274,7 @@ class Viewer:
     def take(self, answer: Answer) -> None:
         """Keep an answer's complete blocks. No other status than these two would let an EventSource live."""
         assert answer.status in (200, 204), answer
-        for block in map(without_retry, answer.blocks):
+        for block in map(bare, answer.blocks):
             event = parse(block)
             if event is None:
                 assert all(line.startswith(b":") for line in block.split(b"\n") if line), block

@@ -16,7 +16,7 @@ from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 OwnDeployment = Callable[..., Deployment]
 OpenApi = Callable[..., Api]
 NDJSON = {"Accept": "application/x-ndjson"}
-CUT = rb"retry: [0-9]{4}\n: %s\n\n"
+CUT = rb"retry: [0-9]{4}\n: %s\n"
 
 
 def assert_cut_politely(viewer: Exchange, code: bytes) -> None:
@@ -226,7 +226,7 @@ def test_a_replay_is_cut_by_a_drain_and_not_ended(own_deployment: OwnDeployment,
         answer.read_until(lambda body: b"id: 1\n" in body)
         deployment.servers[0].send(signal.SIGTERM)
         body = answer.read_to_end()
-    assert body.endswith(b": draining\n\n")
+    assert body.endswith(b": draining\n")
     assert not answer.is_complete
     assert deployment.servers[0].wait(20) == 0
     assert b"Traceback" not in deployment.servers[0].output.read_bytes()

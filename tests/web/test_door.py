@@ -300,7 +300,7 @@ def test_a_token_dies_and_so_do_the_connections_that_it_opened(
     with Exchange(deployment.url, "GET", url) as viewer:
         told = viewer.read_to_end()
         assert not viewer.is_complete
-    assert re.fullmatch(rb"retry: \d+\nid: 1\nevent: queued\ndata: \{\}\n\nretry: \d+\n: token_expired\n\n", told)
+    assert re.fullmatch(rb"retry: \d+\nevent: queued\ndata: \{\}\nid: 1\n\nretry: \d+\n: token_expired\n", told)
     for path in ("/events", "/text", ""):
         problem(browser.get(url.replace("/events", path)), 401, "token_expired")
     wait_until(lambda: hows(owner, sid) == ["token_expired"], "it is recorded")

@@ -293,7 +293,7 @@ def test_the_same_bytes_come_to_whoever_opens_early_midway_and_late(api: Api) ->
             midway.read_until(lambda body: b"id: 2\n" in body)
             api.append(sid, ("text_delta", {"text": "b"}), ("done", {}))
             bodies = [early.read_to_end(), midway.read_to_end(), api.follow(sid).read_to_end()]
-    bare = {re.sub(rb"^retry: [0-9]+\n", b"", body) for body in bodies}
+    bare = {re.sub(rb"(?m)^retry: [0-9]+\n", b"", body) for body in bodies}
     assert len(bare) == 1
 
 

@@ -91,6 +91,16 @@ def test_an_option_replaces_a_setting_in_a_copy_and_all_others_stay(monkeypatch:
     assert copy.model_dump() == {**settings.model_dump(), "concurrency": 7}
 
 
+def test_an_origin_is_a_scheme_and_a_host_apps_schemes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    apps = ("capacitor://localhost", "ionic://localhost", "tauri://localhost", "chrome-extension://abcdefgh", "app://-")
+    monkeypatch.setenv("LASTEVENT_CORS_ORIGINS", ", ".join((*apps, "https://app.example.com:8443/")))
+    assert Settings().cors_origins == (*apps, "https://app.example.com:8443")
+    for wrong in ("app.example.com", "https://", "https://a/b", "null", "*", "https://a b", "//a"):
+        monkeypatch.setenv("LASTEVENT_CORS_ORIGINS", wrong)
+        with pytest.raises(ValueError, match="each origin is a scheme and a host"):
+            Settings()
+
+
 def test_each_option_that_cannot_be_used_has_a_line() -> None:
     with pytest.raises(SettingsError) as raised:
         with_options(Settings(), concurrency=("--concurrency", 0), archive_url=("--data-dir", "x://y"))

@@ -1,6 +1,8 @@
 """A viewer that does not read costs nobody anything: not the fast ones, and of the server's memory little."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ STALLED = 100
 EVENT_BYTES = 95_000
 EVENTS = 40  # 3.8 MB: nearly what a stream may hold
 MEMORY_A_VIEWER_BYTES = 1024 * 1024
+STALL_S = 2
 SMALL = 4096  # of the client's receive buffer: what the kernels hold is not what is measured
 
 
@@ -22,7 +25,7 @@ SMALL = 4096  # of the client's receive buffer: what the kernels hold is not wha
 def deployment(own_deployment: Callable[..., Deployment]) -> Deployment:
     if not Path("/proc/self/status").exists():
         pytest.skip("how much memory another process has is read from /proc")
-    return own_deployment(servers=1, LASTEVENT_VIEWER_STALL_S="2", LASTEVENT_HEARTBEAT_S="1")
+    return own_deployment(servers=1, LASTEVENT_VIEWER_STALL_S=str(STALL_S), LASTEVENT_HEARTBEAT_S="1")
 
 
 async def test_viewers_that_stop_reading_slow_no_other_and_take_little_memory(deployment: Deployment) -> None:
@@ -66,6 +69,30 @@ async def test_viewers_that_stop_reading_a_long_backlog_take_little_memory(deplo
 
     print(f"{STALLED} viewers that stalled in the backlog: {taken / STALLED / 1024:.0f} KiB each")
     assert taken < STALLED * MEMORY_A_VIEWER_BYTES
+
+
+async def test_a_viewer_that_reads_slowly_all_the_time_is_not_cut(deployment: Deployment) -> None:
+    """However long one write takes: the kernel lets the server write again only when a third of its buffer is free."""
+    here = deployment.ports[0]
+    producer = await Producer.create(here)
+    for _ in range(EVENTS):
+        await producer.write("x" * EVENT_BYTES)
+    await producer.finish()
+    loop, seen = asyncio.get_running_loop(), b""
+    with socket.socket() as plug:
+        plug.setblocking(False)
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * SMALL)
+        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)  # as on a network: loopback's has 64 KB
+        async with asyncio.timeout(LIMIT_S):
+            await loop.sock_connect(plug, ("127.0.0.1", here))
+            head = f"GET /v1/streams/{producer.sid}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            await loop.sock_sendall(plug, head.encode())
+            ends_at = time.monotonic() + 4 * STALL_S
+            while time.monotonic() < ends_at:
+                seen += await loop.sock_recv(plug, SMALL)
+                await asyncio.sleep(STALL_S / 20)  # how slow it is: 40 KB/s
+            assert viewers_connected(deployment.url) == 1
+    assert len(seen) > 20 * 1024
 
 
 async def _stall(stack: AsyncExitStack, port: int, sid: str) -> None:

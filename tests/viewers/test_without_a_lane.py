@@ -1,8 +1,9 @@
 """Where no lane is offered (another ASGI server, HTTP/1.0) viewers are served through send(): with the same bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import uvicorn
@@ -79,6 +80,47 @@ async def test_http_1_0_gets_a_body_without_chunks_that_ends_with_its_connection
     assert b"transfer-encoding" not in head.lower()
     assert body.startswith(b"retry: ")
     assert bare(body) == modern.bytes
+
+
+async def test_over_http_1_0_every_cut_is_a_reset_and_no_end(own_deployment: Callable[..., Deployment]) -> None:
+    """There the end of a connection is the proper end of a body: nothing else could tell a cut from it.
+
+    nginx speaks HTTP/1.0 to what it proxies unless it is told otherwise.
+    """
+    deployment = own_deployment(servers=2, workers=0, LASTEVENT_MAX_VIEWERS="1")
+    here, there = deployment.ports
+    producer = await Producer.create(here)
+    path = f"/v1/streams/{producer.sid}/events"
+    async with AsyncExitStack() as stack:
+        killed = await stack.enter_async_context(_http_1_0(here, path))
+        drained = await stack.enter_async_context(_http_1_0(there, path))
+        refused = await stack.enter_async_context(_http_1_0(there, path, until=b"too_many_viewers\n"))
+        assert await _is_reset(refused)
+        deployment.servers[0].kill()
+        deployment.servers[1].send(signal.SIGTERM)
+        assert await _is_reset(killed)
+        assert (await drained.readuntil(b": draining\n")).startswith(b"retry: ")
+        assert await _is_reset(drained)
+
+
+@asynccontextmanager
+async def _http_1_0(port: int, path: str, until: bytes = b"id: 1\n\n") -> AsyncIterator[asyncio.StreamReader]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await reader.readuntil(until)
+            yield reader
+    finally:
+        writer.transport.abort()
+
+
+async def _is_reset(reader: asyncio.StreamReader) -> bool:
+    try:
+        assert not (rest := await reader.read()), rest
+    except ConnectionResetError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
+from broker.settings import Settings
+from broker.web.app import create_app
 from tests.rig.deployment import Deployment
 from tests.web.wire import Api, Exchange, problem
 
@@ -129,28 +132,35 @@ def test_openapi_describes_every_route(api: Api) -> None:
 # -- CORS ------------------------------------------------------------------------------------------------
 
 
+IONIC = "capacitor://localhost"
+"""Of every Ionic app on iOS."""
+
+SENT_BY_LIBRARIES = ("cache-control", "x-requested-with", "x-request-id", "traceparent", "baggage", "sentry-trace")
+
+
 @pytest.fixture
 def cors(own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]) -> Iterator[Api]:
-    return open_api(own_deployment(servers=1, workers=0, LASTEVENT_CORS_ORIGINS=f"{APP}, http://localhost:3000").url)
+    origins = f"{APP}, http://localhost:3000/, {IONIC}"
+    return open_api(own_deployment(servers=1, workers=0, LASTEVENT_CORS_ORIGINS=origins).url)
 
 
 def test_a_configured_origin_may_ask_and_read(cors: Api) -> None:
     sid = cors.finished("a")
-    for origin in (APP, "http://localhost:3000"):
+    names = ("last-event-id", "idempotency-key", "authorization", "content-type", *SENT_BY_LIBRARIES)
+    for origin in (APP, "http://localhost:3000", IONIC):
         page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
         for method in ("GET", "POST"):
             asked = {
                 **page,
                 "Access-Control-Request-Method": method,
-                "Access-Control-Request-Headers": "last-event-id, idempotency-key, authorization, content-type",
+                "Access-Control-Request-Headers": ", ".join(names),
             }
             preflight = cors.http.options("/v1/streams", headers=asked)
             assert preflight.status_code == 200, preflight.text
             assert preflight.headers["access-control-allow-origin"] == origin
             allowed = preflight.headers["access-control-allow-headers"].lower()
-            assert all(
-                name in allowed for name in ("last-event-id", "idempotency-key", "authorization", "content-type")
-            )
+            assert all(name in allowed for name in names)
+            assert "access-control-allow-credentials" not in preflight.headers
             assert method in preflight.headers["access-control-allow-methods"]
         answers = [
             cors.get(f"/v1/streams/{sid}/text", headers=page),
@@ -164,6 +174,16 @@ def test_a_configured_origin_may_ask_and_read(cors: Api) -> None:
             exposed = answer.headers["access-control-expose-headers"].lower()
             assert all(name in exposed for name in ("location", "last-event-id", "retry-after"))
             assert "origin" in answer.headers.get("vary", "").lower()
+
+
+async def test_cookies_of_pages_are_taken_where_a_setting_says_so() -> None:
+    """For what stands in front of the servers, and asks for one."""
+    app = create_app(Settings(cors_origins=(APP,), cors_credentials=True))
+    asked = {"Origin": APP, "Access-Control-Request-Method": "GET"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        preflight = await client.options("/v1/streams", headers=asked)
+    assert preflight.headers["access-control-allow-credentials"] == "true"
+    assert preflight.headers["access-control-allow-origin"] == APP
 
 
 def test_no_other_origin_may(cors: Api) -> None:

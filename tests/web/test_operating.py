@@ -98,7 +98,7 @@ def test_every_answer_keeps_browsers_from_guessing_running_or_keeping_it(api: Ap
         headers = api.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["content-security-policy"] == "default-src 'none'"
-        assert headers["cache-control"] == "no-store"
+        assert headers["cache-control"] == "no-store" + ", no-transform" * path.endswith("/events")
         assert "server" not in headers
 
 

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.auth": {"broker.errors", "broker.log"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
-    "broker.live": {"broker.errors", "broker.log", "broker.dialects"},
+    "broker.live": {"broker.errors", "broker.store", "broker.log", "broker.dialects"},
     "broker.service": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
     },

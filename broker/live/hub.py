@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from broker.live.subscription import Subscription, subscription
 from broker.live.topic import HEARTBEAT_TICKS, RING_EVENTS, Topic
 from broker.log.keys import Keys
+from broker.store.errors import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +44,16 @@ MIN_RING_EVENTS = 16
 
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
+STABLE_S = 1.0
+"""A subscription that lasted so long was one. A shorter one may be refused for ever: a channel that is not allowed."""
+
 
 class Hub:
     def __init__(self, redis: Redis, keys: Keys, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self.heartbeat_s = heartbeat_s
         self.bytes_sent = 0
         self.on_new_server: Callable[[], object] | None = None
+        self.on_connected: Callable[[], object] | None = None
         self._redis = redis
         self._keys = keys
         self._topics: dict[bytes, Topic] = {}
@@ -147,18 +152,21 @@ class Hub:
 
     async def run(self) -> None:
         """Hold the subscription for ever. Ends only by cancellation."""
+        clock = asyncio.get_running_loop().time
         tries = 0
         while True:
+            began_s = clock()
             try:
                 async with self._subscribed() as connection:
-                    tries = 0
                     await connection.keep()
             except (redis.exceptions.RedisError, OSError) as error:
-                if tries == 0:
-                    why = type(error).__name__
+                if tries == 0 or clock() - began_s > STABLE_S:
+                    why = cause_of(error)
                     logger.warning("the subscription broke (%s); viewers wait while it is made again", why)
             except Exception:
                 logger.exception("the subscription failed; it is made again")
+            if clock() - began_s > STABLE_S:
+                tries = 0
             await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))
             tries += 1
 
@@ -186,3 +194,5 @@ class Hub:
         if self.on_new_server and self._server not in (None, server):
             self.on_new_server()
         self._server = server
+        if self.on_connected:
+            self.on_connected()

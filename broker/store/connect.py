@@ -17,7 +17,8 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
-from broker.store.errors import raise_if_passing, translating_redis_errors
+from broker.errors import LasteventError, RedisRefuses, RedisUnavailable
+from broker.store.errors import translated
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
@@ -138,24 +139,53 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
 
 
 class Client(Redis):
-    """redis-py's client with our errors: a passing failure is RedisUnavailable, whatever redis-py or the OS raises."""
+    """redis-py's client with our errors, whatever redis-py or the OS raises. `on_refused`: called at a RedisRefuses."""
+
+    on_refused: Callable[[], object] = staticmethod(lambda: None)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        with translating_redis_errors():
+        try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if meaning := self._meaning(error, _named(args[1]) if len(args) > 1 else ""):
+                raise meaning from error
+            raise
+
+    def _meaning(self, error: Exception, key: str = "") -> LasteventError | None:
+        meaning = translated(error, key=key)
+        if isinstance(meaning, RedisRefuses):
+            self.on_refused()
+        return meaning
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.meaning = self._meaning
+        return pipeline
 
 
 class _Pipeline(Pipeline):
+    meaning: Callable[[Exception], LasteventError | None]
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        with translating_redis_errors():
+        try:
             answers = await super().execute(raise_on_error)
+        except Exception as error:
+            if meaning := self.meaning(error):
+                raise meaning from error
+            raise
         for answer in answers:
-            if isinstance(answer, Exception):  # with raise_on_error=False
-                raise_if_passing(answer)
+            # With raise_on_error=False. What concerns one key alone is for the caller, who has the others' answers.
+            if isinstance(answer, Exception) and isinstance(meaning := self.meaning(answer), RedisUnavailable):
+                raise meaning from answer
         return answers
+
+
+def _named(key: object) -> str:
+    """A key as a message may name it: behind its second part stand the callers' names, of sessions for instance."""
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    first, colon, rest = text.partition(":")
+    second, more, _ = rest.partition(":")
+    return f"{first}{colon}{second}{':…' if more else ''}"
 
 
 def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Client:

@@ -73,6 +73,9 @@ _WRONG_TYPE = (
     "Lastevent a Redis database of its own."
 )
 
+_IN_A_PIPELINE = re.compile(r"Command # \d+ .* of pipeline caused error: (?:\(['\"])?(.*?)(?:['\"],\))?", re.DOTALL)
+"""How redis-py names which of several it was."""
+
 # As redis-py names what it has removed from the message.
 _CLASSES: dict[type[Exception], str] = {
     redis.exceptions.OutOfMemoryError: "OOM",
@@ -135,7 +138,10 @@ def _meaning(said: str, key: str) -> LasteventError | None:
 
 def _said(error: Exception) -> str:
     """What Redis said, with its first word, unless that is ERR."""
-    text = str(error).removeprefix("Transaction discarded because of: ")  # so EXEC passes on why
+    text = str(error)
+    if found := _IN_A_PIPELINE.fullmatch(text):
+        text = found[1]
+    text = text.removeprefix("Transaction discarded because of: ")  # so EXEC passes on why
     if text.startswith("Authentication required"):  # redis-py has one class for this and for WRONGPASS
         return f"NOAUTH {text}"
     word = _CLASSES.get(type(error))

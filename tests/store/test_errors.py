@@ -3,8 +3,10 @@
 import ssl
 
 import pytest
+import redis.asyncio
 import redis.exceptions
 from redis._parsers.base import BaseParser
+from redis.asyncio.client import Pipeline
 
 from broker.errors import RedisRefuses, RedisUnavailable, WrongType
 from broker.store.errors import translated
@@ -62,6 +64,12 @@ def test_a_key_of_another_type_is_no_outage() -> None:
     meaning = translated(error, key="le:leases")
     assert isinstance(meaning, WrongType)
     assert "The key le:leases" in str(meaning)
+
+
+def test_what_redis_says_is_found_in_what_a_pipeline_makes_of_it() -> None:
+    error = BaseParser.parse_error("MISCONF Redis is configured to save RDB snapshots")
+    Pipeline(redis.asyncio.ConnectionPool(), {}, False, None).annotate_exception(error, 2, ("SET", "le:x", "OOM"))
+    assert "its disk" in str(translated(error))
 
 
 def test_a_certificate_that_is_not_accepted_is_named() -> None:

@@ -106,6 +106,7 @@ class Tier:
         run = {
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
+            "looks": self.hub.look_after,
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "needs": self.needs.run,

@@ -22,7 +22,9 @@ LasteventError
 ├── StoreFull               Redis keeps its last memory for the streams that run: none is created
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
+│   │   └── RedisRefuses    Redis refuses what Lastevent needs, until an operator changes something
 │   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
+├── WrongType               one key in Redis is not of Lastevent's making; all others are as they were
 ├── ArchiveDamaged          a row of the archive is not as it was written
 ├── MasksTooSlow            the masks take too long on this stream
 │   └── MasksBusy           too many masked reads wait for their turn; it passes
@@ -154,6 +156,13 @@ class RedisUnavailable(StoreUnavailable):
     """Redis did not answer or cannot serve: a step that was sent may have been carried out."""
 
 
+class RedisRefuses(RedisUnavailable):
+    """Redis answers, and refuses: a permission, a password, a cluster. Trying again alone does not help."""
+
+    code, title = "redis_refuses", "Redis refuses what Lastevent needs"
+    retry_after_s = 10.0
+
+
 class LogHealing(StoreUnavailable):
     """Redis has just restarted. For one lease, only live writers may write (the boot rule: log/servers.py)."""
 
@@ -162,6 +171,13 @@ class LogHealing(StoreUnavailable):
     def __init__(self, wait_s: float) -> None:
         super().__init__("Redis has just restarted and writers are restoring lost events. Try again shortly.")
         self.retry_after_s = wait_s
+
+
+class WrongType(LasteventError):
+    """Not a StoreUnavailable: whoever serves many streams goes on with the others."""
+
+    status, code, title = 503, "redis_wrong_type", "A key in Redis is not of the type that Lastevent gives it"
+    retry_after_s = 60.0
 
 
 class ArchiveDamaged(LasteventError):

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.auth": {"broker.errors", "broker.log"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
-    "broker.live": {"broker.errors", "broker.log", "broker.dialects"},
+    "broker.live": {"broker.errors", "broker.store", "broker.log", "broker.dialects"},
     "broker.service": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
     },
@@ -46,12 +46,12 @@ ROOMS: dict[str, set[str]] = {
     "worker.attempts": set(),
     "worker.providers": {"broker.settings", "worker.standin"},
     "worker.standin": set(),
-    "worker.heartbeat": {"broker.errors", "broker.log"},
+    "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.generation": {"broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers"},
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
-    "worker.dispatch": {"broker.errors", "broker.log"},
+    "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.process"),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),

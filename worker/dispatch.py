@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import arq.worker
@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
 from broker.log.keys import Keys
 from broker.log.queue import JOB, connect_queue
+from broker.store.listen import messages
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,6 @@ PICK_AT_ONCE = 32
 
 JOB_TIMEOUT_S = 60
 """A claim takes some ms; one that finds no Redis gives up well before this."""
-
-LISTEN_S = 2.0
-"""How long one read of the subscription waits."""
 
 CLOSE_S = 5.0
 """How long jobs in hand may take to end when this worker stops."""
@@ -117,13 +115,9 @@ class Dispatch:
 
     async def listen(self) -> None:
         """Wake this worker when a stream is queued, for ever. Ends only by cancellation."""
-        async with self._redis.pubsub() as queued:
-            await queued.subscribe(self._keys.queued)
-            while True:
-                if await queued.get_message(
-                    timeout=LISTEN_S
-                ):  # the subscription's own confirmation too: a stream may have been queued before it
-                    self._has_work.set()
+        async with aclosing(messages(self._redis, self._keys.queued)) as queued:
+            async for _ in queued:  # also at the subscription: a stream may have been queued before it
+                self._has_work.set()
 
     async def _job(self, _: dict[str, Any], sid: str) -> None:
         try:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 
 from broker.errors import RedisUnavailable, StreamClosed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
+from broker.store.listen import messages
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +61,9 @@ class Heartbeat:
         stops without asking first: a Redis that came back with less would answer that its pen still held. What this
         subscription misses, the next heartbeat finds.
         """
-        async with self._log.redis.pubsub() as seizures:
-            await seizures.subscribe(self._log.keys.seized)
-            while True:
-                message = await seizures.get_message(ignore_subscribe_messages=True, timeout=HEARTBEAT_S)
-                if message and (writer := self._writers.get(message["data"].decode())):
+        async with aclosing(messages(self._log.redis, self._log.keys.seized)) as seizures:
+            async for sid in seizures:
+                if sid and (writer := self._writers.get(sid.decode())):
                     writer.lose(StreamClosed("The stream was ended by seizure."))
                     self.forget(writer)
 

@@ -160,8 +160,8 @@ class Sweeper:
         async with self._log.redis.pipeline(transaction=False) as pipe:
             pipe.zadd(leases, {stream.sid: at_ms}, xx=True)
             pipe.hget(self._log.keys.stream(stream.sid).meta, "state")
-            _, state = await pipe.execute()
-        if state and is_terminal(state.decode()):
+            _, state = await pipe.execute(raise_on_error=False)
+        if isinstance(state, bytes) and is_terminal(state.decode()):
             await self._log.redis.zadd(leases, {stream.sid: 0}, xx=True)
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:

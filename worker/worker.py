@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from arq.connections import ArqRedis
 
@@ -24,6 +24,7 @@ from broker.errors import (
 )
 from broker.log.keys import Keys
 from broker.log.meta import new_claim_id
+from broker.log.needs import Needs
 from broker.log.queue import connect_queue, enqueue
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
@@ -55,6 +56,7 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._keys = Keys(settings.key_prefix)
         self._redis = connect(settings.redis_url)
+        self._needs = Needs(self._redis, self._keys)
         self._log = StreamLog(
             self._redis,
             self._keys,
@@ -77,7 +79,9 @@ class Worker:
 
     def room(self) -> int:
         """How many more generations may start here."""
-        return 0 if self._stopping.is_set() else max(0, self._settings.concurrency - len(self._running))
+        if self._stopping.is_set() or not self._needs.are_met:
+            return 0
+        return max(0, self._settings.concurrency - len(self._running))
 
     async def run(self) -> None:
         """Work until `stop`; then let running generations finish, for `worker_drain_s` at most."""
@@ -85,9 +89,10 @@ class Worker:
             "pulse": self._commit.pulse.run,
             "group commit": self._commit.run,
             "heartbeat": self._heartbeat.run,
-            "seizure listener": self._heartbeat.listen,
+            "seizure listener": self._once_fit(self._heartbeat.listen),
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
+            "needs": self._needs.run,
         }
         if self._archive:
             archiver = Archiver(
@@ -99,9 +104,9 @@ class Worker:
             )
             keeping["archiver"] = archiver.run
         finding = {
-            "sweeper": self._sweeper.run,
-            "dispatch": self._dispatch.run,
-            "queue listener": self._dispatch.listen,
+            "sweeper": self._once_fit(self._sweeper.run),
+            "dispatch": self._once_fit(self._dispatch.run),
+            "queue listener": self._once_fit(self._dispatch.listen),
         }
         keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
         try:
@@ -118,6 +123,15 @@ class Worker:
             if self._archive:
                 await self._archive.database.aclose()
 
+    def _once_fit(self, run: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        """A loop that looks for work, and does not begin before Redis has what the work needs."""
+
+        async def once_fit() -> None:
+            await self._needs.met()
+            await run()
+
+        return once_fit
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -126,10 +140,12 @@ class Worker:
         self.stop()
 
     async def take(self, sid: str) -> None:
-        """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing.
+        """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing
+        or RedisUnavailable.
 
         A takeover is accepted even when this worker is full: it holds the lease, says so, and waits for a slot.
         """
+        await self._needs.require()
         claimed = await self._claim(sid)
         generation = Generation(claimed, StreamWriter(self._commit, claimed), self._provider)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")

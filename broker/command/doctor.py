@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import httpx2
@@ -18,12 +18,16 @@ from broker.archive.schema import SEALS
 from broker.archive.setup import find_heads, find_public_keys
 from broker.archive.signing import BadKey
 from broker.command.client import shown
-from broker.errors import ArchiveUnavailable, RedisUnavailable
+from broker.errors import ArchiveUnavailable, LasteventError, RedisRefuses, RedisUnavailable
 from broker.log.keys import Keys
+from broker.log.needs import Examined
+from broker.log.needs import examine as examine_needs
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.store.errors import AWAY
 
-OLDEST_REDIS = (7, 0)
+READY_S = 15.0
+"""A server whose Redis hangs answers after as long as it waits for Redis."""
 
 
 class Finding(NamedTuple):
@@ -45,29 +49,61 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
         return
     try:
-        info, waiting = asyncio.run(_ask_redis(settings))
+        (info, lacks), waiting = asyncio.run(_ask_redis(settings))
+    except RedisRefuses as refused:
+        yield _lack(refused)
+        return
     except (RedisUnavailable, redis.RedisError, ValueError) as error:
         cause = type(error.__cause__ or error).__name__
-        yield Finding(False, f"Redis does not answer ({cause})", "Check LASTEVENT_REDIS_URL.")
+        advice = "Check LASTEVENT_REDIS_URL." if str(error) in ("", AWAY) else str(error)
+        yield Finding(False, f"Redis does not answer ({cause})", advice)
         return
-    version = info.get("valkey_version") or info["redis_version"]
-    is_supported = tuple(int(part) for part in info["redis_version"].split(".")[:2]) >= OLDEST_REDIS
-    yield Finding(is_supported, f"Redis or Valkey {version}", "7.0 or newer is needed.")
-    # INFO and not CONFIG, which a user that may only do what Lastevent needs may not ask (compose.yaml).
-    on = info["aof_enabled"] == 1
-    yield Finding(on, f"appendonly {'yes' if on else 'no'}", "Without it a restart of Redis loses every stream.")
-    policy = info["maxmemory_policy"]
-    yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
-    if info["maxmemory"] == 0:
+    yield from _settings_of(info)
+    yield from map(_lack, lacks)
+    if not lacks:
+        yield Finding(True, "Redis has the permissions, commands, keys and channels that are needed, and takes writes")
+    if waiting is not None:
+        yield Finding(True, f"{waiting} streams wait for a worker")
+
+
+def _lack(lack: LasteventError) -> Finding:
+    what, _, advice = str(lack).partition(". ")
+    return Finding(False, what, advice)
+
+
+def _settings_of(info: Mapping[str, Any]) -> Iterator[Finding]:
+    """By INFO and not CONFIG, which a managed Redis has not, nor a user that may only do what Lastevent needs.
+
+    A proxy may leave a field out.
+    """
+    if version := info.get("valkey_version") or info.get("redis_version"):
+        yield Finding(True, f"Redis or Valkey {version}")
+    else:
+        yield Finding(True, "the release of Redis cannot be seen: see that it is 7.0 or newer, or Valkey")
+    on = info.get("aof_enabled")
+    if on is None:
+        yield Finding(True, "appendonly cannot be seen here: without it a restart of Redis loses every stream")
+    else:
+        advice = "Without it a restart of Redis loses every stream."
+        yield Finding(on == 1, f"appendonly {'yes' if on else 'no'}", advice)
+    policy = info.get("maxmemory_policy")
+    if policy is None:
+        yield Finding(True, "maxmemory-policy cannot be seen here: any other than noeviction drops streams unasked")
+    else:
+        yield Finding(policy == "noeviction", f"maxmemory-policy {policy}", "Any other one drops streams unasked.")
+    if info.get("maxmemory") == 0:
         yield Finding(True, "maxmemory is not set: Redis takes what memory there is, and no stream is refused for it")
-    yield Finding(True, f"{waiting} streams wait for a worker")
 
 
-async def _ask_redis(settings: Settings) -> tuple[dict[str, Any], int]:
-    client = connect(settings.redis_url, connections=1)
+async def _ask_redis(settings: Settings) -> tuple[Examined, int | None]:
+    """What there is and is missing, and how many streams wait, if one may ask. Raises RedisUnavailable."""
+    client, keys = connect(settings.redis_url, connections=1), Keys(settings.key_prefix)
     try:
-        info = await client.info()
-        return info, await client.zcard(Keys(settings.key_prefix).jobs)
+        examined = await examine_needs(client, keys)
+        try:
+            return examined, await client.zcard(keys.jobs)
+        except LasteventError:  # what is missing says why
+            return examined, None
     finally:
         await client.aclose()
 
@@ -112,7 +148,14 @@ def _provider() -> Finding:
 
 def _server(url: str) -> Finding:
     try:
-        answer = httpx2.get(f"{url}/readyz", timeout=3.0, trust_env=False)
+        answer = httpx2.get(f"{url}/readyz", timeout=READY_S, trust_env=False)
     except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError):
         return Finding(False, f"no server answers at {shown(url)}", "Start one with: lastevent up")
-    return Finding(answer.status_code == 200, f"{shown(url)}/readyz says {answer.status_code}", "See its log.")
+    return Finding(answer.status_code == 200, f"{shown(url)}/readyz says {answer.status_code}", _why(answer))
+
+
+def _why(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):  # of something else than a server of ours
+        return "See its log."

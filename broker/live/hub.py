@@ -15,16 +15,18 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import redis.exceptions
 from redis.asyncio import Redis
 
+from broker.errors import RedisUnavailable
 from broker.live.subscription import Subscription, subscription
 from broker.live.topic import RING_EVENTS, Topic
 from broker.log.keys import Keys
+from broker.store.errors import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ TURN_S = 0.5
 TURNS = 8
 """In a heartbeat, at least."""
 
+LOOK_S = 4.0
+LOOK_STREAMS = 500
+"""How often Redis is asked whether the followed streams are still there, and how many in one command: some 0.2 ms of
+this process and of Redis. Nobody publishes that a stream was evicted, flushed or deleted."""
+
 SLICE_S = 0.01
 """How long the hub writes before others have a turn."""
 
@@ -49,12 +56,16 @@ MIN_RING_EVENTS = 16
 
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
+STABLE_S = 1.0
+"""A subscription that lasted so long was one. A shorter one may be refused for ever: a channel that is not allowed."""
+
 
 class Hub:
     def __init__(self, redis: Redis, keys: Keys, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self.heartbeat_s = heartbeat_s
         self.bytes_sent = 0
         self.on_new_server: Callable[[], object] | None = None
+        self.on_connected: Callable[[], object] | None = None
         self._redis = redis
         self._keys = keys
         self._topics: dict[bytes, Topic] = {}
@@ -161,18 +172,21 @@ class Hub:
 
     async def run(self) -> None:
         """Hold the subscription for ever. Ends only by cancellation."""
+        clock = asyncio.get_running_loop().time
         tries = 0
         while True:
+            began_s = clock()
             try:
                 async with self._subscribed() as connection:
-                    tries = 0
                     await connection.keep()
             except (redis.exceptions.RedisError, OSError) as error:
-                if tries == 0:
-                    why = type(error).__name__
+                if tries == 0 or clock() - began_s > STABLE_S:
+                    why = cause_of(error)
                     logger.warning("the subscription broke (%s); viewers wait while it is made again", why)
             except Exception:
                 logger.exception("the subscription failed; it is made again")
+            if clock() - began_s > STABLE_S:
+                tries = 0
             await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))
             tries += 1
 
@@ -181,6 +195,34 @@ class Hub:
         while True:
             await asyncio.sleep(self._turn_s)
             self.bytes_sent += sum(topic.turn() for topic in list(self._topics.values()))
+
+    async def look_after(self) -> None:
+        """See to it that no viewer waits at a stream that is gone. Ends only by cancellation."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with suppress(RedisUnavailable):  # then they wait for Redis
+                await self.look()
+
+    async def look(self) -> None:
+        """Have the viewers of streams that are gone read the log, which says so. Raises RedisUnavailable."""
+        followed = [topic for topic in self._topics.values() if topic.viewers and topic.version]
+        for start in range(0, len(followed), LOOK_STREAMS):
+            some = followed[start : start + LOOK_STREAMS]
+            if await self._redis.exists(*map(self._meta, some)) < len(some):
+                await self._wake_where_gone(some)
+
+    async def _wake_where_gone(self, topics: Sequence[Topic]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for topic in topics:
+                pipe.exists(self._meta(topic))
+            are_there = await pipe.execute()
+        for topic, is_there in zip(topics, are_there, strict=True):
+            if not is_there and topic.version:
+                self._versions += 1
+                topic.reset(self._versions)
+
+    def _meta(self, topic: Topic) -> str:
+        return self._keys.stream(topic.sid).meta
 
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[Subscription]:
@@ -200,3 +242,5 @@ class Hub:
         if self.on_new_server and self._server not in (None, server):
             self.on_new_server()
         self._server = server
+        if self.on_connected:
+            self.on_connected()

@@ -73,7 +73,7 @@ class Subscription(asyncio.Protocol):
                     on_message(message)
                 # Whatever else is no list answers a ping that was sent before any SUBSCRIBE.
                 elif isinstance(message, Exception):
-                    raise redis.exceptions.ResponseError(f"Redis refused the subscription: {message}")
+                    raise redis.exceptions.ResponseError(str(message))
         except Exception as error:
             self.fail(error)
 

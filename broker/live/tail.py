@@ -17,6 +17,7 @@ The races, and why each is closed:
 - an event is published between the last look and the lane: there is no such moment, nothing is awaited between the two
 - where the ring covers the cursor, the log is not read at all: the ring is dense from there on, and a message lost
   since the subscription was made shows as a hole, or breaks the ring
+- the stream vanishes while its viewers wait (evicted, flushed): the hub looks, and has them read the log
 - several viewers read the same page at once (a reconnect storm): they share one read that began after each of them had
   looked; a read that began before the topic's last change is not shared
 """

@@ -22,6 +22,7 @@
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
+| le:probe                      | -       | never there: needs.py asks what may be done | -                          |
 | le:queued                     | channel | sid of each stream put into arq's queue     | -                          |
 
 Retention starts at a stream's ending; with an archive, when that holds the stream (scripts/archived.lua): nothing
@@ -66,6 +67,7 @@ class Keys:
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"
         self.secret = f"{prefix}secret"
+        self.probe = f"{prefix}probe"
 
     def stream(self, sid: str) -> StreamKeys:
         base = f"{self.prefix}{{{sid}}}:"

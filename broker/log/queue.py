@@ -1,4 +1,9 @@
-"""arq's queue of streams that wait for a worker. Only this file puts streams into it, and so chooses their order."""
+"""arq's queue of streams that wait for a worker. Only this file puts streams into it, and so chooses their order.
+
+arq scores a job with the clock of the host that queues it, and a worker takes what its own clock has passed: behind a
+slow clock every job would wait. Here Redis' clock scores, in seconds, where a worker compares with milliseconds. To any
+worker that is a day in January 1970, long past; and the order is that of arrival, to the microsecond.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ from typing import Any
 
 import orjson
 from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
 
 from broker.log.keys import Keys
 from broker.store.connect import pool
@@ -27,11 +34,32 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
     return queue
 
 
+LIFE_MS = 86_400_000
+"""Of a job that no worker takes. A sweeper has found its stream long before."""
+
+_ENQUEUE = """
+-- enqueue(sid, job, its life (ms), channel) → 1, or 0 if it waits already
+--
+-- The notification first: Redis may refuse it, and a refused script keeps what it wrote before. Nobody can look at the
+-- queue before this script has ended.
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  return 0
+end
+redis.call('PUBLISH', ARGV[4], ARGV[1])
+redis.call('PSETEX', KEYS[2], ARGV[3], ARGV[2])
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], string.format('%d.%06d', time[1], time[2]), ARGV[1])
+return 1
+"""
+
+
 async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
     """Queue this stream for any worker, and wake the workers that wait for work. Raises RedisUnavailable."""
+    job = serialize_job(JOB, (sid,), {}, None, 0, serializer=queue.job_serializer)
     with translating_redis_errors():
-        await queue.enqueue_job(JOB, sid, _job_id=sid)
-        await queue.publish(keys.queued, sid)
+        await queue.register_script(_ENQUEUE)(
+            keys=[keys.jobs, job_key_prefix + sid], args=[sid, job, LIFE_MS, keys.queued]
+        )
 
 
 def _dumps(job: dict[str, Any]) -> bytes:

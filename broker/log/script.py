@@ -20,6 +20,7 @@ from broker.errors import (
     LasteventError,
     LeaseHeld,
     LogHealing,
+    RedisRefuses,
     StreamClosed,
     StreamLimit,
     StreamNotFound,
@@ -28,6 +29,7 @@ from broker.errors import (
 )
 from broker.log.keys import Keys
 from broker.log.steps import Append, Pen, Seizure
+from broker.store.errors import translated
 
 
 class Script:
@@ -189,8 +191,13 @@ class Scripts:
 
 def typed(answer: Any) -> list[Any] | LasteventError:
     """A step's answer after its OK, or the error that it answered. Raises the error of a call that Redis refused."""
+    if isinstance(answer, redis.exceptions.NoScriptError):  # although it was loaded (run_many)
+        raise RedisRefuses(
+            "Redis does not keep scripts that were loaded. Perhaps a proxy stands in front of several servers: "
+            "Lastevent needs one."
+        )
     if isinstance(answer, Exception):
-        raise answer
+        raise translated(answer) or answer
     match answer:
         case [b"OK", *rest]:
             return rest

@@ -19,7 +19,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from broker.errors import LasteventError, RedisUnavailable, StreamExpired, StreamNotFound
+from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, StreamExpired, StreamNotFound, WrongType
 from broker.log import script
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.idempotency import mark_created
@@ -42,6 +42,7 @@ from broker.log.steps import (
     Seized,
     Seizure,
 )
+from broker.store.errors import translated
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +91,21 @@ class StreamLog(ReadableLog):
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")
             steps.append(self.requests.holding(new.request_of, new.sid))
-        is_new, created_ms = (await self._scripts.run_each(steps))[0]
+        try:
+            is_new, created_ms = (await self._scripts.run_each(steps))[0]
+        except RedisRefuses:
+            await self._undo(new.sid)
+            raise
         await self.index.add(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
+
+    async def _undo(self, sid: str) -> None:
+        """A script that was refused keeps what it wrote before: a sweeper would find it, and run what nobody got."""
+        keys = self.keys.stream(sid)
+        [meta], has_events = await self.read_fields(_BEGUN, sid), await self.redis.exists(keys.log)
+        if meta and meta.erased is None and not has_events:
+            await self.redis.delete(keys.meta, keys.request, keys.holders)
+            await self.redis.zrem(self.keys.leases, sid)
 
     async def claim(self, sid: str, claim_id: str, worker: str) -> Claimed:
         """Take the pen of a queued stream, or of one whose lease has expired.
@@ -242,25 +255,32 @@ class StreamLog(ReadableLog):
         return from_entry(entries[0])
 
     async def read_meta(self, *sids: str) -> list[Meta | None]:
-        """Each stream's meta, in the same order; None for a stream that is not there."""
+        """Each stream's meta, in the same order; None for a stream that is not there.
+
+        Also for one whose key something else has overwritten: whoever reads many must not stop at it.
+        """
         if not sids:
             return []
         if len(sids) == 1:  # each viewer's connection reads one: a pipeline would be half of its cost
-            hashes = [await self.redis.hgetall(self.keys.stream(sids[0]).meta)]  # type: ignore[misc]  # sync or async
+            try:
+                hashes = [await self.redis.hgetall(self.keys.stream(sids[0]).meta)]  # type: ignore[misc]  # sync or async
+            except WrongType as foreign:
+                hashes = [foreign]
         else:
             async with self.redis.pipeline(transaction=False) as pipe:
                 for sid in sids:
                     pipe.hgetall(self.keys.stream(sid).meta)
-                hashes = await pipe.execute()
-        return [read_hash(fields) for fields in hashes]
+                hashes = await pipe.execute(raise_on_error=False)
+        return [read_hash(_own(sid, fields, {})) for sid, fields in zip(sids, hashes, strict=True)]
 
     async def read_fields(self, names: Sequence[str], *sids: str) -> list[Meta | None]:
         """As `read_meta`, these fields of it alone: the others may be large."""
+        nothing = [None] * len(names)
         async with self.redis.pipeline(transaction=False) as pipe:
             for sid in sids:
                 pipe.hmget(self.keys.stream(sid).meta, list(names))
-            found = await pipe.execute()
-        pairs = [zip(names, values, strict=True) for values in found]
+            found = await pipe.execute(raise_on_error=False)
+        pairs = [zip(names, _own(sid, values, nothing), strict=True) for sid, values in zip(sids, found, strict=True)]
         return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
 
     async def now_ms(self) -> int:
@@ -289,6 +309,7 @@ class StreamLog(ReadableLog):
         return 0 if self.is_archived else self._retention_ms
 
 
+_BEGUN = [field.name for field in (Meta.state, Meta.erased)]
 _HOLDER = [field.name for field in (Meta.state, Meta.request_of, Meta.erased)]
 
 
@@ -297,6 +318,17 @@ def _request_to_restore(sid: str, meta: Meta) -> tuple[str, str]:
     neither: there it is a field of meta."""
     text = meta.fields.get("request", "") if meta.request_of else ""
     return (text, "") if meta.request_of == sid else ("", text)
+
+
+def _own(sid: str, answer: Any, nothing: Any) -> Any:
+    """What Redis answered for a stream, or `nothing`, and a line in the log, if the key is not of our making."""
+    if not isinstance(answer, Exception):
+        return answer
+    meaning = translated(answer) or answer
+    if not isinstance(meaning, WrongType):
+        raise meaning
+    logger.error("stream %s: %s", sid, meaning)
+    return nothing
 
 
 def _ends(append: Append) -> bool:

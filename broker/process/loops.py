@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
-from broker.errors import StoreUnavailable
+from broker.errors import StoreUnavailable, WrongType
+from broker.store.errors import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ async def for_ever(name: str, run: Run) -> None:
         try:
             await run()
             logger.error("the %s loop ended; it is started again", name)
-        except (redis.exceptions.RedisError, StoreUnavailable, OSError) as error:
-            logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
+        except (redis.exceptions.RedisError, StoreUnavailable, WrongType, OSError) as error:
+            logger.warning("the %s loop lost Redis (%s); it is started again", name, cause_of(error))
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:

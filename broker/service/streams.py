@@ -18,6 +18,7 @@ from broker.errors import (
     Forbidden,
     InvalidRequest,
     LasteventError,
+    RedisRefuses,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -28,6 +29,7 @@ from broker.errors import (
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, Meta, NewStream, new_sid
+from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
 from broker.log.seizures import Seizures
@@ -98,6 +100,7 @@ class Streams:
         queue: ArqRedis,
         auth: Auth,
         settings: Settings,
+        needs: Needs,
     ) -> None:
         self.log = log
         self._archive = archive
@@ -107,6 +110,7 @@ class Streams:
         self._settings = settings
         self._asks_archive_from_s = 0.0
         self._room = Room(log.redis, settings.store_reserve)
+        self._needs = needs
 
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -260,6 +264,7 @@ class Streams:
 
     async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
         redis = self.log.redis
+        await self._needs.require()
         limit = self._settings.max_metadata_bytes
         if new.metadata and len(orjson.dumps(new.metadata)) > limit:  # `regenerate` copies it, also an older release's
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
@@ -303,6 +308,8 @@ class Streams:
     async def _enqueue(self, sid: str) -> None:
         try:
             await enqueue(self._queue, self.log.keys, sid)
-        except LasteventError:
+        except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
+            if isinstance(refused, RedisRefuses):
+                self._needs.doubt()
             logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)

@@ -1,6 +1,7 @@
 """The stores: how to reach Redis, and the addresses that the settings give. Streams are unknown here.
 
 connect.py      a pool of connections that finds the primary, and a client with our errors
+listen.py       the messages of one channel, from a connection that is known to live
 errors.py       Redis' own errors, translated at the border
 room.py         whether Redis has memory for a new stream
 redis_url.py    LASTEVENT_REDIS_URL: one server, a primary with replicas, or Sentinels

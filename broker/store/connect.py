@@ -7,6 +7,8 @@ whose server turns out to be a replica by now (READONLY) is dropped and made aga
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -14,10 +16,11 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 
-from broker.store.errors import raise_if_passing, translating_redis_errors
+from broker.errors import LasteventError, RedisRefuses, RedisUnavailable
+from broker.store.errors import translated
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
@@ -29,13 +32,72 @@ SOCKET_TIMEOUT_S = 5.0
 FIND_TIMEOUT_S = 1.0
 """How long one Sentinel, or one server, may take to say which server is primary; then the next one is asked."""
 
+ASK_AFTER_S = 1.0
+"""A connection that was silent for so long is asked whether it is alive before it is used. Firewalls and address
+translators forget silent connections, most after minutes, without a word to either side: what is sent into one then
+disappears. Under load no connection is silent for so long, and nothing is asked."""
+
+KEEPALIVE: dict[str, Any] = {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    },
+}
+"""The kernel's own sign of life: a firewall that counts it forgets nothing, and a dead connection ends in a minute.
+Those that do not count it (proxies answer for themselves) are why a silent connection is asked."""
+
+ANSWER_S = 1.0
+"""A connection that does not answer within this is made anew. A Redis that only was slow loses nothing by that."""
+
 FindPrimary = Callable[[], Awaitable[Address]]
+
+
+class _Pool(BlockingConnectionPool):
+    """Gives out connections that are alive.
+
+    A command that was sent is never sent again here: it may have been carried out, and only its caller knows whether
+    that matters. So a connection is asked before it carries one, with a command that changes nothing.
+    """
+
+    async def ensure_connection(self, connection: Any) -> None:
+        if connection.is_connected and _is_silent(connection) and not await _answers(connection):
+            # What was silent for as long has gone the same way. Asking each in turn would add up.
+            others = [other for other in self._available_connections if _is_silent(other)]
+            for gone in (connection, *others):
+                await gone.disconnect(nowait=True)
+        await super().ensure_connection(connection)
+
+    async def release(self, connection: Any) -> None:
+        connection.released_at_s = time.monotonic()
+        await super().release(connection)
+
+
+def _is_silent(connection: Any) -> bool:
+    silent_s: float = time.monotonic() - connection.released_at_s
+    return silent_s > ASK_AFTER_S
+
+
+async def _answers(connection: AbstractConnection) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await connection.send_command("PING", check_health=False)
+            await connection.read_response()
+    except redis.exceptions.ResponseError:  # it may not: it was heard
+        return True
+    except (redis.exceptions.RedisError, OSError, TimeoutError):
+        return False
+    return True
 
 
 class _Cancellable(AbstractConnection):
     """redis-py writes within asyncio.wait_for. Before Python 3.12 that swallows a cancellation which arrives just as
     the write is done (bpo-37658): a viewer that had left was still served, and a drain waited for it in vain.
     """
+
+    released_at_s = 0.0
+    """When the pool got it back."""
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         if not self.is_connected:
@@ -116,13 +178,15 @@ def _ask_for_role(url: RedisUrl, options: dict[str, Any]) -> FindPrimary:
 def pool(redis_url: str, connections: int) -> BlockingConnectionPool:
     """At most `connections`; a caller waits SOCKET_TIMEOUT_S for a free one. Raises ValueError for a bad URL."""
     url = parse_redis_url(redis_url)
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+    pool: _Pool = _Pool.from_url(
         url.one,
         max_connections=connections,
         timeout=SOCKET_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
     )
+    if not issubclass(pool.connection_class, UnixDomainSocketConnection):
+        pool.connection_kwargs = {**KEEPALIVE, **pool.connection_kwargs}
     # redis-py has chosen the class by the URL's scheme: TCP, TLS or a unix socket.
     classes: tuple[type[AbstractConnection], ...] = (_Cancellable, pool.connection_class)
     if not url.is_fixed:
@@ -138,24 +202,53 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
 
 
 class Client(Redis):
-    """redis-py's client with our errors: a passing failure is RedisUnavailable, whatever redis-py or the OS raises."""
+    """redis-py's client with our errors, whatever redis-py or the OS raises. `on_refused`: called at a RedisRefuses."""
+
+    on_refused: Callable[[], object] = staticmethod(lambda: None)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        with translating_redis_errors():
+        try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if meaning := self._meaning(error, _named(args[1]) if len(args) > 1 else ""):
+                raise meaning from error
+            raise
+
+    def _meaning(self, error: Exception, key: str = "") -> LasteventError | None:
+        meaning = translated(error, key=key)
+        if isinstance(meaning, RedisRefuses):
+            self.on_refused()
+        return meaning
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.meaning = self._meaning
+        return pipeline
 
 
 class _Pipeline(Pipeline):
+    meaning: Callable[[Exception], LasteventError | None]
+
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        with translating_redis_errors():
+        try:
             answers = await super().execute(raise_on_error)
+        except Exception as error:
+            if meaning := self.meaning(error):
+                raise meaning from error
+            raise
         for answer in answers:
-            if isinstance(answer, Exception):  # with raise_on_error=False
-                raise_if_passing(answer)
+            # With raise_on_error=False. What concerns one key alone is for the caller, who has the others' answers.
+            if isinstance(answer, Exception) and isinstance(meaning := self.meaning(answer), RedisUnavailable):
+                raise meaning from answer
         return answers
+
+
+def _named(key: object) -> str:
+    """A key as a message may name it: behind its second part stand the callers' names, of sessions for instance."""
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    first, colon, rest = text.partition(":")
+    second, more, _ = rest.partition(":")
+    return f"{first}{colon}{second}{':…' if more else ''}"
 
 
 def connect(redis_url: str, *, connections: int = POOL_CONNECTIONS) -> Client:

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from redis.asyncio import Redis
 
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
@@ -19,6 +18,7 @@ from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.keys import Keys
 from broker.log.meta import Meta
+from broker.log.needs import Needs
 from broker.log.queue import connect_queue
 from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
@@ -44,7 +44,8 @@ class Tier:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         keys = Keys(settings.key_prefix)
-        self.redis: Redis = connect(settings.redis_url)
+        self.redis = connect(settings.redis_url)
+        self.needs = Needs(self.redis, keys)
         self.queue = connect_queue(settings.redis_url, keys)
         self.log = StreamLog(
             self.redis,
@@ -80,8 +81,9 @@ class Tier:
         self.connects = ConnectRate(settings.connects_per_minute)
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
+        self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings)
+        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
@@ -104,8 +106,10 @@ class Tier:
         run = {
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
+            "looks": self.hub.look_after,
             "seizures": self.seizures.run,
             "access record": self.access.run,
+            "needs": self.needs.run,
         }
         if not (self.auth.is_open or self.settings.token_secrets):
             run["token secret"] = self.secret.run
@@ -121,6 +125,15 @@ class Tier:
                 await self.archive.aclose()
             await self.queue.aclose()
             await self.redis.aclose()
+
+    async def require_ready(self) -> None:
+        """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
+        self.require_open()
+        await self.needs.require()
+        # A write that changes nothing: a Redis may be alive and take none.
+        await self.redis.set(self.log.keys.probe, b"", xx=True)
+        if not self.hub.is_connected or not self.auth.is_ready:
+            raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
 
     async def unarchived(self) -> int:
         """Finished streams that only Redis has, as far as it can be asked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -18,6 +19,7 @@ class Proxy:
         self._open.set()
         self._refusing = False
         self._spoil: bytes | None = None
+        self._forgets_after_s = float("inf")
 
     def cut(self) -> None:
         """Every connection, now."""
@@ -36,6 +38,11 @@ class Proxy:
         self._refusing = refusing
         if refusing:
             self.cut()
+
+    def forget_after(self, silent_s: float) -> None:
+        """A firewall: a connection on which no byte has passed for so long is forgotten. What either side sends into
+        it disappears, and neither is told."""
+        self._forgets_after_s = silent_s
 
     def lose_next_reply(self) -> None:
         """Redis does what it is told, and the connection breaks before it has said so."""
@@ -56,35 +63,54 @@ class Proxy:
             upstream_writer.close()
 
         self._cuts.add(cut)
+        wire = _Wire()
         with suppress(OSError):
             await asyncio.wait(
                 [
-                    asyncio.ensure_future(self._pass_on(reader, upstream_writer)),
-                    asyncio.ensure_future(self._bring_back(upstream_reader, writer, cut)),
+                    asyncio.ensure_future(self._pass_on(reader, upstream_writer, wire)),
+                    asyncio.ensure_future(self._bring_back(upstream_reader, writer, cut, wire)),
                 ]
             )
         cut()
         self._cuts.discard(cut)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wire: _Wire) -> None:
         with suppress(OSError):
             while data := await reader.read(2**16):
                 await self._open.wait()
+                if wire.is_forgotten(self._forgets_after_s):
+                    continue
                 writer.write(data)
         writer.close()
 
     async def _bring_back(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Callable[[], None]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Callable[[], None], wire: _Wire
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(2**16):
                 await self._open.wait()
+                if wire.is_forgotten(self._forgets_after_s):
+                    continue
                 spoilt, self._spoil = self._spoil, None
                 if spoilt is not None:
                     writer.write(spoilt)
                     break
                 writer.write(data)
         cut()
+
+
+class _Wire:
+    """When the last byte passed, either way."""
+
+    def __init__(self) -> None:
+        self._passed_at_s = time.monotonic()
+        self._is_forgotten = False
+
+    def is_forgotten(self, after_s: float) -> bool:
+        now_s = time.monotonic()
+        self._is_forgotten |= now_s - self._passed_at_s > after_s
+        self._passed_at_s = now_s
+        return self._is_forgotten
 
 
 @asynccontextmanager

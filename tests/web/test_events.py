@@ -2,10 +2,13 @@
 
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
+import redis
 
+from broker.live.hub import LOOK_S
 from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, Exchange, frames, ids, ndjson, problem
 
@@ -414,3 +417,22 @@ def test_viewers_that_leave_are_forgotten(
         viewer.close()
     wait_until(lambda: connected() == 0, "they are forgotten")
     assert b"Traceback" not in deployment.servers[0].output.read_bytes()
+
+
+def test_viewers_whose_streams_vanish_are_cut_within_seconds_and_find_nothing_when_they_return(
+    api: Api, deployment: Deployment
+) -> None:
+    with redis.Redis.from_url(deployment.redis_url) as client:
+        sids = [api.start_external() for _ in range(2)]
+        viewers = [api.follow(sid) for sid in sids]
+        for viewer in viewers:
+            viewer.read_chunk()
+        for sid, what in zip(sids, ("meta", "*"), strict=True):
+            client.delete(*client.keys(f"le:{{{sid}}}:{what}"))
+        began_s = time.monotonic()
+        for sid, viewer in zip(sids, viewers, strict=True):
+            viewer.read_to_end()
+            assert not viewer.is_complete
+            assert api.get(f"/v1/streams/{sid}/events").status_code in (404, 410)
+        assert time.monotonic() - began_s < 2 * LOOK_S + 1
+        client.delete(*(f"le:{{{sid}}}:log" for sid in sids))

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from broker.archive.writer import ArchiveWriter, Finished, finished
-from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound
+from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, WrongType
 from broker.log.event import is_terminal
 from broker.log.stream_log import StreamLog
 
@@ -54,7 +54,13 @@ class EndedStreams:
         )
         streams, size = [], 0
         for sid in map(bytes.decode, due):
-            if stream := await self._read(sid, now_ms):
+            try:
+                stream = await self._read(sid, now_ms)
+            except WrongType as foreign:  # one must not keep the others out
+                logger.warning("stream %s: it stays in Redis. %s", sid, foreign)
+                await self._look_again(sid, now_ms)
+                continue
+            if stream:
                 streams.append(stream)
                 size += len(stream.row["log"]) + len(stream.row["record"])
             if size > BATCH_BYTES:
@@ -120,7 +126,8 @@ class EndedStreams:
         """Find what no index names: streams that ended while no archive was set up."""
         found = 0
         async for key in self._redis.scan_iter(match=self._keys.stream("*").meta, count=SCAN_KEYS):
-            found += await self._catch(key.decode())
+            with suppress(WrongType):  # who reads that stream says so
+                found += await self._catch(key.decode())
         if found:
             logger.warning("%d ended streams were not listed for the archive; now they are", found)
 

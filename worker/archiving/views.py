@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from broker.archive.writer import ArchiveWriter, ViewRecord
+from broker.errors import WrongType
 from broker.log.access import LOST_AFTER_MS, read_stored
 from broker.log.stream_log import StreamLog
 from broker.log.views import OTHERS, SETTLE, SUM_LIFE_MS, SUM_UP, VIEW_RECORDS, Script, StoredView, summed
@@ -53,7 +54,11 @@ class Views:
         sids = [sid.decode() for sid, _ in due]
         kept = await self._archive.kept_views(sids)
         for sid in sids:
-            stored = await read_stored(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
+            try:
+                stored = await read_stored(self._redis, self._keys, sid, now_ms, lost_after_ms=LOST_AFTER_MS)
+            except WrongType as foreign:
+                logger.warning("stream %s: its views stay in Redis. %s", sid, foreign)
+                continue
             ended = sorted((view for view in stored if "how" in view.record), key=lambda view: view.record["opened"])
             closed += [_view(sid, view.record) for view in await self._bound(sid, ended, kept[sid], now_ms)]
         for start in range(0, len(closed), BATCH_VIEWS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from broker.errors import RedisUnavailable
 from broker.web import metrics
 from broker.web.grants import CheckedRoute, anyone, full_key, needs
 from broker.web.openapi import gives
@@ -23,14 +22,10 @@ async def healthz() -> Response:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", **gives("Redis is reachable, and the server is not draining", "application/json"))
+@router.get("/readyz", **gives("A stream would start now", "application/json"))
 @needs(anyone)
 async def readyz(request: Request) -> Response:
-    tier = Tier.of(request)
-    tier.require_open()
-    await tier.redis.ping()
-    if not tier.hub.is_connected or not tier.auth.is_ready:
-        raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
+    await Tier.of(request).require_ready()
     return json_response({"status": "ready"})
 
 

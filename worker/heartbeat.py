@@ -31,6 +31,7 @@ class Heartbeat:
     def __init__(self, log: StreamLog) -> None:
         self._log = log
         self._writers: dict[str, StreamWriter] = {}
+        self.is_listening = asyncio.Event()
 
     def keep(self, writer: StreamWriter) -> None:
         self._writers[writer.sid] = writer
@@ -61,6 +62,7 @@ class Heartbeat:
         """
         async with self._log.redis.pubsub() as seizures:
             await seizures.subscribe(self._log.keys.seized)
+            self.is_listening.set()
             while True:
                 message = await seizures.get_message(ignore_subscribe_messages=True, timeout=HEARTBEAT_S)
                 if message and (writer := self._writers.get(message["data"].decode())):

@@ -98,25 +98,36 @@ class Worker:
                 view_records=self._settings.view_records_per_stream,
             )
             keeping["archiver"] = archiver.run
-        finding = {
-            "sweeper": self._sweeper.run,
-            "dispatch": self._dispatch.run,
-            "queue listener": self._dispatch.listen,
-        }
-        keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
+        keepers = Loops(keeping, self.fail)
         try:
-            await self._stopping.wait()
-            await finders.end()
+            await self._provider.warm_up()  # before anything is claimed: another worker may be warm
+            await self._find_until_stopped()
             await self._finish_running()
             await self._hand_over()
         finally:
-            await finders.end()
             await _end(list(self._running))
             await keepers.end()
             await self._provider.aclose()
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
+
+    async def _find_until_stopped(self) -> None:
+        finding = {
+            "sweeper": self._sweeper.run,
+            "dispatch": self._dispatch.run,
+            "queue listener": self._dispatch.listen,
+        }
+        finders = Loops(finding, self.fail)
+        try:
+            await self._stopping.wait()
+        finally:
+            await finders.end()
+
+    async def wait_until_taking(self) -> None:
+        """Until a generation that is asked for now would start here at once."""
+        await self._heartbeat.is_listening.wait()
+        await self._dispatch.wait_until_taking()
 
     def stop(self) -> None:
         self._stopping.set()

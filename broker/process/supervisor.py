@@ -78,7 +78,7 @@ class Child:
         self.started = time.monotonic()
         self.end, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(self.argv, stdin=theirs, env=self.environment, process_group=0)
+            self.process = subprocess.Popen(self.argv, stdin=theirs.fileno(), env=self.environment, process_group=0)
 
     def does_its_work(self) -> bool:
         return self.end is not None and has_started(self.end)

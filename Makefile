@@ -86,9 +86,10 @@ if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 fi
 endef
 
-# An environment whose Python has gone (an upgrade, a moved tree) is made anew.
+# An environment whose Python has gone (an upgrade, a moved tree) is made anew, and one in which an installation broke
+# off: pip fails at packages that it finds half there.
 define make_venv
-if ! $(BIN)/pip --version >/dev/null 2>&1; then \
+if [ -e .venv/installing ] || ! $(BIN)/pip --version >/dev/null 2>&1; then \
     rm -rf .venv; "$$python" -m venv .venv; \
 fi
 endef
@@ -102,9 +103,10 @@ echo "Installing $(2) into .venv (only when $(1) or pyproject.toml changed)"; \
 began=$$(date +%s); \
 ( while sleep 5 && kill -0 $$$$ 2>/dev/null; do $(say_progress); done ) & \
 trap "kill $$! 2>/dev/null" EXIT; \
-$(make_venv); \
-$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r $(1) > .venv/install.log \
-    && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(make_venv) && touch .venv/installing && \
+$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r $(1) > .venv/install.log && \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+rm .venv/installing
 endef
 
 define say_progress

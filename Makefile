@@ -7,7 +7,7 @@
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #   make bench     the benchmarks, a quarter of an hour (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
-#   make setup     .venv only (the others do it when it is needed)
+#   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
 .PHONY: setup up quick test check chaos bench requirements
@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 
-setup: .venv/installed
+setup: .venv/installed-dev
 	@:
 
 up: .venv/installed
@@ -24,45 +24,49 @@ up: .venv/installed
 # Four processes on two cores, since many tests wait for processes of their own; whole files, since a file's tests share
 # servers, browsers and databases. With .pyc files, also where they are switched off: without them each process
 # compiles every test for itself.
-test: .venv/installed
+test: .venv/installed-dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What starts processes is left out by tests/rig/starts.py; the search of the protocol takes too long for it.
-quick: .venv/installed
+quick: .venv/installed-dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not processes" -p no:schemathesis --ignore tests/protocol $(ARGS)
 
-check: .venv/installed
+check: .venv/installed-dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "Not formatted (run $(BIN)/ruff format):"; $(BIN)/ruff format --check; }
 	@$(BIN)/mypy --no-error-summary
 
-chaos: .venv/installed
+chaos: .venv/installed-dev
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-bench: .venv/installed
+bench: .venv/installed-dev
 	@$(BIN)/python -m bench $(ARGS)
 
-# Only a set-up that went through leaves this file. Without build isolation, since isolation would fetch a setuptools
-# that no hash was checked for.
+# Only a set-up that went through leaves these files. What is needed to run Lastevent is 200 MB; tests need three times
+# as much, and have all of it.
 .venv/installed: requirements.txt pyproject.toml
-	@$(find_python); $(make_venv)
-	@echo "Installing the dependencies into .venv (only when requirements.txt or pyproject.toml changed)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(call install,requirements.txt,what Lastevent needs)
 	@touch $@
+
+.venv/installed-dev: requirements-dev.txt pyproject.toml
+	@$(call install,requirements-dev.txt,what Lastevent and its tests need)
+	@touch .venv/installed $@
 
 # uv, since it alone pins for every platform and Python version at once. setuptools is listed by build-system.requires
 # only, where uv does not look.
 #
 # What was published in the last seven days is left out: a package that somebody else has taken over is mostly found and
 # removed within days.
+# The tests' versions first: what runs is what was tested.
 requirements: build/uv/bin/uv
 	@build/uv/bin/python -c 'import tomllib as t; \
 	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
-	@build/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --exclude-newer "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')" \
-	    --no-emit-index-url --custom-compile-command "make requirements" \
-	    --extra dev pyproject.toml build/build-system.in --output-file requirements.txt
+	@$(pin) --upgrade --extra dev --output-file requirements-dev.txt \
+	    --exclude-newer "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')"
+	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt
+
+pin = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --custom-compile-command "make requirements" pyproject.toml build/build-system.in
 
 build/uv/bin/uv:
 	@$(find_python); "$$python" -m venv build/uv
@@ -82,9 +86,32 @@ if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 fi
 endef
 
-# An environment whose Python has gone (an upgrade, a moved tree) is made anew.
+# An environment whose Python has gone (an upgrade, a moved tree) is made anew, and one in which an installation broke
+# off: pip fails at packages that it finds half there.
 define make_venv
-if ! $(BIN)/pip --version >/dev/null 2>&1; then \
+if [ -e .venv/installing ] || ! $(BIN)/pip --version >/dev/null 2>&1; then \
     rm -rf .venv; "$$python" -m venv .venv; \
 fi
+endef
+
+# $(1): pinned packages, $(2): what they are. While pip works something is said every few seconds: it says little by
+# itself, and nothing at all while it unpacks. Without build isolation, since that would fetch a setuptools that no hash
+# was checked for. The loop asks whether the shell is still there, since Ctrl-C ends only what runs in the foreground.
+define install
+$(find_python); \
+echo "Installing $(2) into .venv (only when $(1) or pyproject.toml changed)"; \
+began=$$(date +%s); \
+( while sleep 5 && kill -0 $$$$ 2>/dev/null; do $(say_progress); done ) & \
+trap "kill $$! 2>/dev/null" EXIT; \
+$(make_venv) && touch .venv/installing && \
+$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r $(1) > .venv/install.log && \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+rm .venv/installing
+endef
+
+define say_progress
+echo "  $$(( $$(date +%s) - began )) s:" \
+    "$$(cat .venv/install.log 2>/dev/null | grep -cE '^ +(Downloading|Using cached) .*(whl|gz)') packages fetched," \
+    "$$(ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l) installed," \
+    "$$(du -sm .venv 2>/dev/null | cut -f1) MB"
 endef

@@ -119,6 +119,16 @@ def _row(name: str, samples: list[Sample]) -> list[str]:
     return [name, number(median(total)), number(p99(total)), *map(number, parts)]
 
 
+def first_text_ms(port: int) -> float:
+    """From POST to the first text, of a generation that is read no further."""
+    began = time.perf_counter()
+    with _post(port, BODY) as connection:
+        received = b""
+        while b"event: text_delta" not in received:
+            received += connection.recv(65536)
+    return (time.perf_counter() - began) * 1000
+
+
 def _measure(port: int) -> Sample:
     began = time.perf_counter()
     with _post(port, BODY) as connection:

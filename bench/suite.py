@@ -15,6 +15,7 @@ from bench.memory import memory, memory_paired
 from bench.parts import parts
 from bench.relay import fanout, fanout_paired, relay, relay_paired
 from bench.scenario import Options, Pairable, Scenario
+from bench.start import start, start_paired
 from bench.storm import storm
 from bench.table import Table
 from bench.ten_thousand import ten_thousand
@@ -28,6 +29,7 @@ SCENARIOS: dict[str, Scenario] = {
     "storm": storm,
     "catch_up": catch_up,
     "first_token": first_token,
+    "start": start,
     "memory": memory,
     "worker": worker,
     "parts": parts,
@@ -38,6 +40,7 @@ PAIRED: dict[str, Pairable] = {
     "relay": relay_paired,
     "fanout": fanout_paired,
     "first_token": first_token_paired,
+    "start": start_paired,
     "memory": memory_paired,
 }
 """The others call the product's modules in their own process, or measure in another order."""

@@ -47,14 +47,18 @@ class Dispatcher(arq.worker.Worker):
     counts as a running generation; so what is picked never exceeds the room.
     """
 
-    def __init__(self, *args: Any, room: Callable[[], int], woken: asyncio.Event, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, room: Callable[[], int], woken: asyncio.Event, has_looked: asyncio.Event, **kwargs: Any
+    ) -> None:
         self._room = room
         self._woken = woken
+        self._has_looked = has_looked
         super().__init__(*args, max_jobs=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
 
     async def _poll_iteration(self) -> None:
         """Look at the queue; with no job in hand, wait until there may be one to find."""
         await super()._poll_iteration()
+        self._has_looked.set()
         if not self.tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_LOOK_S):
@@ -88,6 +92,13 @@ class Dispatch:
         self._room = room
         self._take = take
         self._has_work = asyncio.Event()
+        self._has_looked = asyncio.Event()
+        self._is_listening = asyncio.Event()
+
+    async def wait_until_taking(self) -> None:
+        """Until what is queued from now on is taken at once."""
+        await self._has_looked.wait()
+        await self._is_listening.wait()
 
     def wake(self) -> None:
         """There may be a stream to take: look now."""
@@ -103,6 +114,7 @@ class Dispatch:
             room=self._room,
             handle_signals=False,
             woken=self._has_work,
+            has_looked=self._has_looked,
             job_timeout=JOB_TIMEOUT_S,
             job_serializer=queue.job_serializer,
             job_deserializer=queue.job_deserializer,
@@ -117,6 +129,7 @@ class Dispatch:
         """Wake this worker when a stream is queued, for ever. Ends only by cancellation."""
         async with aclosing(messages(self._redis, self._keys.queued)) as queued:
             async for _ in queued:  # also at the subscription: a stream may have been queued before it
+                self._is_listening.set()
                 self._has_work.set()
 
     async def _job(self, _: dict[str, Any], sid: str) -> None:

@@ -33,6 +33,7 @@ class Heartbeat:
     def __init__(self, log: StreamLog) -> None:
         self._log = log
         self._writers: dict[str, StreamWriter] = {}
+        self.is_listening = asyncio.Event()
 
     def keep(self, writer: StreamWriter) -> None:
         self._writers[writer.sid] = writer
@@ -63,6 +64,7 @@ class Heartbeat:
         """
         async with aclosing(messages(self._log.redis, self._log.keys.seized)) as seizures:
             async for sid in seizures:
+                self.is_listening.set()
                 if sid and (writer := self._writers.get(sid.decode())):
                     writer.lose(StreamClosed("The stream was ended by seizure."))
                     self.forget(writer)

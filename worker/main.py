@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 
-from broker.process.parent import on_parents_end
+from broker.process.parent import on_parents_end, tell_parent
 from broker.settings import Settings
 from worker.providers.choose import make_provider
 from worker.worker import Worker
 
+logger = logging.getLogger(__name__)
+
 
 async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
-    """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone.
+    """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone. The
+    parent is told when this worker takes generations.
 
     False if it had to end since a part of it died.
     """
@@ -25,9 +29,18 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
         loop.add_signal_handler(signum, worker.stop)
     if parent_pipe:
         on_parents_end(loop, worker.stop)
+    telling = asyncio.create_task(_tell_when_taking(worker, to_parent=parent_pipe))
     try:
         await worker.run()
     finally:
+        telling.cancel()
         if standin:
             standin.close()
     return not worker.has_failed
+
+
+async def _tell_when_taking(worker: Worker, *, to_parent: bool) -> None:
+    await worker.wait_until_taking()
+    logger.info("this worker takes generations")
+    if to_parent:
+        tell_parent()

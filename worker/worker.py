@@ -103,25 +103,31 @@ class Worker:
                 view_records=self._settings.view_records_per_stream,
             )
             keeping["archiver"] = archiver.run
-        finding = {
-            "sweeper": self._once_fit(self._sweeper.run),
-            "dispatch": self._once_fit(self._dispatch.run),
-            "queue listener": self._once_fit(self._dispatch.listen),
-        }
-        keepers, finders = Loops(keeping, self.fail), Loops(finding, self.fail)
+        keepers = Loops(keeping, self.fail)
         try:
-            await self._stopping.wait()
-            await finders.end()
+            await self._provider.warm_up()  # before anything is claimed: another worker may be warm
+            await self._find_until_stopped()
             await self._finish_running()
             await self._hand_over()
         finally:
-            await finders.end()
             await _end(list(self._running))
             await keepers.end()
             await self._provider.aclose()
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
+
+    async def _find_until_stopped(self) -> None:
+        finding = {
+            "sweeper": self._once_fit(self._sweeper.run),
+            "dispatch": self._once_fit(self._dispatch.run),
+            "queue listener": self._once_fit(self._dispatch.listen),
+        }
+        finders = Loops(finding, self.fail)
+        try:
+            await self._stopping.wait()
+        finally:
+            await finders.end()
 
     def _once_fit(self, run: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         """A loop that looks for work, and does not begin before Redis has what the work needs."""
@@ -131,6 +137,11 @@ class Worker:
             await run()
 
         return once_fit
+
+    async def wait_until_taking(self) -> None:
+        """Until a generation that is asked for now would start here at once."""
+        await self._heartbeat.is_listening.wait()
+        await self._dispatch.wait_until_taking()
 
     def stop(self) -> None:
         self._stopping.set()

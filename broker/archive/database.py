@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -23,11 +23,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from broker.archive.schema import METADATA, REVISION, REVISIONS
 from broker.errors import ArchiveUnavailable
 from broker.store.archive_url import parse_archive_url, sqlite_path
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 POOL_CONNECTIONS = 4
 """For each process: writers take turns anyway, and a read lasts milliseconds."""
@@ -145,13 +143,15 @@ class Database:
     async def _migrate(self, engine: AsyncEngine) -> None:
         # The lock comes first: a new SQLite file becomes WAL at its first connection, and two such connections collide.
         async with self._only_migrator(), engine.connect() as connection:
+            # Read first: a role that may only read can check this much, and a reader of SQLite waits for no writer.
+            async with connection.begin():
+                if await connection.run_sync(_is_up_to_date):
+                    return
             connection = await connection.execution_options(writes=True)
             async with connection.begin():
-                if await connection.run_sync(_is_up_to_date):  # a role that may only read can check this much
-                    return
                 if self.path is None:
                     await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-                await connection.run_sync(_upgrade)
+                await connection.run_sync(_bring_up_to_date)
 
     @asynccontextmanager
     async def _only_migrator(self) -> AsyncIterator[None]:
@@ -200,33 +200,40 @@ def see_one_moment(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
 
-# -- the schema: Alembic is loaded only when it is used; loading takes a tenth of a second -------------------
+# -- the schema ------------------------------------------------------------------------------------------
 
 
-def _config() -> Config:
+def _is_up_to_date(connection: sa.Connection) -> bool:
+    """A revision that this release does not know is a newer one's."""
+    current = _revision(connection)
+    return current is not None and (current == REVISIONS[-1] or current not in REVISIONS)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    # Without Alembic, which takes half a second to load: that is for archives of older releases.
+    if not sa.inspect(connection).has_table(REVISION.name):
+        return None
+    return connection.execute(sa.select(REVISION.c.version_num)).scalar()
+
+
+def _bring_up_to_date(connection: sa.Connection) -> None:
+    if _is_up_to_date(connection):  # another process was faster
+        return
+    if _revision(connection) is None:
+        METADATA.create_all(connection, checkfirst=False)  # a table of that name is somebody else's: an error
+        REVISION.create(connection)
+        connection.execute(sa.insert(REVISION).values(version_num=REVISIONS[-1]))
+    else:
+        upgrade(connection)
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """From any older revision, or from nothing."""
+    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(resources.files("broker.archive") / "migrations"))
-    return config
-
-
-def _is_up_to_date(connection: sa.Connection) -> bool:
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    current = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(_config())
-    known = {script.revision for script in scripts.walk_revisions()}
-    return current is not None and (current == scripts.get_current_head() or current not in known)
-
-
-def _upgrade(connection: sa.Connection) -> None:
-    if _is_up_to_date(connection):  # another process was faster
-        return
-    from alembic import command
-
-    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -1,4 +1,5 @@
-"""The archive's tables, on one screen. Times are ms since 1970. migrations/ makes them; a test compares the two.
+"""The archive's tables, on one screen. Times are ms since 1970. A new archive is made from here, an older one by
+migrations/; a test compares the two.
 
 STREAMS: one row a stream. The fields that a listing filters by are columns; they are in the sealed record too.
 SEALS: one row a seal, the chain of each tenant. Rows are never removed from it.
@@ -15,6 +16,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, PrimaryKeyConstraint, String, Table
 
 METADATA = MetaData()
+
+REVISIONS = ("0001",)
+"""The schema's: those of migrations/, oldest first. The last one is this file's."""
 
 STREAMS = Table(
     "streams",
@@ -67,6 +71,13 @@ VIEWS = Table(
     Column("seal", BigInteger, nullable=False),  # the number of the seal of its batch
     Index("views_of_a_stream", "sid", "opened", "id"),
     Index("views_of_a_seal", "tenant", "seal"),
+)
+
+REVISION = Table(  # Alembic's own
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
 

@@ -1,6 +1,6 @@
 """`lastevent up` and `serve --web N`: processes started, watched, restarted, and ended in the right order.
 
-Children hold the other end of a pipe on their standard input: they end when this process does, however it dies.
+Children hold the other end of a socket on their standard input: they end when this process does, however it dies.
 Each has a process group of its own: Ctrl-C reaches this process alone, which ends them in order. (A child that is
 still starting would die of it with a traceback.) The embedded server has a session of its own, and is stopped last.
 """
@@ -34,6 +34,7 @@ from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
 from broker.process.environments import for_a_server, for_a_worker
 from broker.process.listener import bind
+from broker.process.parent import has_started
 from broker.store.archive_url import archive_url
 from broker.store.connect import connect
 
@@ -67,13 +68,25 @@ class Child:
     argv: Sequence[str]
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
+    end: socket.socket | None = None
+    """Ours, of the socket pair whose other end is the child's standard input."""
     started: float = 0.0
     failures: int = 0
     start_at: float = field(default=0.0)
 
     def start(self) -> None:
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, env=self.environment, process_group=0)
+        self.end, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(self.argv, stdin=theirs.fileno(), env=self.environment, process_group=0)
+
+    def does_its_work(self) -> bool:
+        return self.end is not None and has_started(self.end)
+
+    def let_go(self) -> None:
+        if self.end:
+            self.end.close()
+            self.end = None
 
     def has_died(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -131,7 +144,7 @@ class Supervisor:
             wait_s = RESTART_S[min(child.failures, len(RESTART_S) - 1)]
             child.failures += 1
             say(f"{child.name} died ({_how(child.process.returncode)}); starting it again in {wait_s} s")
-            _close_pipe(child)
+            child.let_go()
             child.process, child.start_at = None, now + wait_s
         elif child.process is None and now >= child.start_at:
             child.start()
@@ -148,7 +161,7 @@ class Supervisor:
                     _signal(child, signal.SIGKILL)
             time.sleep(POLL_S)
         for child in running:
-            _close_pipe(child)
+            child.let_go()
 
 
 def web_child(host: str, port: int, number: int, environment: Mapping[str, str]) -> Child:
@@ -190,12 +203,12 @@ def run_everything(
     try:
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
         environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
-        children = [worker_child(n + 1, environment) for n in range(workers)]
-        children += [web_child(host, port, n + 1, environment) for n in range(web)]
-        supervisor = Supervisor(children)
+        working = [worker_child(n + 1, environment) for n in range(workers)]
+        serving = [web_child(host, port, n + 1, environment) for n in range(web)]
+        supervisor = Supervisor([*working, *serving])
         supervisor.start()
         try:
-            if _wait_until_ready(supervisor, host, port):
+            if _wait_until_ready(supervisor, working, host, port):
                 print(f"Lastevent is ready: http://{_bracketed(host)}:{port}", flush=True)
                 supervisor.watch(embedded)
         finally:
@@ -252,16 +265,21 @@ def require_free_port(host: str, port: int) -> None:
         ) from None
 
 
-def _wait_until_ready(supervisor: Supervisor, host: str, port: int) -> bool:
-    """False if a signal came first."""
+def _wait_until_ready(supervisor: Supervisor, workers: Sequence[Child], host: str, port: int) -> bool:
+    """Until a generation would start at once: a worker takes them, and a server answers. False if a signal came first.
+
+    Raises StartFailed.
+    """
     deadline = time.monotonic() + READY_S
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else _bracketed(host)}:{port}/readyz"
     with httpx2.Client(trust_env=False, timeout=2.0) as http:
         while not supervisor.is_stopping:
-            if _is_ready(http, url):
+            is_working, is_serving = any(worker.does_its_work() for worker in workers), _is_ready(http, url)
+            if is_working and is_serving:
                 return True
             if time.monotonic() > deadline:
-                raise StartFailed(f"The server did not become ready within {READY_S:.0f} s; see its messages above.")
+                late = "The server" if not is_serving else "The worker"
+                raise StartFailed(f"{late} did not become ready within {READY_S:.0f} s; see its messages above.")
             supervisor.look_after_children()
             time.sleep(POLL_S)
     return False
@@ -285,11 +303,6 @@ def _how(code: int) -> str:
 def _signal(child: Child, signum: signal.Signals) -> None:
     if child.process and child.process.poll() is None:
         child.process.send_signal(signum)
-
-
-def _close_pipe(child: Child) -> None:
-    if child.process and child.process.stdin:
-        child.process.stdin.close()
 
 
 def say(message: str) -> None:

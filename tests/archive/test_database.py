@@ -6,18 +6,21 @@ import asyncio
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from broker.archive.database import Database
-from broker.archive.schema import METADATA, STREAMS
+from broker.archive.database import Database, upgrade
+from broker.archive.schema import METADATA, REVISION, REVISIONS, STREAMS
 from broker.errors import ArchiveUnavailable
 from broker.store.archive_url import parse_archive_url
 from tests.archive.archive import TestArchive
@@ -49,19 +52,33 @@ def prepare(url: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
 
 
 async def is_whole(url: str) -> bool:
-    """Whether the schema is what schema.py says. Asked without preparing anything."""
+    """Whether an archive that is prepared there has the schema that schema.py says."""
     database = Database(url)
-    engine = await database.prepared()
     try:
-        async with engine.connect() as connection:
-            return not await connection.run_sync(
-                lambda sync: compare_metadata(MigrationContext.configure(sync), METADATA)
-            )
+        return await _has_the_schema(await database.prepared())
     finally:
         await database.aclose()
 
 
-async def test_migrations_make_the_schema(archive_url: str) -> None:
+async def _has_the_schema(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        revision = (await connection.execute(sa.select(REVISION))).scalar_one()
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), METADATA)
+        )
+    return not differences and revision == REVISIONS[-1]
+
+
+async def test_migrations_make_the_schema_that_a_new_archive_has(archive_url: str) -> None:
+    migrated = create_async_engine(parse_archive_url(archive_url))
+    async with migrated.begin() as connection:
+        await connection.run_sync(upgrade)
+    assert await _has_the_schema(migrated)
+    await migrated.dispose()
+    assert await is_whole(archive_url), "and it is taken for one"
+
+
+async def test_a_new_archive_is_whole(archive_url: str) -> None:
     assert await is_whole(archive_url)
 
 
@@ -97,6 +114,22 @@ async def test_a_newer_schema_stays_as_it_is(archive: TestArchive, archive_url: 
     async with again.reading() as connection:
         assert (await connection.execute(sa.select(sa.func.count()).select_from(STREAMS))).scalar() == 0
     await again.aclose()
+
+
+@pytest.mark.parametrize("archive_url", ["sqlite"], indirect=True)  # PostgreSQL's writers lock no file
+async def test_a_process_whose_first_read_meets_a_writer_is_served(archive: TestArchive, archive_url: str) -> None:
+    """Another program may hold SQLite's write lock for as long as it likes: a backup, an operator at a prompt."""
+    await archive.database.prepared()
+    path = archive.database.path
+    assert path
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        for begin in ("BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"):
+            writer.execute(begin)
+            first = Database(archive_url)
+            async with first.reading(within_s=5) as connection:
+                assert (await connection.execute(sa.select(sa.func.count()).select_from(STREAMS))).scalar() == 0
+            await first.aclose()
+            writer.execute("ROLLBACK")
 
 
 async def test_a_database_that_is_away_is_an_error_that_passes(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="wha
 
 
 WELL_BELOW_A_LEASE_MS = 2000
+LOOKS = 100
 
 
 def is_ready(url: str) -> bool:
@@ -77,6 +78,33 @@ def test_it_says_when_it_is_ready_ends_everything_and_goes_on_where_it_was(
     again.press_ctrl_c()
     assert again.wait() == 0
     assert processes_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_is_ready_only_when_a_worker_takes_generations(
+    start: Start, tmp_path: Path, port: int, url: str, workers: str
+) -> None:
+    up = start("up", "--port", str(port), "--data-dir", "data", "--workers", workers)
+    stopped: set[int] = set()
+
+    def are_stopped() -> bool:
+        for pid, line in processes_in(tmp_path).items():
+            if "-m worker" in line and pid not in stopped:
+                os.kill(pid, signal.SIGSTOP)  # long before it has imported what it needs
+                stopped.add(pid)
+        return len(stopped) == int(workers)
+
+    wait_until(are_stopped, "the workers stand still")
+    wait_until(lambda: is_ready(url), "the server is ready")
+    assert all(is_ready(url) for _ in range(LOOKS)), "many looks of the supervisor later"
+    assert "ready" not in up.stdout
+    os.kill(stopped.pop(), signal.SIGCONT)
+    up.wait_until_it_says("Lastevent is ready")
+    sid = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=1 rate=0 ttft_ms=0]] at once"}).json()["id"]
+    wait_until(lambda: _time_of("text_delta", sid, url), "it has begun, by the only worker that can")
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    assert up.stop() == 0
 
 
 def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a_worker(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import time
 import traceback
@@ -94,6 +95,41 @@ async def until_open(http: httpx2.AsyncClient, requests: int) -> None:
     with anyio.fail_after(5):
         while (await http.get("/open")).json()["open"] != requests:
             pass
+
+
+async def test_the_first_attempt_finds_the_connection_that_was_made_beforehand() -> None:
+    asked: list[list[bytes]] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append([])
+        while head := await reader.readline():
+            asked[-1].append(head.split()[0])
+            headers = await reader.readuntil(b"\r\n\r\n")
+            assert b"sk-secret" not in headers or head.startswith(b"POST")
+            if length := re.search(rb"content-length: (\d+)", headers, re.IGNORECASE):
+                await reader.readexactly(int(length[1]))
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = AnthropicProvider(api_key="sk-secret", base_url=url, silence_s=10)
+        await provider.warm_up()
+        await failure(provider, "hello")
+        await provider.aclose()
+    assert asked == [[b"HEAD", b"POST"]]
+
+
+async def test_warming_up_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.providers.anthropic.WARM_UP_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        ports = [server.getsockname()[1] for server in (silent, closed)]
+        closed.close()
+        for port in ports:
+            provider = AnthropicProvider(api_key="sk-secret", base_url=f"http://127.0.0.1:{port}", silence_s=60)
+            async with asyncio.timeout(30):
+                await provider.warm_up()
+            await provider.aclose()
 
 
 async def test_text_comes_delta_by_delta_and_then_one_finish(provider: AnthropicProvider) -> None:

@@ -271,6 +271,8 @@ class Odd:
         if self._oddity is not None:
             yield self._oddity
 
+    async def warm_up(self) -> None: ...
+
     async def aclose(self) -> None: ...
 
 

@@ -35,6 +35,7 @@ from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
 from worker.providers.sse import split_events
 
 CONNECT_TIMEOUT_S = 10.0
+WARM_UP_S = 1.0
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its
 # connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this.
 BODY_END_TIMEOUT_S = 0.25
@@ -57,16 +58,24 @@ class AnthropicProvider:
         """None means what it means to the SDK: ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL, the API's address."""
         self._silence_s = silence_s
         self._bounds = bounds
+        self._http = DefaultAsyncHttpxClient(limits=LIMITS, mounts=DIRECT, event_hooks={"response": [Bounded(bounds)]})
         self._client = AsyncAnthropic(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S, pool=None),
             default_headers=UNCOMPRESSED,
-            http_client=DefaultAsyncHttpxClient(
-                limits=LIMITS, mounts=DIRECT, event_hooks={"response": [Bounded(bounds)]}
-            ),
+            http_client=self._http,
         )
+
+    async def warm_up(self) -> None:
+        """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)
+
+        Nothing is asked and no key is sent: any answer, also a refusal, leaves a connection.
+        """
+        with suppress(Exception):
+            async with asyncio.timeout(WARM_UP_S):
+                await self._http.head(self._client.base_url)
 
     async def aclose(self) -> None:
         await self._client.close()

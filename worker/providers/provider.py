@@ -50,4 +50,9 @@ class Provider(Protocol):
         Closing the generator closes the provider's connection.
         """
 
+    async def warm_up(self) -> None:
+        """Do beforehand what the first attempt would have to wait for. Soon over, whatever the provider does; no error:
+        what is wrong is said by the attempts that it fails.
+        """
+
     async def aclose(self) -> None: ...

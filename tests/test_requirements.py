@@ -1,0 +1,45 @@
+"""What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from tests.test_layout import ROOT, imports, modules
+
+TO_RUN, FOR_TESTS = "requirements.txt", "requirements-dev.txt"
+
+
+def pinned(file: str) -> dict[str, str]:
+    """A package's name → its line: the version, and on which platforms."""
+    text = (ROOT / file).read_text()
+    return {name: line for line, name in re.findall(r"^(([a-z0-9.-]+)(?:\[.*\])?==[^\\\n]+)", text, re.MULTILINE)}
+
+
+def test_what_runs_is_what_was_tested() -> None:
+    assert pinned(TO_RUN).items() < pinned(FOR_TESTS).items()
+
+
+def test_the_product_imports_no_package_that_only_tests_have() -> None:
+    to_run = pinned(TO_RUN)
+    packages = {}
+    for module, distributions in packages_distributions().items():
+        packages[module] = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
+    for name, path in modules().items():
+        for module in imports(path.read_text(), ()):
+            top = module.partition(".")[0]
+            if top in sys.stdlib_module_names or top in ("broker", "worker"):
+                continue
+            assert packages[top] & to_run.keys(), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS])
+def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert "://" not in text
+    assert "index" not in re.sub(r"#.*", "", text)
+    for line in pinned(file).values():
+        assert f"{line}\\\n    --hash=sha256:" in text

@@ -33,9 +33,9 @@ export function drawHead(facts, badges, record, seal) {
 const sessionLink = (id) =>
   id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, isolated(id));
 
-/** `seal`: as returned by `/verify`; undefined while it is not known. */
+/** `seal`: as returned by `/verify`; undefined while it is not known, null if this reader is refused. */
 export function sealBadge(seal, hasEnded) {
-  if (seal === undefined) return null;
+  if (!seal) return null;
   if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
   if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
   if (seal.verdict === "differs") return badge("seal broken", "Redis differs from the seal");
@@ -98,7 +98,7 @@ function usage(record) {
 }
 
 function sealSection(seal) {
-  if (!seal) return section("Seal", [], "Loading");
+  if (!seal) return section("Seal", [], seal === null ? "Not available to this key." : "Loading");
   const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
   const pairs = shown
     .filter((name) => seal.seal?.[name] != null)

@@ -18,7 +18,7 @@ export function drawHead(facts, badges, record, seal) {
       fact("Session", sessionLink(record.session_id)),
       fact("User", record.user_id && isolated(record.user_id)),
       fact("Model", record.model ? isolated(record.model) : record.producer === "external" && "external producer"),
-      fact("Created", h("time", { datetime: record.created_at, title: record.created_at }, moment(record.created_at))),
+      fact("Created", h("time", { datetime: record.created_at, title: exact(record.created_at) }, moment(record.created_at))),
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
       record.attempt !== null && fact("Attempts", number(record.attempt)),
@@ -103,7 +103,7 @@ function sealSection(seal) {
   const pairs = shown
     .filter((name) => seal.seal?.[name] != null)
     .map((name) => {
-      const value = visible(seal.seal[name]);
+      const value = visible(name === "sealed_at" ? exact(seal.seal[name]) : seal.seal[name]);
       return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
     });
   const element = section("Seal", pairs, "A stream is sealed when it is archived, some seconds after it ends.");

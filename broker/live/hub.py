@@ -22,6 +22,7 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import Redis
 
+from broker.errors import REDIS_AWAY
 from broker.live.subscription import Subscription, subscription
 from broker.live.topic import HEARTBEAT_TICKS, RING_EVENTS, Topic
 from broker.log.keys import Keys
@@ -156,7 +157,8 @@ class Hub:
             except (redis.exceptions.RedisError, OSError) as error:
                 if tries == 0:
                     why = type(error).__name__
-                    logger.warning("the subscription broke (%s); viewers wait while it is made again", why)
+                    message = "Redis is away (%s): viewers wait until the subscription is made again"
+                    logger.warning(message, why, extra=REDIS_AWAY)
             except Exception:
                 logger.exception("the subscription failed; it is made again")
             await asyncio.sleep(RECONNECT_S[min(tries, len(RECONNECT_S) - 1)] * random.uniform(0.8, 1.2))

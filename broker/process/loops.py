@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
-from broker.errors import StoreUnavailable
+from broker.errors import REDIS_AWAY, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,12 @@ async def for_ever(name: str, run: Run) -> None:
             await run()
             logger.error("the %s loop ended; it is started again", name)
         except (redis.exceptions.RedisError, StoreUnavailable, OSError) as error:
-            logger.warning("the %s loop lost Redis (%s); it is started again", name, type(error).__name__)
+            logger.warning(
+                "Redis is away (%s): the %s loop is started again until it is back",
+                type(error).__name__,
+                name,
+                extra=REDIS_AWAY,
+            )
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:

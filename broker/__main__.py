@@ -1,9 +1,20 @@
 """python -m broker: the same as the command `lastevent`."""
 
+import sys
+
 from broker.process.imports import imports_outside_gc
 
-with imports_outside_gc():
-    from broker.command.cli import main
+
+def main() -> None:
+    from broker.command.version import ASKED_BY, print_version
+
+    if sys.argv[1:] in ASKED_BY:
+        print_version()
+        return
+    with imports_outside_gc():
+        from broker.command import cli
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -40,6 +40,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+REDIS_AWAY = {"lasting": "Redis is away"}
+"""`extra` of a log line that each part of a process would write for as long as Redis is away (process/logs.py)."""
+
 
 class LasteventError(Exception):
     status: ClassVar[int] = 500

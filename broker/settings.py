@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.store.archive_url import parse_archive_url
 from broker.store.host import require_http_url
-from broker.store.redis_url import parse_redis_url
+from broker.store.redis_url import parse_redis_url, shown_redis_url
 
 PREFIX = "LASTEVENT_"
 EVERYBODY = "*"
@@ -26,6 +27,19 @@ SECRET_CHARACTERS = 32
 """Of hex digits, that is 128 bits. Whoever reads `/views` could try shorter ones on the keys' fingerprints."""
 
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
+
+OTHER_VARIABLES = frozenset({"LASTEVENT_URL", "LASTEVENT_API_KEY", "LASTEVENT_LONG_TESTS"})
+"""Of the command as a client, and of the tests."""
+
+COMPOSE_PORT = "LASTEVENT_PORT"
+COMPOSE_VARIABLES = frozenset(
+    {
+        *("LASTEVENT_NET", "LASTEVENT_TLS_DIR", "LASTEVENT_TLS_PORT", "LASTEVENT_TLS_ADDRESS"),
+        *("LASTEVENT_POSTGRES_PASSWORD", "LASTEVENT_POSTGRES_READER_PASSWORD"),
+        *("LASTEVENT_VALKEY_SERVER_PASSWORD", "LASTEVENT_VALKEY_WORKER_PASSWORD"),
+    }
+)
+"""What compose.yaml takes from its .env, which a shell may have read too."""
 
 PLAIN_HTTP = (
     "This is plain HTTP: whoever is on the way reads keys, tokens and answers. Something in front of it must speak TLS."
@@ -241,6 +255,18 @@ def load_settings() -> Settings:
     return settings
 
 
+def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
+    """A line for each variable that looks like a setting and is none. What it holds is not repeated."""
+    known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields} | OTHER_VARIABLES
+    for name in sorted(environment):
+        if name == COMPOSE_PORT:
+            yield f"{name} is for compose.yaml alone: here the port is --port."
+        elif name.upper().startswith(PREFIX) and name.upper() not in known | COMPOSE_VARIABLES:
+            settings = [setting.removeprefix(PREFIX) for setting in known]
+            near = get_close_matches(name.upper().removeprefix(PREFIX), settings, n=1)
+            yield f"{name} is not a setting, and is ignored." + (f" Did you mean {PREFIX}{near[0]}?" if near else "")
+
+
 def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:
     """A checked copy with some settings replaced: field=(the option as it is typed, its value; None: not given).
 
@@ -251,6 +277,16 @@ def with_options(settings: Settings, **options: tuple[str, object]) -> Settings:
         return Settings(**{**settings.model_dump(), **given})
     except ValidationError as error:
         raise SettingsError(_lines(error, {field: option for field, (option, _) in options.items()})) from None
+
+
+def listening(host: str, port: int, settings: Settings) -> str:
+    """What a server says when it accepts connections."""
+    shown = f"[{host}]" if ":" in host else host or "0.0.0.0"
+    return f"Listening on http://{shown}:{port} with {shown_redis_url(settings.redis_url)}"
+
+
+def waiting_for_work(settings: Settings) -> str:
+    return f"Waiting for work from {shown_redis_url(settings.redis_url)}"
 
 
 def refusal_to_listen(settings: Settings, host: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from broker.process.imports import imports_outside_gc
@@ -12,7 +13,14 @@ with imports_outside_gc():
     import uvloop
 
     from broker.archive.signing import BadKey
-    from broker.settings import NO_ARCHIVE, SettingsError, load_settings, with_options
+    from broker.settings import (
+        NO_ARCHIVE,
+        SettingsError,
+        load_settings,
+        unknown_variables,
+        waiting_for_work,
+        with_options,
+    )
     from worker.main import work
 
 
@@ -29,6 +37,10 @@ def main() -> int:
     set_up_logs("worker", settings.log_level)
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)
+    if not options.parent_pipe:
+        for line in unknown_variables(os.environ):
+            print(line, file=sys.stderr)
+        print(waiting_for_work(settings), file=sys.stderr, flush=True)
     try:
         return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
     except BadKey as error:

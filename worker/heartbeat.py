@@ -10,7 +10,7 @@ import asyncio
 import logging
 from contextlib import aclosing
 
-from broker.errors import RedisUnavailable, StreamClosed
+from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
 from broker.store.listen import messages
@@ -50,7 +50,7 @@ class Heartbeat:
             try:
                 await self.renew()
             except RedisUnavailable:
-                logger.warning("Redis is away; leases could not be renewed")
+                logger.warning("Redis is away; leases could not be renewed", extra=REDIS_AWAY)
                 wait_s = RETRY_S  # a lost ending may have to be put back before another writer may write
             else:
                 wait_s = HEARTBEAT_S

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from broker.errors import (
+    REDIS_AWAY,
     LeaseHeld,
     LogHealing,
     RedisUnavailable,
@@ -90,7 +91,7 @@ class Sweeper:
                 if clock() >= spare_until:
                     await self.sweep()
             except RedisUnavailable:
-                logger.warning("Redis is away; nothing was swept")
+                logger.warning("Redis is away; nothing was swept", extra=REDIS_AWAY)
 
     async def sweep(self) -> None:
         """Look once at every stream whose time has come; each look moves its entry on, or removes it."""

@@ -1,5 +1,7 @@
 """The command `lastevent`: what people and scripts type. It talks to servers by HTTP, and starts the parts.
 
+help.py         the list of commands, in groups
+version.py      the version, at once
 cli.py          the table of commands, and those that run the parts: up, serve, work
 generations.py  generate, follow, cancel, replay
 screen.py       a stream as it is written to a terminal

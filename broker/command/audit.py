@@ -34,13 +34,8 @@ Limit = Annotated[int, typer.Option(min=1, max=200)]
 Cursor = Annotated[str | None, typer.Option(help="the `next` of the page before")]
 ApiKey = Annotated[str, typer.Option("--api-key", envvar="LASTEVENT_API_KEY", help="a key of the server")]
 ALL_FINDINGS = 50
+RUNNING = ("queued", "running")
 NO_KEYS = f"give --key FILE, or set {PREFIX}SEAL_PUBLIC_KEYS: the public keys that seals are checked with"
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="ls")(list_)
-    for command in (sessions, views, export, verify, erase):
-        app.command()(command)
 
 
 # -- what there is -----------------------------------------------------------------------------------------
@@ -51,7 +46,7 @@ def list_(
     user: Annotated[str | None, typer.Option(help="only this user's")] = None,
     model: Annotated[str | None, typer.Option(help="only this model's: anthropic/<name>")] = None,
     state: Annotated[str | None, typer.Option(help="queued, running, done, error or cancelled")] = None,
-    since: Annotated[str | None, typer.Option(help="created then or later: 2026-11-21, 2026-11-21T10:00Z")] = None,
+    since: Annotated[str | None, typer.Option(help="created then (UTC) or later: 2026-11-21, 2026-11-21T10:00")] = None,
     until: Annotated[str | None, typer.Option(help="created then or before; a day is all of it")] = None,
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -69,9 +64,12 @@ def list_(
     if as_json:
         print_json(page)
         return
+    is_asked = any(which[name] is not None for name in which if name not in ("limit", "cursor"))
     print_table(
-        ("ID", "STATE", "SESSION", "USER", "MODEL", "CREATED", ">FIRST TEXT", ">LASTED", ">LAST EVENT"),
+        ("ID", "STATE", "CREATED (UTC)", "USER", "SESSION", "MODEL", ">FIRST TEXT", ">LASTED", ">LAST EVENT"),
         [list(_stream_row(stream)) for stream in page["streams"]],
+        none="No streams match." if is_asked else "No streams yet. Start one: lastevent generate PROMPT",
+        is_whole=page["next"] is None,
     )
     _say_more(page)
 
@@ -93,7 +91,12 @@ def sessions(
     if as_json:
         print_json(page)
         return
-    print_table(("SESSION", "NEWEST STREAM"), ((one["id"], _moment(one["last_stream_at"])) for one in page["sessions"]))
+    print_table(
+        ("SESSION", "NEWEST STREAM (UTC)"),
+        [(one["id"], _moment(one["last_stream_at"])) for one in page["sessions"]],
+        none="No sessions yet.",
+        is_whole=page["next"] is None,
+    )
     _say_more(page)
 
 
@@ -111,8 +114,12 @@ def views(stream: StreamId, url: Url = DEFAULT_URL, key: Key = "", as_json: AsJs
         print_json({"views": found, "next": None})
         return
     print_table(
-        ("FROM", "TO", "WHO", "ADDRESS", "READ AS", ">CURSOR", ">FIRST", ">LAST", ">TIMES", "ENDED", "USER AGENT"),
+        (
+            *("FROM (UTC)", "TO (UTC)", "WHO", "READ AS", ">FIRST", ">LAST", "ENDED", ">CURSOR"),
+            *(">TIMES", "ADDRESS", "USER AGENT"),
+        ),
         [list(_view_row(view)) for view in found],
+        none="Nobody has followed or read this stream.",
     )
 
 
@@ -134,9 +141,14 @@ def erase(
     key: Key = "",
 ) -> None:
     """Erase a finished stream's content, everywhere and for good. A tombstone and its seal stay."""
-    if not yes and not typer.confirm(f"Erase {clean(stream)} for good?", err=True):
-        raise typer.Exit(1)
     with connected(url, key) as client:
+        if not yes:  # whoever answers yes should know of what, and that there is something
+            found = client.call("GET", stream_path(stream))
+            if found["state"] in RUNNING:
+                fail(f"{stream} is still {found['state']}: end it first with lastevent cancel {stream}", code=1)
+            told = ", ".join(filter(None, [found["user_id"], f"created {_moment(found['created_at'])} UTC"]))
+            if not typer.confirm(f"Erase {clean(stream)} ({clean(told)}) for good?", err=True):
+                raise typer.Exit(1)
         is_done = client.delete(stream)
     print("erased" if is_done else "erased for every viewer; the archive follows within moments")
 
@@ -342,10 +354,10 @@ def _say_more(page: dict[str, Any]) -> None:
 def _stream_row(stream: dict[str, Any]) -> Iterator[str]:
     yield stream["id"]
     yield "erased" if stream["erased_at"] else stream["state"]
-    yield stream["session_id"] or "-"
-    yield stream["user_id"] or "-"
-    yield stream["model"] or "-"
     yield _moment(stream["created_at"])
+    yield stream["user_id"] or "-"
+    yield stream["session_id"] or "-"
+    yield stream["model"] or "-"
     yield _lasted(stream["started_at"], stream["first_text_at"])
     yield _lasted(stream["started_at"], stream["finished_at"])
     yield f"{stream['last_event_id']:,}"
@@ -355,19 +367,19 @@ def _view_row(view: dict[str, Any]) -> Iterator[str]:
     yield _moment(view["opened_at"])
     yield _moment(view["closed_at"]) if view["closed_at"] else "still there"
     yield view["who"]
-    yield view["forwarded_for"] or view["address"] or "-"
     yield view["format"] or "-"
-    yield "-" if view["requested"] is None else f"{view['requested']:,}"
     yield "-" if view["first_id"] is None else f"{view['first_id']:,}"
     yield "-" if view["last_id"] is None else f"{view['last_id']:,}"
-    yield f"{view['count']:,}"
     yield view["how"] or "-"
+    yield "-" if view["requested"] is None else f"{view['requested']:,}"
+    yield f"{view['count']:,}"
+    yield view["forwarded_for"] or view["address"] or "-"
     yield view["user_agent"] or "-"
 
 
 def _moment(time: str) -> str:
-    """As the person's clock shows it."""
-    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """In UTC, as everywhere: in the API, the seals, the console."""
+    return datetime.fromisoformat(time).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _lasted(begin: str | None, end: str | None) -> str:
@@ -378,13 +390,15 @@ def _lasted(begin: str | None, end: str | None) -> str:
 
 
 def _time(text: str | None, option: str, *, is_end: bool = False) -> str | None:
-    """What a person writes for a moment, as RFC 3339; without a zone it is the person's own. A day is all of it."""
+    """What a person writes for a moment, as RFC 3339; without a zone it is UTC, as it is shown. A day is all of it."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
         if is_end and len(text) == len("2026-11-21"):
             moment += timedelta(days=1, milliseconds=-1)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
         return moment.astimezone(UTC).isoformat()
     except (ValueError, OverflowError):
         fail(f"{option}: {clean(text)} is not a date or time; give one such as 2026-11-21 or 2026-11-21T10:00Z", code=2)

@@ -1,4 +1,4 @@
-"""The command: running the parts, generating, following. What operators ask for is in audit_commands.py.
+"""The command: the table of commands, and those that run the parts.
 
 Exit codes: 0; 1 for a failed generation or check, or a server that is not to be had; 2 for usage and settings.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker.command.audit import register
+from broker.command.audit import erase, export, list_, sessions, verify, views
 from broker.command.generations import cancel, follow, generate, replay
+from broker.command.help import LOOK, PROVE, RUN, TRY, Grouped
 from broker.command.terminal import (
     DEFAULT_URL,
     AsJson,
@@ -26,22 +26,25 @@ from broker.command.terminal import (
     note,
     print_json,
     read_settings,
+    warn_of_unknown_variables,
 )
+from broker.command.version import print_version
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
-from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, refusal_to_listen
+from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, listening, refusal_to_listen
 from broker.store.host import require_host
 
 app = typer.Typer(
     name="lastevent",
+    cls=Grouped,
     help="LLM answers that outlive their connections: workers write them to a log, any server resumes them.",
+    epilog="Each command tells its options: lastevent COMMAND --help",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-register(app)
 
 
 def main() -> None:
@@ -59,7 +62,6 @@ def main() -> None:
 # -- running ---------------------------------------------------------------------------------------------
 
 
-@app.command()
 def up(
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
@@ -72,6 +74,7 @@ def up(
     from broker.process.supervisor import SettingsRefused, StartFailed, run_everything
 
     settings = read_settings()
+    warn_of_unknown_variables()
     _require_permission_to_listen(settings, host)
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
         note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is not a model.")
@@ -84,7 +87,6 @@ def up(
         fail(str(error), code=1)
 
 
-@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
@@ -96,6 +98,8 @@ def serve(
     _require_permission_to_listen(settings, host, is_child=parent_pipe)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
+    if not parent_pipe:
+        warn_of_unknown_variables()
     try:
         if web == 1:
             with imports_outside_gc():
@@ -103,23 +107,22 @@ def serve(
 
             run_server(settings, host, port, parent_pipe=parent_pipe)
         else:
-            _serve_in_processes(host, port, web)
+            _serve_in_processes(settings, host, port, web)
     except SettingsError as error:
         fail(str(error), code=2)
     except OSError as error:
         fail(f"cannot listen on {host}:{port} ({error.strerror})", code=1)
 
 
-def _serve_in_processes(host: str, port: int, web: int) -> None:
+def _serve_in_processes(settings: Settings, host: str, port: int, web: int) -> None:
     from broker.process.supervisor import SettingsRefused, run_web
 
     try:
-        run_web(host, port, web)
+        run_web(host, port, web, lambda: note(listening(host, port, settings)))
     except SettingsRefused as error:
         fail(str(error), code=2)
 
 
-@app.command()
 def work(
     concurrency: Annotated[
         int, typer.Option(min=1, help="generations at a time", envvar="LASTEVENT_CONCURRENCY")
@@ -130,11 +133,11 @@ def work(
     os.execv(sys.executable, [sys.executable, "-m", "worker", "--concurrency", str(concurrency)])
 
 
-@app.command()
 def doctor(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Check this machine, the store, the provider's key and the server."""
     from broker.command.doctor import examine
 
+    warn_of_unknown_variables()
     findings = list(examine(read_settings(), url))
     if as_json:
         print_json([finding._asdict() for finding in findings])
@@ -145,14 +148,38 @@ def doctor(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-for command in (generate, follow, cancel, replay):
-    app.command()(command)
-
-
-@app.command(name="version")
-def version_() -> None:
+def version() -> None:
     """Print the version."""
-    print(version("lastevent"))
+    print_version()
+
+
+def help_(
+    context: typer.Context, command: Annotated[str | None, typer.Argument(help="the command to tell about")] = None
+) -> None:
+    """Tell about the commands, or one of them."""
+    group = context.find_root()
+    asked = [command, "--help"] if command else ["--help"]
+    app(asked, prog_name=group.info_name)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    shows_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if shows_version:  # alone it is answered without all this (__main__.py)
+        print_version()
+        raise typer.Exit
+
+
+for group, commands in {
+    TRY: (up, generate, follow, cancel, replay),
+    LOOK: (list_, sessions, views),
+    PROVE: (export, verify, erase),
+    RUN: (serve, work, doctor, version),
+}.items():
+    for command in commands:
+        app.command(command.__name__.rstrip("_") if command is not list_ else "ls", rich_help_panel=group)(command)
+app.command("help", hidden=True)(help_)
 
 
 def _require_permission_to_listen(settings: Settings, host: str, *, is_child: bool = False) -> None:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx2
 import orjson
@@ -190,9 +190,15 @@ def _unreachable(base_url: str, error: httpx2.HTTPError) -> str:
 def _explain(answer: httpx2.Response) -> str:
     try:
         problem = orjson.loads(answer.content)
+        if problem["code"] == "stream_not_found":
+            return f"there is no stream {_asked_for(answer)} (stream_not_found)"
         return f"{problem['title']} ({problem['code']}): {problem['detail']}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return f"the server answered {answer.status_code}"
+
+
+def _asked_for(answer: httpx2.Response) -> str:
+    return " ".join(unquote(answer.request.url.raw_path.decode().split("/")[3].partition("?")[0]).split())
 
 
 def shown(url: str) -> str:

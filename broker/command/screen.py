@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from broker.command.terminal import clean, note, print_json, quiet
-from broker.log.event import RESTART, STATUS, TERMINAL, TEXT_DELTA
+from broker.log.event import RESTART, STATUS, TERMINAL, TEXT_DELTA, THINKING_DELTA
+
+SILENT_S = 1.0
 
 
 class Screen:
@@ -16,6 +20,7 @@ class Screen:
         self._as_json = as_json
         self._status = quiet.status("waiting") if quiet.is_terminal and not as_json else None
         self._at_line_start = True
+        self._wrote_s = 0.0
         self.ending: dict[str, Any] | None = None
 
     def __enter__(self) -> Screen:
@@ -38,8 +43,21 @@ class Screen:
         elif event["event"] in _NOTICES:
             self._end_line()
             note(_NOTICES[event["event"]], style="dim")
-        elif event["event"] == STATUS and self._status:
-            self._status.update(clean(str(event["data"].get("message", ""))))
+        else:
+            self._say_what_happens(event)
+
+    def _say_what_happens(self, event: dict[str, Any]) -> None:
+        """For minutes an agent may only think and use tools."""
+        happens = _HAPPENS.get(event["event"])
+        if self._status is None or happens is None or self._is_writing():
+            return
+        self._end_line()
+        self._status.update(clean(happens(event["data"])))
+        self._status.start()
+
+    def _is_writing(self) -> bool:
+        """In the middle of a line, which a status would end. What is thought between two words is not worth that."""
+        return not self._at_line_start and time.monotonic() - self._wrote_s < SILENT_S
 
     def lost(self, reason: str) -> None:
         """The connection was lost; it is being made again."""
@@ -55,6 +73,7 @@ class Screen:
             self._status.stop()
         sys.stdout.write(text)
         sys.stdout.flush()
+        self._wrote_s = time.monotonic()
         self._at_line_start = text.endswith("\n") if text else self._at_line_start
 
     def _end_line(self) -> None:
@@ -62,6 +81,20 @@ class Screen:
             print(flush=True)
         self._at_line_start = True
 
+
+def _tool(data: dict[str, Any], does: str) -> str:
+    return f"{data.get('tool', 'a tool')} {does}"
+
+
+_HAPPENS: dict[str, Callable[[dict[str, Any]], str]] = {
+    STATUS: lambda data: str(data.get("message", "")),
+    THINKING_DELTA: lambda _: "thinking",
+    "tool_start": lambda data: _tool(data, "is called"),
+    "tool_args_delta": lambda data: _tool(data, "is called"),
+    "tool_progress": lambda data: str(data.get("message") or _tool(data, "works")),
+    "tool_end": lambda data: _tool(data, "is done"),
+    "tool_error": lambda data: _tool(data, "failed"),
+}
 
 _NOTICES = {
     RESTART: "[the generation starts again; what came before is void]",

@@ -14,13 +14,13 @@ from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from broker.command.client import BadAddress, Client, ClientError, UnusableKey
 from broker.process.logs import set_up_logs
-from broker.settings import Settings, SettingsError, load_settings
+from broker.settings import Settings, SettingsError, load_settings, unknown_variables
 
 Url = Annotated[str, typer.Option(envvar="LASTEVENT_URL", help="the server's address")]
 Key = Annotated[str, typer.Option(envvar="LASTEVENT_API_KEY", help="a key of the server", show_default=False)]
@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 StreamId = Annotated[str, typer.Argument(metavar="ID", help="the stream's id")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-WIDTH_OF_A_FILE = 200
+GAP = "  "
 STATES = {"done": "green", "error": "red", "cancelled": "yellow", "running": "cyan", "queued": "cyan"}
 
 _BIDI = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -54,14 +54,50 @@ def print_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns whose names begin with > are numbers. A state has its colour, on a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    for row in rows:
-        table.add_row(*(Text(_BIDI.sub("", clean(cell)), style=STATES.get(cell, ""), overflow="fold") for cell in row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, none: str = "", is_whole: bool = True
+) -> None:
+    """A row a line. Nothing is wrapped or cut, for it may be copied: what a terminal has no room for is left out, the
+    last columns first, and said.
+
+    Columns whose names begin with > are numbers. A state has its colour, on a terminal. `none` is said if there are no
+    rows, and never will be more (`is_whole`).
+    """
+    if not rows:
+        if is_whole:
+            note(none)
+        return
+    console = Console(highlight=False)
+    cells = [[_BIDI.sub("", _one_line(clean(cell))) for cell in row] for row in rows]
+    names = [column.removeprefix(">") for column in columns]
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    shown = _that_fit(widths, console.width) if sys.stdout.isatty() else range(len(columns))
+    for row in (names, *cells):
+        line = Text()
+        for place in shown:
+            pad = " " * (widths[place] - cell_len(row[place]))
+            style = "bold" if row is names else STATES.get(row[place], "")
+            line.append(f"{GAP if line else ''}{pad if columns[place][0] == '>' else ''}")
+            line.append(row[place], style)
+            line.append("" if columns[place][0] == ">" else pad)
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+    if hidden := [name for place, name in enumerate(names) if place not in shown]:
+        note(f"This terminal is too narrow for: {', '.join(hidden)} (--json has all)", style="dim")
+
+
+def _that_fit(widths: Sequence[int], room: int) -> list[int]:
+    """The first column always, then each that still fits: a wide one in the middle must not hide those after it."""
+    shown, used = [0], widths[0]
+    for place, width in enumerate(widths[1:], 1):
+        if used + len(GAP) + width <= room:
+            shown.append(place)
+            used += len(GAP) + width
+    return shown
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ")
 
 
 @contextmanager
@@ -101,6 +137,12 @@ def read_settings() -> Settings:
         fail(str(error), code=2)
     set_up_logs("lastevent", settings.log_level)
     return settings
+
+
+def warn_of_unknown_variables() -> None:
+    """Not an error: a variable may be for a newer release, or somebody else's."""
+    for line in unknown_variables(os.environ):
+        note(f"lastevent: {clean(line)}")
 
 
 def fail(message: str, *, code: int) -> NoReturn:

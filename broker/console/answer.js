@@ -4,10 +4,10 @@ import { h, isolated, setAttribute, setText } from "./dom.js";
 import { duration, number, visible } from "./format.js";
 
 const NEAR_THE_END_PX = 40;
+const NEW_A_FRAME = 1000; // blocks: thousands of tools are drawn over several frames, not in one long one
 
 export class AnswerView {
   #drawn = [];
-  #epoch = -1;
 
   constructor() {
     this.blocks = h("div", { class: "answer-blocks" });
@@ -20,29 +20,31 @@ export class AnswerView {
     ]);
   }
 
+  /** False if there is more to draw in the next frame. */
   draw(transcript) {
     const box = this.element;
     const follows = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_THE_END_PX;
-    const onlyGrew = transcript.epoch === this.#epoch;
-    this.#epoch = transcript.epoch;
-    transcript.blocks.forEach((block, at) => this.#drawBlock(at, block, onlyGrew));
-    for (const surplus of this.#drawn.splice(transcript.blocks.length)) surplus.element.remove();
+    const end = Math.min(transcript.blocks.length, this.#drawn.length + NEW_A_FRAME);
+    for (let at = 0; at < end; at += 1) this.#drawBlock(at, transcript.blocks[at]);
+    for (const surplus of this.#drawn.splice(end)) surplus.element.remove();
     this.#drawStatus(transcript);
     setText(this.ending, transcript.ending ? visible(transcript.ending.text) : "");
     this.ending.className = `answer-ending ${transcript.ending?.state ?? ""}`;
     if (follows) box.scrollTop = box.scrollHeight;
+    return end === transcript.blocks.length;
   }
 
-  #drawBlock(at, block, onlyGrew) {
+  #drawBlock(at, block) {
     let drawn = this.#drawn[at];
-    if (drawn?.kind !== block.kind) {
+    if (drawn?.block === block) return;
+    if (drawn?.block.kind !== block.kind) {
       const made = new BLOCKS[block.kind]();
-      made.kind = block.kind;
       if (drawn) drawn.element.replaceWith(made.element);
       else this.blocks.append(made.element);
       drawn = this.#drawn[at] = made;
     }
-    drawn.draw(block, onlyGrew);
+    drawn.block = block;
+    drawn.draw(block);
   }
 
   #drawStatus(transcript) {
@@ -53,39 +55,50 @@ export class AnswerView {
   }
 }
 
-/** One text node. While the text only grows, it is appended to, so a selection in it survives. */
-class Text {
-  node = document.createTextNode("");
+/** A run of text, each of its parts in an element of its own: the browser lays out those that are seen. */
+class Run {
+  #drawn = [];
+  #parts = null;
+  #settled = 0;
+  element = h("div", { class: "answer-text", dir: "auto" });
 
-  draw(text, onlyGrew) {
-    if (onlyGrew && text.length >= this.node.length) {
-      if (text.length > this.node.length) this.node.appendData(text.slice(this.node.length));
-    } else if (this.node.data !== text) {
-      this.node.data = text;
+  draw({ parts, settled, tail }) {
+    const known = parts === this.#parts ? Math.min(this.#settled, settled) : 0;
+    this.#parts = parts;
+    this.#settled = settled;
+    for (let at = known; at <= settled; at += 1) this.#drawPart(at, at < settled ? parts[at] : tail);
+    for (const surplus of this.#drawn.splice(settled + 1)) surplus.parentElement.remove();
+  }
+
+  #drawPart(at, text) {
+    if (!this.#drawn[at]) {
+      this.#drawn[at] = document.createTextNode("");
+      this.element.append(h("div", { class: "answer-part" }, this.#drawn[at]));
     }
+    setData(this.#drawn[at], text);
   }
 }
 
-class TextBlock {
-  text = new Text();
-  element = h("div", { class: "answer-text", dir: "auto" }, this.text.node);
-
-  draw(block, onlyGrew) {
-    this.text.draw(block.text, onlyGrew);
-  }
+/** Only what differs at the end is changed, so a selection in the rest survives. */
+function setData(node, text) {
+  const shown = node.data;
+  if (text === shown) return;
+  if (text.startsWith(shown)) node.appendData(text.slice(shown.length));
+  else if (shown.startsWith(text)) node.deleteData(text.length, shown.length - text.length);
+  else node.data = text;
 }
 
 class ThinkingBlock {
-  text = new Text();
+  text = new Run();
   size = h("span", { class: "muted" });
   element = h("details", { class: "answer-thinking" }, [
     h("summary", {}, "Thinking ", this.size),
-    h("div", { class: "answer-text", dir: "auto" }, this.text.node),
+    this.text.element,
   ]);
 
-  draw(block, onlyGrew) {
-    this.text.draw(block.text, onlyGrew);
-    setText(this.size, `${number(block.text.length)} characters`);
+  draw(block) {
+    this.text.draw(block);
+    setText(this.size, `${number(block.length)} characters`);
   }
 }
 
@@ -111,4 +124,4 @@ class NoticeBlock {
   }
 }
 
-const BLOCKS = { text: TextBlock, thinking: ThinkingBlock, tool: ToolBlock, notice: NoticeBlock };
+const BLOCKS = { text: Run, thinking: ThinkingBlock, tool: ToolBlock, notice: NoticeBlock };

@@ -1,6 +1,7 @@
 // The HTTP API: every request of the console goes through `request`, which adds the key if there is one.
 
 const KEY = "lastevent.key";
+const AWAY = new Set(["redis_unavailable", "draining", undefined]); // codes of a 503 that /readyz answers too
 
 /** A problem response (RFC 9457). Status 0: no server answered. */
 export class Problem extends Error {
@@ -8,6 +9,11 @@ export class Problem extends Error {
     super(title ?? (status ? `The server answered ${status}` : "The server does not answer"));
     Object.assign(this, { status, code, requestId });
     this.detail = detail ?? (status ? "" : "It is down, or there is no network connection.");
+  }
+
+  /** The server cannot be reached, or says that it is not ready: nothing about the request itself. */
+  get isAway() {
+    return [0, 502, 504].includes(this.status) || (this.status === 503 && AWAY.has(this.code));
   }
 }
 
@@ -47,12 +53,23 @@ async function send(path, { headers, body, ...init }, bearer) {
   const all = { ...headers };
   if (bearer) all.Authorization = `Bearer ${bearer}`;
   if (body !== undefined) all["Content-Type"] = "application/json";
+  const json = body === undefined ? undefined : JSON.stringify(body);
+  return arriving(fetch(path, { ...init, headers: all, body: json, cache: "no-store", credentials: "omit" }));
+}
+
+/** A response, or its body, on its way: whatever breaks it, to the user the server has gone. */
+async function arriving(promise) {
   try {
-    const json = body === undefined ? undefined : JSON.stringify(body);
-    return await fetch(path, { ...init, headers: all, body: json, cache: "no-store", credentials: "omit" });
+    return await promise;
   } catch (error) {
     throw error.name === "AbortError" ? error : new Problem(0);
   }
+}
+
+/** Whether the server would serve a request now. Without the key: this one needs none. */
+export async function isReady() {
+  const response = await fetch("/readyz", { cache: "no-store", credentials: "omit" }).catch(() => null);
+  return response?.ok === true;
 }
 
 /** Requests refused at the same time share one question. A request refused after it was answered uses that answer. */
@@ -68,7 +85,10 @@ async function newKey(sent) {
   return given !== null;
 }
 
-const json = async (path, init) => (await request(path, init)).json();
+const json = async (path, init) => {
+  const response = await request(path, init);
+  return arriving(response.json());
+};
 const at = (id, rest = "") => `/v1/streams/${encodeURIComponent(id)}${rest}`;
 
 export const createStream = (body, idempotencyKey) =>
@@ -77,19 +97,29 @@ export const stream = (id, signal) => json(at(id), { signal });
 export const cancel = (id) => json(at(id, "/cancel"), { method: "POST", body: { reason: "stopped in the console" } });
 export const regenerate = (id) => json(at(id, "/regenerate"), { method: "POST" });
 export const erase = (id) => request(at(id), { method: "DELETE" });
-export const exportLog = (id, signal) => request(at(id, "/export"), { signal });
+export const exportLog = async (id) => arriving((await request(at(id, "/export"))).blob());
 export const events = (id, headers, signal) => request(at(id, "/events"), { headers, signal });
+
+/** The exported log as it arrives, in pieces of text: `onText` may take each before the next is read. */
+export async function readLog(id, onText, signal) {
+  const response = await request(at(id, "/export"), { signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { value, done } = await arriving(reader.read());
+    if (done) return;
+    onText(value);
+  }
+}
 
 export async function text(id, signal) {
   const response = await request(at(id, "/text"), { signal });
-  return { text: await response.text(), cursor: Number(response.headers.get("Last-Event-ID")) };
+  return { text: await arriving(response.text()), cursor: Number(response.headers.get("Last-Event-ID")) };
 }
 
 export function streams(query, signal) {
   const given = Object.entries({ ...query, include: "request" }).filter(([, value]) => value != null && value !== "");
   return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
 }
-
 
 /** All of them, page after page. */
 export async function views(id, signal) {

@@ -11,9 +11,9 @@ const OPTIONS = [
 /** With directives for the stand-in. A model would read them as part of the prompt, so they only fill the field. */
 const EXAMPLES = [
   ["A long answer", "Explain how tides work. [[tokens=400 rate=25 thinking=40]]"],
-  ["A restart", "Tell me about lighthouses. [[tokens=120 rate=20 cut_at=60]]"],
-  ["An error", "Tell me about storms. [[tokens=80 rate=20 error_at=50]]"],
-  ["A silence", "Tell me about fog. [[tokens=80 rate=20 stall_at=40]]"],
+  ["A restart", "Tell me about lighthouses. [[tokens=120 rate=20 cut_at=60 cut_times=1]]"],
+  ["An error", "Tell me about storms. [[tokens=80 rate=20 error_at=50 error=invalid_request_error]]"],
+  ["A silence", "Tell me about fog. [[tokens=80 rate=20 stall_at=40 stall_ms=6000]]"],
 ];
 
 export class Composer {

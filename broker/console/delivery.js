@@ -8,6 +8,7 @@ const NETWORK = {
   open: "Connected",
   waiting: "Connection lost",
   cut: "Network cut",
+  hidden: "Paused",
   ended: "Complete",
   failed: "Refused",
 };
@@ -26,15 +27,16 @@ export class Delivery {
   #firstTokenMs = null;
   #countdown = 0;
 
-  /** `onToggle()`: the user wants to cut or restore the network. */
-  constructor(onToggle) {
+  /** `onToggle()`: the user wants to cut or restore the network; `onTryNow()`: to reconnect without waiting. */
+  constructor(onToggle, onTryNow) {
     this.network = h("p", { class: "network", role: "status" });
     this.hint = h("p", { class: "hint" });
     this.toggle = h("button", { type: "button", class: "wide", onclick: onToggle });
+    this.tryNow = h("button", { type: "button", class: "wide", onclick: onTryNow }, "Try now");
     this.metrics = {};
     this.connections = h("ol", { class: "connections" });
     this.element = h("aside", { class: "panel delivery", "aria-label": "Delivery" }, [
-      h("div", { class: "network-box" }, this.network, this.hint, this.toggle),
+      h("div", { class: "network-box" }, this.network, this.hint, this.tryNow, this.toggle),
       h(
         "dl",
         { class: "metrics" },
@@ -68,6 +70,7 @@ export class Delivery {
     setAttribute(this.network, "data-network", state);
     setText(this.network, NETWORK[state] ?? "Not connected");
     setText(this.hint, this.#hint(state));
+    this.tryNow.hidden = (this.#follower?.lostAt ?? null) === null;
     this.toggle.disabled = !this.#follower || this.#follower.isOver;
     setText(this.toggle, state === "cut" ? "Restore the network" : "Cut the network");
     this.toggle.classList.toggle("primary", state === "cut");
@@ -79,6 +82,7 @@ export class Delivery {
     const { cursor, retryAt, connections } = this.#follower ?? {};
     if (state === "cut") return `The generation continues without this page. Restoring resumes after event ${cursor}.`;
     if (state === "waiting") return `Trying again in ${duration(Math.max(0, retryAt - Date.now()))}.`;
+    if (state === "hidden") return `A hidden tab holds no connection. It resumes after event ${cursor} when it is shown.`;
     if (state === "open" && connections.length > 1) return `Resumed after event ${connections.at(-1).from}.`;
     if (state === "ended") return "The terminal event has arrived. Nothing follows it.";
     return "";

@@ -18,7 +18,7 @@ export function drawHead(facts, badges, record, seal) {
       fact("Session", sessionLink(record.session_id)),
       fact("User", record.user_id && isolated(record.user_id)),
       fact("Model", record.model ? isolated(record.model) : record.producer === "external" && "external producer"),
-      fact("Created", h("time", { datetime: record.created_at, title: record.created_at }, moment(record.created_at))),
+      fact("Created", h("time", { datetime: record.created_at, title: exact(record.created_at) }, moment(record.created_at))),
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
       record.attempt !== null && fact("Attempts", number(record.attempt)),
@@ -33,9 +33,9 @@ export function drawHead(facts, badges, record, seal) {
 const sessionLink = (id) =>
   id && h("a", { href: `#/sessions?${new URLSearchParams({ session_id: id })}` }, isolated(id));
 
-/** `seal`: as returned by `/verify`; undefined while it is not known. */
+/** `seal`: as returned by `/verify`; undefined while it is not known, null if this reader is refused. */
 export function sealBadge(seal, hasEnded) {
-  if (seal === undefined) return null;
+  if (!seal) return null;
   if (seal.verdict === "verified") return badge("seal verified", "Seal verified");
   if (seal.verdict === "broken") return badge("seal broken", "Seal broken");
   if (seal.verdict === "differs") return badge("seal broken", "Redis differs from the seal");
@@ -98,12 +98,12 @@ function usage(record) {
 }
 
 function sealSection(seal) {
-  if (!seal) return section("Seal", [], "Loading");
+  if (!seal) return section("Seal", [], seal === null ? "Not available to this key." : "Loading");
   const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
   const pairs = shown
     .filter((name) => seal.seal?.[name] != null)
     .map((name) => {
-      const value = visible(seal.seal[name]);
+      const value = visible(name === "sealed_at" ? exact(seal.seal[name]) : seal.seal[name]);
       return [name.replace("_", " "), h("span", { class: "hash", title: value }, value)];
     });
   const element = section("Seal", pairs, "A stream is sealed when it is archived, some seconds after it ends.");

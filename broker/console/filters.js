@@ -23,8 +23,8 @@ export class Filters {
     this.fields = {
       state: this.#select("State", [["", "Any state"], ...states]),
       range: this.#select("Created", RANGES),
-      after: this.#input("Created after", "datetime-local"),
-      before: this.#input("Created before", "datetime-local"),
+      after: this.#input("Created after (UTC)", "datetime-local"),
+      before: this.#input("Created before (UTC)", "datetime-local"),
       session_id: this.#input("Session"),
       user_id: this.#input("User"),
       model: this.#input("Model"),
@@ -32,7 +32,7 @@ export class Filters {
     for (const [name, field] of Object.entries(this.fields)) field.value = query.get(name) ?? "";
     const { state, range, after, before, session_id, user_id, model } = this.fields;
     const between = { class: "filter-range", role: "group", "aria-label": "Created between" };
-    this.between = h("div", between, after, "–", before);
+    this.between = h("div", between, after, "–", before, "UTC");
     this.clearButton = h("button", { type: "button", class: "quiet", onclick: () => this.clear() }, "Clear");
     this.element = h("div", { class: "filters", role: "search", "aria-label": "Filter streams" }, [
       state,
@@ -63,8 +63,8 @@ export class Filters {
     const { state, range, after, before, session_id, user_id, model } = this.#chosen();
     const query = { state, session_id, user_id, model };
     if (range === "custom") {
-      if (after) query.created_after = new Date(after).toISOString();
-      if (before) query.created_before = new Date(before).toISOString();
+      if (after) query.created_after = new Date(`${after}Z`).toISOString();
+      if (before) query.created_before = new Date(`${before}Z`).toISOString();
     } else if (range) {
       query.created_after = new Date(Date.now() - Number(range) * 1000).toISOString();
     }

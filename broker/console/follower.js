@@ -18,7 +18,7 @@ class Gap extends Error {
 }
 
 /**
- * States: connecting, open, waiting (for the next try), cut (by `cut()`), ended, failed.
+ * States: connecting, open, waiting (for the next try), cut (by `cut()`), hidden (the tab is), ended, failed.
  * `connections` has one {from, replayed, live, end} for each connection. An event counts as replayed if it was in the
  * log before the connection was made, and an earlier connection (or page) had existed.
  */
@@ -28,10 +28,11 @@ export class Follower {
   replayed = 0;
   bytes = 0;
   connections = [];
-  problem = null;
+  problem = null; // why it failed, or why the last try did
   retryAt = 0;
+  lostAt = null; // when the connection was lost; null while there is one, and while nobody wants one
 
-  #held = false;
+  #isCut = false;
   #stopped = false;
   #retryMs = RETRY_MS;
   #failures = 0;
@@ -52,28 +53,31 @@ export class Follower {
   }
 
   async run() {
-    addEventListener("online", this.#hurry);
+    addEventListener("online", this.tryNow);
+    document.addEventListener("visibilitychange", this.#onVisibility);
     while (!this.isOver) {
-      if (this.#held) await this.#sleep(Infinity);
+      if (this.#isHeld) await this.#hold();
       else await this.#connect();
     }
-    removeEventListener("online", this.#hurry);
+    removeEventListener("online", this.tryNow);
+    document.removeEventListener("visibilitychange", this.#onVisibility);
   }
 
   /** As a lost network does: the connection breaks, and no new one is made until `restore`. */
   cut() {
-    this.#held = true;
-    this.#abort.abort();
-    this.#wake();
-    this.#become("cut");
+    this.#isCut = true;
+    this.#letGo();
   }
 
   restore() {
-    this.#held = false;
-    this.#failures = 0;
-    this.#become("connecting");
-    this.#wake();
+    this.#isCut = false;
+    this.#goOn();
   }
+
+  /** Without the pause until the next try, and instead of one that hangs. */
+  tryNow = () => {
+    if (this.state !== "open" && !this.#isHeld) this.#goOn();
+  };
 
   stop() {
     this.#stopped = true;
@@ -85,7 +89,36 @@ export class Follower {
     return this.#stopped || this.state === "ended" || this.state === "failed";
   }
 
-  #hurry = () => this.#wake();
+  /** A hidden tab needs no connection, and browsers make only six to a server (HTTP/1.1) for all their tabs. */
+  get #isHeld() {
+    return this.#isCut || document.hidden;
+  }
+
+  #onVisibility = () => {
+    if (document.hidden) this.#letGo();
+    else this.tryNow();
+  };
+
+  #letGo() {
+    if (this.isOver) return;
+    this.lostAt = null;
+    this.#abort.abort();
+    this.#become(this.#isCut ? "cut" : "hidden");
+    this.#wake();
+  }
+
+  #goOn() {
+    if (this.isOver) return;
+    this.#failures = 0;
+    this.#abort.abort();
+    this.#become("connecting");
+    this.#wake();
+  }
+
+  async #hold() {
+    this.#become(this.#isCut ? "cut" : "hidden");
+    await this.#sleep(Infinity);
+  }
 
   async #connect() {
     this.#abort = new AbortController();
@@ -95,9 +128,12 @@ export class Follower {
     } catch (problem) {
       if (this.#abort.signal.aborted) return;
       this.#failures += 1;
-      if (FINAL.has(problem.status)) return this.#fail(problem);
+      this.problem = problem;
+      if (FINAL.has(problem.status)) return this.#become("failed");
     }
-    if (!this.isOver && !this.#held) await this.#pause();
+    if (this.isOver || this.#isHeld) return;
+    this.lostAt ??= Date.now();
+    await this.#pause();
   }
 
   async #read() {
@@ -110,6 +146,7 @@ export class Follower {
     this.connections.push(connection);
     this.resumes = true;
     this.#failures = 0;
+    this.lostAt = this.problem = null;
     this.#become(response.status === 204 ? "ended" : "open");
     try {
       if (response.body) await this.#readBody(response.body.getReader(), this.#decoder(connection, backlogEnd));
@@ -119,9 +156,14 @@ export class Follower {
       await this.#repaint(problem.notice);
       await this.#read();
     } finally {
-      connection.end ??= this.state === "ended" ? "ended" : this.#held ? "cut here" : "lost";
+      connection.end ??= this.state === "ended" ? "ended" : this.#whyOver();
       this.onChange();
     }
+  }
+
+  #whyOver() {
+    if (this.#isCut) return "cut here";
+    return document.hidden ? "hidden" : "lost";
   }
 
   async #readBody(reader, decoder) {
@@ -187,11 +229,6 @@ export class Follower {
         resolve();
       };
     });
-  }
-
-  #fail(problem) {
-    this.problem = problem;
-    this.#become("failed");
   }
 
   #become(state) {

@@ -27,17 +27,23 @@ export function bytes(count) {
   return `${(count / 1024 / 1024).toFixed(2)} MiB`;
 }
 
-const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-const TIME = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+// All times are UTC, as in the API, the seals and the exports: whoever compares two of them, or sends one to a
+// colleague far away, must not have to know which zone each was in. The year only if it is not this one's.
+const TIME = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", timeStyle: "medium" });
+const DAY = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short" });
+const DATE = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", dateStyle: "medium" });
 
-/** Local time; the day only if it is not today's. */
-export function moment(iso) {
-  if (!iso) return "–";
-  const date = new Date(iso);
-  const today = date.toDateString() === new Date().toDateString();
-  return today ? TIME.format(date) : `${DAY.format(date)}, ${TIME.format(date)}`;
+/** "11:20:10 UTC"; with the day if it is not today's. */
+export function moment(at) {
+  if (!at) return "–";
+  const [date, now] = [new Date(at), new Date()];
+  const time = `${TIME.format(date)} UTC`;
+  if (DATE.format(date) === DATE.format(now)) return time;
+  const isThisYear = date.getUTCFullYear() === now.getUTCFullYear();
+  return `${(isThisYear ? DAY : DATE).format(date)}, ${time}`;
 }
 
+/** "2026-11-29 11:20:10.215 UTC" */
 export const exact = (iso) => iso.replace("T", " ").replace("Z", " UTC");
 
 const BIDI = {

@@ -5,15 +5,22 @@ const STALL_MS = 2000;
 const STALL_INTERVALS = 10;
 const SHORTEST_BIN_MS = 50; // a rate over less has no meaning: two events in one millisecond are not 2,000 a second
 
+/** What is asked with each frame of a growing log is kept as events arrive, not found again among all of them. */
 export class Log {
   events = [];
   #at = []; // ms since the first event, never decreasing: after a failover, Redis' clock may be behind
-  #marks = { count: -1, list: [] };
+  #firstText = -1;
+  #suspects = []; // all that may be marks: restarts, ids that are not the next one, intervals of STALL_MS or more
+  #quick = 0; // the number of intervals after which a stall is STALL_MS, whatever the other half of them is
 
   add(event) {
-    const at = this.events.length === 0 ? 0 : event.t - this.events[0].t;
+    const index = this.events.length;
+    const before = this.end;
+    const at = Math.max(index === 0 ? 0 : event.t - this.events[0].t, before);
+    if (index > 0) this.#suspect(event, index, at, before);
+    if (this.#firstText < 0 && event.event === "text_delta") this.#firstText = index;
     this.events.push(event);
-    this.#at.push(Math.max(at, this.end));
+    this.#at.push(at);
   }
 
   get start() {
@@ -40,8 +47,7 @@ export class Log {
   }
 
   firstTextAt() {
-    const index = this.events.findIndex((event) => event.event === "text_delta");
-    return index < 0 ? null : this.#at[index];
+    return this.#firstText < 0 ? null : this.#at[this.#firstText];
   }
 
   /** Events per second in equal parts of the whole time; `most` limits the number of parts. */
@@ -55,33 +61,26 @@ export class Log {
 
   /** [{kind: restart | jump | hole | stall, at, until?, index, text}] in order; `index`: the event after the mark. */
   marks() {
-    if (this.#marks.count !== this.events.length) {
-      this.#marks = { count: this.events.length, list: this.#findMarks() };
+    const longestMs = this.#longestMs();
+    return this.#suspects.filter((mark) => mark.kind !== "stall" || mark.until - mark.at > longestMs);
+  }
+
+  #suspect(event, index, at, before) {
+    if (at - before >= STALL_MS) this.#suspects.push({ kind: "stall", at: before, until: at, index });
+    if (at - before <= STALL_MS / STALL_INTERVALS) this.#quick += 1;
+    const { id } = this.events[index - 1];
+    if (event.id !== id + 1) {
+      this.#suspects.push({ kind: event.id % BLOCK === 1 ? "jump" : "hole", at, index, from: id, to: event.id });
     }
-    return this.#marks.list;
+    if (event.event === "restart") this.#suspects.push({ kind: "restart", at, index, ...event.data });
   }
 
-  #findMarks() {
-    const isStall = this.#stallTest();
-    const found = [];
-    this.events.forEach((event, index) => {
-      const at = this.#at[index];
-      const before = this.events[index - 1];
-      if (before && isStall(at - this.#at[index - 1])) {
-        found.push({ kind: "stall", at: this.#at[index - 1], until: at, index });
-      }
-      if (before && event.id !== before.id + 1) {
-        found.push({ kind: event.id % BLOCK === 1 ? "jump" : "hole", at, index, from: before.id, to: event.id });
-      }
-      if (event.event === "restart") found.push({ kind: "restart", at, index, ...event.data });
-    });
-    return found;
-  }
-
-  #stallTest() {
+  /** The longest interval that is not a stall: ten times the median, but never less than two seconds. */
+  #longestMs() {
+    const count = this.#at.length - 1;
+    if (this.#quick > count >> 1) return STALL_MS; // most logs; the others are slow, and so not long
     const intervals = this.#at.slice(1).map((at, index) => at - this.#at[index]);
-    const median = intervals.sort((a, b) => a - b)[intervals.length >> 1] ?? 0;
-    const limit = Math.max(STALL_MS, median * STALL_INTERVALS);
-    return (interval) => interval > limit;
+    const median = intervals.sort((a, b) => a - b)[count >> 1] ?? 0;
+    return Math.max(STALL_MS, median * STALL_INTERVALS);
   }
 }

@@ -7,15 +7,15 @@ import { ask } from "./dialog.js";
 import { eachFrame, fill, h, notice, setText } from "./dom.js";
 import { EventList } from "./eventlist.js";
 import { Follower } from "./follower.js";
-import { exact } from "./format.js";
+import { exact, number } from "./format.js";
 import { Log } from "./log.js";
 import { Playhead } from "./playhead.js";
-import { problemNotice } from "./problem.js";
+import { Problems } from "./problem.js";
+import { Rewind } from "./rewind.js";
 import { bind } from "./shortcuts.js";
 import { NdjsonDecoder } from "./sse.js";
 import { hasEnded, streamAddress } from "./stream.js";
 import { Timeline } from "./timeline.js";
-import { Transcript } from "./transcript.js";
 import { Transport } from "./transport.js";
 
 export const title = "Player";
@@ -25,6 +25,8 @@ const POLL_MS = 3000; // for the viewers while it runs, and the seal until the s
 const SEAL_POLLS = 10;
 const REMEMBER_MS = 250; // browsers reject an address that changes with every frame
 const SAVING_MS = 60_000;
+const LOADING = "Loading";
+const CANCEL = "Cancel again";
 
 export function mount(container, id, query) {
   return new Player(container, decode(id), Number(query.get("event")));
@@ -34,9 +36,8 @@ class Player {
   #record = null;
   #log = new Log();
   #playhead = new Playhead(this.#log, () => this.#moved());
-  #transcript = new Transcript();
-  #applied = 0; // the number of events that the transcript holds
-  #transport = new Transport(this.#playhead);
+  #rewind = new Rewind();
+  #transport = new Transport(this.#playhead, () => this.#follower?.tryNow());
   #timeline = new Timeline({
     onSeek: (ms) => this.#playhead.seek(ms),
     onStep: (by) => this.#playhead.step(by),
@@ -46,9 +47,10 @@ class Player {
   #events = new EventList((index) => this.#playhead.goTo(index + 1));
   #follower = null;
   #heardAt = 0; // when the last event arrived, on this page's clock
-  #views = "Loading";
-  #seal = undefined; // while it is not known
+  #views = LOADING;
+  #seal = undefined; // while it is not known; null: this reader is refused
   #masked = [];
+  #problems = new Problems();
   #abort = new AbortController();
   #draw = eachFrame(() => this.#paint());
 
@@ -66,6 +68,8 @@ class Player {
     this.#follower?.stop();
     this.#playhead.pause();
     this.#events.close();
+    this.#timeline.close();
+    this.#problems.clear();
     this.#draw.cancel();
     clearTimeout(this.polling);
     clearTimeout(this.remembering);
@@ -99,19 +103,27 @@ class Player {
     } catch (problem) {
       if (this.#abort.signal.aborted) return;
       if (problem.status === 410) this.#showTombstone();
-      else
-        fill(
-          this.state,
-          problemNotice(problem, () => this.#open()),
-        );
+      else {
+        fill(this.state);
+        this.#problems.show(problem, { again: "Open again", run: () => this.#open(), reads: true });
+      }
     }
     if (this.#record) this.#poll(0);
   }
 
+  /** Line by line as it arrives: a long log in one piece would stop the page for as long as it takes to parse. */
   async #readAll() {
-    const decoder = new NdjsonDecoder((line) => this.#take(line));
-    const response = await api.exportLog(this.id, this.#abort.signal);
-    decoder.push(`${await response.text()}\n`);
+    const log = new Log();
+    const decoder = new NdjsonDecoder((line) => this.#take(line, log));
+    const detail = h("p", { class: "notice-detail" });
+    this.state.firstChild.append(detail);
+    const read = (text) => {
+      decoder.push(text);
+      setText(detail, `${number(log.events.length)} events`);
+    };
+    await api.readLog(this.id, read, this.#abort.signal);
+    decoder.push("\n");
+    this.#log = this.#playhead.log = log;
     this.#show();
     if (this.startAt) this.#playhead.goToId(this.startAt);
     else this.#playhead.toEnd();
@@ -120,6 +132,7 @@ class Player {
   async #watch() {
     this.#playhead.mayGrow = this.#playhead.isLive = true;
     this.#follower = new Follower(this.id, {
+      cursor: this.#log.events.at(-1)?.id ?? 0,
       wire: "ndjson",
       onEvent: (event) => this.#take(event),
       onChange: this.#draw,
@@ -134,20 +147,18 @@ class Player {
   async #followed() {
     clearInterval(this.silenceClock);
     this.#playhead.mayGrow = false;
-    const { problem } = this.#follower;
-    if (problem)
-      fill(
-        this.state,
-        problemNotice(problem, () => this.#watch()),
-      );
+    if (this.#follower.state === "failed") {
+      this.#problems.show(this.#follower.problem, { again: "Follow again", run: () => this.#watch() });
+    }
+    this.#problems.clear(CANCEL);
     this.#record = await api.stream(this.id, this.#abort.signal).catch(() => this.#record);
     this.#draw();
   }
 
   /** Lines without an id are not events: the seal, and the names of the masks for this reader. */
-  #take(line) {
+  #take(line, log = this.#log) {
     this.#heardAt = performance.now();
-    if (line.id !== undefined) this.#log.add(line);
+    if (line.id !== undefined) log.add(line);
     else if (line.redacted) this.#masked = line.redacted;
   }
 
@@ -160,7 +171,7 @@ class Player {
     const ended = hasEnded(this.#record);
     const sealMayCome = this.#seal?.verdict === "not_sealed" && round < SEAL_POLLS;
     const isWatched = Array.isArray(this.#views) && this.#views.some((view) => view.closed_at === null);
-    if (!ended || sealMayCome || isWatched) {
+    if (!ended || sealMayCome || isWatched || this.#seal === undefined || this.#views === LOADING) {
       this.polling = setTimeout(() => this.#poll(ended ? round + 1 : 0), POLL_MS);
     }
   }
@@ -168,8 +179,8 @@ class Player {
   async #readAround() {
     const { signal } = this.#abort;
     const [views, seal, record] = await Promise.all([
-      api.views(this.id, signal).catch((problem) => problem.message),
-      api.verify(this.id, signal).catch(() => undefined),
+      api.views(this.id, signal).catch((problem) => (mayPass(problem) ? this.#views : problem.message)),
+      api.verify(this.id, signal).catch((problem) => (mayPass(problem) ? this.#seal : null)),
       hasEnded(this.#record) ? this.#record : api.stream(this.id, signal).catch(() => this.#record),
     ]);
     const found = views?.views ?? views;
@@ -181,15 +192,14 @@ class Player {
   // -- actions
 
   async #export() {
-    const response = await api.exportLog(this.id);
-    const address = URL.createObjectURL(await response.blob());
+    const address = URL.createObjectURL(await api.exportLog(this.id));
     h("a", { href: address, download: `${this.id}.ndjson` }).click();
     setTimeout(() => URL.revokeObjectURL(address), SAVING_MS);
   }
 
   async #erase() {
     if (!(await confirmErasure(this.id))) return;
-    await this.#attempt(async () => {
+    await this.#attempt("Erase again", async () => {
       await api.erase(this.id);
       this.#record = await api.stream(this.id);
       this.#showTombstone();
@@ -197,15 +207,13 @@ class Player {
     });
   }
 
-  async #attempt(action) {
-    fill(this.state);
+  async #attempt(again, action) {
+    this.#problems.clear();
     try {
       await action();
     } catch (problem) {
-      fill(
-        this.state,
-        problemNotice(problem, () => this.#attempt(action)),
-      );
+      if (this.#abort.signal.aborted || (again === CANCEL && hasEnded(this.#record))) return;
+      this.#problems.show(problem, { again, run: () => this.#attempt(again, action) });
     }
   }
 
@@ -226,8 +234,8 @@ class Player {
 
   #build(container) {
     const button = (label, run, more) => h("button", { type: "button", onclick: run, ...more }, label);
-    this.cancelButton = button("Cancel", () => this.#attempt(() => api.cancel(this.id)));
-    this.exportButton = button("Export", () => this.#attempt(() => this.#export()));
+    this.cancelButton = button("Cancel", () => this.#attempt(CANCEL, () => api.cancel(this.id)));
+    this.exportButton = button("Export", () => this.#attempt("Export again", () => this.#export()));
     this.eraseButton = button("Erase…", () => this.#erase(), { class: "danger" });
     this.badges = h("div", { class: "badges" });
     this.actions = h("div", { class: "actions" });
@@ -241,6 +249,7 @@ class Player {
       h("div", { class: "player-head" }, h("div", { class: "player-name" }, heading, this.badges), this.actions),
       this.facts,
       this.state,
+      this.#problems.element,
       this.stage,
       this.details,
     );
@@ -282,22 +291,12 @@ class Player {
     if (!this.#record) return;
     this.#playhead.catchUp();
     const { position, count } = this.#playhead;
-    this.#applyUntil(count);
-    this.#answer.draw(this.#transcript);
+    if (!this.#answer.draw(this.#rewind.at(this.#log.events, count))) this.#draw();
     this.#events.draw(this.#log, count);
     this.#timeline.draw(this.#log, position, count, this.#views);
-    this.#transport.draw(this.#heardAt);
+    this.#transport.draw(this.#heardAt, this.#follower);
     setText(this.masked, this.#masked.length > 0 ? `Masked for this key: ${this.#masked.join(", ")}` : "");
     this.#paintFrame();
-  }
-
-  /** Forward, event by event. Back, from the start again: ten thousand events take some milliseconds. */
-  #applyUntil(count) {
-    if (count < this.#applied) {
-      this.#transcript.reset();
-      this.#applied = 0;
-    }
-    for (; this.#applied < count; this.#applied += 1) this.#transcript.apply(this.#log.events[this.#applied]);
   }
 
   /** Everything that changes only with the record and the seal. */
@@ -323,6 +322,9 @@ class Player {
     ]);
   }
 }
+
+/** Asked again at the next poll, the answer may be another: what is known until then is still right. */
+const mayPass = (problem) => problem.status === undefined || problem.status === 0 || problem.status >= 429;
 
 function confirmErasure(id) {
   const content = h("p", {}, [

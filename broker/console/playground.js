@@ -7,13 +7,15 @@ import { Delivery } from "./delivery.js";
 import { eachFrame, fill, h, notice } from "./dom.js";
 import { Follower } from "./follower.js";
 import { promptOf } from "./format.js";
-import { problemNotice } from "./problem.js";
+import { Problems } from "./problem.js";
 import { bind } from "./shortcuts.js";
 import { firstTokenMs, stateBadge, streamAddress } from "./stream.js";
 import { Transcript } from "./transcript.js";
 
 export const title = "Playground";
 export const name = "playground";
+
+const STOP = "Stop again";
 
 export function mount(container, _, query) {
   const view = new Playground(container);
@@ -26,7 +28,12 @@ class Playground {
   #follower = null;
   #transcript = new Transcript();
   #composer = new Composer((body) => this.#send(body));
-  #delivery = new Delivery(() => this.#toggleNetwork());
+  #delivery = new Delivery(
+    () => this.#toggleNetwork(),
+    () => this.#follower.tryNow(),
+  );
+  #problems = new Problems();
+  #unsent = {}; // the body and the key of the last request that was not answered
   #answer = new AnswerView();
   #askedAt = null;
   #firstTextMs = null; // on this page's clock; null for a stream that another page started
@@ -49,6 +56,7 @@ class Playground {
     this.#isClosed = true;
     this.#follower?.stop();
     this.#delivery.close();
+    this.#problems.clear();
     this.#draw.cancel();
     this.unbind();
   }
@@ -57,14 +65,20 @@ class Playground {
 
   /** A retry after a lost response must reach the same stream, so the key stays the same. */
   #send(body) {
-    const key = randomKey();
-    return this.#start(() => api.createStream(body, key));
+    const text = JSON.stringify(body);
+    if (this.#unsent.text !== text) this.#unsent = { text, key: randomKey() };
+    const { key } = this.#unsent;
+    return this.#start("Send again", async () => {
+      const record = await api.createStream(body, key);
+      this.#unsent = {};
+      return record;
+    });
   }
 
-  async #start(create) {
+  async #start(again, create) {
     if (this.#isBusy) return;
     this.#isBusy = true;
-    fill(this.problem);
+    this.#problems.clear();
     this.#draw();
     const askedAt = performance.now();
     try {
@@ -72,7 +86,7 @@ class Playground {
       if (!this.#isClosed) history.replaceState(null, "", `#/playground?stream=${record.id}`);
       this.#follow(record, { askedAt });
     } catch (problem) {
-      this.#showProblem(problem, () => this.#start(create));
+      this.#showProblem(problem, { again, run: () => this.#start(again, create) });
     } finally {
       this.#isBusy = false;
       this.#draw();
@@ -81,20 +95,19 @@ class Playground {
 
   /** After a reload: replay the log from its first event, then follow it. */
   async open(id) {
-    fill(this.problem, notice("loading", "Opening the stream"));
     try {
       const record = await api.stream(id);
       this.#composer.prompt.value = promptOf(record.request);
       this.#follow(record, { seen: true });
     } catch (problem) {
-      this.#showProblem(problem, () => this.open(id));
+      this.#showProblem(problem, { again: "Open again", run: () => this.open(id), reads: true });
     }
   }
 
   async #follow(record, { seen = false, askedAt = null }) {
     if (this.#isClosed) return; // the user left while the request was running
     this.#follower?.stop();
-    fill(this.problem);
+    this.#problems.clear();
     this.#record = record;
     this.#askedAt = askedAt;
     this.#firstTextMs = null;
@@ -108,26 +121,32 @@ class Playground {
     this.#follower = follower;
     this.#draw();
     await follower.run();
-    if (follower.problem) this.#showProblem(follower.problem, () => this.open(record.id));
+    if (follower.state !== "failed" || this.#follower !== follower) return;
+    this.#showProblem(follower.problem, { again: "Follow again", run: () => this.open(record.id) });
   }
 
   #take(event) {
     this.#transcript.apply(event);
+    if (this.#transcript.ending) this.#problems.clear(STOP); // there is nothing left to stop
     if (event.event === "text_delta" && this.#firstTextMs === null && this.#askedAt !== null) {
       this.#firstTextMs = performance.now() - this.#askedAt;
     }
   }
 
   #regenerate() {
-    if (this.#transcript.ending) this.#start(() => api.regenerate(this.#record.id));
+    if (this.#transcript.ending) this.#start("Regenerate again", () => api.regenerate(this.#record.id));
   }
 
   async #stop() {
     if (!this.#record || this.#transcript.ending) return;
+    const { id } = this.#record;
+    this.#problems.clear(STOP);
     try {
-      await api.cancel(this.#record.id);
+      await api.cancel(id);
     } catch (problem) {
-      this.#showProblem(problem, () => this.#stop());
+      if (this.#record.id === id && !this.#transcript.ending) {
+        this.#showProblem(problem, { again: STOP, run: () => this.#stop() });
+      }
     }
   }
 
@@ -136,14 +155,13 @@ class Playground {
     else if (this.#follower && !this.#follower.isOver) this.#follower.cut();
   }
 
-  #showProblem(problem, retry) {
-    fill(this.problem, problemNotice(problem, retry));
+  #showProblem(problem, action) {
+    if (!this.#isClosed) this.#problems.show(problem, action);
   }
 
   // -- drawing
 
   #build(container) {
-    this.problem = h("div", { class: "problem" });
     this.heading = h("div", { class: "answer-heading" });
     this.stopButton = h("button", { type: "button", onclick: () => this.#stop() }, "Stop");
     this.again = h("button", { type: "button", onclick: () => this.#regenerate() }, "Regenerate");
@@ -162,7 +180,7 @@ class Playground {
       h("h1", { tabindex: "-1", class: "sr-only" }, "Playground"),
       h("div", { class: "playground" }, [
         this.#composer.element,
-        this.problem,
+        this.#problems.element,
         this.#delivery.element,
         h("div", { class: "playground-answer" }, this.empty, this.panel),
       ]),
@@ -175,7 +193,7 @@ class Playground {
     this.empty.hidden = this.#record !== null;
     this.panel.hidden = this.#record === null;
     if (!this.#record) return;
-    this.#answer.draw(this.#transcript);
+    if (!this.#answer.draw(this.#transcript)) this.#draw();
     this.#paintHeading();
   }
 

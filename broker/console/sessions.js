@@ -26,6 +26,9 @@ class Sessions {
   #next = null;
   #abort = new AbortController();
   #filters;
+  #isBusy = false;
+  #isLoaded = false; // the first page of the present filters is here
+  #gotoIsAway = false; // the form's problem is that the server is
 
   constructor(container, query) {
     this.#filters = new Filters(query, () => this.#reload());
@@ -55,6 +58,7 @@ class Sessions {
     this.#abort.abort();
     this.#abort = new AbortController();
     this.#next = null;
+    this.#isLoaded = false;
     if (this.#rows.size === 0) this.#state(notice("loading", "Loading streams"));
     await this.#more({ first: true });
   }
@@ -62,21 +66,26 @@ class Sessions {
   /** The rows of the previous filters stay until the new rows have arrived. */
   async #more({ first = false } = {}) {
     const { signal } = this.#abort;
-    setAttribute(this.table, "aria-busy", "true");
-    this.moreButton.disabled = true;
+    this.#setBusy(true);
     try {
       const found = await this.#page(signal);
       if (first) this.#forget();
       for (const record of found) this.#add(record);
+      this.#isLoaded = true;
       this.#state(null);
     } catch (problem) {
       if (signal.aborted) return;
       if (first) this.#forget();
-      this.#state(this.#problem(problem));
+      const again = first ? "Load again" : "Load more again";
+      this.#state(problemNotice(problem, { again, run: () => (first ? this.#reload() : this.#more()) }));
     } finally {
-      this.moreButton.disabled = false;
-      setAttribute(this.table, "aria-busy", null);
+      this.#setBusy(false);
     }
+  }
+
+  #setBusy(isBusy) {
+    this.#isBusy = this.moreButton.disabled = isBusy;
+    setAttribute(this.table, "aria-busy", isBusy);
   }
 
   /** A page may hold fewer streams than its limit, or none, and still have a next. */
@@ -105,8 +114,9 @@ class Sessions {
     }, POLL_MS);
   }
 
-  /** Read new streams, and those that were running at the last look. */
+  /** Read new streams, and those that were running at the last look; or all of them, if that failed before. */
   async #refresh() {
+    if (!this.#isLoaded) return this.#isBusy ? undefined : this.#more({ first: true });
     const { signal } = this.#abort;
     const query = this.#filters.query();
     const rows = Array.from(this.body.children, (element) => this.#rows.get(element.dataset.id));
@@ -122,8 +132,9 @@ class Sessions {
       const stragglers = running.filter((row) => !seen.has(row.record.id)).slice(0, STRAGGLERS);
       await Promise.all(stragglers.map((row) => this.#refreshOne(row, signal)));
       this.#state(null);
+      if (this.#gotoIsAway) this.#sayAtGoto("");
     } catch (problem) {
-      if (!signal.aborted) this.#state(this.#problem(problem));
+      if (!signal.aborted) this.#state(problemNotice(problem, { again: "Refresh now", run: () => this.#refresh() }));
     }
   }
 
@@ -161,14 +172,19 @@ class Sessions {
       .replace(/^.*\/(streams?|s)\//, "")
       .replace(/[/?#].*$/, "");
     if (!id) return;
-    fill(this.gotoProblem);
+    this.#sayAtGoto("");
     try {
       await api.stream(id);
       location.hash = streamAddress(id);
     } catch (problem) {
       if (problem.status === 410) location.hash = streamAddress(id);
-      else fill(this.gotoProblem, problem.status === 404 ? "There is no stream with this id." : problem.message);
+      else this.#sayAtGoto(problem.status === 404 ? "There is no stream with this id." : problem.message, problem.isAway);
     }
+  }
+
+  #sayAtGoto(text, isAway = false) {
+    this.#gotoIsAway = isAway;
+    setText(this.gotoProblem, text);
   }
 
   #move(by) {
@@ -208,10 +224,6 @@ class Sessions {
     return notice("empty", "No streams yet", "Start one with POST /v1/streams, or in the playground.", link);
   }
 
-  #problem(problem) {
-    return problemNotice(problem, () => this.#reload());
-  }
-
   #build(container) {
     this.state = h("div", {});
     this.count = h("p", { class: "count", role: "status" });
@@ -242,6 +254,7 @@ class Sessions {
       placeholder: "Paste a stream id",
       spellcheck: "false",
       autocomplete: "off",
+      oninput: () => this.#sayAtGoto(""),
     });
     return h("form", { class: "goto", onsubmit: (event) => this.#goTo(event) }, [
       this.goto,

@@ -1,7 +1,7 @@
 // A stream as a row of the sessions' table: drawn once, then updated only where something has changed.
 
 import { fill, h, isolated, setAttribute, setText } from "./dom.js";
-import { duration, moment, promptOf, visible } from "./format.js";
+import { duration, exact, moment, promptOf, visible } from "./format.js";
 import { durationOf, firstTokenMs, shownState, stateBadge, streamLink } from "./stream.js";
 
 export class StreamRow {
@@ -27,7 +27,7 @@ export class StreamRow {
       h("td", { class: "cell-session", "data-label": "Session" }, filter("session_id", "session")),
       h("td", { class: "cell-user", "data-label": "User" }, filter("user_id", "user")),
       h("td", { class: "cell-model", "data-label": "Model" }, filter("model", "model")),
-      h("td", { class: "cell-created", title: record.created_at }, moment(record.created_at)),
+      h("td", { class: "cell-created", title: exact(record.created_at) }, moment(record.created_at)),
       this.duration,
       this.firstToken,
       this.events,

@@ -12,10 +12,14 @@ const STEPS_MS = [
   50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000,
 ];
 const MARKS_LISTED = 60; // in a log with more, a list would not explain the fault
+const MARKS_DRAWN = 1000; // more have no place of their own on any screen
+const REDRAW_MS = 250; // while the log grows: a new chart for each frame is more than anybody sees
 const SEEK_PART = 20; // PageUp and PageDown move by a twentieth of the whole
 
 export class Timeline {
   #drawn = ""; // the log for which the rarely changing parts were drawn
+  #drawnAt = -Infinity;
+  #later = 0;
   #viewers = new Viewers();
 
   /** `onSeek(ms)`: the slider moved; `onStep(±1)`: an arrow key on it; `onEvent(index)`: a mark was chosen. */
@@ -68,7 +72,12 @@ export class Timeline {
     ]);
   }
 
+  close() {
+    clearTimeout(this.#later);
+  }
+
   draw(log, position, count, views) {
+    setAttribute(this.slider, "max", Math.max(log.end, 1));
     this.#drawLog(log);
     this.#viewers.draw(log, views);
     const part = `${(100 * position) / Math.max(log.end, 1)}%`;
@@ -101,9 +110,17 @@ export class Timeline {
 
   #drawLog(log) {
     const shown = `${log.events.length} ${log.end}`;
-    if (this.#drawn === shown) return;
+    if (this.#drawn === shown || this.#later) return;
+    const wait = this.#drawnAt + REDRAW_MS - performance.now();
+    if (wait > 0) {
+      this.#later = setTimeout(() => {
+        this.#later = 0;
+        this.#drawLog(log);
+      }, wait);
+      return;
+    }
     this.#drawn = shown;
-    this.slider.max = String(Math.max(log.end, 1));
+    this.#drawnAt = performance.now();
     this.#drawChart(log);
     this.#drawTicks(log);
     this.#drawMarks(log);
@@ -148,13 +165,14 @@ export class Timeline {
     const marks = log.marks();
     fill(
       this.marks,
-      marks.map((mark) => {
+      marks.slice(0, MARKS_DRAWN).map((mark) => {
         const element = atPart(h("span", { class: `mark ${mark.kind}` }), mark.at, log);
         if (mark.until) element.style.width = `${(100 * (mark.until - mark.at)) / Math.max(log.end, 1)}%`;
         return element;
       }),
     );
     this.list.hidden = marks.length === 0;
+    const more = marks.length - MARKS_LISTED;
     fill(
       this.list,
       marks
@@ -170,6 +188,7 @@ export class Timeline {
             ]),
           ),
         ),
+      more > 0 && h("li", { class: "hint" }, `and ${number(more)} more`),
     );
   }
 }

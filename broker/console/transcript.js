@@ -1,23 +1,24 @@
 // An answer as its user sees it after some events: blocks of text, thinking, tools and notices. No DOM.
 
+const PART = 2000; // characters: a part ends at the first line break after so many
+const LONGEST_PART = 8000; // and in mid-paragraph after so many, where the page then shows a line break
+
 /**
- * `apply` takes the events in order; `restart` discards the blocks before it. `epoch` changes whenever blocks may have
- * shrunk: while it stays the same, they have only grown.
+ * `apply` takes the events in order; `restart` discards the blocks before it. A block never changes: a newer one takes
+ * its place, so a copy of `blocks` stays what it was, and what was drawn for a block need not be drawn again.
  */
 export class Transcript {
-  epoch = 0;
+  #tools = new Map(); // tool_call_id → its place in `blocks`
 
   constructor() {
     this.reset();
   }
 
   reset() {
-    this.epoch += 1;
-    this.blocks = [];
+    this.#clear();
     this.state = "queued";
     this.status = "";
     this.ending = null;
-    this.hasText = false;
   }
 
   apply({ event: kind, data }) {
@@ -25,26 +26,44 @@ export class Transcript {
     if (take) take(this, data ?? {});
   }
 
+  snapshot() {
+    const { blocks, state, status, ending, hasText } = this;
+    return { blocks: blocks.slice(), state, status, ending, hasText };
+  }
+
+  restore(snapshot) {
+    Object.assign(this, snapshot, { blocks: snapshot.blocks.slice() });
+    this.#tools.clear();
+    this.blocks.forEach((block, place) => block.kind === "tool" && this.#tools.set(block.id, place));
+  }
+
   /** After a gap: the rest of the answer, as the server returns it. */
   replaceText(text, { requested, reason }) {
-    const why = `Events after ${requested} no longer exist (${reason}). This is the remaining text.`;
-    this.epoch += 1;
-    this.blocks = [{ kind: "notice", tone: "gap", text: why }];
+    this.startAgain("gap", `Events after ${requested} no longer exist (${reason}). This is the remaining text.`);
     this.append("text", text);
+  }
+
+  startAgain(tone, why) {
+    this.#clear();
+    this.blocks.push({ kind: "notice", tone, text: why });
   }
 
   append(kind, text) {
     if (typeof text !== "string" || text === "") return;
     const last = this.blocks.at(-1);
-    if (last?.kind === kind) last.text += text;
-    else this.blocks.push({ kind, text });
+    if (last?.kind === kind) this.blocks[this.blocks.length - 1] = grown(last, text);
+    else this.blocks.push(grown({ kind, parts: [], settled: 0, tail: "", length: 0 }, text));
     if (kind === "text") this.hasText = true;
   }
 
   tool(data, change) {
-    const open = this.blocks.findLast((block) => block.kind === "tool" && block.id === data.tool_call_id);
-    if (open) Object.assign(open, change);
-    else this.blocks.push({ kind: "tool", id: data.tool_call_id, text: String(data.tool ?? "tool"), ...change });
+    const place = this.#tools.get(data.tool_call_id);
+    if (place === undefined) {
+      this.#tools.set(data.tool_call_id, this.blocks.length);
+      this.blocks.push({ kind: "tool", id: data.tool_call_id, text: String(data.tool ?? "tool"), ...change });
+    } else {
+      this.blocks[place] = { ...this.blocks[place], ...change };
+    }
   }
 
   end(state, text) {
@@ -52,6 +71,40 @@ export class Transcript {
     this.status = "";
     this.ending = { state, text };
   }
+
+  #clear() {
+    this.blocks = [];
+    this.#tools.clear();
+    this.hasText = false;
+  }
+}
+
+/**
+ * A run of text: the first `settled` of its `parts`, and the `tail` that still grows. Text in one piece would be laid
+ * out anew, whole, with each event. Older and newer versions of a run share `parts`, which only get more.
+ */
+function grown(run, text) {
+  const { parts } = run;
+  let { settled } = run;
+  let tail = run.tail + text;
+  for (let end = endOfPart(tail); end > 0; end = endOfPart(tail)) {
+    parts[settled] = tail.slice(0, end);
+    settled += 1;
+    tail = tail.slice(end);
+  }
+  return { kind: run.kind, parts, settled, tail, length: run.length + text.length };
+}
+
+/** Where the text's first part ends; 0 while it is too short. */
+function endOfPart(text) {
+  if (text.length <= PART) return 0;
+  const line = text.indexOf("\n", PART) + 1;
+  if (line > 0 && line <= LONGEST_PART) return line;
+  if (text.length <= LONGEST_PART) return 0;
+  const word = text.lastIndexOf(" ", LONGEST_PART - 1) + 1;
+  if (word > PART) return word;
+  const isHalf = /[\ud800-\udbff]/.test(text[LONGEST_PART - 1]); // of a character: its other half is next
+  return isHalf ? LONGEST_PART - 1 : LONGEST_PART;
 }
 
 const HANDLERS = new Map(
@@ -72,12 +125,11 @@ const HANDLERS = new Map(
     tool_progress: (transcript, data) => transcript.tool(data, {}),
     tool_end: (transcript, data) => transcript.tool(data, { phase: "done", ms: data.duration_ms }),
     tool_error: (transcript, data) => transcript.tool(data, { phase: "failed", ms: data.duration_ms }),
-    restart: (transcript, data) => {
-      transcript.epoch += 1;
-      const why = `Restarted as attempt ${data.attempt}: ${data.reason}. Everything before it was discarded.`;
-      transcript.blocks = [{ kind: "notice", tone: "restart", text: why }];
-      transcript.hasText = false;
-    },
+    restart: (transcript, data) =>
+      transcript.startAgain(
+        "restart",
+        `Restarted as attempt ${data.attempt}: ${data.reason}. Everything before it was discarded.`,
+      ),
     done: (transcript, data) => transcript.end("done", `Done: ${data.stop_reason ?? "ended by the producer"}`),
     error: (transcript, data) => transcript.end("error", `Error ${data.code ?? ""}: ${data.message ?? "no message"}`),
     cancelled: (transcript, data) => transcript.end("cancelled", `Cancelled: ${data.reason || "no reason given"}`),

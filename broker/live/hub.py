@@ -22,7 +22,7 @@ from typing import Any
 import redis.exceptions
 from redis.asyncio import Redis
 
-from broker.errors import RedisUnavailable
+from broker.errors import REDIS_AWAY, RedisUnavailable
 from broker.live.subscription import Subscription, subscription
 from broker.live.topic import RING_EVENTS, Topic
 from broker.log.keys import Keys
@@ -181,8 +181,8 @@ class Hub:
                     await connection.keep()
             except (redis.exceptions.RedisError, OSError) as error:
                 if tries == 0 or clock() - began_s > STABLE_S:
-                    why = cause_of(error)
-                    logger.warning("the subscription broke (%s); viewers wait while it is made again", why)
+                    message = "Redis is away (%s): viewers wait until the subscription is made again"
+                    logger.warning(message, cause_of(error), extra=REDIS_AWAY)
             except Exception:
                 logger.exception("the subscription failed; it is made again")
             if clock() - began_s > STABLE_S:

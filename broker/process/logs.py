@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from types import TracebackType
@@ -25,11 +26,17 @@ _ABOUT_CODE = (AttributeError, ImportError, ModuleNotFoundError, NameError, NotI
 logger = logging.getLogger(__name__)
 
 
+LASTING_S = 60.0
+"""Of the lines with the same `lasting` (errors.py), whichever parts of a process write them, one in so long is let
+through."""
+
+
 def set_up_logs(process: str, level: str = "warning") -> None:
     """`process` is named in each line. May be called again: the last call holds."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(f"%(asctime)s {process} %(levelname)s %(message)s"))
     handler.addFilter(_is_ours_or_a_warning)
+    handler.addFilter(_OnceAMinute())
     logging.basicConfig(level=max(logging.WARNING, _number(level)), handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(_number(level))
@@ -44,6 +51,24 @@ def _number(level: str) -> int:
 def _is_ours_or_a_warning(entry: logging.LogRecord) -> bool:
     """At the handler, since a library may set its own logger's level at any time (the SDK does, by ANTHROPIC_LOG)."""
     return entry.levelno >= logging.WARNING or entry.name.partition(".")[0] in OURS
+
+
+class _OnceAMinute(logging.Filter):
+    """What lasts is said when it begins, and then from time to time: each loop meets it again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        lasting = getattr(record, "lasting", None)
+        if lasting is None:
+            return True
+        now_s = time.monotonic()
+        if now_s - self._said_s.get(lasting, -LASTING_S) < LASTING_S:
+            return False
+        self._said_s[lasting] = now_s
+        return True
 
 
 class _Formatter(logging.Formatter):

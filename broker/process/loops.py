@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
-from broker.errors import StoreUnavailable, WrongType
+from broker.errors import REDIS_AWAY, StoreUnavailable, WrongType
 from broker.store.errors import cause_of
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ async def for_ever(name: str, run: Run) -> None:
         try:
             await run()
             logger.error("the %s loop ended; it is started again", name)
-        except (redis.exceptions.RedisError, StoreUnavailable, WrongType, OSError) as error:
-            logger.warning("the %s loop lost Redis (%s); it is started again", name, cause_of(error))
+        except (redis.exceptions.RedisError, StoreUnavailable, OSError) as error:
+            message = "Redis is away (%s): the %s loop is started again until it is back"
+            logger.warning(message, cause_of(error), name, extra=REDIS_AWAY)
+        except WrongType as error:
+            logger.warning("the %s loop met a key that is not ours (%s); it is started again", name, cause_of(error))
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,14 +174,15 @@ def worker_child(number: int, environment: Mapping[str, str]) -> Child:
     return Child(f"worker {number}", argv, for_a_worker(environment))
 
 
-def run_web(host: str, port: int, web: int) -> None:
-    """Several web processes on one port, until a signal.
+def run_web(host: str, port: int, web: int, on_start: Callable[[], object]) -> None:
+    """Several web processes on one port, until a signal. `on_start` is called when they have been started.
 
     Raises OSError if the port cannot be used at all, SettingsRefused if the processes cannot use their settings.
     """
     bind(host, port).close()  # here, and not in every child for ever
     supervisor = Supervisor([web_child(host, port, n + 1, os.environ) for n in range(web)])
     supervisor.start()
+    on_start()
     try:
         supervisor.watch()
     finally:

@@ -68,6 +68,12 @@ def parse_redis_url(url: str) -> RedisUrl:
     return parsed
 
 
+def shown_redis_url(url: str) -> str:
+    """A checked address as a person may read it: no user, no password, no parameters."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 class _Wrong(Exception):
     """What is wrong with an address, without a part of it."""
 

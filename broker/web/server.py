@@ -19,6 +19,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -28,7 +29,7 @@ import uvicorn
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
-from broker.settings import Settings
+from broker.settings import Settings, listening
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
@@ -52,8 +53,11 @@ DESCRIPTORS_KEPT = 256
 class Server(uvicorn.Server):
     """uvicorn's server, with one owner of draining: this one."""
 
-    def __init__(self, config: uvicorn.Config, tier: Tier, listener: socket.socket) -> None:
+    def __init__(
+        self, config: uvicorn.Config, tier: Tier, listener: socket.socket, on_start: Callable[[], object]
+    ) -> None:
         super().__init__(config)
+        self._on_start = on_start
         self._tier = tier
         self._listener = listener
         self._is_leaving = False
@@ -65,6 +69,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         logger.info("this server accepts connections")
+        self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run anywhere in the loop's code: the loop itself does the rest.
@@ -107,7 +112,8 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     )
     listener = bind(host, port)
     _tune_garbage_collection()
-    server = Server(config, app.state.tier, listener)
+    said = listening(host, listener.getsockname()[1], settings)
+    server = Server(config, app.state.tier, listener, lambda: None if parent_pipe else print(said, file=sys.stderr))
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])

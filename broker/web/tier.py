@@ -146,7 +146,8 @@ class Tier:
         try:
             await self.access.close()
         except RedisUnavailable:
-            logger.warning("Redis is away; the last viewers' records (%d) are lost", self.access.waiting)
+            if self.access.waiting:
+                logger.warning("Redis is away; the last viewers' records (%d) are lost", self.access.waiting)
 
     def require_open(self) -> None:
         if self.viewers.draining.is_set():

@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -162,3 +163,25 @@ def test_a_masked_key_sees_masks_and_is_told_so(
         expect(page.get_by_text("Masked for this key: numbers")).to_be_visible()
         assert not re.search(r"(?<!\.)555", page.content().replace(sid, ""))  # a time may end in .555
         assert "1234" not in (page.locator(".facts").text_content() or "").replace(sid, "")
+
+
+def test_every_time_on_a_page_is_utc_and_says_so_wherever_its_reader_is(browser: Browser, seeds: Seeds) -> None:
+    sid = until_archived(seeds, seeds.external(("start", {}), *words(3), DONE, session_id="s-tokyo"))
+    created = seeds.get(f"/v1/streams/{sid}").json()["created_at"]
+    with watched_page(browser, timezone_id="Asia/Tokyo") as page:
+        open_player(page, seeds, sid)
+        expect(page.locator(".details")).to_contain_text("sealed at")
+        said = page.locator("main").inner_text()
+        times = re.findall(r"\d\d:\d\d:\d\d.*", said)
+        assert len(times) >= 6, "created twice, started, first text, finished, archived, sealed"
+        assert [time for time in times if not re.fullmatch(r"[\d:]{8}(\.\d{3})? UTC", time)] == []
+        assert created[11:19] in said
+
+        page.goto(f"{seeds.url}/#/sessions?session_id=s-tokyo")
+        expect(page.locator(".cell-created")).to_have_text(re.compile(f"{created[11:19]} UTC$"))
+        page.get_by_label("Created", exact=True).select_option("custom")
+        soon = datetime.now(UTC) + timedelta(minutes=5)
+        page.get_by_label("Created before (UTC)", exact=True).fill(f"{soon:%Y-%m-%dT%H:%M}")
+        page.get_by_label("Created after (UTC)", exact=True).fill(f"{soon - timedelta(minutes=30):%Y-%m-%dT%H:%M}")
+        page.wait_for_url(re.compile("after="))
+        expect(page.locator(".cell-created")).to_have_text(re.compile(f"{created[11:19]} UTC$"))

@@ -2,15 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from redis import Redis
 
 from broker.live.topic import RING_EVENTS
-from tests.console.conftest import Seeds, watched_page
-from tests.rig.deployment import Deployment
+from tests.console.conftest import Seeds
 
 pytestmark = pytest.mark.browser
 
@@ -213,6 +212,29 @@ def test_a_restart_voids_the_text_and_an_error_keeps_what_there_is(page: Page, s
     expect(page.locator(".answer-ending.error")).to_have_text(re.compile("Error provider_cut: .+"))
 
 
+@pytest.mark.parametrize(
+    ("chip", "ending", "notices"),
+    [
+        ("A restart", "Done: end_turn", ["Restarted as attempt 2: provider_cut. Everything before it was discarded."]),
+        ("An error", "Error provider_refused: ", []),
+        ("A silence", "Done: end_turn", []),
+    ],
+)
+def test_each_example_shows_what_it_promises(
+    page: Page, seeds: Seeds, chip: str, ending: str, notices: list[str]
+) -> None:
+    page.goto(seeds.url)
+    page.get_by_role("button", name=chip).click()
+    prompt = page.get_by_label("Prompt", exact=True)
+    sooner = prompt.input_value().replace("rate=20", "rate=0 ttft_ms=0").replace("stall_ms=6000", "stall_ms=2500")
+    sid = send(page, seeds, sooner)
+    until_ended(page)
+    expect(page.locator(".answer-ending")).to_contain_text(ending)
+    assert page.locator(".answer-notice").all_text_contents() == notices
+    if chip == "A silence":
+        assert max(after["t"] - before["t"] for before, after in pairwise(seeds.log(sid))) >= 2500
+
+
 def test_thinking_is_folded_until_it_is_asked_for(page: Page, seeds: Seeds) -> None:
     sid = send(page, seeds, "[[tokens=5 rate=0 ttft_ms=0 thinking=9]]")
     until_ended(page)
@@ -244,23 +266,3 @@ def test_a_gap_is_said_and_the_text_painted_anew(page: Page, seeds: Seeds) -> No
 def test_a_stream_that_is_not_there_is_said(page: Page, seeds: Seeds) -> None:
     page.goto(f"{seeds.url}/#/playground?stream=nope")
     expect(page.get_by_role("alert")).to_contain_text("Stream not found")
-
-
-def test_it_comes_back_by_itself_when_its_server_was_away(
-    browser: Browser, own_deployment: Callable[..., Deployment]
-) -> None:
-    deployment = own_deployment(servers=1)
-    seeds = Seeds(deployment)
-    with watched_page(browser) as page:
-        sid = send(page, seeds, "[[tokens=3000 rate=30 ttft_ms=0]]")
-        until_text(page, 40)
-        deployment.servers[0].kill()
-        expect(page.locator(".network")).to_have_text("Connection lost")
-        expect(page.locator(".network-box .hint")).to_have_text(re.compile("Trying again in"))
-        deployment.servers[0].start()
-        deployment.wait_until_ready()
-        expect(page.locator(".network")).to_have_text("Connected")
-        page.get_by_role("button", name="Stop").click()
-        until_ended(page)
-        assert answer(page) == seeds.text(sid)
-        assert metric(page, "received") == len(seeds.log(sid))

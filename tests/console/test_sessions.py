@@ -60,7 +60,7 @@ def test_a_row_tells_state_times_and_who(page: Page, seeds: Seeds, session: str)
     assert session in told
     assert "mara" in told
     assert "anthropic/" in told
-    assert re.search(r"\d{2}:\d{2}:\d{2}(\d+ ms|\d.* s)(\d+ ms|\d.* s)7$", told)
+    assert re.search(r"\d{2}:\d{2}:\d{2} UTC(\d+ ms|\d.* s)(\d+ ms|\d.* s)7$", told)
 
 
 def test_filters_narrow_the_list_and_stay_in_the_address(page: Page, seeds: Seeds, session: str) -> None:
@@ -108,7 +108,7 @@ def test_a_time_range_is_asked_of_the_server(page: Page, seeds: Seeds, session: 
     assert session in asked.value.url
     until_shown(page, sid)
     page.get_by_label("Created", exact=True).select_option("custom")
-    page.get_by_label("Created before", exact=True).fill("2020-01-01T00:00")
+    page.get_by_label("Created before (UTC)", exact=True).fill("2020-01-01T00:00")
     expect(page.locator("main .notice.empty")).to_contain_text("No streams match")
 
 

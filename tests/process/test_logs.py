@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -258,3 +259,35 @@ def test_an_end_by_a_bug_is_told_without_its_words_too() -> None:
     assert ended.returncode == 1
     assert ended.stderr.count("\nValueError") == 2
     assert "planted" not in ended.stderr
+
+
+@contextmanager
+def no_redis() -> Iterator[tuple[str, list[int]]]:
+    """An address where every connection is closed at once, and how many there were."""
+    met = [0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def close_each() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+                    met[0] += 1
+
+        threading.Thread(target=close_each, daemon=True).start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}", met
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("argv", [("broker", "serve", "--port", "0"), ("worker",)], ids=lambda argv: argv[0])
+@pytest.mark.processes
+def test_that_redis_is_away_is_said_once_and_not_with_each_try(argv: tuple[str, ...], tmp_path: Path) -> None:
+    with no_redis() as (url, met):
+        process = Process("part", [sys.executable, "-m", *argv], {**os.environ, "LASTEVENT_REDIS_URL": url}, tmp_path)
+        process.start()
+        try:
+            wait_until(lambda: met[0] > 30, "it has tried thirty times")
+        finally:
+            process.stop()
+    lines = [line for line in process.output.read_text().splitlines() if " WARNING " in line]
+    assert [line for line in lines if "Redis is away" not in line] == []
+    assert len(lines) == 1

@@ -253,6 +253,29 @@ async def test_overload_turns_the_first_requests_with_that_message_away(http: ht
     assert (await http.post("/v1/messages", json=body(f"{message} other"))).status_code == 529
 
 
+async def test_cut_times_cuts_the_first_attempts_and_begins_anew_after_a_whole_one(http: httpx2.AsyncClient) -> None:
+    message = f"{time.time_ns()} [[tokens=3 cut_at=2 cut_times=2 {FAST}]]"
+
+    async def is_whole() -> bool:
+        try:
+            return (await ask(http, message))[-1][0] == "message_stop"
+        except httpx2.RemoteProtocolError:
+            return False
+
+    assert [await is_whole() for _ in range(6)] == [False, False, True, False, False, True]
+
+
+async def test_error_times_fails_the_first_attempts_only(http: httpx2.AsyncClient) -> None:
+    message = f"{time.time_ns()} [[tokens=3 error_at=2 error_times=1 {FAST}]]"
+    assert [(await ask(http, message))[-1][0] for _ in range(4)] == ["error", "message_stop"] * 2
+
+
+async def test_stall_ms_is_how_long_a_stall_lasts(http: httpx2.AsyncClient) -> None:
+    began = time.monotonic()
+    assert len(deltas(await ask(http, f"[[tokens=5 stall_at=2 stall_ms=300 {FAST}]]"))) == 5
+    assert time.monotonic() - began >= 0.3
+
+
 async def test_status_is_the_status_and_its_error_type(http: httpx2.AsyncClient) -> None:
     answer = await http.post("/v1/messages", json=body("[[status=429]]"))
     assert answer.status_code == 429

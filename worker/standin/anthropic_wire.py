@@ -148,6 +148,10 @@ class Reply:
             await self._write(_event(error_event(self._asked.error, REASONS.get(self._asked.error, "Asked to fail"))))
         elif fault == "cut":
             self._hang_up()
+        if fault == "stall" and self._asked.stall_ms is not None:
+            self._first_due += self._asked.stall_ms / 1000  # what comes after it keeps its pace
+            await asyncio.sleep(self._asked.stall_ms / 1000)
+            return True
         if fault in ("cut", "stall"):
             await _silence()  # which ends when the client has gone
         return fault == "garbage"

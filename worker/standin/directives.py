@@ -18,16 +18,20 @@ and the faults. N counts the text deltas sent before it happens:
     error_at=N           an `error` event (overloaded_error; error=api_error names another)
     cut_at=N             the connection is dropped in the middle of the body
     end_at=N             the body ends properly, but without message_stop
-    stall_at=N           silence, without pings, until the client goes away
+    stall_at=N           silence, without pings, until the client goes away (stall_ms=M: for so long; then the
+                         answer continues)
     garbage_at=N         a data line that is not JSON; the answer then continues
     hold=1               the answer is complete, message_stop included, but the body does not end
     surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
+
+    cut_times=K, error_times=K    cut_at, error_at break only the first K attempts at this very message; the next one
+                                  is whole, and after it the count begins anew
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -47,9 +51,12 @@ class Directives:
     hold: int = 0
     error: str = "overloaded_error"
     error_at: int | None = None
+    error_times: int | None = None
     cut_at: int | None = None
+    cut_times: int | None = None
     end_at: int | None = None
     stall_at: int | None = None
+    stall_ms: int | None = None
     garbage_at: int | None = None
     surrogate_at: int | None = None
 
@@ -65,9 +72,21 @@ class Directives:
         reached = [(n, fault) for fault, n in asked.items() if n is not None and n <= self.tokens]
         return min(reached, default=(self.tokens, ""))
 
+    @property
+    def times(self) -> int | None:
+        """How many attempts are broken; None for all of them."""
+        given = [times for times in (self.cut_times, self.error_times) if times is not None]
+        return max(given, default=None)
+
+    def after(self, attempts: int) -> Directives:
+        """What is asked of the attempt after so many."""
+        cut_at = self.cut_at if self.cut_times is None or attempts < self.cut_times else None
+        error_at = self.error_at if self.error_times is None or attempts < self.error_times else None
+        return replace(self, cut_at=cut_at, error_at=error_at)
+
 
 BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
-_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold"
+_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold stall_ms cut_times error_times"
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
     **dict.fromkeys(f"{_COUNTS} {_PLACES}".split(), (r"[0-9]{1,9}", int)),

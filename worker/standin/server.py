@@ -35,7 +35,9 @@ from worker.standin.anthropic_wire import (
 from worker.standin.directives import Directives, read_directives
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024  # the real API's; without one, a runaway client fills this process's memory
-REMEMBERED_MESSAGES = 10_000  # for overload=K; a benchmark that varies its messages must not grow it for ever
+REMEMBERED_MESSAGES = (
+    10_000  # for overload=K, cut_times=K …; a benchmark that varies its messages must not grow it for ever
+)
 # Longer than any client keeps an idle connection (httpx2: 5 s, which is uvicorn's default too): when both let go
 # at the same moment, the next request is written into a closed connection.
 KEEP_ALIVE_S = 75
@@ -47,7 +49,8 @@ class StandInApp:
     def __init__(self) -> None:
         self.open = 0
         self.requests = 0
-        self._turned_away: dict[bytes, int] = {}
+        self._turned_away = _Counts()
+        self._attempts = _Counts()
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         assert scope["type"] == "http"
@@ -73,6 +76,7 @@ class StandInApp:
             request = read_request(body)
             directives = read_directives(request.message)
             self._turn_away(request, directives)
+            directives = self._for_this_attempt(request, directives)
         except Refused as refused:
             await _send_refusal(send, number, refused)
             return
@@ -85,12 +89,7 @@ class StandInApp:
 
     def _turn_away(self, request: Request, asked: Directives) -> None:
         if asked.overload is not None:
-            key = sha256(request.message.encode()).digest()
-            seen = self._turned_away.pop(key, 0)
-            self._turned_away[key] = seen + 1
-            if len(self._turned_away) > REMEMBERED_MESSAGES:
-                del self._turned_away[next(iter(self._turned_away))]
-            if seen >= asked.overload:
+            if self._turned_away.add(request.message) >= asked.overload:
                 return
         elif asked.status is None:
             return
@@ -98,6 +97,33 @@ class StandInApp:
         # The API names the model that it does not find, too: some of its words are the caller's.
         reason = f"model: {request.model}" if status == 404 else REASONS.get(error_type(status), "Asked to refuse")
         raise Refused(status, reason, _retry_headers(asked))
+
+    def _for_this_attempt(self, request: Request, asked: Directives) -> Directives:
+        if asked.times is None:
+            return asked
+        attempts = self._attempts.add(request.message)
+        if attempts >= asked.times:
+            self._attempts.forget(request.message)
+        return asked.after(attempts)
+
+
+class _Counts:
+    """How often each message was met; of many, the newest."""
+
+    def __init__(self) -> None:
+        self._met: dict[bytes, int] = {}
+
+    def add(self, message: str) -> int:
+        """How often it had been met before."""
+        key = sha256(message.encode()).digest()
+        before = self._met.pop(key, 0)
+        self._met[key] = before + 1
+        if len(self._met) > REMEMBERED_MESSAGES:
+            del self._met[next(iter(self._met))]
+        return before
+
+    def forget(self, message: str) -> None:
+        self._met.pop(sha256(message.encode()).digest(), None)
 
 
 def _retry_headers(asked: Directives) -> Iterator[tuple[bytes, bytes]]:

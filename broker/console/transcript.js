@@ -21,6 +21,8 @@ export class Transcript {
   }
 
   apply({ event: kind, data }) {
+    // A producer of its own need not send `start`.
+    if (this.state === "queued" && kind !== "queued") this.state = "running";
     const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }
@@ -56,9 +58,6 @@ export class Transcript {
 
 const HANDLERS = new Map(
   Object.entries({
-    start: (transcript) => {
-      transcript.state = "running";
-    },
     status: (transcript, data) => {
       transcript.status = String(data.message ?? "");
     },

@@ -55,8 +55,8 @@ class StreamLog(ReadableLog):
         keys: Keys | None = None,
         *,
         retention_s: float = 86_400,
-        max_events: int = 10_000,
-        max_bytes: int = 4 * 2**20,
+        max_events: int = 150_000,
+        max_bytes: int = 16 * 2**20,
         lease_s: float = LEASE_S,
         is_archived: bool = False,
     ) -> None:
@@ -256,10 +256,13 @@ class StreamLog(ReadableLog):
 
     async def read_fields(self, names: Sequence[str], *sids: str) -> list[Meta | None]:
         """As `read_meta`, these fields of it alone: the others may be large."""
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for sid in sids:
-                pipe.hmget(self.keys.stream(sid).meta, list(names))
-            found = await pipe.execute()
+        if len(sids) == 1:  # as above
+            found = [await self.redis.hmget(self.keys.stream(sids[0]).meta, list(names))]  # type: ignore[misc]  # as above
+        else:
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for sid in sids:
+                    pipe.hmget(self.keys.stream(sid).meta, list(names))
+                found = await pipe.execute()
         pairs = [zip(names, values, strict=True) for values in found]
         return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
 

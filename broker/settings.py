@@ -80,8 +80,9 @@ class Settings(BaseSettings):
 
     # The log
     retention_s: float = Field(86_400, gt=0)
-    max_events: int = Field(10_000, ge=2)
-    max_bytes: int = Field(4 * 2**20, ge=1024)
+    max_events: int = Field(150_000, ge=2)
+    """Models give up to 128,000 tokens, each at most an event of its own; of 100 bytes on average."""
+    max_bytes: int = Field(16 * 2**20, ge=1024)
     store_reserve: float = Field(0.2, ge=0, lt=1)
     """The part of Redis' maxmemory that no new stream may take: what runs needs it to reach its end."""
 

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from broker.archive import seal as seals
 from broker.archive.database import Database, see_one_moment
 from broker.archive.heads import Head
-from broker.archive.packing import decompress, unpack
-from broker.archive.reader import Sealed
-from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
+from broker.archive.packing import decompress, is_brief_of, unpack
+from broker.archive.reader import WITH_BRIEFS, Sealed
+from broker.archive.schema import CONTENT, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
 from broker.log.event import KIND, Event
@@ -205,7 +205,7 @@ class _Chain:
     async def _rows_of(self, page: list[tuple[int, Seal]]) -> dict[str, Any]:
         sids = [str(seal.claims().get("stream")) for _, seal in page]
         found = await self._connection.execute(
-            sa.select(STREAMS).where(STREAMS.c.tenant == self._tenant, STREAMS.c.sid.in_(sids))
+            WITH_BRIEFS.where(STREAMS.c.tenant == self._tenant, STREAMS.c.sid.in_(sids))
         )
         return {row["sid"]: row for row in found.mappings()}
 
@@ -294,7 +294,7 @@ def _check_row(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[Findin
     }
     changed = [name for name, value in sealed.items() if row[name] != value]
     if row["erased"] is not None:
-        changed += [name for name in ("session", "user", "model", "salt", "record", "log") if row[name] is not None]
+        changed += [name for name in (*CONTENT, "brief") if row[name] is not None]
     elif row["erasure"] is not None:
         changed.append("erasure")
     if changed:
@@ -310,6 +310,8 @@ def _check_content(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tu
         fields = orjson.loads(record)
         is_same_record = seals.record_digest(salt, record) == claims.get("record")
         columns_differ = [name for name in ("session", "user", "model") if row[name] != fields.get(name)]
+        if row["brief"] is not None and not _is_brief_of(raw(row["brief"]), fields):
+            columns_differ.append("brief")
     except (TypeError, ValueError, AttributeError):
         is_same_record, columns_differ = False, []
     found = []
@@ -325,6 +327,13 @@ def _check_content(row: Mapping[str, Any], claims: Mapping[str, Any]) -> list[tu
     if not is_same_log:
         found.append(("log_changed", "The stream's events differ from what was sealed."))
     return found
+
+
+def _is_brief_of(brief: bytes, fields: Mapping[str, str]) -> bool:
+    try:
+        return is_brief_of(brief, fields)
+    except ValueError:
+        return False
 
 
 def _is_event(event: Event) -> bool:

@@ -1,4 +1,4 @@
-"""How an archived log is stored: events ⇄ one compressed block. Pure functions.
+"""How an archived log is stored: events ⇄ one compressed block; and a record without its request. Pure functions.
 
 Column by column (ids and times as differences), since what is alike compresses best side by side: about a seventh of
 its NDJSON, where the lines as they stand give a fifth. Data is the last column: a reader needs the others whole, and
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
+from broker.archive.seal import canonical
 from broker.log.event import Event
 
 _COLUMNS = b"\n\n"  # none of the columns has an empty line: ids, times and kinds have none, and data is JSON
@@ -143,6 +144,20 @@ class _Inflating:
                 raise ValueError("the block does not hold four columns")
             content += piece
         return content.split(_COLUMNS, 3)
+
+
+def pack_brief(fields: Mapping[str, str]) -> bytes:
+    """The record's fields without its request: what listings and reconnects read."""
+    return compress(_brief(fields))
+
+
+def is_brief_of(brief: bytes, fields: Mapping[str, str]) -> bool:
+    """Raises ValueError for what is no compressed block."""
+    return decompress(brief) == _brief(fields)
+
+
+def _brief(fields: Mapping[str, str]) -> bytes:
+    return canonical({name: value for name, value in fields.items() if name != "request"})
 
 
 def _lines(block: bytes) -> int:

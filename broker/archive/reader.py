@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.archive.database import Database
 from broker.archive.packing import Unpacking, decompress
-from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
+from broker.archive.schema import BRIEFS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.errors import ArchiveDamaged
 from broker.log.event import Event
@@ -33,11 +33,12 @@ LISTED = (
     *(STREAMS.c.sid, STREAMS.c.tenant, STREAMS.c.state, STREAMS.c.created, STREAMS.c.finished, STREAMS.c.events),
     *(STREAMS.c.tail, STREAMS.c.archived, STREAMS.c.erased, STREAMS.c.erasure),
 )
-STORED_BYTES = sa.func.length(STREAMS.c.record).label("stored_bytes")
+SIZES = sa.func.length(STREAMS.c.record).label("record_bytes"), sa.func.length(BRIEFS.c.brief).label("brief_bytes")
+_BRIEFS = BRIEFS, BRIEFS.c.sid == STREAMS.c.sid
+WITH_BRIEFS = sa.select(STREAMS, BRIEFS.c.brief).outerjoin(*_BRIEFS)
 
 BATCH_BYTES = 2**20
-"""Compressed records of a listing that are in memory at a time. Each is unpacked by itself, and may be mostly a request
-that is not shown."""
+"""Compressed records of a listing that are in memory at a time. Each is unpacked by itself."""
 
 WITH_REQUESTS = 8
 """Records in memory at a time that keep their requests: one of 1 MB may be a thousandth of that in its row."""
@@ -101,14 +102,19 @@ class ArchiveReader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, sid: str) -> Meta | None:
+    async def find(self, sid: str, *, with_request: bool = False) -> Meta | None:
         """The stream's meta; None if it is not archived. One that is erased says so (`erased`), and little else."""
         if _is_never_stored(sid):
             return None
+        which = sa.select(*LISTED, _stored(with_request)).outerjoin(*_BRIEFS).where(STREAMS.c.sid == sid)
         async with self._database.reading() as connection:
-            row = (await connection.execute(sa.select(*LISTED, STREAMS.c.record).where(STREAMS.c.sid == sid))).first()
+            row = (await connection.execute(which)).first()
             erased_by = await _erased_by(connection, [row] if row else [])
-        return None if row is None else _meta(row, row.record, erased_by, with_request=True)
+        if row is None:
+            return None
+        if with_request:  # 32 MiB take a while to unpack
+            return await asyncio.to_thread(_meta, row, row.stored, erased_by, with_request)
+        return _meta(row, row.stored, erased_by, with_request)
 
     async def read_log(self, sid: str) -> ArchivedLog | None:
         """None if there is no such stream, or its content was erased."""
@@ -141,11 +147,10 @@ class ArchiveReader:
             found: dict[Place, Meta] = {}
             size = 0
             there = [row for row in rows if isinstance(row.created, int)]
-            for batch in _batches(there, WITH_REQUESTS if with_requests else limit):
-                of_these = sa.select(STREAMS.c.sid, STREAMS.c.record).where(
-                    STREAMS.c.sid.in_([row.sid for row in batch])
-                )
-                records = {row.sid: row.record for row in await connection.execute(of_these)}
+            for batch in _batches(there, WITH_REQUESTS if with_requests else limit, with_requests):
+                of_these = sa.select(STREAMS.c.sid, _stored(with_requests)).outerjoin(*_BRIEFS)
+                found_there = await connection.execute(of_these.where(STREAMS.c.sid.in_([row.sid for row in batch])))
+                records = {row.sid: row.stored for row in found_there}
                 for row, meta in await asyncio.to_thread(_metas, batch, records, erased_by, with_requests):
                     if meta:
                         found[Place(row.created, row.sid)] = meta
@@ -199,7 +204,7 @@ class ArchiveReader:
 
     async def sealed(self, sid: str) -> Sealed | None:
         async with self._database.reading() as connection:
-            row = (await connection.execute(sa.select(STREAMS).where(STREAMS.c.sid == sid))).mappings().first()
+            row = (await connection.execute(WITH_BRIEFS.where(STREAMS.c.sid == sid))).mappings().first()
             if row is None:
                 return None
             own = row["seal"] if isinstance(row["seal"], int) else 0
@@ -220,7 +225,7 @@ def _is_never_stored(*asked: str | None) -> bool:
 
 
 def streams_statement(tenant: str, which: Filter, limit: int, after: Place | None) -> sa.Select[Any]:
-    statement = sa.select(*LISTED, STORED_BYTES).where(STREAMS.c.tenant == tenant)
+    statement = sa.select(*LISTED, *SIZES).outerjoin(*_BRIEFS).where(STREAMS.c.tenant == tenant)
     for name, column in FILTERS.items():
         if (wanted := getattr(which, name)) is not None:
             statement = statement.where(column == wanted)
@@ -258,16 +263,23 @@ async def _erased_by(connection: AsyncConnection, rows: Sequence[Any]) -> Erased
     return {place: by for place, claim in claims.items() if isinstance(by := claim.get("by"), str)}
 
 
-def _batches(rows: Sequence[Any], most: int) -> Iterator[list[Any]]:
+def _stored(with_request: bool) -> sa.ColumnElement[Any]:
+    """The stream's record, or its brief if it has one and that is enough."""
+    stored = STREAMS.c.record if with_request else sa.func.coalesce(BRIEFS.c.brief, STREAMS.c.record)
+    return stored.label("stored")
+
+
+def _batches(rows: Sequence[Any], most: int, with_requests: bool) -> Iterator[list[Any]]:
     """Of BATCH_BYTES and `most` rows, or one row that is larger."""
     batch: list[Any] = []
     size = 0
     for row in rows:
-        if batch and (len(batch) == most or size + (row.stored_bytes or 0) > BATCH_BYTES):
+        stored_bytes = (row.record_bytes if with_requests or row.brief_bytes is None else row.brief_bytes) or 0
+        if batch and (len(batch) == most or size + stored_bytes > BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(row)
-        size += row.stored_bytes or 0
+        size += stored_bytes
     if batch:
         yield batch
 
@@ -275,19 +287,19 @@ def _batches(rows: Sequence[Any], most: int) -> Iterator[list[Any]]:
 def _metas(
     rows: Sequence[Any], records: Mapping[str, Any], erased_by: ErasedBy, with_requests: bool
 ) -> list[tuple[Any, Meta | None]]:
-    there = [row for row in rows if row.stored_bytes is None or records.get(row.sid) is not None]  # others: just erased
+    there = [row for row in rows if row.erased is not None or records.get(row.sid) is not None]  # others: just erased
     return [(row, _meta_or_none(row, records.get(row.sid), erased_by, with_requests)) for row in there]
 
 
 def _meta_or_none(row: Any, record: Any, erased_by: ErasedBy, with_request: bool) -> Meta | None:
     try:
-        return _meta(row, record, erased_by, with_request=with_request)
+        return _meta(row, record, erased_by, with_request)
     except ArchiveDamaged:
         logger.exception("a row of the archive cannot be read, and is not listed; run lastevent verify --all")
         return None
 
 
-def _meta(row: Any, record: Any, erased_by: ErasedBy, *, with_request: bool) -> Meta:
+def _meta(row: Any, record: Any, erased_by: ErasedBy, with_request: bool) -> Meta:
     """Raises ArchiveDamaged."""
     try:
         for name in ("created", "finished", "events", "tail", "archived"):
@@ -299,7 +311,7 @@ def _meta(row: Any, record: Any, erased_by: ErasedBy, *, with_request: bool) -> 
 
 def _decoded(row: Any, stored: Any, erased_by: ErasedBy, with_request: bool) -> Meta:
     kept = {name: str(row._mapping[name]) for name in ("tenant", "state", "created", "finished", "events", "tail")}
-    if stored is None:
+    if row.erased is not None or stored is None:
         by = erased_by.get((row.tenant, row.erasure))
         erased = {"erased": str(row.erased)} if by is None else {"erased": str(row.erased), "erased_by": by}
         return Meta({**kept, "archived": str(row.archived), **erased})

@@ -2,6 +2,8 @@
 migrations/; a test compares the two.
 
 STREAMS: one row a stream. The fields that a listing filters by are columns; they are in the sealed record too.
+BRIEFS: each stream's record again, without the request, which may have 32 MiB: a listing does not read that. In a table
+of its own, since SQLite walks through all columns before the one it reads. Streams of release 0.1 have none.
 SEALS: one row a seal, the chain of each tenant. Rows are never removed from it.
 VIEWS: one row a viewer's connection.
 
@@ -48,6 +50,16 @@ STREAMS = Table(
     Index("streams_by_state", "tenant", "state", "created", "sid"),
     Index("streams_kept", "tenant", "erased", "finished"),  # for retention
 )
+
+BRIEFS = Table(
+    "briefs",
+    METADATA,
+    Column("sid", String, primary_key=True),
+    Column("brief", LargeBinary, nullable=False),  # canonical JSON, compressed
+)
+
+CONTENT = ("session", "user", "model", "salt", "record", "log")
+"""The columns of a stream that an erasure empties. Its brief is removed."""
 
 SEALS = Table(
     "seals",

@@ -22,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from broker.archive import seal
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable
-from broker.archive.packing import compress, pack
-from broker.archive.schema import SEALS, STREAMS, VIEWS, raw
+from broker.archive.packing import compress, pack, pack_brief
+from broker.archive.schema import BRIEFS, CONTENT, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
 from broker.log.event import OURSELVES, Event
 from broker.log.meta import Meta
@@ -35,11 +35,12 @@ REQUESTED, RETENTION = "requested", "retention"
 
 
 class Finished(NamedTuple):
-    """A stream on its way into the archive: its row, and the claims of its seal."""
+    """A stream on its way into the archive: its row, its brief (schema.py), and the claims of its seal."""
 
     sid: str
     tenant: str
     row: dict[str, Any]
+    brief: bytes
     claims: dict[str, Any]
 
 
@@ -66,7 +67,8 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
     Takes some milliseconds for a long log: meant to run in a thread.
     """
     salt = seal.new_salt()
-    record = canonical({"id": sid, **meta.archived_fields()})
+    fields = {"id": sid, **meta.archived_fields()}
+    record = canonical(fields)
     known = {
         "state": meta.state,
         "created": meta.created,
@@ -93,7 +95,7 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta.tenant, row, claims)
+    return Finished(sid, meta.tenant, row, pack_brief(fields), claims)
 
 
 class ArchiveWriter:
@@ -107,12 +109,14 @@ class ArchiveWriter:
         async with self.database.writing() as connection:
             there = await _known(connection, streams)
             chains = _Chains(connection, self._signer, now_ms)
-            rows = []
+            rows, briefs = [], []
             for stream in streams:
                 if stream.sid not in there:
                     number = await chains.add(stream.tenant, seal.STREAM, stream.claims)
                     rows.append({**stream.row, "archived": now_ms, "seal": number})
+                    briefs.append({"sid": stream.sid, "brief": stream.brief})
             await _insert(connection, STREAMS, rows)
+            await _replace_briefs(connection, briefs)
             await chains.write()
         await self._advance_heads(chains)
 
@@ -194,6 +198,17 @@ class ArchiveWriter:
             if tip:
                 await self._advance_head(tenant, tip)
 
+    async def settle_erasures(self) -> None:
+        """Remove the briefs of erased streams: a worker of release 0.1, which knows none, may erase during a roll-out.
+
+        Raises ArchiveUnavailable.
+        """
+        left = sa.select(BRIEFS.c.sid).join(STREAMS, STREAMS.c.sid == BRIEFS.c.sid).where(STREAMS.c.erased.is_not(None))
+        async with self.database.writing() as connection:
+            removed = await connection.execute(sa.delete(BRIEFS).where(BRIEFS.c.sid.in_(left)))
+        if removed.rowcount:
+            await self.database.forget_erased()
+
     async def _erase(self, connection: AsyncConnection, chains: _Chains, erasure: Erasure, now_ms: int) -> None:
         found = await connection.execute(
             sa.select(STREAMS.c.tenant, STREAMS.c.erased).where(STREAMS.c.sid == erasure.sid)
@@ -264,6 +279,13 @@ async def _insert(connection: AsyncConnection, table: sa.Table, rows: Sequence[M
         await connection.execute(sa.insert(table), [dict(row) for row in rows])
 
 
+async def _replace_briefs(connection: AsyncConnection, briefs: Sequence[Mapping[str, Any]]) -> None:
+    """One whose stream somebody has removed must not keep that stream from being archived."""
+    if briefs:
+        await connection.execute(sa.delete(BRIEFS).where(BRIEFS.c.sid.in_([brief["sid"] for brief in briefs])))
+    await _insert(connection, BRIEFS, briefs)
+
+
 async def _known(connection: AsyncConnection, streams: Sequence[Finished]) -> set[str]:
     """Which of these are already archived. A row in the archive was sealed, and stays."""
     which = sa.select(STREAMS.c.sid, STREAMS.c.log).where(STREAMS.c.sid.in_([stream.sid for stream in streams]))
@@ -309,10 +331,11 @@ async def _empty(
     connection: AsyncConnection, chains: _Chains, tenant: str, sid: str, why: Mapping[str, str | None], now_ms: int
 ) -> None:
     number = await chains.add(tenant, seal.ERASURE, {"stream": sid, **why})
-    nothing = dict.fromkeys(("session", "user", "model", "salt", "record", "log"))
+    nothing = dict.fromkeys(CONTENT)
     await connection.execute(
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)
     )
+    await connection.execute(sa.delete(BRIEFS).where(BRIEFS.c.sid == sid))
     await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
 
 

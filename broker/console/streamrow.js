@@ -45,12 +45,12 @@ export class StreamRow {
     setText(this.duration, durationOf(record));
     setText(this.firstToken, duration(firstTokenMs(record)));
     setText(this.events, String(record.last_event_id));
-    setAttribute(this.prompt, "data-quiet", record.request === null || record.producer === "external");
+    setAttribute(this.prompt, "data-quiet", record.request === null);
   }
 }
 
 function firstLine(record) {
   if (record.erased_at) return "Erased";
-  if (record.producer === "external") return "External producer";
-  return promptOf(record.request).trim().split("\n", 1)[0] || "No prompt";
+  const nothing = record.producer === "external" ? "External producer" : "No prompt";
+  return promptOf(record.request).trim().split("\n", 1)[0] || nothing;
 }

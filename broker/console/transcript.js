@@ -22,6 +22,8 @@ export class Transcript {
   }
 
   apply({ event: kind, data }) {
+    // A producer of its own need not send `start`.
+    if (this.state === "queued" && kind !== "queued") this.state = "running";
     const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }
@@ -109,9 +111,6 @@ function endOfPart(text) {
 
 const HANDLERS = new Map(
   Object.entries({
-    start: (transcript) => {
-      transcript.state = "running";
-    },
     status: (transcript, data) => {
       transcript.status = String(data.message ?? "");
     },

@@ -92,12 +92,13 @@ class Meta:
     producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
     """WORKER or EXTERNAL"""
     model = Field(str, is_restored=True, is_archived=True, api_name="model", is_client_supplied=True)
-    """provider/name; '' for an external stream"""
+    """provider/name; of an external stream what its producer says, or ''"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
-    """The request that the worker sends to the provider, JSON. In Redis it has a key of its own (request.py); only a
+    """The request that the worker sends to the provider, JSON; of an external stream what its producer says that was
+    asked, if it says so: nothing is sent. In Redis it has a key of its own (request.py); only a
     stream that an older release created has it here."""
     request_of = Field(str, is_restored=True, outlives_erasure=True)
-    """The stream under whose id the request is kept: this one, or the first one that had it. External ones have none.
+    """The stream under whose id the request is kept: this one, or the first one that had it.
     An erased stream keeps it until its request has been let go."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
@@ -155,7 +156,7 @@ class Meta:
 
     @property
     def provider(self) -> str | None:
-        """The part of `model` before the slash; None for an external stream."""
+        """The part of `model` before the slash; None for an external stream that does not say."""
         return (self.model or "").partition("/")[0] or None
 
     @property
@@ -217,7 +218,8 @@ def new_claim_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """What a stream is created from. `request` is sent to the provider; an external stream has none.
+    """What a stream is created from. `request` is sent to the provider, unless the stream is external. A Fragment
+    is one as it is stored.
 
     `request_of`: an earlier stream's id whose request this one shares; `request` is then None.
     """
@@ -228,7 +230,7 @@ class NewStream:
     producer: str = WORKER
     user: str | None = None
     model: str = ""
-    request: dict[str, Any] | None = None
+    request: dict[str, Any] | orjson.Fragment | None = None
     request_of: str | None = None
     metadata: dict[str, Any] | None = None
     regenerates: str | None = None
@@ -244,7 +246,7 @@ class NewStream:
             session=meta.session or "",
             user=meta.user,
             model=meta.model or "",
-            request=meta.request if meta.request_of is None else None,
+            request=orjson.Fragment(meta.fields["request"]) if meta.request_of is None else None,
             request_of=meta.request_of,
             metadata=meta.metadata,
             regenerates=sid,
@@ -255,7 +257,11 @@ class NewStream:
     @property
     def own_request(self) -> bytes:
         """The request as it is stored with this stream. Empty: it has none, or shares another's."""
-        return b"" if self.producer == EXTERNAL or self.request_of is not None else orjson.dumps(self.request)
+        return b"" if self._has_none or self.request_of is not None else orjson.dumps(self.request)
+
+    @property
+    def _has_none(self) -> bool:
+        return self.producer == EXTERNAL and self.request is None
 
     def fields(self) -> dict[str, str | bytes]:
         """The first meta, without what `create` sets (times, tail, counts). An external stream runs from the start."""
@@ -266,7 +272,7 @@ class NewStream:
             "session": self.session,
             "producer": self.producer,
             "model": self.model,
-            "request_of": None if is_external else self.request_of or self.sid,
+            "request_of": None if self._has_none else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,
             "state": "running" if is_external else "queued",

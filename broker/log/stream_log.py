@@ -56,8 +56,8 @@ class StreamLog(ReadableLog):
         keys: Keys | None = None,
         *,
         retention_s: float = 86_400,
-        max_events: int = 10_000,
-        max_bytes: int = 4 * 2**20,
+        max_events: int = 150_000,
+        max_bytes: int = 16 * 2**20,
         lease_s: float = LEASE_S,
         is_archived: bool = False,
     ) -> None:
@@ -276,10 +276,16 @@ class StreamLog(ReadableLog):
     async def read_fields(self, names: Sequence[str], *sids: str) -> list[Meta | None]:
         """As `read_meta`, these fields of it alone: the others may be large."""
         nothing = [None] * len(names)
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for sid in sids:
-                pipe.hmget(self.keys.stream(sid).meta, list(names))
-            found = await pipe.execute(raise_on_error=False)
+        if len(sids) == 1:  # as above
+            try:
+                found = [await self.redis.hmget(self.keys.stream(sids[0]).meta, list(names))]  # type: ignore[misc]  # as above
+            except WrongType as foreign:
+                found = [foreign]
+        else:
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for sid in sids:
+                    pipe.hmget(self.keys.stream(sid).meta, list(names))
+                found = await pipe.execute(raise_on_error=False)
         pairs = [zip(names, _own(sid, values, nothing), strict=True) for sid, values in zip(sids, found, strict=True)]
         return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
 

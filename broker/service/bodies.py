@@ -6,19 +6,23 @@ else is answered. So a list's first wrong item, and an object's first unknown fi
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from broker.log.event import KIND, RESERVED, TERMINAL
-from broker.settings import MODEL
+from broker.settings import MODEL, PROVIDERS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
 
 EventId = Annotated[int, Field(ge=1, lt=2**53)]
 """Below 2^53 a number is exact in JavaScript (RFC 8259, section 6)."""
+
+ANY_MODEL = r"^[^/\x00-\x1f\x7f]{1,64}/[^\x00-\x1f\x7f]{1,128}$"
+"""provider/name, as an external stream's producer calls them: it appears in terminals."""
 
 MAX_BATCH = 1000
 """Events of one body: they are one script, and Redis serves nothing else while it runs."""
@@ -53,12 +57,15 @@ class Message(Body):
 
 
 class CreateStream(Body):
-    """POST /v1/streams. Either `messages` or `prompt`; an external stream needs neither."""
+    """POST /v1/streams. Either `messages` or `prompt`; an external stream may have neither.
+
+    What an external one says here is kept as its producer's word for what was asked: nothing is sent to a model.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)] | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
     system: str | None = None
-    model: Annotated[str, StringConstraints(pattern=MODEL)] | None = None
+    model: Annotated[str, StringConstraints(pattern=ANY_MODEL)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     session_id: Name | None = None
     user_id: Name | None = None
@@ -71,22 +78,25 @@ class CreateStream(Body):
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:
         given = sum(value is not None for value in (self.messages, self.prompt))
-        if self.producer == "external" and given:
-            raise ValueError("an external stream takes neither messages nor prompt: its producer writes the events")
         if self.producer == "external" and self.abandon_after_s is not None:
             raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
-        if self.producer == "worker" and given != 1:
+        if given > 1 or (self.producer == "worker" and not given):
             raise ValueError("give either messages or prompt")
+        if self.producer == "worker" and self.model and not re.fullmatch(MODEL, self.model):
+            raise ValueError(f"model: a worker needs provider/name, and its providers are {', '.join(PROVIDERS)}")
         return self
 
     def provider_request(self, default_max_tokens: int) -> dict[str, Any]:
         """The request that the worker sends to the provider, in the form of its Messages API without the model."""
-        messages = self.messages or [Message(role="user", content=self.prompt or "")]
-        request: dict[str, Any] = {
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "max_tokens": self.max_tokens or default_max_tokens,
-        }
-        return request if self.system is None else {**request, "system": self.system}
+        return {**self.stated_request(), "max_tokens": self.max_tokens or default_max_tokens}
+
+    def stated_request(self) -> dict[str, Any]:
+        """As much of it as the caller gave: the producer of an external stream need not say what was asked."""
+        asked = [{"role": message.role, "content": message.content} for message in self.messages or []]
+        if self.prompt is not None:
+            asked = [{"role": "user", "content": self.prompt}]
+        stated = {"messages": asked or None, "max_tokens": self.max_tokens, "system": self.system}
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 class Regenerate(Body):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
 from broker.errors import ArchiveDamaged, Forbidden, InvalidRequest, StreamNotFound
 from broker.log.access import read_views
-from broker.log.event import Event, to_ndjson
+from broker.log.event import RESTART, Event, text_since_restart, to_ndjson
 from broker.log.index import Place
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
@@ -27,8 +28,8 @@ from broker.service.streams import Found, Streams
 from broker.settings import PREFIX, Settings, SettingsError
 
 
-class Exported(NamedTuple):
-    """An export, and the first and the last event in it."""
+class Content(NamedTuple):
+    """What was read of a log, and the first and the last event in it."""
 
     content: bytes
     first_id: int
@@ -46,30 +47,65 @@ class Reading:
         log = await self._streams.log_of(sid, found)
         return _MaskedLog(await self._masked_events(sid, found, log)) if grant.is_masked else log
 
-    async def events(self, sid: str, grant: Grant) -> list[Event]:
-        """All there are. Raises StreamNotFound, StreamExpired, Forbidden, or MasksTooSlow."""
-        try:
-            return await self._events(sid, grant)
-        except StreamNotFound:  # perhaps it has left Redis just now, and the archive has it
-            return await self._events(sid, grant)
+    async def text(self, sid: str, grant: Grant) -> Content:
+        """The answer as a person reads it. Raises StreamNotFound, StreamExpired, Forbidden, or MasksTooSlow."""
+        texts: list[str] = []
 
-    async def _events(self, sid: str, grant: Grant) -> list[Event]:
-        found = await self._streams.look_up_content(sid, grant, as_sealed=True)
-        return await (await self.log(sid, found, grant)).read_all(sid)
+        def take(events: Sequence[Event]) -> None:
+            if any(event.kind == RESTART for event in events):
+                texts.clear()
+            texts.append(text_since_restart(events))
 
-    async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> Exported:
-        """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one."""
+        first_id, last_id = await self._each_page(sid, grant, take, texts.clear)
+        return Content("".join(texts).encode(), first_id, last_id)
+
+    async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> Content:
+        """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one.
+
+        Raises as `text` does.
+        """
         if is_redacted and not self._masking:
             raise InvalidRequest(f"This server has no masks: set {PREFIX}REDACT_FILE.")
         is_redacted = is_redacted or grant.is_masked
-        reads_as = grant._replace(is_masked=is_redacted)
-        events = await self.events(sid, reads_as)
-        lines = b"".join(map(to_ndjson, events))
+        pages: list[bytes] = []
+
+        def take(events: Sequence[Event]) -> None:
+            pages.append(b"".join(map(to_ndjson, events)))
+
+        first_id, last_id = await self._each_page(sid, grant._replace(is_masked=is_redacted), take, pages.clear)
         if is_redacted and self._masking:
-            lines += orjson.dumps({"redacted": self._masking.names}) + b"\n"
+            pages.append(orjson.dumps({"redacted": self._masking.names}) + b"\n")
         if self._archive and (sealed := await self._archive.reader.sealed(sid)) and sealed.seal:
-            lines += _seal_line(sealed, is_redacted=is_redacted)
-        return Exported(lines, events[0].id, events[-1].id)
+            pages.append(await asyncio.to_thread(_seal_line, sealed, is_redacted=is_redacted))  # a request of 32 MiB
+        return Content(b"".join(pages), first_id, last_id)
+
+    async def _each_page(
+        self, sid: str, grant: Grant, take: Callable[[Sequence[Event]], object], forget: Callable[[], object]
+    ) -> tuple[int, int]:
+        """Hand over the whole log in pages, between which others have their turns: 150,000 events at once would hold
+        the loop for 0.2 s. `forget`: it begins again. Returns the first and the last id.
+        """
+        try:
+            return await self._each_page_once(sid, grant, take)
+        except StreamNotFound:  # perhaps it has left Redis just now, and the archive has it
+            forget()
+            return await self._each_page_once(sid, grant, take)
+
+    async def _each_page_once(
+        self, sid: str, grant: Grant, take: Callable[[Sequence[Event]], object]
+    ) -> tuple[int, int]:
+        found = await self._streams.look_up_content(sid, grant, as_sealed=True)
+        log = await self.log(sid, found, grant)
+        first_id, cursor, more = 0, 0, True
+        while more:
+            page = await log.read_page(sid, cursor)
+            await asyncio.sleep(0)  # what is masked is in memory: it has no wait of its own
+            if page.events:
+                take(page.events)
+                first_id = first_id or page.events[0].id
+                cursor = page.events[-1].id
+            more = page.more
+        return first_id, cursor
 
     async def records(self, records: Sequence[dict[str, Any]], grant: Grant) -> Sequence[dict[str, Any]]:
         """Streams' records as this caller may see them, in the same order. Raises MasksTooSlow."""

@@ -28,7 +28,7 @@ from broker.errors import (
 )
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
-from broker.log.meta import EXTERNAL, Meta, NewStream, new_sid
+from broker.log.meta import EXTERNAL, FIELDS, Meta, NewStream, new_sid
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
@@ -56,6 +56,16 @@ ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
 
 ARCHIVE_ANSWER_S, ARCHIVE_PAUSE_S = 1.0, 5.0
 """What Redis has as well does not wait longer for the archive; one that is away is not asked again for the pause."""
+
+
+_LOOKED_UP = [
+    field.name
+    for field in FIELDS
+    if field.name in ("session", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after")
+    or field.outlives_erasure
+    or field is Meta.erased
+]
+"""What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
 
 
 class Started(NamedTuple):
@@ -112,21 +122,23 @@ class Streams:
         self._room = Room(log.redis, settings.store_reserve)
         self._needs = needs
 
-    async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
+    async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
 
+        `whole`: with its metadata and ending, and from the archive with its request, each as long as its author likes.
+        Without it Redis sends less than 1 KB: every reconnect, and every append of a producer, looks its stream up.
         `as_sealed`: of a finished stream that both have, what the archive has: its seal is checked against that, and
         whoever writes to Redis can change the copy there. While the archive is away it is Redis' copy nevertheless.
         Raises LogHealing if Redis may have lost a stream whose writer is about to put it back.
         """
-        [meta] = await self.log.read_meta(sid)
+        [meta] = await (self.log.read_meta(sid) if whole else self.log.read_fields(_LOOKED_UP, sid))
         if meta:
             require_visible(meta, grant)
-            if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid)):
+            if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid, whole)):
                 require_visible(sealed, grant)
                 return Found(sealed, is_in_redis=False)
             return Found(meta)
-        if self._archive and (archived := await self._archive.find(sid)):
+        if self._archive and (archived := await self._archive.find(sid, with_request=whole)):
             require_visible(archived, grant)
             return Found(archived, is_in_redis=False)
         await self.log.servers.require_settled(RETURN_LEASES)
@@ -137,11 +149,11 @@ class Streams:
 
     async def look_up_whole(self, sid: str, grant: Grant) -> Meta:
         """A stream with its request, or its tombstone; as `as_sealed`. Raises as `look_up` does."""
-        return await self.log.requests.of((await self.look_up(sid, grant, as_sealed=True)).meta)
+        return await self.log.requests.of((await self.look_up(sid, grant, as_sealed=True, whole=True)).meta)
 
-    async def look_up_content(self, sid: str, grant: Grant, *, as_sealed: bool = False) -> Found:
-        """A stream that still has its content. Raises StreamExpired if it was erased."""
-        found = await self.look_up(sid, grant, as_sealed=as_sealed)
+    async def look_up_content(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
+        """As `look_up`, a stream that still has its content. Raises StreamExpired if it was erased."""
+        found = await self.look_up(sid, grant, as_sealed=as_sealed, whole=whole)
         if found.meta.erased is not None:
             raise StreamExpired(ERASED)
         return found
@@ -191,8 +203,8 @@ class Streams:
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
             user=body.user_id,
-            model="" if external else body.model or settings.default_model,
-            request=None if external else body.provider_request(settings.max_tokens),
+            model=body.model or ("" if external else settings.default_model),
+            request=(body.stated_request() or None) if external else body.provider_request(settings.max_tokens),
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
@@ -202,9 +214,9 @@ class Streams:
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
-        meta = (await self.look_up_content(sid, grant)).meta
+        meta = (await self.look_up_content(sid, grant, whole=True)).meta
         if meta.is_external:
-            raise InvalidRequest("An external stream has no request to run again. Start a new stream.")
+            raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, {"regenerates": sid})
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
@@ -239,13 +251,13 @@ class Streams:
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
 
-    async def _sealed(self, sid: str) -> Meta | None:
+    async def _sealed(self, sid: str, whole: bool) -> Meta | None:
         """What the archive has of a stream that Redis has as well. None also while the archive is away."""
         if self._archive is None or time.monotonic() < self._asks_archive_from_s:
             return None
         try:
             async with asyncio.timeout(ARCHIVE_ANSWER_S):
-                return await self._archive.find(sid)
+                return await self._archive.find(sid, with_request=whole)
         except (ArchiveUnavailable, TimeoutError):
             self._asks_archive_from_s = time.monotonic() + ARCHIVE_PAUSE_S
             return None
@@ -300,8 +312,11 @@ class Streams:
 
     async def _record(self, sid: str, grant: Grant, request: bytes = b"") -> dict[str, Any]:
         """`request`: if it is at hand."""
-        meta = (await self.look_up(sid, grant)).meta
-        meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
+        [meta] = await self.log.read_meta(sid)
+        if meta is None:
+            meta = (await self.look_up(sid, grant, whole=True)).meta
+        else:
+            meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         record = stream_record(meta, sid, self._auth.token(sid))
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 

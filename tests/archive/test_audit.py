@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.archive.audit import Audit, Finding, check_stream
 from broker.archive.heads import open_heads
-from broker.archive.packing import compress, decompress, pack, unpack
-from broker.archive.schema import SEALS, STREAMS, VIEWS
+from broker.archive.packing import compress, decompress, pack, pack_brief, unpack
+from broker.archive.schema import BRIEFS, SEALS, STREAMS, VIEWS
 from broker.archive.seal import Seal, Signer, canonical, log_digest, record_digest, view_digest
 from broker.archive.writer import ArchiveWriter, Erasure, finished
 from broker.errors import ArchiveUnavailable
@@ -58,7 +58,7 @@ async def filled(
 @pytest.fixture
 async def full(filled: TestArchive, tmp_path: Path) -> AsyncIterator[TestArchive]:
     """Put back as it was after each test."""
-    tables, heads = (STREAMS, SEALS, VIEWS), filled.heads.read()
+    tables, heads = (STREAMS, BRIEFS, SEALS, VIEWS), filled.heads.read()
     async with filled.database.reading() as connection:
         before = {table: (await connection.execute(sa.select(table))).mappings().all() for table in tables}
     filled.heads = filled.writer._heads = open_heads(str(tmp_path / "heads"))
@@ -126,6 +126,11 @@ for column in STREAMS.columns:
         )
     else:
         WAYS[f"an erased stream's {column.name}"] = change_column("streams", column.name, "sid", ERASED, _changed)
+WAYS["a stream's brief"] = change_column("briefs", "brief", "sid", STREAM, _changed)
+WAYS["a stream's brief, another stream's"] = change_column(
+    "briefs", "brief", "sid", STREAM, lambda _: pack_brief({"id": "x"})
+)
+WAYS["a brief of an erased stream"] = change_column("briefs", "sid", "sid", STREAM, lambda _: ERASED)
 for column in VIEWS.columns:
     change = (lambda _: secrets.token_hex(16)) if column.name == "id" else _changed
     WAYS[f"a view's {column.name}"] = change_column("views", column.name, "sid", STREAM, change)

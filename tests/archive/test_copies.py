@@ -192,7 +192,7 @@ class Silent:
 
     asked = 0
 
-    async def find(self, _: str) -> None:
+    async def find(self, _: str, **__: bool) -> None:
         self.asked += 1
         await asyncio.Event().wait()
 
@@ -206,7 +206,7 @@ async def test_what_redis_has_is_shown_while_the_archive_does_not_answer_and_tha
     sid, silent, unused = await sealed_in_both(archive, log), Silent(), cast(Any, None)
     streams = Streams(log, cast(Any, silent), unused, unused, Auth((), tuple, 1), Settings(), unused)
     for _ in range(3):
-        found = await streams.look_up_content(sid, Grant("t"), as_sealed=True)
+        found = await streams.look_up_content(sid, Grant("t"), as_sealed=True, whole=True)
         assert (found.is_in_redis, found.meta.user) == (True, "ann")
     assert silent.asked == 1
     monkeypatch.setattr("broker.service.streams.ARCHIVE_ANSWER_S", 60.0)

@@ -234,6 +234,26 @@ def test_streams_are_filtered_by_model_wherever_they_are(api: Api, archived: Dep
 # -- who saw what ----------------------------------------------------------------------------------------------
 
 
+def test_an_answer_of_50_000_tokens_is_generated_followed_resumed_archived_and_replayed(
+    api: Api,
+) -> None:
+    tokens = 50_000
+    asked = {"prompt": f"[[tokens={tokens} rate=0 ttft_ms=0]]", "max_tokens": 64_000}
+    sid = api.post("/v1/streams", asked).json()["id"]
+    first = api.follow(sid).read_to_end()
+    assert first.endswith(b"\n\n")
+    assert [frame.id for frame in frames(first)] == list(range(1, tokens + 4))
+    assert [frame.id for frame in frames(api.follow(sid, last_event_id="40000").read_to_end())] == list(
+        range(40_001, tokens + 4)
+    )
+    wait_until(lambda: api.record(sid)["archived_at"], "it is archived")
+    assert api.record(sid)["state"] == "done"
+    assert ids(api.exchange("GET", f"/v1/streams/{sid}/replay?speed=0").read_to_end()) == ids(first)
+    assert ndjson(api.get(f"/v1/streams/{sid}/export").content)[tokens + 2]["id"] == tokens + 3
+    assert len(api.get(f"/v1/streams/{sid}/text").text.split()) == tokens
+    assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "verified"
+
+
 READINGS = ("text", "export", "record", "listing")
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from broker.archive.reader import streams_statement
 from broker.archive.writer import finished
+from broker.errors import ArchiveDamaged
 from broker.log.index import Filter, Place
 from broker.log.meta import Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of
@@ -133,3 +134,30 @@ async def plan_of(archive: TestArchive, statement: sa.Select[tuple[object, ...]]
             await connection.exec_driver_sql(f"SET LOCAL {setting} = off")
         rows = await connection.exec_driver_sql(f"EXPLAIN {sql}")
         return "\n".join(row[0] for row in rows) + "\n"
+
+
+async def test_neither_a_listing_nor_a_reconnect_reads_a_request(archive: TestArchive) -> None:
+    sid = new_sid()
+    await archive.add(sid, request='"asked"')
+    await archive.change("UPDATE streams SET record = :nothing", nothing=b"no record at all")
+    found, _ = await archive.reader.list_streams("t", Filter(), 10, None)
+    assert [(place.member, "request" in meta.fields) for place, meta in found.items()] == [(sid, False)]
+    assert await archive.reader.find(sid) == next(iter(found.values()))
+    with pytest.raises(ArchiveDamaged):
+        await archive.reader.find(sid, with_request=True)
+
+
+async def test_what_release_0_1_archived_is_listed_without_its_request(archive: TestArchive) -> None:
+    sid = new_sid()
+    await archive.add(sid, request='"asked"')
+    await archive.change("DELETE FROM briefs")
+    found, _ = await archive.reader.list_streams("t", Filter(), 10, None)
+    assert [(place.member, "request" in meta.fields) for place, meta in found.items()] == [(sid, False)]
+
+
+async def test_the_brief_of_what_release_0_1_erased_is_removed(archive: TestArchive) -> None:
+    kept, erased = new_sid(), new_sid()
+    await archive.add(kept, erased)
+    await archive.change("UPDATE streams SET record = NULL, erased = 1 WHERE sid = :sid", sid=erased)
+    await archive.writer.settle_erasures()
+    assert [row["sid"] for row in await archive.rows("SELECT sid FROM briefs")] == [kept]

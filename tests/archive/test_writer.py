@@ -29,7 +29,7 @@ async def statements(archive: TestArchive, tenant: str = "t") -> list[dict[str, 
 async def test_a_stream_is_found_as_it_was(archive: TestArchive) -> None:
     sid = new_sid()
     await archive.add(sid, events=7, user="ann", session="mine")
-    meta = await archive.reader.find(sid)
+    meta = await archive.reader.find(sid, with_request=True)
     log = await archive.reader.read_log(sid)
     assert meta == meta_of(sid, 7, user="ann", session="mine", archived=str(NOW_MS))
     assert log

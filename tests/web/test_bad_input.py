@@ -125,7 +125,12 @@ WRONG = {
     "metadata of text": {"prompt": "x", "metadata": MARK},
     "a policy of no kind": {"prompt": "x", "on_worker_loss": MARK},
     "a producer of no kind": {"prompt": "x", "producer": MARK},
-    "an external stream with a prompt": {"prompt": MARK, "producer": "external"},
+    "an external stream with two inputs": {
+        "prompt": MARK,
+        "messages": [{"role": "user", "content": MARK}],
+        "producer": "external",
+    },
+    "an external stream of no provider": {"model": MARK, "producer": "external"},
     "a system prompt of no kind": {"prompt": "x", "system": [MARK]},
 }
 

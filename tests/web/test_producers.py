@@ -2,6 +2,7 @@
 
 import re
 import string
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,34 @@ def test_its_creation_gives_the_producer_its_epoch(api: Api) -> None:
     assert (answer.status_code, stream["epoch"], stream["state"], stream["last_event_id"]) == (201, 1, "running", 1)
     assert (stream["model"], stream["provider"], stream["producer"]) == (None, None, "external")
     assert stream["started_at"]
+
+
+ASKED = {
+    "model": "open-ai/some[model]/v2",
+    "system": "Be brief.",
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "What was asked"}]}],
+}
+
+
+def test_an_external_stream_says_what_was_asked(api: Api, other_api: Api) -> None:
+    session = f"asked-{uuid.uuid4()}"
+    sid = api.start_external(session_id=session, **ASKED)
+    record = other_api.record(sid)
+    assert record["request"] == {"messages": ASKED["messages"], "system": ASKED["system"]}
+    assert (record["model"], record["provider"], record["state"]) == (ASKED["model"], "open-ai", "running")
+    listed = api.get("/v1/streams", params={"model": ASKED["model"], "session_id": session, "include": "request"})
+    assert [one["request"] for one in listed.json()["streams"]] == [record["request"]]
+    assert listed.json()["streams"][0]["state"] == "running"
+    assert problem(api.post(f"/v1/streams/{sid}/regenerate"), 422, "invalid_request")
+    by_prompt = api.record(api.start_external(prompt="What was asked"))
+    assert by_prompt["request"] == {"messages": [{"role": "user", "content": "What was asked"}]}
+
+
+def test_an_external_stream_without_a_start_is_running(api: Api, sid: str) -> None:
+    assert api.append(sid, delta("text")).status_code == 200
+    session = api.record(sid)["session_id"]
+    [listed] = api.get(f"/v1/sessions/{session}").json()["streams"]
+    assert [record["state"] for record in (api.record(sid), listed)] == ["running", "running"]
 
 
 def test_appended_events_are_numbered_in_order(api: Api, sid: str) -> None:

@@ -72,7 +72,12 @@ class Archiver:
 
     async def _run(self) -> None:
         chores = _Chores(
-            {self.streams.sweep: SWEEP_S, self._archive.settle_heads: RETENTION_S, self.erasures.expire: RETENTION_S}
+            {
+                self.streams.sweep: SWEEP_S,
+                self._archive.settle_erasures: SWEEP_S,
+                self._archive.settle_heads: RETENTION_S,
+                self.erasures.expire: RETENTION_S,
+            }
         )
         while True:
             is_busy = False

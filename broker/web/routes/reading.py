@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
-from broker.log.event import text_since_restart
 from broker.web.grants import CheckedRoute, any_key, grant_of, needs, reader
 from broker.web.openapi import gives
 from broker.web.presence import while_here
@@ -35,10 +34,9 @@ async def text(request: Request, sid: str) -> Response:
     tier, grant = Tier.of(request), grant_of(request)
     if grant.token:
         tier.connects.require(grant.token)
-    events = await while_here(request, tier.reading.events(sid, grant))
-    tier.note_reading(request, grant, "text", sid, span=(events[0].id, events[-1].id))
-    headers = {"Last-Event-ID": str(events[-1].id)}
-    return Response(text_since_restart(events), media_type="text/plain; charset=utf-8", headers=headers)
+    answer, *span = await while_here(request, tier.reading.text(sid, grant))
+    tier.note_reading(request, grant, "text", sid, span=(span[0], span[1]))
+    return Response(answer, media_type="text/plain; charset=utf-8", headers={"Last-Event-ID": str(span[1])})
 
 
 @router.get("/v1/streams/{sid}/export", **gives("The whole log, an event a line", NDJSON_MEDIA_TYPE))

@@ -1,17 +1,28 @@
-"""Runs clients: cases in, what each of them showed out. One process a language, for all of its cases at once."""
+"""Runs clients: cases in, what each of them showed out. One process a language, for all of its cases at once.
+
+A client is a function `follow(url, cursor, show)`: a recipe of docs/CLIENTS.md, or a file beside the driver of its
+language.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+from tests.clients.recipes import recipe
+from tests.rig.npm import install
 
 LIMIT_S = 60.0
-TERMINAL = {"done", "error", "cancelled"}
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -22,58 +33,139 @@ class Case:
     cursor: str = "earliest"
 
 
+class Event(NamedTuple):
+    id: str
+    kind: str
+    data: str
+
+
 @dataclass
 class Shown:
     """What a client showed in one case."""
 
-    events: list[tuple[str, str, str]] = field(default_factory=list)
-    how: Any = None
-    """What it said when it ended by itself; None: it did not."""
+    events: list[Event] = field(default_factory=list)
+    has_ended: bool = False
+    """It stopped by itself."""
     failed: str | None = None
-
-    @property
-    def ids(self) -> list[int]:
-        return [int(event_id) for event_id, *_ in self.events if event_id]
+    """It stopped with an error."""
 
 
 class Outcome(NamedTuple):
-    lost: list[int]
-    doubled: list[int]
+    lost: list[str]
+    """Ids of events that it never showed as they are."""
+    doubled: list[str]
+    torn: list[str]
+    """Ids under which it showed what is no event."""
 
 
-def outcome(shown: Shown, expected: Iterable[int]) -> Outcome:
-    counted = Counter(shown.ids)
+def outcome(shown: Shown, expected: Sequence[Event]) -> Outcome:
+    counted = Counter(shown.events)
     return Outcome(
-        sorted(set(expected) - counted.keys()), sorted(event_id for event_id, count in counted.items() if count > 1)
+        lost=[event.id for event in expected if event not in counted],
+        doubled=[event.id for event, count in counted.items() if count > 1],
+        torn=[event.id for event in counted.keys() - set(expected)],
     )
 
 
-async def run(command: Sequence[str], folder: Path, cases: Sequence[Case], limit_s: float = LIMIT_S) -> dict[str, Shown]:
-    """What the clients of one language showed, by case; also of those that had not ended when the time was over."""
-    file = folder / "cases.json"
-    file.write_text(json.dumps([asdict(case) for case in cases]))
-    shown = {case.case: Shown() for case in cases}
-    process = await asyncio.create_subprocess_exec(
-        *command, str(file), cwd=folder, stdout=asyncio.subprocess.PIPE, limit=2**24
-    )
-    try:
-        async with asyncio.timeout(limit_s):
-            assert process.stdout
-            async for line in process.stdout:
-                _take(shown, json.loads(line))
-            await process.wait()
-    except TimeoutError:
-        pass
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return shown
+class Language:
+    name: ClassVar[str]
+    recipes: ClassVar[Mapping[str, str]]
+    """Client → its heading in docs/CLIENTS.md."""
+    others: ClassVar[Sequence[str]]
+    """Clients that are tried without a recipe."""
+    command: ClassVar[Sequence[str]]
+    folder: Path
+
+    @property
+    def clients(self) -> list[str]:
+        return [*self.recipes, *self.others]
+
+    def make_ready(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    async def run(self, cases: Sequence[Case], limit_s: float = LIMIT_S) -> dict[str, Shown]:
+        """What was shown, by case; also by those that had not stopped when the time was over."""
+        file = self.folder / f"cases-{os.getpid()}-{cases[0].case}.json"
+        file.write_text(json.dumps([asdict(case) for case in cases]))
+        shown = {case.case: Shown() for case in cases}
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+        process = await asyncio.create_subprocess_exec(
+            *self.command, str(file), cwd=self.folder, env=environment, stdout=asyncio.subprocess.PIPE, limit=2**24
+        )
+        try:
+            async with asyncio.timeout(limit_s):
+                assert process.stdout
+                async for line in process.stdout:
+                    _take(shown, json.loads(line))
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return shown
 
 
 def _take(shown: dict[str, Shown], line: dict[str, Any]) -> None:
     one = shown[line["case"]]
     if "kind" in line:
-        one.events.append((line.get("id") or "", line["kind"], line["data"]))
+        one.events.append(Event(line.get("id") or "", line["kind"], line["data"]))
     else:
-        one.how, one.failed = line.get("how"), line.get("failed")
+        one.has_ended, one.failed = True, line.get("failed")
+
+
+class Node(Language):
+    name = "node"
+    command = ("node", "drive.mjs")
+    recipes: ClassVar = {
+        "eventsource": "In a browser: EventSource",
+        "fetch-event-source": "fetch-event-source",
+        "react-native-sse": "React Native: react-native-sse",
+        "eventsource-client": "Node: eventsource-client",
+    }
+    others = ("event-source-plus", "launchdarkly-eventsource")
+
+    def __init__(self, npm: str) -> None:
+        self.npm = npm
+
+    def make_ready(self, folder: Path) -> None:
+        install(HERE / "npm", folder, self.npm)
+        for client, heading in self.recipes.items():
+            code = recipe(heading).replace('"react-native-sse"', '"./metro.mjs"')
+            (folder / f"{client}.mjs").write_text(code)
+
+
+class Python(Language):
+    name = "python"
+    command = (sys.executable, "drive.py")
+    recipes: ClassVar = {
+        "with_httpx_sse": "Python: httpx-sse",
+        "with_requests": "Python: requests and sseclient-py",
+    }
+    others = ("with_ld_eventsource",)
+
+    def make_ready(self, folder: Path) -> None:
+        shutil.copytree(HERE / "python", folder, dirs_exist_ok=True)
+        for client, heading in self.recipes.items():
+            (folder / f"{client}.py").write_text(recipe(heading))
+
+
+class Go(Language):
+    name = "go"
+    command = ("./drive",)
+    recipes: ClassVar = {"go-sse": "Go: go-sse"}
+    others = ("r3labs", "launchdarkly")
+
+    def __init__(self, go: str) -> None:
+        self.go = go
+
+    def make_ready(self, folder: Path) -> None:
+        shutil.copytree(HERE / "go", folder, dirs_exist_ok=True)
+        [heading] = self.recipes.values()
+        (folder / "recipe.go").write_text(recipe(heading))
+        # Without cgo: it would compile a third more, for look-ups of names that nobody makes here.
+        environment = {**os.environ, "CGO_ENABLED": "0"}
+        command = [self.go, "build", "-o", "drive", "."]
+        built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stderr

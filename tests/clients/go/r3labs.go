@@ -17,7 +17,7 @@ func followR3labs(ctx context.Context, url, cursor string, show func(id, kind, d
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	client := sse.NewClient(url, sse.ClientMaxBufferSize(1<<25))
-	client.ReconnectStrategy = backoff.NewConstantBackOff(time.Second)
+	client.ReconnectStrategy = backoff.WithContext(backoff.NewConstantBackOff(time.Second), ctx)
 	client.LastEventID.Store([]byte(cursor))
 	refused := fmt.Errorf("ended")
 	client.ResponseValidator = func(_ *sse.Client, response *http.Response) error {
@@ -27,7 +27,7 @@ func followR3labs(ctx context.Context, url, cursor string, show func(id, kind, d
 		}
 		return nil
 	}
-	last := 0
+	last, _ := strconv.Atoi(cursor)
 	err := client.SubscribeRawWithContext(ctx, func(event *sse.Event) {
 		id, err := strconv.Atoi(string(event.ID))
 		if err != nil || id <= last {

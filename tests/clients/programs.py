@@ -83,11 +83,17 @@ class Language:
     def make_ready(self, folder: Path) -> None:
         raise NotImplementedError
 
-    async def run(self, cases: Sequence[Case], limit_s: float = LIMIT_S) -> dict[str, Shown]:
-        """What was shown, by case; also by those that had not stopped when the time was over."""
+    async def run(
+        self, cases: Sequence[Case], limit_s: float = LIMIT_S, *, shown: dict[str, Shown] | None = None
+    ) -> dict[str, Shown]:
+        """What was shown, by case; also by those that had not stopped when the time was over.
+
+        `shown` is filled as it comes, for a test that does something meanwhile.
+        """
         file = self.folder / f"cases-{os.getpid()}-{cases[0].case}.json"
         file.write_text(json.dumps([asdict(case) for case in cases]))
-        shown = {case.case: Shown() for case in cases}
+        shown = {} if shown is None else shown
+        shown |= {case.case: Shown() for case in cases}
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         process = await asyncio.create_subprocess_exec(
             *self.command, str(file), cwd=self.folder, env=environment, stdout=asyncio.subprocess.PIPE, limit=2**24

@@ -33,6 +33,8 @@ class Cutter:
     cuts: dict[str, list[int]] = field(default_factory=dict)
     """For each case, after how many bytes of body its first connections, its second … is cut. Then it is let be."""
     asked: dict[str, list[Asked]] = field(default_factory=lambda: defaultdict(list))
+    seen: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    """For each case, what its connections got of a body before they were cut."""
 
     def url(self, case: str, cuts: Sequence[int] = ()) -> str:
         self.cuts[case] = list(cuts)
@@ -54,7 +56,11 @@ class Cutter:
             self.asked[case].append(_asked(found, head))
             upstream.write(b"%s %s HTTP/1.1\r\n" % (found["method"], found["rest"]) + head[found.end() :])
             cuts = self.cuts.get(case, [])
-            return await _bring_back(answer, writer, cuts.pop(0) if cuts and found["method"] == b"GET" else None)
+            seen = bytearray()
+            is_whole = await _bring_back(answer, writer, cuts.pop(0) if cuts else None, seen)
+            if not is_whole:
+                self.seen[case].append(bytes(seen))
+            return is_whole
         finally:
             upstream.close()
 
@@ -66,8 +72,10 @@ def _asked(found: re.Match[bytes], head: bytes) -> Asked:
     )
 
 
-async def _bring_back(answer: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int | None) -> bool:
-    """The answer, of whose body the client never sees more than `cut` bytes. Whether it was all of it."""
+async def _bring_back(
+    answer: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: int | None, seen: bytearray
+) -> bool:
+    """The answer, of whose body the client never sees more than `cut` bytes: `seen`. Whether it was all of it."""
     head = await answer.readuntil(b"\r\n\r\n")
     writer.write(head)
     if b"\r\ntransfer-encoding: chunked" not in head.lower():
@@ -85,6 +93,7 @@ async def _bring_back(answer: asyncio.StreamReader, writer: asyncio.StreamWriter
                 return False
             size -= len(piece)
             left -= len(piece)
+            seen += piece
             writer.write(piece)
         if left:
             writer.write(await answer.readexactly(2))

@@ -73,7 +73,7 @@ class Language:
     """Client → its heading in docs/CLIENTS.md."""
     others: ClassVar[Sequence[str]]
     """Clients that are tried without a recipe."""
-    command: ClassVar[Sequence[str]]
+    command: Sequence[str]
     folder: Path
 
     @property
@@ -175,3 +175,37 @@ class Go(Language):
         command = [self.go, "build", "-o", "drive", "."]
         built = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stderr
+
+
+class Jvm(Language):
+    """Kotlin and Java. Compiled by Kotlin's own compiler, which comes from Maven as its libraries do."""
+
+    name = "jvm"
+    recipes: ClassVar = {"okhttp-sse": "Kotlin, Android: okhttp-sse"}
+    others = ("okhttp-eventsource",)
+
+    def make_ready(self, folder: Path) -> None:
+        shutil.copytree(HERE / "java", folder, dirs_exist_ok=True)
+        [heading] = self.recipes.values()
+        (folder / "Recipe.kt").write_text(recipe(heading))
+        subprocess.run(
+            ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"], cwd=folder, check=True
+        )
+        # okhttp-eventsource asks for OkHttp 4, whose names 5 still has; with both, which one counts would be chance.
+        jars = [jar for jar in (folder / "lib").glob("*.jar") if not jar.name.startswith(("okhttp-4", "okio-2"))]
+        path = os.pathsep.join(map(str, jars))
+        compiler = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+        options = ["-no-stdlib", "-no-reflect", "-nowarn", "-cp", path, "-d", "out"]
+        subprocess.run(["java", "-cp", path, compiler, *options, "Recipe.kt", "Drive.kt"], cwd=folder, check=True)
+        self.command = ("java", "-cp", f"{path}{os.pathsep}out", "DriveKt")
+
+
+class Rust(Language):
+    name = "rust"
+    command = ("target/debug/lastevent-foreign-clients",)
+    recipes: ClassVar = {}
+    others = ("eventsource-client-rs", "reqwest-eventsource")
+
+    def make_ready(self, folder: Path) -> None:
+        shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
+        subprocess.run(["cargo", "build", "--quiet", "--locked"], cwd=folder, check=True)

@@ -81,7 +81,11 @@ async def test_an_event_comes_through_the_compression_of_node_while_its_stream_s
 @pytest.mark.npm
 @pytest.mark.parametrize("how", ["killed", "drained"])
 async def test_behind_an_nginx_that_asks_in_http_1_0_fetch_event_source_takes_no_cut_for_the_end(
-    how: str, own_deployment: Callable[..., Deployment], node: Language, tmp_path: Path, require: Callable[[str, str], str]
+    how: str,
+    own_deployment: Callable[..., Deployment],
+    node: Language,
+    tmp_path: Path,
+    require: Callable[[str, str], str],
 ) -> None:
     """1.0 is what nginx speaks unless it is told otherwise, and has no chunks: an end looks like a cut."""
     deployment = own_deployment(servers=2)

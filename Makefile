@@ -5,12 +5,13 @@
 #   make test      all tests (make test ARGS="tests/log -x")
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
+#   make clients   clients of others, also those that compile for minutes (Rust, Kotlin), through a proxy that cuts
 #   make bench     the benchmarks, a quarter of an hour (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup up quick test check chaos bench requirements
+.PHONY: setup up quick test check chaos clients bench requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -38,6 +39,9 @@ check: .venv/installed-dev
 
 chaos: .venv/installed-dev
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+clients: .venv/installed-dev
+	@$(BIN)/python -m tests.clients $(ARGS)
 
 bench: .venv/installed-dev
 	@$(BIN)/python -m bench $(ARGS)

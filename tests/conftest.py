@@ -64,6 +64,7 @@ WAITING = (
     "command",
     "docs",
     "compose",
+    "clients",
     "viewers",
     "archive",
     "console",

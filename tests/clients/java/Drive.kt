@@ -1,0 +1,54 @@
+// Runs JVM clients on cases: `Drive cases.json`; see npm/drive.mjs, which does the same for JavaScript.
+import com.google.gson.Gson
+import com.google.gson.JsonParser
+import com.launchdarkly.eventsource.ConnectStrategy
+import com.launchdarkly.eventsource.ErrorStrategy
+import com.launchdarkly.eventsource.EventSource
+import com.launchdarkly.eventsource.MessageEvent
+import com.launchdarkly.eventsource.StreamContentException
+import com.launchdarkly.eventsource.StreamException
+import com.launchdarkly.eventsource.StreamHttpErrorException
+import java.io.File
+import java.net.URI
+import kotlin.concurrent.thread
+
+fun followLaunchDarkly(url: String, from: String, show: (String, String, String) -> Unit): Int {
+    // To it a 204 is an answer without the right content type.
+    val isFinal = { error: Throwable -> error is StreamContentException || error is StreamHttpErrorException && error.code < 500 }
+    val strategy = object : ErrorStrategy() {
+        override fun apply(exception: StreamException) =
+            Result(if (isFinal(exception)) Action.THROW else Action.CONTINUE, null)
+    }
+    EventSource.Builder(ConnectStrategy.http(URI(url))).lastEventId(from).errorStrategy(strategy).build().use { events ->
+        try {
+            for (event in events.messages()) {
+                show(event.lastEventId, event.eventName, event.data)
+                if (event.eventName in setOf("done", "error", "cancelled")) return 200
+            }
+        } catch (refused: StreamException) {
+            return if (refused is StreamHttpErrorException) refused.code else 204
+        }
+    }
+    return 0
+}
+
+fun main(arguments: Array<String>) {
+    client.dispatcher.maxRequests = 1000
+    client.dispatcher.maxRequestsPerHost = 1000
+    val gson = Gson()
+    fun write(line: Map<String, Any?>) = synchronized(gson) { println(gson.toJson(line)) }
+    JsonParser.parseString(File(arguments[0]).readText()).asJsonArray.map { each ->
+        val case = each.asJsonObject["case"].asString
+        val (client, url, cursor) = listOf("client", "url", "cursor").map { each.asJsonObject[it].asString }
+        thread {
+            val show = { id: String, kind: String, data: String -> write(mapOf("case" to case, "id" to id, "kind" to kind, "data" to data)) }
+            try {
+                val status = if (client == "okhttp-sse") follow(url, cursor, show) else followLaunchDarkly(url, cursor, show)
+                write(mapOf("case" to case, "how" to status))
+            } catch (failed: Throwable) {
+                write(mapOf("case" to case, "failed" to "$failed"))
+            }
+        }
+    }.forEach { it.join() }
+    System.exit(0)
+}

@@ -1,0 +1,25 @@
+use eventsource_client::{Client, ClientBuilder, Error, SSE};
+use futures::TryStreamExt;
+
+pub async fn follow(url: &str, cursor: &str, show: impl Fn(&str, &str, &str)) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let client = ClientBuilder::for_url(url)?.last_event_id(cursor.to_string()).build();
+    let mut events = client.stream();
+    let mut last = cursor.to_string();
+    loop {
+        match events.try_next().await {
+            Ok(Some(SSE::Event(event))) => {
+                if let Some(id) = &event.id {
+                    last = id.clone();
+                }
+                show(&last, &event.event_type, &event.data);
+                if super::is_terminal(&event.event_type) {
+                    return Ok(());
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return Err("it gave up".into()),
+            Err(Error::UnexpectedResponse(response, _)) => return Err(format!("status {}", response.status()).into()),
+            Err(_) => {}
+        }
+    }
+}

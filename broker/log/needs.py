@@ -134,6 +134,11 @@ def _summed_up(lacks: Sequence[LasteventError]) -> LasteventError | None:
     return kind(" ".join(str(lack) for lack in lacks))
 
 
+def needed_commands() -> list[str]:
+    """Their names, some with a subcommand. Whoever may do these, and no other, can do all that Lastevent does."""
+    return [_name(command) for command in [*_commands(_ALONE, Keys()), "MULTI", *_commands(_COMMANDS, Keys())]]
+
+
 async def examine(client: Client, keys: Keys) -> Examined:
     """Ask Redis, on a connection of its own. Raises RedisUnavailable or RedisRefuses if it cannot be asked at all."""
     with translating_redis_errors():
@@ -188,14 +193,16 @@ def _lacks(keys: Keys, info: Mapping[str, Any], answers: Mapping[str, Any]) -> l
 
 def _missing(keys: Keys, command: str, said: str) -> str | None:
     """What is missing, by name. None: not a permission, but a state of the whole server."""
-    words = command.split(" ")
     if "channel" in said:
         return f"the channels {keys.prefix}*"
     if " key" in said and "to access" in said:
         return "the keys arq:*" if "arq:" in command else f"the keys {keys.prefix}*"
-    if "command" in said:
-        return f"the command {' '.join(words[:2]) if words[0] in _SUBCOMMANDS else words[0]}"
-    return None
+    return f"the command {_name(command)}" if "command" in said else None
+
+
+def _name(command: str) -> str:
+    words = command.split(" ")
+    return " ".join(words[:2]) if words[0] in _SUBCOMMANDS else words[0]
 
 
 def _old(info: Mapping[str, Any]) -> LasteventError | None:

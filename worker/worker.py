@@ -128,7 +128,11 @@ class Worker:
 
         async def once_fit() -> None:
             await self._needs.met()
-            await run()
+            try:
+                await run()
+            except Exception as error:
+                self._redis.meaning(error)  # arq's own connections do not say what was refused
+                raise
 
         return once_fit
 

@@ -41,7 +41,7 @@ XADD {key} 1-0 f x | XRANGE {key} - + | XREVRANGE {key} + -
 ZADD {key} XX 1 m | ZCARD {key} | ZINCRBY {key} 1 m | ZMSCORE {key} m | ZRANGE {key} 0 0 | ZRANGEBYSCORE {key} 0 0
 ZREM {key} m | ZREMRANGEBYRANK {key} 0 0 | ZREMRANGEBYSCORE {key} 0 0 | ZREVRANGE {key} 0 0
 ZREVRANGEBYSCORE {key} 0 0 | ZSCORE {key} m
-GET {arq} | SET {arq} x XX | PSETEX {arq} 1 x | SETEX {arq} 1 x | INCR {arq} | DBSIZE
+GET {arq} | SET {arq} x XX | PSETEX {arq} 1 x | SETEX {arq} 1 x | INCRBY {arq} 1 | DBSIZE
 EVAL return 0 | EVALSHA {sha} 1 {key} | SCRIPT LOAD x
 PUBLISH {channel} x | SUBSCRIBE {channel} | UNSUBSCRIBE {channel} | PUBSUB NUMSUB {channel}
 """

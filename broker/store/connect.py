@@ -210,11 +210,12 @@ class Client(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except Exception as error:
-            if meaning := self._meaning(error, _named(args[1]) if len(args) > 1 else ""):
+            if meaning := self.meaning(error, _named(args[1]) if len(args) > 1 else ""):
                 raise meaning from error
             raise
 
-    def _meaning(self, error: Exception, key: str = "") -> LasteventError | None:
+    def meaning(self, error: Exception, key: str = "") -> LasteventError | None:
+        """As `translated`. Who talks to Redis beside `execute_command` and pipelines asks here: refusals are noted."""
         meaning = translated(error, key=key)
         if isinstance(meaning, RedisRefuses):
             self.on_refused()
@@ -222,7 +223,7 @@ class Client(Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        pipeline.meaning = self._meaning
+        pipeline.meaning = self.meaning
         return pipeline
 
 

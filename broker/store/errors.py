@@ -35,8 +35,8 @@ _PERMISSIONS = "docs/OPERATIONS.md lists what the user of LASTEVENT_REDIS_URL mu
 _CLUSTER = "This is a Redis Cluster, which Lastevent does not support. Use one primary, and Sentinel for failover."
 _CREDENTIALS = "Check the user and the password in LASTEVENT_REDIS_URL."
 _NO_COMMAND = (
-    "Redis has no such command (an older release, a rename-command, or a proxy that leaves it out). Lastevent needs "
-    "Redis 7.0 or newer, or Valkey, with all of its commands under their own names."
+    "Redis has no such command, or not in this form (an older release, a rename-command, or a proxy that leaves it "
+    "out). Lastevent needs Redis 7.0 or newer, or Valkey, with all of its commands under their own names."
 )
 
 # What stays until an operator changes something. `_needed` names what was refused, where Redis says it.
@@ -60,6 +60,7 @@ _REFUSING = {
     "Unknown command called from": _NO_COMMAND,  # within a script: Valkey, then Redis
     "Unknown Redis command called from": _NO_COMMAND,
     "unknown subcommand": _NO_COMMAND,
+    "syntax error": _NO_COMMAND,  # of one that 7.0 understands: INFO with two sections, SET with NX and GET
     "DB index is out of range": "Redis has no database of the number that LASTEVENT_REDIS_URL names. Use 0.",
     "invalid DB index": "Redis has no database of the number that LASTEVENT_REDIS_URL names. Use 0.",
     "SELECT is not allowed": _CLUSTER,
@@ -113,6 +114,8 @@ def translated(error: Exception, *, key: str = "") -> LasteventError | None:
             return meaning
     if wrong := _tls_error(error):
         return RedisRefuses(f"There is no TLS with Redis ({wrong}). {_TLS}")
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return RedisUnavailable("What answers at LASTEVENT_REDIS_URL does not speak its protocol. Check it.")
     lost = redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | redis.exceptions.WatchError
     # WatchError: the connection on which arq used WATCH broke.
     return RedisUnavailable(AWAY) if isinstance(error, lost | OSError | TimeoutError) else None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from redis.asyncio import Redis
-
 from broker.errors import RedisUnavailable
-from broker.store.errors import translating_redis_errors
+from broker.store.connect import Client
 
 PING_S = 2.0
 """After so much silence Redis is asked for a sign of life, and again; a third silence means that nobody is there."""
@@ -15,23 +13,26 @@ PING_S = 2.0
 PINGS = 2
 
 
-async def messages(redis: Redis, channel: str) -> AsyncGenerator[bytes | None, None]:
+async def messages(redis: Client, channel: str) -> AsyncGenerator[bytes | None, None]:
     """What is published there, for ever, and None at each subscription: something may have been missed before it.
 
     Raises RedisUnavailable. Close it (contextlib.aclosing) to give the connection back.
     """
-    unanswered = 0
-    with translating_redis_errors():
+    try:
         async with redis.pubsub() as subscribed:
             await subscribed.subscribe(channel)
-            while True:
+            unanswered = 0
+            while unanswered <= PINGS:
                 message = await subscribed.get_message(timeout=PING_S)
-                if message is not None:
-                    unanswered = 0
-                elif unanswered < PINGS:
+                if message is None:
                     unanswered += 1
                     await subscribed.ping()
-                else:
-                    raise RedisUnavailable("The subscription is no longer answered. It is made again.")
-                if message and message["type"] in ("message", "subscribe"):
+                    continue
+                unanswered = 0
+                if message["type"] in ("message", "subscribe"):
                     yield message["data"] if message["type"] == "message" else None
+    except Exception as error:
+        if meaning := redis.meaning(error):
+            raise meaning from error
+        raise
+    raise RedisUnavailable("The subscription is no longer answered. It is made again.")

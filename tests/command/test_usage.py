@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from broker.command.doctor import _settings_of
 from tests.command.conftest import COMMAND, Ended, environment
 from tests.rig.deployment import Deployment
 
@@ -195,6 +196,14 @@ def test_doctor_warns_of_a_redis_that_forgets(lastevent: Lastevent, deployment: 
     assert ended.returncode == 1  # the tests' own server keeps nothing
     assert "BAD  appendonly no" in ended.stdout.decode()
     assert "ok   maxmemory is not set" in ended.stdout.decode()
+
+
+def test_doctor_says_what_a_managed_redis_does_not_tell_and_looks_at_the_rest() -> None:
+    findings = {finding.what: finding for finding in _settings_of({"maxmemory_policy": "allkeys-lru"})}
+    unseen = [what for what in findings if "cannot be seen" in what]
+    assert [what.split(" ")[0] for what in unseen] == ["the", "appendonly"]
+    assert all(findings[what].ok for what in unseen)
+    assert not findings["maxmemory-policy allkeys-lru"].ok
 
 
 def test_doctor_does_not_show_keys(lastevent: Lastevent, deployment: Deployment) -> None:

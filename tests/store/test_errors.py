@@ -25,6 +25,7 @@ REFUSING = {
     "ERR unknown command 'XADD', with args beginning with: 'le:a' ": "the command XADD",
     "ERR Unknown Redis command called from script script: 7ae0187b, on @user_script:1.": "a command",
     "ERR Unknown command called from script script: on @user_script:1.": "a command",
+    "ERR syntax error": "older release",
     "WRONGPASS invalid username-password pair or user is disabled.": "the user or the password",
     "NOAUTH Authentication required.": "wants a password",
     "ERR DB index is out of range": "number that LASTEVENT_REDIS_URL names",
@@ -80,7 +81,11 @@ def test_a_certificate_that_is_not_accepted_is_named() -> None:
     assert "certificate has expired" in str(translated(error))
 
 
+def test_what_is_no_redis_is_named() -> None:
+    answer = redis.exceptions.InvalidResponse('Protocol error, got "H" as reply type byte')
+    assert "does not speak its protocol" in str(translated(answer))
+
+
 def test_a_mistake_of_ours_is_no_state_of_redis() -> None:
     assert translated(BaseParser.parse_error("ERR wrong number of arguments for 'get' command")) is None
-    assert translated(BaseParser.parse_error("ERR syntax error")) is None
     assert translated(ValueError("x")) is None

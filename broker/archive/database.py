@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from broker.archive.schema import METADATA, REVISION, REVISIONS
 from broker.errors import ArchiveUnavailable
-from broker.store.archive_url import parse_archive_url, sqlite_path
+from broker.store.archive_url import hosts_of, parse_archive_url, sqlite_path
 
 POOL_CONNECTIONS = 4
 """For each process: writers take turns anyway, and a read lasts milliseconds."""
@@ -39,6 +42,27 @@ CONNECT_S = 5
 ANSWER_S = 10.0
 """A database that accepts a connection but does not answer for so long (its host is gone or frozen) is away."""
 
+IDLE_S = 10.0
+"""PostgreSQL only: a connection that was idle for longer is replaced, and not asked whether it is still there. A
+firewall may have forgotten it, and drops what is sent there without a word. A new one takes some milliseconds."""
+
+LIBPQ = {
+    "connect_timeout": CONNECT_S,
+    # What is sent and not acknowledged, and what nothing comes back for: the kernel's own limits are a quarter of an
+    # hour, and two hours.
+    "tcp_user_timeout": round(ANSWER_S * 1000),
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+"""What a URL may set otherwise."""
+
+TARGET = "target_session_attrs"
+
+LOST_STATES = ("08", "25006", "57P01", "57P02", "57P03")
+"""SQLSTATEs (or their classes) of connections to give up. 25006, "read-only", is said by a primary that a failover has
+made a standby: it lives on, and so do connections to it."""
+
 MIGRATION_LOCK, WRITER_LOCK = 0x1E5EA1, 0x1E5EA2
 """PostgreSQL's advisory locks are numbers. Any two will do that no other program uses in this database."""
 
@@ -51,9 +75,13 @@ class Database:
     Everything raises ArchiveUnavailable if the database cannot be reached or cannot serve.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, writes: bool = False) -> None:
+        """`writes`: of several hosts in the URL, the one that can be written to."""
         self.url = parse_archive_url(url)
         self.path = sqlite_path(self.url)
+        self._libpq: dict[str, int | str] = {name: value for name, value in LIBPQ.items() if name not in self.url.query}
+        if writes and self.path is None and len(hosts_of(self.url)) > 1 and TARGET not in self.url.query:
+            self._libpq[TARGET] = "read-write"
         self._engine: AsyncEngine | None = None
         self._preparing = asyncio.Lock()
         self._inode: int | None = None
@@ -120,14 +148,19 @@ class Database:
 
     def _make_engine(self) -> AsyncEngine:
         if self.path is None:
-            return create_async_engine(
+            engine = create_async_engine(
                 self.url,
                 hide_parameters=True,  # an error's words would have the row
                 pool_size=POOL_CONNECTIONS,
                 max_overflow=0,
-                pool_pre_ping=True,
-                connect_args={"connect_timeout": CONNECT_S, "tcp_user_timeout": round(ANSWER_S * 1000)},
+                pool_use_lifo=True,  # what a quiet process does not need becomes idle
+                # Prepared statements are of a session: PgBouncer gives each transaction another one.
+                connect_args={**self._libpq, "prepare_threshold": None},
             )
+            event.listen(engine.sync_engine, "checkin", _note_when)
+            event.listen(engine.sync_engine, "checkout", partial(_require_alive, engine.sync_engine.dialect))
+            event.listen(engine.sync_engine, "handle_error", _give_up_lost_connections)
+            return engine
         _make_private(self.path)
         engine = create_async_engine(
             self.url,
@@ -177,6 +210,29 @@ def _make_private(path: Path) -> None:
     """Only the owner may read the archive. SQLite gives its other files the same mode."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _note_when(_: object, record: ConnectionPoolEntry) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _require_alive(dialect: sa.Dialect, connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+    """Raises DisconnectionError, for which the pool makes another connection."""
+    since = record.info.get("idle_since")
+    if since is None:  # a new one
+        return
+    if time.monotonic() - since > IDLE_S:
+        raise sa.exc.DisconnectionError("idle for too long")
+    try:
+        dialect.do_ping(connection)  # its server may have been restarted
+    except dialect.loaded_dbapi.Error as error:
+        raise sa.exc.DisconnectionError("lost") from error
+
+
+def _give_up_lost_connections(context: sa.engine.ExceptionContext) -> None:
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state and state.startswith(LOST_STATES):
+        context.is_disconnect = True  # the others of the pool, too: they are where this one was
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

@@ -102,7 +102,7 @@ def open_archive(settings: Settings) -> Archive | None:
 
 def open_writer(settings: Settings) -> ArchiveWriter:
     """Raises BadKey, which names the setting to set."""
-    return ArchiveWriter(Database(settings.archive_url), _signer(settings), find_heads(settings))
+    return ArchiveWriter(Database(settings.archive_url, writes=True), _signer(settings), find_heads(settings))
 
 
 def find_heads(settings: Settings) -> HeadStore:

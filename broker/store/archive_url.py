@@ -6,7 +6,7 @@ SQLAlchemy is loaded when an address is parsed, and not before: most processes a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from broker.store.host import require_host
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+WITHOUT_EFFECT = "prepare_threshold"
+"""A driver's option, as URLs for PgBouncer have it: we never prepare statements."""
 
 FORM = "an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name"
 
@@ -37,6 +40,8 @@ def parse_archive_url(url: str) -> URL:
         if parsed.drivername not in DRIVERS or not parsed.database:
             raise ValueError(FORM)
         parsed = parsed.set(drivername=DRIVERS[parsed.drivername])
+        if sqlite_path(parsed) is None:
+            parsed = parsed.difference_update_query([WITHOUT_EFFECT])
         _require_options(parsed)
     except (ValueError, ArgumentError):  # their messages repeat what they could not use
         raise ValueError(FORM) from None
@@ -47,7 +52,7 @@ def _require_options(url: URL) -> None:
     """What SQLAlchemy and libpq would say at the first connection. Raises ValueError, ArgumentError."""
     if sqlite_path(url) and url.query:
         raise ValueError(FORM)
-    _, options = url.get_dialect()().create_connect_args(url)
+    options = _options(url)
     if sqlite_path(url):
         return
     from psycopg import ProgrammingError
@@ -57,12 +62,22 @@ def _require_options(url: URL) -> None:
         make_conninfo(**options)
     except ProgrammingError:
         raise ValueError(FORM) from None
-    for host in str(options.get("host", "")).split(","):
+    for host in hosts_of(url):
         if host and not host.startswith(("/", "@")):  # a socket
             require_host(host)
     for port in str(options.get("port", "")).split(","):
         if port and not (port.isdecimal() and 0 < int(port) <= 65535):
             raise ValueError(FORM)
+
+
+def hosts_of(url: URL) -> list[str]:
+    """Of a PostgreSQL URL, in its order; a folder is where a socket is, nothing the default one."""
+    return str(_options(url).get("host", "")).split(",")
+
+
+def _options(url: URL) -> dict[str, Any]:
+    _, options = url.get_dialect()().create_connect_args(url)
+    return dict(options)
 
 
 def sqlite_path(url: URL) -> Path | None:

@@ -19,7 +19,7 @@ import psycopg
 from tests.rig.deployment import wait_until
 
 # PostgreSQL does not run as root, and a killed session must leave nothing behind: this stands between the two.
-_KEEPER = """
+KEEPER = """
 import signal, subprocess, sys
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 sys.stdin.read()
@@ -52,13 +52,13 @@ def running_postgres(binaries: Path, port: int | None = None) -> Iterator[str]:
     """The folder of its socket. With a port, it listens on loopback too."""
     with tempfile.TemporaryDirectory(prefix="le-pg-", dir="/tmp") as folder:
         data = f"{folder}/data"
-        as_user = _as_user(folder)
-        made = [*as_user, str(binaries / "initdb"), "-D", data, "-U", USER, *_AUTHENTICATION, "-E", "UTF8", "--no-sync"]
+        setpriv = as_user(folder)
+        made = [*setpriv, str(binaries / "initdb"), "-D", data, "-U", USER, *_AUTHENTICATION, "-E", "UTF8", "--no-sync"]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd="/")
         listen = {"listen_addresses": "127.0.0.1", "port": str(port)} if port else {}
         options = [part for name, value in (_OPTIONS | listen).items() for part in ("-c", f"{name}={value}")]
-        command = [*as_user, str(binaries / "postgres"), "-D", data, "-k", folder, *options]
-        keeper = [sys.executable, "-IS", "-c", _KEEPER, *command]
+        command = [*setpriv, str(binaries / "postgres"), "-D", data, "-k", folder, *options]
+        keeper = [sys.executable, "-IS", "-c", KEEPER, *command]
         with subprocess.Popen(keeper, stdin=subprocess.PIPE, cwd="/", start_new_session=True) as process:
             wait_until(lambda: _answers(folder, port), "PostgreSQL answers")
             yield folder
@@ -67,7 +67,7 @@ def running_postgres(binaries: Path, port: int | None = None) -> Iterator[str]:
             process.wait()
 
 
-def _as_user(folder: str) -> list[str]:
+def as_user(folder: str) -> list[str]:
     if os.geteuid() != 0:
         return []
     shutil.chown(folder, USER)

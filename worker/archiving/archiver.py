@@ -125,4 +125,5 @@ class _Chores:
 
 
 def _cause(error: BaseException) -> str:
-    return type(error.__cause__).__name__
+    cause = error.__cause__
+    return type(getattr(cause, "orig", cause)).__name__  # the driver's, which tells more than SQLAlchemy's around it

@@ -19,7 +19,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 
 METADATA = MetaData()
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """The schema's: those of migrations/, oldest first. The last one is this file's."""
 
 STREAMS = Table(

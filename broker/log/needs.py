@@ -20,10 +20,10 @@ import redis.exceptions
 from redis._parsers.helpers import parse_info
 from redis.asyncio.connection import AbstractConnection
 
-from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, StoreUnavailable
+from broker.errors import REDIS_AWAY, LasteventError, RedisRefuses, RedisUnavailable, StoreUnavailable
 from broker.log.keys import Keys
 from broker.store.connect import Client
-from broker.store.errors import translated, translating_redis_errors
+from broker.store.errors import AWAY, translated, translating_redis_errors
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,11 @@ class Needs:
             try:
                 await self.require()
             except StoreUnavailable as lack:
-                if str(lack) != said:
-                    said = str(lack)
-                    logger.warning("nothing can be started: %s", said)
+                if str(lack) == AWAY:
+                    logger.warning("Redis is away; nothing can be started until it is back", extra=REDIS_AWAY)
+                elif str(lack) != said:
+                    logger.warning("nothing can be started: %s", lack)
+                said = str(lack)
                 await asyncio.sleep(AGAIN_S)
                 continue
             if said and self.are_met:

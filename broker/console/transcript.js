@@ -22,6 +22,8 @@ export class Transcript {
   }
 
   apply({ event: kind, data }) {
+    // An external producer need not write a `start`: what writes is running.
+    if (this.state === "queued" && kind !== "queued" && kind !== "status") this.state = "running";
     const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }
@@ -109,9 +111,6 @@ function endOfPart(text) {
 
 const HANDLERS = new Map(
   Object.entries({
-    start: (transcript) => {
-      transcript.state = "running";
-    },
     status: (transcript, data) => {
       transcript.status = String(data.message ?? "");
     },

@@ -22,8 +22,8 @@ export class Transcript {
   }
 
   apply({ event: kind, data }) {
-    // A producer of its own need not send `start`.
-    if (this.state === "queued" && kind !== "queued") this.state = "running";
+    // An external producer need not write a `start`: what writes is running.
+    if (this.state === "queued" && kind !== "queued" && kind !== "status") this.state = "running";
     const take = HANDLERS.get(kind);
     if (take) take(this, data ?? {});
   }

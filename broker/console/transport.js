@@ -60,7 +60,7 @@ export class Transport {
     setText(this.lostSince, lostAt === null ? "" : `Connection lost at ${moment(lostAt)}`);
     if (lostAt === null) return;
     const seconds = Math.ceil(Math.max(0, follower.retryAt - Date.now()) / 1000);
-    setText(this.nextTry, follower.state === "waiting" ? `next try in ${seconds} s` : "trying now");
+    setText(this.nextTry, follower.state === "waiting" ? `· next try in ${seconds} s` : "· trying now");
   }
 
   #drawPlayButton(label, sign) {

@@ -7,6 +7,7 @@ else is answered. So a list's first wrong item, and an object's first unknown fi
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, StringConstraints, model_validator
@@ -23,6 +24,10 @@ EventId = Annotated[int, Field(ge=1, lt=2**53)]
 
 ANY_MODEL = r"^[^/\x00-\x1f\x7f]{1,64}/[^\x00-\x1f\x7f]{1,128}$"
 """provider/name, as an external stream's producer calls them: it appears in terminals."""
+
+UNKNOWN_FIELD = "unknown_field"
+LONGEST_TYPO = 40
+"""Of a longer name nobody has mistyped one of ours, and to compare takes its square."""
 
 MAX_BATCH = 1000
 """Events of one body: they are one script, and Redis serves nothing else while it runs."""
@@ -47,8 +52,17 @@ class Body(BaseModel):
     @classmethod
     def _has_only_its_fields(cls, given: Any) -> Any:
         if isinstance(given, dict) and not given.keys() <= cls.model_fields.keys():
-            raise PydanticCustomError("extra_forbidden", "there is a field this request does not have")
+            raise PydanticCustomError(UNKNOWN_FIELD, "{advice}", {"advice": cls._advice(given)})
         return given
+
+    @classmethod
+    def _advice(cls, given: dict[str, Any]) -> str:
+        """Names fields that there are, and none that was sent: that may be anything, and anybody's."""
+        unknown = next(name for name in given if name not in cls.model_fields)
+        near = get_close_matches(unknown.lower(), cls.model_fields, n=1) if len(unknown) <= LONGEST_TYPO else []
+        meant = f"did you mean `{near[0]}`? " if near else ""
+        fields = ", ".join(cls.model_fields)
+        return f"unknown field; {meant}" + (f"There are: {fields}" if fields else "There are none")
 
 
 class Message(Body):

@@ -14,6 +14,7 @@ door.py         what every request passes first: a request id, the rules of a ke
 strict_json.py  bodies, read strictly
 problems.py     errors as problem+json (RFC 9457)
 openapi.py      the OpenAPI document
+answers.py      the forms of JSON answers, for that document
 metrics.py      Prometheus
 bounded.py      uvicorn's HTTP protocol with bounds: what one connection can take from the others
 refusals.py     why a connection is refused before any route sees it, its answer, one line a minute in the log

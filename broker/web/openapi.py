@@ -2,28 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from broker.dialects.sse import MEDIA_TYPE
 from broker.service.bodies import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
 from broker.web import problems
+from broker.web.answers import ANSWERS
 
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
 _BODIES: tuple[type[Body], ...] = (CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat)
 _REF = "#/components/schemas/{model}"
+_STRING = {"schema": {"type": "string"}}
+_SSE = {
+    "schema": {
+        "description": "Each event; `data` is JSON (docs/API.md, events).",
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "description": "Absent: a notice, such as `gap`"},
+            "event": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+            "retry": {"type": "integer"},
+        },
+    }
+}
+
+_SCHEMES = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "One of LASTEVENT_API_KEYS. A server without keys listens on loopback only and asks for none.",
+    },
+    "read_token": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "access_token",
+        "description": "As `events_url` has it, for clients that cannot send headers. It opens one stream.",
+    },
+}
+_BY_KEY: list[dict[str, list[str]]] = [{"key": []}]
+SECURITY = {"anyone": [], "reader": [*_BY_KEY, {"read_token": []}]}
+"""What opens a route, by the name of its check (grants.py); every other check takes a key."""
+
+TAGS = {
+    "Start": "Start a generation, once more, and stop it",
+    "Follow": "Responses that continue",
+    "Read": "A stream as it is now",
+    "Produce": "Write a stream from outside",
+    "List": "Streams and sessions, in pages",
+    "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
+    "Operate": "What load balancers and Prometheus ask",
+}
 
 
-def gives(description: str, *media_types: str) -> dict[str, Any]:
-    content: dict[str, Any] = {media_type: {} for media_type in media_types}
+def _json(*models: type[BaseModel]) -> dict[str, Any]:
+    refs = [{"$ref": _REF.format(model=model.__name__)} for model in models]
+    return {"application/json": {"schema": refs[0] if len(refs) == 1 else {"anyOf": refs}}}
+
+
+def gives(description: str, *forms: str | type[BaseModel]) -> dict[str, Any]:
+    """`forms`: media types of text, or the models of a JSON answer."""
+    media_types = [form for form in forms if isinstance(form, str)]
+    models = [form for form in forms if not isinstance(form, str)]
+    content: dict[str, Any] = {form: _SSE if form == MEDIA_TYPE else _STRING for form in media_types} | (
+        _json(*models) if models else {}
+    )
     responses: dict[int | str, Any] = {200: {"description": description, "content": content}, "default": _PROBLEM}
     if MEDIA_TYPE in media_types:
         responses[204] = {"description": "The viewer has the terminal event already"}
-    return {"response_class": Response, "responses": responses}
+    return {"summary": description, "response_class": Response, "responses": responses}
 
 
 def erases() -> dict[str, Any]:
@@ -32,18 +86,21 @@ def erases() -> dict[str, Any]:
         204: {"description": "The content is gone; a tombstone and its seal stay"},
         "default": _PROBLEM,
     }
-    return {"response_class": Response, "responses": responses}
+    summary = "Erase a finished stream's content, for good"
+    return {"summary": summary, "response_class": Response, "responses": responses}
 
 
-def takes(model: type[Body], status: int, description: str, *, optional: bool = False) -> dict[str, Any]:
+def takes(
+    model: type[Body], status: int, description: str, answer_model: type[BaseModel], *, optional: bool = False
+) -> dict[str, Any]:
     """Bodies are read by strict_json, not by FastAPI; so they are added to the document here."""
     schema = {"$ref": _REF.format(model=model.__name__)}
     body = {"required": not optional, "content": {"application/json": {"schema": schema}}}
-    answer: dict[str, Any] = {"description": description, "content": {"application/json": {}}}
+    answer: dict[str, Any] = {"description": description, "content": _json(answer_model)}
     responses: dict[int | str, Any] = {status: answer, "default": _PROBLEM}
     if status == 201:
         again = {"description": "The same Idempotency-Key again, or the stream itself as SSE"}
-        responses[200] = {**again, "content": {"application/json": {}, MEDIA_TYPE: {}}}
+        responses[200] = {**again, "content": {**_json(answer_model), MEDIA_TYPE: _SSE}}
         responses[204] = {"description": "The viewer has the terminal event already"}
     return {
         "status_code": status,
@@ -55,8 +112,28 @@ def takes(model: type[Body], status: int, description: str, *, optional: bool = 
 
 def document(app: FastAPI) -> dict[str, Any]:
     if not app.openapi_schema:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        _, models = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
-        document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description="LLM answers that outlive their connections. docs/API.md tells it all; this is its form.",
+            routes=app.routes,
+            tags=[{"name": name, "description": tells} for name, tells in TAGS.items()],
+        )
+        _, models = models_json_schema([(model, "validation") for model in (*_BODIES, *ANSWERS)], ref_template=_REF)
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(models["$defs"])
+        components["securitySchemes"] = _SCHEMES
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                _name(document["paths"], route)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _name(paths: Mapping[str, Any], route: APIRoute) -> None:
+    """What a generated client calls the route, and what opens it."""
+    check, _ = route.endpoint.needs  # type: ignore[attr-defined]  # set by @needs (grants.py)
+    for method in route.methods or ():
+        operation = paths[route.path_format][method.lower()]
+        operation["operationId"] = route.name
+        operation["security"] = SECURITY.get(check.__name__, _BY_KEY)

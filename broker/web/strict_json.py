@@ -107,8 +107,6 @@ def _first_errors(error: ValidationError) -> list[ErrorDetails]:
 
 def _explain(problem: Any) -> str:
     # Names of unknown fields are the caller's input too: only positions, and names that the model knows, are reported.
-    if problem["type"] == "extra_forbidden":
-        return "there is a field this request does not have"
     if problem["type"] == "model_type" and not problem["loc"]:
         return "the body must be a JSON object"
     place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier())

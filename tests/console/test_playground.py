@@ -235,6 +235,15 @@ def test_each_example_shows_what_it_promises(
         assert max(after["t"] - before["t"] for before, after in pairwise(seeds.log(sid))) >= 2500
 
 
+def test_a_stream_whose_producer_wrote_no_start_is_running_when_it_writes(page: Page, seeds: Seeds) -> None:
+    sid = seeds.external(*words(1, 3))
+    page.goto(f"{seeds.url}/#/playground?stream={sid}")
+    until_text(page, 6)
+    expect(page.locator(".answer-heading .badge")).to_have_text("running")
+    seeds.append(sid, ("done", {}))
+    until_ended(page)
+
+
 def test_thinking_is_folded_until_it_is_asked_for(page: Page, seeds: Seeds) -> None:
     sid = send(page, seeds, "[[tokens=5 rate=0 ttft_ms=0 thinking=9]]")
     until_ended(page)

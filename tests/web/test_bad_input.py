@@ -370,3 +370,23 @@ def test_a_header_of_any_bytes_is_no_fault_of_the_server(api: Api, header: bytes
                 pass
         status = received.split(b" ")[1] if received else b"400"
         assert not status.startswith(b"5"), received[:300]
+
+
+@pytest.mark.parametrize(
+    ("body", "advice"),
+    [
+        ({"promt": MARK}, "unknown field; did you mean `prompt`? There are: messages, prompt, system, "),
+        ({"prompt": "x", "Model": MARK}, "did you mean `model`?"),
+        ({"messages": [{"role": "user", "contents": MARK}]}, "messages.0: unknown field; did you mean `content`?"),
+        ({"prompt": "x", MARK: 1}, "unknown field; There are: "),
+        ({"prompt": "x", "prompt" * 100_000: 1}, "unknown field; There are: "),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest_that_there_is(
+    api: Api, body: dict[str, Any], advice: str
+) -> None:
+    answer = api.post("/v1/streams", json=body)
+    assert answer.status_code == 422
+    assert advice in answer.json()["detail"]
+    assert MARK not in answer.text
+    assert len(answer.text) < 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.web.answers import Verification, ViewPage
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import PAGE_LIMIT, Limit, Next
 from broker.web.openapi import erases, gives
@@ -12,26 +13,29 @@ from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["Audit"])
 
 
-@router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", "application/json"))
+@router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", ViewPage))
 @needs(any_key)
 async def views(request: Request, sid: str, limit: Limit = PAGE_LIMIT, cursor: Next = None) -> Response:
+    """Each connection that followed the stream, and each caller that read it."""
     tier = Tier.of(request)
     page = tier.reading.views(sid, grant_of(request), limit=limit, after=cursor)
     return json_response(await while_here(request, page))
 
 
-@router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", "application/json"))
+@router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", Verification))
 @needs(any_key)
 async def verify(request: Request, sid: str) -> Response:
+    """Recomputed from what is stored now: the log, the record, the seal and its signature."""
     return json_response({"id": sid, **await Tier.of(request).reading.verify(sid, grant_of(request))})
 
 
 @router.delete("/v1/streams/{sid}", status_code=204, **erases())
 @needs(full_key)
 async def erase(request: Request, sid: str) -> Response:
+    """A tombstone and the seals stay."""
     tier = Tier.of(request)
     is_done = await tier.streams.erase(sid, grant_of(request))
     return Response(status_code=204 if is_done else 202)

@@ -40,7 +40,7 @@ from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
 
 def cut_or_raise(request: Request, passing: LasteventError) -> Response:
@@ -62,6 +62,7 @@ async def events(
     compact: Annotated[Literal["0", "1"], Query(description="Merge text that waits")] = "0",
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
+    """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
     grant = grant_of(request)
     form = wanted_format(accept, compact == "1")
@@ -100,6 +101,7 @@ async def replay_paced(
     first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
+    """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
     grant = grant_of(request)
     tier.require_place(sid, grant)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.log.index import Filter
+from broker.web.answers import SessionPage, SessionStreams, StreamPage
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import Include, Limit, Next, State
 from broker.web.openapi import gives
@@ -18,10 +19,10 @@ from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["List"])
 
 
-@router.get("/v1/streams", **gives("Streams, newest first", "application/json"))
+@router.get("/v1/streams", **gives("Streams, newest first", StreamPage))
 @needs(any_key)
 async def streams(
     request: Request,
@@ -35,6 +36,7 @@ async def streams(
     cursor: Next = None,
     include: Include = None,
 ) -> Response:
+    """A page may have fewer streams than its limit, and still a next page."""
     tier = Tier.of(request)
     grant = grant_of(request)
     which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
@@ -47,19 +49,21 @@ async def streams(
     return json_response(page)
 
 
-@router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", "application/json"))
+@router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", SessionPage))
 @needs(full_key)
 async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
+    """A session is the streams that were started with the same `session_id`."""
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
     return json_response(await tier.listing.sessions(grant.tenant, limit=limit, after=cursor))
 
 
-@router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", "application/json"))
+@router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", SessionStreams))
 @needs(full_key)
 async def session(
     request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
 ) -> Response:
+    """A page may have fewer streams than its limit, and still a next page."""
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)

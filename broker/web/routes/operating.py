@@ -6,25 +6,28 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.web import metrics
+from broker.web.answers import Status
 from broker.web.grants import CheckedRoute, anyone, full_key, needs
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["Operate"])
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz", **gives("The process is alive", "application/json"))
+@router.get("/healthz", **gives("The process is alive", Status))
 @needs(anyone)
 async def healthz() -> Response:
+    """It says nothing about Redis."""
     return json_response({"status": "ok"})
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", **gives("A stream would start now", "application/json"))
+@router.get("/readyz", **gives("A stream would start now", Status))
 @needs(anyone)
 async def readyz(request: Request) -> Response:
+    """503 while this server should get no requests, with what is missing."""
     await Tier.of(request).require_ready()
     return json_response({"status": "ready"})
 
@@ -32,6 +35,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", **gives("Prometheus metrics of this process", "text/plain"))
 @needs(full_key)
 async def metrics_(request: Request) -> Response:
+    """In the text format of Prometheus."""
     tier = Tier.of(request)
     text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
     return Response(text, media_type=metrics.CONTENT_TYPE)

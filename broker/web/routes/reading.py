@@ -8,18 +8,20 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
+from broker.web.answers import Stream, StreamState
 from broker.web.grants import CheckedRoute, any_key, grant_of, needs, reader
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["Read"])
 
 
-@router.get("/v1/streams/{sid}", **gives("The stream", "application/json"))
+@router.get("/v1/streams/{sid}", **gives("The stream", Stream, StreamState))
 @needs(reader)
 async def stream(request: Request, sid: str) -> Response:
+    """A read token shows less of it than a key (StreamState)."""
     tier = Tier.of(request)
     grant = grant_of(request)
     meta = await tier.streams.look_up_whole(sid, grant)
@@ -31,6 +33,7 @@ async def stream(request: Request, sid: str) -> Response:
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
 @needs(reader)
 async def text(request: Request, sid: str) -> Response:
+    """The text since the last restart, and in Last-Event-ID where to continue."""
     tier, grant = Tier.of(request), grant_of(request)
     if grant.token:
         tier.connects.require(grant.token)
@@ -46,6 +49,7 @@ async def export(
     sid: str,
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
+    """The last line is its seal, if there is one. A masked export names its masks before that."""
     tier = Tier.of(request)
     grant = grant_of(request)
     export = tier.reading.export(sid, grant, is_redacted=redacted == "1")

@@ -11,6 +11,7 @@ from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
+from broker.web.answers import Ended, StartedStream, Stream
 from broker.web.grants import CheckedRoute, full_key, grant_of, needs
 from broker.web.inputs import (
     Accept,
@@ -24,10 +25,13 @@ from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 from broker.web.viewer import EventsResponse
 
-router = APIRouter(route_class=CheckedRoute)
+router = APIRouter(route_class=CheckedRoute, tags=["Start"])
 
 
-@router.post("/v1/streams", **takes(CreateStream, 201, "Started. With Accept: text/event-stream, the stream itself"))
+@router.post(
+    "/v1/streams",
+    **takes(CreateStream, 201, "Started. With Accept: text/event-stream, the stream itself", StartedStream),
+)
 @needs(full_key)
 async def create_stream(
     request: Request,
@@ -36,6 +40,7 @@ async def create_stream(
     accept: Accept = "*/*",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
+    """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
     grant = grant_of(request)
     _require_place(tier, accept)
@@ -47,7 +52,7 @@ async def create_stream(
 
 @router.post(
     "/v1/streams/{sid}/regenerate",
-    **takes(Regenerate, 201, "A new stream of the same request and session", optional=True),
+    **takes(Regenerate, 201, "A new stream of the same request and session", Stream, optional=True),
 )
 @needs(full_key)
 async def regenerate(
@@ -58,6 +63,7 @@ async def regenerate(
     accept: Accept = "*/*",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
+    """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
     grant = grant_of(request)
     _require_place(tier, accept)
@@ -67,9 +73,10 @@ async def regenerate(
     return await _answer(request, grant, started, accept, cursor, heartbeat)
 
 
-@router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", optional=True))
+@router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
 @needs(full_key)
 async def cancel(request: Request, sid: str) -> Response:
+    """Whether it is queued, running, or has lost its worker. A stream that has ended stays as it is (`already`)."""
     tier = Tier.of(request)
     grant = grant_of(request)
     body = await tier.body(request, Cancel, optional=True)

@@ -1,0 +1,187 @@
+"""The forms of the API's JSON answers, for the OpenAPI document alone: what is sent is made without them.
+
+A field with a default may be absent. `Json` is what callers, providers or external producers choose.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from broker.web.inputs import State
+
+Json = Annotated[Any, Field(description="Any JSON: it is the caller's own")]
+Time = Annotated[datetime, Field(description="UTC, with milliseconds")]
+Cursor = Annotated[str | None, Field(description="Give it as `cursor` for the next page; null: this is the last")]
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # it says only that the field may be absent
+
+
+Absent: Any = Field(default=None, json_schema_extra=_no_default)
+
+
+class RequestMessage(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str | list[dict[str, Json]]
+
+
+class ProviderRequest(BaseModel):
+    """What is asked of the model."""
+
+    messages: list[RequestMessage]
+    max_tokens: int
+    system: str = Absent
+
+
+class StreamState(BaseModel):
+    """What a read token shows of a stream."""
+
+    id: str
+    state: State
+    attempt: Annotated[int | None, Field(description="1 from the first start; null if erased")]
+    last_event_id: int
+    created_at: Time
+    started_at: Time | None
+    first_text_at: Time | None
+    finished_at: Time | None
+    archived_at: Time | None
+    erased_at: Time | None
+    events_url: Annotated[str, Field(description="Relative to the server; with a read token if the server has keys")]
+
+
+class ListedStream(StreamState):
+    """A stream; of an erased one, what is left."""
+
+    session_id: str | None
+    user_id: str | None
+    producer: Literal["worker", "external"] | None
+    model: str | None
+    provider: str | None
+    regenerates: Annotated[str | None, Field(description="The id of the stream whose request this one repeats")]
+    erased_by: str | None
+    metadata: dict[str, Json] | None
+    usage: Annotated[Any, Field(description="Of a worker's stream, its tokens; else what its producer said")]
+    request: Annotated[ProviderRequest | None, Field(description="Only with include=request")] = Absent
+
+
+class Stream(ListedStream):
+    """A stream; of an erased one, what is left."""
+
+    request: ProviderRequest | None
+
+
+class StartedStream(Stream):
+    epoch: Annotated[int, Field(description="Of an external stream: what its producer sends with each batch")] = Absent
+
+
+class StreamPage(BaseModel):
+    streams: list[ListedStream]
+    next: Cursor
+
+
+class SessionStreams(StreamPage):
+    id: str
+
+
+class Session(BaseModel):
+    id: str
+    last_stream_at: Time
+
+
+class SessionPage(BaseModel):
+    sessions: list[Session]
+    next: Cursor
+
+
+class Ended(BaseModel):
+    state: State
+    last_event_id: Annotated[int, Field(description="The terminal event's id")]
+    stopped_after: Annotated[int, Field(description="The id of the last event before it")]
+    already: Annotated[bool, Field(description="It had ended before this call")]
+
+
+class Appended(BaseModel):
+    last_event_id: int
+
+
+class Renewed(Appended):
+    lease_until: Time
+
+
+class ViewRecord(BaseModel):
+    """Who followed or read a stream, and what each was sent (docs/API.md, views)."""
+
+    id: str
+    who: str | None
+    address: str | None
+    forwarded_for: str | None
+    user_agent: str | None
+    format: str | None
+    server: str | None
+    requested: int | None
+    first_id: int | None
+    last_id: int | None
+    opened_at: Time
+    closed_at: Time | None
+    how: str | None
+    count: int
+
+
+class ViewPage(BaseModel):
+    views: list[ViewRecord]
+    next: Cursor
+
+
+class SealRecord(BaseModel):
+    number: int | None
+    tenant: str | None
+    key: str | None
+    log: str | None
+    record: str | None
+    previous: str | None
+    sealed_at: Time | None
+    hash: str
+
+
+class ErasureRecord(BaseModel):
+    number: int | None
+    reason: str | None
+    by: str | None
+    sealed_at: Time | None
+
+
+class Finding(BaseModel):
+    what: str
+    detail: str
+
+
+class Verification(BaseModel):
+    id: str
+    verdict: Literal["verified", "differs", "broken", "erased", "not_sealed"]
+    is_head_known: bool | None
+    seal: SealRecord | None
+    erasure: ErasureRecord | None
+    findings: list[Finding]
+
+
+class Status(BaseModel):
+    status: Literal["ok", "ready"]
+
+
+class Event(BaseModel):
+    """A line of NDJSON. Over SSE, `id` and `event` are fields of their own, `data` is this one's, and `t` is absent."""
+
+    id: Annotated[int, Field(description="Absent: a notice, such as `gap`")] = Absent
+    event: str
+    data: dict[str, Json]
+    t: Annotated[int, Field(description="When it was written, in ms since 1970")] = Absent
+
+
+ANSWERS: tuple[type[BaseModel], ...] = (
+    *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
+    *(ViewPage, Verification, Status, Event),
+)

@@ -31,8 +31,9 @@ from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
-from broker.web.strict_json import Model, read_model
+from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Tier:
             stall_s=settings.viewer_stall_s,
         )
         self.connects = ConnectRate(settings.connects_per_minute)
+        self.intake = Intake()
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         reader = self.archive.reader if self.archive else None
@@ -176,7 +178,7 @@ class Tier:
             self.access.read(sid, details, span)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
-        return await read_model(request, model, self.settings.max_body_bytes, optional=optional)
+        return await to_model(model, await read_json(request, self.settings.max_body_bytes, optional=optional))
 
 
 def _end_this_process() -> None:

@@ -404,3 +404,22 @@ async def test_no_stream_lacks_its_request_and_none_is_left_of_erased_ones_in_ev
             assert not kept or 0 < await life_s(log, first) <= FOR_NOW_S, order
     assert created
     await redis.flushdb()
+
+
+async def test_a_large_request_passes_no_script_and_lives_as_long_as_its_stream(redis: Redis) -> None:
+    log = StreamLog(redis)
+    large = {**PROMPT, "system": "x" * 2 * 2**20}
+    sid = await queued(log, request=large)
+    assert await redis.ttl(log.keys.stream(sid).request) > 86_400, "no longer the hour for which it was stored"
+    claimed = await log.claim(sid, new_claim_id(), "worker-1")
+    assert claimed.meta.request == large
+
+
+async def test_a_large_request_that_redis_lost_starts_nothing(redis: Redis) -> None:
+    log = StreamLog(redis)
+    new = new_stream(request={**PROMPT, "system": "x" * 2 * 2**20})
+    await log.requests.store(new.sid, new.own_request)
+    await redis.delete(log.keys.stream(new.sid).request)
+    with pytest.raises(StreamNotFound):
+        await Scripts(redis, log.keys).run(script.create(new.sid, None, None, None, STORED, new.fields()))
+    assert await log.read_meta(new.sid) == [None]

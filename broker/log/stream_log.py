@@ -91,7 +91,10 @@ class StreamLog(ReadableLog):
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")
             steps.append(self.requests.holding(new.request_of, new.sid))
-        is_new, created_ms = (await self._scripts.run_each(steps))[0]
+        try:
+            is_new, created_ms = (await self._scripts.run_each(steps))[0]
+        except StreamNotFound:
+            raise RedisUnavailable("Redis has just lost the request of this stream. Nothing was started.") from None
         await self.index.add(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
 

@@ -13,10 +13,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from broker.errors import StreamExpired
+from broker.errors import RedisUnavailable, StreamExpired
 from broker.log import script
 from broker.log.meta import Meta, NewStream, new_claim_id
-from broker.log.request import FOR_NOW_S
+from broker.log.request import FOR_NOW_S, Requests
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -415,11 +415,17 @@ async def test_a_large_request_passes_no_script_and_lives_as_long_as_its_stream(
     assert claimed.meta.request == large
 
 
-async def test_a_large_request_that_redis_lost_starts_nothing(redis: Redis) -> None:
+async def test_a_large_request_that_redis_lost_starts_nothing(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     log = StreamLog(redis)
     new = new_stream(request={**PROMPT, "system": "x" * 2 * 2**20})
-    await log.requests.store(new.sid, new.own_request)
-    await redis.delete(log.keys.stream(new.sid).request)
-    with pytest.raises(StreamNotFound):
-        await Scripts(redis, log.keys).run(script.create(new.sid, None, None, None, STORED, new.fields()))
+    store = Requests.store
+
+    async def store_and_lose(requests: Requests, sid: str, request: bytes) -> bytes:
+        stored = await store(requests, sid, request)
+        await redis.delete(log.keys.stream(sid).request)
+        return stored
+
+    monkeypatch.setattr(Requests, "store", store_and_lose)
+    with pytest.raises(RedisUnavailable):
+        await log.create(new)
     assert await log.read_meta(new.sid) == [None]

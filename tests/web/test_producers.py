@@ -145,7 +145,7 @@ def test_a_kind_that_is_none_or_the_brokers_own_is_refused_with_its_whole_batch(
 
 
 def test_any_other_kind_is_taken(api: Api, sid: str) -> None:
-    kinds = ["a", "a" * 64, "tool_start", "acme.v1.thing_2", "z..", "status", "thinking_delta", "message"]
+    kinds = ["a", "a" * 64, "tool_start", "acme.v1.thing_2", "z..", "status", "thinking_delta", "messages"]
     api.append(sid, *[(kind, {}) for kind in kinds]).raise_for_status()
     assert [frame.event for frame in frames(api.follow(sid, "?follow=0").read_to_end())][1:] == kinds
 

@@ -117,6 +117,8 @@ class Settings(BaseSettings):
 
     # The SSE tier
     max_body_bytes: int = Field(2**20, ge=1024)
+    max_request_bytes: int = Field(32 * 2**20, ge=1024)
+    """Of a start: as much as providers take, photos in base64 for the most part."""
     max_metadata_bytes: int = Field(16 * 1024, ge=2)
     """Metadata is in each record, listing and copy of its stream."""
     listing_bytes: int = Field(2**20, ge=1024)

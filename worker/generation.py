@@ -98,7 +98,7 @@ class Generation:
             self._writer.on_lost = None
 
     async def _generate(self, slots: asyncio.Semaphore) -> Ending:
-        if self._claimed.meta.request is None:
+        if "request" not in self._claimed.meta.fields:
             return _error("internal_error", "The request of this stream is gone. Start it again.", recoverable=True)
         try:
             self._announce()

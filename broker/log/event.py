@@ -27,6 +27,13 @@ OURSELVES = "lastevent"
 RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
+NOTICES = frozenset({GAP, "ping", "token_expiring", "presence", "stream", "over", "hello", "ok", "refused"})
+"""Names of what is sent without an id, or may be: a viewer must not take an event for one."""
+
+OF_CLIENTS = frozenset({"open", "close", "end", "message"})
+"""Names that libraries give to what they themselves tell their user of a connection: an event would look like it.
+`error` is one too, and a kind of ours all the same (docs/API.md says what that means)."""
+
 PUBLISHED_LINES = 4
 """A published event is four lines: id, t, kind, data (scripts/prelude.lua)."""
 

@@ -42,12 +42,16 @@ def require_key(key: str) -> None:
         raise InvalidRequest("An Idempotency-Key must be 1 to 255 visible ASCII characters.")
 
 
-async def reserve(redis: Redis, name: str, sid: str, request: Any) -> Reservation:
-    """Reserve a stream id for a key. `name`: the key's name in Redis. `request`: any JSON value.
+def digest_of(request: Any) -> str:
+    """Of any JSON value."""
+    return hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+async def reserve(redis: Redis, name: str, sid: str, digest: str) -> Reservation:
+    """Reserve a stream id for a key. `name`: the key's name in Redis. `digest`: of the request.
 
     Raises InvalidRequest if the key was used for another request.
     """
-    digest = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
     found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
     if found is None:
         return Reservation(name, sid, digest, first=True, created=False)

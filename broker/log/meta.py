@@ -218,8 +218,8 @@ def new_claim_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """What a stream is created from. `request` is sent to the provider, unless the stream is external. A Fragment
-    is one as it is stored.
+    """What a stream is created from. `request` is sent to the provider, unless the stream is external. As bytes,
+    it is JSON already.
 
     `request_of`: an earlier stream's id whose request this one shares; `request` is then None.
     """
@@ -230,7 +230,7 @@ class NewStream:
     producer: str = WORKER
     user: str | None = None
     model: str = ""
-    request: dict[str, Any] | orjson.Fragment | None = None
+    request: dict[str, Any] | bytes | None = None
     request_of: str | None = None
     metadata: dict[str, Any] | None = None
     regenerates: str | None = None
@@ -246,7 +246,7 @@ class NewStream:
             session=meta.session or "",
             user=meta.user,
             model=meta.model or "",
-            request=orjson.Fragment(meta.fields["request"]) if meta.request_of is None else None,
+            request=meta.fields["request"].encode() if meta.request_of is None else None,
             request_of=meta.request_of,
             metadata=meta.metadata,
             regenerates=sid,
@@ -257,7 +257,9 @@ class NewStream:
     @property
     def own_request(self) -> bytes:
         """The request as it is stored with this stream. Empty: it has none, or shares another's."""
-        return b"" if self._has_none or self.request_of is not None else orjson.dumps(self.request)
+        if self._has_none or self.request_of is not None:
+            return b""
+        return self.request if isinstance(self.request, bytes) else orjson.dumps(self.request)
 
     @property
     def _has_none(self) -> bool:

@@ -79,7 +79,7 @@ def create(
 
 
 def claim(sid: str, claim_id: str, worker: str, lease_ms: int, seen: Seen) -> Call:
-    """→ epoch, base, tail, attempt, events, bytes, server, all of meta, its own request or None"""
+    """→ epoch, base, tail, attempt, events, bytes, server, all of meta, its own request, or None if that is large"""
     return Call(CLAIM, sid, (claim_id, worker, lease_ms, *seen))
 
 

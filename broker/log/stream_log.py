@@ -86,7 +86,8 @@ class StreamLog(ReadableLog):
         """
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
-        steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, new.own_request, new.fields())]
+        request = await self.requests.store(new.sid, new.own_request)
+        steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, request, new.fields())]
         if new.request_of is not None:
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")
@@ -96,6 +97,8 @@ class StreamLog(ReadableLog):
         except RedisRefuses:
             await self._undo(new.sid)
             raise
+        except StreamNotFound:
+            raise RedisUnavailable("Redis has just lost the request of this stream. Nothing was started.") from None
         await self.index.add(new.sid, new.tenant, new.session, created_ms)
         return bool(is_new)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from broker.log.event import KIND, RESERVED, TERMINAL
+from broker.log.event import KIND, NOTICES, OF_CLIENTS, RESERVED, TERMINAL
 from broker.settings import MODEL, PROVIDERS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -131,6 +131,10 @@ class NewEvent(Body):
     def _is_theirs(self) -> NewEvent:
         if self.event in RESERVED:
             raise ValueError(f"only the broker writes {', '.join(sorted(RESERVED))}")
+        if self.event in NOTICES:
+            raise ValueError(f"these are notices, not events: {', '.join(sorted(NOTICES))}. Use another kind")
+        if self.event in OF_CLIENTS:
+            raise ValueError(f"clients have these for themselves: {', '.join(sorted(OF_CLIENTS))}. Use another kind")
         return self
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from arq.connections import ArqRedis
@@ -27,7 +28,7 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
-from broker.log.idempotency import Reservation, mark_created, require_key, reserve, reserved_ms
+from broker.log.idempotency import Reservation, digest_of, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, FIELDS, Meta, NewStream, new_sid
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
@@ -49,6 +50,9 @@ from broker.store.room import Room
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 ERASED = "The stream's content has been erased."
 
 ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
@@ -57,6 +61,9 @@ ERASURE_WAIT_S, ERASURE_POLL_S = 5.0, 0.1
 ARCHIVE_ANSWER_S, ARCHIVE_PAUSE_S = 1.0, 5.0
 """What Redis has as well does not wait longer for the archive; one that is away is not asked again for the pause."""
 
+
+REPEATED_BYTES = 2**20
+"""A longer request is not in the answer to its start: who has just sent 32 MiB would get them back."""
 
 _LOOKED_UP = [
     field.name
@@ -190,34 +197,39 @@ class Streams:
             await asyncio.sleep(ERASURE_POLL_S)
         return self._archive is None
 
-    async def start(self, body: CreateStream, grant: Grant, idempotency_key: str | None) -> Started:
+    async def start(
+        self, body: CreateStream, grant: Grant, idempotency_key: str | None, *, is_large: bool = False
+    ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
         Raises StoreFull, or InvalidRequest for an Idempotency-Key that is malformed or was used for another request,
-        and for metadata beyond `max_metadata_bytes`.
+        and for metadata beyond `max_metadata_bytes`. `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
         external = body.producer == EXTERNAL
+        request = body.stated_request() if external else body.provider_request(settings.max_tokens)
         new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
             user=body.user_id,
             model=body.model or ("" if external else settings.default_model),
-            request=(body.stated_request() or None) if external else body.provider_request(settings.max_tokens),
+            request=await _maybe_in_thread(is_large, _stored, request) if request else None,
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
         )
-        asked = {} if idempotency_key is None else body.model_dump(exclude_unset=True)
-        return await self._start(new, grant, idempotency_key, asked)
+        digest = ""
+        if idempotency_key is not None:
+            digest = await _maybe_in_thread(is_large, _digest_of_body, body)
+        return await self._start(new, grant, idempotency_key, digest)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant, whole=True)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
-        return await self._start(NewStream.again(sid, meta), grant, idempotency_key, {"regenerates": sid})
+        return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest_of({"regenerates": sid}))
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
         """End a stream now, wherever it runs. Cancelling a stream that has ended is not an error (`already`)."""
@@ -274,50 +286,57 @@ class Streams:
             raise StreamClosed("The stream has its terminal event and its retention is over.")
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
-    async def _start(self, new: NewStream, grant: Grant, key: str | None, request: dict[str, Any]) -> Started:
+    async def _start(self, new: NewStream, grant: Grant, key: str | None, digest: str) -> Started:
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
         if new.metadata and len(orjson.dumps(new.metadata)) > limit:  # `regenerate` copies it, also an older release's
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
+        size = len(new.own_request)
         if key is None:
-            await self._room.require()
+            await self._room.require(size)
             await self.log.create(new)
+            self._room.take(size)
             reservation = None
         else:
-            reservation = await self._reserve(grant, key, new.sid, request)
+            reservation = await self._reserve(grant, key, new.sid, digest, size)
             if reservation.created:
-                return Started(await self._record(reservation.sid, grant), is_new=False)
-            await self._room.require()
+                is_repeated = size <= REPEATED_BYTES
+                return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
+            await self._room.require(size)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
+            self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new.sid)
-        return Started(
-            await self._record(new.sid, grant, new.own_request), is_new=reservation is None or reservation.first
-        )
+        record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
+        return Started(record, is_new=reservation is None or reservation.first)
 
-    async def _reserve(self, grant: Grant, key: str, sid: str, request: dict[str, Any]) -> Reservation:
+    async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._room.require()
+            await self._room.require(size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
-        return await reserve(self.log.redis, name, sid, request)
+        return await reserve(self.log.redis, name, sid, digest)
 
-    async def _record(self, sid: str, grant: Grant, request: bytes = b"") -> dict[str, Any]:
-        """`request`: if it is at hand."""
+    async def _record(
+        self, sid: str, grant: Grant, request: bytes = b"", *, is_repeated: bool = True
+    ) -> dict[str, Any]:
+        """`request`: if it is at hand. `is_repeated`: it is in the record."""
         [meta] = await self.log.read_meta(sid)
         if meta is None:
             meta = (await self.look_up(sid, grant, whole=True)).meta
-        else:
+        elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         record = stream_record(meta, sid, self._auth.token(sid))
+        if not is_repeated:
+            del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
     async def _enqueue(self, sid: str) -> None:
@@ -328,3 +347,16 @@ class Streams:
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
             logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+
+
+def _stored(request: dict[str, Any]) -> bytes:
+    return orjson.dumps(request)
+
+
+def _digest_of_body(body: CreateStream) -> str:
+    return digest_of(body.model_dump(exclude_unset=True))
+
+
+async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:
+    """What takes 20 to 50 ms for 32 MiB; for most requests less than a thread does."""
+    return await asyncio.to_thread(step, value) if is_large else step(value)

@@ -1,7 +1,8 @@
 """Room: whether Redis has memory for a new stream.
 
 A full Redis refuses every write, also the endings of what runs. So new streams leave it a reserve. A process asks at
-most once a second how much is used: the burst of that second may go beyond the line, which the reserve is there for.
+most once a second how much is used, and adds what it stores itself. The bursts of other processes in that second may go
+beyond the line, which the reserve is there for.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ class Room:
         self._redis = redis
         self._reserve = reserve
         self._asked_s = -ASK_S
-        self._is_full = False
+        self._left_bytes = float("inf")
 
-    async def require(self) -> None:
-        """Raises StoreFull, or RedisUnavailable."""
+    async def require(self, size: int = 0) -> None:
+        """For a stream whose request has so many bytes. Raises StoreFull, or RedisUnavailable."""
         now_s = time.monotonic()
         if now_s - self._asked_s >= ASK_S:
             self._asked_s = now_s  # before the answer: of those who come meanwhile, none asks too
             memory = await self._redis.info("memory")
-            self._is_full = memory["used_memory"] > (1 - self._reserve) * (memory.get("maxmemory") or float("inf"))
-        if self._is_full:
+            self._left_bytes = (1 - self._reserve) * (memory.get("maxmemory") or float("inf")) - memory["used_memory"]
+        if self._left_bytes < size:
             raise StoreFull(
                 "Redis is nearly full, and its last memory is kept for the streams that run. Nothing was started. "
                 "Try again later."
             )
+
+    def take(self, size: int) -> None:
+        """So many bytes have been stored since."""
+        self._left_bytes -= size

@@ -11,7 +11,9 @@ replay.py       the log again at its own pace, as steps for a viewer
 rates.py        how often a read token may connect
 endings.py      the names of the ways in which a connection ends, and when a viewer comes back
 door.py         what every request passes first: a request id, the rules of a keyless server, the last net
+intake.py       how many bytes of large bodies there are at once, and their turns
 strict_json.py  bodies, read strictly
+bare.py         what a body holds outside of its texts, found before it is parsed
 problems.py     errors as problem+json (RFC 9457)
 openapi.py      the OpenAPI document
 answers.py      the forms of JSON answers, for that document

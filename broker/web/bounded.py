@@ -3,7 +3,7 @@
 uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #2019 were closed unmerged).
 
 - A head (request line and headers) has `head_bytes` at most. So have trailers, which are dropped.
-- The head comes within `head_s`, the whole request within `request_s`.
+- The head comes within `head_s`, the whole request within `request_s`, and PER_MIB_S more for each MiB that has come.
 - One request at a time: while one waits behind another, the parser gets nothing more and the socket is not read.
 - An answer of which nothing could be sent for `stall_s` is dropped with its connection. So is what is still unread
   when a connection is to be closed: a close would wait for a reader, and keep what it was to send for as long.
@@ -37,14 +37,17 @@ SLICE = 1024
 TURN = 16
 """Slices before others have their turn: a body in chunks of a byte takes 3 ms for them."""
 
-MAX_CHUNKS = 16_384
-"""In one body: 64 bytes each, for 1 MiB. Each costs three calls of the parser, however short it is."""
+MAX_CHUNKS, CHUNK_BYTES = 16_384, 1024
+"""In one body, so many and one more for each KiB. Each costs three calls of the parser, however short it is."""
 
 MAX_ADDRESS = 4096
 """Of path and query. Ours have some 1,500; to decode one of 32 KB takes 20 ms."""
 
 MAX_HEADERS = 256
 """In one request. Browsers send 20; whoever looks one header up walks past all of them."""
+
+PER_MIB_S = 15.0
+"""70 KB/s: a photo from a phone."""
 
 LINGER_S, LINGER_BYTES = 2.0, 2**20
 """How long, and for how many bytes, a refused client is listened to: to close on unread bytes would reset the
@@ -81,6 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._has_landmark = False
         self._loose = 0
         self._chunks = 0
+        self._body_bytes = 0
         self._is_refused = False
         self._is_between_answers = False
         self._lingering = LINGER_BYTES
@@ -210,7 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._has_landmark = True
-        self._chunks = 0
+        self._chunks = self._body_bytes = 0
         if len(self.headers) > MAX_HEADERS or len(self.url) > MAX_ADDRESS:
             raise _HeadTooLarge
         if self._loose + 2 * SLICE > self.bounds.head_bytes and self._head_size() > self.bounds.head_bytes:
@@ -226,11 +230,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_chunk_header(self) -> None:
         self._has_landmark = True
         self._chunks += 1
-        if self._chunks > MAX_CHUNKS:
+        if self._chunks > MAX_CHUNKS + self._body_bytes // CHUNK_BYTES:
             raise ValueError("too many chunks")
 
     def on_body(self, body: bytes) -> None:
         self._has_landmark = True
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -279,6 +284,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _run_out(self) -> None:
+        if not self._deadline_is_for_head:
+            end = self._request_began_at + self.bounds.request_s + PER_MIB_S * self._body_bytes / 2**20
+            if end > self.loop.time():
+                self._deadline = self.loop.call_at(end, self._run_out)
+                return
         # A loop that stood still learns of its timers before it reads what has come meanwhile: it reads once more.
         self._deadline = self.loop.call_later(GRACE_S, self._refuse_as_late)
 

@@ -13,10 +13,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from broker.errors import StreamExpired
+from broker.errors import RedisUnavailable, StreamExpired
 from broker.log import script
 from broker.log.meta import Meta, NewStream, new_claim_id
-from broker.log.request import FOR_NOW_S
+from broker.log.request import FOR_NOW_S, Requests
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -404,3 +404,28 @@ async def test_no_stream_lacks_its_request_and_none_is_left_of_erased_ones_in_ev
             assert not kept or 0 < await life_s(log, first) <= FOR_NOW_S, order
     assert created
     await redis.flushdb()
+
+
+async def test_a_large_request_passes_no_script_and_lives_as_long_as_its_stream(redis: Redis) -> None:
+    log = StreamLog(redis)
+    large = {**PROMPT, "system": "x" * 2 * 2**20}
+    sid = await queued(log, request=large)
+    assert await redis.ttl(log.keys.stream(sid).request) > 86_400, "no longer the hour for which it was stored"
+    claimed = await log.claim(sid, new_claim_id(), "worker-1")
+    assert claimed.meta.request == large
+
+
+async def test_a_large_request_that_redis_lost_starts_nothing(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = StreamLog(redis)
+    new = new_stream(request={**PROMPT, "system": "x" * 2 * 2**20})
+    store = Requests.store
+
+    async def store_and_lose(requests: Requests, sid: str, request: bytes) -> bytes:
+        stored = await store(requests, sid, request)
+        await redis.delete(log.keys.stream(sid).request)
+        return stored
+
+    monkeypatch.setattr(Requests, "store", store_and_lose)
+    with pytest.raises(RedisUnavailable):
+        await log.create(new)
+    assert await log.read_meta(new.sid) == [None]

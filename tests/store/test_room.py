@@ -58,6 +58,16 @@ async def test_a_thousand_calls_in_a_second_ask_once(monkeypatch: pytest.MonkeyP
     assert counted.asked == 2
 
 
+async def test_a_request_that_would_reach_into_the_reserve_is_refused_and_what_was_stored_counts_at_once() -> None:
+    room = Room(Counted(used_memory=500, maxmemory=1000), RESERVE)  # type: ignore[arg-type]
+    with pytest.raises(StoreFull):
+        await room.require(301)
+    await room.require(300)
+    room.take(300)
+    with pytest.raises(StoreFull):
+        await room.require(1)
+
+
 async def test_a_real_server_is_asked(redis: Redis) -> None:
     used = (await redis.info("memory"))["used_memory"]
     try:

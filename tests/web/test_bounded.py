@@ -392,6 +392,17 @@ def test_a_request_has_its_time(
     wait_until(lambda: not server.server.server_state.connections, "the connection is gone")
 
 
+def test_a_long_body_has_more_time_for_each_mib_that_has_come(serve: Callable[..., Server]) -> None:
+    server = serve(request_s=0.2)
+    half = b"x" * 2**20
+    with server.connect() as own:
+        own.sendall(b"POST /a/close HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (2 * len(half)) + half)
+        time.sleep(0.5)  # the time that it has is what is tested
+        own.sendall(half)
+        assert read_to_end(own).endswith(half)
+    assert server.refusals.counts == {}
+
+
 def test_an_answer_takes_the_time_it_needs(serve: Callable[..., Server]) -> None:
     server = serve(head_s=0.1, request_s=0.1)
     half = b"GET /b/close HTTP/1.1\r\n"

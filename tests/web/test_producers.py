@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from broker.log.event import NOTICES, OF_CLIENTS
 from tests.rig.deployment import Deployment
 from tests.web.wire import Api, frames, ids, ndjson, problem
 
@@ -144,9 +145,30 @@ def test_a_kind_that_is_none_or_the_brokers_own_is_refused_with_its_whole_batch(
 
 
 def test_any_other_kind_is_taken(api: Api, sid: str) -> None:
-    kinds = ["a", "a" * 64, "tool_start", "acme.v1.thing_2", "z..", "status", "thinking_delta", "message"]
+    kinds = ["a", "a" * 64, "tool_start", "acme.v1.thing_2", "z..", "status", "thinking_delta", "messages"]
     api.append(sid, *[(kind, {}) for kind in kinds]).raise_for_status()
     assert [frame.event for frame in frames(api.follow(sid, "?follow=0").read_to_end())][1:] == kinds
+
+
+@pytest.mark.parametrize("kind", sorted(NOTICES | OF_CLIENTS))
+def test_a_kind_that_a_client_would_take_for_something_else_is_refused(api: Api, sid: str, kind: str) -> None:
+    said = problem(api.append(sid, delta("a"), (kind, {})), 422, "invalid_request")
+    assert said["detail"].startswith("events.1: ")
+    assert tail(api, sid) == 1
+
+
+def test_a_number_that_would_change_is_refused_with_its_place_and_any_other_is_kept(api: Api, sid: str) -> None:
+    path, batch = f"/v1/streams/{sid}/events", b'{"epoch":1,"events":[{"event":"a","data":{"n":%b}}]}'
+    headers = {"Content-Type": "application/json"}
+    said = problem(
+        api.http.post(path, content=batch % b"18446744073709551616", headers=headers), 422, "invalid_request"
+    )
+    assert said["detail"].startswith("events.0.data: ")
+    assert api.http.post(path, content=batch % b"18446744073709551615", headers=headers).status_code == 200
+    metadata = b'{"producer":"external","metadata":{"n":123456789012345678901234567890}}'
+    said = problem(api.http.post("/v1/streams", content=metadata, headers=headers), 422, "invalid_request")
+    assert said["detail"].startswith("metadata: ")
+    assert b'{"n":18446744073709551615}' in api.get(f"/v1/streams/{sid}/export").content
 
 
 def test_a_batch_is_taken_or_refused_whole(api: Api, sid: str) -> None:

@@ -1,5 +1,7 @@
 """POST /v1/streams and regenerate: both forms, and what an Idempotency-Key makes of eight at once."""
 
+import base64
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -196,6 +198,19 @@ def test_regenerate_knows_keys_and_the_stream_form(api: Api) -> None:
     streamed = api.post(f"/v1/streams/{sid}/regenerate", headers={**key, "Accept": "text/event-stream"})
     assert streamed.status_code == 200
     assert ids(streamed.content) == list(range(1, 7))
+
+
+def test_a_photo_in_base64_is_started_with_and_stays_as_it_was(api: Api) -> None:
+    photo = {"type": "base64", "media_type": "image/jpeg", "data": base64.b64encode(os.urandom(6 * 2**20)).decode()}
+    content = [{"type": "image", "source": photo}, {"type": "text", "text": "[[tokens=3 ttft_ms=0 rate=0]]"}]
+    answer = api.post("/v1/streams", {"messages": [{"role": "user", "content": content}]})
+    assert answer.status_code == 201
+    assert len(answer.content) < 2000, "who has just sent it does not get it back"
+    sid = answer.json()["id"]
+    assert frames(api.follow(sid).read_to_end())[-1].event == "done"
+    assert api.record(sid)["request"]["messages"] == [{"role": "user", "content": content}]
+    again = api.post(f"/v1/streams/{sid}/regenerate").json()["id"]
+    assert frames(api.follow(again).read_to_end())[-1].event == "done"
 
 
 def test_regenerate_of_an_external_stream_is_refused(api: Api) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from broker.errors import InvalidJson, InvalidRequest, LasteventError
 from broker.service.bodies import AppendEvents, CreateStream
-from broker.web.strict_json import EXPLAINED, MAX_CONTAINERS, MAX_DEPTH, check, parse
+from broker.web.bare import SLICE_BYTES, changing_number, is_kept, look_outside_of_texts
+from broker.web.strict_json import EXPLAINED, MAX_BARE_BYTES, MAX_CONTAINERS, MAX_DEPTH, check, parse
 
 SIZE = 2**20
 CHECK_MS = 20.0
@@ -145,3 +146,66 @@ def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_
 def test_half_a_million_lists_are_refused_before_they_are_parsed() -> None:
     deep = filled(b'{"prompt":"x","metadata":{"a":[', b"[" * 57 + b"]" * 57, b"]}}")
     assert cpu_ms(lambda: parse(deep)) < 20
+
+
+KEPT = [
+    "0",
+    "-1",
+    "18446744073709551615",
+    "-9223372036854775808",
+    "0.1",
+    "-0.0",
+    "1E5",
+    "1e-7",
+    "1.7976931348623157e308",
+]
+KEPT += ["0.30000000000000004", "123456789012345.5", "1.100000000000000000000000000", "9007199254740992.0", "5e-324"]
+CHANGED = [
+    "1e400",
+    "18446744073709551616",
+    "-9223372036854775809",
+    "12345678901234567890123",
+    "-0",
+    "1e-400",
+    "2.5e-324",
+]
+CHANGED += ["9007199254740993.0", "0.1000000000000000055", "3.14159265358979323846", "1" * 5000, "0." + "1" * 500]
+CHANGED += ["1" * 3 * SLICE_BYTES]
+
+
+@pytest.mark.parametrize("number", KEPT)
+def test_a_number_that_64_bits_hold_is_kept(number: str) -> None:
+    assert is_kept(number.encode())
+    assert parse(b'{"metadata":{"n":%b}}' % number.encode())["metadata"]["n"] == orjson.loads(number)
+
+
+@pytest.mark.parametrize("number", CHANGED, ids=lambda number: number[:30])
+@pytest.mark.parametrize("behind", [b"", b" ", b'\n,"x":1'])
+def test_a_number_that_would_change_is_refused_and_its_place_said_but_not_what_was_sent(
+    number: str, behind: bytes
+) -> None:
+    body = b'{"events":[{},{"data":{"mine":[0,{"n":%b%b}]}}]}' % (number.encode(), behind)
+    said = refused(lambda: parse(body))
+    assert isinstance(said, InvalidRequest)
+    assert str(said).startswith("events.1.data: ")
+    assert "mine" not in str(said)
+    in_text = b'{"prompt":"%b"}' % number.encode()
+    assert parse(in_text) == {"prompt": number}, "as a text it may be anything"
+
+
+@pytest.mark.parametrize("before", range(SLICE_BYTES - 20, SLICE_BYTES + 3))
+@pytest.mark.parametrize("text", [rb"x\\\"[1e999,", rb"\\", rb"\"\\\"{", b"12345678901234567890123"])
+def test_what_is_a_text_is_known_wherever_a_slice_ends(before: int, text: bytes) -> None:
+    body = b'{"a":"%b%b","b":[1,18446744073709551616]}' % (b"x" * before, text)
+    found = look_outside_of_texts(body, 1000)
+    assert found == (b"[[]]", True)
+    start, end = changing_number(body)
+    assert body[start:end] == b"18446744073709551616"
+
+
+def test_a_text_may_be_as_long_as_a_body_and_the_rest_may_not() -> None:
+    text = b"x" * 4 * MAX_BARE_BYTES
+    assert parse(b'{"prompt":"%b"}' % text) == {"prompt": text.decode()}
+    for bare in (b" ", b"1", b"[],", b"1,"):
+        body = b'{"metadata":[%b1]}' % (bare * (2 * MAX_BARE_BYTES // len(bare)))
+        assert isinstance(refused(lambda body=body: parse(body)), InvalidJson)  # type: ignore[misc]

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import orjson
 import pytest
 
 from worker.providers.anthropic import AnthropicProvider
@@ -62,6 +63,30 @@ async def http(standin: StandIn) -> AsyncIterator[httpx2.AsyncClient]:
 
 def request(message: str, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": message}], "max_tokens": 10, **fields}
+
+
+async def test_a_request_reaches_the_provider_as_it_is() -> None:
+    got = asyncio.get_running_loop().create_future()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+        got.set_result((head, await reader.readexactly(length)))
+        writer.close()
+
+    photo = {"type": "base64", "media_type": "image/jpeg", "data": "/9j/4AAQSkZJRg==" * 100_000}
+    asked = request(
+        "x", messages=[{"role": "user", "content": [{"type": "image", "source": photo}]}], system="Be brief."
+    )
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = AnthropicProvider(api_key="sk-secret", base_url=url, silence_s=30)
+        with pytest.raises(ProviderFailure):
+            await anext(provider.stream("some-model", asked))
+        await provider.aclose()
+    head, body = await got
+    assert b"application/json" in head
+    assert orjson.loads(body) == {"model": "some-model", "stream": True, **asked}
 
 
 async def answer(provider: AnthropicProvider, message: str) -> tuple[list[ProviderEvent], Finish]:

@@ -26,9 +26,8 @@ from anthropic import (
     AsyncStream,
     CredentialsError,
     DefaultAsyncHttpxClient,
-    omit,
 )
-from anthropic.types import RawMessageStreamEvent
+from anthropic.types import Message, RawMessageStreamEvent
 
 from worker.providers.bounds import EVENTS, Bounded, Bounds, OutOfBounds
 from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
@@ -106,12 +105,12 @@ class AnthropicProvider:
         try:
             # A drip of interim answers (1xx), or of a refusal's body, is not silent, and has no end.
             async with asyncio.timeout(self._silence_s):
-                answer = await self._client.messages.create(
-                    model=model,
-                    messages=request["messages"],
-                    max_tokens=request["max_tokens"],
-                    system=request.get("system") or omit,
+                answer = await self._client.post(
+                    "/v1/messages",
+                    content=_body(model, request),
+                    cast_to=Message,
                     stream=True,
+                    stream_cls=AsyncStream[RawMessageStreamEvent],
                 )
         except TimeoutError:
             raise self._silent() from None
@@ -149,6 +148,12 @@ class AnthropicProvider:
             case httpx2.TransportError():
                 return _failed("provider_cut")
         return _failed("provider_cut" if isinstance(error, APIConnectionError) else "provider_bad_answer")
+
+
+def _body(model: str, request: dict[str, Any]) -> bytes:
+    """As `messages.create` makes it, which takes 0.15 s for 32 MiB, in which no other generation goes on."""
+    asked = {name: request[name] for name in ("messages", "max_tokens", "system") if request.get(name)}
+    return orjson.dumps({"model": model, "stream": True, **asked})
 
 
 async def _read_to_the_end(wire: AsyncIterator[object]) -> None:

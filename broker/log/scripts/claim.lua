@@ -1,5 +1,5 @@
 -- claim(claim id, worker, lease ms, seen server, seen since ms)
---   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta, the request unless it is another stream's
+--   → OK, epoch, base, tail, attempt, events, bytes, server, all of meta, the request unless it is large or another stream's
 --
 -- Take the pen of a stream that waits, or whose writer's lease has expired. The claimer chose the claim id: the same
 -- claim again (its reply was lost) gets the same pen, but not on another server: another worker may have taken over
@@ -39,5 +39,7 @@ elseif m[13] ~= server() then
 else
   redis.call('HSET', META, 'lease_until', int(now + lease_ms))
 end
+-- A request of megabytes is read by itself: on its way through a script it is copied, and nobody else is served.
+local request = redis.call('STRLEN', REQUEST) <= 1048576 and redis.call('GET', REQUEST)
 return { 'OK', epoch, base, tail, attempt, tonumber(m[10]), tonumber(m[11]), server(), redis.call('HGETALL', META),
-  redis.call('GET', REQUEST) }
+  request }

@@ -1,4 +1,4 @@
--- create(lease ms or '', reserved (ms) or '', held for (ms) or '', request or '', meta field, value, …)
+-- create(lease ms or '', reserved (ms) or '', held for (ms) or '', request, '' or 'stored', meta field, value, …)
 --   → OK, 1 if it is new, created (ms)
 --
 -- Write meta, event 1 and the request (unless it is another stream's) in one step, so that no reader can arrive before
@@ -11,6 +11,9 @@ local created = redis.call('HGET', META, 'created')
 if created then
   return { 'OK', 0, tonumber(created) }
 end
+if ARGV[4] == 'stored' and redis.call('EXISTS', REQUEST) == 0 then -- Redis has lost it in between
+  return { 'NOT_FOUND' }
+end
 local made, boot = now, server()
 if ARGV[2] ~= '' then
   made, boot = tonumber(ARGV[2]), ''
@@ -20,7 +23,9 @@ if ARGV[1] ~= '' then
   redis.call('HSET', META, 'lease_until', int(now + ARGV[1]), 'started', int(now))
 end
 if ARGV[4] ~= '' then
-  redis.call('SET', REQUEST, ARGV[4])
+  if ARGV[4] ~= 'stored' then
+    redis.call('SET', REQUEST, ARGV[4])
+  end
   hold(string.match(META, '{(.-)}'), ARGV[3])
 end
 redis.call('XADD', LOG, '1-0', 'k', 'queued', 'd', '{}', 't', int(now))

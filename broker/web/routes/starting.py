@@ -21,7 +21,7 @@ from broker.web.inputs import (
 )
 from broker.web.openapi import takes
 from broker.web.routes.following import has_ended_at, steps_of, view_of
-from broker.web.strict_json import json_response
+from broker.web.strict_json import INLINE_BYTES, json_response, read_json, to_model
 from broker.web.tier import Tier
 from broker.web.viewer import EventsResponse
 
@@ -45,8 +45,11 @@ async def create_stream(
     grant = grant_of(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
-    body = await tier.body(request, CreateStream)
-    started = await tier.streams.start(body, grant, idempotency_key)
+    with tier.intake.place() as place:
+        body = await read_json(request, tier.settings.max_request_bytes, place=place)
+        async with place.turn():
+            new = await to_model(CreateStream, body)
+            started = await tier.streams.start(new, grant, idempotency_key, is_large=len(body) > INLINE_BYTES)
     return await _answer(request, grant, started, accept, cursor, heartbeat)
 
 

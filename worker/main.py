@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 
+from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.parent import on_parents_end, tell_parent
 from broker.settings import Settings
 from worker.providers.choose import make_provider
@@ -21,7 +22,7 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
     False if it had to end since a part of it died.
     """
     provider, standin = make_provider(settings)
-    worker = Worker(settings, provider)
+    worker = Worker(_with_room(settings, descriptors_each=2 if standin else 1), provider)
     loop = asyncio.get_running_loop()
     if standin:
         standin.on_death = lambda: loop.call_soon_threadsafe(worker.fail)
@@ -37,6 +38,18 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
         if standin:
             standin.close()
     return not worker.has_failed
+
+
+def _with_room(settings: Settings, *, descriptors_each: int) -> Settings:
+    """At most as many generations at a time as there are descriptors for: one more waits, and does not fail."""
+    limit = raise_limit()
+    concurrency = min(settings.concurrency, room_of(limit) // descriptors_each)
+    if concurrency < settings.concurrency:
+        logger.warning(
+            "this worker runs %d generations at a time, not %d: it may have %d descriptors. %s",
+            *(concurrency, settings.concurrency, limit, RAISE_IT),
+        )
+    return settings.model_copy(update={"concurrency": concurrency})
 
 
 async def _tell_when_taking(worker: Worker, *, to_parent: bool) -> None:

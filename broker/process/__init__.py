@@ -4,6 +4,7 @@ loops.py        the loops of a process, started again when they fail
 parent.py       a child ends when its parent does
 logs.py         what a process writes to its log, and what never gets there
 listener.py     the listening socket of a web process
+descriptors.py  how many descriptors this process may have
 imports.py      imports that the cycle collector never walks
 supervisor.py   `up` and `serve --web N`: children started, watched, restarted and ended in order
 environments.py the environment of each of those children: its own secrets and nobody else's

@@ -7,7 +7,8 @@ uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #
 - One request at a time: while one waits behind another, the parser gets nothing more and the socket is not read.
 - An answer of which nothing could be sent for `stall_s` is dropped with its connection. So is what is still unread
   when a connection is to be closed: a close would wait for a reader, and keep what it was to send for as long.
-- A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again.
+- A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again. But a
+  few more may ask for PROBES: whoever watches a crowded process must not take it for a dead one, and kill it.
 - No connection becomes another protocol (but at MAY_UPGRADE). An Upgrade is ignored, as RFC 9110 §7.8 permits: the
   request is read as if it had none. The parser by itself would take its body for the next request, and a proxy that
   shares connections would give the answer to another client.
@@ -56,6 +57,10 @@ connection, and the client would lose the answer (RFC 9112 §9.6)."""
 GRACE_S = 0.05
 """In which the loop polls its sockets."""
 
+PROBES, PROBING = frozenset({b"/healthz", b"/readyz"}), 8
+"""The paths, and how many connections beyond the bound may ask for them. They are soon gone: one that asks for anything
+else is reset as soon as it has."""
+
 MAY_UPGRADE: frozenset[bytes] = frozenset()
 """Paths at which uvicorn makes what an Upgrade asks for. None so far."""
 
@@ -86,6 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._chunks = 0
         self._body_bytes = 0
         self._is_refused = False
+        self._may_only_probe = False
         self._is_between_answers = False
         self._lingering = LINGER_BYTES
         self._deadline: asyncio.TimerHandle | None = None
@@ -98,9 +104,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
-        if len(self.connections) > self.bounds.connections:
+        beyond = len(self.connections) - self.bounds.connections
+        if beyond > PROBING:
             self._refuse(Refused.CROWDED)
             return
+        self._may_only_probe = beyond > 0
         self._set_deadline(is_for_head=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -182,8 +190,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             self._read_as_if_there_were_no_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            too_large = isinstance(error.__context__, _HeadTooLarge)
-            self._refuse(Refused.HEAD_TOO_LARGE if too_large else Refused.MALFORMED)
+            cause = error.__context__
+            self._refuse(cause.why if isinstance(cause, _NotTaken) else Refused.MALFORMED)
         else:
             self._loose = 0 if self._has_landmark else self._loose + len(piece)
             if self._loose > self.bounds.head_bytes or (self._is_in_head and len(self.headers) > MAX_HEADERS):
@@ -216,9 +224,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._has_landmark = True
         self._chunks = self._body_bytes = 0
         if len(self.headers) > MAX_HEADERS or len(self.url) > MAX_ADDRESS:
-            raise _HeadTooLarge
+            raise _NotTaken(Refused.HEAD_TOO_LARGE)
         if self._loose + 2 * SLICE > self.bounds.head_bytes and self._head_size() > self.bounds.head_bytes:
-            raise _HeadTooLarge
+            raise _NotTaken(Refused.HEAD_TOO_LARGE)
+        if self._may_only_probe and self.url.partition(b"?")[0] not in PROBES:
+            raise _NotTaken(Refused.CROWDED)
         if self._is_upgrade_ignored():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
@@ -408,8 +418,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.reset()
 
 
-class _HeadTooLarge(Exception):
+class _NotTaken(Exception):
     """Raised in a callback of the parser; it comes out as the context of HttpParserCallbackError."""
+
+    def __init__(self, why: Refused) -> None:
+        super().__init__(why.value)
+        self.why = why
 
 
 class _Flow(FlowControl):

@@ -28,7 +28,7 @@ class Refused(Enum):
     LATE = "request not complete in time"
     SILENT = "no request in time"
     UNREAD = "answer not read"
-    CROWDED = "connections beyond LASTEVENT_MAX_CONNECTIONS"
+    CROWDED = "connections beyond LASTEVENT_MAX_CONNECTIONS, or beyond what the descriptors allow (ulimit -n)"
 
 
 _ANSWERS = {

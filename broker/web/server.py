@@ -15,17 +15,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from types import FrameType
 
 import uvicorn
 
+from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
@@ -46,8 +45,8 @@ SETTLE_S = 0.3
 KEEP_ALIVE_S = 75
 """Longer than a load balancer keeps an idle connection (nginx: 60 s): it must be the one that lets go first."""
 
-DESCRIPTORS_KEPT = 256
-"""For Redis, the archive, files. Half of all at most, where a process may have few."""
+FEW_CONNECTIONS = 1000
+"""So many a server should be able to hold, whatever it was asked for."""
 
 
 class Server(uvicorn.Server):
@@ -122,18 +121,19 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
 
 def _bounds(settings: Settings) -> Bounds:
     """Connections stay below the descriptors that this process may have: Redis, the archive and files need some too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # some systems name a limit beyond what they give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft == resource.RLIM_INFINITY:
-        soft = sys.maxsize
+    limit = raise_limit()
+    connections = min(settings.max_connections, room_of(limit))
+    if connections < min(FEW_CONNECTIONS, settings.max_connections):
+        logger.warning(
+            "this server holds %d connections at a time, not %d: it may have %d descriptors. %s",
+            *(connections, settings.max_connections, limit, RAISE_IT),
+        )
     return Bounds(
         head_bytes=settings.max_head_bytes,
         head_s=settings.head_timeout_s,
         request_s=settings.request_timeout_s,
         stall_s=settings.viewer_stall_s,
-        connections=min(settings.max_connections, soft - min(DESCRIPTORS_KEPT, soft // 2)),
+        connections=connections,
     )
 
 

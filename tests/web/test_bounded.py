@@ -20,7 +20,7 @@ import orjson
 import pytest
 import uvicorn
 
-from broker.web.bounded import Bounds
+from broker.web.bounded import PROBING, Bounds
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
 from tests.rig.deployment import free_port, wait_until
@@ -458,6 +458,24 @@ def test_a_connection_beyond_the_bound_is_reset_without_an_answer(serve: Callabl
         wait_until(lambda: len(connections) == 2, "one has left")
         assert statuses(server.ask(GET)) == [200]
     assert server.refusals.counts == {Refused.CROWDED: 1}
+
+
+def test_a_crowded_process_still_answers_who_asks_whether_it_lives(serve: Callable[..., Server]) -> None:
+    server = serve(connections=2, head_s=30)
+    connections = server.server.server_state.connections
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(server.connect())
+        wait_until(lambda: len(connections) == 2, "it is crowded")
+        for probe in (b"/healthz", b"/readyz?x=1"):
+            assert statuses(server.ask(GET.replace(b" /a ", b" " + probe + b" "))) == [200]
+        assert server.ask(GET) == b"<reset>"
+        for _ in range(PROBING):
+            held.enter_context(server.connect())
+        wait_until(lambda: len(connections) == 2 + PROBING, "and nobody else is let in")
+        with pytest.raises(ConnectionError):
+            server.exchange(GET.replace(b" /a ", b" /healthz "))
+    assert server.refusals.counts == {Refused.CROWDED: 2}
 
 
 # -- upgrades --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from broker.archive.audit import Finding
 from broker.archive.packing import decompress, unpack
 from broker.archive.reader import ArchiveReader, Sealed
 from broker.archive.schema import raw
-from broker.errors import StreamNotFound
+from broker.errors import StreamNotFound, WrongType
 from broker.log.event import Event
 from broker.log.meta import Meta
 from broker.log.stream_log import StreamLog
@@ -43,7 +43,7 @@ async def check_copy(log: StreamLog, sealed: Sealed) -> list[Finding]:
     try:
         events = await _read(log, sid, len(kept))
         [meta] = await log.read_meta(sid)  # after its events: if its retention has ended meanwhile, there is no copy
-    except (KeyError, ValueError, TypeError, redis.exceptions.ResponseError):
+    except (KeyError, ValueError, TypeError, WrongType, redis.exceptions.ResponseError):
         return [finding("copy_unreadable", "Redis' copy of the stream cannot be read.")]
     if meta is None:
         return []

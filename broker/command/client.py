@@ -15,7 +15,11 @@ import orjson
 from broker.log.event import TERMINAL
 from broker.store.host import require_http_url
 
-SILENCE_S = 45.0
+ANSWER_S = 45.0
+"""The longest that a server may take for an answer: a long log is verified in less."""
+
+HEARTBEAT_S = 5
+SILENCE_S = 3.0 * HEARTBEAT_S
 """Three heartbeats missed: the connection is dead, whatever the kernel thinks."""
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0)
@@ -52,7 +56,7 @@ class Client:
         except ValueError:
             raise BadAddress(NO_ADDRESS) from None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        timeout = httpx2.Timeout(10.0, read=SILENCE_S)
+        timeout = httpx2.Timeout(10.0, read=ANSWER_S)
         # Without TLS there is nothing to verify, and reading the authorities' certificates takes 30 ms.
         tls = not base_url.lower().startswith("http:")
         try:
@@ -129,7 +133,9 @@ class Client:
         headers = {"Accept": NDJSON}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
-        with self._http.stream("GET", stream_path(sid, "/events"), headers=headers) as answer:
+        path = stream_path(sid, f"/events?heartbeat_s={HEARTBEAT_S}")
+        silence = httpx2.Timeout(10.0, read=SILENCE_S)
+        with self._http.stream("GET", path, headers=headers, timeout=silence) as answer:
             if answer.status_code == 204:
                 raise _AlreadyEnded
             if answer.is_error:

@@ -98,7 +98,8 @@ export const cancel = (id) => json(at(id, "/cancel"), { method: "POST", body: { 
 export const regenerate = (id) => json(at(id, "/regenerate"), { method: "POST" });
 export const erase = (id) => request(at(id), { method: "DELETE" });
 export const exportLog = async (id) => arriving((await request(at(id, "/export"))).blob());
-export const events = (id, headers, signal) => request(at(id, "/events"), { headers, signal });
+export const events = (id, headers, heartbeatS, signal) =>
+  request(at(id, `/events?heartbeat_s=${heartbeatS}`), { headers, signal });
 
 /** The exported log as it arrives, in pieces of text: `onText` may take each before the next is read. */
 export async function readLog(id, onText, signal) {

@@ -7,7 +7,8 @@ export const TERMINAL = new Set(["done", "error", "cancelled"]);
 
 const RETRY_MS = 1000; // until the server sends its own
 const LONGEST_PAUSE_MS = 30_000;
-const SILENCE_MS = 50_000; // three heartbeats: a connection that died silently (a phone that changed cells)
+const HEARTBEAT_S = 5;
+const SILENCE_MS = 3 * HEARTBEAT_S * 1000; // three: a connection that died silently (a phone that changed cells)
 const FINAL = new Set([400, 401, 403, 404, 410, 422]); // a retry would get the same response
 
 class Gap extends Error {
@@ -141,7 +142,7 @@ export class Follower {
     const backlogEnd = this.resumes ? (await api.stream(this.id, signal)).last_event_id : 0;
     const headers = { Accept: this.wire === "sse" ? "text/event-stream" : "application/x-ndjson" };
     if (this.cursor) headers["Last-Event-ID"] = String(this.cursor);
-    const response = await api.events(this.id, headers, signal);
+    const response = await api.events(this.id, headers, HEARTBEAT_S, signal);
     const connection = { from: this.cursor, replayed: 0, live: 0, end: null };
     this.connections.push(connection);
     this.resumes = true;

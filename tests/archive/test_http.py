@@ -174,7 +174,9 @@ def test_a_damaged_row_is_no_fault_of_the_others(api: Api, archived: Deployment)
     leave_redis(archived, older, sid)
     with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
         [record] = database.execute("SELECT record FROM streams WHERE sid = ?", [sid]).fetchone()
+        [brief] = database.execute("SELECT brief FROM briefs WHERE sid = ?", [sid]).fetchone()
         database.execute("UPDATE streams SET record = x'ff00' WHERE sid = ?", [sid])
+        database.execute("UPDATE briefs SET brief = x'ff00' WHERE sid = ?", [sid])
     try:
         problem(api.get(f"/v1/streams/{sid}"), 500, "archive_damaged")
         assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "broken"
@@ -182,6 +184,7 @@ def test_a_damaged_row_is_no_fault_of_the_others(api: Api, archived: Deployment)
     finally:
         with closing(sqlite3.connect(archived.folder / "archive.db", timeout=10)) as database, database:
             database.execute("UPDATE streams SET record = ? WHERE sid = ?", [record, sid])
+            database.execute("UPDATE briefs SET brief = ? WHERE sid = ?", [brief, sid])
 
 
 # -- listings ------------------------------------------------------------------------------------------------

@@ -150,8 +150,8 @@ def test_at_debug_nobody_finds_a_planted_word_in_a_log_an_error_or_the_process_l
     # a fault of ours, whose traceback is logged: Redis holds something else than it should
     other = create("another")
     with Redis(unix_socket_path=part.socket) as redis:
-        redis.set(f"le:session:default:{PLANTED['session']}", PLANTED["title"])
-    assert ask("GET", f"/v1/sessions/{PLANTED['session']}").status_code == 500
+        redis.hset("le:{odd}:meta", mapping={"state": "running", "tenant": "default", "created": PLANTED["title"]})
+    assert ask("GET", "/v1/streams/odd").status_code == 500
     wait_until(lambda: ask("GET", f"/v1/streams/{other}").json()["state"] == "done", "the worker goes on")
 
     logs = "".join(part.output.read_text() for part in parts)

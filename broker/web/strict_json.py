@@ -98,14 +98,14 @@ def parse(body: bytes | bytearray) -> Any:
         raise InvalidJson(f"The body has more than {MAX_BARE_BYTES} bytes outside of its texts.")
     if outside.brackets.count(b"[") > MAX_CONTAINERS:  # before it is parsed, which takes long too
         raise InvalidJson(f"The body has more than {MAX_CONTAINERS} objects and lists.")
+    if len(outside.brackets) > MAX_DEPTH and _is_deeper(outside.brackets, MAX_DEPTH):
+        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if outside.has_changing_number and "infinity" in str(error):  # as orjson says of 1e400
             raise _changed(body) from None
         raise InvalidJson("The body cannot be read as JSON (UTF-8, no NaN or Infinity, no lone surrogates).") from None
-    if len(outside.brackets) > MAX_DEPTH and _is_deeper(outside.brackets, MAX_DEPTH):
-        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
     if outside.has_changing_number:
         raise _changed(body)
     return value

@@ -209,3 +209,8 @@ def test_a_text_may_be_as_long_as_a_body_and_the_rest_may_not() -> None:
     for bare in (b" ", b"1", b"[],", b"1,"):
         body = b'{"metadata":[%b1]}' % (bare * (2 * MAX_BARE_BYTES // len(bare)))
         assert isinstance(refused(lambda body=body: parse(body)), InvalidJson)  # type: ignore[misc]
+
+
+def test_a_number_that_cannot_be_kept_is_looked_for_no_deeper_than_a_body_may_be() -> None:
+    with pytest.raises(InvalidJson, match="nested deeper"):
+        parse(b"[" * 990 + b"1e400" + b"]" * 990)

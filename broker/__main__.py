@@ -2,7 +2,10 @@
 
 import sys
 
+from broker.process.first_process import heed_signals
 from broker.process.imports import imports_outside_gc
+
+heed_signals()
 
 
 def main() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-
+from broker.process.first_process import heed_signals
 from broker.process.imports import imports_outside_gc
-from broker.process.logs import set_up_logs
+
+heed_signals()
 
 with imports_outside_gc():
+    import argparse
+    import os
+    import sys
+
     import uvloop
 
     from broker.archive.signing import BadKey
+    from broker.process.logs import set_up_logs
     from broker.settings import (
         NO_ARCHIVE,
         SettingsError,

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from broker.archive.schema import METADATA, REVISION, REVISIONS
 from broker.errors import ArchiveUnavailable
@@ -276,8 +277,13 @@ def _bring_up_to_date(connection: sa.Connection) -> None:
     if _is_up_to_date(connection):  # another process was faster
         return
     if _revision(connection) is None:
-        METADATA.create_all(connection, checkfirst=False)  # a table of that name is somebody else's: an error
-        REVISION.create(connection)
+        for table in METADATA.sorted_tables:
+            connection.execute(CreateTable(table))  # one of that name is somebody else's: an error
+            # As the migrations do, the shorter ones first: of two that are as good to PostgreSQL's planner, which knows
+            # little of a small table, it takes the newer, and that should be the one that was made for the question.
+            for index in sorted(table.indexes, key=lambda index: (len(index.columns), str(index.name))):
+                connection.execute(CreateIndex(index))
+        connection.execute(CreateTable(REVISION))
         connection.execute(sa.insert(REVISION).values(version_num=REVISIONS[-1]))
     else:
         upgrade(connection)

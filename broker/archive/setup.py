@@ -127,6 +127,11 @@ def find_public_keys(settings: Settings) -> PublicKeys:
     return {}
 
 
+def key_of_seals(settings: Settings) -> Path | None:
+    """Where a worker has the private key, or makes it; None: with PostgreSQL, where none is named."""
+    return settings.seal_key or _beside(settings, PRIVATE_NAME)
+
+
 def _signer(settings: Settings) -> Signer:
     if settings.seal_key:
         return load_signer(settings.seal_key)

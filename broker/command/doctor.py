@@ -6,18 +6,18 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx2
 import redis
-import sqlalchemy as sa
 
 from broker.archive.database import Database
 from broker.archive.heads import HeadsUnavailable
-from broker.archive.schema import SEALS
 from broker.archive.setup import find_heads, find_public_keys
 from broker.archive.signing import BadKey
+from broker.command import machine
 from broker.command.client import shown
+from broker.command.findings import Finding
 from broker.errors import ArchiveUnavailable, LasteventError, RedisRefuses, RedisUnavailable
 from broker.log.keys import Keys
 from broker.log.needs import Examined
@@ -30,14 +30,9 @@ READY_S = 15.0
 """A server whose Redis hangs answers after as long as it waits for Redis."""
 
 
-class Finding(NamedTuple):
-    ok: bool
-    what: str
-    advice: str = ""
-
-
 def examine(settings: Settings, url: str) -> Iterator[Finding]:
     yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Lastevent needs 3.11 or newer.")
+    yield machine.descriptors()
     yield from _redis(settings)
     yield from _archive(settings)
     yield _provider()
@@ -47,9 +42,10 @@ def examine(settings: Settings, url: str) -> Iterator[Finding]:
 def _redis(settings: Settings) -> Iterator[Finding]:
     if "LASTEVENT_REDIS_URL" not in os.environ:
         yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
+        yield from machine.data_directory()
         return
     try:
-        (info, lacks), waiting = asyncio.run(_ask_redis(settings))
+        (info, lacks), waiting, now_s = asyncio.run(_ask_redis(settings))
     except RedisRefuses as refused:
         yield _lack(refused)
         return
@@ -62,6 +58,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     yield from map(_lack, lacks)
     if not lacks:
         yield Finding(True, "Redis has the permissions, commands, keys and channels that are needed, and takes writes")
+    if now_s is not None:
+        yield machine.clock(now_s)
     if waiting is not None:
         yield Finding(True, f"{waiting} streams wait for a worker")
 
@@ -95,15 +93,16 @@ def _settings_of(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(True, "maxmemory is not set: Redis takes what memory there is, and no stream is refused for it")
 
 
-async def _ask_redis(settings: Settings) -> tuple[Examined, int | None]:
-    """What there is and is missing, and how many streams wait, if one may ask. Raises RedisUnavailable."""
+async def _ask_redis(settings: Settings) -> tuple[Examined, int | None, float | None]:
+    """What there is and is missing; how many streams wait, and its time, if one may ask. Raises RedisUnavailable."""
     client, keys = connect(settings.redis_url, connections=1), Keys(settings.key_prefix)
     try:
         examined = await examine_needs(client, keys)
         try:
-            return examined, await client.zcard(keys.jobs)
+            seconds, microseconds = await client.time()
+            return examined, await client.zcard(keys.jobs), int(seconds) + int(microseconds) / 1e6
         except LasteventError:  # what is missing says why
-            return examined, None
+            return examined, None, None
     finally:
         await client.aclose()
 
@@ -113,12 +112,13 @@ def _archive(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "LASTEVENT_ARCHIVE_URL is not set: only `lastevent up` has an archive")
         return
     try:
-        seals = asyncio.run(_ask_archive(settings))
+        yield from asyncio.run(_ask_archive(settings))
     except ArchiveUnavailable as away:
         cause = type(away.__cause__).__name__
-        yield Finding(False, f"the archive does not answer ({cause})", "Check LASTEVENT_ARCHIVE_URL.")
+        advice = machine.driver_says(away.__cause__) or "Check LASTEVENT_ARCHIVE_URL."
+        yield Finding(False, f"the archive does not answer ({cause})", advice)
         return
-    yield Finding(True, f"the archive holds {seals} seals")
+    yield from machine.archive_files(settings)
     try:
         keys = find_public_keys(settings)
         advice = "Set LASTEVENT_SEAL_PUBLIC_KEYS: without it nothing can be verified."
@@ -128,12 +128,12 @@ def _archive(settings: Settings) -> Iterator[Finding]:
         yield Finding(False, "a part of the seals is missing", str(bad))
 
 
-async def _ask_archive(settings: Settings) -> int:
-    """How many seals there are. Raises ArchiveUnavailable."""
+async def _ask_archive(settings: Settings) -> list[Finding]:
+    """Raises ArchiveUnavailable."""
     database = Database(settings.archive_url)
     try:
         async with database.reading() as connection:
-            return int((await connection.execute(sa.select(sa.func.count()).select_from(SEALS))).scalar_one())
+            return await machine.ask_archive(connection)
     finally:
         await database.aclose()
 
@@ -149,8 +149,12 @@ def _provider() -> Finding:
 def _server(url: str) -> Finding:
     try:
         answer = httpx2.get(f"{url}/readyz", timeout=READY_S, trust_env=False)
-    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError):
-        return Finding(False, f"no server answers at {shown(url)}", "Start one with: lastevent up")
+    except (httpx2.ReadError, httpx2.RemoteProtocolError):
+        advice = "Start Lastevent on another port: lastevent up --port 9000"
+        return Finding(False, f"something else than a server of ours answers at {shown(url)}", advice)
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+        advice = machine.certificate(error) or "Start one with: lastevent up"
+        return Finding(False, f"no server answers at {shown(url)}", advice)
     return Finding(answer.status_code == 200, f"{shown(url)}/readyz says {answer.status_code}", _why(answer))
 
 

@@ -1,5 +1,6 @@
 """Processes: what all of ours share, and what starts and watches them for `lastevent up`.
 
+first_process.py  the first process of a container heeds signals from its first line on
 loops.py        the loops of a process, started again when they fail
 parent.py       a child ends when its parent does
 logs.py         what a process writes to its log, and what never gets there

@@ -101,6 +101,9 @@ def _servers(parts: SplitResult) -> RedisUrl:
     if not re.fullmatch(r"(/[0-9]*)?", path, re.ASCII) or parts.fragment:
         raise _Wrong("what is behind the host is not the number of a database")
     query = _query(parts, "sentinel_username", "sentinel_password")
+    if scheme == "rediss" and query.get("ssl_cert_reqs") != "none":
+        # redis-py's own default accepts any host's certificate: whoever has one could stand in between.
+        query.setdefault("ssl_check_hostname", "true")
     own = {name: query.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in query}
     host, port = addresses[0]
     one = urlunsplit((scheme, f"{credentials}{at}{_bracketed(host)}:{port}", path, urlencode(query), ""))

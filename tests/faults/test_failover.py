@@ -82,7 +82,7 @@ def test_an_address_may_be_one_server_several_or_sentinels() -> None:
     assert one.addresses == (("example.com", 6379),)
     pair = parse_redis_url("rediss://:secret@a,b:7000,[::1]:7001/1")
     assert not pair.is_fixed
-    assert pair.one == "rediss://:secret@a:6379/1"
+    assert pair.one == "rediss://:secret@a:6379/1?ssl_check_hostname=true"
     assert pair.addresses == (("a", 6379), ("b", 7000), ("::1", 7001))
     watched = parse_redis_url("redis+sentinel://:secret@a,b:7000/main/2?sentinel_password=other")
     assert (watched.service, watched.addresses) == ("main", (("a", 26379), ("b", 7000)))

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import InvalidResponse
 
 import broker.log.writer
 from broker.errors import LasteventError, StreamClosed, StreamLimit, WriterSuperseded
 from broker.log.meta import new_claim_id
-from broker.log.steps import Claimed
+from broker.log.steps import Append, Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from broker.store.connect import connect
@@ -190,14 +189,33 @@ async def test_a_full_redis_is_waited_for(redis: Redis, log: StreamLog, writer: 
     assert await ids(log, writer.sid) == [1, 2]
 
 
-async def test_a_commit_that_failed_in_an_unforeseen_way_is_made_when_its_loop_runs_again(
-    log: StreamLog, proxy: Proxy
+async def test_a_reply_that_nobody_understands_counts_as_a_lost_one(
+    log: StreamLog, writer: StreamWriter, proxy: Proxy
 ) -> None:
-    commit = GroupCommit(log)
-    writer = StreamWriter(commit, await running(log))
-    writer.write("done", {})
+    say(writer, "Salt")
     proxy.garble_next_reply()
-    with pytest.raises(InvalidResponse):
+    async with asyncio.timeout(LIMIT_S):
+        await writer.flush()
+    assert await ids(log, writer.sid) == [1, 2]
+
+
+class FaultyWriter(StreamWriter):
+    """It fails once, as nobody has foreseen."""
+
+    has_failed = False
+
+    def batch(self) -> Append:
+        if not self.has_failed:
+            self.has_failed = True
+            raise ZeroDivisionError
+        return super().batch()
+
+
+async def test_a_commit_that_failed_in_an_unforeseen_way_is_made_when_its_loop_runs_again(log: StreamLog) -> None:
+    commit = GroupCommit(log)
+    writer = FaultyWriter(commit, await running(log))
+    writer.write("done", {})
+    with pytest.raises(ZeroDivisionError):
         await commit.run()
     again = asyncio.create_task(commit.run())
     async with asyncio.timeout(LIMIT_S):

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+PONG = b"+PONG\r\n"
+
 
 class Proxy:
     def __init__(self, socket_path: str, server_path: str) -> None:
@@ -45,7 +47,9 @@ class Proxy:
         self._forgets_after_s = silent_s
 
     def lose_next_reply(self) -> None:
-        """Redis does what it is told, and the connection breaks before it has said so."""
+        """Redis does what it is told, and the connection breaks before it has said so. (Whether it is alive, which a
+        connection that was silent is asked first, it may say.)
+        """
         self._spoil = b""
 
     def garble_next_reply(self) -> None:
@@ -91,11 +95,12 @@ class Proxy:
                 await self._open.wait()
                 if wire.is_forgotten(self._forgets_after_s):
                     continue
-                spoilt, self._spoil = self._spoil, None
-                if spoilt is not None:
-                    writer.write(spoilt)
-                    break
-                writer.write(data)
+                if self._spoil is None or data == PONG:
+                    writer.write(data)
+                    continue
+                writer.write(self._spoil)
+                self._spoil = None
+                break
         cut()
 
 

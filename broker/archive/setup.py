@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from broker.archive.audit import Finding, check_stream
 from broker.archive.copies import check_sealed_copy
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable, open_heads
-from broker.archive.reader import ArchiveReader, Sealed
+from broker.archive.reader import ArchiveReader
 from broker.archive.seal import Seal, Signer
 from broker.archive.signing import (
     PRIVATE_NAME,
@@ -66,10 +66,13 @@ class Archive:
 
         Raises ArchiveUnavailable or RedisUnavailable.
         """
+        # The heads first: one is written after its seal, so the chain that is read then has what it names. The other way
+        # round, a seal that is made in between would be taken for one that was cut off.
+        heads = await self._heads()
         sealed = await self.reader.sealed(sid)
         if sealed is None:
             return NOT_SEALED
-        head = await self._head(sealed)
+        head = heads.get(sealed.row["tenant"])
         keys = await asyncio.to_thread(self._public_keys)
         findings = await asyncio.to_thread(check_stream, sealed, keys, head)  # a long log takes tens of milliseconds
         verdict = "broken" if findings else "erased" if sealed.row["erased"] is not None else "verified"
@@ -88,12 +91,11 @@ class Archive:
             logger.error("seals cannot be checked: %s", bad)  # noqa: TRY400 - the message is complete
             return {}
 
-    async def _head(self, sealed: Sealed) -> Head | None:
+    async def _heads(self) -> Mapping[str, Head]:
         try:
-            heads = await asyncio.to_thread(find_heads(self._settings).read)
+            return await asyncio.to_thread(find_heads(self._settings).read)
         except (BadKey, HeadsUnavailable):
-            return None
-        return heads.get(sealed.row["tenant"])
+            return {}
 
 
 def open_archive(settings: Settings) -> Archive | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
+from broker.archive.reader import Sealed
 from broker.archive.setup import open_archive, open_writer
 from broker.archive.signing import PUBLIC_NAME, load_or_make_signer
 from broker.archive.writer import finished
@@ -33,6 +34,27 @@ async def test_a_key_that_is_added_while_a_server_runs_checks_what_it_has_sealed
                 known.write((folder / PUBLIC_NAME).read_bytes())
             sid = await archive_one(settings.model_copy(update={"seal_key": folder / "key.pem"}))
             assert (await server.verify(sid, StreamLog(redis))).verdict == "verified", name
+
+
+async def test_a_seal_that_is_made_during_a_verification_is_not_taken_for_one_that_was_cut_off(
+    tmp_path: Path, redis: Redis
+) -> None:
+    """The archiver seals another stream just when a server has read the one that it verifies."""
+    settings = Settings(archive_url=f"sqlite:///{tmp_path}/archive.db")
+    sid = await archive_one(settings)
+    server = open_archive(settings)
+    assert server
+    read = server.reader.sealed
+
+    async def read_before_another_is_sealed(sid: str) -> Sealed | None:
+        sealed = await read(sid)
+        await archive_one(settings)
+        return sealed
+
+    server.reader.sealed = read_before_another_is_sealed  # type: ignore[method-assign]
+    async with aclosing(server):
+        verdict = await server.verify(sid, StreamLog(redis))
+    assert (verdict.verdict, verdict.is_head_known) == ("verified", True)
 
 
 async def archive_one(settings: Settings) -> str:

@@ -44,7 +44,7 @@ class Balancer:
         configuration = folder / "nginx.conf"
         there = _elsewhere(change(CONFIGURATION.read_text()), self.port, self.tls_port, upstreams)
         there = _replaced(there, r"(rate)=50r/s", f"={requests_s}r/s")
-        configuration.write_text(_replaced(there, r"(connections_of_one) 2000;", f" {connections};"))
+        configuration.write_text(_replaced(there, r"(connections_of_one) 2000;", f" {connections};", times=2))
         (folder / "tls").symlink_to(certificate)
         places = {"/etc/nginx/nginx.conf": str(configuration), "/tmp": str(folder)}
         self.argv = on_this_machine(SERVICES["nginx"]["command"], places)
@@ -74,9 +74,9 @@ def _elsewhere(configuration: str, port: int, tls_port: int, upstreams: Sequence
     return configuration
 
 
-def _replaced(configuration: str, theirs: str, ours: str) -> str:
+def _replaced(configuration: str, theirs: str, ours: str, times: int = 1) -> str:
     configuration, found = re.subn(theirs, rf"\g<1>{ours}", configuration)
-    assert found == 1, theirs
+    assert found == times, theirs
     return configuration
 
 

@@ -66,8 +66,8 @@ class Archive:
 
         Raises ArchiveUnavailable or RedisUnavailable.
         """
-        # The heads first: one is written after its seal, so the chain that is read then has what it names. The other way
-        # round, a seal that is made in between would be taken for one that was cut off.
+        # The heads first: each is written after its seal, so the chain that is read then has what it names. The other
+        # way round, a seal that is made in between would be taken for one that was cut off.
         heads = await self._heads()
         sealed = await self.reader.sealed(sid)
         if sealed is None:

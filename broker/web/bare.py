@@ -84,8 +84,10 @@ def is_kept(number: bytes) -> bool:
             return text != "-0" and len(text) <= len(str(SMALLEST)) and SMALLEST <= int(text) <= LARGEST
         parsed = repr(float(text)) if len(text) <= LONGEST_NUMBER else ""
         return parsed == text or (parsed != "" and Decimal(parsed) == Decimal(text))
-    except (ValueError, ArithmeticError):
+    except ValueError:
         return True
+    except ArithmeticError:  # an exponent beyond what even Decimal knows
+        return False
 
 
 def _slices(body: bytes | bytearray) -> Iterator[tuple[int, list[bytes], int]]:

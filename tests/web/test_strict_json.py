@@ -214,3 +214,11 @@ def test_a_text_may_be_as_long_as_a_body_and_the_rest_may_not() -> None:
 def test_a_number_that_cannot_be_kept_is_looked_for_no_deeper_than_a_body_may_be() -> None:
     with pytest.raises(InvalidJson, match="nested deeper"):
         parse(b"[" * 990 + b"1e400" + b"]" * 990)
+
+
+@pytest.mark.parametrize(
+    "number", [b"1e-1000000000000000000000", b"1e1000000000000000000000", b"-1.5e-99999999999999999999"]
+)
+def test_an_exponent_beyond_all_is_refused_with_its_place(number: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="metadata: this number"):
+        parse(b'{"metadata":%b}' % number)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.clients.cutter import Cutter, cutting
+from tests.clients.cutter import NO_ANSWER, Cutter, cutting
 from tests.clients.programs import Case, Event, Language, Outcome, Shown, outcome
 from tests.rig.deployment import HTTP, Deployment
 from tests.viewers.producer import Producer
@@ -101,6 +101,7 @@ async def try_clients(deployment: Deployment, ended: Ended, languages: Sequence[
                     trial.add(client, f"cut-{place}", [place, numbers.randrange(rest)])
                 for place in (0, 5):
                     trial.add(client, f"cut-early-{place}", [place, place])
+                trial.add(client, "cut-away", [NO_ANSWER, ended.frame("9").start + 7, NO_ANSWER])
                 trial.add(client, "closed", [3, ended.frame("8").stop - ended.frame("5").stop], has=APP_HAD)
                 trial.add(client, "had-all", [], has=len(ended.events))
             runs.append(trial.run(language))

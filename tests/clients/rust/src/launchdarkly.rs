@@ -17,6 +17,8 @@ pub async fn follow(url: &str, cursor: &str, show: impl Fn(&str, &str, &str)) ->
                     return Ok(());
                 }
             }
+            // It takes a 204 for a stream that was closed at once, and would ask for ever.
+            Ok(Some(SSE::Connected(details))) if details.response().status() == 204 => return Ok(()),
             Ok(Some(_)) => {}
             Ok(None) => return Err("it gave up".into()),
             Err(Error::UnexpectedResponse(response, _)) => return Err(format!("status {}", response.status()).into()),

@@ -37,6 +37,7 @@ def main(names: list[str]) -> int:
         bad = asyncio.run(_everyone(deployment, languages))
         if not names or "node" in names:
             bad += asyncio.run(_fetch_event_source(deployment, languages[0]))
+            asyncio.run(_after_the_end(deployment, languages[0]))
     return 1 if bad else 0
 
 
@@ -82,6 +83,25 @@ async def _fetch_event_source(deployment: Deployment, node: Language) -> int:
         f"{in_between} lost to a cut between an id and the blank line, {unexpected} lost, doubled or torn otherwise"
     )
     return unexpected
+
+
+async def _after_the_end(deployment: Deployment, node: Language) -> None:
+    """How often clients ask that nobody closes: in the two minutes after the end; and if they had it from the first."""
+    stream = await produce(deployment, events=14)
+    names = ("eventSource", "fetchEvent", "reactNative", "plus", "client", "launchDarkly")
+    async with cutting(deployment.ports[0]) as cutter:
+        trial = Trial(stream, cutter)
+        for name in names:
+            trial.add(f"unclosed:{name}", "followed", [])
+            trial.add(f"unclosed:{name}", "had-all", [], has=len(stream.events))
+        await node.run([case for case, _ in trial.cases], 120)
+        print(
+            "\n| not closed by its app | asked again after the end, in 2 minutes | if it had the end from the first |"
+        )
+        print("|---|---|---|")
+        for name in names:
+            followed, had_all = (len(cutter.asked[f"unclosed:{name}-{how}"]) - 1 for how in ("followed", "had-all"))
+            print(f"| {name} | {followed} | {had_all} |")
 
 
 if __name__ == "__main__":

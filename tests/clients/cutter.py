@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+NO_ANSWER = -1
+"""A cut before the answer's first byte."""
 CASE = re.compile(rb"(?P<method>[A-Z]+) /(?P<case>[^/]+)(?P<rest>/\S*) HTTP/1\.1\r\n")
 
 
@@ -51,13 +53,17 @@ class Cutter:
         found = CASE.match(head)
         assert found, head
         case = found["case"].decode()
+        cuts = self.cuts.get(case, [])
+        cut = cuts.pop(0) if cuts else None
+        if cut == NO_ANSWER:
+            self.asked[case].append(_asked(found, head))
+            return False
         answer, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port)
         try:
             self.asked[case].append(_asked(found, head))
             upstream.write(b"%s %s HTTP/1.1\r\n" % (found["method"], found["rest"]) + head[found.end() :])
-            cuts = self.cuts.get(case, [])
             seen = bytearray()
-            is_whole = await _bring_back(answer, writer, cuts.pop(0) if cuts else None, seen)
+            is_whole = await _bring_back(answer, writer, cut, seen)
             if not is_whole:
                 self.seen[case].append(bytes(seen))
             return is_whole

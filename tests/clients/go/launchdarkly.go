@@ -14,6 +14,7 @@ func followLaunchDarkly(ctx context.Context, url, cursor string, show func(id, k
 	}
 	var refused error
 	stream, err := eventsource.SubscribeWithRequestAndOptions(request, eventsource.StreamOptionLastEventID(cursor),
+		eventsource.StreamOptionCanRetryFirstConnection(-1), // else the app must come back itself
 		eventsource.StreamOptionErrorHandler(func(err error) (result eventsource.StreamErrorHandlerResult) {
 			if _, result.CloseNow = err.(eventsource.SubscriptionError); result.CloseNow {
 				refused = err

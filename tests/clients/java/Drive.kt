@@ -4,29 +4,27 @@ import com.google.gson.JsonParser
 import com.launchdarkly.eventsource.ConnectStrategy
 import com.launchdarkly.eventsource.ErrorStrategy
 import com.launchdarkly.eventsource.EventSource
-import com.launchdarkly.eventsource.MessageEvent
-import com.launchdarkly.eventsource.StreamContentException
 import com.launchdarkly.eventsource.StreamException
-import com.launchdarkly.eventsource.StreamHttpErrorException
 import java.io.File
 import java.net.URI
 import kotlin.concurrent.thread
 
 fun followLaunchDarkly(url: String, from: String, show: (String, String, String) -> Unit): Int {
-    // To it a 204 is an answer without the right content type.
-    val isFinal = { error: Throwable -> error is StreamContentException || error is StreamHttpErrorException && error.code < 500 }
+    var status = 0  // it takes a 204 for a stream that was closed at once, and would ask for ever
+    val http = client.newBuilder().addInterceptor { it.proceed(it.request()).also { answer -> status = answer.code } }.build()
     val strategy = object : ErrorStrategy() {
         override fun apply(exception: StreamException) =
-            Result(if (isFinal(exception)) Action.THROW else Action.CONTINUE, null)
+            Result(if (status == 204 || status in 400..499) Action.THROW else Action.CONTINUE, null)
     }
-    EventSource.Builder(ConnectStrategy.http(URI(url))).lastEventId(from).errorStrategy(strategy).build().use { events ->
+    val connect = ConnectStrategy.http(URI(url)).httpClient(http)
+    EventSource.Builder(connect).lastEventId(from).errorStrategy(strategy).build().use { events ->
         try {
             for (event in events.messages()) {
                 show(event.lastEventId, event.eventName, event.data)
                 if (event.eventName in setOf("done", "error", "cancelled")) return 200
             }
         } catch (refused: StreamException) {
-            return if (refused is StreamHttpErrorException) refused.code else 204
+            return status
         }
     }
     return 0

@@ -15,7 +15,8 @@ setInterval(() => {}, 1000);  // `eventsource` lets a process end while it waits
 
 const write = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 await Promise.all(JSON.parse(readFileSync(process.argv[2])).map(async (one) => {
-  const { follow } = await import(`./${one.client}.mjs`);
+  const [file, name = "follow"] = one.client.split(":");
+  const follow = (await import(`./${file}.mjs`))[name];
   try {
     const how = await follow(one.url, one.cursor, (id, kind, data) => write({ case: one.case, id, kind, data }));
     write({ case: one.case, how: how ?? null });

@@ -1,8 +1,11 @@
-use eventsource_client::{Client, ClientBuilder, Error, SSE};
+use eventsource_client::{Client, ClientBuilder, Error, ReconnectOptions, SSE};
 use futures::TryStreamExt;
+use launchdarkly_sdk_transport::HyperTransport;
 
 pub async fn follow(url: &str, cursor: &str, show: impl Fn(&str, &str, &str)) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let client = ClientBuilder::for_url(url)?.last_event_id(cursor.to_string()).build();
+    let comes_back = ReconnectOptions::reconnect(true).retry_initial(true).build(); // else a first failure ends it
+    let client = ClientBuilder::for_url(url)?.last_event_id(cursor.to_string()).reconnect(comes_back);
+    let client = client.build_with_transport(HyperTransport::new()?);
     let mut events = client.stream();
     let mut last = cursor.to_string();
     loop {
@@ -16,6 +19,8 @@ pub async fn follow(url: &str, cursor: &str, show: impl Fn(&str, &str, &str)) ->
                     return Ok(());
                 }
             }
+            // It takes a 204 for a stream that was closed at once, and would ask for ever.
+            Ok(Some(SSE::Connected(details))) if details.response().status() == 204 => return Ok(()),
             Ok(Some(_)) => {}
             Ok(None) => return Err("it gave up".into()),
             Err(Error::UnexpectedResponse(response, _)) => return Err(format!("status {}", response.status()).into()),

@@ -71,7 +71,7 @@ def cancel(
 
 def replay(
     stream: StreamId,
-    speed: Annotated[float, typer.Option(min=0, help="1 is the original pace; 0 is at once")] = 1.0,
+    speed: Annotated[float, typer.Option(min=0, max=10_000, help="1 is the original pace; 0 is at once")] = 1.0,
     from_: Annotated[int, typer.Option("--from", min=1, help="the first event's id")] = 1,
     url: Url = DEFAULT_URL,
     key: Key = "",

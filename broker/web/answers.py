@@ -30,10 +30,10 @@ class RequestMessage(BaseModel):
 
 
 class ProviderRequest(BaseModel):
-    """What is asked of the model."""
+    """What is asked of the model. Of an external stream: what its producer says of that."""
 
-    messages: list[RequestMessage]
-    max_tokens: int
+    messages: list[RequestMessage] = Absent
+    max_tokens: int = Absent
     system: str = Absent
 
 

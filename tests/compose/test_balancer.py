@@ -210,12 +210,13 @@ async def test_posts_around_the_death_of_a_server_start_at_most_one_stream_each(
 # -- limits and headers ----------------------------------------------------------------------------------
 
 
-async def test_a_body_of_one_mebibyte_reaches_the_server_and_one_byte_more_is_refused_as_the_server_would(
-    balanced: Balanced,
+@pytest.mark.parametrize(("path", "limit"), [("/v1/streams", 32 * MIB), ("/v1/streams/x/cancel", MIB)], ids=str)
+async def test_a_body_of_the_limit_reaches_the_server_and_one_byte_more_is_refused_as_the_server_would(
+    balanced: Balanced, path: str, limit: int
 ) -> None:
-    bodies = [b'{"prompt": "%s"}' % (b"x" * (size - len('{"prompt": ""}'))) for size in (MIB, MIB + 1)]
-    kept, refused = [HTTP.post(f"{balanced.nginx.url}/v1/streams", content=body, headers=AUTHORIZED) for body in bodies]
-    direct = HTTP.post(f"http://127.0.0.1:{balanced.ports[0]}/v1/streams", content=bodies[1], headers=AUTHORIZED)
+    bodies = [b'{"prompt": "%s"}' % (b"x" * (size - len('{"prompt": ""}'))) for size in (limit, limit + 1)]
+    kept, refused = [HTTP.post(f"{balanced.nginx.url}{path}", content=body, headers=AUTHORIZED) for body in bodies]
+    direct = HTTP.post(f"http://127.0.0.1:{balanced.ports[0]}{path}", content=bodies[1], headers=AUTHORIZED)
     assert "x-request-id" in kept.headers
     assert kept.status_code != 413
     assert "x-request-id" not in refused.headers

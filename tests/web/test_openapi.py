@@ -84,6 +84,8 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
         wait_until(lambda: api.get(f"/v1/streams/{erased}").json()["archived_at"], "it is archived")
         answers = [
             ("create_stream", external),
+            ("create_stream", api.post("/v1/streams", json={"producer": "external", "prompt": "What was asked"})),
+            ("create_stream", api.post("/v1/streams", json={"producer": "external", "system": "x", "max_tokens": 5})),
             ("append", api.post(f"/v1/streams/{sid}/events", json=batch)),
             ("heartbeat", api.post(f"/v1/streams/{sid}/heartbeat", json={"epoch": 1})),
             ("cancel", api.post(f"/v1/streams/{sid}/cancel")),

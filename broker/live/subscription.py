@@ -20,9 +20,9 @@ from redis.asyncio.connection import AbstractConnection
 
 from broker.log.servers import server_of
 
-PING_S = 5.0
-SILENCE_S = 12.0
-"""A subscription may be silent for ever and look alive. A ping every 5 s must be answered; two missed: it is dead."""
+PING_S = 2.0
+SILENCE_S = 5.0
+"""A subscription may be silent for ever and look alive. A ping every 2 s must be answered; two missed: it is dead."""
 
 
 class Subscription(asyncio.Protocol):

@@ -92,6 +92,19 @@ class Index:
         self._keys = keys
         self._listed_s = round(retention_s + LISTING_SLACK_S)
 
+    async def begin(self, sid: str, tenant: str, session: str) -> None:
+        """Before a stream is created: a sweeper will look at it, and its listings can be written.
+
+        Raises WrongType if something else has written one of them: the stream would run, and its caller would be told
+        that it did not begin.
+        """
+        keys = self._keys
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for listing in (keys.streams(tenant), keys.sessions(tenant), keys.session(tenant, session)):
+                pipe.zcard(listing)
+            pipe.zadd(keys.leases, {sid: 0}, nx=True)
+            await pipe.execute()
+
     async def add(self, sid: str, tenant: str, session: str, created_ms: int) -> None:
         """List a stream, and its session. Harmless to repeat."""
         keys = self._keys

@@ -85,7 +85,7 @@ class StreamLog(ReadableLog):
         written last; a repeated call writes them again. Raises StreamExpired if the request to share is gone.
         """
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
-        await self.redis.zadd(self.keys.leases, {new.sid: 0}, nx=True)
+        await self.index.begin(new.sid, new.tenant, new.session)
         request = await self.requests.store(new.sid, new.own_request)
         steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, request, new.fields())]
         if new.request_of is not None:

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from broker.errors import (
+    REDIS_AWAY,
     AppendGap,
     LasteventError,
     LogHealing,
@@ -315,6 +316,7 @@ class GroupCommit:
             except StoreUnavailable:
                 wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                 if tries % 20 == len(RETRY_S):
-                    logger.warning("Redis is away; %d bytes wait to be written", self.unconfirmed_bytes)
+                    waiting = self.unconfirmed_bytes
+                    logger.warning("Redis is away; %d bytes wait to be written", waiting, extra=REDIS_AWAY)
                 tries += 1
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))

@@ -61,7 +61,8 @@ async def for_ever(name: str, run: Run) -> None:
             message = "Redis is away (%s): the %s loop is started again until it is back"
             logger.warning(message, cause_of(error), name, extra=REDIS_AWAY)
         except WrongType as error:
-            logger.warning("the %s loop met a key that is not ours (%s); it is started again", name, cause_of(error))
+            message = "the %s loop met a key that is not ours (%s); it is started again"
+            logger.warning(message, name, cause_of(error), extra={"lasting": f"{name}: a key that is not ours"})
         except Exception:
             logger.exception("the %s loop failed; it is started again", name)
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ whose server turns out to be a replica by now (READONLY) is dropped and made aga
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,8 +20,8 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 
-from broker.errors import LasteventError, RedisRefuses, RedisUnavailable
-from broker.store.errors import translated
+from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, WrongType
+from broker.store.errors import AWAY, translated
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
 
 POOL_CONNECTIONS = 16
@@ -32,7 +33,7 @@ SOCKET_TIMEOUT_S = 5.0
 FIND_TIMEOUT_S = 1.0
 """How long one Sentinel, or one server, may take to say which server is primary; then the next one is asked."""
 
-ASK_AFTER_S = 1.0
+ASK_AFTER_S = 0.2
 """A connection that was silent for so long is asked whether it is alive before it is used. Firewalls and address
 translators forget silent connections, most after minutes, without a word to either side: what is sent into one then
 disappears. Under load no connection is silent for so long, and nothing is asked."""
@@ -202,7 +203,9 @@ def _server_options(pool: BlockingConnectionPool) -> dict[str, Any]:
 
 
 class Client(Redis):
-    """redis-py's client with our errors, whatever redis-py or the OS raises. `on_refused`: called at a RedisRefuses."""
+    """redis-py's client with our errors, whatever redis-py or the OS raises. `on_refused`: called when Redis says no:
+    what it may not, cannot, or has not the type for.
+    """
 
     on_refused: Callable[[], object] = staticmethod(lambda: None)
 
@@ -217,7 +220,7 @@ class Client(Redis):
     def meaning(self, error: Exception, key: str = "") -> LasteventError | None:
         """As `translated`. Who talks to Redis beside `execute_command` and pipelines asks here: refusals are noted."""
         meaning = translated(error, key=key)
-        if isinstance(meaning, RedisRefuses):
+        if isinstance(meaning, RedisRefuses | WrongType) or (meaning and str(meaning) != AWAY):
             self.on_refused()
         return meaning
 
@@ -227,14 +230,20 @@ class Client(Redis):
         return pipeline
 
 
+def _named_in_a_pipeline(error: Exception) -> str:
+    """The key of the command that failed, as redis-py names it."""
+    found = re.match(r"Command # \d+ \(\S+ ([^\s)]+)", str(error))
+    return _named(found[1]) if found else ""
+
+
 class _Pipeline(Pipeline):
-    meaning: Callable[[Exception], LasteventError | None]
+    meaning: Callable[..., LasteventError | None]
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         try:
             answers = await super().execute(raise_on_error)
         except Exception as error:
-            if meaning := self.meaning(error):
+            if meaning := self.meaning(error, _named_in_a_pipeline(error)):
                 raise meaning from error
             raise
         for answer in answers:

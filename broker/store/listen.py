@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from broker.errors import RedisUnavailable
 from broker.store.connect import Client
 
-PING_S = 2.0
+PING_S = 1.5
 """After so much silence Redis is asked for a sign of life, and again; a third silence means that nobody is there."""
 
 PINGS = 2

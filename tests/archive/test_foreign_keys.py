@@ -73,6 +73,32 @@ async def test_the_archiver_takes_the_other_streams(log: StreamLog, tmp_path: Pa
         assert (await archive.reader.find(spoilt) is not None) == (name == "views")
 
 
+@pytest.mark.parametrize(("key", "field"), [("meta", "tail"), ("log", "x")])
+async def test_the_archiver_takes_the_other_streams_of_one_that_cannot_be_read(
+    log: StreamLog, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, field: str
+) -> None:
+    spoilt, sound = await finish(log), await finish(log)
+    await sweep(log)
+    if key == "meta":
+        await log.redis.hset(f"le:{{{spoilt}}}:meta", field, "no number")
+    else:
+        await log.redis.xadd(f"le:{{{spoilt}}}:log", {field: "y"}, id="9-0")
+    async with open_archive(f"sqlite:///{tmp_path}/archive.db", tmp_path) as archive:
+        await Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None).archive_once()
+        assert await archive.reader.find(sound)
+        assert await archive.reader.find(spoilt) is None
+    assert f"stream {spoilt}: it could not be archived; it stays in Redis" in caplog.text
+
+
+@pytest.mark.parametrize("listing", ["streams:t", "sessions:t", "session:t:mine"])
+async def test_a_stream_that_could_not_be_listed_does_not_begin(log: StreamLog, listing: str) -> None:
+    """Its caller would be told so, and a sweeper would have it run nevertheless."""
+    await log.redis.set(f"le:{listing}", "of something else", ex=60)
+    with pytest.raises(WrongType, match=f"The key le:{listing.partition(':')[0]}:…"):
+        await queued(log, session="mine")
+    assert await log.redis.keys("le:{*") == []
+
+
 async def test_a_listing_has_the_other_streams(log: StreamLog) -> None:
     spoilt, sound = await queued(log), await queued(log)
     await overwrite(log, spoilt, "meta")

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from broker.errors import StoreUnavailable, WrongType
 from broker.log.keys import Keys
 from broker.log.needs import AGAIN_S, Needs
 from broker.store.connect import Client, connect
@@ -28,6 +29,19 @@ async def test_redis_is_asked_once_and_not_with_each_request(redis: Client, clie
     for _ in range(10):
         await needs.require()
     assert await questions(redis) == before + 1
+    await client.aclose()
+
+
+async def test_a_key_of_another_type_is_a_doubt_too(redis: Client, client: Client) -> None:
+    needs = Needs(client, Keys())
+    await needs.require()
+    await redis.set(Keys().leases, "of something else", ex=60)
+    with pytest.raises(WrongType):
+        await client.zcard(Keys().leases)
+    assert not needs.are_met
+    with pytest.raises(StoreUnavailable, match="The key le:leases"):
+        await needs.require()
+    await redis.delete(Keys().leases)
     await client.aclose()
 
 

@@ -56,8 +56,13 @@ class EndedStreams:
         for sid in map(bytes.decode, due):
             try:
                 stream = await self._read(sid, now_ms)
-            except WrongType as foreign:  # one must not keep the others out
-                logger.warning("stream %s: it stays in Redis. %s", sid, foreign)
+            except RedisUnavailable:
+                raise
+            except Exception as error:  # one must not keep the others out
+                if isinstance(error, WrongType):
+                    logger.warning("stream %s: it stays in Redis. %s", sid, error)
+                else:
+                    logger.exception("stream %s: it could not be archived; it stays in Redis", sid)
                 await self._look_again(sid, now_ms)
                 continue
             if stream:
@@ -99,12 +104,7 @@ class EndedStreams:
             logger.error("stream %s: its log does not end where its meta says; it stays in Redis", sid)
             await self._look_again(sid, now_ms)
             return None
-        try:
-            return await asyncio.to_thread(finished, sid, meta, events)
-        except Exception:
-            logger.exception("stream %s: it could not be archived; it stays in Redis", sid)
-            await self._look_again(sid, now_ms)
-            return None
+        return await asyncio.to_thread(finished, sid, meta, events)
 
     async def _drop_from_redis(self, stream: Finished, now_ms: int) -> None:
         try:

@@ -208,6 +208,6 @@ class Rust(Language):
     def make_ready(self, folder: Path) -> None:
         shutil.copytree(HERE / "rust", folder, dirs_exist_ok=True)
         target = HERE.parents[1] / "build" / "clients-rust"  # kept, since it is minutes
-        command = ["cargo", "build", "--quiet", "--locked", "--target-dir", str(target)]
+        command = ["cargo", "build", "--quiet", "--target-dir", str(target)]
         subprocess.run(command, cwd=folder, check=True)
         self.command = (str(target / "debug" / "lastevent-foreign-clients"),)

@@ -117,9 +117,22 @@ export async function text(id, signal) {
   return { text: await arriving(response.text()), cursor: Number(response.headers.get("Last-Event-ID")) };
 }
 
+/** A page of streams, without their requests. */
 export function streams(query, signal) {
-  const given = Object.entries({ ...query, include: "request" }).filter(([, value]) => value != null && value !== "");
+  const given = Object.entries(query).filter(([, value]) => value != null && value !== "");
   return json(`/v1/streams?${new URLSearchParams(given)}`, { signal });
+}
+
+/** A stream as it is now, without its request, found by the time of its creation. Null if it is gone. */
+export async function listed({ id, created_at: created }, signal) {
+  let cursor = null;
+  do {
+    const page = await streams({ created_after: created, created_before: created, limit: 200, cursor }, signal);
+    const found = page.streams.find((each) => each.id === id);
+    if (found) return found;
+    cursor = page.next;
+  } while (cursor);
+  return null;
 }
 
 /** All of them, page after page. */

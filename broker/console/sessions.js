@@ -5,6 +5,7 @@ import { fill, h, notice, setAttribute, setText } from "./dom.js";
 import { Filters } from "./filters.js";
 import { number, plural } from "./format.js";
 import { problemNotice } from "./problem.js";
+import { Prompts } from "./prompts.js";
 import { bind } from "./shortcuts.js";
 import { hasEnded, streamAddress } from "./stream.js";
 import { StreamRow } from "./streamrow.js";
@@ -25,6 +26,7 @@ class Sessions {
   #rows = new Map(); // id → StreamRow
   #next = null;
   #abort = new AbortController();
+  #prompts = new Prompts((id) => this.#rows.get(id)?.drawPrompt());
   #filters;
   #isBusy = false;
   #isLoaded = false; // the first page of the present filters is here
@@ -46,6 +48,7 @@ class Sessions {
 
   close() {
     this.#abort.abort();
+    this.#prompts.close();
     this.#filters.close();
     clearTimeout(this.polling);
     document.removeEventListener("visibilitychange", this.#wake);
@@ -140,10 +143,8 @@ class Sessions {
 
   /** A stream that is no longer on the filtered page: it has ended, or it is gone. */
   async #refreshOne(row, signal) {
-    const record = await api.stream(row.record.id, signal).catch((problem) => {
-      if (problem.status === 404 || problem.status === 410) return null;
-      throw problem;
-    });
+    const record = await api.listed(row.record, signal);
+    if (signal.aborted) return;
     const { state } = this.#filters.query();
     if (record && (!state || record.state === state)) row.draw(record);
     else this.#remove(row);
@@ -156,6 +157,7 @@ class Sessions {
     this.#rows.set(record.id, row);
     const older = Array.from(this.body.children).find((each) => each.dataset.created < record.created_at);
     this.body.insertBefore(row.element, older ?? null);
+    if (!record.erased_at) this.#prompts.watch(row.element);
   }
 
   #remove(row) {

@@ -1,7 +1,8 @@
 // A stream as a row of the sessions' table: drawn once, then updated only where something has changed.
 
 import { fill, h, isolated, setAttribute, setText } from "./dom.js";
-import { duration, exact, moment, promptOf, visible } from "./format.js";
+import { duration, exact, moment, visible } from "./format.js";
+import { knownPrompt } from "./prompts.js";
 import { durationOf, firstTokenMs, shownState, stateBadge, streamLink } from "./stream.js";
 
 export class StreamRow {
@@ -41,16 +42,22 @@ export class StreamRow {
       this.shown = shownState(record);
       fill(this.state, stateBadge(record));
     }
-    setText(this.prompt, visible(firstLine(record)));
+    this.drawPrompt();
     setText(this.duration, durationOf(record));
     setText(this.firstToken, duration(firstTokenMs(record)));
     setText(this.events, String(record.last_event_id));
-    setAttribute(this.prompt, "data-quiet", record.request === null);
+  }
+
+  /** Empty until the prompt has been read. */
+  drawPrompt() {
+    const prompt = this.record.erased_at ? "" : knownPrompt(this.record.id);
+    const shown = prompt === "" ? insteadOfPrompt(this.record) : (prompt ?? "").split("\n", 1)[0];
+    setText(this.prompt, visible(shown));
+    setAttribute(this.prompt, "data-quiet", prompt === "");
   }
 }
 
-function firstLine(record) {
+function insteadOfPrompt(record) {
   if (record.erased_at) return "Erased";
-  const nothing = record.producer === "external" ? "External producer" : "No prompt";
-  return promptOf(record.request).trim().split("\n", 1)[0] || nothing;
+  return record.producer === "external" ? "External producer" : "No prompt";
 }

@@ -113,6 +113,7 @@ def until_cursor(page: Page, events: int) -> None:
 def sessions(page: Page, seeds: Seeds) -> None:
     page.goto(f"{seeds.url}/#/sessions")
     expect(page.locator("tbody tr .badge.running").first).to_be_visible()
+    expect(page.locator("tbody tr .prompt:empty")).to_have_count(0)
     take(page, "sessions")
 
 

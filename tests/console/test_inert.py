@@ -133,6 +133,7 @@ def test_the_sessions_show_every_string_as_it_is(page: Page, seeds: Seeds, hosti
     prompted = seeds.finished(f"{HOSTILE}\n[[tokens=1 rate=0 ttft_ms=0]]", session_id=PLAIN_NAME, user_id=PLAIN_NAME)
     page.goto(f"{seeds.url}/#/sessions")
     row = page.locator(f'tr[data-id="{prompted}"]')
+    expect(row.locator(".prompt")).not_to_be_empty()
     assert row.locator(".prompt").text_content() == visible(HOSTILE)
     row.get_by_role("button").first.click()
     assert page.get_by_label("Session", exact=True).input_value() == PLAIN_NAME

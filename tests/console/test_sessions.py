@@ -2,11 +2,12 @@
 
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from redis import Redis
 
 from tests.console.conftest import Seeds, watched_page
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.browser
 
 DONE = ("done", {"stop_reason": "end_turn"})
 PAGE = 50
+LARGE = 300_000
 
 
 @pytest.fixture
@@ -43,6 +45,10 @@ def row(page: Page, sid: str) -> str:
     return page.locator(f'tbody tr[data-id="{sid}"]').text_content() or ""
 
 
+def prompt(page: Page, sid: str) -> Locator:
+    return page.locator(f'tbody tr[data-id="{sid}"] .prompt')
+
+
 def until_shown(page: Page, *sids: str) -> None:
     page.wait_for_function(
         "(ids) => JSON.stringify([...document.querySelectorAll('tbody tr')].map((row) => row.dataset.id)) === ids",
@@ -54,8 +60,8 @@ def test_a_row_tells_state_times_and_who(page: Page, seeds: Seeds, session: str)
     sid = seeds.finished("What is a tide? [[tokens=4 rate=50 ttft_ms=0]]", session_id=session, user_id="mara")
     open_sessions(page, seeds, session_id=session)
     expect(page.locator(f'tr[data-id="{sid}"] .badge')).to_have_text("done")
+    expect(prompt(page, sid)).to_contain_text("What is a tide?")
     told = row(page, sid)
-    assert "What is a tide?" in told
     assert sid in told
     assert session in told
     assert "mara" in told
@@ -174,6 +180,97 @@ def test_more_goes_on_where_the_page_ended(page: Page, seeds: Seeds, session: st
 def listed(seeds: Seeds, session: str) -> list[dict[str, str]]:
     streams: list[dict[str, str]] = seeds.get(f"/v1/streams?session_id={session}&limit=200").json()["streams"]
     return streams
+
+
+def test_listings_and_polls_carry_no_request_and_each_prompt_is_read_once(
+    page: Page, seeds: Seeds, session: str
+) -> None:
+    """With photos in them, requests would fill a page with one stream, and be read again by every poll."""
+    photo = "x" * LARGE
+    running = seeds.external(("start", {}), prompt=f"Photo 0\n{photo}", session_id=session)
+    sids = [seeds.external(DONE, prompt=f"Photo {n}\n{photo}", session_id=session) for n in range(1, 6)]
+    asked: list[Request] = []
+
+    def note(request: Request) -> None:
+        asked.append(request)
+
+    page.on("requestfinished", note)
+    open_sessions(page, seeds, session_id=session)
+    until_shown(page, *reversed(sids), running)
+    for n, sid in enumerate([running, *sids]):
+        expect(prompt(page, sid)).to_have_text(f"Photo {n}")
+
+    seeds.append(running, DONE)
+    look_again(page)
+    expect(page.locator(".count")).to_have_text("6 streams, 0 running")
+    page.goto(f"{seeds.url}/#/playground")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
+    open_sessions(page, seeds, session_id=session)
+    expect(prompt(page, running)).to_have_text("Photo 0")
+    page.remove_listener("requestfinished", note)
+
+    paths = [(urlsplit(each.url).path, each) for each in asked]
+    listings = [each.response() for path, each in paths if path == "/v1/streams"]
+    assert len(listings) >= 3
+    assert all(answer and len(answer.body()) < LARGE // 10 for answer in listings)
+    read = Counter(path for path, _ in paths if path.startswith("/v1/streams/"))
+    assert read == {f"/v1/streams/{sid}": 1 for sid in [running, *sids]}
+
+
+def test_a_prompt_that_cannot_be_read_leaves_its_row_as_it_is(page: Page, seeds: Seeds, session: str) -> None:
+    sids = [seeds.external(DONE, prompt=f"Prompt {n}", session_id=session) for n in range(3)]
+    refused: list[str] = []
+
+    def refuse(route: Route) -> None:
+        refused.append(route.request.url)
+        route.fulfill(status=403, json={"title": "Forbidden", "code": "forbidden"})
+
+    page.route(f"**/v1/streams/{sids[1]}", refuse)
+    open_sessions(page, seeds, session_id=session)
+    expect(prompt(page, sids[2])).to_have_text("Prompt 2")
+    expect(prompt(page, sids[0])).to_have_text("Prompt 0")
+    for _ in range(2):
+        with page.expect_response(re.compile(r"/v1/streams\?.*created_after=")):
+            look_again(page)
+    assert len(refused) == 1
+    expect(prompt(page, sids[1])).to_have_text("")
+    expect(page.get_by_role("alert").filter(has_text="Forbidden")).to_have_count(0)
+    boxes = [prompt(page, sid).bounding_box() for sid in sids]
+    assert len({box["height"] for box in boxes if box}) == 1, "a row has its height before its prompt is there"
+
+
+def test_prompts_are_read_near_the_viewport_two_at_a_time_newest_first(page: Page, seeds: Seeds, session: str) -> None:
+    sids = [seeds.external(DONE, prompt=f"Prompt {n}", session_id=session) for n in range(PAGE)]
+    said = {sid: f"Prompt {n}" for n, sid in enumerate(sids)}
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(r"/v1/streams/\w+$"), hold)
+    open_sessions(page, seeds, session_id=session)
+    expect(page.locator("tbody tr")).to_have_count(PAGE)
+    newest_first = shown(page)
+    wait_until_held(page, held, 2)
+    look_again(page)
+    assert [route.request.url.rpartition("/")[2] for route in held] == newest_first[:2]
+    held[0].continue_()
+    expect(prompt(page, newest_first[0])).to_have_text(said[newest_first[0]])
+    wait_until_held(page, held, 3)
+
+    with page.expect_event("requestfailed", lambda request: request.url == held[2].request.url):
+        page.get_by_role("link", name="Playground").click()  # who leaves the view waits for nothing more
+    page.unroute_all()
+    page.go_back()
+    expect(prompt(page, newest_first[2])).to_have_text(said[newest_first[2]])
+    expect(prompt(page, newest_first[-1])).to_have_text("")
+    page.locator("tbody tr").last.scroll_into_view_if_needed()
+    expect(prompt(page, newest_first[-1])).to_have_text(said[newest_first[-1]])
+
+
+def wait_until_held(page: Page, held: list[Route], count: int) -> None:
+    while len(held) < count:
+        page.wait_for_event("request")
 
 
 def test_a_pasted_id_opens_its_stream(page: Page, seeds: Seeds, session: str) -> None:

@@ -55,6 +55,7 @@ HEAD = (
         + _event({"type": "ping"})
     )
 )
+NOTHING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 STOP = {"stop_reason": "end_turn", "stop_sequence": None}
 END = _chunk(
     _event({"type": "content_block_stop", "index": 0})
@@ -88,7 +89,10 @@ class Answering(asyncio.Protocol):
         length = _LENGTH.search(head)
         if end and len(body) >= int(length[1] if length else 0):
             self._request = b""
-            self._answer = asyncio.create_task(self._speak())
+            if head.startswith(b"HEAD "):  # a worker that warms its connection up
+                self._transport.write(NOTHING)
+            else:
+                self._answer = asyncio.create_task(self._speak())
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._answer:

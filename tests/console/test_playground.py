@@ -232,7 +232,7 @@ def test_each_example_shows_what_it_promises(
     expect(page.locator(".answer-ending")).to_contain_text(ending)
     assert page.locator(".answer-notice").all_text_contents() == notices
     if chip == "A silence":
-        # An event has the time at which it was appended: the one before the silence some milliseconds after it was said.
+        # An event has the time of its append: the one before the silence some milliseconds after it was said.
         assert max(after["t"] - before["t"] for before, after in pairwise(seeds.log(sid))) > 2500 * 0.9
 
 

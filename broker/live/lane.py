@@ -20,15 +20,15 @@ import struct
 import termios
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from broker.dialects.format import Format
 
 EXTENSION = "lastevent.lane"
 """In an ASGI scope's extensions: a function (Format, bytes of a heartbeat) → Lane."""
 
-UNSENT = "lastevent.unsent"
-"""The same for a connection without a lane: a function () → bytes, as `unsent`."""
+CONNECTION = "lastevent.connection"
+"""The same for one without a lane: a Connection."""
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -50,7 +50,8 @@ def reset(transport: asyncio.Transport) -> None:
 def reset_at_close(transport: asyncio.Transport, yes: bool) -> None:
     """Also when it is the kernel that closes, since this process has died."""
     option = _AT_ONCE if yes else _IN_ORDER
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+    with suppress(OSError, ValueError):  # the client has gone, and the socket with it
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
 
 
 def unsent(transport: asyncio.Transport) -> int:
@@ -60,9 +61,16 @@ def unsent(transport: asyncio.Transport) -> int:
     nothing for minutes without its count.
     """
     in_kernel = struct.pack("i", 0)
-    with suppress(OSError):  # closed, or a system that does not tell
+    with suppress(OSError, ValueError):  # closed, or a system that does not tell
         in_kernel = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
     return transport.get_write_buffer_size() + int(struct.unpack("i", in_kernel)[0])
+
+
+class Connection(NamedTuple):
+    """What an answer may ask of its connection. By default nothing: another ASGI server does not tell."""
+
+    unsent: Callable[[], int] = lambda: 0
+    hang_up: Callable[[], object] = lambda: None
 
 
 class Carrier(Protocol):

@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.dialects.format import Format
-from broker.live.lane import EXTENSION, UNSENT, Lane, reset_at_close, unsent
+from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, reset, reset_at_close, unsent
 from broker.web.bounded import BoundedProtocol
 
 _KEPT = {"type", "method", "http_version"}
@@ -25,7 +25,8 @@ class Protocol(BoundedProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        offers = {EXTENSION: self._offer, UNSENT: partial(unsent, self.transport)}
+        connection = Connection(partial(unsent, self.transport), partial(reset, self.transport))
+        offers = {EXTENSION: self._offer, CONNECTION: connection}
         self.scope["extensions"] = offers  # type: ignore[typeddict-item]  # typed as JSON-like
 
     def on_headers_complete(self) -> None:

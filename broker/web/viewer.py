@@ -35,7 +35,7 @@ from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
 from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
-from broker.live.lane import EXTENSION, UNSENT, Lane
+from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
@@ -155,7 +155,7 @@ class EventsResponse(Response):
         self._format = form
         self._heartbeat = heartbeat
         self._joins_at = joins_at
-        self._unsent: Callable[[], int] = _unknown
+        self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
 
@@ -176,10 +176,10 @@ class EventsResponse(Response):
         if refused:
             await self._say_farewell(send, refused.code, refused)
         elif lane := _lane(scope, self._format, self._heartbeat):
-            self._unsent = lane.unsent
+            self._connection = Connection(lane.unsent, lane.hang_up)
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
-            self._unsent = scope.get("extensions", {}).get(UNSENT, _unknown)
+            self._connection = scope.get("extensions", {}).get(CONNECTION, self._connection)
             await self._serve_and_count(None, receive, send)
 
     def leave(self, how: Ended) -> None:
@@ -198,8 +198,8 @@ class EventsResponse(Response):
                 self._view.delivered(*lane.wrote)
             self._viewers.access.closed(self._view, ended.value)
             self._viewers.ended[ended] += 1
-        if ended is Ended.TOO_SLOW and lane:
-            lane.hang_up()
+        if ended is Ended.TOO_SLOW:
+            self._connection.hang_up()
 
     async def _serve(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         # Nothing noticed what happened between the request's own checks and here.
@@ -211,8 +211,8 @@ class EventsResponse(Response):
             ended = Ended.DRAINED
         if ended in _FAREWELLS:
             await self._say_farewell(send, _FAREWELLS[ended])
-            if lane:  # a viewer that does not read would delay this server's exit
-                asyncio.get_running_loop().call_later(FAREWELL_S, lane.hang_up)
+            # A viewer that does not read would delay this server's exit.
+            asyncio.get_running_loop().call_later(FAREWELL_S, self._connection.hang_up)
         return ended
 
     async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
@@ -286,14 +286,14 @@ class EventsResponse(Response):
         """Raises TimeoutError when the client has taken nothing for a stall."""
         is_sent = False
         while not is_sent:
-            unsent = self._unsent()
+            unsent = self._connection.unsent()
             try:
                 async with asyncio.timeout(self._viewers.stall_s):
                     await send({"type": "http.response.body", "body": body, "more_body": more})
                 is_sent = True
             except TimeoutError:
                 # uvicorn waits for room first and writes then: what timed out has not been written.
-                if self._unsent() >= unsent:
+                if self._connection.unsent() >= unsent:
                     raise
         self._viewers.bytes_sent += len(body)
 
@@ -317,11 +317,6 @@ class EventsResponse(Response):
 def _lane(scope: Scope, form: Format, heartbeat: bytes) -> Lane | None:
     offer = scope.get("extensions", {}).get(EXTENSION)
     return offer(form, heartbeat) if offer else None
-
-
-def _unknown() -> int:
-    """Another ASGI server does not tell what the client has taken."""
-    return 0
 
 
 class CutResponse(Response):

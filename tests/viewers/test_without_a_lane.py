@@ -103,6 +103,27 @@ async def test_over_http_1_0_every_cut_is_a_reset_and_no_end(own_deployment: Cal
         assert await _is_reset(drained)
 
 
+async def test_over_http_1_0_who_has_gone_is_no_fault_and_who_does_not_read_delays_no_exit(
+    own_deployment: Callable[..., Deployment],
+) -> None:
+    deployment = own_deployment(servers=1, workers=0, LASTEVENT_DRAIN_S="60")
+    [here], [server] = deployment.ports, deployment.servers
+    producer = await Producer.create(here)
+    path = f"/v1/streams/{producer.sid}/events"
+    for _ in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", here)
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        await writer.drain()
+        writer.transport.abort()
+    async with _http_1_0(here, path) as stalled:
+        stalled._transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(40):
+            await producer.write("x" * 95_000)
+        server.send(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait, 20) == 0
+    assert b" ERROR " not in server.output.read_bytes()
+
+
 @asynccontextmanager
 async def _http_1_0(port: int, path: str, until: bytes = b"id: 1\n\n") -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -145,3 +145,9 @@ def test_export_is_the_whole_log_as_a_file(api: Api, finished: str) -> None:
     assert [frame[:3] for frame in frames(api.follow(finished).read_to_end())] == [
         (line["id"], line["event"], line["data"]) for line in ndjson(answer.content)
     ]
+
+
+def test_a_replay_after_the_latest_event_is_over(api: Api) -> None:
+    sid = api.finished("a")
+    assert api.get(f"/v1/streams/{sid}/replay?speed=0&last_event_id=latest").status_code == 204
+    assert api.get(f"/v1/streams/{sid}/replay?speed=0&last_event_id=earliest").status_code == 200

@@ -105,8 +105,9 @@ async def replay_paced(
     tier = Tier.of(request)
     grant = grant_of(request)
     tier.require_place(sid, grant)
-    cursor = cursors.resume_at() or 0
+    cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
+    cursor = found.meta.tail if cursor is None else cursor
     log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span):

@@ -123,18 +123,21 @@ def first_text_ms(port: int) -> float:
     """From POST to the first text, of a generation that is read no further."""
     began = time.perf_counter()
     with _post(port, BODY) as connection:
-        received = b""
-        while b"event: text_delta" not in received:
-            received += connection.recv(65536)
+        _read_until_text(connection)
     return (time.perf_counter() - began) * 1000
+
+
+def _read_until_text(connection: socket.socket) -> bytes:
+    received = b""
+    while b"event: text_delta" not in received:
+        received += connection.recv(65536)
+    return received
 
 
 def _measure(port: int) -> Sample:
     began = time.perf_counter()
     with _post(port, BODY) as connection:
-        received = b""
-        while b"event: text_delta" not in received:
-            received += connection.recv(65536)
+        received = _read_until_text(connection)
         total_ms = (time.perf_counter() - began) * 1000
         while connection.recv(65536):
             pass

@@ -274,6 +274,15 @@ def deployment_in(folder: Path, **options: Any) -> Iterator[Deployment]:
             valkey.kill()
 
 
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """With an archive in SQLite, which has a finished stream at once."""
+    folder = tmp_path_factory.mktemp("archived")
+    settings = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
+    with deployment_in(folder, servers=1, **settings) as deployment:
+        yield deployment
+
+
 @pytest.fixture(scope="session")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Two servers and a worker that stay up: leave every part as it was."""

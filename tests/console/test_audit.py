@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import deployment_in
 from tests.console.conftest import Seeds, serious, watched_page
 from tests.console.test_player import DONE, answer, open_player, until_at, words
 from tests.rig.deployment import HTTP, Deployment, wait_until
@@ -23,14 +22,6 @@ pytestmark = pytest.mark.browser
 SAFARI = "Mozilla/5.0 (iPhone) AppleWebKit/605 (KHTML, like Gecko) Version/18.1 Mobile/15E148 Safari/604.1"
 KEY, MASKED_KEY = "of-at-least-thirty-two-characters", "one-that-sees-no-numbers-anywhere"
 MASKS = "[[mask]]\nname = 'numbers'\npattern = '[0-9]+'\n"
-
-
-@pytest.fixture(scope="module")
-def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("archived")
-    settings = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
-    with deployment_in(folder, servers=1, **settings) as deployment:
-        yield deployment
 
 
 @pytest.fixture

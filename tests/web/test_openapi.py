@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from jsonschema import Draft202012Validator
 
 from broker.settings import load_settings
 from broker.web.app import create_app
-from tests.conftest import deployment_in
 from tests.rig.deployment import Deployment, wait_until
 from tests.rig.npm import install
 from tests.web.wire import Api
@@ -60,14 +59,6 @@ def test_it_says_what_opens_each_route() -> None:
     by_token = {name for name, security in opened_by.items() if {"read_token": []} in security}
     assert by_token == {"events", "stream", "text"}
     assert {name for name, security in opened_by.items() if not security} == {"healthz", "readyz"}
-
-
-@pytest.fixture(scope="module")
-def archived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("archived")
-    settings = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
-    with deployment_in(folder, servers=1, **settings) as deployment:
-        yield deployment
 
 
 def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -179,7 +180,7 @@ async def _appends(pid: int, url: str, streams: int, rounds: int) -> dict[str, l
                 tail += events
                 meter = CpuMeter({REDIS: pid})
                 for at in range(0, streams, PIPELINE):
-                    outcomes = await log.append_many(batches[at : at + PIPELINE])
+                    outcomes = await log.append_many(partial(batches.__getitem__, slice(at, at + PIPELINE)))
                     assert all(isinstance(outcome, Appended) for outcome in outcomes)
                 name = "the append of one event" if events == 1 else f"one of {events} at once"
                 spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * events))

@@ -162,22 +162,24 @@ class Generation:
                 tries += 1
 
     async def _stream(self) -> Ending:
-        shown = False
+        shown, writer = False, self._writer
         try:
             async with aclosing(self._provider.stream(self._model, self._claimed.meta.request or {})) as events:
                 async for event in events:
                     if isinstance(event, Finish):
                         return self._done(event)
-                    self._note_first_text(event[0])
-                    self._writer.write(*event)
+                    if self._first_text_s is None:
+                        self._note_first_text(event[0])
+                    writer.write(*event)
                     shown = True
-                    await self._writer.drain()
+                    if writer.is_behind:
+                        await writer.drain()
         except ProviderFailure as failure:
             raise ProviderBroke(failure, shown=shown) from failure
         raise AssertionError("a provider's stream ended with neither a Finish nor a failure")
 
     def _note_first_text(self, kind: str) -> None:
-        if kind == TEXT_DELTA and self._first_text_s is None:
+        if kind == TEXT_DELTA:
             self._first_text_s = time.monotonic() - self._began
 
     def _done(self, finish: Finish) -> Ending:

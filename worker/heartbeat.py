@@ -11,6 +11,7 @@ import logging
 from contextlib import aclosing
 
 from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
+from broker.log.steps import Append
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
 from broker.store.connect import Client
@@ -73,7 +74,11 @@ class Heartbeat:
     async def renew(self) -> None:
         writers = list(self._writers.values())
         renewals = [writer.renewal() for writer in writers]
-        for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(renewals), strict=True):
+
+        def stamped() -> list[Append]:
+            return [writer.stamped(renewal) for writer, renewal in zip(writers, renewals, strict=True)]
+
+        for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(stamped), strict=True):
             writer.settle_renewal(sent, outcome)
             if writer.lost or writer.has_kept_its_ending():
                 self.forget(writer)

@@ -8,7 +8,8 @@ function here whose parameters are the script's arguments, in the script's order
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ from broker.errors import (
 )
 from broker.log.keys import Keys
 from broker.log.steps import Append, Pen, Seizure
+from broker.store.connect import Client
 from broker.store.errors import translated
+from broker.store.line import Command
 
 
 class Script:
@@ -43,6 +46,9 @@ class Script:
 
 
 WITH_REQUEST = 5
+
+PENS_KEPT = 1024
+"""Writers append again and again: of so many, what does not change from call to call is encoded once."""
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize")
@@ -90,12 +96,18 @@ def append(
 
     → tail, t (ms) of the events that this call was the first to add, state, t of the last event that was already there
     """
-    pen = append.pen
-    args: list[Any] = [pen.epoch, pen.claim_id, pen.base, append.first, round(append.lease_s * 1000), retention_ms]
-    args += (max_events, max_bytes, append.attempt, append.claimed_under, seen_server, endings_from_ms)
+    lease_ms = round(append.lease_s * 1000)
+    before, after = _unchanging(append.pen, lease_ms, retention_ms, max_events, max_bytes, append.attempt)
+    args = [*before, append.first, *after, append.claimed_under, seen_server, endings_from_ms]
     for kind, data, t in append.events:
         args += (kind, data, "" if t is None else t)
     return Call(APPEND, append.sid, args)
+
+
+@lru_cache(PENS_KEPT)
+def _unchanging(pen: Pen, *numbers: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """What all appends of a pen have in front of the first event's number, and behind it."""
+    return [str(part).encode() for part in pen], [b"%d" % number for number in numbers]
 
 
 def restore(
@@ -148,11 +160,15 @@ def _flat(fields: Mapping[str, str] | Mapping[str, str | bytes]) -> list[str | b
 
 
 class Scripts:
-    """Runs calls, and loads the scripts into a Redis that does not have them yet."""
+    """Runs calls, and loads the scripts into a Redis that does not have them yet.
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    `in_batches`: on the client's line, one batch at a time, instead of on any connection of its pool.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, *, in_batches: bool = False) -> None:
         self._redis = redis
         self._keys = keys
+        self._send = redis.send_batch if in_batches and isinstance(redis, Client) else self._in_a_pipeline
 
     async def run(self, call: Call) -> list[Any]:
         """The step's answer after its OK. Raises the error that the step answered, or RedisUnavailable."""
@@ -161,36 +177,49 @@ class Scripts:
     async def run_each(self, calls: Sequence[Call]) -> list[list[Any]]:
         """The answers of steps that follow each other in one round trip. Raises the first error that one answered."""
         outcomes = []
-        for answer in await self.run_many(calls):
+        for answer in await self.run_many(lambda: calls):
             outcome = typed(answer)
             if isinstance(outcome, LasteventError):
                 raise outcome
             outcomes.append(outcome)
         return outcomes
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+    async def run_many(self, calls: Callable[[], Sequence[Call]]) -> list[Any]:
         """The answers of many steps in one round trip, in their order, still to be `typed`.
 
+        `calls`: asked before each sending; what a call says may no longer hold when it has to be sent again.
         Raises RedisUnavailable if any call did not reach Redis; all of them may be repeated.
         """
-        if not calls:
-            return []
-        answers = await self._evalsha(calls)
+        answers = await self._evalsha(calls())
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-            for script in {call.script for call in calls}:
+            for script in {call.script for call in calls()}:
                 await self._redis.script_load(script.text)
-            answers = await self._evalsha(calls)
+            answers = await self._evalsha(calls())
         return answers
 
     async def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
+        if not calls:
+            return []
+        return await self._send([(*_beginning(call.script, self._keys, call.sid), *call.args) for call in calls])
+
+    async def _in_a_pipeline(self, commands: Sequence[Command]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
-            for script, sid, args in calls:
-                pipe.evalsha(script.sha, script.keys, *self._keys.stream(sid)[: script.keys], *args)
+            for command in commands:
+                pipe.execute_command(*command)
             return await pipe.execute(raise_on_error=False)
+
+
+@lru_cache(PENS_KEPT)
+def _beginning(script: Script, keys: Keys, sid: str) -> Command:
+    """Of a call of this script for this stream: all in front of its arguments."""
+    names = keys.stream(sid)[: script.keys]
+    return (b"EVALSHA", script.sha.encode(), b"%d" % script.keys, *(name.encode() for name in names))
 
 
 def typed(answer: Any) -> list[Any] | LasteventError:
     """A step's answer after its OK, or the error that it answered. Raises the error of a call that Redis refused."""
+    if type(answer) is list and answer[0] == b"OK":  # nearly all are
+        return answer[1:]
     if isinstance(answer, redis.exceptions.NoScriptError):  # although it was loaded (run_many)
         raise RedisRefuses(
             "Redis does not keep scripts that were loaded. Perhaps a proxy stands in front of several servers: "
@@ -199,8 +228,6 @@ def typed(answer: Any) -> list[Any] | LasteventError:
     if isinstance(answer, Exception):
         raise translated(answer) or answer
     match answer:
-        case [b"OK", *rest]:
-            return rest
         case [b"NOT_FOUND"]:
             return StreamNotFound("There is no stream with this id.")
         case [b"CLOSED"]:

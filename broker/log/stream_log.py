@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -71,6 +72,7 @@ class StreamLog(ReadableLog):
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
+        self._batches = Scripts(redis, self.keys, in_batches=True)
         self.requests = Requests(redis, self.keys, self._scripts, retention_s=retention_s, is_archived=is_archived)
 
     # -- steps that change a stream ------------------------------------------------------------------
@@ -128,30 +130,51 @@ class StreamLog(ReadableLog):
 
         Raises StreamNotFound, StreamClosed, WriterSuperseded, AppendGap, StreamLimit or, for a new ending, LogHealing.
         """
-        [result] = await self.append_many([append])
-        if isinstance(result, LasteventError):
-            raise result
-        return result
+        [outcome] = await self._append(lambda: [append], self._scripts)
+        if isinstance(outcome, LasteventError):
+            raise outcome
+        return outcome
 
-    async def append_many(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
-        """Group commit: the appends of many streams in one pipeline. Returns the outcome of each, in the same order."""
-        outcomes = await self._append(appends)
+    async def append_many(self, appends: Callable[[], Sequence[Append]]) -> list[Appended | LasteventError]:
+        """Group commit: the appends of many streams in one round trip. Returns the outcome of each, in the same order.
+        One such batch at a time is under way.
+
+        `appends`: asked before each sending. It gives the same events of the same streams, with the right to heal that
+        their writers have by then.
+        """
+        return await self._append(appends, self._batches)
+
+    async def _append(
+        self, appends: Callable[[], Sequence[Append]], scripts: Scripts
+    ) -> list[Appended | LasteventError]:
+        outcomes = await self._append_once(appends, scripts)
         for _ in range(TRIES):
-            refused = {at: outcome for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)}
+            refused = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)]
             if not refused:
-                await self._wake_sweeper_for([append.sid for append in appends if _ends(append)])
+                if self.is_archived:
+                    await self._wake_sweeper_for([append.sid for append in appends() if _ends(append)])
                 return outcomes
-            await self.servers.meet(next(iter(refused.values())).server)
-            for at, outcome in zip(refused, await self._append([appends[at] for at in refused]), strict=True):
+            await self.servers.meet(next(outcome.server for outcome in outcomes if isinstance(outcome, NewServer)))
+            again = await self._append_once(partial(_at, refused, appends), scripts)
+            for at, outcome in zip(refused, again, strict=True):
                 outcomes[at] = outcome
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
-    async def _append(self, appends: Sequence[Append]) -> list[Appended | LasteventError]:
-        answers = await self._scripts.run_many([self.append_call(append) for append in appends])
-        return [_outcome(append, answer) for append, answer in zip(appends, answers, strict=True)]
+    async def _append_once(
+        self, appends: Callable[[], Sequence[Append]], scripts: Scripts
+    ) -> list[Appended | LasteventError]:
+        sent: Sequence[Append] = ()
+
+        def calls() -> list[Call]:
+            nonlocal sent
+            sent = appends()
+            return [self.append_call(append) for append in sent]
+
+        answers = await scripts.run_many(calls)
+        return [_outcome(append, answer) for append, answer in zip(sent, answers, strict=True)]
 
     def append_call(self, append: Append) -> Call:
-        if any(event.kind in TERMINAL for event in append.events[:-1]):
+        if len(append.events) > 1 and any(event.kind in TERMINAL for event in append.events[:-1]):
             raise ValueError("no event can follow a terminal event")  # a caller's bug; sent, it would break G3
         limits = (self._ended_life_ms, self.max_events, self.max_bytes)
         return script.append(append, *limits, self.servers.seen.server, self.servers.endings_from_ms)
@@ -344,11 +367,16 @@ def _ends(append: Append) -> bool:
     return bool(append.events) and append.events[-1].kind in TERMINAL
 
 
+def _at(places: Sequence[int], appends: Callable[[], Sequence[Append]]) -> list[Append]:
+    all_of_them = appends()
+    return [all_of_them[at] for at in places]
+
+
 def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
     try:
         outcome = script.typed(answer)
     except Exception:
-        # An unforeseen failure concerns this stream only: the others' events of the same pipeline are in their logs.
+        # An unforeseen failure concerns this stream only: the others' events of the same batch are in their logs.
         logger.exception("stream %s: its events could not be appended", append.sid)
         return LasteventError("Redis refused to append to this stream. The server's log says why.")
     if isinstance(outcome, LasteventError):

@@ -1,11 +1,13 @@
 """StreamWriter numbers events at once; GroupCommit carries the events of all writers of a process to the log.
 
 States of an event: written (it has its id) → in flight → confirmed (Redis has it). A writer keeps all its events from
-its pen's base on, in order. `confirmed` is a count: if the log turns out to be shorter, only the count falls.
+its pen's base on, in order. `confirmed` is a count: if the log turns out to be shorter, only the count falls. `times`: the
+log's stamps of those that it has had, since an event that is put back keeps its first time.
 
 One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in
-one pipeline. No event waits for a timer. Races and failure points:
-- the reply is lost: the same batch is sent again, and the script skips the events that are there
+one batch, on the client's line (store/line.py). No event waits for a timer. Races and failure points:
+- the reply is lost: the same batch is sent again, and the script skips the events that are there. Each sending, also
+  that after NOSCRIPT or to a new server, carries the right to heal that its writers have by then
 - Redis is away: the commit is tried again until Redis is back; writers wait in drain()
 - Redis lost the tail: AppendGap says from where; the events after it are sent again, under their old ids and times
 - Redis lost the whole stream: it is first restored under this pen, then as above
@@ -21,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from broker.errors import (
@@ -77,6 +79,7 @@ class StreamWriter:
         self.on_lost: Callable[[], object] | None = None
         self._commit = commit
         self._events: list[Unsent] = []
+        self._times: list[int] = []
         self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
         self._events_in_stream = claimed.events
         self._bytes_in_stream = claimed.bytes
@@ -107,20 +110,26 @@ class StreamWriter:
         if self.closed:
             raise ValueError("the terminal event has been written; no event can follow it")
         encoded = encode_data(data)
+        size, log = len(encoded), self._commit.log
         if kind in TERMINAL:
             self.closed = True
-        else:
-            self._require_room(len(encoded))
+        elif self._events_in_stream >= log.max_events or self._bytes_in_stream + size > log.max_bytes:
+            raise StreamLimit(f"A stream holds at most {log.max_events} events and {log.max_bytes} bytes.")
         self._events_in_stream += 1
-        self._bytes_in_stream += len(encoded)
-        self._commit.unconfirmed_bytes += len(encoded)
+        self._bytes_in_stream += size
+        self._commit.unconfirmed_bytes += size
         self._events.append(Unsent(kind, encoded))
         self._commit.gather(self)
-        return self.tail
+        return self.pen.base + len(self._events) - 1
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether who writes here must `drain` before it writes more."""
+        return len(self._events) - self._confirmed > UNCONFIRMED_EVENTS and not self._commit.has_room
 
     async def drain(self) -> None:
         """Backpressure: wait until the log is not too far behind. Raises the error that lost the pen."""
-        await self._until(lambda: self.unconfirmed <= UNCONFIRMED_EVENTS or self._commit.has_room)
+        await self._until(lambda: not self.is_behind)
 
     async def flush(self) -> None:
         """Wait until the log has every event written so far. Raises the error that lost the pen."""
@@ -141,33 +150,33 @@ class StreamWriter:
             self._progress.clear()
             await self._progress.wait()
 
-    def _require_room(self, size: int) -> None:
-        log = self._commit.log
-        if self._is_over_limit(events=1, size=size):
-            raise StreamLimit(f"A stream holds at most {log.max_events} events and {log.max_bytes} bytes.")
-
-    def _is_over_limit(self, *, events: int = 0, size: int = 0) -> bool:
-        log = self._commit.log
-        return self._events_in_stream + events > log.max_events or self._bytes_in_stream + size > log.max_bytes
-
     # -- for GroupCommit and the heartbeat -------------------------------------------------------------
 
     def batch(self) -> Append:
-        """The next events that the log does not have, at most BATCH_EVENTS. An empty batch only renews the lease."""
+        """The next events that the log does not have, at most BATCH_EVENTS. To be `stamped` when it is sent."""
         first = self._confirmed
         pending = self._events[first : first + BATCH_EVENTS]
         # The terminal event of a full stream travels alone: then no limit can refuse it.
-        if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_over_limit():
+        if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_full():
             pending.pop()
-        return self.stamped(Append(self.sid, self.pen, self.pen.base + first, pending, attempt=self.claimed.attempt))
+        for at, t in enumerate(self._times[first : first + len(pending)]):
+            pending[at] = pending[at]._replace(t=t)
+        return self._append(pending)
 
     def renewal(self) -> Append:
         """An append without events, which only renews the lease. Events travel by the group commit alone."""
-        return self.batch()._replace(events=())
+        return self._append(())
+
+    def _append(self, events: Sequence[Unsent]) -> Append:
+        return Append(self.sid, self.pen, self.pen.base + self._confirmed, events, attempt=self.claimed.attempt)
+
+    def _is_full(self) -> bool:
+        log = self._commit.log
+        return self._events_in_stream > log.max_events or self._bytes_in_stream > log.max_bytes
 
     def stamped(self, append: Append) -> Append:
         """The append with this writer's present right to heal: the process may have stood still between two tries."""
-        return append._replace(claimed_under="" if self.may_heal() else self.claimed.server)
+        return append if self.may_heal() else append._replace(claimed_under=self.claimed.server)
 
     def has_kept_its_ending(self) -> bool:
         """Whether the ending has been in the log for a lease, so that it will stay. Asked after an answered renewal."""
@@ -219,13 +228,10 @@ class StreamWriter:
             self.on_lost()
 
     def _confirm(self, sent: Append, outcome: Appended) -> None:
-        # A healed event keeps its first time, so the log's stamp is remembered. If the batch was already there (its
-        # first reply was lost), that is the stamp it got then.
+        # If the batch was already there (its first reply was lost), its stamp is the one that it got then.
         stamp = outcome.there_ms or outcome.now_ms
-        start = sent.first - self.pen.base
-        for at in range(start, start + len(sent.events)):
-            if self._events[at].t is None:
-                self._events[at] = self._events[at]._replace(t=stamp)
+        new = sent.first - self.pen.base + len(sent.events) - len(self._times)
+        self._times += [stamp] * new
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
@@ -233,13 +239,14 @@ class StreamWriter:
 
     def _confirm_to(self, tail: int) -> None:
         before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
-        low, high = sorted((before, self._confirmed))
-        size = _size(self._events[low:high])
-        self._commit.unconfirmed_bytes += -size if self._confirmed > before else size
+        if self._confirmed >= before:
+            self._commit.unconfirmed_bytes -= _size(self._events[before : self._confirmed])
+        else:
+            self._commit.unconfirmed_bytes += _size(self._events[self._confirmed : before])
 
 
 def _size(events: list[Unsent]) -> int:
-    return sum(len(event.data) for event in events)
+    return sum([len(event.data) for event in events])
 
 
 class GroupCommit:
@@ -302,11 +309,10 @@ class GroupCommit:
 
     async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
         # A retry sends the very same batches: that makes it harmless.
-        return await self._until_answered(
-            lambda: self.log.append_many(
-                [writer.stamped(batch) for writer, batch in zip(writers, batches, strict=True)]
-            )
-        )
+        def stamped() -> list[Append]:
+            return [writer.stamped(batch) for writer, batch in zip(writers, batches, strict=True)]
+
+        return await self._until_answered(lambda: self.log.append_many(stamped))
 
     async def _until_answered(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0

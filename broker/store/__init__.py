@@ -1,6 +1,8 @@
 """The stores: how to reach Redis, and the addresses that the settings give. Streams are unknown here.
 
 connect.py      a pool of connections that finds the primary, and a client with our errors
+line.py         a connection for batch after batch: the committer's
+silence.py      when a silent connection counts as dead
 listen.py       the messages of one channel, from a connection that is known to live
 errors.py       Redis' own errors, translated at the border
 room.py         whether Redis has memory for a new stream

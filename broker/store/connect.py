@@ -10,7 +10,7 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,21 +22,15 @@ from redis.asyncio.sentinel import Sentinel
 
 from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, WrongType
 from broker.store.errors import AWAY, translated
+from broker.store.line import Command, Line
 from broker.store.redis_url import Address, RedisUrl, parse_redis_url
+from broker.store.silence import ANSWER_S, ASK_AFTER_S, SOCKET_TIMEOUT_S
 
 POOL_CONNECTIONS = 16
 """A process' reads and writes are short. With more connections they would only queue inside Redis instead of here."""
 
-SOCKET_TIMEOUT_S = 5.0
-"""A Redis that does not answer for so long is away: callers get an error rather than hang."""
-
 FIND_TIMEOUT_S = 1.0
 """How long one Sentinel, or one server, may take to say which server is primary; then the next one is asked."""
-
-ASK_AFTER_S = 0.2
-"""A connection that was silent for so long is asked whether it is alive before it is used. Firewalls and address
-translators forget silent connections, most after minutes, without a word to either side: what is sent into one then
-disappears. Under load no connection is silent for so long, and nothing is asked."""
 
 KEEPALIVE: dict[str, Any] = {
     "socket_keepalive": True,
@@ -48,9 +42,6 @@ KEEPALIVE: dict[str, Any] = {
 }
 """The kernel's own sign of life: a firewall that counts it forgets nothing, and a dead connection ends in a minute.
 Those that do not count it (proxies answer for themselves) are why a silent connection is asked."""
-
-ANSWER_S = 1.0
-"""A connection that does not answer within this is made anew. A Redis that only was slow loses nothing by that."""
 
 FindPrimary = Callable[[], Awaitable[Address]]
 
@@ -208,6 +199,37 @@ class Client(Redis):
     """
 
     on_refused: Callable[[], object] = staticmethod(lambda: None)
+    _line: Line | None = None
+
+    async def send_batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Many commands in one round trip, on a connection which the client keeps for that alone: batch after batch,
+        one under way at a time. The answers in order; what concerns one command alone is among them, as redis-py's
+        error.
+
+        Raises RedisUnavailable, after which some of the batch may have been carried out, or RedisRefuses.
+        """
+        if self._line is None:
+            pool = self.connection_pool
+            self._line = Line(lambda: pool.connection_class(**pool.connection_kwargs))
+        try:
+            answers = await self._line.send(commands)
+        except Exception as error:
+            if meaning := self.meaning(error):
+                raise meaning from error
+            raise
+        self._raise_if_away(answers)
+        return answers
+
+    def _raise_if_away(self, answers: Iterable[Any]) -> None:
+        """What concerns one key alone is for the caller, who has the others' answers."""
+        for answer in answers:
+            if isinstance(answer, Exception) and isinstance(meaning := self.meaning(answer), RedisUnavailable):
+                raise meaning from answer
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if self._line:
+            self._line.close()
+        await super().aclose(close_connection_pool)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -227,6 +249,7 @@ class Client(Redis):
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
         pipeline.meaning = self.meaning
+        pipeline.raise_if_away = self._raise_if_away
         return pipeline
 
 
@@ -238,6 +261,7 @@ def _named_in_a_pipeline(error: Exception) -> str:
 
 class _Pipeline(Pipeline):
     meaning: Callable[..., LasteventError | None]
+    raise_if_away: Callable[[Iterable[Any]], None]
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         try:
@@ -246,10 +270,7 @@ class _Pipeline(Pipeline):
             if meaning := self.meaning(error, _named_in_a_pipeline(error)):
                 raise meaning from error
             raise
-        for answer in answers:
-            # With raise_on_error=False. What concerns one key alone is for the caller, who has the others' answers.
-            if isinstance(answer, Exception) and isinstance(meaning := self.meaning(answer), RedisUnavailable):
-                raise meaning from answer
+        self.raise_if_away(answers)  # with raise_on_error=False
         return answers
 
 

@@ -554,7 +554,7 @@ async def test_of_appends_sent_together_each_comes_to_its_own_outcome(log: Strea
     await taken_over(log, fenced.sid)
     await log.append(batch(ended, 2, ending()))
     appends = [batch(fenced, 2, *text("zombie")), batch(good, 2, *text("Salt")), batch(ended, 3, *text("more"))]
-    outcomes = await log.append_many(appends)
+    outcomes = await log.append_many(lambda: appends)
     assert [type(outcome).__name__ for outcome in outcomes] == ["WriterSuperseded", "Appended", "StreamClosed"]
 
 

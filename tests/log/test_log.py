@@ -564,6 +564,21 @@ async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(real_
     assert (await real_log.append(batch(claimed, 2, *text("Salt")))).tail == 2
 
 
+async def test_a_batch_that_must_be_sent_again_says_what_holds_by_then(real_log: StreamLog) -> None:
+    claimed = await running(real_log)
+    await real_log.redis.script_flush()
+    rights = iter(["asked", "sent", "sent again"])
+    said: list[str] = []
+
+    def appends() -> list[Append]:
+        said.append(next(rights))
+        # By the last time the writer has lost its right to heal: its process stood still meanwhile.
+        return [batch(claimed, 2, *text("Salt"))._replace(claimed_under="another" if len(said) == 3 else "")]
+
+    [outcome] = await real_log.append_many(appends)
+    assert isinstance(outcome, WriterSuperseded)
+
+
 # -- append without numbers (an external producer that cannot retry) -----------------------------------------
 
 

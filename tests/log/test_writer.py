@@ -77,6 +77,29 @@ async def test_what_is_gathered_goes_out_together_one_append_a_stream(
         assert await ids(log, writer.sid) == list(range(1, 22))
 
 
+async def test_a_text_that_goes_on_waits_for_the_pace_and_leaves_with_what_does_not(
+    log: StreamLog, commit: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.log.writer, "PACE_S", 60)
+    one, other = [StreamWriter(commit, await running(log)) for _ in range(2)]
+    for writer in (one, other):  # each text begins at once, also behind another stream's
+        say(writer, "begins")
+        await writer.flush()
+    say(one, "goes on", "and on")
+    for _ in range(5):
+        await log.now_ms()
+    assert one.unconfirmed == 2
+    other.write("done", {})
+    await one.flush()
+    await other.flush()
+
+
+async def test_the_pace_does_not_hold_a_text_back_once_it_is_over(log: StreamLog, writer: StreamWriter) -> None:
+    for word in range(5):
+        say(writer, word)
+        await writer.flush()
+
+
 async def test_events_keep_their_order_however_commits_fall(log: StreamLog, commit: GroupCommit) -> None:
     writers = [StreamWriter(commit, await running(log)) for _ in range(5)]
 

@@ -19,6 +19,7 @@ from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.store.connect import connect
+from tests.rig.deployment import until
 from tests.rig.proxy import proxy_to
 from tests.rig.streams import (
     batch,
@@ -299,6 +300,29 @@ async def test_a_writer_that_stood_still_heals_nothing_under_another_server(
     with pytest.raises(WriterSuperseded):
         await writer.flush()
     assert await ids(log, writer.sid) == [1]
+
+
+async def test_a_writer_that_stood_still_between_two_tries_heals_nothing_either(
+    redis: Redis, valkey_url: str, zombie_clock: _Clock
+) -> None:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as broken:
+        proxy.refuse()
+        tries: list[int] = []
+
+        class CountedLog(StreamLog):
+            async def append_many(self, appends: Any) -> Any:
+                tries.append(len(appends()))
+                return await super().append_many(appends)
+
+        async with committing(CountedLog(broken)) as commit:
+            writer = StreamWriter(commit, on_another_server(await running(StreamLog(redis))))
+            writer.write("text_delta", {"text": "Salt"})
+            await until(lambda: len(tries) == 2, "its first try has failed")
+            zombie_clock.go_on(30)
+            proxy.refuse(False)
+            with pytest.raises(WriterSuperseded):
+                await writer.flush()
+    assert await ids(StreamLog(redis), writer.sid) == [1]
 
 
 async def test_a_writer_that_stood_still_puts_no_stream_back(

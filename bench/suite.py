@@ -20,7 +20,7 @@ from bench.storm import storm
 from bench.table import Table
 from bench.ten_thousand import ten_thousand
 from bench.tree import beside
-from bench.worker import worker
+from bench.worker import worker, worker_paired
 
 SCENARIOS: dict[str, Scenario] = {
     "relay": relay,
@@ -42,6 +42,7 @@ PAIRED: dict[str, Pairable] = {
     "first_token": first_token_paired,
     "start": start_paired,
     "memory": memory_paired,
+    "worker": worker_paired,
 }
 """The others call the product's modules in their own process, or measure in another order."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.against import ROUNDS
 from bench.loads import loads
 from bench.scenario import Options
-from bench.suite import PAIRED, SCENARIOS, run, run_against
+from bench.suite import LOADED, PAIRED, SCENARIOS, run, run_against
 from bench.tree import CannotPair
 
 AGAINST = f"""\
@@ -23,7 +23,9 @@ of its .venv. Nothing is written to a report. It can measure: {", ".join(PAIRED)
     python -m bench worker --against HEAD~1 --loads 100x30,100x30+tls
 """
 
-LOADS_HELP = "what to load a worker with: generations x deltas a second each (100x30,100x30+tls,100xmax)"
+LOADS_HELP = (
+    "what to load the worker with (worker, whole_way): generations x deltas a second each (100x30,100x30+tls,100xmax)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.names if name not in SCENARIOS]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    if asked.loads and not LOADED.issuperset(asked.names or SCENARIOS):
+        parser.error(f"--loads is for {', '.join(sorted(LOADED))} alone: name them")
     options = Options(asked.rounds, asked.short, asked.loads)
     if asked.against is None:
         tables = run(asked.names or list(SCENARIOS), options, asked.report)

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from statistics import median
 from typing import NamedTuple, Protocol
 
-from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from bench.contestants.side import REDIS
@@ -26,6 +25,7 @@ from bench.loads import Load
 from bench.meter import CpuMeter
 from bench.processes import free_port, start, start_redis, temporary_folder, wait_for_port
 from bench.table import p99
+from broker.store.connect import Client
 
 WORKER, PROVIDER = "worker", "provider"
 LIMIT_S = 240.0  # a full worker takes minutes for what 400 generations ask of it
@@ -52,7 +52,7 @@ class Generating(Protocol):
 
     parts: dict[str, int]
     """The processes whose CPU counts."""
-    redis: Redis
+    redis: Client
     first_delta: int
     """How many events a stream has with its first delta."""
     own_events: int
@@ -154,7 +154,7 @@ async def _measure(worker: Generating, meter: CpuMeter, load: Load, *, short: bo
             first, last = await _the_middle(watch)
             delays_ms = []
         lost = await watch.until_the_end()
-        missing = await worker.missing(load.generations * load.deltas(short=short))
+        missing = await worker.missing(load.generations * load.deltas(short=short)) if load.rate else 0
         return _sample(first, last, delays_ms, lost, missing)
     finally:
         await worker.aclose()

@@ -28,6 +28,8 @@ class Measured(NamedTuple):
     figures: Mapping[str, float]
     """By name and unit; the same names from every round."""
     failures: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know."""
 
 
 class Pairing(NamedTuple):

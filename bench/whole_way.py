@@ -16,7 +16,7 @@ from bench.loads import Load, loads
 from bench.scenario import Measured, Options, Pairing
 from bench.table import Table, number
 from bench.tree import Tree
-from bench.worker import busy, delay_figures, delays
+from bench.worker import busy, delay_figures, delays, notes
 
 LOADS, LOADS_SHORT = loads("100x30"), loads("10x30")
 PARTS = (WORKER, REDIS, SERVER)
@@ -34,7 +34,7 @@ def whole_way(options: Options) -> list[Table]:
             "whole_way: provider → worker → Redis → server → viewers, one worker, one server, a viewer of each stream",
             (
                 *("provider", "generations at a time", "events/s", *(f"{part} µs/event" for part in PARTS)),
-                *("whole side", "delta p50 ms", "p99 ms", "worker busy"),
+                *("whole way", "delta p50 ms", "p99 ms", "worker busy"),
             ),
             rows,
             failures=failures,
@@ -46,7 +46,7 @@ def _row(load: Load, sample: Sample) -> list[str]:
     return [
         *(load.provider, f"{load.generations}", number(sample.events_per_s)),
         *(number(sample.cpu_us[part]) for part in PARTS),
-        *(number(_whole_side_us(sample)), *delays(sample), busy(load, sample)),
+        *(number(_whole_way_us(sample)), *delays(sample), busy(load, sample)),
     ]
 
 
@@ -61,17 +61,17 @@ def _measured(load: Load, options: Options, tree: Tree) -> Measured:
     sample = measure(partial(WithViewers, tree=tree), load, short=options.short)
     figures = {
         **{f"{part} µs/event": sample.cpu_us[part] for part in PARTS},
-        "whole side µs/event": _whole_side_us(sample),
+        "whole way µs/event": _whole_way_us(sample),
         "events/s": sample.events_per_s,
         **delay_figures(sample),
         "worker busy %": 100 * sample.busy,
     }
-    return Measured(figures, sample.failures)
+    return Measured(figures, sample.failures, notes(load, sample))
 
 
 def _loads(options: Options) -> list[Load]:
     return list(options.loads) or (LOADS_SHORT if options.short else LOADS)
 
 
-def _whole_side_us(sample: Sample) -> float:
+def _whole_way_us(sample: Sample) -> float:
     return sum(sample.cpu_us[part] for part in PARTS)

@@ -103,7 +103,12 @@ def _measured(load: Load, options: Options, tree: Tree) -> Measured:
             "worker busy %": 100 * sample.busy,
         },
         sample.failures,
+        notes(load, sample),
     )
+
+
+def notes(load: Load, sample: Sample) -> list[str]:
+    return ["the worker is full in a round"] if sample.is_full(load) else []
 
 
 def delay_figures(sample: Sample) -> dict[str, float]:

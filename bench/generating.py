@@ -81,6 +81,7 @@ Start = Callable[[ExitStack, Place, Load], Generating]
 class Sample(NamedTuple):
     """One measurement."""
 
+    seconds: float
     events_per_s: float
     cpu_us: dict[str, float]
     """By part, an event."""
@@ -91,6 +92,7 @@ class Sample(NamedTuple):
     """The share of a core that the worker has taken."""
     lost: int
     missing: int
+    cut_short: bool = False
 
     @property
     def delay_ms(self) -> tuple[float, float] | None:
@@ -99,8 +101,12 @@ class Sample(NamedTuple):
 
     @property
     def failures(self) -> list[str]:
-        lost = [f"{self.lost} events are not in the log"] if self.lost else []
-        return [*lost, *([f"{self.missing} deltas did not come out"] if self.missing else [])]
+        told = {
+            f"{self.lost} events are not in the log": self.lost,
+            f"{self.missing} deltas did not come out": self.missing,
+            f"generations began so slowly that all ran for {self.seconds:.1f} s only": self.cut_short,
+        }
+        return [failure for failure, is_so in told.items() if is_so]
 
     def is_full(self, load: Load) -> bool:
         """Whether the worker had no room left. What it costs then, and its delays, say little of one that has."""
@@ -155,7 +161,8 @@ async def _measure(worker: Generating, meter: CpuMeter, load: Load, *, short: bo
             delays_ms = []
         lost = await watch.until_the_end()
         missing = await worker.missing(load.generations * load.deltas(short=short)) if load.rate else 0
-        return _sample(first, last, delays_ms, lost, missing)
+        sample = _sample(first, last, delays_ms, lost, missing)
+        return sample._replace(cut_short=sample.seconds < load.measured_s(short=short) / 2) if load.rate else sample
     finally:
         await worker.aclose()
 
@@ -164,6 +171,7 @@ def _sample(first: Moment, last: Moment, delays_ms: list[float], lost: int, miss
     events, seconds = max(1, last.events - first.events), last.at_s - first.at_s
     spent_us = {part: last.spent_us[part] - first.spent_us[part] for part in first.spent_us}
     return Sample(
+        seconds=seconds,
         events_per_s=events / seconds,
         cpu_us={part: us / events for part, us in spent_us.items()},
         commits_an_event=(last.reads - first.reads) / events,
@@ -211,39 +219,23 @@ class _Watch:
 
 
 async def _while_all_run(watch: _Watch, load: Load, *, short: bool) -> tuple[Moment, Moment, list[float]]:
-    ends_s = await _first_deltas(watch, load.deltas(short=short) / load.rate)
-    seconds = measured_s(load.measured_s(short=short), ends_s - time.monotonic())
+    begun = await _all_begun(watch)
+    furthest = max(begun.counts) - watch.worker.first_delta + 1
+    left_s = (load.deltas(short=short) - furthest) / load.rate
     await watch.worker.begin_timing()
     first = await watch.look()
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(min(load.measured_s(short=short), left_s))
     last = await watch.look()
     return first, last, await watch.worker.delays_ms()
 
 
-async def _first_deltas(watch: _Watch, takes_s: float) -> float:
-    """Until every generation has its first delta; when the first of them ends at the earliest."""
-    ends_s = None
-    while True:
-        before_s = time.monotonic()
-        counts = (await watch.look()).counts
-        if ends_s is None and max(counts) >= watch.worker.first_delta:
-            ends_s = before_s - POLL_S + takes_s
-        if ends_s is not None and min(counts) >= watch.worker.first_delta:
-            return ends_s
+async def _all_begun(watch: _Watch) -> Moment:
+    """When every generation has its first delta."""
+    while min((moment := await watch.look()).counts) < watch.worker.first_delta:
         if watch.is_over:
-            raise SystemExit("not every generation has begun")
+            raise SystemExit(f"not every generation has begun after {LIMIT_S:g} s")
         await asyncio.sleep(POLL_S)
-
-
-def measured_s(wanted_s: float, until_the_first_ends_s: float) -> float:
-    """How long to measure. Raises SystemExit if some generations end before it is worth it."""
-    seconds = min(wanted_s, until_the_first_ends_s)
-    if seconds < wanted_s / 2:
-        raise SystemExit(
-            "the generations began so slowly that the first of them ends before the measurement does: "
-            "this machine is too slow for so many, or busy with something else"
-        )
-    return seconds
+    return moment
 
 
 async def _the_middle(watch: _Watch) -> tuple[Moment, Moment]:

@@ -73,8 +73,8 @@ write events (`bench/contestants/lastevent.py`). Everything else that loads or m
 sides, and so are the installed packages. The comparison is printed; it does not change this file.
 
 `make bench ARGS="worker --loads 100x30,100x30+tls --against REV"` chooses what the worker is loaded with (100
-generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read. `whole_way` takes `--loads`,
-too.
+generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read. `whole_way` takes
+`--loads`, too.
 
 ## Who is compared, and what is unfair to whom
 

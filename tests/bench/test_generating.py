@@ -5,7 +5,7 @@ import pytest
 from bench.__main__ import main
 from bench.contestants.lastevent_worker import evenly
 from bench.contestants.naive_worker import delay_ms
-from bench.generating import Moment, Sample, measured_s, middle
+from bench.generating import Moment, Sample, middle
 from bench.load.deltas import Timings
 from bench.loads import Load, load
 from bench.scenario import Options
@@ -13,6 +13,7 @@ from bench.suite import PAIRED
 from bench.worker import LOADS, busy
 
 NOW_NS = 1_763_747_408_123_456_789
+SAMPLE = Sample(8.0, 3000.0, {}, commits_an_event=1.0, delays_ms=[], busy=0.5, lost=0, missing=0)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +54,6 @@ def test_a_paced_generation_takes_longer_than_the_measurement_and_the_beginning_
         assert paced.deltas(short=short) / paced.rate >= begin_s + paced.measured_s(short=short)
 
 
-def test_a_measurement_ends_before_the_first_generation_and_is_refused_if_little_is_left() -> None:
-    assert measured_s(8, until_the_first_ends_s=20) == 8
-    assert measured_s(8, until_the_first_ends_s=5) == 5
-    with pytest.raises(SystemExit, match="the first of them ends before the measurement does"):
-        measured_s(8, until_the_first_ends_s=3)
-
-
 def test_without_a_pace_the_middle_of_what_is_written_is_measured() -> None:
     moments = [_moment(events) for events in (0, 100, 250, 301, 500, 750)]
     assert middle(moments, wanted=1000) == (moments[3], moments[5])
@@ -81,13 +75,16 @@ def _moment(events: int) -> Moment:
     ],
 )
 def test_a_worker_without_room_is_marked_as_full(name: str, per_s: float, share: float, cell: str) -> None:
-    sample = Sample(per_s, {}, commits_an_event=1, delays_ms=[], busy=share, lost=0, missing=0)
-    assert busy(load(name), sample) == cell
+    assert busy(load(name), SAMPLE._replace(events_per_s=per_s, busy=share)) == cell
 
 
-def test_what_did_not_arrive_fails_the_run() -> None:
-    sample = Sample(1, {}, commits_an_event=1, delays_ms=[], busy=0, lost=2, missing=3)
-    assert sample.failures == ["2 events are not in the log", "3 deltas did not come out"]
+def test_what_did_not_arrive_and_what_is_no_measurement_fails_the_run() -> None:
+    assert SAMPLE.failures == []
+    assert SAMPLE._replace(lost=2, missing=3, cut_short=True).failures == [
+        "2 events are not in the log",
+        "3 deltas did not come out",
+        "generations began so slowly that all ran for 8.0 s only",
+    ]
 
 
 def test_a_delta_is_timed_by_its_stamp_also_where_reads_tear_it() -> None:

@@ -44,8 +44,10 @@ by `python -m bench --report docs/BENCHMARKS.md`; the text before the results is
 `worker` and `whole_way` measure a real worker process on a provider of their own, over HTTP or TLS.
 
 - A paced provider writes each delta by itself, as models speak. The measurement begins when every generation has its
-  first delta and takes eight seconds, in which none ends. "As fast as it is read" writes 64 deltas at a time and is
-  measured while the middle of it is written, from 30 to 70 %. That is a limit, not what an event costs in use.
+  first delta and takes eight seconds, in which none ends. A full worker begins some generations so late that it never
+  runs all at a time; there the eight seconds end when the first of them does. "As fast as it is read" writes 64 deltas
+  at a time and is measured while the middle of it is written, from 30 to 70 %. That is a limit, not what an event costs
+  in use.
 - CPU is divided by the events that came into the log in that time.
 - **Commits an event**: how many pipelines Redis was sent, for each event: reads of its sockets (INFO's
   `total_reads_processed`), without the meter's own. The worker's few other commands (heartbeats, its queue) count, too,

@@ -6,7 +6,7 @@
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #   make clients   clients of others, also those that compile for minutes (Rust, Kotlin), through a proxy that cuts
-#   make bench     the benchmarks, a quarter of an hour (make bench ARGS="relay fanout --rounds 1");
+#   make bench     the benchmarks, twenty minutes (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old

@@ -6,4 +6,5 @@ against.py        a commit beside the work tree, in turn; tree.py lays out the c
 contestants/      Lastevent and who runs beside it, each as a *side*: running, its streams made
 load/             publishers, viewers and a provider: processes whose CPU is not counted
 delivery.py       publishing to viewers that are connected, timed; meter.py says what it cost
+generating.py     a worker under a load (loads.py), timed and metered
 """

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.against import ROUNDS
+from bench.loads import loads
 from bench.scenario import Options
-from bench.suite import PAIRED, SCENARIOS, run, run_against
+from bench.suite import LOADED, PAIRED, SCENARIOS, run, run_against
 from bench.tree import CannotPair
 
 AGAINST = f"""\
@@ -19,7 +20,12 @@ the least and the greatest of the rounds. Both sides have the load and the meter
 of its .venv. Nothing is written to a report. It can measure: {", ".join(PAIRED)}.
 
     python -m bench relay fanout memory first_token --against HEAD~1
+    python -m bench worker --against HEAD~1 --loads 100x30,100x30+tls
 """
+
+LOADS_HELP = (
+    "what to load the worker with (worker, whole_way): generations x deltas a second each (100x30,100x30+tls,100xmax)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}")
     parser.add_argument("--rounds", type=int, help="rounds of each comparison")
     parser.add_argument("--short", action="store_true", help="small numbers, a few seconds: shows that they run")
+    parser.add_argument("--loads", type=loads, default=(), metavar="LOAD,…", help=LOADS_HELP)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--report", type=Path, metavar="FILE.md", help="write the results as Markdown, too")
     output.add_argument("--against", metavar="REV", help="measure a commit and this work tree side by side (see below)")
     asked = parser.parse_args(arguments)
     if unknown := [name for name in asked.names if name not in SCENARIOS]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
-    options = Options(asked.rounds, asked.short)
+    if asked.loads and not LOADED.issuperset(asked.names or SCENARIOS):
+        parser.error(f"--loads is for {', '.join(sorted(LOADED))} alone: name them")
+    options = Options(asked.rounds, asked.short, asked.loads)
     if asked.against is None:
         tables = run(asked.names or list(SCENARIOS), options, asked.report)
     else:

@@ -39,7 +39,10 @@ def pair(pairing: Pairing, sides: Sides, options: Options) -> Table:
         pairing.title,
         ("", sides.then.name, "now", f"now/{sides.then.name}", "least", "greatest"),
         [_row(name, [of.figures[name] for of in then], [of.figures[name] for of in now]) for name in then[0].figures],
-        [f"Medians of {rounds} rounds; of the ratio: each round's own, and their least and greatest."],
+        [
+            f"Medians of {rounds} rounds; of the ratio: each round's own, and their least and greatest.",
+            *dict.fromkeys([*_notes(sides.then, then), *_notes(sides.now, now)]),
+        ],
         [*_failures(sides.then, then), *_failures(sides.now, now)],
     )
 
@@ -60,3 +63,7 @@ def ratio_of(then: Sequence[float], now: Sequence[float]) -> Ratio | None:
 
 def _failures(tree: Tree, measured: Sequence[Measured]) -> list[str]:
     return [f"{tree.name}: {failure}" for of in measured for failure in of.failures]
+
+
+def _notes(tree: Tree, measured: Sequence[Measured]) -> list[str]:
+    return [f"{tree.name}: {note}" for of in measured for note in of.notes]

@@ -17,8 +17,8 @@ from bench.tree import REPOSITORY
 HEAD = """\
 # Benchmarks
 
-`make bench` runs all of this in about a quarter of an hour; `python -m bench NAME …` runs parts of it. This file is
-written by `python -m bench --report docs/BENCHMARKS.md`; the text before the results is in `bench/report.py`.
+`make bench` runs all of this in about twenty minutes; `python -m bench NAME …` runs parts of it. This file is written
+by `python -m bench --report docs/BENCHMARKS.md`; the text before the results is in `bench/report.py`.
 
 ## How it is measured
 
@@ -39,6 +39,32 @@ written by `python -m bench --report docs/BENCHMARKS.md`; the text before the re
   both. (If it is above 1 for the floor, the viewers' process was late.) A contestant that delivers less than it was
   asked to is overloaded; its delays are those of its queue.
 
+## The worker
+
+`worker` and `whole_way` measure a real worker process on a provider of their own, over HTTP or TLS.
+
+- A paced provider writes each delta by itself, as models speak. The measurement begins when every generation has its
+  first delta and takes eight seconds, in which none ends. A full worker begins some generations so late that it never
+  runs all at a time; there the eight seconds end when the first of them does. "As fast as it is read" writes 64 deltas
+  at a time and is measured while the middle of it is written, from 30 to 70 %. That is a limit, not what an event costs
+  in use.
+- CPU is divided by the events that came into the log in that time.
+- **Commits an event**: how many pipelines Redis was sent, for each event: reads of its sockets (INFO's
+  `total_reads_processed`), without the meter's own. The worker's few other commands (heartbeats, its queue) count, too,
+  and a pipeline of more than 16 KB is several reads. A worker short of CPU puts more events into a commit. That is
+  cheaper and later, for Redis above all, so compare Redis µs/event only where commits an event are alike.
+- **Delta p50, p99**: from the provider's write of a delta to where it comes out. In `worker`, that is a subscriber of
+  the log's live channels (twelve streams are timed); for the naive worker, the time of its entry, which Redis gives it.
+  In `whole_way`, it is the read of a viewer (all deltas are timed).
+- **Full**: the worker took at least 90 % of a core, or brought less than 97 % of what was asked. Its figures then say
+  what a worker without room does, and not what an event costs.
+- **naive**: the anthropic SDK's typed stream and one `XADD` for each delta, all generations in one process, with the
+  SDK's own HTTP client and with the one for aiohttp that it offers. It has no queue, no leases, no endings, no retries
+  and no limits, and publishes nothing.
+- **whole way**: worker, Redis and SSE server together, where each stream has one viewer. It is what an event costs from
+  the model to the screen, and the only figure that has the worker in it. The *whole side* of `relay` and `fanout` does
+  not have it: there the contestants are servers, and the publisher's CPU is nobody's.
+
 ## Two commits
 
 `make bench ARGS="relay fanout memory first_token --against REV"` measures the commit REV and the work tree in one run:
@@ -47,6 +73,10 @@ both. The output has both medians, and the median of the rounds' own ratios with
 difference smaller than this spread is not a difference. REV contributes its `broker/` and `worker/`, and its way to
 write events (`bench/contestants/lastevent.py`). Everything else that loads or measures is the work tree's, on both
 sides, and so are the installed packages. The comparison is printed; it does not change this file.
+
+`make bench ARGS="worker --loads 100x30,100x30+tls --against REV"` chooses what the worker is loaded with (100
+generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read. `whole_way` takes
+`--loads`, too.
 
 ## Who is compared, and what is unfair to whom
 
@@ -67,7 +97,7 @@ sides, and so are the installed packages. The comparison is printed; it does not
   a character count. If that process dies, so does the stream. Its Redis therefore does less than ours. All viewers here
   are returning ones, which is not its cheapest case: its first viewer costs it no Redis at all.
 - Our publisher calls the same script that a worker calls, with arguments packed by hand; for XREAD it packs `XADD` the
-  same way. The cost of a worker's Python is measured separately (`worker`), and so is not in *whole side*.
+  same way. What a worker costs is therefore not in *whole side*; it is in *whole way* (see The worker).
 - Peers get short events of one size, no TLS, no proxy, and no slow client. Lastevent was tuned on these very
   benchmarks; the peers use the settings from their documentation.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from bench.loads import Load
 from bench.table import Table
 from bench.tree import Tree
 
@@ -14,6 +15,8 @@ class Options(NamedTuple):
     """None: the scenario's own number."""
     short: bool = False
     """Seconds, with small numbers: shows that the benchmark runs, and measures nothing."""
+    loads: Sequence[Load] = ()
+    """Of a worker; none: the scenario's own."""
 
 
 Scenario = Callable[[Options], list[Table]]
@@ -25,6 +28,8 @@ class Measured(NamedTuple):
     figures: Mapping[str, float]
     """By name and unit; the same names from every round."""
     failures: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know."""
 
 
 class Pairing(NamedTuple):

@@ -20,7 +20,8 @@ from bench.storm import storm
 from bench.table import Table
 from bench.ten_thousand import ten_thousand
 from bench.tree import beside
-from bench.worker import worker
+from bench.whole_way import whole_way, whole_way_paired
+from bench.worker import worker, worker_paired
 
 SCENARIOS: dict[str, Scenario] = {
     "relay": relay,
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Scenario] = {
     "start": start,
     "memory": memory,
     "worker": worker,
+    "whole_way": whole_way,
     "parts": parts,
     "archive": archive,
 }
@@ -42,8 +44,13 @@ PAIRED: dict[str, Pairable] = {
     "first_token": first_token_paired,
     "start": start_paired,
     "memory": memory_paired,
+    "worker": worker_paired,
+    "whole_way": whole_way_paired,
 }
 """The others call the product's modules in their own process, or measure in another order."""
+
+LOADED = {"worker", "whole_way"}
+"""Whose loads can be chosen."""
 
 AS_THEY_ARE = Options()
 

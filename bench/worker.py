@@ -1,4 +1,4 @@
-"""worker: how many provider events a second one worker process brings into the log, and what one costs.
+"""worker: how many provider events a second one worker process brings into the log, what one costs, how long it takes.
 
 A real worker (`python -m worker`, arq, leases, the anthropic SDK over HTTP) against a loopback provider in a process
 of its own (load/provider.py). Two kinds of provider:
@@ -6,132 +6,110 @@ of its own (load/provider.py). Two kinds of provider:
     as fast as it is read   64 deltas in a write: the most a worker can take
     paced                   each delta a write of its own, as models speak; what a delta costs then
 
-Counted in the log itself (the tails of all streams), while the middle of it was written, from 30 to 70 %:
-then all generations run.
+Beside ours at some of the paces: the naive worker (contestants/naive_worker.py). generating.py says when it measures,
+and what. A delta's delay is from the provider's write to a subscriber of Redis; the naive worker's, to its entry there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
-from contextlib import ExitStack
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
 
+from bench.contestants.lastevent_worker import LasteventWorker
+from bench.contestants.naive_worker import NAIVE_WORKERS
 from bench.contestants.side import REDIS
-from bench.meter import CpuMeter
-from bench.processes import free_port, start, start_redis, wait_for_port
-from bench.scenario import Options
+from bench.generating import PROVIDER, WORKER, Sample, Start, measure
+from bench.loads import Load, loads
+from bench.scenario import Measured, Options, Pairing
 from bench.table import Table, number
-from broker.log.keys import Keys
-from broker.log.meta import NewStream, new_sid
-from broker.log.queue import connect_queue, enqueue
-from broker.log.stream_log import StreamLog
-from broker.store.connect import connect
+from bench.tree import Tree
 
-WORKER, PROVIDER = "worker", "provider"
+OURS = "Lastevent"
 TARGET_PER_S = 10_000
-LIMIT_S = 120.0
-POLL_S = 0.05
-OWN_EVENTS = 3  # of each stream: queued, start, done
-
-
-class Load(NamedTuple):
-    generations: int
-    """At a time, and in all."""
-    deltas: int
-    rate: float
-    """Deltas a second of each; 0: as fast as they are read."""
-
-
-LOADS = (Load(20, 8000, 0), Load(100, 1600, 0), Load(300, 533, 0), Load(100, 600, 30), Load(400, 600, 30))
-LOADS_SHORT = (Load(10, 3000, 0), Load(10, 30, 30))
-
-
-class Moment(NamedTuple):
-    events: int
-    at_s: float
-    spent_us: dict[str, float]
+LOADS = loads("20xmax,100xmax,300xmax,20x30,60x30,100x30,400x30,20x30+tls,100x30+tls")
+LOADS_PAIRED = loads("100xmax,20x30,60x30,100x30,400x30,100x30+tls")
+LOADS_NAIVE = loads("20x30,60x30,100x30")
+LOADS_SHORT = loads("10xmax,10x30+tls")
 
 
 def worker(options: Options) -> list[Table]:
     rows, failures = [], []
-    for load in LOADS_SHORT if options.short else LOADS:
-        print(f"  … {load}", file=sys.stderr)
-        with ExitStack() as stack:
-            first, last, lost = _measure(stack, load)
-        events, seconds = last.events - first.events, last.at_s - first.at_s
-        cpu_us = {part: (last.spent_us[part] - first.spent_us[part]) / events for part in first.spent_us}
-        busy = (last.spent_us[WORKER] - first.spent_us[WORKER]) / 1e6 / seconds
-        pace = f"{load.rate:g}/s each: {load.generations * load.rate:,.0f}/s" if load.rate else "as fast as it is read"
-        rows.append(
-            [
-                *(pace, f"{load.generations}", number(events / seconds)),
-                *(number(cpu_us[part]) for part in (WORKER, REDIS, PROVIDER)),
-                f"{busy:.0%}",
-            ]
-        )
-        failures += [f"{load}: {lost} events are not in the log"] if lost else []
+    for load in options.loads or (LOADS_SHORT if options.short else LOADS):
+        workers: list[tuple[str, Start]] = [(OURS, LasteventWorker), *_naive(load, options)]
+        for name, start in workers:
+            print(f"  … {load.name}: {name}", file=sys.stderr)
+            sample = measure(start, load, short=options.short)
+            rows.append(_row(load, name, sample))
+            failures += [f"{load.name}, {name}: {failure}" for failure in sample.failures]
     return [
         Table(
             "worker: provider events into the log, one worker process",
             (
-                *("provider", "generations at a time", "events/s", "worker µs/event"),
-                *("Redis µs/event", "(provider µs/event)", "worker busy"),
+                *("provider", "worker", "generations at a time", "events/s", "worker µs/event", "Redis µs/event"),
+                *("commits an event", "delta p50 ms", "p99 ms", "worker busy", "(provider µs/event)"),
             ),
             rows,
-            [f"Target: {TARGET_PER_S:,} events/s from one worker process."],
+            [f"Target: {TARGET_PER_S:,} events/s from one worker process.", *_left_out()],
             failures,
         )
     ]
 
 
-def _measure(stack: ExitStack, load: Load) -> tuple[Moment, Moment, int]:
-    redis_pid, redis_port = start_redis(stack)
-    redis_url, provider_port = f"redis://127.0.0.1:{redis_port}", free_port()
-    argv = [sys.executable, "-m", "bench.load.provider", str(provider_port), str(load.deltas), str(load.rate)]
-    provider_pid = start(stack, argv)
-    wait_for_port(provider_port, provider_pid)
-    worker_pid = start(
-        stack,
-        [sys.executable, "-m", "worker", "--concurrency", str(load.generations)],
-        LASTEVENT_REDIS_URL=redis_url,
-        LASTEVENT_WORKER_DRAIN_S="1",
-        ANTHROPIC_BASE_URL=f"http://127.0.0.1:{provider_port}",
-        ANTHROPIC_API_KEY="x",
+def _naive(load: Load, options: Options) -> list[tuple[str, Start]]:
+    able = [(naive.name, naive.start) for naive in NAIVE_WORKERS if not naive.lack]
+    if options.short:
+        return able[-1:] if load.rate else []
+    return able if load in LOADS_NAIVE else []
+
+
+def _left_out() -> list[str]:
+    return [f"{naive.name} was left out; it needs: {naive.lack}" for naive in NAIVE_WORKERS if naive.lack]
+
+
+def _row(load: Load, name: str, sample: Sample) -> list[str]:
+    return [
+        *(load.provider, name, f"{load.generations}", number(sample.events_per_s)),
+        *(number(sample.cpu_us[part]) for part in (WORKER, REDIS)),
+        *(number(sample.commits_an_event), *delays(sample), busy(load, sample), number(sample.cpu_us[PROVIDER])),
+    ]
+
+
+def delays(sample: Sample) -> Sequence[str]:
+    """Two cells: median and p99."""
+    return [number(ms) for ms in sample.delay_ms] if sample.delay_ms else ("–", "–")
+
+
+def busy(load: Load, sample: Sample) -> str:
+    return f"{sample.busy:.0%}{', full' if sample.is_full(load) else ''}"
+
+
+def worker_paired(options: Options) -> list[Pairing]:
+    return [
+        Pairing(f"worker {load.name}: {load.provider}", partial(_measured, load, options))
+        for load in options.loads or (LOADS_SHORT if options.short else LOADS_PAIRED)
+    ]
+
+
+def _measured(load: Load, options: Options, tree: Tree) -> Measured:
+    sample = measure(partial(LasteventWorker, tree=tree), load, short=options.short)
+    return Measured(
+        {
+            "worker µs/event": sample.cpu_us[WORKER],
+            "Redis µs/event": sample.cpu_us[REDIS],
+            "events/s": sample.events_per_s,
+            "commits an event": sample.commits_an_event,
+            **delay_figures(sample),
+            "worker busy %": 100 * sample.busy,
+        },
+        sample.failures,
+        notes(load, sample),
     )
-    return asyncio.run(_run(redis_url, load, {WORKER: worker_pid, REDIS: redis_pid, PROVIDER: provider_pid}))
 
 
-async def _run(redis_url: str, load: Load, parts: dict[str, int]) -> tuple[Moment, Moment, int]:
-    log = StreamLog(connect(redis_url))
-    sids = [new_sid() for _ in range(load.generations)]
-    await _start(redis_url, log, sids)
-    meter, wanted = CpuMeter(parts), load.generations * (load.deltas + OWN_EVENTS)
-    moments = [Moment(0, time.monotonic(), meter.spent_us())]
-    deadline = time.monotonic() + LIMIT_S
-    while moments[-1].events < wanted and time.monotonic() < deadline:
-        await asyncio.sleep(POLL_S)
-        moments.append(Moment(await _events(log, sids), time.monotonic(), meter.spent_us()))
-    await log.redis.aclose()
-    lost = wanted - moments[-1].events
-    last = next((moment for moment in moments if moment.events >= wanted * 0.7), moments[-1])
-    first = next(moment for moment in moments if moment.events >= wanted * 0.3)
-    return first if first is not last else moments[0], last, lost
+def notes(load: Load, sample: Sample) -> list[str]:
+    return ["the worker is full in a round"] if sample.is_full(load) else []
 
 
-async def _start(redis_url: str, log: StreamLog, sids: list[str]) -> None:
-    """Create the streams and queue them, as the server does for a POST."""
-    request = {"messages": [{"role": "user", "content": "Go on."}], "max_tokens": 1024}
-    queue = connect_queue(redis_url, Keys())
-    for sid in sids:
-        await log.create(NewStream(sid=sid, tenant="default", session=sid, model="anthropic/bench", request=request))
-        await enqueue(queue, log.keys, sid)
-    await queue.aclose(close_connection_pool=True)
-
-
-async def _events(log: StreamLog, sids: list[str]) -> int:
-    async with log.redis.pipeline(transaction=False) as pipe:
-        for sid in sids:
-            pipe.hget(log.keys.stream(sid).meta, "tail")
-        return sum(int(tail) for tail in await pipe.execute())
+def delay_figures(sample: Sample) -> dict[str, float]:
+    return dict(zip(("delta p50 ms", "delta p99 ms"), sample.delay_ms or (), strict=False))

@@ -1,7 +1,10 @@
-"""python -m bench.load.provider PORT DELTAS RATE: a model's side of the Messages streaming wire, at next to no cost.
+"""A model's side of the Messages streaming wire, at next to no cost.
+
+    python -m bench.load.provider PORT DELTAS RATE [CERTIFICATE KEY]
 
 RATE 0: as fast as it is read, from bytes made beforehand, so that whoever reads is what is measured. Otherwise so many
 text deltas a second to each request, each written on its own, its text with the time of that write: `~<time_ns>`.
+With a certificate (a PEM file) and its key it speaks TLS.
 
 worker/standin/server.py speaks more of the wire, and costs more; the faults it can play are of no use here.
 """
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import sys
 import time
 from typing import cast
@@ -126,10 +130,22 @@ class Answering(asyncio.Protocol):
             self._transport.write(_chunk(BEFORE_STAMP + b"%d" % time.time_ns() + AFTER_STAMP))
 
 
-async def main(port: str, deltas: str, rate: str) -> None:
+async def main(port: str, deltas: str, rate: str, *certificate: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Answering(int(deltas), float(rate)), "127.0.0.1", int(port), backlog=2048)
+    server = await loop.create_server(
+        lambda: Answering(int(deltas), float(rate)),
+        "127.0.0.1",
+        int(port),
+        backlog=2048,
+        ssl=_speaking_tls(*certificate) if certificate else None,
+    )
     await server.serve_forever()
+
+
+def _speaking_tls(chain: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain, key)
+    return context
 
 
 if __name__ == "__main__":

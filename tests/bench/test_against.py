@@ -43,6 +43,11 @@ def test_what_fails_on_a_side_fails_the_run_by_its_name() -> None:
     assert table.failures == ["abc1234: an event is lost", "now: an event is lost"]
 
 
+def test_what_must_be_known_of_a_side_is_noted_once() -> None:
+    table = pair(Pairing("nothing", lambda _: Measured({}, notes=["it is full"])), SIDES, Options(rounds=2))
+    assert table.notes[1:] == ["abc1234: it is full", "now: it is full"]
+
+
 def test_a_copy_holds_its_commits_product_and_this_work_trees_bench_and_is_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,7 +96,7 @@ def test_a_benchmark_that_cannot_be_paired_is_refused_before_anything_runs(capsy
 
 
 def test_all_that_can_be_paired_are_benchmarks() -> None:
-    assert {"relay", "fanout", "memory", "first_token"} <= set(PAIRED) <= set(SCENARIOS)
+    assert {"relay", "fanout", "memory", "first_token", "worker", "whole_way"} <= set(PAIRED) <= set(SCENARIOS)
 
 
 def test_a_commit_is_measured_beside_the_work_tree(

@@ -7,7 +7,7 @@ import pytest
 from bench.scenario import Options
 from bench.suite import SCENARIOS, run
 
-QUICK = ("catch_up", "memory", "storm", "worker")
+QUICK = ("catch_up", "memory", "storm", "worker", "whole_way")
 """The others take 8 to 17 s each, for their peers above all."""
 
 

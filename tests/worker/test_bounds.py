@@ -38,7 +38,9 @@ class Peer:
         self.url = ""
         self.asked = b""
         self.sent_bytes = 0
-        self._head = "\r\n".join([f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]).encode()
+        if not status.startswith("1"):
+            headers = [*headers, "Connection: close"]
+        self._head = "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
         self._body = body
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -25,26 +25,18 @@ from anthropic import (
     AsyncAnthropic,
     AsyncStream,
     CredentialsError,
-    DefaultAsyncHttpxClient,
 )
 from anthropic.types import Message, RawMessageStreamEvent
 
-from worker.providers.bounds import EVENTS, Bounded, Bounds, OutOfBounds
+from worker.providers.bounds import EVENTS, Bounds, OutOfBounds
+from worker.providers.http import HttpClient
 from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
 from worker.providers.sse import split_events
 
-CONNECT_TIMEOUT_S = 10.0
-WARM_UP_S = 1.0
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its
 # connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this.
 BODY_END_TIMEOUT_S = 0.25
 QUOTE_LIMIT = 300  # characters of the provider's own words that are passed on to people
-# No cap: how many generations run is the worker's decision, and a second one in here would show up as timeouts.
-LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-# Never through HTTP_PROXY: a proxy elsewhere cannot reach this machine's loopback, where the stand-in lives.
-DIRECT = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
-# A compressed answer may be a thousand times longer than what was received of it.
-UNCOMPRESSED = {"Accept-Encoding": "identity"}
 DEFAULT_BOUNDS = Bounds()
 
 
@@ -57,24 +49,12 @@ class AnthropicProvider:
         """None means what it means to the SDK: ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL, the API's address."""
         self._silence_s = silence_s
         self._bounds = bounds
-        self._http = DefaultAsyncHttpxClient(limits=LIMITS, mounts=DIRECT, event_hooks={"response": [Bounded(bounds)]})
-        self._client = AsyncAnthropic(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            default_headers=UNCOMPRESSED,
-            http_client=self._http,
-        )
+        self._http = HttpClient(bounds, silence_s)
+        self._client = AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, http_client=self._http)
 
     async def warm_up(self) -> None:
-        """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)
-
-        Nothing is asked and no key is sent: any answer, also a refusal, leaves a connection.
-        """
-        with suppress(Exception):
-            async with asyncio.timeout(WARM_UP_S):
-                await self._http.head(self._client.base_url)
+        """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)"""
+        await self._http.warm_up(self._client.base_url)
 
     async def aclose(self) -> None:
         await self._client.close()

@@ -82,23 +82,24 @@ class AnthropicProvider:
         yield finish  # only now that the connection is given back, since a consumer need not read on after a Finish
 
     async def _open(self, model: str, request: dict[str, Any]) -> AsyncStream[RawMessageStreamEvent]:
+        body = _body(model, request)
         try:
             # A drip of interim answers (1xx), or of a refusal's body, is not silent, and has no end.
             async with asyncio.timeout(self._silence_s):
                 answer = await self._client.post(
                     "/v1/messages",
-                    content=_body(model, request),
+                    content=body,
                     cast_to=Message,
                     stream=True,
                     stream_cls=AsyncStream[RawMessageStreamEvent],
                 )
         except TimeoutError:
             raise self._silent() from None
+        except UnicodeEncodeError:
+            raise _bad_key() from None
         except APIConnectionError as error:
-            if isinstance(error.__cause__, httpx2.LocalProtocolError):  # its words are the header, and so the key
-                raise _failed(
-                    "provider_unauthorized", "The API key contains characters that no API key can have."
-                ) from None
+            if isinstance(error.__cause__, httpx2.LocalProtocolError):
+                raise _bad_key() from None
             raise
         if not answer.response.headers.get("content-type", "").startswith(EVENTS):
             await answer.close()
@@ -281,6 +282,11 @@ _QUOTED = ("provider_refused", "provider_error")
 def _failed(code: str, message: str = "", retry_after_s: float | None = None) -> ProviderFailure:
     retryable, default = _CODES[code]
     return ProviderFailure(code, message or default, retryable=retryable, retry_after_s=retry_after_s)
+
+
+def _bad_key() -> ProviderFailure:
+    """Nothing is said of what went wrong with it, here or in a cause: that may be the header, and so the key."""
+    return _failed("provider_unauthorized", "The API key contains characters that no API key can have.")
 
 
 def _refusal(error: APIStatusError) -> ProviderFailure:

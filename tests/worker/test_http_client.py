@@ -138,6 +138,7 @@ async def test_a_kept_connection_that_was_closed_does_not_cost_a_generation_its_
         second.close()
 
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
         serving = asyncio.get_running_loop().run_in_executor(None, serve, server)
         async with providing(f"http://127.0.0.1:{server.getsockname()[1]}") as provider:
             await answer(provider)

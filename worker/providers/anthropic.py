@@ -12,7 +12,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -31,7 +31,8 @@ from anthropic.types import Message, RawMessageStreamEvent
 from worker.providers.bounds import EVENTS, Bounds, OutOfBounds
 from worker.providers.http import HttpClient
 from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
-from worker.providers.sse import split_events
+from worker.providers.sse import EventSplitter
+from worker.providers.transport import BODY, Body
 
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its
 # connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this.
@@ -63,16 +64,19 @@ class AnthropicProvider:
         finish: Finish | None = None
         try:
             async with await self._open(model, request) as answer:
-                wire = split_events(answer.response.aiter_raw(), self._bounds.event_bytes)
+                body: Body = answer.response.extensions[BODY]
+                wire = EventSplitter(self._bounds.event_bytes)
                 message = _Message()
-                async for name, data in wire:
-                    event = message.take(name, data)
-                    if isinstance(event, Finish):
-                        finish = event
-                        await _read_to_the_end(wire)
-                        break
-                    if event is not None:
-                        yield event
+                while finish is None and (some := await body.read()):
+                    for name, data in wire.feed(some):
+                        event = message.take(name, data)
+                        if isinstance(event, Finish):
+                            finish = event
+                            break
+                        if event is not None:
+                            yield event
+                if finish is not None:
+                    await _read_to_the_end(body)
         except ProviderFailure:
             raise
         except Exception as error:
@@ -137,10 +141,10 @@ def _body(model: str, request: dict[str, Any]) -> bytes:
     return orjson.dumps({"model": model, "stream": True, **asked})
 
 
-async def _read_to_the_end(wire: AsyncIterator[object]) -> None:
+async def _read_to_the_end(body: Body) -> None:
     with suppress(Exception):  # the message is complete: nothing that happens now can take that back
         async with asyncio.timeout(BODY_END_TIMEOUT_S):
-            async for _ in wire:
+            while await body.read():
                 pass
 
 

@@ -146,7 +146,7 @@ async def test_the_first_attempt_finds_the_connection_that_was_made_beforehand()
 
 
 async def test_warming_up_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.providers.anthropic.WARM_UP_S", 0.05)
+    monkeypatch.setattr("worker.providers.http.WARM_UP_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
         ports = [server.getsockname()[1] for server in (silent, closed)]
         closed.close()

@@ -20,7 +20,7 @@ from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
 from worker.providers.choose import make_provider
 from worker.providers.provider import Finish, Provider, ProviderFailure
-from worker.providers.sse import split_events
+from worker.providers.sse import EventSplitter
 
 MIB = 2**20
 REQUEST = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 10}
@@ -38,7 +38,9 @@ class Peer:
         self.url = ""
         self.asked = b""
         self.sent_bytes = 0
-        self._head = "\r\n".join([f"HTTP/1.1 {status}", *headers, "Connection: close", "", ""]).encode()
+        if not status.startswith("1"):
+            headers = [*headers, "Connection: close"]
+        self._head = "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
         self._body = body
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -192,20 +194,17 @@ async def test_a_charset_that_python_would_unpack_is_not_heeded(status: str) -> 
 # -- splitting -----------------------------------------------------------------------------------------------
 
 
-async def _each(wire: bytes, size: int) -> AsyncIterator[bytes]:
-    for at in range(0, len(wire), size):
-        yield wire[at : at + size]
-
-
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-async def test_events_are_the_same_however_their_bytes_are_cut_and_their_lines_end(size: int, newline: bytes) -> None:
+def test_events_are_the_same_however_their_bytes_are_cut_and_their_lines_end(size: int, newline: bytes) -> None:
     """With the forms of WHATWG HTML §9.2.6: comments, several lines of data, no blank, none at all, an unended one."""
     wire = (
         b": a comment\n\nevent: ping\ndata: {}\n\nevent:bare\ndata:1\ndata\ndata: 3\nid: 9\n\n"
         b"event: without data\n\ndata:  two blanks\n\n\ndata: \xe2\x80\xa8\n\nevent: unended\ndata: 4\n"
     )
-    events = [event async for event in split_events(_each(wire.replace(b"\n", newline), size), 1000)]
+    wire = wire.replace(b"\n", newline)
+    splitter = EventSplitter(event_bytes=1000)
+    events = [event for at in range(0, len(wire), size) for event in splitter.feed(wire[at : at + size])]
     assert events == [(b"ping", b"{}"), (b"bare", b"1\n\n3"), (b"", b" two blanks"), (b"", b"\xe2\x80\xa8")]
 
 

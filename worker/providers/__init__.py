@@ -5,6 +5,8 @@ To add one: its adapter in a file of its own here, a maker in choose.py, and its
 
 provider.py   what a provider is to a worker: a stream of events with one Finish at its end, or a ProviderFailure
 choose.py     the registry: which providers there are, and how each is made
+http.py       the HTTP client of all of them
+transport.py  aiohttp under it
 bounds.py     how much of an answer is taken, and how it is refused beyond that
 sse.py        server-sent events out of an answer's bytes
 anthropic.py  Anthropic's Messages API, by its SDK

@@ -12,7 +12,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -25,26 +25,19 @@ from anthropic import (
     AsyncAnthropic,
     AsyncStream,
     CredentialsError,
-    DefaultAsyncHttpxClient,
 )
 from anthropic.types import Message, RawMessageStreamEvent
 
-from worker.providers.bounds import EVENTS, Bounded, Bounds, OutOfBounds
+from worker.providers.bounds import EVENTS, Bounds, OutOfBounds
+from worker.providers.http import HttpClient
 from worker.providers.provider import Finish, ProviderEvent, ProviderFailure
-from worker.providers.sse import split_events
+from worker.providers.sse import EventSplitter
+from worker.providers.transport import BODY, Body
 
-CONNECT_TIMEOUT_S = 10.0
-WARM_UP_S = 1.0
 # How long the end of the body may take once the message is complete. Only a body read to its end leaves its
 # connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this.
 BODY_END_TIMEOUT_S = 0.25
 QUOTE_LIMIT = 300  # characters of the provider's own words that are passed on to people
-# No cap: how many generations run is the worker's decision, and a second one in here would show up as timeouts.
-LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-# Never through HTTP_PROXY: a proxy elsewhere cannot reach this machine's loopback, where the stand-in lives.
-DIRECT = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
-# A compressed answer may be a thousand times longer than what was received of it.
-UNCOMPRESSED = {"Accept-Encoding": "identity"}
 DEFAULT_BOUNDS = Bounds()
 
 
@@ -57,24 +50,12 @@ class AnthropicProvider:
         """None means what it means to the SDK: ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL, the API's address."""
         self._silence_s = silence_s
         self._bounds = bounds
-        self._http = DefaultAsyncHttpxClient(limits=LIMITS, mounts=DIRECT, event_hooks={"response": [Bounded(bounds)]})
-        self._client = AsyncAnthropic(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            timeout=httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            default_headers=UNCOMPRESSED,
-            http_client=self._http,
-        )
+        self._http = HttpClient(bounds, silence_s)
+        self._client = AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, http_client=self._http)
 
     async def warm_up(self) -> None:
-        """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)
-
-        Nothing is asked and no key is sent: any answer, also a refusal, leaves a connection.
-        """
-        with suppress(Exception):
-            async with asyncio.timeout(WARM_UP_S):
-                await self._http.head(self._client.base_url)
+        """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)"""
+        await self._http.warm_up(self._client.base_url)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -83,16 +64,19 @@ class AnthropicProvider:
         finish: Finish | None = None
         try:
             async with await self._open(model, request) as answer:
-                wire = split_events(answer.response.aiter_raw(), self._bounds.event_bytes)
+                body: Body = answer.response.extensions[BODY]
+                wire = EventSplitter(self._bounds.event_bytes)
                 message = _Message()
-                async for name, data in wire:
-                    event = message.take(name, data)
-                    if isinstance(event, Finish):
-                        finish = event
-                        await _read_to_the_end(wire)
-                        break
-                    if event is not None:
-                        yield event
+                while finish is None and (some := await body.read()):
+                    for name, data in wire.feed(some):
+                        event = message.take(name, data)
+                        if isinstance(event, Finish):
+                            finish = event
+                            break
+                        if event is not None:
+                            yield event
+                if finish is not None:
+                    await _read_to_the_end(body)
         except ProviderFailure:
             raise
         except Exception as error:
@@ -102,23 +86,24 @@ class AnthropicProvider:
         yield finish  # only now that the connection is given back, since a consumer need not read on after a Finish
 
     async def _open(self, model: str, request: dict[str, Any]) -> AsyncStream[RawMessageStreamEvent]:
+        body = _body(model, request)
         try:
             # A drip of interim answers (1xx), or of a refusal's body, is not silent, and has no end.
             async with asyncio.timeout(self._silence_s):
                 answer = await self._client.post(
                     "/v1/messages",
-                    content=_body(model, request),
+                    content=body,
                     cast_to=Message,
                     stream=True,
                     stream_cls=AsyncStream[RawMessageStreamEvent],
                 )
         except TimeoutError:
             raise self._silent() from None
+        except UnicodeEncodeError:
+            raise _bad_key() from None
         except APIConnectionError as error:
-            if isinstance(error.__cause__, httpx2.LocalProtocolError):  # its words are the header, and so the key
-                raise _failed(
-                    "provider_unauthorized", "The API key contains characters that no API key can have."
-                ) from None
+            if isinstance(error.__cause__, httpx2.LocalProtocolError):
+                raise _bad_key() from None
             raise
         if not answer.response.headers.get("content-type", "").startswith(EVENTS):
             await answer.close()
@@ -156,10 +141,10 @@ def _body(model: str, request: dict[str, Any]) -> bytes:
     return orjson.dumps({"model": model, "stream": True, **asked})
 
 
-async def _read_to_the_end(wire: AsyncIterator[object]) -> None:
+async def _read_to_the_end(body: Body) -> None:
     with suppress(Exception):  # the message is complete: nothing that happens now can take that back
         async with asyncio.timeout(BODY_END_TIMEOUT_S):
-            async for _ in wire:
+            while await body.read():
                 pass
 
 
@@ -301,6 +286,11 @@ _QUOTED = ("provider_refused", "provider_error")
 def _failed(code: str, message: str = "", retry_after_s: float | None = None) -> ProviderFailure:
     retryable, default = _CODES[code]
     return ProviderFailure(code, message or default, retryable=retryable, retry_after_s=retry_after_s)
+
+
+def _bad_key() -> ProviderFailure:
+    """Nothing is said of what went wrong with it, here or in a cause: that may be the header, and so the key."""
+    return _failed("provider_unauthorized", "The API key contains characters that no API key can have.")
 
 
 def _refusal(error: APIStatusError) -> ProviderFailure:

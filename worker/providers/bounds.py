@@ -6,10 +6,8 @@ held every generation of the process for seconds, longer than a lease.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from typing import NamedTuple
-
-import httpx2
 
 MIB = 2**20
 EVENTS = "text/event-stream"
@@ -26,42 +24,14 @@ class OutOfBounds(Exception):
     """The answer is longer than it may be, or compressed though nobody asked for that. The message says which."""
 
 
-class Bounded:
-    """A response hook of httpx2: from here on the answer's body raises OutOfBounds where it exceeds its bound."""
+def bound_of(status: int, headers: Mapping[str, str], bounds: Bounds) -> int:
+    """How many bytes of an answer's body are taken. Raises OutOfBounds for a compressed one, except a refusal.
 
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-
-    async def __call__(self, answer: httpx2.Response) -> None:
-        """Raises OutOfBounds for a compressed answer. Of a compressed refusal only the status is taken."""
-        assert isinstance(answer.stream, httpx2.AsyncByteStream)
-        answer.encoding = "utf-8"  # whatever it says: Python's codecs unpack zlib and bz2, too
-        if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            if not answer.is_error:
-                raise OutOfBounds("It is compressed.")
-            del answer.headers["content-encoding"]
-            answer.stream = _Body(answer.stream, None)
-            return
-        is_events = answer.is_success and answer.headers.get("content-type", "").startswith(EVENTS)
-        bound = self._bounds.answer_bytes if is_events else self._bounds.event_bytes
-        answer.stream = _Body(answer.stream, bound)
-
-
-class _Body(httpx2.AsyncByteStream):
-    def __init__(self, body: httpx2.AsyncByteStream, bound_bytes: int | None) -> None:
-        """None: the body counts as empty."""
-        self._body = body
-        self._bound_bytes = bound_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._bound_bytes is None:
-            return
-        taken = 0
-        async for some in self._body:
-            taken += len(some)
-            if taken > self._bound_bytes:
-                raise OutOfBounds("It is too long.")
-            yield some
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
+    Of a compressed refusal only the status is taken.
+    """
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if status < 400:
+            raise OutOfBounds("It is compressed.")
+        return 0
+    is_events = 200 <= status < 300 and headers.get("content-type", "").startswith(EVENTS)
+    return bounds.answer_bytes if is_events else bounds.event_bytes

@@ -144,6 +144,7 @@ async def test_a_dispatch_whose_arq_dies_is_started_again(
 ) -> None:
     async with a_worker(valkey_url, standin):
         dispatch: Any = _task("dispatch")
+        await _until(lambda: isinstance(dispatch._fut_waiter, asyncio.Task))
         arq = dispatch._fut_waiter
         arq.cancel()
         await asyncio.wait([arq])

@@ -73,8 +73,10 @@ async def serving(
 @asynccontextmanager
 async def providing(url: str, **options: Any) -> AsyncIterator[AnthropicProvider]:
     provider = AnthropicProvider(**{"api_key": "sk-secret", "base_url": url, "silence_s": 10, **options})
-    yield provider
-    await provider.aclose()
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
 
 
 async def answer(provider: AnthropicProvider) -> list[Any]:

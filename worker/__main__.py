@@ -46,7 +46,7 @@ def main() -> int:
         print(waiting_for_work(settings), file=sys.stderr, flush=True)
     try:
         return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
-    except BadKey as error:
+    except (BadKey, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2
 

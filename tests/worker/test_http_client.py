@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from broker.settings import Settings, SettingsError
 from tests.rig.memory import peak_of
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
+from worker.providers.choose import make_provider
 from worker.providers.provider import Finish, ProviderFailure
 
 MIB = 2**20
@@ -71,8 +73,10 @@ async def serving(
 @asynccontextmanager
 async def providing(url: str, **options: Any) -> AsyncIterator[AnthropicProvider]:
     provider = AnthropicProvider(**{"api_key": "sk-secret", "base_url": url, "silence_s": 10, **options})
-    yield provider
-    await provider.aclose()
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
 
 
 async def answer(provider: AnthropicProvider) -> list[Any]:
@@ -397,6 +401,14 @@ async def test_a_proxy_that_lets_nobody_through_or_is_not_there_is_a_cut(monkeyp
             monkeypatch.setenv("HTTPS_PROXY", proxy)
             async with providing("https://provider.test") as provider:
                 assert (await failure(provider)).code == "provider_cut"
+
+
+@pytest.mark.usefixtures("no_proxies")
+async def test_a_proxy_of_another_kind_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:p%40ss@127.0.0.1:1")
+    with pytest.raises(SettingsError, match="names one of socks5") as caught:
+        make_provider(Settings())
+    assert "p@ss" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("no_proxies")

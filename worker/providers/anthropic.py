@@ -1,7 +1,7 @@
 """Anthropic's Messages API as a Provider, over the anthropic SDK.
 
 The SDK makes the request; its answer is split into server-sent events and read here. The SDK's typed events cost 17 µs
-each, parsing the raw ones 4 µs (anthropic 2.11, of some 50 µs that httpx2 takes for a chunk).
+each, parsing the raw ones 4 µs (anthropic 2.11).
 
 Not shown to viewers: signatures (for the API only), citations, and redacted thinking (ciphertext).
 """

@@ -26,6 +26,7 @@ class HttpClient(httpx2.AsyncClient):
     def __init__(self, bounds: Bounds, silence_s: float) -> None:
         self._bounds = bounds
         self._tls = httpx2.create_ssl_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
         super().__init__(
             mounts=DIRECT,
             headers=UNCOMPRESSED,

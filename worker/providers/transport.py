@@ -16,6 +16,7 @@ import aiohttp
 import httpx2
 from yarl import URL
 
+from broker.settings import SettingsError
 from worker.providers.bounds import Bounds, OutOfBounds, bound_of
 
 KEEPALIVE_S = 5.0  # an idle connection's life; httpx2's default, too
@@ -158,7 +159,10 @@ class _Request(aiohttp.ClientRequest):
 
 def _with_password(proxy: httpx2.Proxy) -> str:
     if proxy.url.scheme not in ("http", "https"):
-        raise ValueError(f"Providers are reached through proxies of HTTP only, not of {proxy.url.scheme}.")
+        raise SettingsError(
+            f"A worker reaches its model provider through proxies of HTTP only, and the environment (HTTPS_PROXY, "
+            f"HTTP_PROXY, ALL_PROXY) names one of {proxy.url.scheme}. Give an http:// one, or unset it for the worker."
+        )
     user, password = proxy.auth or (None, None)
     return str(proxy.url.copy_with(username=user, password=password))
 

@@ -38,7 +38,7 @@ BODY_LIMIT_BYTES = 32 * 1024 * 1024  # the real API's; without one, a runaway cl
 REMEMBERED_MESSAGES = (
     10_000  # for overload=K, cut_times=K …; a benchmark that varies its messages must not grow it for ever
 )
-# Longer than any client keeps an idle connection (httpx2: 5 s, which is uvicorn's default too): when both let go
+# Longer than any client keeps an idle connection (a worker: 5 s, which is uvicorn's default too): when both let go
 # at the same moment, the next request is written into a closed connection.
 KEEP_ALIVE_S = 75
 

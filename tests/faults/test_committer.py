@@ -16,7 +16,7 @@ import pytest
 
 from broker.store.connect import SOCKET_TIMEOUT_S
 from tests.conftest import deployment_in
-from tests.faults.watching import log_blocks, watched
+from tests.faults.watching import log_blocks, seen, watched
 from tests.rig.commits import (
     Batch,
     Commits,
@@ -66,15 +66,29 @@ def said(prompt: str, tokens: int = TOKENS) -> str:
 # -- its connection to Redis ---------------------------------------------------------------------------------
 
 
-async def breaks(place: Place, fault: Fault) -> None:
-    """In the middle of a batch of a stream, of which nobody notices anything."""
-    prompt = f"[[tokens={TOKENS} rate=40 ttft_ms=0]]"
+async def breaks(place: Place, fault: Fault, *, lasting_s: float = 0.5) -> None:
+    """In the middle of a batch of several streams, which go on for long enough afterwards. Nobody notices anything.
+
+    Their paces differ, so each batch is another selection of them: an answer that is taken for another's tells.
+    """
+    rates = (23, 31, 40)
+    all_have_begun = asyncio.Barrier(len(rates) + 1)  # what nobody has claimed, Redis may lose for good
+    async with asyncio.TaskGroup() as streams:
+        for rate in rates:
+            streams.create_task(_is_whole(place, rate, round(rate * (lasting_s + 1)), all_have_begun))
+        await all_have_begun.wait()
+        await place.commits.at_next_batch(fault)
+
+
+async def _is_whole(place: Place, rate: int, tokens: int, all_have_begun: asyncio.Barrier) -> None:
+    prompt = f"[[tokens={tokens} rate={rate} ttft_ms=0]]"
     sid = await create(place, prompt)
     async with watched(place.deployment, sid) as viewers:
-        await place.commits.at_next_batch(fault)
+        await seen(viewers, 3)
+        await all_have_begun.wait()
     [viewer] = viewers
-    assert viewer.ids == list(range(1, TOKENS + 4))
-    assert viewer.text() == said(prompt)
+    assert viewer.ids == list(range(1, tokens + 4))
+    assert viewer.text() == said(prompt, tokens)
     assert viewer.bytes == await log_blocks(place.deployment, sid)
     assert [event.kind for event in viewer.events].count("done") == 1
 
@@ -86,12 +100,12 @@ async def test_a_connection_that_is_reset_in_a_batch_costs_nobody_anything(place
 
 @pytest.mark.parametrize("seconds", [1.5, LONGER_THAN_ITS_TIMEOUT_S])
 async def test_a_connection_that_stops_in_a_batch_costs_nobody_anything(place: Place, seconds: float) -> None:
-    await breaks(place, stop_for(seconds))
+    await breaks(place, stop_for(seconds), lasting_s=seconds)
 
 
 @pytest.mark.parametrize("seconds", [1.5, LONGER_THAN_ITS_TIMEOUT_S])
 async def test_an_answer_that_comes_late_is_not_taken_for_that_of_another_batch(place: Place, seconds: float) -> None:
-    await breaks(place, answer_late_by(seconds))
+    await breaks(place, answer_late_by(seconds), lasting_s=seconds)
 
 
 async def test_a_redis_that_dies_between_a_batch_and_its_answer_is_given_it_again(place: Place) -> None:

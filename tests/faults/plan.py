@@ -44,13 +44,13 @@ KINDS: Mapping[str, Kind] = {
     "redis full": Kind(REDIS, 3, 1, 3, 3),
     "redis read-only": Kind(REDIS, 3, 1, 2, 3),
     # In the middle of a batch of a worker's appends (tests/rig/commits.py).
-    "commit reset in a command": Kind(WORKER, 5, 0, 0, 1),
-    "commit reset before its answer": Kind(WORKER, 5, 0, 0, 1),
-    "commit reset in its answer": Kind(WORKER, 5, 0, 0, 1),
-    "commit stopped": Kind(WORKER, 5, 1, 3, 1),
-    "commit stopped beyond its time-out": Kind(WORKER, 3, 5.2, 8, 1),
-    "commit answered late": Kind(WORKER, 5, 1, 6, 1),
-    "redis kill before a commit's answer": Kind(REDIS, 3, 0, 1, 7),
+    "commit reset in a command": Kind(WORKER, 8, 0, 0, 1),
+    "commit reset before its answer": Kind(WORKER, 8, 0, 0, 1),
+    "commit reset in its answer": Kind(WORKER, 8, 0, 0, 1),
+    "commit stopped": Kind(WORKER, 8, 1, 3, 1),
+    "commit stopped beyond its time-out": Kind(WORKER, 6, 5.2, 8, 1),
+    "commit answered late": Kind(WORKER, 10, 1, 6, 1),
+    "redis kill before a commit's answer": Kind(REDIS, 6, 0, 1, 7),
 }
 
 WITH_A_WORKER = ("redis rollback and worker kill", "redis kill before a commit's answer")

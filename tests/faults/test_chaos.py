@@ -19,7 +19,7 @@ FAULTS = [
     Fault(0.5, "commit reset in its answer", 1, 0),
     Fault(0.6, "commit answered late", 1, 0.3),
     Fault(0.7, "worker kill", 0, 0.1),
-    Fault(0.75, "redis kill", 0, 0),
+    Fault(0.75, "redis kill before a commit's answer", 1, 0),
     Fault(1.0, "server stop", 1, 0.4),
     Fault(1.2, "redis full", 0, 0.3),
     Fault(1.6, "client kill pubsub", 0, 0),

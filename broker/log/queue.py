@@ -15,16 +15,21 @@ from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
 
 from broker.log.keys import Keys
-from broker.store.connect import pool
+from broker.store.connect import ReleasingPipeline, pool
 from broker.store.errors import translating_redis_errors
 
 JOB = "generate"
 """The name of the one kind of job, which the worker registers with arq."""
 
 
+class _Queue(ArqRedis):
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> ReleasingPipeline:
+        return ReleasingPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
 def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRedis:
     """The queue. Jobs are JSON, not arq's pickle: write access to Redis must not become the right to run code here."""
-    queue = ArqRedis(
+    queue = _Queue(
         pool(redis_url, connections),
         job_serializer=_dumps,
         job_deserializer=_loads,

@@ -253,13 +253,32 @@ class Client(Redis):
         return pipeline
 
 
+class ReleasingPipeline(Pipeline):
+    """redis-py's pipeline, which returns its connection however it is left.
+
+    redis-py says UNWATCH first. A cancellation or a time-out amid that kept the connection in the pipeline, and out of
+    the pool, for good: arq leaves a pipeline so whenever another worker has taken the job that it looked at.
+    """
+
+    async def reset(self) -> None:
+        if self.connection and not self.connection.is_connected:
+            self.watching = False  # a connection that broke watches nothing: it need not be made again to say so
+        try:
+            await super().reset()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        finally:
+            if connection := self.connection:
+                self.connection = None
+                await connection.disconnect(nowait=True)  # its answer may still come
+                await self.connection_pool.release(connection)
+
+
 def _named_in_a_pipeline(error: Exception) -> str:
     """The key of the command that failed, as redis-py names it."""
     found = re.match(r"Command # \d+ \(\S+ ([^\s)]+)", str(error))
     return _named(found[1]) if found else ""
 
 
-class _Pipeline(Pipeline):
+class _Pipeline(ReleasingPipeline):
     meaning: Callable[..., LasteventError | None]
     raise_if_away: Callable[[Iterable[Any]], None]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from tests.faults.answers import misread
 from tests.faults.archived import Archived, archive_url, check_archive
 from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
 from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
@@ -54,16 +55,19 @@ class Options:
 class Outcome:
     verdict: Verdict
     archived: Archived
+    misread: list[str]
     crashes: list[str]
     injected: Counter[str]
     happened: list[tuple[float, str]]
     endings: Counter[str]
     counts: Counter[str]
+    wires: Counter[str]
+    """How often a provider spoke in each of plan.WIRES."""
     took_s: float
 
     @property
     def problems(self) -> list[str]:
-        return [*map(str, self.verdict.findings), *self.archived.problems, *self.crashes]
+        return [*map(str, self.verdict.findings), *self.archived.problems, *self.misread, *self.crashes]
 
 
 @dataclass
@@ -74,6 +78,7 @@ class _Watched:
     phones: list[Phone] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    plans: dict[str, StreamPlan] = field(default_factory=dict)
 
 
 class Chaos:
@@ -141,6 +146,7 @@ class Chaos:
         sid = await self._create(plan)
         if sid is None:
             return
+        self._watched.plans[sid] = plan
         phones = [Phone(sid, viewer, self.stage.ports) for viewer in plan.viewers]
         self._watched.phones += phones
         self._watched.transcripts += (phone.transcript for phone in phones)
@@ -259,8 +265,18 @@ class Chaos:
         counts["viewers"] = len(watched.transcripts)
         counts["log entries"] = sum(len(stream.entries) for stream in streams)
         endings = Counter(_ending(stream) for stream in streams)
-        took_s = time.time() - self._began
-        outcome = Outcome(verdict, archived, stage.crashes, stage.injected, stage.happened, endings, counts, took_s)
+        outcome = Outcome(
+            verdict=verdict,
+            archived=archived,
+            misread=list(misread(streams, watched.plans)),
+            crashes=stage.crashes,
+            injected=stage.injected,
+            happened=stage.happened,
+            endings=endings,
+            counts=counts,
+            wires=Counter(plan.wire for plan in watched.plans.values() if plan.wire),
+            took_s=time.time() - self._began,
+        )
         if outcome.problems:
             self._keep(run, outcome)
         return outcome

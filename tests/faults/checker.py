@@ -159,6 +159,8 @@ class History:
     outages: list[tuple[float, float]] = field(default_factory=list)
     workers_away: list[Away] = field(default_factory=list)
     servers_away: list[Away] = field(default_factory=list)
+    cut_off: list[Away] = field(default_factory=list)
+    """Workers that were there, and could write nothing or were answered nothing."""
     kills: list[Kill] = field(default_factory=list)
     held: dict[str, list[Held]] = field(default_factory=dict)
 
@@ -620,9 +622,9 @@ def _unwritable(history: History) -> Iterator[tuple[float, float]]:
 
 
 def _stops_of_heirs(history: History, sid: str, kill: Kill) -> Iterator[tuple[float, float]]:
-    """A worker that was stopped just when it had taken the stream over."""
+    """A worker that was stopped, or cut off, just when it had taken the stream over."""
     heirs = {held.process for held in history.held.get(sid, []) if held.at > kill.at} - {kill.process}
-    for away in history.workers_away:
+    for away in (*history.workers_away, *history.cut_off):
         if away.process in heirs and away.until < float("inf"):
             yield away.at, away.until
 

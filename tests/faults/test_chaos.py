@@ -12,8 +12,14 @@ from tests.faults.plan import Fault, plan_faults, plan_stream
 # What delays a takeover comes early: a lease, the wait after a restart of Redis and the one after an outage then pass
 # together.
 FAULTS = [
+    # Of the worker that lives, one after the other, as its batches come.
+    Fault(0.3, "commit reset in a command", 1, 0),
+    Fault(0.3, "commit stopped", 1, 0.3),
+    Fault(0.4, "commit reset before its answer", 1, 0),
+    Fault(0.5, "commit reset in its answer", 1, 0),
+    Fault(0.6, "commit answered late", 1, 0.3),
     Fault(0.7, "worker kill", 0, 0.1),
-    Fault(0.75, "redis kill", 0, 0),
+    Fault(0.75, "redis kill before a commit's answer", 1, 0),
     Fault(1.0, "server stop", 1, 0.4),
     Fault(1.2, "redis full", 0, 0.3),
     Fault(1.6, "client kill pubsub", 0, 0),
@@ -49,6 +55,7 @@ def test_nothing_is_lost_doubled_or_reordered_under_faults() -> None:
     assert outcome.counts["viewers"] >= options.streams
     assert outcome.counts["own cuts"] > 0
     assert outcome.endings["done"] > 0
+    assert outcome.wires, "some providers spoke in unusual ways"
 
 
 def test_a_seed_plans_the_same_faults_and_prompts_each_time() -> None:

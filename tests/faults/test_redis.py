@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 
-from tests.rig.deployment import HTTP, Deployment, until, wait_until
-from tests.viewers.viewer import Viewer, post
+from tests.faults.watching import log_blocks, seen, watched
+from tests.rig.deployment import HTTP, Deployment, wait_until
+from tests.viewers.viewer import post
 
 Deploy = Callable[..., Deployment]
 
-LIMIT_S = 60
 LONGER_THAN_A_LEASE_S = 7.5
 PROMPT = "[[tokens=60 rate=20 ttft_ms=0]]"  # three seconds
 
@@ -36,33 +35,6 @@ def record(deployment: Deployment, sid: str) -> dict[str, Any]:
 def listing(deployment: Deployment) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = HTTP.get(f"{deployment.url}/v1/streams").json()["streams"]
     return found
-
-
-async def log_blocks(deployment: Deployment, sid: str) -> bytes:
-    """The whole log, as a viewer that comes now gets it."""
-    late = Viewer(sid)
-    await late.view_to_the_end(*deployment.ports)
-    return late.bytes
-
-
-@asynccontextmanager
-async def watched(deployment: Deployment, sid: str) -> AsyncIterator[list[Viewer]]:
-    """A viewer on each server from the beginning; when the block is left, until they have seen the ending."""
-    viewers = [Viewer(sid) for _ in deployment.ports]
-    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
-        for viewer, port in zip(viewers, deployment.ports, strict=True):
-            group.create_task(_view(viewer, port))
-        yield viewers
-
-
-async def _view(viewer: Viewer, port: int) -> None:
-    while not viewer.has_ended:
-        with suppress(OSError):
-            await viewer.view(port)
-
-
-async def seen(viewers: list[Viewer], event_id: int) -> None:
-    await until(lambda: all(viewer.has_seen(event_id) for viewer in viewers), f"event {event_id} is seen")
 
 
 async def roll_back(deployment: Deployment) -> None:

@@ -1,2 +1,2 @@
-"""What tests of several rooms stand on: deployments of real processes, a proxy to cut, Chromium, npm, leaked keys,
-what memory a part of a test takes."""
+"""What tests of several rooms stand on: deployments of real processes, a proxy to cut, a way on which batches of
+appends are broken, Chromium, npm, leaked keys, what memory a part of a test takes."""

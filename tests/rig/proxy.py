@@ -15,6 +15,8 @@ class Proxy:
     def __init__(self, socket_path: str, server_path: str) -> None:
         self.url = f"unix://{socket_path}"
         self.connections = 0
+        self.held = 0
+        """How many pieces of what clients sent have arrived and do not pass."""
         self._server_path = server_path
         self._cuts: set[Callable[[], None]] = set()
         self._open = asyncio.Event()
@@ -81,7 +83,9 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wire: _Wire) -> None:
         with suppress(OSError):
             while data := await reader.read(2**16):
+                self.held += 1
                 await self._open.wait()
+                self.held -= 1
                 if wire.is_forgotten(self._forgets_after_s):
                     continue
                 writer.write(data)

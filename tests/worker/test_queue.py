@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 from collections.abc import AsyncIterator, Callable
 
@@ -12,7 +14,8 @@ from redis.asyncio import Redis
 
 from broker.log.keys import Keys
 from broker.log.queue import connect_queue, enqueue
-from tests.rig.deployment import Deployment, Process
+from tests.rig.deployment import Deployment, Process, until
+from tests.rig.proxy import proxy_to
 from worker.sweeper import QUEUED_GRACE_S
 
 SKEW_S = 60.0
@@ -68,3 +71,26 @@ async def test_the_order_is_redis_clock_and_to_every_worker_long_past(redis: Red
     now_s, _ = await redis.time()
     assert now_s - 60 < score <= now_s + 1  # seconds, where arq compares with milliseconds
     await redis.flushdb()
+
+
+async def test_a_pipeline_that_is_cancelled_while_it_is_left_returns_its_connection(
+    redis: Redis, valkey_url: str
+) -> None:
+    async with proxy_to(valkey_url) as proxy:
+        queue = connect_queue(proxy.url, Keys(), connections=1)
+
+        async def look_at_a_job_that_another_worker_has() -> None:  # as arq does
+            async with queue.pipeline(transaction=True) as pipe:
+                await pipe.watch("arq:in-progress:a")
+                proxy.hold()
+
+        looking = asyncio.create_task(look_at_a_job_that_another_worker_has())
+        await until(lambda: proxy.held, "it says UNWATCH, and is not answered")
+        looking.cancel()
+        await asyncio.wait([looking])
+        assert looking.cancelled()
+        del looking
+        gc.collect()  # redis-py warns of a pipeline that has a connection, and a warning is an error here
+        proxy.release()
+        assert await queue.ping()
+        await queue.aclose(close_connection_pool=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import signal
@@ -179,7 +180,7 @@ async def sleep_for_each(tokens: int) -> None:
         "[[unknown=1]] [[]] [[[[ ]] tokens=5",
         "[[tokens=99999999999999999999]]",
         "[[tokens=١٢]]",
-        "[[status=302 server_tool=maybe stop=<b>]]",
+        "[[status=302 server_tool=maybe stop=<b> line_end=nel piece=-1]]",
     ],
 )
 def test_directives_that_are_unknown_or_malformed_are_ignored(message: str) -> None:
@@ -238,6 +239,34 @@ def _is_json(line: str) -> bool:
 async def test_surrogate_at_tears_a_surrogate_pair(http: httpx2.AsyncClient) -> None:
     texts = deltas(await ask(http, f"[[tokens=3 surrogate_at=1 {FAST}]]"))
     assert [text.endswith("\ud83d") for text in texts] == [False, True, False]
+
+
+async def raw(http: httpx2.AsyncClient, message: str) -> tuple[httpx2.Response, list[bytes]]:
+    """The answer, and the chunks that its body came in."""
+    async with http.stream("POST", "/v1/messages", json=body(message)) as answer:
+        return answer, [chunk async for chunk in answer.aiter_raw()]
+
+
+@pytest.mark.parametrize(("asked", "end"), [("cr", b"\r"), ("crlf", b"\r\n"), ("torn", b"\r\n")])
+async def test_line_end_is_what_every_line_ends_in(http: httpx2.AsyncClient, asked: str, end: bytes) -> None:
+    _, chunks = await raw(http, f"[[tokens=70 line_end={asked} {FAST}]]")
+    wire = b"".join(chunks)
+    lines = wire.split(end)
+    assert not any(b"\r" in line or b"\n" in line for line in lines)
+    assert len(deltas(events(b"\n".join(lines).decode()))) == 70
+    assert any(b"\r\n" in chunk for chunk in chunks) == (asked == "crlf")
+
+
+async def test_piece_is_how_many_bytes_are_written_at_a_time(http: httpx2.AsyncClient) -> None:
+    _, chunks = await raw(http, f"[[tokens=3 piece=1 {FAST}]]")
+    assert {len(chunk) for chunk in chunks} == {1}
+    assert events(b"".join(chunks).decode())[-1][0] == "message_stop"
+
+
+async def test_gzip_compresses_an_answer_that_nobody_wants_compressed(http: httpx2.AsyncClient) -> None:
+    answer, chunks = await raw(http, f"[[tokens=3 gzip=1 {FAST}]]")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert events(gzip.decompress(b"".join(chunks)).decode())[-1][0] == "message_stop"
 
 
 async def test_a_fault_beyond_the_last_token_never_happens(http: httpx2.AsyncClient) -> None:

@@ -18,6 +18,7 @@ import orjson
 from uvicorn._types import ASGISendCallable
 
 from worker.standin.directives import Directives
+from worker.standin.framing import Framing
 from worker.standin.words import thoughts, words
 
 BATCH_EVENTS = 64  # events in one write when there is no pace: some 8 KiB, and the loop gets its turn in between
@@ -75,6 +76,7 @@ class Reply:
         self._number = number
         self._request = request
         self._asked = directives
+        self._framing = Framing(directives)
         self._send = send
         self._hang_up = hang_up
         self._loop = asyncio.get_running_loop()
@@ -90,13 +92,14 @@ class Reply:
             await self._finish()
             if self._asked.hold:
                 await _silence()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": self._framing.end(), "more_body": False})
 
     async def _begin(self) -> None:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"request-id", request_id_of(self._number)),
+            *self._framing.headers,
         ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         message: dict[str, Any] = {
@@ -225,7 +228,12 @@ class Reply:
 
     async def _write(self, body: bytes) -> None:
         # uvicorn's send waits while the transport's buffer is full: that is the backpressure.
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if self._framing.is_plain:
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            return
+        for piece in self._framing.pieces(body):
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)  # many pieces: others get their turn, and the reader perhaps a read of each
 
 
 async def _silence() -> NoReturn:

@@ -24,6 +24,12 @@ and the faults. N counts the text deltas sent before it happens:
     hold=1               the answer is complete, message_stop included, but the body does not end
     surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
 
+and what is right, or the client's to refuse, but seldom met:
+
+    line_end=cr          lines end in CR (line_end=crlf: in CRLF; line_end=torn: in CRLF, its halves in two writes)
+    piece=N              the body is written N bytes at a time
+    gzip=1               the body is compressed, whatever the client accepts
+
     cut_times=K, error_times=K    cut_at, error_at break only the first K attempts at this very message; the next one
                                   is whole, and after it the count begins anew
 """
@@ -59,6 +65,9 @@ class Directives:
     stall_ms: int | None = None
     garbage_at: int | None = None
     surrogate_at: int | None = None
+    line_end: str = "lf"
+    piece: int = 0
+    gzip: int = 0
 
     def first_fault(self) -> tuple[int, str]:
         """How many text deltas are sent before the first fault, and which it is ("" when none is reached)."""
@@ -86,7 +95,7 @@ class Directives:
 
 
 BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
-_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold stall_ms cut_times error_times"
+_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold stall_ms cut_times error_times piece gzip"
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
     **dict.fromkeys(f"{_COUNTS} {_PLACES}".split(), (r"[0-9]{1,9}", int)),
@@ -95,6 +104,7 @@ _SHAPES = {
     "server_tool": (r"ok|error", str),
     "stop": (r"[a-z_]{1,64}", str),
     "error": (r"[a-z_]{1,64}", str),
+    "line_end": (r"lf|cr|crlf|torn", str),
 }
 
 

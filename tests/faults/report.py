@@ -75,7 +75,7 @@ def _notes(outcome: Outcome) -> str:
         f"Admitted losses are counted once per viewer; they affect {admitted} streams. "
         "Silence after a worker's death does not count the time in which no worker may take over: while Redis is "
         "unavailable, full or read-only, for 6 s after a long outage, for 8 s after a restart, and while the worker "
-        "that took over was itself stopped. "
+        "that took over was itself stopped, or cut off from Redis. "
         "The seed reproduces the faults, their order and offsets, the prompts and the viewers' cuts. It does not "
         "reproduce the state in which they meet the system, since the timing of a real machine varies."
     )

@@ -6,6 +6,7 @@ where a kept connection turns out to be dead, and lets a body be read without th
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -31,11 +32,20 @@ BODY = "body"
 class Body(httpx2.AsyncByteStream):
     """An answer's body, as its bytes come. `read` is for streams; what httpx2 and the SDKs read whole they iterate."""
 
-    def __init__(self, answer: aiohttp.ClientResponse, bound_bytes: int) -> None:
-        """Beyond its bound it raises OutOfBounds; with none left to take, it counts as empty."""
+    def __init__(self, answer: aiohttp.ClientResponse, bound_bytes: int, silence_s: float | None) -> None:
+        """Beyond its bound it raises OutOfBounds; with none left to take, it counts as empty. None: silence is right."""
         self._answer = answer
         self._content = answer.content if bound_bytes else aiohttp.EMPTY_PAYLOAD
         self._left_bytes = bound_bytes
+        self._silence_s = silence_s
+        self._clock = asyncio.get_running_loop().time
+        self._waits_since_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if silence_s is not None and answer.connection is not None and answer.connection.protocol is not None:
+            # aiohttp's timer is armed anew at each read, which is a twelfth of what reading costs. This one is not.
+            answer.connection.protocol.read_timeout = None
+            answer.connection.protocol.start_timeout()
+            self._look_in(silence_s)
 
     async def read(self) -> bytes:
         """What has come, or else the next that comes; b"" at the end. Raises OutOfBounds, httpx2.TransportError.
@@ -44,10 +54,13 @@ class Body(httpx2.AsyncByteStream):
         """
         if self._left_bytes < 0:
             raise OutOfBounds("It is too long.")
+        self._waits_since_s = self._clock()
         try:
             some = await self._content.readany()
         except aiohttp.ClientError as error:
             raise _translated(error) from error
+        finally:
+            self._waits_since_s = None
         self._left_bytes -= len(some)
         if self._left_bytes >= 0:
             return some
@@ -58,7 +71,21 @@ class Body(httpx2.AsyncByteStream):
             yield some
 
     async def aclose(self) -> None:
+        if self._timer:
+            self._timer.cancel()
         self._answer.close()  # a body read to its end has given its connection back already
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Whether who reads has waited for too long. While nobody reads, it is not the peer that is silent."""
+        assert self._silence_s is not None
+        waited_s = 0.0 if self._waits_since_s is None else self._clock() - self._waits_since_s
+        if waited_s < self._silence_s:
+            self._look_in(self._silence_s - waited_s)
+        else:
+            self._content.set_exception(aiohttp.SocketTimeoutError("the peer is silent"))
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -77,7 +104,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         except aiohttp.ClientError as error:
             raise _translated(error) from error
         try:
-            return self._response(answer)
+            return self._response(answer, request.extensions.get("timeout", {}).get("read"))
         except BaseException:
             answer.close()
             raise
@@ -124,9 +151,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             trace_configs=[_CONNECTIONS],
         )
 
-    def _response(self, answer: aiohttp.ClientResponse) -> httpx2.Response:
+    def _response(self, answer: aiohttp.ClientResponse, silence_s: float | None) -> httpx2.Response:
         headers = httpx2.Headers(answer.raw_headers)
-        body = Body(answer, bound_of(answer.status, headers, self._bounds))
+        body = Body(answer, bound_of(answer.status, headers, self._bounds), silence_s)
         headers.pop("content-encoding", None)
         response = httpx2.Response(answer.status, headers=headers, stream=body, extensions={BODY: body})
         response.encoding = "utf-8"  # whatever it says: Python's codecs unpack zlib and bz2, too

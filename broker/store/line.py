@@ -25,10 +25,14 @@ import redis.exceptions
 from redis._parsers.base import BaseParser
 from redis.asyncio.connection import AbstractConnection
 
-from broker.store.silence import ANSWER_S, ASK_AFTER_S, SOCKET_TIMEOUT_S
+from broker.store.silence import ANSWER_S, ASK_AFTER_S
 
 Command = tuple[Any, ...]
 """Its name and its arguments: bytes, str, int or float."""
+
+SILENCE_S = 3.0
+"""A Redis that says nothing for so long amid a batch is away. Less than a pool's connections wait: the batch may renew
+leases of 6 s, the last renewal was up to 2 s before, and heartbeats wait for the turn of a batch that is stuck."""
 
 CLOSED = "the line has been closed"
 
@@ -87,7 +91,7 @@ class _Wire(asyncio.Protocol):
         self._due = 0
         self._done: asyncio.Future[list[Any]] | None = None
         self._heard_at_s = self._loop.time()
-        self._limit_s = SOCKET_TIMEOUT_S
+        self._limit_s = SILENCE_S
         # redis-py has read its last answer to the last byte: from here on, what comes is for this protocol. Its writer
         # is kept, since it closes the transport when it is collected, and its connection complains of one left open.
         self._writer = connection._writer
@@ -98,7 +102,7 @@ class _Wire(asyncio.Protocol):
 
     async def exchange(self, packed: bytes, count: int) -> list[Any]:
         now_s = self._loop.time()
-        self._limit_s = ANSWER_S if now_s - self._heard_at_s > ASK_AFTER_S else SOCKET_TIMEOUT_S
+        self._limit_s = ANSWER_S if now_s - self._heard_at_s > ASK_AFTER_S else SILENCE_S
         self._heard_at_s = now_s
         self._answers, self._due = [], count
         done: asyncio.Future[list[Any]] = self._loop.create_future()
@@ -133,7 +137,7 @@ class _Wire(asyncio.Protocol):
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at_s, self._limit_s = self._loop.time(), SOCKET_TIMEOUT_S
+        self._heard_at_s, self._limit_s = self._loop.time(), SILENCE_S
         reader, answers = self._reader, self._answers
         try:
             reader.feed(data)

@@ -113,6 +113,8 @@ class _Wire(asyncio.Protocol):
             return await done
         except asyncio.CancelledError:
             self.drop(redis.exceptions.ConnectionError("a batch was given up"))
+            if not done.cancelled():
+                done.exception()  # it was just lost, too; asyncio complains of one that nobody has looked at
             raise
         finally:
             timer.cancel()

@@ -33,7 +33,7 @@ class Body(httpx2.AsyncByteStream):
     """An answer's body, as its bytes come. `read` is for streams; what httpx2 and the SDKs read whole they iterate."""
 
     def __init__(self, answer: aiohttp.ClientResponse, bound_bytes: int, silence_s: float | None) -> None:
-        """Beyond its bound it raises OutOfBounds; a bound of 0: it counts as empty. `silence_s` None: it may be silent."""
+        """Beyond its bound it raises OutOfBounds; a bound of 0: it counts as empty. `silence_s` None: without limit."""
         self._answer = answer
         self._content = answer.content if bound_bytes else aiohttp.EMPTY_PAYLOAD
         self._left_bytes = bound_bytes

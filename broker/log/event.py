@@ -71,6 +71,8 @@ def encode_data(value: Any) -> bytes:
     """
     # Copied: orjson's result keeps its buffer of 4 KB, and writers keep every event.
     data = b"%b" % orjson.dumps(value)
+    if data.isascii():
+        return data
     for raw, escape in _ESCAPES:
         if raw in data:
             data = data.replace(raw, escape)

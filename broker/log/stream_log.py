@@ -69,6 +69,10 @@ class StreamLog(ReadableLog):
         self.max_events = max_events
         self.max_bytes = max_bytes
         self.lease_s = lease_s
+        self._lease_ms = round(lease_s * 1000)
+        self._retention_ms = round(retention_s * 1000)
+        # The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first.
+        self._ended_life_ms = 0 if is_archived else self._retention_ms
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
@@ -176,8 +180,8 @@ class StreamLog(ReadableLog):
     def append_call(self, append: Append) -> Call:
         if len(append.events) > 1 and any(event.kind in TERMINAL for event in append.events[:-1]):
             raise ValueError("no event can follow a terminal event")  # a caller's bug; sent, it would break G3
-        limits = (self._ended_life_ms, self.max_events, self.max_bytes)
-        return script.append(append, *limits, self.servers.seen.server, self.servers.endings_from_ms)
+        limits, seen = (self._ended_life_ms, self.max_events, self.max_bytes), self.servers.seen
+        return script.append(append, *limits, seen.server, self.servers.endings_from_ms)
 
     async def restore(self, claimed: Claimed) -> None:
         """Put back a stream that vanished whole, under its writer's pen. Harmless if the stream is there.
@@ -326,19 +330,6 @@ class StreamLog(ReadableLog):
         if self.is_archived and sids:
             with suppress(RedisUnavailable):  # then the sweeper sees them a lease later
                 await self.redis.zadd(self.keys.leases, dict.fromkeys(sids, 0), xx=True)
-
-    @property
-    def _lease_ms(self) -> int:
-        return round(self.lease_s * 1000)
-
-    @property
-    def _retention_ms(self) -> int:
-        return round(self.retention_s * 1000)
-
-    @property
-    def _ended_life_ms(self) -> int:
-        """The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first."""
-        return 0 if self.is_archived else self._retention_ms
 
 
 _BEGUN = [field.name for field in (Meta.state, Meta.erased)]

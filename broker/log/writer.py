@@ -165,8 +165,9 @@ class StreamWriter:
         # The terminal event of a full stream travels alone: then no limit can refuse it.
         if len(pending) > 1 and pending[-1].kind in TERMINAL and self._is_full():
             pending.pop()
-        for at, t in enumerate(self._times[first : first + len(pending)]):
-            pending[at] = pending[at]._replace(t=t)
+        if first < len(self._times):
+            for at, t in enumerate(self._times[first : first + len(pending)]):
+                pending[at] = pending[at]._replace(t=t)
         return self._append(pending)
 
     def renewal(self) -> Append:
@@ -246,7 +247,9 @@ class StreamWriter:
 
     def _confirm_to(self, tail: int) -> None:
         before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
-        if self._confirmed >= before:
+        if self._confirmed == before + 1:  # as models speak
+            self._commit.unconfirmed_bytes -= len(self._events[before].data)
+        elif self._confirmed >= before:
             self._commit.unconfirmed_bytes -= _size(self._events[before : self._confirmed])
         else:
             self._commit.unconfirmed_bytes += _size(self._events[self._confirmed : before])

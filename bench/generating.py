@@ -5,7 +5,7 @@ the first of them ends. (A full worker begins some so late that it never runs al
 seconds before the first of them ends.) A load without a pace is measured while its middle is written, from 30 to 70 %.
 
 Commits are counted from outside, alike for every worker: what Redis has read (`total_reads_processed`) less what the
-meter has asked. One pipeline is one read, up to 16 KB of it; the worker's few other commands are in it.
+meter has asked. One batch is one read, up to 16 KB of it; the worker's few other commands are in it.
 """
 
 from __future__ import annotations

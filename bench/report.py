@@ -49,9 +49,9 @@ by `python -m bench --report docs/BENCHMARKS.md`; the text before the results is
   at a time and is measured while the middle of it is written, from 30 to 70 %. That is a limit, not what an event costs
   in use.
 - CPU is divided by the events that came into the log in that time.
-- **Commits an event**: how many pipelines Redis was sent, for each event: reads of its sockets (INFO's
+- **Commits an event**: how many batches Redis was sent, for each event: reads of its sockets (INFO's
   `total_reads_processed`), without the meter's own. The worker's few other commands (heartbeats, its queue) count, too,
-  and a pipeline of more than 16 KB is several reads. A worker short of CPU puts more events into a commit. That is
+  and a batch of more than 16 KB is several reads. A worker short of CPU puts more events into a commit. That is
   cheaper and later, for Redis above all, so compare Redis µs/event only where commits an event are alike.
 - **Delta p50, p99**: from the provider's write of a delta to where it comes out. In `worker`, that is a subscriber of
   the log's live channels (twelve streams are timed); for the naive worker, the time of its entry, which Redis gives it.

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import uvloop
@@ -89,19 +88,11 @@ def _now_ms() -> int:
 class NaiveContestant(NamedTuple):
     name: str
     start: Start
-    lack: str | None = None
-    """What has to be installed first; None if nothing."""
-
-
-def _lack(package: str) -> str | None:
-    return None if find_spec(package) else f"pip install {package}"
 
 
 NAIVE_WORKERS: Sequence[NaiveContestant] = (
     NaiveContestant("naive, httpx", partial(NaiveWorker, client="httpx")),
-    NaiveContestant(
-        "naive, aiohttp", partial(NaiveWorker, client="aiohttp"), None if find_spec("aiohttp") else "aiohttp"
-    ),
+    NaiveContestant("naive, aiohttp", partial(NaiveWorker, client="aiohttp")),
 )
 
 

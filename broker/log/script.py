@@ -47,8 +47,8 @@ class Script:
 
 WITH_REQUEST = 5
 
-PENS_KEPT = 1024
-"""Writers append again and again: of so many, what does not change from call to call is encoded once."""
+STREAMS_KEPT = 1024
+"""Writers append again and again: for so many streams, what does not change from call to call is encoded once."""
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize")
@@ -104,7 +104,7 @@ def append(
     return Call(APPEND, append.sid, args)
 
 
-@lru_cache(PENS_KEPT)
+@lru_cache(STREAMS_KEPT)
 def _unchanging(pen: Pen, *numbers: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
     """What all appends of a pen have in front of the first event's number, and behind it."""
     return [str(part).encode() for part in pen], [b"%d" % number for number in numbers]
@@ -190,10 +190,14 @@ class Scripts:
         `calls`: asked before each sending; what a call says may no longer hold when it has to be sent again.
         Raises RedisUnavailable if any call did not reach Redis; all of them may be repeated.
         """
-        answers = await self._evalsha(calls())
+        first = calls()
+        answers = await self._evalsha(first)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
-            for script in {call.script for call in calls()}:
-                await self._redis.script_load(script.text)
+            # On the way that the calls take: another connection may lead to another server, after a failover.
+            scripts = {call.script for call in first}
+            for loaded in await self._send([("SCRIPT", "LOAD", script.text) for script in scripts]):
+                if isinstance(loaded, Exception):
+                    raise translated(loaded) or loaded
             answers = await self._evalsha(calls())
         return answers
 
@@ -209,7 +213,7 @@ class Scripts:
             return await pipe.execute(raise_on_error=False)
 
 
-@lru_cache(PENS_KEPT)
+@lru_cache(STREAMS_KEPT)
 def _beginning(script: Script, keys: Keys, sid: str) -> Command:
     """Of a call of this script for this stream: all in front of its arguments."""
     names = keys.stream(sid)[: script.keys]

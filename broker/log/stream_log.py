@@ -159,7 +159,7 @@ class StreamLog(ReadableLog):
                     await self._wake_sweeper_for([append.sid for append in appends() if _ends(append)])
                 return outcomes
             await self.servers.meet(next(outcome.server for outcome in outcomes if isinstance(outcome, NewServer)))
-            again = await self._append_once(partial(_at, refused, appends), scripts)
+            again = await self._append_once(partial(_refused, refused, appends), scripts)
             for at, outcome in zip(refused, again, strict=True):
                 outcomes[at] = outcome
         raise RedisUnavailable(TOO_MANY_SERVERS)
@@ -358,9 +358,10 @@ def _ends(append: Append) -> bool:
     return bool(append.events) and append.events[-1].kind in TERMINAL
 
 
-def _at(places: Sequence[int], appends: Callable[[], Sequence[Append]]) -> list[Append]:
-    all_of_them = appends()
-    return [all_of_them[at] for at in places]
+def _refused(refused: Sequence[int], appends: Callable[[], Sequence[Append]]) -> list[Append]:
+    """Those of the appends, as they are now, which are to be sent again."""
+    now = appends()
+    return [now[at] for at in refused]
 
 
 def _outcome(append: Append, answer: Any) -> Appended | LasteventError:

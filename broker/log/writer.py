@@ -37,7 +37,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.event import TERMINAL, encode_data
+from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, encode_data
 from broker.log.pulse import Pulse, now_s
 from broker.log.steps import (
     Append,
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UNCONFIRMED_EVENTS = 256
-"""Unconfirmed events that a stream may always have: enough to fill a pipeline."""
+"""Unconfirmed events that a stream may always have: enough to fill a commit."""
 
 UNCONFIRMED_BYTES = 64 * 2**20
 """Event data that a process holds while Redis does not accept it (Redis is away, or full): minutes of hundreds of
@@ -63,7 +63,10 @@ BATCH_EVENTS = 256
 
 PACE_S = 0.005
 """Commits of texts that go on begin so far apart: at a few hundred events a second, half as many commits. The reader of
-a text does not see 5 ms, a tenth of the time between two deltas. The first commit after a pause is made at once."""
+a text does not see 5 ms, a sixth of the time between two deltas. The first commit after a pause is made at once."""
+
+GOES_ON = frozenset({TEXT_DELTA, THINKING_DELTA, "tool_args_delta"})
+"""Kinds of which one carries the one before on, if it is of its kind."""
 
 RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits between commits while Redis is away; the last one repeats."""
@@ -123,7 +126,7 @@ class StreamWriter:
         self._events_in_stream += 1
         self._bytes_in_stream += size
         self._commit.unconfirmed_bytes += size
-        goes_on = bool(self._events) and self._events[-1].kind == kind
+        goes_on = kind in GOES_ON and bool(self._events) and self._events[-1].kind == kind
         self._events.append(Unsent(kind, encoded))
         self._commit.gather(self, may_wait=goes_on)
         return self.pen.base + len(self._events) - 1
@@ -260,7 +263,7 @@ def _size(events: list[Unsent]) -> int:
 
 
 class GroupCommit:
-    """The one loop of a process that carries every writer's events to the log, one pipeline at a time."""
+    """The one loop of a process that carries every writer's events to the log, one batch at a time."""
 
     def __init__(self, log: StreamLog) -> None:
         self.log = log

@@ -81,7 +81,6 @@ class _Wire(asyncio.Protocol):
     """One connection, from redis-py's greeting to its end."""
 
     def __init__(self, connection: AbstractConnection) -> None:
-        self.is_lost = False
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse,
@@ -90,6 +89,7 @@ class _Wire(asyncio.Protocol):
         self._answers: list[Any] = []
         self._due = 0
         self._done: asyncio.Future[list[Any]] | None = None
+        self._unsent_bytes = 0
         self._heard_at_s = self._loop.time()
         self._limit_s = SILENCE_S
         # redis-py has read its last answer to the last byte: from here on, what comes is for this protocol. Its writer
@@ -107,9 +107,10 @@ class _Wire(asyncio.Protocol):
         self._answers, self._due = [], count
         done: asyncio.Future[list[Any]] = self._loop.create_future()
         self._done = done
-        self._transport.write(packed)
         timer = self._loop.call_later(self._limit_s, self._look, done)
         try:
+            self._transport.write(packed)
+            self._unsent_bytes = self._transport.get_write_buffer_size()
             return await done
         except asyncio.CancelledError:
             self.drop(redis.exceptions.ConnectionError("a batch was given up"))
@@ -127,9 +128,12 @@ class _Wire(asyncio.Protocol):
             self._done.set_exception(why)
 
     def _look(self, done: asyncio.Future[list[Any]]) -> None:
-        """Whether Redis has been silent for too long, amid this batch."""
+        """Whether Redis has been silent for too long, amid this batch. While it takes in what is sent, it lives."""
         if done is not self._done or done.done():
             return
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        if self._unsent_bytes < before:
+            self._heard_at_s = self._loop.time()
         left_s = self._heard_at_s + self._limit_s - self._loop.time()
         if left_s > 0:
             self._loop.call_later(left_s, self._look, done)
@@ -139,6 +143,9 @@ class _Wire(asyncio.Protocol):
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._done is None or self._done.done():
+            self.drop(redis.exceptions.InvalidResponse("an answer to nothing"))
+            return
         self._heard_at_s, self._limit_s = self._loop.time(), SILENCE_S
         reader, answers = self._reader, self._answers
         try:
@@ -152,7 +159,7 @@ class _Wire(asyncio.Protocol):
             return
         if len(answers) > self._due:
             self.drop(redis.exceptions.InvalidResponse("more answers than commands"))
-        elif self._done and not self._done.done():
+        else:
             if any(isinstance(answer, redis.exceptions.ReadOnlyError) for answer in answers):
                 self.is_lost = True
                 self._transport.abort()

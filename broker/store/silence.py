@@ -12,4 +12,4 @@ asked first. Under load no connection is silent for so long, and nothing is aske
 
 ANSWER_S = 1.0
 """A connection that was silent, and does not answer within this, is made anew. A Redis that only was slow loses nothing
-by that."""
+by that: a pool's connection has only been asked, and a batch may be sent again."""

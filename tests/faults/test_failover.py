@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from broker.log.stream_log import StreamLog
+from broker.log.writer import StreamWriter
+from broker.store.connect import connect
 from broker.store.redis_url import parse_redis_url
 from tests.faults.replicas import Replicas, replicated
 from tests.rig.deployment import Deployment, wait_until
+from tests.rig.streams import committing, running
 from tests.viewers.viewer import Viewer, outcome
 
 STREAMS = 50
@@ -59,6 +63,26 @@ async def test_a_primary_killed_in_the_middle_of_fifty_generations_costs_nobody_
     assert not any(totals.values())
     assert {record["state"] for record in records} == {"done"}
     assert attempts == 0, "their workers lived, and went on"
+
+
+async def test_a_planned_failover_costs_a_writer_nothing_though_its_process_still_reaches_the_old_primary(
+    tmp_path: Path,
+) -> None:
+    """The connections of its pool go on leading there, and scripts are not replicated."""
+    with replicated(tmp_path) as replicas:
+        async with connect(replicas.url) as client, asyncio.timeout(LIMIT_S):
+            log = StreamLog(client)
+            async with committing(log) as commit:
+                writer = StreamWriter(commit, await running(log))
+                writer.write("text_delta", {"text": "Salt"})
+                await writer.flush()
+                await log.now_ms()
+                with replicas.client(0) as primary:
+                    primary.execute_command("FAILOVER")
+                await _until(replicas.is_promoted)
+                writer.write("text_delta", {"text": "bread"})
+                await writer.flush()
+        assert _ids(replicas, writer.sid) == [1, 2, 3]
 
 
 async def _view_to_the_end(viewer: Viewer, port: int) -> None:

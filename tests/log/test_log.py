@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -567,13 +568,11 @@ async def test_a_server_that_has_forgotten_the_scripts_is_given_them_again(real_
 async def test_a_batch_that_must_be_sent_again_says_what_holds_by_then(real_log: StreamLog) -> None:
     claimed = await running(real_log)
     await real_log.redis.script_flush()
-    rights = iter(["asked", "sent", "sent again"])
-    said: list[str] = []
+    sendings = count(1)
 
     def appends() -> list[Append]:
-        said.append(next(rights))
-        # By the last time the writer has lost its right to heal: its process stood still meanwhile.
-        return [batch(claimed, 2, *text("Salt"))._replace(claimed_under="another" if len(said) == 3 else "")]
+        # By the second one the writer has lost its right to heal: its process stood still meanwhile.
+        return [batch(claimed, 2, *text("Salt"))._replace(claimed_under="another" if next(sendings) == 2 else "")]
 
     [outcome] = await real_log.append_many(appends)
     assert isinstance(outcome, WriterSuperseded)

@@ -148,6 +148,21 @@ async def test_a_reply_that_is_no_redis_is_said_and_not_read_on(client: Client, 
     assert await echo(client, "next") == ["next"]
 
 
+async def test_what_comes_between_two_batches_is_no_answer_to_the_next(
+    client: Client, proxy: Proxy, redis: Redis
+) -> None:
+    await client.send_batch([("SUBSCRIBE", "le:line")])
+    await redis.publish("le:line", "nobody asked")
+
+    async def is_dropped() -> bool:
+        [(_, subscribers)] = await redis.pubsub_numsub("le:line")
+        return bool(subscribers == 0)
+
+    await until(is_dropped, "the line has dropped its connection")
+    assert await echo(client, "next") == ["next"]
+    assert proxy.connections == 2
+
+
 async def test_a_connection_that_was_forgotten_costs_one_short_wait(
     client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

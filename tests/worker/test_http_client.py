@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -89,6 +89,13 @@ async def failure(provider: AnthropicProvider) -> ProviderFailure:
     return caught.value
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
 # -- connections ---------------------------------------------------------------------------------------------
 
 
@@ -150,6 +157,71 @@ async def test_a_kept_connection_that_was_closed_does_not_cost_a_generation_its_
             assert ended.wait(5)
             assert len(await answer(provider)) == 2
         await serving
+
+
+async def test_a_gateway_that_hangs_up_on_kept_connections_is_sent_a_request_twice_at_most() -> None:
+    hangs_up = False
+    requests = []
+    all_have_asked = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await asked(reader):
+            requests.append(head)
+            if hangs_up:
+                return
+            if len(requests) == 5:
+                all_have_asked.set()
+            await all_have_asked.wait()
+            writer.write(ANSWER)
+
+    async with serving(serve) as port, providing(f"http://127.0.0.1:{port}") as provider:
+        await asyncio.gather(*(answer(provider) for _ in range(5)))
+        hangs_up = True
+        requests.clear()
+        assert (await failure(provider)).code == "provider_cut"
+    assert len(requests) == 2
+
+
+async def test_what_has_come_is_read_although_the_connection_broke_while_nobody_read() -> None:
+    """A generation that waits for Redis reads no further meanwhile; what is here by then has been paid for."""
+    goes_on, is_closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n%sTransfer-Encoding: chunked\r\n\r\n" % EVENTS)
+        writer.write(b"%x\r\n%s\r\n" % (len(DELTA), DELTA))
+        await goes_on.wait()
+        rest = DELTA * 20 + STOP
+        writer.write(b"%x\r\n%s\r\n" % (len(rest), rest))
+        writer.close()
+        await writer.wait_closed()
+        is_closed.set()
+
+    async with (
+        serving(serve) as port,
+        providing(f"http://127.0.0.1:{port}") as provider,
+        aclosing(provider.stream("some-model", REQUEST)) as events,
+    ):
+        await anext(events)
+        goes_on.set()
+        await is_closed.wait()
+        for _ in range(10):  # so that the end has come here, too
+            await asyncio.sleep(0)
+        rest = [event async for event in events]
+    assert len(rest) == 21
+    assert isinstance(rest[-1], Finish)
+
+
+async def test_a_user_and_a_password_in_the_address_go_to_a_gateway() -> None:
+    heads = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await asked(reader))
+        writer.write(ANSWER)
+
+    async with serving(serve) as port, providing(f"http://user:p%40ss@127.0.0.1:{port}") as provider:
+        assert len(await answer(provider)) == 2
+    assert b"Basic " + b64encode(b"user:p@ss") in heads[0]
 
 
 async def test_what_comes_while_nobody_asks_is_nobodys_answer() -> None:
@@ -400,7 +472,11 @@ async def test_a_proxy_that_lets_nobody_through_or_is_not_there_is_a_cut(monkeyp
         for proxy in (f"http://user:p%40ss@127.0.0.1:{port}", "http://127.0.0.1:1"):
             monkeypatch.setenv("HTTPS_PROXY", proxy)
             async with providing("https://provider.test") as provider:
-                assert (await failure(provider)).code == "provider_cut"
+                failed = await failure(provider)
+            assert failed.code == "provider_cut"
+            told = "".join(repr(error) for error in causes(failed))
+            assert "sk-secret" not in told
+            assert "p%40ss" not in told
 
 
 @pytest.mark.usefixtures("no_proxies")

@@ -1,4 +1,4 @@
-"""aiohttp under httpx2, which the SDKs speak: reading over it costs half of what it does over httpx2's own.
+"""aiohttp under httpx2, which the SDKs speak: reading over it costs a third of what it does over httpx2's own.
 
 The SDKs bring such a bridge too. This one takes no more of an answer than its bounds, keeps no cookies, tries anew
 where a kept connection turns out to be dead, and lets a body be read without the iterators that httpx2 wraps around it.
@@ -42,7 +42,8 @@ class Body(httpx2.AsyncByteStream):
         self._waits_since_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         if silence_s is not None and answer.connection is not None and answer.connection.protocol is not None:
-            # aiohttp's timer is armed anew at each read, which is a twelfth of what reading costs. This one is not.
+            # aiohttp's timer is armed anew at each read, which is a twelfth of what reading costs. This one is not. The
+            # next request on this connection sets aiohttp's again.
             answer.connection.protocol.read_timeout = None
             answer.connection.protocol.start_timeout()
             self._look_in(silence_s)
@@ -58,7 +59,10 @@ class Body(httpx2.AsyncByteStream):
         try:
             some = await self._content.readany()
         except aiohttp.ClientError as error:
-            raise _translated(error) from error
+            # It broke while nobody read. What had come until then is there, and aiohttp would keep it back.
+            some = self._content._read_nowait(-1)
+            if not some:
+                raise _translated(error) from None
         finally:
             self._waits_since_s = None
         self._left_bytes -= len(some)
@@ -96,13 +100,15 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Raises httpx2.TransportError, whose words do not tell headers; OutOfBounds for a compressed answer."""
+        """Raises httpx2.TransportError, which tells no headers (they have the key), by its cause neither; OutOfBounds
+        for a compressed answer.
+        """
         _check_headers(request.headers)
         body = await request.aread()
         try:
             answer = await self._answer(request, body)
         except aiohttp.ClientError as error:
-            raise _translated(error) from error
+            raise _translated(error) from None
         try:
             return self._response(answer, request.extensions.get("timeout", {}).get("read"))
         except BaseException:
@@ -110,17 +116,18 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise
 
     async def _answer(self, request: httpx2.Request, body: bytes) -> aiohttp.ClientResponse:
-        """A kept connection may have been closed by now. What was sent over it then is sent again, at once.
+        """A kept connection may have been closed by now. What was sent over it then is sent once more, at once.
 
-        As RFC 9112 §9.3.1 allows: nothing has been answered, and a worker would try it again anyway, only later.
+        The provider may have read it before it hung up (RFC 9110 §9.2.2 warns of that). But nothing of an answer has
+        come, and a generation tries again anyway, only later.
         """
-        while True:
-            connection = _Connection()
-            try:
-                return await self._send(request, body, connection)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not connection.was_kept:
-                    raise
+        connection = _Connection()
+        try:
+            return await self._send(request, body, connection)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not connection.was_kept:
+                raise
+        return await self._send(request, body, _Connection())
 
     async def _send(self, request: httpx2.Request, body: bytes, connection: _Connection) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -128,7 +135,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         timeout = request.extensions.get("timeout", {})
         return await self._session.request(
             request.method,
-            URL(str(request.url), encoded=True),
+            # Without a user and a password: httpx2 has made a header of them, and aiohttp refuses to have both.
+            URL(str(request.url.copy_with(userinfo=b"")), encoded=True),
             headers=request.headers.multi_items(),
             data=BytesIO(body) if body else None,  # which is sent in pieces, between which the loop goes on
             allow_redirects=False,  # httpx2 follows them
@@ -216,4 +224,5 @@ _ERRORS: tuple[tuple[type[aiohttp.ClientError], type[httpx2.TransportError]], ..
 
 
 def _translated(error: aiohttp.ClientError) -> httpx2.TransportError:
-    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))(str(error))
+    """Not in aiohttp's words, nor with it as the cause: it keeps the request's headers, and a proxy's password."""
+    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))(type(error).__name__)

@@ -113,7 +113,17 @@ def machine_line() -> str:
 
 
 def _machine() -> str:
-    libraries = ("uvicorn", "uvloop", "httptools", "redis", "hiredis", "fastapi", "sse-starlette", "anthropic", "aiohttp")
+    libraries = (
+        "uvicorn",
+        "uvloop",
+        "httptools",
+        "redis",
+        "hiredis",
+        "fastapi",
+        "sse-starlette",
+        "anthropic",
+        "aiohttp",
+    )
     facts = {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "Kernel": f"Linux {platform.release()}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
 from broker.log.steps import Append
@@ -36,6 +36,7 @@ class Heartbeat:
         self._log = log
         self._writers: dict[str, StreamWriter] = {}
         self.is_listening = asyncio.Event()
+        self._may_have_missed = asyncio.Event()
 
     def keep(self, writer: StreamWriter) -> None:
         self._writers[writer.sid] = writer
@@ -48,7 +49,10 @@ class Heartbeat:
     async def run(self) -> None:
         wait_s = HEARTBEAT_S
         while True:
-            await asyncio.sleep(wait_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._may_have_missed.wait()
+            self._may_have_missed.clear()
             try:
                 await self.renew()
             except RedisUnavailable:
@@ -62,12 +66,14 @@ class Heartbeat:
 
         The process that published the seizure holds the pen; should Redis lose that, it puts it back. So the writer
         stops without asking first: a Redis that came back with less would answer that its pen still held. What this
-        subscription misses, the next heartbeat finds.
+        subscription misses, a heartbeat finds as soon as there is one again.
         """
         async with aclosing(messages(redis, self._log.keys.seized)) as seizures:
             async for sid in seizures:
                 self.is_listening.set()
-                if sid and (writer := self._writers.get(sid.decode())):
+                if sid is None:
+                    self._may_have_missed.set()
+                elif writer := self._writers.get(sid.decode()):
                     writer.lose(StreamClosed("The stream was ended by seizure."))
                     self.forget(writer)
 

@@ -82,7 +82,7 @@ async def test_a_connection_in_use_is_not_asked(client: Client, redis: Redis) ->
     assert await pings() == before
 
 
-async def test_a_subscription_that_was_forgotten_ends_and_says_so(
+async def test_a_subscription_that_was_forgotten_is_made_again_and_says_so(
     client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker.store.listen, "PING_S", SILENT_S)
@@ -91,6 +91,8 @@ async def test_a_subscription_that_was_forgotten_ends_and_says_so(
         await client.publish("le:x", "1")
         assert await anext(heard) == b"1"
         proxy.forget_after(SILENT_S / 2)
+        assert await anext(heard) is None
+        proxy.refuse()
         with pytest.raises(RedisUnavailable):
             await anext(heard)
 

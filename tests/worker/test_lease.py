@@ -27,6 +27,7 @@ from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
 from tests.rig.streams import (
     batch,
+    committing,
     ending,
     expire_lease,
     grow_old,
@@ -483,6 +484,25 @@ async def test_a_heartbeat_tells_a_writer_that_its_pen_is_gone(log: StreamLog, c
     assert told == ["fenced", "cancelled"]
     assert isinstance(fenced.lost, WriterSuperseded)
     assert isinstance(cancelled.lost, StreamClosed)
+
+
+async def test_a_cancel_that_the_subscription_missed_is_found_as_soon_as_there_is_one_again(
+    redis: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.heartbeat, "HEARTBEAT_S", 60)
+    log = StreamLog(redis)
+    async with committing(log) as commit, asyncio.timeout(LIMIT_S):
+        writer = StreamWriter(commit, await running(log))
+        is_lost = asyncio.Event()
+        writer.on_lost = is_lost.set
+        await seize(log, writer.sid, "cancelled", b"{}")
+        heartbeat = heartbeat_of(log, writer)
+        loops = [asyncio.create_task(heartbeat.run()), asyncio.create_task(heartbeat.listen(redis))]
+        await is_lost.wait()
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+    assert isinstance(writer.lost, StreamClosed)
 
 
 @pytest.mark.parametrize("loses_the_claim_too", [False, True])

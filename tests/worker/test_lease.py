@@ -25,6 +25,7 @@ from broker.log.steps import LEASE_S, Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.settings import Settings
+from broker.store.connect import Client
 from tests.rig.streams import (
     batch,
     committing,

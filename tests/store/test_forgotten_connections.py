@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
@@ -15,26 +15,13 @@ from redis.asyncio import Redis
 import broker.store.connect
 import broker.store.listen
 from broker.errors import RedisUnavailable
-from broker.store.connect import POOL_CONNECTIONS, SOCKET_TIMEOUT_S, Client, connect
+from broker.store.connect import POOL_CONNECTIONS, SOCKET_TIMEOUT_S, Client
 from broker.store.listen import messages
 from tests.rig.deployment import Deployment, Process, until
-from tests.rig.proxy import Proxy, proxy_to
+from tests.rig.proxy import Proxy
 
 SILENT_S = 0.2
 LIMIT_S = 6.0
-
-
-@pytest.fixture
-async def proxy(redis: Redis, valkey_url: str) -> AsyncIterator[Proxy]:
-    async with proxy_to(valkey_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def client(proxy: Proxy) -> AsyncIterator[Client]:
-    client = connect(proxy.url)
-    yield client
-    await client.aclose()
 
 
 async def ask(client: Client, count: int) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 import redis.exceptions
@@ -14,22 +13,9 @@ import broker.store.line
 from broker.errors import RedisRefuses, RedisUnavailable
 from broker.store.connect import Client, connect
 from tests.rig.deployment import until
-from tests.rig.proxy import Proxy, proxy_to
+from tests.rig.proxy import Proxy
 
 SOON_S = 0.2
-
-
-@pytest.fixture
-async def proxy(redis: Redis, valkey_url: str) -> AsyncIterator[Proxy]:
-    async with proxy_to(valkey_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def client(proxy: Proxy) -> AsyncIterator[Client]:
-    client = connect(proxy.url)
-    yield client
-    await client.aclose()
 
 
 async def echo(client: Client, *words: str) -> list[str]:

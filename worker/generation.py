@@ -25,7 +25,8 @@ from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from broker.process.loops import is_being_cancelled
 from worker.attempts import MAX_ATTEMPTS, WORKER_LOST, may_restart
-from worker.providers.provider import Finish, Provider, ProviderFailure
+from worker.providers.failures import ProviderFailure
+from worker.providers.provider import Counted, Finish, Provider
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,8 @@ class Generation:
                 async for event in events:
                     if isinstance(event, Finish):
                         return self._done(event)
+                    if isinstance(event, Counted):
+                        continue
                     if self._first_text_s is None:
                         self._note_first_text(event[0])
                     writer.write(*event)

@@ -19,7 +19,8 @@ from tests.rig.memory import peak_of
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
 from worker.providers.choose import make_provider
-from worker.providers.provider import Finish, Provider, ProviderFailure
+from worker.providers.failures import ProviderFailure
+from worker.providers.provider import Finish, Provider
 from worker.providers.sse import EventSplitter
 
 MIB = 2**20

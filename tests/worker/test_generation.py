@@ -22,7 +22,8 @@ from tests.rig.streams import committing, expire_lease, meta, queued, seize, tak
 from worker.generation import Generation
 from worker.heartbeat import Heartbeat
 from worker.providers.anthropic import AnthropicProvider
-from worker.providers.provider import Finish, Provider, ProviderEvent, ProviderFailure
+from worker.providers.failures import ProviderFailure
+from worker.providers.provider import Finish, Provider, ProviderEvent
 from worker.standin.server import StandIn
 from worker.standin.words import words
 

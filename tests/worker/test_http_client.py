@@ -28,7 +28,8 @@ from tests.rig.memory import peak_of
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
 from worker.providers.choose import make_provider
-from worker.providers.provider import Finish, ProviderFailure
+from worker.providers.failures import ProviderFailure
+from worker.providers.provider import Finish
 
 MIB = 2**20
 REQUEST = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 10}

@@ -79,6 +79,9 @@ class Keys:
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"
 
+    def breaker(self, model: str) -> str:
+        return f"{self.prefix}breaker:{model}"
+
     def streams(self, tenant: str) -> str:
         return f"{self.prefix}streams:{tenant}"
 

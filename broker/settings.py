@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     # The workers
     default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=MODEL)
     max_tokens: int = Field(8192, ge=1)
+    prices_update: bool = False
+    """Whether workers load the current table of prices from the internet (worker/providers/prices.py)."""
     concurrency: int = Field(500, ge=1)
     provider_silence_s: float = Field(60, gt=0)
     provider_line_bytes: int = Field(4 * 2**20, ge=1024)

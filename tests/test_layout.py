@@ -230,8 +230,9 @@ def test_log_and_live_stand_on_no_web_framework() -> None:
 
 
 def test_a_worker_does_not_load_the_web_tier() -> None:
-    loaded = loaded_by("import worker.main")
+    loaded = loaded_by("import worker.main, worker.providers.prices")
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
+    assert "genai_prices" not in loaded
     assert "worker" in loaded
 
 

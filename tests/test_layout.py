@@ -61,7 +61,13 @@ ROOMS: dict[str, set[str]] = {
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
 }
 
-PURE = {"log/event": {"orjson"}, "dialects/sse": {"orjson", "broker"}, "log/keys": set(), "errors": set()}
+PURE = {
+    "log/event": {"orjson"},
+    "log/turn": {"orjson", "broker"},
+    "dialects/sse": {"orjson", "broker"},
+    "log/keys": set(),
+    "errors": set(),
+}
 """What these few may import besides the standard library."""
 
 

@@ -6,8 +6,8 @@ exception is a worker that may no longer write: its pen was taken (its new holde
 is stopping: then `hand_over` gives the pen up, and another worker takes over.
 
 Turns, tries and attempts. A provider may pause: then its turn is sent back, and the next one goes on in the same
-answer. While viewers have received nothing of a turn, it is tried again silently, 3 times in all, with the next model of
-the chain (chain.py), or with backoff. Once they have received something (text, thinking, a tool), `restart` takes
+answer. While viewers have received nothing of a turn, it is tried again silently, 3 times in all, with the next model
+of the chain (chain.py), or with backoff. Once they have received something (text, thinking, a tool), `restart` takes
 everything back and the next *attempt* begins, in which the turns that were finished are said again; a stream has 3
 attempts, takeovers by other workers included.
 
@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from broker.errors import LasteventError, StreamLimit
-from broker.log.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA, merge_deltas, text_since_restart
+from broker.log.event import DONE, ERROR, RESTART, START, STATUS, TEXT_DELTA, Event, merge_deltas, text_since_restart
 from broker.log.steps import Claimed
-from broker.log.turn import resolved
+from broker.log.turn import message as message_of
 from broker.log.writer import StreamWriter
 from broker.process.loops import is_being_cancelled
 from worker.attempts import MAX_ATTEMPTS, WORKER_LOST, may_restart
@@ -46,6 +46,9 @@ TELL_EVERY_S = 1.0
 """Between two notes in meta of what has been counted. Some providers count with every piece of text."""
 
 INTERNAL = "internal."
+
+UNREPEATED = frozenset({START, STATUS, "internal.usage", "internal.trace", "internal.failover"})
+"""Events of a finished turn that are no part of what was said."""
 
 
 class Ending(NamedTuple):
@@ -77,6 +80,7 @@ class Generation:
         self._models = models
         self._breaker = breaker
         self._request: dict[str, Any] = claimed.meta.request or {}
+        self._asked: list[Any] = self._request.get("messages", [])
         self._attempt = claimed.attempt
         self._spending = Spending(claimed.meta.usage)
         self._told_at_s = 0.0
@@ -127,7 +131,9 @@ class Generation:
 
     async def _generate(self, slots: asyncio.Semaphore) -> Ending:
         if "request" not in self._claimed.meta.fields:
-            return self._error("internal_error", "The request of this stream is gone. Start it again.", recoverable=True)
+            return self._error(
+                "internal_error", "The request of this stream is gone. Start it again.", recoverable=True
+            )
         try:
             self._announce()
             async with slots:
@@ -136,8 +142,10 @@ class Generation:
             return self._error(full.code, str(full), recoverable=False)
         except ProviderFailure as failure:
             return self._error(failure.code, failure.message, recoverable=failure.retryable)
-        except LasteventError:
-            raise  # the pen is lost
+        except LasteventError as error:
+            if self._writer.lost is error:
+                raise
+            return self._unforeseen()
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
@@ -179,7 +187,7 @@ class Generation:
             finish = await self._turn(course)
             if not finish.is_paused:
                 break
-            self._send_back(finish, course.target)
+            self._send_back()
             course = Course([course.target])  # nobody else knows this turn in its own form
         return await self._done(finish, course.target)
 
@@ -256,24 +264,22 @@ class Generation:
             self._turn_began = self._writer.tail
         return True
 
-    def _send_back(self, finish: Finish, target: Target) -> None:
+    def _send_back(self) -> None:
         """What the provider said so far becomes a part of the request, and what a restart would say again."""
-        events = self._writer.written_since(self._turn_began)
-        provider = target.name.partition("/")[0]
-        said = {
-            "role": "assistant",
-            "content": resolved(finish.native, events),
-            "native": {"provider": provider, "model": target.model},
-        }
-        self._request = {**self._request, "messages": [*self._request["messages"], said]}
-        self._kept += [(e.kind, orjson.loads(e.data)) for e in merge_deltas(events) if not e.kind.startswith(INTERNAL)]
+        said = message_of(self._written())
+        self._request = {**self._request, "messages": [*self._asked, said]}
+        events = merge_deltas(self._writer.written_since(self._turn_began))
+        self._kept += [(event.kind, orjson.loads(event.data)) for event in events if event.kind not in UNREPEATED]
         self._turns += 1
+
+    def _written(self) -> list[Event]:
+        return self._writer.written_since(self._writer.pen.base - 1)
 
     # -- what is written beside the answer ---------------------------------------------------------------
 
     def _write_turn(self, finish: Finish, target: Target) -> None:
         provider = target.name.partition("/")[0]
-        turn = {"turn": self._turns, "provider": provider, "model": target.model}
+        turn = {"turn": self._turns, "provider": provider, "form": target.form, "model": target.model}
         self._writer.write("internal.turn", {**turn, "stop_reason": finish.stop_reason, "native": finish.native})
 
     async def _note(self, broke: ProviderBroke) -> None:
@@ -284,7 +290,8 @@ class Generation:
             *(self._claimed.sid, target.name, failure.code, failure.status or "-", failure.request_id or "-"),
         )
         trace = {"code": failure.code, "status": failure.status, "request_id": failure.request_id}
-        self._writer.write("internal.trace", {"model": target.name, **trace, "message": failure.said or failure.message})
+        said = failure.said or failure.message
+        self._writer.write("internal.trace", {"model": target.name, **trace, "message": said})
         self._close(target, None, answered=broke.shown)
         if failure.retryable or failure.moves_on:
             await self._breaker.failed(target.name)
@@ -334,7 +341,7 @@ class Generation:
     async def _violation(self) -> dict[str, str] | None:
         if "output_schema" not in self._request:
             return None
-        text = text_since_restart(self._writer.written_since(self._writer.pen.base - 1))
+        text = text_since_restart(self._written())
         # None: only a tool is called, or nothing is said.
         return await asyncio.to_thread(violation, self._request["output_schema"], text) if text else None
 

@@ -1,4 +1,4 @@
-"""Whether an answer is what `output_schema` asks for. Checked once it is whole; it stays as it is, and the ending says."""
+"""Whether an answer is what `output_schema` asks for. It stays as it is; the ending says what is wrong with it."""
 
 from __future__ import annotations
 

@@ -47,6 +47,8 @@ class Target(NamedTuple):
     model: str
     answers_as: str
     """The provider that viewers are told: its name, or that of the stand-in in its place."""
+    form: str
+    """The kind of provider, and so of the content in its own form."""
     priced_as: str = ""
     """Under which built-in provider its prices are found, or else by `base_url`."""
     base_url: str | None = None

@@ -1,4 +1,4 @@
-"""The registry: each provider by the name that a model begins with, and how its client is made, when it is first needed.
+"""The registry: each provider by the name that a model begins with, and how its client is made when it is needed.
 
 To add one: its adapter in a file of its own here, a line in `ADAPTERS`, and its variables in broker/settings.py.
 
@@ -56,13 +56,13 @@ class Providers:
         self._updating: Any = None
 
     async def chain(self, model: str | list[str]) -> list[Target]:
-        """The models that a request is sent to, one after the other. Raises ProviderFailure for one that there is not."""
+        """The models that a request is sent to, one after the other. Raises ProviderFailure: there is no such one."""
         if self._prices_are_there is not None:
             await asyncio.shield(self._prices_are_there)
         return [await self._target(name) for name in self._names(model)]
 
     async def warm_up(self) -> None:
-        """The default model's provider, before anything is claimed: another worker may be warm. Raises SettingsError."""
+        """The default model's provider, before anything is claimed: another worker may be warm."""
         for target in await self.chain(self._settings.default_model):
             await target.client.warm_up()
 
@@ -143,6 +143,7 @@ class Providers:
             await self._provider(provider),
             model,
             answers_as=STANDIN if is_standin else provider,
+            form=own.kind if own else provider,
             priced_as="" if own or is_standin else provider,
             base_url=own.base_url if own else None,
             price=self._file.price_of(name),

@@ -1,23 +1,23 @@
 """The models file (LASTEVENT_MODELS_FILE): more providers, aliases for chains, and prices of one's own. TOML:
 
-    [provider.vllm]                      # any OpenAI-compatible server
-    kind = "openai-chat"                 # or another built-in kind, at another address
-    base_url = "http://gpu1:8000/v1"
-    api_key_env = "VLLM_KEY"             # the variable that has the key; none: it needs none
+[provider.vllm]                      # any OpenAI-compatible server
+kind = "openai-chat"                 # or another built-in kind, at another address
+base_url = "http://gpu1:8000/v1"
+api_key_env = "VLLM_KEY"             # the variable that has the key; none: it needs none
 
-    [model.fast]                         # "model": "fast"
-    chain = ["anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "vllm/qwen3"]
+[model.fast]                         # "model": "fast"
+chain = ["anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "vllm/qwen3"]
 
-    [model."vllm/qwen3".price]           # USD per million tokens
-    input = 0.1
-    output = 0.3
+[model."vllm/qwen3".price]           # USD per million tokens
+input = 0.1
+output = 0.3
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -101,20 +101,17 @@ def read_models_file(path: Path | None) -> ModelsFile:
     return file
 
 
-def _contradictions(file: ModelsFile) -> list[str]:
-    lines = []
+def _contradictions(file: ModelsFile) -> Iterator[str]:
     known = PROVIDERS.keys() | file.provider.keys()
     for name, model in file.model.items():
         if model.chain and "/" in name:
-            lines.append(f"model.{name}: an alias has no slash in its name")
+            yield f"model.{name}: an alias has no slash in its name"
         if model.price and "/" not in name:
-            lines.append(f"model.{name}.price: prices are a model's, by its name: provider/name")
+            yield f"model.{name}.price: prices are a model's, by its name: provider/name"
         if not (model.chain or model.price):
-            lines.append(f"model.{name}: it has neither a chain nor a price")
-        for one in model.chain or ():
-            if (provider := one.partition("/")[0]) not in known:
-                lines.append(f"model.{name}.chain: there is no provider {provider}; there are {', '.join(sorted(known))}")
-    return lines
+            yield f"model.{name}: it has neither a chain nor a price"
+        for provider in {one.partition("/")[0] for one in model.chain or ()} - known:
+            yield f"model.{name}.chain: no provider {provider}; there are {', '.join(sorted(known))}"
 
 
 def _line(place: tuple[int | str, ...], message: str) -> str:

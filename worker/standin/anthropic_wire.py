@@ -6,6 +6,7 @@ message_start  content_block_start ping content_block_delta… content_block_sto
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ from worker.standin.wire import (
     event,
     objects,
     read_object,
+    stop_sequence_of,
     text_of,
     torn_quoted,
 )
@@ -64,6 +66,7 @@ _PING = event({"type": "ping"})
 
 
 class AnthropicWire(Wire):
+    PATH = re.compile("/v1/messages")
     OVERLOADED = 529
     REQUEST_ID = b"request-id"
     GARBAGE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":\n\n'
@@ -71,7 +74,7 @@ class AnthropicWire(Wire):
     _index = 0  # of the content block
 
     @staticmethod
-    def read_request(body: bytes, path: str) -> Request:
+    def read_request(body: bytes, path: str, query: str) -> Request:
         return read_request(body)
 
     @staticmethod
@@ -80,6 +83,17 @@ class AnthropicWire(Wire):
         # The API names the model that it does not find, too: some of its words are the caller's.
         own = f"model: {model}" if model and refused.status == 404 else REASONS.get(kind, "Asked to refuse")
         return {**error_event(kind, refused.message or own), "request_id": f"req_standin_{number}"}
+
+    @staticmethod
+    def models() -> dict[str, Any]:
+        model = {
+            "type": "model",
+            "id": "claude-stand-in",
+            "display_name": "Stand-in, no model",
+            "created_at": "1970-01-01T00:00:00Z",
+            "lifecycle": "active",
+        }
+        return {"data": [model], "has_more": False, "first_id": model["id"], "last_id": model["id"]}
 
     def ping(self) -> bytes:
         return _PING
@@ -160,8 +174,9 @@ class AnthropicWire(Wire):
         return event(error_event(kind, REASONS.get(kind, "Asked to fail")))
 
     def finish(self, stop_reason: str, output_tokens: int) -> bytes:
-        stop_sequence = self._request.stop_sequence if stop_reason == "stop_sequence" else None
-        delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
+        delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": None}
+        if stop_reason == "stop_sequence":
+            delta["stop_sequence"] = stop_sequence_of(self._request.fields.get("stop_sequences"))
         if self._asked.refuse:
             delta["stop_details"] = _REFUSAL
         usage = self._usage(output_tokens)
@@ -212,14 +227,13 @@ def read_request(body: bytes) -> Request:
     demand(bool(said), "messages: one must be the user's")
     texts = [text_of(messages[i].get("content")) for i in said]
     asked = next((i for i in reversed(said) if not _is_tool_results(messages[i])), said[-1])
-    sequences = request.get("stop_sequences")
     return Request(
         request["model"],
         text_of(messages[asked].get("content")),
         input_tokens=1 + sum(map(len, texts)) // 4,
         has_tool_results=asked < said[-1],
         pauses=_pauses(messages[asked + 1 :]),
-        stop_sequence=str(sequences[0]) if isinstance(sequences, list) and sequences else "END",
+        fields=request,
     )
 
 

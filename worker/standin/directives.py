@@ -9,6 +9,8 @@ What is unknown or malformed in there is ignored, and so is what a provider's wi
     json=1               the text is JSON_TEXT, in pieces, instead of words
     tools=N              N tool calls after the text; not once the request ends in what a tool said
     parallel=1           two tool calls at least, whose argument pieces alternate where the wire can
+    call_ids=0           tool calls have no ids (Gemini before 3, older servers of the Chat wire)
+    ollama=1             tool calls are whole, and each says that its index is 0, as Ollama does it (Chat)
     args_piece=N         arguments come in pieces of N characters, not 12
     server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
     mcp=1                before the text, the provider calls a tool of an MCP server (Anthropic, Responses)
@@ -21,12 +23,14 @@ What is unknown or malformed in there is ignored, and so is what a provider's wi
     cached=N             N more input tokens, which came from the cache
     overload=K           the first K requests with this very message get 529, or 503 where the API has no 529 (with
                          status=S: get S)
+    code=C               the code in the error of those (OpenAI), as in status=429 code=insufficient_quota
     status=S             every request gets HTTP status S (400 to 599; or 200, though the body is not a stream)
     retry_after=S        the retry-after header of those, in seconds (retry_date=S: as an HTTP date, S from now)
 
 and the faults. N counts the text deltas sent before it happens:
 
     error_at=N           the event of an error (overloaded_error; error=api_error names another)
+    flat_error=1         that event as OpenAI's reference shows it, not as it comes (Responses)
     cut_at=N             the connection is dropped in the middle of the body
     end_at=N             the body ends properly, but without what marks an answer's end
     stall_at=N           silence, without pings, until the client goes away (stall_ms=M: for so long; then the
@@ -63,6 +67,8 @@ class Directives:
     json: int = 0
     tools: int = 0
     parallel: int = 0
+    call_ids: int = 1
+    ollama: int = 0
     args_piece: int = 12
     server_tool: str = ""
     mcp: int = 0
@@ -74,10 +80,12 @@ class Directives:
     cached: int = 0
     overload: int | None = None
     status: int | None = None
+    code: str = ""
     retry_after: int | None = None
     retry_date: int | None = None
     hold: int = 0
     error: str = "overloaded_error"
+    flat_error: int = 0
     error_at: int | None = None
     error_times: int | None = None
     cut_at: int | None = None
@@ -123,8 +131,8 @@ class Directives:
 
 BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _COUNTS = (
-    "tokens ttft_ms thinking citations json tools parallel mcp max stop_seq refuse pause cached overload retry_after "
-    "retry_date hold stall_ms cut_times error_times pings piece gzip"
+    "tokens ttft_ms thinking citations json tools parallel call_ids ollama mcp max stop_seq refuse pause cached "
+    "overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
 )
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
@@ -135,6 +143,7 @@ _SHAPES = {
     "server_tool": (r"ok|error", str),
     "stop": (r"[a-z_]{1,64}", str),
     "error": (r"[a-z_]{1,64}", str),
+    "code": (r"[a-z_]{1,64}", str),
     "line_end": (r"lf|cr|crlf|torn", str),
 }
 

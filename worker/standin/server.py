@@ -4,6 +4,7 @@ It exists so that the one real provider path (the SDK, a socket, the wire) is wh
 benchmark.
 
 `GET /open` answers {"open": n, "requests": m}: how many requests for an answer are being answered now, and ever were.
+`GET /v1/models`, and Gemini's `GET /v1beta/models`, list one model.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Sco
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from worker.standin.anthropic_wire import AnthropicWire
+from worker.standin.chat_wire import ChatWire
 from worker.standin.directives import Directives, read_directives
+from worker.standin.gemini_wire import GeminiWire
 from worker.standin.reply import Reply
+from worker.standin.responses_wire import ResponsesWire
 from worker.standin.wire import Refused, Request, Wire
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024  # the real API's; without one, a runaway client fills this process's memory
@@ -36,11 +40,19 @@ REMEMBERED_MESSAGES = (
 KEEP_ALIVE_S = 75
 
 
-WIRES: dict[str, type[Wire]] = {"/v1/messages": AnthropicWire}
+WIRES: tuple[type[Wire], ...] = (AnthropicWire, ResponsesWire, ChatWire, GeminiWire)
 
 
 def wire_at(path: str) -> type[Wire] | None:
-    return WIRES.get(path)
+    return next((wire for wire in WIRES if wire.PATH.fullmatch(path)), None)
+
+
+def wire_of(scope: HTTPScope) -> type[Wire]:
+    """Whose words a request is answered in that asks for no answer of a model."""
+    if scope["path"].startswith("/v1beta"):
+        return GeminiWire
+    is_anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return AnthropicWire if is_anthropic or scope["path"] != "/v1/models" else ResponsesWire
 
 
 class StandInApp:
@@ -64,8 +76,10 @@ class StandInApp:
                 await self._answer(wire, self.requests, scope, receive, send)
             finally:
                 self.open -= 1
+        elif (scope["method"], scope["path"]) in (("GET", "/v1/models"), ("GET", "/v1beta/models")):
+            await _send_json(send, 200, wire_of(scope).models())
         else:
-            await _send_refusal(send, wire or AnthropicWire, self.requests, Refused(404))
+            await _send_refusal(send, wire or wire_of(scope), self.requests, Refused(404))
 
     async def _answer(
         self,
@@ -80,7 +94,7 @@ class StandInApp:
             body = await _read_body(receive)
             if body is None:
                 return
-            request = wire.read_request(body, scope["path"])
+            request = wire.read_request(body, scope["path"], scope["query_string"].decode("latin-1"))
             model = request.model
             directives = read_directives(request.message)
             self._turn_away(wire, request, directives)
@@ -101,7 +115,7 @@ class StandInApp:
                 return
         elif asked.status is None:
             return
-        raise Refused(asked.status or wire.OVERLOADED, headers=_retry_headers(asked))
+        raise Refused(asked.status or wire.OVERLOADED, headers=_retry_headers(asked), kind=asked.code)
 
     def _for_this_attempt(self, request: Request, asked: Directives) -> Directives:
         if asked.times is None:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -23,8 +25,8 @@ class Request(NamedTuple):
     """What a tool said is behind that message: the tools that it asks for were called already."""
     pauses: int = 0
     """How many paused turns are behind that message."""
-    stop_sequence: str | None = None
-    wants_usage: bool = True
+    fields: Mapping[str, Any] = MappingProxyType({})
+    """The whole request."""
 
 
 class Citation(NamedTuple):
@@ -36,13 +38,16 @@ class Citation(NamedTuple):
 
 
 class Refused(Exception):
-    """The request gets this status instead of an answer; without a message, the API's own words for it."""
+    """The request gets this status instead of an answer; without a message and a kind, the API's own for it."""
 
-    def __init__(self, status: int, message: str = "", headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(
+        self, status: int, message: str = "", headers: Iterable[tuple[bytes, bytes]] = (), kind: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = tuple(headers)
+        self.kind = kind
 
 
 class Wire:
@@ -51,6 +56,8 @@ class Wire:
     What a wire has no bytes for is empty.
     """
 
+    PATH: ClassVar[re.Pattern[str]]
+    """Of a request for an answer."""
     OVERLOADED: ClassVar[int] = 503
     """The status by which this API says that it has too much to do."""
     REQUEST_ID: ClassVar[bytes] = b""
@@ -66,12 +73,18 @@ class Wire:
         self._asked = asked
 
     @staticmethod
-    def read_request(body: bytes, path: str) -> Request:
+    def read_request(body: bytes, path: str, query: str) -> Request:
+        """`Refused` if the API would not take it."""
         raise NotImplementedError
 
     @staticmethod
     def refusal(number: int, refused: Refused, model: str) -> dict[str, Any]:
         """The body of an answer with an error's status."""
+        raise NotImplementedError
+
+    @staticmethod
+    def models() -> dict[str, Any]:
+        """The list of the API's models, by which a client may check its key."""
         raise NotImplementedError
 
     @classmethod
@@ -170,6 +183,12 @@ def text_of(content: Any) -> str:
     return "".join(b["text"] for b in blocks if isinstance(b, dict) and isinstance(b.get("text"), str))
 
 
+def stop_sequence_of(given: Any) -> str:
+    """The first of a request's stop sequences."""
+    first = given[0] if isinstance(given, list) and given else given
+    return first if isinstance(first, str) else "END"
+
+
 @lru_cache(maxsize=8192)  # few words, repeated often: a delta costs a look-up instead of an encoding
 def quoted(text: str) -> bytes:
     return orjson.dumps(text)
@@ -181,4 +200,11 @@ def torn_quoted(text: str) -> bytes:
 
 
 def event(data: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (data["type"].encode(), orjson.dumps(data))
+    return b"event: %b\ndata: %b\n\n" % (data["type"].encode(), encoded(data))
+
+
+def encoded(data: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(data)
+    except TypeError:  # it quotes a torn text
+        return json.dumps(data).encode()

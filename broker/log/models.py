@@ -58,7 +58,7 @@ class Models:
         await self._redis.hset(self._key, mapping={name: orjson.dumps(entry) for name, entry in entries.items()})  # type: ignore[misc]  # of redis-py: it may be sync
         await self._redis.expire(self._key, KEPT_S)
         if outdated := [name for name, entry in (await self._read()).items() if not _is_fresh(entry, now_ms)]:
-            await self._redis.hdel(self._key, *outdated)  # type: ignore[misc]
+            await self._redis.hdel(self._key, *outdated)  # type: ignore[misc, arg-type]
 
     async def known(self) -> Known:
         now_ms = await self._now_ms()
@@ -92,7 +92,7 @@ def _parsed(entry: bytes) -> Any:
         found = orjson.loads(entry)
     except orjson.JSONDecodeError:
         return None
-    form = _FORMS.get(found.get("kind")) if isinstance(found, dict) else None
+    form = _FORMS.get(str(found.get("kind"))) if isinstance(found, dict) else None
     if form is None:
         return None
     is_ours = all(isinstance(found.get(name), kind) for name, kind in {**form, "at": int}.items())

@@ -127,7 +127,8 @@ class _Answer:
     def _end_turn(self, data: dict[str, Any]) -> None:
         provider, model, native = data.get("provider"), data.get("model"), data.get("native")
         form = data.get("form", provider)
-        if not (isinstance(provider, str) and isinstance(form, str) and isinstance(model, str) and isinstance(native, list | dict)):
+        is_named = isinstance(provider, str) and isinstance(form, str) and isinstance(model, str)
+        if not (is_named and isinstance(native, list | dict)):
             raise _damaged()
         if form == NATIVE_BLOCKS and not isinstance(native, list):
             raise _damaged()

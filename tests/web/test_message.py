@@ -1,6 +1,6 @@
 """GET /message: the answer as the next request gives it back."""
 
-from tests.rig.deployment import Deployment
+from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, problem
 
 NATIVE = [
@@ -56,6 +56,14 @@ def test_a_restart_within_one_page_of_the_log_and_before_it(api: Api, deployment
     assert deployment.wait_until_ended(sid)["state"] == "error"
     [block] = api.get(f"/v1/streams/{sid}/message").json()["content"]
     assert block["text"] == api.get(f"/v1/streams/{sid}/text").text
+
+
+def test_who_takes_the_message_has_seen_the_text(api: Api) -> None:
+    sid = api.finished("a")
+    api.get(f"/v1/streams/{sid}/message").raise_for_status()
+    wait_until(lambda: api.get(f"/v1/streams/{sid}/views").json()["views"], "it is on record")
+    [view] = api.get(f"/v1/streams/{sid}/views").json()["views"]
+    assert (view["format"], view["first_id"], view["last_id"]) == ("text", 1, 4)
 
 
 def test_no_stream_has_no_message(api: Api) -> None:

@@ -10,6 +10,7 @@ script.py       how each Lua script is called, and what its answer means
 scripts/        the steps themselves: one atomic Lua script each
 servers.py      which Redis server this is, since when, and who must wait after a restart or a failover (the boot rule)
 event.py        the event, and the forms in which it is stored and published
+turn.py         the assistant's message of an answer, for the next request
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 request.py      the requests of streams, each kept once, and the streams that hold it

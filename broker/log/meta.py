@@ -132,6 +132,9 @@ class Meta:
     events = Field(int, is_archived=True, outlives_erasure=True)
     bytes = Field(int, is_archived=True)
     """The size of all events' data."""
+    usage = Field(orjson.loads)
+    """While it runs: what its provider has counted so far, as the members that an ending by seizure takes over, JSON:
+    {"usage": {…}, "cost_usd": …, "usage_incomplete": true}. The step that ends the stream removes it."""
     created = Always(int, is_archived=True, outlives_erasure=True, api_name="created_at")
     started = Field(int, is_restored=True, is_archived=True, api_name="started_at")
     first_text = Field(int, is_archived=True, api_name="first_text_at")

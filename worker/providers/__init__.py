@@ -11,5 +11,6 @@ http.py       the HTTP client of all of them
 transport.py  aiohttp under it
 bounds.py     how much of an answer is taken, and how it is refused beyond that
 sse.py        server-sent events out of an answer's bytes
+prices.py     what a turn cost: by genai-prices, or by the models file
 anthropic.py  Anthropic's Messages API, by its SDK
 """

@@ -14,5 +14,7 @@ sse.py        server-sent events out of an answer's bytes
 request.py    what translating a request shares: its parts, each with its place in it
 sdk_types.py  provider_options against an SDK's own types
 openai.py     OpenAI's Responses API, by its SDK
+openai_answer.py  its answers, event by event
+openai_items.py   the items that they consist of
 anthropic.py  Anthropic's Messages API, by its SDK
 """

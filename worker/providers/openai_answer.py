@@ -43,9 +43,10 @@ from worker.providers.reading import parse
 
 Told = Iterable[ProviderEvent | Counted]
 
-# Events that say in steps, or once more, what their item says whole when it is done.
+# Events that say in steps, or once more, what their item says whole when it is done; and signs of life.
 REPEATED = frozenset(
     (
+        "keepalive",  # which no reference names, but long answers have
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_part.done",
         "response.custom_tool_call_input.done",

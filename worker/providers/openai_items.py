@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from broker.log.turn import literal
 from worker.providers.provider import ProviderEvent
 
 Json = dict[str, Any]
@@ -252,13 +253,14 @@ def lengths_of(item: Item, kind: str) -> Iterator[int]:
 
 def with_references(item: Item, refers: set[str]) -> Json:
     """What events hold already is referred to (broker/log/turn.py)."""
-    whole = dict(item.whole or {})
-    if "call_id" in whole and item.call_id:
+    said = item.whole or {}
+    whole = {name: literal(value) for name, value in said.items()}
+    if "call_id" in said and item.call_id:
         whole["call_id"] = item.call_id
     for name in ("summary", "content"):
-        if isinstance(whole.get(name), list):
-            whole[name] = [_part_with_reference(said, refers) for said in whole[name]]
-    if item.type == "function_call" and whole.get("arguments") and whole["arguments"] == "".join(item.pieces):
+        if isinstance(said.get(name), list):
+            whole[name] = [_part_with_reference(part, refers) for part in said[name]]
+    if item.type == "function_call" and said.get("arguments") and said["arguments"] == "".join(item.pieces):
         whole["arguments"] = {"$lastevent": "args", "tool_call_id": item.call_id}
     elif item.type == "custom_tool_call":
         whole["input"] = {"$lastevent": "input", "tool_call_id": item.call_id}
@@ -266,9 +268,9 @@ def with_references(item: Item, refers: set[str]) -> Json:
 
 
 def _part_with_reference(said: Json, refers: set[str]) -> Json:
-    kept = {name: value for name, value in said.items() if name != "logprobs"}
+    kept = {name: literal(value) for name, value in said.items() if name != "logprobs"}
     name, kind = PARTS.get(said.get("type", ""), ("", ""))
-    if kind in refers and kept[name]:
+    if kind in refers and said[name]:
         what = "text" if kind == "text_delta" else "thinking"
-        kept[name] = {"$lastevent": what, "characters": len(kept[name])}
+        kept[name] = {"$lastevent": what, "characters": len(said[name])}
     return kept

@@ -14,5 +14,10 @@ sse.py        server-sent events out of an answer's bytes
 chain.py      which model is tried next, and which is left out for now
 prices.py     what a turn cost: by genai-prices, or by the models file
 models_file.py  more providers, aliases and prices of the operator's own
+request.py    what translating a request shares: its parts, each with its place in it
+sdk_types.py  provider_options against an SDK's own types
 anthropic.py  Anthropic's Messages API, by its SDK
+openai.py     OpenAI's Responses API, by its SDK
+openai_answer.py  its answers, event by event
+openai_items.py   the items that they consist of
 """

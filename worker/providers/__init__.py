@@ -12,5 +12,8 @@ transport.py  aiohttp under it
 bounds.py     how much of an answer is taken, and how it is refused beyond that
 sse.py        server-sent events out of an answer's bytes
 prices.py     what a turn cost: by genai-prices, or by the models file
+request.py    what translating a request shares: its parts, each with its place in it
+sdk_types.py  provider_options against an SDK's own types
+openai.py     OpenAI's Responses API, by its SDK
 anthropic.py  Anthropic's Messages API, by its SDK
 """

@@ -15,5 +15,6 @@ prices.py     what a turn cost: by genai-prices, or by the models file
 request.py    what translating a request shares: its parts, each with its place in it
 sdk_types.py  provider_options against an SDK's own types
 openai.py     OpenAI's Responses API, by its SDK
-anthropic.py  Anthropic's Messages API, by its SDK
+anthropic.py  Anthropic's Messages API, by its SDK: its request, and how it fails
+anthropic_answer.py  how its answer is read
 """

@@ -20,4 +20,10 @@ anthropic.py  Anthropic's Messages API, by its SDK
 openai.py     OpenAI's Responses API, by its SDK
 openai_answer.py  its answers, event by event
 openai_items.py   the items that they consist of
+prices.py     what a turn cost: by genai-prices, or by the models file
+request.py    what translating a request shares: its parts, each with its place in it
+sdk_types.py  provider_options against an SDK's own types
+openai.py     OpenAI's Responses API, by its SDK
+anthropic.py  Anthropic's Messages API, by its SDK: its request, and how it fails
+anthropic_answer.py  how its answer is read
 """

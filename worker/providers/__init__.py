@@ -26,4 +26,6 @@ sdk_types.py  provider_options against an SDK's own types
 openai.py     OpenAI's Responses API, by its SDK
 anthropic.py  Anthropic's Messages API, by its SDK: its request, and how it fails
 anthropic_answer.py  how its answer is read
+anthropic.py  Anthropic's Messages API, by its SDK
+gemini.py     Google's Gemini API, by its SDK: gemini_request.py is what is asked, gemini_answer.py what is said
 """

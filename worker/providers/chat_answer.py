@@ -126,6 +126,8 @@ class ChatAnswer:
         """Translate one choice; what is left of it."""
         if position or self._is_another(choice, chunk_id):
             return choice
+        if error := choice.get("error"):  # OpenRouter, once
+            raise said_failure(error)
         left: dict[str, Any] = {}
         delta = choice.get("delta")
         if delta is None:  # a server that cannot stream sends its answer so, in one piece
@@ -144,8 +146,6 @@ class ChatAnswer:
                     left[key] = value
             elif key == "usage":  # Moonshot
                 self._count(value, said)
-            elif key == "error":  # OpenRouter, once
-                raise said_failure(value)
             elif value not in _UNSAID and not (key in _CHANGE_ONLY and self._told.get(key) == value):
                 if key in _CHANGE_ONLY:
                     self._told[key] = value
@@ -155,7 +155,9 @@ class ChatAnswer:
         if choice.get("finish_reason"):
             self.may_end = True
             said.extend(self._calls.settle())
-        elif self.may_end and delta and _says(delta):  # "stop" before the end, from servers that say it with each chunk
+        elif (
+            self.may_end and delta and _goes_on(delta)
+        ):  # "stop" before the end, from servers that say it with each chunk
             self.may_end = False
         return {"index": choice.get("index", 0), **left} if left else None
 
@@ -183,8 +185,7 @@ class ChatAnswer:
             elif key == "content":
                 self._parts(value, said, left)
             elif key == "refusal":
-                self._message.add("refusal", len(value))
-                said.append(("text_delta", {"text": value}))
+                self._say("refusal", value, said)
             elif key == "tool_calls":
                 for piece in value:
                     self._call(piece, said, left)
@@ -226,14 +227,17 @@ class ChatAnswer:
         for part in content:
             kind = part.get("type")
             if kind == "text" and set(part) == {"type", "text"}:
-                self._message.add("text", len(part["text"]))
-                said.append(("text_delta", {"text": part["text"]}))
+                self._say("text", part["text"], said)
             elif kind == "thinking" and (text := _thought(part)) is not None:
-                self._message.add("thinking", len(text))
-                said.append(("thinking_delta", {"text": text}))
+                self._say("thinking", text, said)
             else:
                 self._message.add_part(part)
                 left.setdefault("content", []).append(part)
+
+    def _say(self, what: str, text: str, said: list[ProviderEvent | Counted]) -> None:
+        if text:
+            self._message.add(what, len(text))
+            said.append(("thinking_delta" if what == "thinking" else "text_delta", {"text": text}))
 
     def _call(self, piece: dict[str, Any], said: list[ProviderEvent | Counted], left: dict[str, Any]) -> None:
         events, unknown = self._calls.take(piece)
@@ -337,8 +341,8 @@ def _repeats(message: Any, delta: Any) -> bool:
     )
 
 
-def _says(delta: dict[str, Any]) -> bool:
-    return any(value not in _UNSAID for key, value in delta.items() if key != "role")
+def _goes_on(delta: dict[str, Any]) -> bool:
+    return any(delta.get(key) not in _UNSAID for key in ("content", "tool_calls", *_REASONING_TEXTS))
 
 
 # ---- What goes back with the next turn
@@ -507,6 +511,7 @@ ERROR_CODES = {
     "permission_error": "provider_unauthorized",
     "overloaded_error": "provider_overloaded",
     "engine_overloaded_error": "provider_overloaded",  # Moonshot
+    "server_is_overloaded": "provider_overloaded",
     "server_overloaded": "provider_overloaded",
     "overloaded": "provider_overloaded",
     "provider_overloaded": "provider_overloaded",

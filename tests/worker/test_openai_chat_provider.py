@@ -6,16 +6,24 @@ The odd answers that compatible servers give are bytes in corpus/chat, each with
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import orjson
 import pytest
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion_message_tool_call import ChatCompletionMessageToolCallUnion
+from pydantic import BaseModel
 
+from broker.log.event import Event
+from broker.log.turn import message as message_of
 from tests.rig.wire_peer import WirePeer, sse, wire_peer
+from tests.worker.providers_table import DOCS, documented
+from worker.providers.chat_answer import FAILED, STOPS
 from worker.providers.failures import ProviderFailure
 from worker.providers.openai_chat import OpenAIChatProvider, asked
 from worker.providers.provider import Counted, Finish, Provider, ProviderEvent
@@ -172,6 +180,15 @@ async def test_the_end_is_told_though_the_server_holds_the_body_open(
     peer.says(sse(delta({"content": "a"}), delta({}, "stop")), end="hold")
     with anyio.fail_after(5):
         _, finish = await answer(provider, request())
+    assert finish.stop_reason == "end_turn"
+
+
+async def test_signs_of_life_after_the_end_do_not_unsay_it(peer: WirePeer) -> None:
+    provider = OpenAIChatProvider(base_url=f"{peer.url}/v1", silence_s=10, idle_s=0.001)
+    peer.says(sse(delta({"content": "a"}), delta({}, "stop")), *[b": ping\n\n"] * 2000, end="hold")
+    with anyio.fail_after(10):
+        _, finish = await answer(provider, request())
+    await provider.aclose()
     assert finish.stop_reason == "end_turn"
 
 
@@ -579,3 +596,103 @@ async def test_it_has_the_name_that_its_models_are_prefixed_with(peer: WirePeer)
     events, _ = await answer(provider, request())
     await provider.aclose()
     assert provider.name == events[0][1]["provider"] == "vllm"
+
+
+# ---- Back again
+
+
+@pytest.mark.parametrize(
+    ("name", "back"),
+    [
+        (
+            "deepseek_reasoning_and_call",
+            {
+                "content": None,
+                "reasoning_content": "I must look.",
+                "tool_calls": [
+                    {"id": "call_0_x", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+                ],
+            },
+        ),
+        ("openai_refusal", {"content": None, "refusal": "I can't do that."}),
+        (
+            "openrouter_reasoning_details",
+            {
+                "content": "Yes.",
+                "reasoning_details": [
+                    {
+                        "type": "reasoning.text",
+                        "text": "Let me see",
+                        "signature": "c2ln",
+                        "format": "anthropic-claude-v1",
+                        "index": 0,
+                    },
+                    {
+                        "type": "reasoning.encrypted",
+                        "data": "ZW5j",
+                        "id": "rs_1",
+                        "format": "openai-responses-v1",
+                        "index": 1,
+                    },
+                ],
+            },
+        ),
+        (
+            "mistral_parts",
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm, so"}]},
+                    {"type": "text", "text": "Yes"},
+                    {"type": "reference", "reference_ids": [1]},
+                    {"type": "text", "text": " sir"},
+                ]
+            },
+        ),
+    ],
+)
+async def test_what_was_said_goes_back_as_it_was_said(
+    peer: WirePeer, provider: OpenAIChatProvider, name: str, back: dict[str, Any]
+) -> None:
+    """Through the log: events, the turn's native form with its references, GET {id}/message, the next request."""
+    peer.says((CORPUS / f"{name}.sse").read_bytes())
+    events, finish = await answer(provider, request())
+    turn = {"provider": "openai-chat", "model": "m", "native": finish.native}
+    logged = [(kind, orjson.dumps(data)) for kind, data in [*events, ("internal.turn", turn)]]
+    said = message_of(Event(number, kind, data, 0) for number, (kind, data) in enumerate(logged))
+    assert messages(said) == [{"role": "assistant", **back}]
+
+
+# ---- The SDK's types, and the table of docs/PROVIDERS.md
+
+
+def paths(model: type[BaseModel], known: set[str], place: str = "") -> Iterator[str]:
+    """Each field of a model, and of the models in it, down to those that the table names."""
+    for name, field in model.model_fields.items():
+        path = f"{place}{name}"
+        inner = [] if path in known else list(models_in(field.annotation))
+        yield from [path] if not inner else (below for one in inner for below in paths(one, known, f"{path}."))
+
+
+def models_in(hint: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        yield hint
+    for argument in get_args(hint):
+        yield from models_in(argument)
+
+
+def test_the_docs_say_what_becomes_of_all_that_the_sdk_knows() -> None:
+    known = set(documented("openai-chat"))
+    calls = models_in(ChatCompletionMessageToolCallUnion)
+    said = {
+        *paths(ChatCompletionChunk, known),
+        *paths(ChatCompletionMessage, known, "choices.delta."),
+        *(path for call in calls for path in paths(call, known, "choices.delta.tool_calls.")),
+    }
+    assert len(said) > 20
+    assert said - known == set()
+
+
+def test_the_docs_name_each_finish_reason() -> None:
+    text = DOCS.read_text()
+    table = text[text.index("| `finish_reason` | `stop_reason` |") :].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)`", table)) >= {*STOPS, *FAILED}

@@ -154,7 +154,7 @@ class ChatAnswer:
                 left[key] = value
         if choice.get("finish_reason"):
             self.may_end = True
-            said.extend(self._calls.settle())
+            said.extend(self._calls.settle(at_the_end=False))
         elif (
             self.may_end and delta and _goes_on(delta)
         ):  # "stop" before the end, from servers that say it with each chunk
@@ -278,7 +278,7 @@ class ChatAnswer:
                 "The model provider's answer ended before it was complete.",
                 said="[DONE] without any finish_reason",
             )
-        events = list(self._calls.settle())
+        events = list(self._calls.settle(at_the_end=True))
         self.finish = self.end()
         return events
 
@@ -292,6 +292,7 @@ class ChatAnswer:
             provider_stop_reason=self._reason,
             stop_sequence=self._stop_sequence if stop_reason == "stop_sequence" else None,
             model=self._model,
+            response_id=self._told.get("id"),
             native=self._message.native(list(self._calls.whole())),
         )
 

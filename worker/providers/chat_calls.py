@@ -42,7 +42,8 @@ class _Call:
 
     @property
     def is_whole(self) -> bool:
-        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):  # before parsing all of it for each piece
+        """An object, whole. It is asked with each piece, so it does not parse what cannot be."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
             return False
         try:
             self.arguments()
@@ -134,10 +135,12 @@ class Calls:
             number += 1
         return f"call_{number}"
 
-    def settle(self) -> Iterator[ProviderEvent]:
+    def settle(self, *, at_the_end: bool) -> Iterator[ProviderEvent]:
         """The arguments that are whole and have not been told."""
         for call in self._calls:
             if call.name is None or call.settled_at == len(call.pieces):
+                continue
+            if not (at_the_end or call.is_whole or call.kind == "custom" or not call.pieces):
                 continue
             with suppress(ValueError):
                 args = call.arguments()

@@ -114,8 +114,9 @@ async def _no_key() -> str:
 
 
 def _choices(request: dict[str, Any], name: str) -> int:
-    options = (request.get("provider_options") or {}).get(name)
-    count = options.get("n") if isinstance(options, dict) else None
+    options = request.get("provider_options")
+    own = options.get(name) if isinstance(options, dict) else None
+    count = own.get("n") if isinstance(own, dict) else None
     return count if type(count) is int else 1
 
 

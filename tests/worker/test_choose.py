@@ -178,6 +178,7 @@ async def test_each_provider_answers_over_its_own_sdk_by_the_stand_in(models: An
         assert isinstance(said[-1], Finish)
 
 
+@pytest.mark.processes
 def test_a_worker_imports_no_sdk_before_it_is_needed() -> None:
     source = "import sys, worker.worker, worker.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)

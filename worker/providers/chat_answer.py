@@ -155,10 +155,8 @@ class ChatAnswer:
         if choice.get("finish_reason"):
             self.may_end = True
             said.extend(self._calls.settle(at_the_end=False))
-        elif (
-            self.may_end and delta and _goes_on(delta)
-        ):  # "stop" before the end, from servers that say it with each chunk
-            self.may_end = False
+        elif self.may_end and delta and _goes_on(delta):
+            self.may_end = False  # some servers say "stop" with each chunk
         return {"index": choice.get("index", 0), **left} if left else None
 
     def _is_another(self, choice: dict[str, Any], chunk_id: Any) -> bool:
@@ -234,7 +232,9 @@ class ChatAnswer:
                 self._message.add_part(part)
                 left.setdefault("content", []).append(part)
 
-    def _say(self, what: str, text: str, said: list[ProviderEvent | Counted]) -> None:
+    def _say(self, what: str, text: Any, said: list[ProviderEvent | Counted]) -> None:
+        if type(text) is not str:
+            raise TypeError(f"a {what} without text")
         if text:
             self._message.add(what, len(text))
             said.append(("thinking_delta" if what == "thinking" else "text_delta", {"text": text}))
@@ -254,9 +254,7 @@ class ChatAnswer:
         self._citations.add(once)
         cited = annotation.get("url_citation") or annotation
         if annotation.get("type") == "url_citation":
-            place = {"start": cited.get("start_index"), "end": cited.get("end_index")}
-            what = {"url": cited.get("url"), "title": cited.get("title"), "cited_text": cited.get("content")}
-            said.append(("citation", {**what, **place}))
+            said.append(("citation", {ours: _typed(cited.get(name), kind) for ours, name, kind in _CITED}))
         if annotation.get("type") != "url_citation" or set(cited) - _CITATION:
             left.setdefault("annotations", []).append(annotation)
 
@@ -314,7 +312,18 @@ class ChatAnswer:
         said.append(Counted(self._usage))
 
 
-_CITATION = {"type", "url", "title", "content", "start_index", "end_index"}
+_CITED: tuple[tuple[str, str, type], ...] = (
+    ("url", "url", str),
+    ("title", "title", str),
+    ("cited_text", "content", str),
+    ("start", "start_index", int),
+    ("end", "end_index", int),
+)
+_CITATION = {"type", *(name for _, name, _ in _CITED)}
+
+
+def _typed(value: Any, kind: type) -> Any:
+    return value if type(value) is kind else None
 
 
 def _thought(part: dict[str, Any]) -> str | None:

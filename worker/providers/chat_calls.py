@@ -89,6 +89,8 @@ class Calls:
         """One item of a delta's `tool_calls`: its events, and what there is no kind for."""
         said = piece.get("custom") or piece.get("function") or {}
         name, text = said.get("name") or None, _text(said.get("arguments", said.get("input")))
+        if not isinstance(name, str | None) or not isinstance(piece.get("id"), str | None):
+            raise TypeError("a call whose name or id is no text")
         call = self._of(piece, name, text)
         events: list[ProviderEvent] = []
         if name and call.name is None:

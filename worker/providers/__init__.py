@@ -16,6 +16,10 @@ prices.py     what a turn cost: by genai-prices, or by the models file
 models_file.py  more providers, aliases and prices of the operator's own
 request.py    what translating a request shares: its parts, each with its place in it
 sdk_types.py  provider_options against an SDK's own types
+openai.py     OpenAI's Responses API, by its SDK
+openai_chat.py  Chat Completions by OpenAI's SDK: OpenAI's, and any compatible server's
+chat_answer.py  one answer of that wire
+chat_calls.py  the tool calls in it
 anthropic.py  Anthropic's Messages API, by its SDK
 openai.py     OpenAI's Responses API, by its SDK
 openai_answer.py  its answers, event by event

@@ -22,6 +22,7 @@ from redis.asyncio.client import Pipeline
 
 from bench.contestants.side import REDIS
 from bench.load.certificate import self_signed
+from bench.load.wires import BASE_URLS
 from bench.loads import Load
 from bench.meter import CpuMeter
 from bench.processes import free_port, start, start_redis, temporary_folder, wait_for_port
@@ -134,13 +135,14 @@ def measure(start_worker: Start, load: Load, *, short: bool = False) -> Sample:
 
 def _start_provider(stack: ExitStack, load: Load, *, short: bool) -> tuple[int, dict[str, str]]:
     port = free_port()
-    argv = [str(port), str(load.deltas(short=short)), str(load.rate)]
-    settings = {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}", "ANTHROPIC_API_KEY": "x"}
+    argv = [str(port), str(load.deltas(short=short)), str(load.rate), load.wire]
+    address, key, path = BASE_URLS[load.wire]
+    settings = {address: f"http://127.0.0.1:{port}{path}", key: "x", "LASTEVENT_DEFAULT_MODEL": f"{load.wire}/bench"}
     if load.tls:
         certificate = self_signed(temporary_folder(stack))
         argv += map(str, certificate)
         settings |= {
-            "ANTHROPIC_BASE_URL": f"https://127.0.0.1:{port}",
+            address: f"https://127.0.0.1:{port}{path}",
             "SSL_CERT_FILE": str(certificate.chain),
         }
     pid = start(stack, [sys.executable, "-m", "bench.load.provider", *argv])

@@ -1,4 +1,7 @@
-"""What a worker is loaded with: so many generations at a time, at a pace. `100x30+tls` on the command line."""
+"""What a worker is loaded with: so many generations at a time, at a pace, on a provider's wire.
+
+`100x30+tls`, `100xmax+gemini` on the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import argparse
 import re
 from typing import NamedTuple
 
+from bench.load.wires import WIRES
+
 UNPACED_DELTAS, UNPACED_DELTAS_SHORT = 160_000, 30_000  # of all generations together
 MEASURED_S, MEASURED_S_SHORT = 8.0, 1.0
 BEGIN_S, BEGIN_S_SHORT = 6.0, 1.0
 """Every generation must have begun before the measured time, and none may end within it."""
 BEGUN_PER_S = 50  # generations that a worker begins in a second, beside those that run (400 took 6 s)
-FORM = re.compile(r"([1-9][0-9]*)x([1-9][0-9]*|max)(\+tls)?", re.ASCII)
+FORM = re.compile(rf"([1-9][0-9]*)x([1-9][0-9]*|max)(\+tls)?(?:\+({'|'.join(WIRES)}))?", re.ASCII)
+DEFAULT_WIRE = "anthropic"
 
 
 class Load(NamedTuple):
@@ -20,16 +26,19 @@ class Load(NamedTuple):
     rate: int
     """Deltas a second of each, each a write of its own; 0: as fast as they are read, 64 in a write."""
     tls: bool = False
+    wire: str = DEFAULT_WIRE
 
     @property
     def name(self) -> str:
-        return f"{self.generations}x{self.rate or 'max'}{'+tls' if self.tls else ''}"
+        wire = "" if self.wire == DEFAULT_WIRE else f"+{self.wire}"
+        return f"{self.generations}x{self.rate or 'max'}{'+tls' if self.tls else ''}{wire}"
 
     @property
     def provider(self) -> str:
         """The provider, as a table tells it."""
         pace = f"{self.rate}/s each: {self.asked_per_s:,}/s" if self.rate else "as fast as it is read"
-        return f"{pace}, TLS" if self.tls else pace
+        wire = "" if self.wire == DEFAULT_WIRE else f", {self.wire}"
+        return f"{pace}, TLS{wire}" if self.tls else f"{pace}{wire}"
 
     @property
     def asked_per_s(self) -> int:
@@ -51,10 +60,10 @@ def load(name: str) -> Load:
     form = FORM.fullmatch(name)
     if not form:
         raise argparse.ArgumentTypeError(
-            f"{name!r} is no load: write generations x deltas a second each, as 100x30, 100x30+tls, or 100xmax"
+            f"{name!r} is no load: write generations x deltas a second each, as 100x30, 100x30+tls, 100xmax+gemini"
         )
-    generations, rate, tls = form.groups()
-    return Load(int(generations), 0 if rate == "max" else int(rate), tls is not None)
+    generations, rate, tls, wire = form.groups()
+    return Load(int(generations), 0 if rate == "max" else int(rate), tls is not None, wire or DEFAULT_WIRE)
 
 
 def loads(names: str) -> list[Load]:

@@ -36,6 +36,7 @@ class LasteventWorker:
         self.parts = {WORKER: start(stack, argv, cwd=tree.folder, **tree.settings, **ours, **place.provider)}
         self.redis = connect(place.redis_url)
         self._place = place
+        self._model = f"{load.wire}/bench"
         self._log = StreamLog(self.redis)
         self._sids = [new_sid() for _ in range(load.generations)]
         self._deltas = python_agent(stack, "bench.load.deltas")
@@ -44,7 +45,7 @@ class LasteventWorker:
         """Create the streams and queue them, as the server does for a POST."""
         for sid in self._sids:
             await self._log.create(
-                NewStream(sid=sid, tenant="default", session=sid, model="anthropic/bench", request=REQUEST)
+                NewStream(sid=sid, tenant="default", session=sid, model=self._model, request=REQUEST)
             )
         self._read()
         queue = connect_queue(self._place.redis_url, Keys())

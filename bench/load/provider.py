@@ -1,6 +1,6 @@
-"""A model's side of the Messages streaming wire, at next to no cost.
+"""A model's side of a provider's streaming wire (wires.py), at next to no cost.
 
-    python -m bench.load.provider PORT DELTAS RATE [CERTIFICATE KEY]
+    python -m bench.load.provider PORT DELTAS RATE WIRE [CERTIFICATE KEY]
 
 RATE 0: as fast as it is read, from bytes made beforehand, so that whoever reads is what is measured. Otherwise so many
 text deltas a second to each request, each written on its own, its text with the time of that write: `~<time_ns>`.
@@ -12,7 +12,6 @@ worker/standin/server.py speaks more of the wire, and costs more; the faults it 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import ssl
 import sys
@@ -22,6 +21,7 @@ from typing import cast
 import uvloop
 
 from bench.load.agent import raise_descriptor_limit
+from bench.load.wires import WIRES, Wire
 
 BLOCK_EVENTS = 64  # in one write when there is no pace: some 8 KiB, as worker/standin/server.py does it
 STAMP_DIGITS = 19
@@ -31,52 +31,20 @@ def _chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
-def _event(data: dict[str, object]) -> bytes:
-    return f"event: {data['type']}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
-
-
-def _delta(text: str) -> bytes:
-    delta = {"type": "text_delta", "text": text}
-    return _event({"type": "content_block_delta", "index": 0, "delta": delta})
-
-
-USAGE = {"input_tokens": 10, "output_tokens": 1}
-MESSAGE: dict[str, object] = {
-    "id": "msg_bench",
-    "type": "message",
-    "role": "assistant",
-    "model": "bench",
-    "content": [],
-    "stop_reason": None,
-    "stop_sequence": None,
-    "usage": USAGE,
-}
-HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-    + _chunk(
-        _event({"type": "message_start", "message": MESSAGE})
-        + _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
-        + _event({"type": "ping"})
-    )
-)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 NOTHING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-STOP = {"stop_reason": "end_turn", "stop_sequence": None}
-END = _chunk(
-    _event({"type": "content_block_stop", "index": 0})
-    + _event({"type": "message_delta", "delta": STOP, "usage": {"output_tokens": 100}})
-    + _event({"type": "message_stop"})
-) + _chunk(b"")
-WORD = _delta(" word")
-BLOCK = _chunk(WORD * BLOCK_EVENTS)
-BEFORE_STAMP, AFTER_STAMP = _delta("~|").split(b"|")
-
 _LENGTH = re.compile(rb"content-length: ([0-9]+)", re.IGNORECASE)
 
 
 class Answering(asyncio.Protocol):
     """One connection: requests one after another, each answered with the same number of deltas."""
 
-    def __init__(self, deltas: int, rate: float) -> None:
+    def __init__(self, deltas: int, rate: float, wire: Wire) -> None:
+        self._head = HEAD + (_chunk(wire.head) if wire.head else b"")
+        self._word = wire.delta(" word")
+        self._block = _chunk(self._word * BLOCK_EVENTS)
+        self._before_stamp, self._after_stamp = wire.delta("~|").split(b"|")
+        self._end = _chunk(wire.end) + _chunk(b"")
         self._deltas = deltas
         self._rate = rate
         self._request = b""
@@ -109,17 +77,17 @@ class Answering(asyncio.Protocol):
         self._may_write.set()
 
     async def _speak(self) -> None:
-        self._transport.write(HEAD)
+        self._transport.write(self._head)
         await (self._speak_in_time() if self._rate else self._speak_at_once())
-        self._transport.write(END)
+        self._transport.write(self._end)
 
     async def _speak_at_once(self) -> None:
         blocks, rest = divmod(self._deltas, BLOCK_EVENTS)
         for _ in range(blocks):
-            self._transport.write(BLOCK)
+            self._transport.write(self._block)
             await self._may_write.wait()
             await asyncio.sleep(0)  # the others' turn
-        self._transport.write(_chunk(WORD * rest) if rest else b"")
+        self._transport.write(_chunk(self._word * rest) if rest else b"")
 
     async def _speak_in_time(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -127,13 +95,13 @@ class Answering(asyncio.Protocol):
         began_s = clock() + id(self) % 997 / 997 / self._rate
         for at in range(self._deltas):
             await asyncio.sleep(max(0.0, began_s + at / self._rate - clock()))
-            self._transport.write(_chunk(BEFORE_STAMP + b"%d" % time.time_ns() + AFTER_STAMP))
+            self._transport.write(_chunk(self._before_stamp + b"%d" % time.time_ns() + self._after_stamp))
 
 
-async def main(port: str, deltas: str, rate: str, *certificate: str) -> None:
+async def main(port: str, deltas: str, rate: str, wire: str, *certificate: str) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Answering(int(deltas), float(rate)),
+        lambda: Answering(int(deltas), float(rate), WIRES[wire]),
         "127.0.0.1",
         int(port),
         backlog=2048,

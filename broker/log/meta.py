@@ -92,7 +92,8 @@ class Meta:
     producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
     """WORKER or EXTERNAL"""
     model = Field(str, is_restored=True, is_archived=True, api_name="model", is_client_supplied=True)
-    """provider/name; of an external stream what its producer says, or ''"""
+    """provider/name, or a name alone (an alias, or a model's own); of a chain the first one, `request` has all of it.
+    Of an external stream what its producer says, or ''"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
     """The request that the worker sends to the provider, JSON; of an external stream what its producer says that was
     asked, if it says so: nothing is sent. In Redis it has a key of its own (request.py); only a
@@ -159,8 +160,9 @@ class Meta:
 
     @property
     def provider(self) -> str | None:
-        """The part of `model` before the slash; None for an external stream that does not say."""
-        return (self.model or "").partition("/")[0] or None
+        """The part of `model` before the slash; None where it has none."""
+        provider, slash, _ = (self.model or "").partition("/")
+        return provider if slash else None
 
     @property
     def model_name(self) -> str:

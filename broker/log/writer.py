@@ -38,7 +38,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, encode_data
+from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, Event, encode_data
 from broker.log.pulse import Pulse, now_s
 from broker.log.steps import (
     Append,
@@ -142,6 +142,11 @@ class StreamWriter:
         Afterwards only the heartbeat does: providers count with every chunk.
         """
         self._usage = usage
+
+    def written_since(self, event_id: int) -> list[Event]:
+        """What was written here after this event. Its times are not known."""
+        first = max(0, event_id - self.pen.base + 1)
+        return [Event(self.pen.base + at, e.kind, e.data, 0) for at, e in enumerate(self._events[first:], first)]
 
     @property
     def is_behind(self) -> bool:

@@ -128,6 +128,23 @@ async def test_a_takeovers_writer_puts_back_its_own_block(log: StreamLog, commit
     assert (await meta(log, writer.sid))["attempt"] == "2"
 
 
+async def test_the_heartbeat_brings_back_the_usage_of_a_stream_that_vanished(
+    log: StreamLog, commit: GroupCommit
+) -> None:
+    writer, heartbeat = StreamWriter(commit, on_another_server(await running(log))), Heartbeat(log)
+    heartbeat.keep(writer)
+    writer.note_usage(b'{"usage":{"input_tokens":7}}')
+    writer.write("text_delta", {"text": "Salt"})
+    await writer.flush()
+    await vanish(log, writer.sid)
+    await heartbeat.renew()
+    await writer.flush()
+    await heartbeat.renew()
+    await seize(log, writer.sid, "cancelled", b"{}")
+    assert (await log.read_last(writer.sid)).data == b'{"usage":{"input_tokens":7}}'
+    await log.redis.delete(log.keys.leases)
+
+
 async def test_a_writer_whose_stream_was_removed_stops(log: StreamLog, commit: GroupCommit) -> None:
     writer = StreamWriter(commit, await running(log))
     await vanish(log, writer.sid)

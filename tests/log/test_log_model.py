@@ -241,11 +241,21 @@ class Beside(RuleBasedStateMachine):
             self.same(self.log.release(SID, held.claimed.pen), answer)
 
     @precondition(lambda self: self.claims > 1)
-    @rule(claim_id=st.sampled_from("xyz"), ending=ENDINGS, only_expired=st.booleans())
-    def seize(self, claim_id: str, ending: Event, only_expired: bool) -> None:
+    @rule(claim_id=st.sampled_from("xyz"), ending=ENDINGS, only_expired=st.booleans(), waits=OFTEN)
+    def seize(self, claim_id: str, ending: Event, only_expired: bool, waits: bool) -> None:
+        """Also by somebody who has waited until nothing keeps a seizure from being made."""
+        if waits and self.stream and not self.stream.is_over:
+            self.lease_runs_out()
+            self.server_is_old()
         self.tell_the_time()
         self.stream, answer = self.steps.seize(self.server, self.stream, claim_id, ending, only_expired=only_expired)
         self.put(Seizure(SID, claim_id, ending.kind, ending.data.encode()), answer, only_expired=only_expired)
+
+    @precondition(lambda self: self.claims > 1)
+    @rule(worker=WORKERS, usage=USAGES, ending=ENDINGS)
+    def count_and_be_seized(self, worker: int, usage: str, ending: Event) -> None:
+        self.append(worker, 0, (), still=False, put_back=False, usage=usage)
+        self.seize("x", ending, only_expired=False, waits=True)
 
     @precondition(lambda self: self.seizures)
     @rule(which=st.integers(0, 9))

@@ -12,6 +12,7 @@ LasteventError
 ├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
 ├── InvalidJson             the body is not JSON as RFC 8259 and this API require
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
+│   └── UnknownModel        of a provider that no worker has
 ├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, of a stream or of a read token
@@ -102,6 +103,10 @@ class InvalidJson(LasteventError):
 
 class InvalidRequest(LasteventError):
     status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class UnknownModel(InvalidRequest):
+    code, title = "unknown_model", "There is no such provider"
 
 
 class UnsupportedMediaType(LasteventError):

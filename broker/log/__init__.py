@@ -22,6 +22,7 @@ idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs read tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
+models.py       the models that workers can run, as they announce them
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
 queue.py        arq's queue of streams that wait for a worker
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive

@@ -30,7 +30,7 @@ MAKE_A_MESSAGE = frozenset({RESTART, TEXT_DELTA, THINKING_DELTA, TOOL_START, TOO
 REFERENCE = "$lastevent"
 
 NATIVE_BLOCKS = "anthropic"
-"""The provider whose own form is that of `content`: text and calls in blocks."""
+"""The kind of provider (`form`, or else its name) whose own form is that of `content`: text and calls in blocks."""
 
 TEXTS = {TEXT_DELTA: "text", THINKING_DELTA: "thinking"}
 
@@ -59,6 +59,7 @@ def message(events: Iterable[Event]) -> dict[str, Any]:
 
 class _Turn(NamedTuple):
     provider: str
+    form: str
     model: str
     content: Any
 
@@ -87,9 +88,9 @@ class _Answer:
         shown: dict[str, Any] = {"role": "assistant", "content": list(self._for_any_model())}
         if len({(turn.provider, turn.model) for turn in self._turns}) != 1:
             return shown
-        provider, model, content = self._turns[0]
+        provider, form, model, content = self._turns[0]
         native = {"provider": provider, "model": model}
-        if provider == NATIVE_BLOCKS:
+        if form == NATIVE_BLOCKS:
             blocks = [block for turn in self._turns for block in turn.content]
             return {**shown, "content": [*blocks, *_text_block(self._new["text"])], "native": native}
         if len(self._turns) > 1 or any(self._new["text"]):
@@ -124,20 +125,22 @@ class _Answer:
                 self._calls[call_id]["input"] = data.get("args")
 
     def _end_turn(self, data: dict[str, Any]) -> None:
-        provider, model, native = data.get("provider"), data.get("model"), data.get("native")
-        if not (isinstance(provider, str) and isinstance(model, str) and isinstance(native, list | dict)):
+        native = data.get("native")
+        provider, model = _text_in(data, "provider"), _text_in(data, "model")
+        form = _text_in(data, "form") if "form" in data else provider
+        if not isinstance(native, list | dict):
             raise _damaged()
-        if provider == NATIVE_BLOCKS and not isinstance(native, list):
+        if form == NATIVE_BLOCKS and not isinstance(native, list):
             raise _damaged()
         texts = {what: "".join(pieces) for what, pieces in self._new.items()}
         asked = sum(_characters(one) for one in _references(native) if one[REFERENCE] == "text")
         # Turns before this one that were one text each have no event of their own: their text comes first.
-        earlier = len(texts["text"]) - asked if provider == NATIVE_BLOCKS else 0
+        earlier = len(texts["text"]) - asked if form == NATIVE_BLOCKS else 0
         at = {"text": max(earlier, 0), "thinking": 0}
         content = self._resolved(native, texts, at)
         if earlier > 0:
             content = [*_text_block([texts["text"][:earlier]]), *content]
-        self._turns.append(_Turn(provider, model, content))
+        self._turns.append(_Turn(provider, form, model, content))
         for call_id in [call_id for call_id, call in self._calls.items() if "input" in call]:
             del self._calls[call_id]
         self._new = {"text": [], "thinking": []}
@@ -196,6 +199,12 @@ def _text_block(pieces: Iterable[str]) -> list[dict[str, Any]]:
     """None for a blank text: no provider takes that."""
     text = "".join(pieces)
     return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _text_in(data: dict[str, Any], name: str) -> str:
+    if not isinstance(text := data.get(name), str):
+        raise _damaged()
+    return text
 
 
 def _damaged() -> LogDamaged:

@@ -22,6 +22,7 @@ export function drawHead(facts, badges, record, seal) {
       fact("Duration", durationOf(record)),
       fact("First token", duration(firstTokenMs(record))),
       record.attempt !== null && fact("Attempts", number(record.attempt)),
+      record.cost_usd != null && fact("Cost", `$${record.cost_usd}${record.usage_incomplete ? " or more" : ""}`),
       fact(
         "Regenerates",
         record.regenerates && streamLink(record.regenerates, h("code", {}, record.regenerates.slice(0, 8))),

@@ -13,7 +13,7 @@ from tests.console.conftest import Seeds
 
 pytestmark = pytest.mark.browser
 
-DONE = ("done", {"stop_reason": "end_turn", "usage": {"input_tokens": 7, "output_tokens": 9}})
+DONE = ("done", {"stop_reason": "end_turn", "usage": {"input_tokens": 7, "output_tokens": 9}, "cost_usd": 0.00025})
 MANY = 9_990  # a stream holds 10,000 events
 
 
@@ -295,6 +295,7 @@ def test_the_facts_of_a_running_stream_keep_up_and_leave_the_focus_where_it_is(p
     expect(page.locator(".json.record pre")).to_be_visible()
     expect(page.get_by_text("Record", exact=True)).to_be_focused()
     seeds.append(sid, DONE)
+    expect(page.locator(".facts")).to_contain_text("Cost$0.00025")
 
 
 def test_a_running_stream_can_be_cancelled(page: Page, seeds: Seeds) -> None:

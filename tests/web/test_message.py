@@ -1,5 +1,7 @@
 """GET /message: the answer as the next request gives it back."""
 
+import pytest
+
 from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, problem
 
@@ -40,6 +42,31 @@ def test_the_message_of_a_text_is_the_text(api: Api, deployment: Deployment) -> 
     message = api.get(f"/v1/streams/{sid}/message").json()
     assert message["role"] == "assistant"
     assert "".join(block["text"] for block in message["content"]) == text
+
+
+@pytest.mark.parametrize(("asked_of_it", "calls"), [("pause=1 citations=1", 0), ("tools=2 parallel=1", 2)])
+def test_the_message_goes_back_in_the_next_request(
+    api: Api, deployment: Deployment, asked_of_it: str, calls: int
+) -> None:
+    prompt = f"[[{asked_of_it} thinking=3 tokens=9 rate=0 ttft_ms=0]] hello"
+    tool = {"name": "lookup", "description": "Looks up", "input_schema": {"type": "object"}}
+    sid = api.post("/v1/streams", {"prompt": prompt, "tools": [tool]}).json()["id"]
+    record = deployment.wait_until_ended(sid)
+    message = api.get(f"/v1/streams/{sid}/message").json()
+    assert message["native"] == {"provider": "anthropic", "model": record["model"].partition("/")[2]}
+    content = message["content"]
+    texts = [block["text"] for block in content if block["type"] == "text"]
+    assert "".join(texts) == api.get(f"/v1/streams/{sid}/text").text
+    assert all(block["signature"] for block in content if block["type"] == "thinking")
+    assert any(block.get("citations") for block in content) == ("citations" in asked_of_it)
+    called = [block["id"] for block in content if block["type"] == "tool_use"]
+    assert len(called) == calls
+    results = [{"type": "tool_result", "tool_use_id": call, "content": "18"} for call in called]
+    answer = {"role": "user", "content": [*results, {"type": "text", "text": "[[tokens=1 rate=0 ttft_ms=0]] thanks"}]}
+    asked = [{"role": "user", "content": prompt}, message, answer]
+    again = api.post("/v1/streams", {"messages": asked, "tools": [tool]})
+    assert again.status_code == 201, again.text
+    assert deployment.wait_until_ended(again.json()["id"])["state"] == "done"
 
 
 def test_an_answer_that_runs_has_no_message_yet(api: Api) -> None:

@@ -65,6 +65,8 @@ class Wire:
     LINE_END: ClassVar[str] = "lf"
     INTERLEAVES: ClassVar[bool] = False
     """Whether pieces of several calls' arguments may alternate."""
+    PAUSES: ClassVar[bool] = False
+    """Whether a turn may stop before its end, for the client to send it back."""
     GARBAGE: ClassVar[bytes]
 
     def __init__(self, number: int, request: Request, asked: Directives) -> None:

@@ -61,7 +61,13 @@ ROOMS: dict[str, set[str]] = {
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
 }
 
-PURE = {"log/event": {"orjson"}, "dialects/sse": {"orjson", "broker"}, "log/keys": set(), "errors": set()}
+PURE = {
+    "log/event": {"orjson"},
+    "log/turn": {"orjson", "broker"},
+    "dialects/sse": {"orjson", "broker"},
+    "log/keys": set(),
+    "errors": set(),
+}
 """What these few may import besides the standard library."""
 
 
@@ -230,8 +236,9 @@ def test_log_and_live_stand_on_no_web_framework() -> None:
 
 
 def test_a_worker_does_not_load_the_web_tier() -> None:
-    loaded = loaded_by("import worker.main")
+    loaded = loaded_by("import worker.main, worker.providers.prices")
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
+    assert "genai_prices" not in loaded
     assert "worker" in loaded
 
 

@@ -25,8 +25,9 @@ Absent: Any = Field(default=None, json_schema_extra=_no_default)
 
 
 class RequestMessage(BaseModel):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[dict[str, Json]]
+    native: dict[str, Json] = Absent
 
 
 class ProviderRequest(BaseModel):
@@ -34,7 +35,17 @@ class ProviderRequest(BaseModel):
 
     messages: list[RequestMessage] = Absent
     max_tokens: int = Absent
-    system: str = Absent
+    system: str | list[dict[str, Json]] = Absent
+    model: Annotated[list[str], Field(description="Only of several, tried one after the other")] = Absent
+    tools: list[dict[str, Json]] = Absent
+    tool_choice: dict[str, Json] = Absent
+    thinking: dict[str, Json] = Absent
+    effort: str = Absent
+    stop_sequences: list[str] = Absent
+    temperature: float = Absent
+    output_schema: dict[str, Json] = Absent
+    provider_options: dict[str, dict[str, Json]] = Absent
+    on_tool_effects: Literal["restart", "fail"] = Absent
 
 
 class StreamState(BaseModel):
@@ -168,6 +179,28 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class ListedModel(BaseModel):
+    """A model, or an alias, as OpenAI lists them."""
+
+    id: Annotated[str, Field(description="As `model` in a start")]
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    chain: Annotated[list[str], Field(description="Of an alias: the models that are tried in turn")] = Absent
+
+
+class ListedProvider(BaseModel):
+    name: str
+    is_standin: Annotated[bool, Field(description="The stand-in answers, which is no model")]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ListedModel]
+    default: str
+    providers: list[ListedProvider]
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -183,5 +216,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(ViewPage, Verification, Status, Event),
+    *(ViewPage, Verification, ModelList, Status, Event),
 )

@@ -18,7 +18,8 @@ import orjson
 import pytest
 
 from worker.providers.anthropic import AnthropicProvider
-from worker.providers.provider import Finish, Provider, ProviderEvent, ProviderFailure
+from worker.providers.failures import ProviderFailure
+from worker.providers.provider import Counted, Finish, Provider, ProviderEvent
 from worker.standin.server import StandIn
 
 FAST = "rate=0 ttft_ms=0"
@@ -90,9 +91,9 @@ async def test_a_request_reaches_the_provider_as_it_is() -> None:
 
 
 async def answer(provider: AnthropicProvider, message: str) -> tuple[list[ProviderEvent], Finish]:
-    *events, finish = [event async for event in provider.stream("some-model", request(message))]
+    *said, finish = [event async for event in provider.stream("some-model", request(message))]
     assert isinstance(finish, Finish)
-    return events, finish
+    return [event for event in said if not isinstance(event, Counted)], finish
 
 
 async def failure(provider: AnthropicProvider, message: str) -> tuple[list[Any], ProviderFailure]:
@@ -100,7 +101,8 @@ async def failure(provider: AnthropicProvider, message: str) -> tuple[list[Any],
     events, failed = [], None
     try:
         async for event in provider.stream("some-model", request(message)):
-            events.append(event)  # noqa: PERF401  # a comprehension would lose them with the failure
+            if not isinstance(event, Counted):
+                events.append(event)  # noqa: PERF401  # a comprehension would lose them with the failure
     except ProviderFailure as error:
         failed = error
     assert failed is not None
@@ -208,7 +210,7 @@ async def test_a_refusal_by_the_model_is_a_finish(provider: AnthropicProvider) -
 
 async def test_a_system_prompt_is_accepted(provider: AnthropicProvider) -> None:
     events = [e async for e in provider.stream("m", request(f"[[tokens=1 {FAST}]]", system="Be brief."))]
-    assert len(events) == 2
+    assert [type(event) for event in events] == [Counted, tuple, Finish]
 
 
 async def test_half_of_a_surrogate_pair_becomes_a_replacement_character(provider: AnthropicProvider) -> None:

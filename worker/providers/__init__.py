@@ -4,10 +4,13 @@ To add one: its adapter in a file of its own here, a maker in choose.py, and its
 (broker/settings.py).
 
 provider.py   what a provider is to a worker: a stream of events with one Finish at its end, or a ProviderFailure
+failures.py   how one fails: codes, what they mean, and the transport's errors translated
+reading.py    the one loop over an answer
 choose.py     the registry: which providers there are, and how each is made
 http.py       the HTTP client of all of them
 transport.py  aiohttp under it
 bounds.py     how much of an answer is taken, and how it is refused beyond that
 sse.py        server-sent events out of an answer's bytes
+prices.py     what a turn cost: by genai-prices, or by the models file
 anthropic.py  Anthropic's Messages API, by its SDK
 """

@@ -20,6 +20,9 @@ class Bounds(NamedTuple):
     """One attempt's answer. 128,000 deltas of 130 to 300 bytes are 17 to 38 MB."""
 
 
+DEFAULT_BOUNDS = Bounds()
+
+
 class OutOfBounds(Exception):
     """The answer is longer than it may be, or compressed though nobody asked for that. The message says which."""
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from worker.providers.bounds import OutOfBounds
 
+BOM = b"\xef\xbb\xbf"
+
 
 class EventSplitter:
     """One answer's. Fed with bytes as they come and awaiting nothing, so that the events of one read cost no more."""
@@ -22,6 +24,7 @@ class EventSplitter:
         self._pieces: list[bytes] = []  # of a line that is not complete
         self._waiting = 0
         self._after_cr = False
+        self._is_first = True
 
     def feed(self, some: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(its name, its data) of each event that is complete with these bytes. To be read to its end.
@@ -29,6 +32,8 @@ class EventSplitter:
         Raises OutOfBounds for an event of more than `event_bytes`, after those before it.
         """
         for line in self._lines(some):
+            if self._is_first:
+                self._is_first, line = False, line.removeprefix(BOM)
             if not line:
                 if self._data:
                     yield self._name, self._data[0] if len(self._data) == 1 else b"\n".join(self._data)

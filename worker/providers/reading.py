@@ -1,0 +1,153 @@
+"""Reading an answer: the one loop of every adapter whose answer is a body of server-sent events.
+
+An adapter brings the request that is made by its SDK, and an Answer, which takes one event after the other. The SDKs'
+own splitting and typed events cost ten times as much (docs/BENCHMARKS.md), and a typed event has lost what its type
+does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import httpx2
+import orjson
+
+from worker.providers.bounds import EVENTS, Bounds
+from worker.providers.failures import ProviderFailure, failed, of_transport, request_id_of, silent
+from worker.providers.provider import Counted, Finish, ProviderEvent, Said
+from worker.providers.sse import EventSplitter
+from worker.providers.transport import BODY, Body
+
+BODY_END_TIMEOUT_S = 0.25
+"""How long the end of the body may take once the message is complete. Only a body read to its end leaves its
+connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this."""
+
+LAST_WORDS_S = 2.0
+"""How long an answer whose end has been said is listened to for what may follow (its usage, say)."""
+
+
+class Answer(Protocol):
+    """One answer as it is read. What has been shown is not kept."""
+
+    finish: Finish | None
+    """Set once the answer is complete, whatever else may come."""
+    may_end: bool
+    """The answer has said how it ended, and something may follow. If its body ends now it is complete, else a cut."""
+    has_effects: bool
+    """The provider has run a tool that may have changed something (MCP)."""
+
+    def take(self, name: bytes, data: bytes) -> Iterable[ProviderEvent | Counted]:
+        """Read one server-sent event. Raises ProviderFailure, or anything else for what cannot be understood."""
+
+    def end(self) -> Finish:
+        """It ended after `may_end`."""
+
+
+class Reader:
+    """`translate`: the SDK's errors; None for those that it does not know."""
+
+    def __init__(
+        self, bounds: Bounds, silence_s: float, idle_s: float, translate: Callable[[Exception], ProviderFailure | None]
+    ) -> None:
+        self._bounds = bounds
+        self._silence_s = silence_s
+        self._idle_s = idle_s
+        self._translate = translate
+
+    async def read(self, ask: Callable[[], Awaitable[httpx2.Response]], answer: Answer) -> AsyncGenerator[Said, None]:
+        """What the provider says, up to its Finish. Raises ProviderFailure and nothing else."""
+        response: httpx2.Response | None = None
+        try:
+            response = await self._open(ask)
+            body: Body = response.extensions[BODY]
+            wire = EventSplitter(self._bounds.event_bytes)
+            clock = asyncio.get_running_loop().time
+            heard_s = clock()
+            while answer.finish is None and (some := await self._more(body, answer)):
+                for name, data in wire.feed(some):
+                    for said in answer.take(name, data):
+                        heard_s = 0.0
+                        yield said
+                    if answer.finish is not None:
+                        break
+                if not heard_s:
+                    heard_s = clock()
+                elif clock() - heard_s > self._idle_s:
+                    raise _idle(self._idle_s)
+            if answer.finish is not None:
+                await _read_to_the_end(body)
+        except Exception as error:
+            raise self._failure_of(error, response, answer) from None
+        finally:
+            if response is not None:
+                await response.aclose()
+        finish = answer.finish or (answer.end() if answer.may_end else None)
+        if finish is None:
+            cut = failed("provider_cut", "The model provider's answer ended before it was complete.")
+            raise self._failure_of(cut, response, answer)
+        yield finish  # only now that the connection is given back, since a consumer need not read on after a Finish
+
+    async def _open(self, ask: Callable[[], Awaitable[httpx2.Response]]) -> httpx2.Response:
+        try:
+            # A drip of interim answers (1xx), or of a refusal's body, is not silent, and has no end.
+            async with asyncio.timeout(self._silence_s):
+                response = await ask()
+        except TimeoutError:
+            raise silent(self._silence_s) from None
+        if not response.headers.get("content-type", "").startswith(EVENTS):
+            await response.aclose()
+            raise failed("provider_bad_answer", "What answered is not the model provider.")
+        return response
+
+    async def _more(self, body: Body, answer: Answer) -> bytes:
+        if not answer.may_end:
+            return await body.read()
+        # The end has been said: whatever happens to the rest cannot take it back.
+        with suppress(Exception):
+            async with asyncio.timeout(LAST_WORDS_S):
+                return await body.read()
+        return b""
+
+    def _failure_of(self, error: Exception, response: httpx2.Response | None, answer: Answer) -> ProviderFailure:
+        failure = self.failure(error)
+        if failure.request_id is None and response is not None:
+            failure.request_id = request_id_of(response.headers)
+        failure.after_effects = answer.has_effects
+        return failure
+
+    def failure(self, error: Exception) -> ProviderFailure:
+        """What an error of the SDK's, of its HTTP client's or of reading means."""
+        if isinstance(error, ProviderFailure):
+            return error
+        # Before the answer begins an SDK wraps what its HTTP client raised; after that it comes as it is.
+        known = of_transport(error, self._silence_s) or of_transport(error.__cause__, self._silence_s)
+        return known or self._translate(error) or failed("provider_bad_answer")
+
+
+def _idle(idle_s: float) -> ProviderFailure:
+    return failed("provider_silent", f"The model provider sent nothing but signs of life for {idle_s:g} seconds.")
+
+
+async def _read_to_the_end(body: Body) -> None:
+    with suppress(Exception):  # the message is complete: nothing that happens now can take that back
+        async with asyncio.timeout(BODY_END_TIMEOUT_S):
+            while await body.read():
+                pass
+
+
+def parse(data: bytes) -> Any:
+    """One event's JSON. Raises ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # Half of a surrogate pair, perhaps: models do tear emoji, orjson refuses them, and viewers get UTF-8.
+        whole = json.dumps(json.loads(data), ensure_ascii=False)
+        return orjson.loads(_SURROGATE.sub("\ufffd", whole))
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -69,6 +69,7 @@ class AnthropicWire(Wire):
     PATH = re.compile("/v1/messages")
     OVERLOADED = 529
     REQUEST_ID = b"request-id"
+    PAUSES = True
     GARBAGE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":\n\n'
 
     _index = 0  # of the content block

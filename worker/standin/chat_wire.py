@@ -76,7 +76,7 @@ class ChatWire(Wire):
         return self._delta({"role": "assistant", "content": "", "refusal": None})
 
     def thinking(self, text: str) -> bytes:
-        return self._delta({"reasoning_content": text})
+        return self._delta({"reasoning" if self._asked.ollama else "reasoning_content": text})
 
     def text(self, text: str) -> bytes:
         return b"%b%b%b" % (self._before, quoted(text), self._after)

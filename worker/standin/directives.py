@@ -10,7 +10,8 @@ What is unknown or malformed in there is ignored, and so is what a provider's wi
     tools=N              N tool calls after the text; not once the request ends in what a tool said
     parallel=1           two tool calls at least, whose argument pieces alternate where the wire can
     call_ids=0           tool calls have no ids (Gemini before 3, older servers of the Chat wire)
-    ollama=1             tool calls are whole, and each says that its index is 0, as Ollama does it (Chat)
+    ollama=1             as Ollama does it: tool calls come whole, each with index 0; thinking is `reasoning`, not
+                         `reasoning_content` (Chat)
     args_piece=N         arguments come in pieces of N characters, not 12
     server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
     mcp=1                before the text, the provider calls a tool of an MCP server (Anthropic, Responses)

@@ -63,7 +63,7 @@ class Reply:
             await self._write(refusal)
             return True
         await self._think()
-        if self._asked.mcp:
+        if self._asked.mcp and not self._request.has_tool_results:
             await self._write_paced(self._wire.mcp_call(MCP_ARGS, MCP_OUTPUT))
         if not await self._say():
             return False
@@ -147,7 +147,7 @@ class Reply:
             yield b"".join(events)
 
     def _is_paused(self) -> bool:
-        return self._request.pauses < self._asked.pause
+        return self._wire.PAUSES and self._request.pauses < self._asked.pause
 
     def _stop_reason(self) -> str:
         reasons = (

@@ -4,7 +4,7 @@ It exists so that the one real provider path (the SDK, a socket, the wire) is wh
 benchmark.
 
 `GET /open` answers {"open": n, "requests": m}: how many requests for an answer are being answered now, and ever were.
-`GET /v1/models`, and Gemini's `GET /v1beta/models`, list one model.
+`GET /v1/models` (Gemini's `/v1beta/models` too) lists one model, in the words of the client's provider.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ def wire_at(path: str) -> type[Wire] | None:
 
 
 def wire_of(scope: HTTPScope) -> type[Wire]:
-    """Whose words a request is answered in that asks for no answer of a model."""
-    if scope["path"].startswith("/v1beta"):
+    """Whose words a request is answered in that asks for no answer of a model: by how its client shows a key."""
+    headers = {name for name, _ in scope["headers"]}
+    if b"x-goog-api-key" in headers or scope["path"].startswith("/v1beta"):
         return GeminiWire
-    is_anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
-    return AnthropicWire if is_anthropic or scope["path"] != "/v1/models" else ResponsesWire
+    is_openai = b"anthropic-version" not in headers and b"authorization" in headers
+    return ResponsesWire if is_openai else AnthropicWire
 
 
 class StandInApp:

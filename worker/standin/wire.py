@@ -65,6 +65,8 @@ class Wire:
     LINE_END: ClassVar[str] = "lf"
     INTERLEAVES: ClassVar[bool] = False
     """Whether pieces of several calls' arguments may alternate."""
+    PAUSES: ClassVar[bool] = False
+    """Whether a turn may stop before its end, for the client to send it back."""
     GARBAGE: ClassVar[bytes]
 
     def __init__(self, number: int, request: Request, asked: Directives) -> None:
@@ -170,8 +172,9 @@ def read_object(body: bytes) -> dict[str, Any]:
 def objects(request: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """A field that must be a list of objects, and not empty."""
     given = request.get(name)
-    if not isinstance(given, list) or not given or not all(isinstance(entry, dict) for entry in given):
-        raise Refused(400, f"{name}: a list of objects, at least one, is required")
+    if not isinstance(given, list) or not given:
+        raise Refused(400, f"{name}: at least one message is required")
+    demand(all(isinstance(entry, dict) for entry in given), f"{name}: every message must be an object")
     return given
 
 

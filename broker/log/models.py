@@ -92,10 +92,10 @@ def _parsed(entry: bytes) -> Any:
         found = orjson.loads(entry)
     except orjson.JSONDecodeError:
         return None
-    form = _FORMS.get(str(found.get("kind"))) if isinstance(found, dict) else None
-    if form is None:
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if not isinstance(kind, str) or (form := _FORMS.get(kind)) is None:
         return None
-    is_ours = all(isinstance(found.get(name), kind) for name, kind in {**form, "at": int}.items())
+    is_ours = all(isinstance(found.get(name), of) for name, of in {**form, "at": int}.items())
     return found if is_ours else None
 
 

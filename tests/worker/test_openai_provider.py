@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import typing
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import orjson
 import pytest
-from openai import BaseModel
 from openai.types.responses import ResponseStreamEvent
 
 from broker.log.event import Event
 from broker.log.turn import message
 from tests.rig.wire_peer import WirePeer, sse, wire_peer
+from tests.worker.providers_table import documented, kinds
 from worker.providers.bounds import Bounds
 from worker.providers.failures import ProviderFailure
 from worker.providers.openai import OpenAIProvider, is_strict
+from worker.providers.openai_answer import REPEATED, TAKERS
+from worker.providers.openai_items import CALLS, PARTS, RESULTS
 from worker.providers.provider import Counted, Finish
 from worker.standin.server import StandIn
 
@@ -914,8 +914,9 @@ async def test_without_a_key_nothing_is_sent(peer: WirePeer, monkeypatch: pytest
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
     peer.says(sse(ended()))
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{peer.url}/v1")
     for key, word in ((None, "OPENAI_API_KEY"), ("sk-secret-ő", "characters")):
-        provider = OpenAIProvider(api_key=key, base_url=f"{peer.url}/v1", silence_s=10)
+        provider = OpenAIProvider(api_key=key, silence_s=10)
         _, failure = await fails(provider)
         assert failure.code == "provider_unauthorized"
         assert word in failure.message
@@ -923,6 +924,29 @@ async def test_without_a_key_nothing_is_sent(peer: WirePeer, monkeypatch: pytest
             await provider.check()
         await provider.aclose()
     assert peer.asked == []
+
+
+async def test_openais_credentials_go_to_no_other_server(peer: WirePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "sk-secret")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: sk-secret")
+    peer.says(sse(ended()))
+    own = OpenAIProvider(base_url=f"{peer.url}/v1", silence_s=10)
+    await ask(own)
+    await own.aclose()
+    assert b"sk-secret" not in peer.asked[-1].head
+
+
+async def test_openais_own_are_told_whose_they_are(peer: WirePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{peer.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    peer.says(sse(ended()))
+    own = OpenAIProvider(silence_s=10)
+    await ask(own)
+    await own.aclose()
+    assert peer.asked[-1].header("authorization") == "Bearer sk-mine"
+    assert peer.asked[-1].header("openai-organization") == "org-mine"
 
 
 async def test_a_check_asks_what_costs_nothing(peer: WirePeer, provider: OpenAIProvider) -> None:
@@ -1008,31 +1032,21 @@ async def test_the_stand_ins_answers_are_told(played: OpenAIProvider, directives
 # -- nothing is dropped ------------------------------------------------------------------------------------------------
 
 
-def types_of(kind: Any, seen: set[Any]) -> Iterator[str]:
-    """Each `type` that the SDK's types of events know, and of what they hold; but for what repeats the request."""
-    if typing.get_origin(kind) is Literal:
-        return
-    for inner in typing.get_args(kind):
-        yield from types_of(inner, seen)
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in seen:
-        seen.add(kind)
-        for name, its in kind.model_fields.items():
-            if name == "type":
-                yield from (word for word in typing.get_args(its.annotation) if isinstance(word, str))
-            elif name not in ("response", "tools"):
-                yield from types_of(its.annotation, seen)
-
-
-def documented() -> set[str]:
-    section = Path("docs/PROVIDERS.md").read_text().partition("\n## openai\n")[2].partition("\n## ")[0]
-    answers = section.partition("### What of an answer")[2]
-    rows = [row.split(" | ")[0] for row in answers.splitlines() if row.startswith("| `")]
-    return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
+def sdk_kinds() -> set[str]:
+    return kinds(ResponseStreamEvent, whole=frozenset({"response", "tools"}))  # the latter repeat the request
 
 
 def test_each_type_of_the_sdk_is_in_the_documented_tables() -> None:
-    assert set(types_of(ResponseStreamEvent, set())) <= documented()
+    assert sdk_kinds() - documented("openai").keys() == set()
 
 
 def test_the_documented_tables_have_no_type_that_the_sdk_does_not_know() -> None:
-    assert documented() - set(types_of(ResponseStreamEvent, set())) <= {"caller"}
+    assert documented("openai").keys() - sdk_kinds() == set()
+
+
+def test_what_is_documented_as_kept_whole_has_no_other_place() -> None:
+    """And what has one is not documented as kept whole."""
+    kept = {kind for kind, becomes in documented("openai").items() if becomes == "`internal.provider`"}
+    assert not kept & (TAKERS.keys() | REPEATED | CALLS | RESULTS | PARTS.keys())
+    told = {kind for kind in sdk_kinds() - kept if kind.startswith("response.")}
+    assert told <= TAKERS.keys() | REPEATED

@@ -388,6 +388,8 @@ REFUSED: list[tuple[Json, str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "assistant", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    ({"messages": [{"role": "assistant", "native": "my-words"}]}, "messages[0].native"),
     ({"tools": [{"input_schema": {}}]}, "tools[0].name"),
     ({"tool_choice": {"type": "my-words"}}, "tool_choice.type"),
     ({"provider_options": {"openai": {"top_k": 3}}}, "provider_options.openai.top_k"),
@@ -480,6 +482,10 @@ async def test_the_ids_of_an_answer_are_kept(peer: WirePeer, provider: OpenAIPro
 
 WHOLE = said("Hello there")
 SAID_LATE: dict[str, list[Json]] = {
+    "partly at the end": [
+        *(delta("Hello", item_id="msg_2"), done(said("Hello", item_id="msg_2"))),
+        ended(said(" there", item_id="msg_3"), said("Hello", item_id="msg_2")),
+    ],
     "by output_text.done": [
         {"type": "response.output_text.done", "item_id": "msg_1", "content_index": 0, "text": "Hello there"},
         ended(WHOLE),
@@ -505,7 +511,16 @@ SAID_LATE: dict[str, list[Json]] = {
 async def test_a_text_that_is_said_late_is_told_once(peer: WirePeer, provider: OpenAIProvider, how: str) -> None:
     told = await heard(peer, provider, *SAID_LATE[how])
     assert told.text == "Hello there"
-    assert told.finish.native is None
+    assert (told.finish.native is None) is (how != "partly at the end")
+
+
+async def test_texts_that_were_told_in_another_order_go_back_in_their_own(
+    peer: WirePeer, provider: OpenAIProvider
+) -> None:
+    first, second = said("Hello", item_id="msg_1"), said(" there", item_id="msg_2")
+    told = await heard(peer, provider, delta(" there", item_id="msg_2"), done(second), ended(first, second))
+    assert told.text == " thereHello"
+    assert sent_back(told) == [first, second]
 
 
 async def test_thinking_is_told_in_paragraphs_and_goes_back_with_what_seals_it(
@@ -1027,6 +1042,37 @@ async def test_the_stand_ins_answers_are_told(played: OpenAIProvider, directives
     told = await ask(played, {"messages": [{"role": "user", "content": content}], "tools": tools})
     assert told.finish.stop_reason == stop_reason
     assert list(dict.fromkeys(kind for kind, _ in told.events)) == kinds
+
+
+PLAYED_BADLY = {
+    "status=500": "provider_error",
+    "status=400": "provider_refused",
+    "status=429 code=insufficient_quota": "provider_refused",
+    "status=429": "provider_rate_limited",
+    "overload=1": "provider_overloaded",
+    "error_at=0": "provider_overloaded",
+    "error_at=3": "provider_overloaded",
+    "error_at=3 flat_error=1": "provider_overloaded",
+    "error_at=3 error=api_error": "provider_error",
+    "cut_at=3": "provider_cut",
+    "end_at=3": "provider_cut",
+    "garbage_at=3": "provider_bad_answer",
+    "gzip=1": "provider_bad_answer",
+}
+
+
+@pytest.mark.parametrize("directives", PLAYED_BADLY)
+async def test_the_stand_ins_faults_are_failures(played: OpenAIProvider, directives: str) -> None:
+    content = f"{directives} [[rate=0 ttft_ms=0 tokens=5 {directives}]]"
+    _, failure = await fails(played, {"messages": [{"role": "user", "content": content}]})
+    assert failure.code == PLAYED_BADLY[directives]
+
+
+async def test_half_of_a_torn_character_is_replaced(played: OpenAIProvider) -> None:
+    content = "hello [[rate=0 ttft_ms=0 tokens=5 surrogate_at=2]]"
+    told = await ask(played, {"messages": [{"role": "user", "content": content}]})
+    assert told.text.count("\ufffd") == 1
+    assert len(told.of("text_delta")) == 5
 
 
 # -- nothing is dropped ------------------------------------------------------------------------------------------------

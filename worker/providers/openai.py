@@ -43,6 +43,9 @@ from worker.providers.request import (
 )
 from worker.providers.sdk_types import checked_options
 
+KEY_OF_NONE = "none"
+"""For a server that wants no key: the SDK must have one, and would look for OpenAI's in the environment."""
+
 
 class OpenAIProvider:
     name = "openai"
@@ -57,16 +60,21 @@ class OpenAIProvider:
         bounds: Bounds = DEFAULT_BOUNDS,
         name: str = "openai",
     ) -> None:
-        """None means what it means to the SDK: OPENAI_API_KEY, OPENAI_BASE_URL, the API's address."""
+        """Without a `base_url`, what the SDK's variables say: OPENAI_BASE_URL, OPENAI_API_KEY and the others. With one,
+        nothing of these is sent there, and a server that wants no key needs none.
+        """
         self.name = name
         self._http = HttpClient(bounds, silence_s)
         self._client = AsyncOpenAI(
-            api_key=api_key,
+            api_key=api_key or (KEY_OF_NONE if base_url else None),
             base_url=base_url,
             max_retries=0,
             http_client=self._http,
             _enforce_credentials=False,  # a missing key is what an attempt fails with, not the start of a worker
         )
+        if base_url:
+            self._client.organization = self._client.project = None
+            self._client._custom_headers = {}  # OPENAI_CUSTOM_HEADERS, which may hold a key
         self._reader = Reader(bounds, silence_s, idle_s or 10 * silence_s, _failure)
 
     async def warm_up(self) -> None:

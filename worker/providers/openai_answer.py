@@ -47,6 +47,7 @@ Told = Iterable[ProviderEvent | Counted]
 REPEATED = frozenset(
     (
         "keepalive",  # which no reference names, but long answers have
+        "response.content_part.added",
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_part.done",
         "response.custom_tool_call_input.done",
@@ -128,9 +129,6 @@ class Answer:
 
     def _text_done(self, event: Json, kind: str) -> Told:
         return self._rest(part_of(self._item(event), kind, event), event)
-
-    def _part_added(self, event: Json) -> Told:
-        return () if event["part"].get("type") in PARTS else (untranslated(self._provider, event),)
 
     def _part_done(self, event: Json) -> Told:
         kind = event["part"].get("type")
@@ -350,17 +348,21 @@ class Answer:
 
     def _last_items(self, response: Json, outcome: str) -> Told:
         """What has not been said of the output is said now. A call whose end nobody says has ended."""
-        unmatched = list(self._items)
-        for said in response.get("output") or ():
-            item = self._by_id.get(said.get("id") or "")
-            if item not in unmatched:
-                item = next((one for one in unmatched if one.type in ("", said["type"])), None)
-            if item is None:
-                item = self._new_item(said["type"], said.get("id"), None)
-            else:
-                unmatched.remove(item)
+        output = response.get("output") or []
+        known = [self._by_id.get(said.get("id") or "") for said in output]
+        others = [item for item in self._items if item not in known]
+        in_order = []
+        for said, item in zip(output, known, strict=True):
+            if item is None:  # some servers change the ids
+                item = next((one for one in others if one.type in ("", said["type"])), None)
+                if item is not None:
+                    others.remove(item)
+            item = item or self._new_item(said["type"], said.get("id"), None)
+            in_order.append(item)
             if item.whole is None:
                 yield from self._complete(item, {"type": "response.output_item.done", "item": said})
+        if len(in_order) == len(self._items):
+            self._items = in_order
         for item in self._items:
             if item.whole is None and item.type == "function_call" and item.call_id:
                 whole = {"call_id": item.call_id, "name": item.tool, "arguments": "".join(item.pieces)}
@@ -437,7 +439,6 @@ TAKERS: dict[str, Callable[[Answer, Json], Told]] = {
     "response.in_progress": Answer._news,
     "response.output_item.added": Answer._item_added,
     "response.output_item.done": Answer._item_done,
-    "response.content_part.added": Answer._part_added,
     "response.content_part.done": Answer._part_done,
     "response.output_text.delta": lambda answer, event: answer._delta(event, "output_text"),
     "response.output_text.done": lambda answer, event: answer._text_done(event, "output_text"),

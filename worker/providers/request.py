@@ -63,8 +63,8 @@ def turns(request: dict[str, Any]) -> Iterator[Turn]:
         role = field(of_type(message, dict, place), "role", str, place)
         if role not in ("user", "assistant", "system"):
             raise invalid_input(f"{place}.role is none of user, assistant, system.")
-        native = message.get("native")
-        yield Turn(place, role, blocks(message.get("content"), f"{place}.content"), native if native else None)
+        native = of_type(message.get("native") or {}, dict, f"{place}.native") or None
+        yield Turn(place, role, blocks(message.get("content"), f"{place}.content"), native)
 
 
 def blocks(content: Any, place: str) -> list[Block]:

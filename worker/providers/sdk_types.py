@@ -26,7 +26,10 @@ def checked_options(
     `params`: the TypedDict of the SDK's create call. `not_here`: which of its names may not be set so. `extra_body` is
     merged unchecked. Raises ProviderFailure (invalid_input), naming the place and repeating no value.
     """
-    given = (request.get("provider_options") or {}).get(name)
+    of_each = request.get("provider_options") or {}
+    if not isinstance(of_each, dict):
+        raise invalid_input("provider_options is not an object.")
+    given = of_each.get(name)
     if not given:
         return {}
     place = f"provider_options.{name}"

@@ -304,6 +304,7 @@ def test_a_result_of_a_call_from_before_tools_goes_back_by_its_function() -> Non
 
 TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}
 FUNCTION = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+STRICT = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 GREP = {"type": "custom", "custom": {"name": "grep"}}
 
 
@@ -343,6 +344,23 @@ GREP = {"type": "custom", "custom": {"name": "grep"}}
             {"seed": 7, "max_completion_tokens": 5},
         ),
         ({"provider_options": {"openai-chat": {"extra_body": {"top_k": 3}}, "openai": {"x": 1}}}, {"top_k": 3}),
+        (
+            {"output_schema": STRICT},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": STRICT, "strict": True},
+                }
+            },
+        ),
+        (
+            {"tools": [TOOL], "provider_options": {"openai-chat": {"tools": [GREP]}}},
+            {"tools": [FUNCTION, GREP]},
+        ),
+        (
+            {"provider_options": {"openai-chat": {"stream_options": {"include_obfuscation": False}}}},
+            {"stream_options": {"include_usage": True, "include_obfuscation": False}},
+        ),
         ({"max_tokens": None}, {}),
     ],
 )

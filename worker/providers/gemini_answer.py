@@ -69,9 +69,7 @@ class _Running(NamedTuple):
 class GeminiAnswer:
     """What must be remembered of an answer to read the rest of it; its text is not kept, unless it is not ASCII."""
 
-    finish: Finish | None = (
-        None  # never said: what follows a finish reason (usage, grounding) has no end but the body's
-    )
+    finish: Finish | None = None  # never said: what follows a finish reason (usage, grounding) has no end but the body's
     may_end = False
     has_effects = False
 

@@ -130,6 +130,7 @@ async def test_a_bare_name_belongs_to_the_provider_that_is_known_for_it_or_else_
         ("[provider", "no TOML"),
         ('[provider.x]\nkind = "other"\nbase_url = "http://x"', "provider.x.kind"),
         ('[provider.x]\nkind = "openai"\nbase_url = "ftp://x"', "provider.x.base_url"),
+        ('[provider.x]\nkind = "openai"\nbase_url = "http://x"\nends_by_done = true', "ends_by_done"),
         ('[provider.X]\nkind = "openai"\nbase_url = "http://x"', "provider.X"),
         ('[model.a]\nchain = ["nobody/x"]', "no provider nobody"),
         ("[model.a]\nchain = []", "model.a.chain"),

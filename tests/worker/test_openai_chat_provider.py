@@ -21,9 +21,11 @@ from pydantic import BaseModel
 
 from broker.log.event import Event
 from broker.log.turn import message as message_of
+from broker.settings import Settings
 from tests.rig.wire_peer import WirePeer, sse, wire_peer
 from tests.worker.providers_table import DOCS, documented
 from worker.providers.chat_answer import FAILED, STOPS
+from worker.providers.choose import Providers
 from worker.providers.failures import ProviderFailure
 from worker.providers.openai_chat import OpenAIChatProvider, asked
 from worker.providers.provider import Counted, Finish, Provider, ProviderEvent
@@ -154,11 +156,14 @@ async def test_two_calls_cut_at_every_position_are_the_same_two_calls(
         assert finish.stop_reason == "tool_use"
 
 
-async def test_where_it_is_set_up_so_done_alone_is_an_end(peer: WirePeer) -> None:
-    provider = OpenAIChatProvider(base_url=f"{peer.url}/v1", silence_s=10, ends_by_done=True)
+async def test_where_the_models_file_says_so_done_alone_is_an_end(peer: WirePeer, tmp_path: Path) -> None:
+    own = f'[provider.mlx]\nkind = "openai-chat"\nbase_url = "{peer.url}/v1"\nends_by_done = true'
+    (tmp_path / "models.toml").write_text(own)
     peer.says((CORPUS / "done_without_finish.sse").read_bytes())
-    events, finish = await answer(provider, request())
-    await provider.aclose()
+    providers = Providers(Settings(models_file=tmp_path / "models.toml"), None)
+    (target,) = await providers.chain("mlx/qwen3")
+    events, finish = await answer(target.client, request())
+    await providers.aclose()
     assert (finish.stop_reason, finish.provider_stop_reason) == ("other", None)
     assert len(public(events)) == 2
 
@@ -304,6 +309,7 @@ def test_a_result_of_a_call_from_before_tools_goes_back_by_its_function() -> Non
 
 TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}
 FUNCTION = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+STRICT = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 GREP = {"type": "custom", "custom": {"name": "grep"}}
 
 
@@ -343,6 +349,23 @@ GREP = {"type": "custom", "custom": {"name": "grep"}}
             {"seed": 7, "max_completion_tokens": 5},
         ),
         ({"provider_options": {"openai-chat": {"extra_body": {"top_k": 3}}, "openai": {"x": 1}}}, {"top_k": 3}),
+        (
+            {"output_schema": STRICT},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "answer", "schema": STRICT, "strict": True},
+                }
+            },
+        ),
+        (
+            {"tools": [TOOL], "provider_options": {"openai-chat": {"tools": [GREP]}}},
+            {"tools": [FUNCTION, GREP]},
+        ),
+        (
+            {"provider_options": {"openai-chat": {"stream_options": {"include_obfuscation": False}}}},
+            {"stream_options": {"include_usage": True, "include_obfuscation": False}},
+        ),
         ({"max_tokens": None}, {}),
     ],
 )

@@ -178,7 +178,8 @@ class Providers:
             "bounds": Bounds(settings.provider_line_bytes, settings.provider_bytes),
         }
         if own:
-            return options | {"base_url": own.base_url, "api_key": own.api_key}
+            chat = {"ends_by_done": True} if own.ends_by_done else {}
+            return options | chat | {"base_url": own.base_url, "api_key": own.api_key}
         if self._standin and configured_by(name) is None:
             return options | {"base_url": self._standin.base_url + STANDIN_PATHS[name], "api_key": STANDIN}
         return options

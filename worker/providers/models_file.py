@@ -4,6 +4,7 @@
 kind = "openai-chat"                 # or another built-in kind, at another address
 base_url = "http://gpu1:8000/v1"
 api_key_env = "VLLM_KEY"             # the variable that has the key; none: it needs none
+ends_by_done = true                  # of kind openai-chat: it never says a finish_reason, only [DONE]
 
 [model.fast]                         # "model": "fast"
 chain = ["anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "vllm/qwen3"]
@@ -20,9 +21,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from broker.settings import PROVIDERS, SettingsError
 from broker.store.host import require_http_url
@@ -44,6 +45,13 @@ class OwnProvider(_Table):
     kind: Kind
     base_url: str
     api_key_env: str | None = None
+    ends_by_done: bool = False
+
+    @model_validator(mode="after")
+    def _only_chat_ends_by_done(self) -> Self:
+        if self.ends_by_done and self.kind != "openai-chat":
+            raise ValueError('ends_by_done is for the kind "openai-chat" only')
+        return self
 
     @field_validator("base_url")
     @classmethod

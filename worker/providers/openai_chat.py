@@ -21,6 +21,7 @@ from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
 from worker.providers.chat_answer import ERROR_CODES, MOVES_ON, ChatAnswer, words_of
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
 from worker.providers.http import HttpClient
+from worker.providers.openai import is_strict
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
 from worker.providers.request import (
@@ -138,8 +139,18 @@ def asked(model: str, request: dict[str, Any], name: str, *, is_openai: bool) ->
         body["reasoning_effort"] = effort
     if schema := request.get("output_schema"):
         body["response_format"] = _response_format(schema)
-    body.update(options)
+    body |= options | _joined(body, options)
     return {key: value for key, value in body.items() if value is not None}  # null: what we would have sent is not
+
+
+def _joined(body: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What an option adds to instead of taking its place."""
+    joined: dict[str, Any] = {}
+    if isinstance(given := options.get("stream_options"), dict):
+        joined["stream_options"] = {**body["stream_options"], **given}
+    if isinstance(given := options.get("tools"), list):
+        joined["tools"] = [*body.get("tools", ()), *given]
+    return joined
 
 
 def _tools(request: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +176,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 def _tool(tool: Tool | Block) -> dict[str, Any]:
     if isinstance(tool, Block):  # the provider's own: as given
-        return tool.data
+        return {name: value for name, value in tool.data.items() if name != "cache_control"}
     described = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
     return {"type": "function", "function": {key: value for key, value in described.items() if value is not None}}
 
@@ -178,12 +189,13 @@ def _effort(request: dict[str, Any]) -> str | None:
         return "none"
     if thinking.get("type") == "enabled":
         budget = thinking.get("budget_tokens") or 0
-        return "low" if budget <= 4096 else "medium" if budget <= 16384 else "high"
+        return "low" if budget < 4096 else "medium" if budget < 16384 else "high"
     return None  # adaptive: as the model likes
 
 
 def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    strict = {"strict": True} if is_strict(schema) else {}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **strict}}
 
 
 def _messages(request: dict[str, Any], name: str, model: str) -> Iterator[dict[str, Any]]:

@@ -160,8 +160,6 @@ class Settings(BaseSettings):
     # The workers
     default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=MODEL, max_length=MODEL_CHARACTERS)
     max_tokens: int = Field(8192, ge=1)
-    prices_update: bool = False
-    """Whether workers load the current table of prices from the internet (worker/providers/prices.py)."""
     concurrency: int = Field(500, ge=1)
     models_file: Path | None = None
     """More providers, aliases and prices, TOML (docs/API.md, models)."""
@@ -266,6 +264,11 @@ class Settings(BaseSettings):
         return tuple(key.get_secret_value() for key in self.api_keys)
 
 
+def variables_of(name: str) -> list[str]:
+    """Those that set this built-in provider up, each once."""
+    return list(dict.fromkeys(variable for group in PROVIDERS[name] for variable in group))
+
+
 def configured_by(name: str) -> str | None:
     """What sets this built-in provider up: a variable, or a file of its SDK's; None if nothing does.
 
@@ -290,10 +293,6 @@ def _anthropic_profile() -> str | None:
         return str(default) if default.is_file() else None
     except (OSError, RuntimeError, UnicodeDecodeError):  # no home, or not ours to read
         return None
-
-
-provider_variable = configured_by
-"""Its name until the workers' registry asks by the new one."""
 
 
 def load_settings() -> Settings:

@@ -79,9 +79,6 @@ class Keys:
     def views_of(self, sid: str) -> str:
         return f"{self.prefix}{{{sid}}}:views"
 
-    def breaker(self, model: str) -> str:
-        return f"{self.prefix}breaker:{model}"
-
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"
 

@@ -58,7 +58,7 @@ class Models:
         await self._redis.hset(self._key, mapping={name: orjson.dumps(entry) for name, entry in entries.items()})  # type: ignore[misc]  # of redis-py: it may be sync
         await self._redis.expire(self._key, KEPT_S)
         if outdated := [name for name, entry in (await self._read()).items() if not _is_fresh(entry, now_ms)]:
-            await self._redis.hdel(self._key, *outdated)  # type: ignore[misc]
+            await self._redis.hdel(self._key, *outdated)  # type: ignore[misc, arg-type]
 
     async def known(self) -> Known:
         now_ms = await self._now_ms()
@@ -92,10 +92,10 @@ def _parsed(entry: bytes) -> Any:
         found = orjson.loads(entry)
     except orjson.JSONDecodeError:
         return None
-    form = _FORMS.get(found.get("kind")) if isinstance(found, dict) else None
-    if form is None:
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if not isinstance(kind, str) or (form := _FORMS.get(kind)) is None:
         return None
-    is_ours = all(isinstance(found.get(name), kind) for name, kind in {**form, "at": int}.items())
+    is_ours = all(isinstance(found.get(name), of) for name, of in {**form, "at": int}.items())
     return found if is_ours else None
 
 

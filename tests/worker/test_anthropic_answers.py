@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -359,29 +358,6 @@ async def test_an_answer_without_message_stop_is_a_cut_however_much_it_said(
         peer.says(sse(*answer[:length]), end=ending)
         _, failed = await failure(provider)
         assert failed.code == "provider_cut"
-
-
-async def test_pings_alone_are_no_answer(peer: WirePeer) -> None:
-    async def pings() -> AsyncIterator[bytes]:
-        while True:
-            yield sse({"type": "ping"})
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-        try:
-            async for ping in pings():
-                writer.write(ping)
-                await writer.drain()
-        except ConnectionError:
-            writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        provider = AnthropicProvider(api_key="k", base_url=url, silence_s=30, idle_s=0.05)
-        _, failed = await failure(provider)
-        await provider.aclose()
-    assert failed.code == "provider_silent"
 
 
 async def test_a_megabyte_in_one_line_is_one_event(peer: WirePeer, provider: AnthropicProvider) -> None:

@@ -83,7 +83,8 @@ async def ids(log: StreamLog, sid: str) -> list[int]:
 
 
 async def kinds(log: StreamLog, sid: str) -> list[str]:
-    return [event.kind for event in await log.read_all(sid)]
+    """Without what is for operators alone."""
+    return [event.kind for event in await log.read_all(sid) if not event.kind.startswith("internal.")]
 
 
 async def meta(log: StreamLog, sid: str) -> dict[str, str]:

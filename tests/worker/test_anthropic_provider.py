@@ -19,7 +19,7 @@ import pytest
 
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.failures import ProviderFailure
-from worker.providers.provider import Counted, Finish, Provider, ProviderEvent
+from worker.providers.provider import INTERNAL, Counted, Finish, Provider, ProviderEvent
 from worker.standin.server import StandIn
 
 FAST = "rate=0 ttft_ms=0"
@@ -91,9 +91,10 @@ async def test_a_request_reaches_the_provider_as_it_is() -> None:
 
 
 async def answer(provider: AnthropicProvider, message: str) -> tuple[list[ProviderEvent], Finish]:
+    """What people are shown of it."""
     *said, finish = [event async for event in provider.stream("some-model", request(message))]
     assert isinstance(finish, Finish)
-    return [event for event in said if not isinstance(event, Counted)], finish
+    return [event for event in said if not isinstance(event, Counted) and event[0] != INTERNAL], finish
 
 
 async def failure(provider: AnthropicProvider, message: str) -> tuple[list[Any], ProviderFailure]:
@@ -101,7 +102,7 @@ async def failure(provider: AnthropicProvider, message: str) -> tuple[list[Any],
     events, failed = [], None
     try:
         async for event in provider.stream("some-model", request(message)):
-            if not isinstance(event, Counted):
+            if not isinstance(event, Counted) and event[0] != INTERNAL:
                 events.append(event)  # noqa: PERF401  # a comprehension would lose them with the failure
     except ProviderFailure as error:
         failed = error
@@ -166,10 +167,11 @@ async def test_text_comes_delta_by_delta_and_then_one_finish(provider: Anthropic
     assert finish.stop_reason == "end_turn"
 
 
-async def test_usage_is_the_plain_counts_of_the_message_start_and_of_its_end(provider: AnthropicProvider) -> None:
+async def test_usage_is_what_the_message_start_and_the_end_of_it_count(provider: AnthropicProvider) -> None:
     _, finish = await answer(provider, f"[[tokens=20 {FAST}]]")
     input_tokens = finish.usage.pop("input_tokens")
     assert input_tokens > 0
+    del finish.usage["provider"]
     assert finish.usage == {"output_tokens": 20, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
 
 
@@ -181,10 +183,12 @@ async def test_thinking_is_shown_and_its_signature_is_not(provider: AnthropicPro
 
 async def test_a_tool_call_starts_and_its_arguments_follow_in_pieces(provider: AnthropicProvider) -> None:
     events, finish = await answer(provider, f"[[tokens=0 tools=1 {FAST}]]")
-    (_, start), *pieces = events
-    assert kinds(events) == ["tool_start", *["tool_args_delta"] * len(pieces)]
+    (_, start), *pieces, (_, args) = events
+    assert kinds(events) == ["tool_start", *["tool_args_delta"] * len(pieces), "tool_args"]
+    assert start.pop("client") is True
     assert start["tool"] == "get_weather"
     assert all({**start, "partial_json": data["partial_json"]} == data for _, data in pieces)
+    assert args == {**start, "args": {"city": "Oslo", "unit": "celsius", "days": 3}, "complete": True}
     assert "".join(data["partial_json"] for _, data in pieces) == '{"city": "Oslo", "unit": "celsius", "days": 3}'
     assert all(data["partial_json"] for _, data in pieces)
     assert finish.stop_reason == "tool_use"
@@ -198,9 +202,10 @@ async def test_a_tool_of_the_providers_own_ends_with_how_long_it_took(
     assert kinds(events)[0] == "tool_start"
     assert kinds(events)[-1] == kind
     end = events[-1][1]
-    assert isinstance(end.pop("duration_ms"), int)
-    assert end == events[0][1]
+    assert isinstance(end["duration_ms"], int)
+    assert events[0][1].items() <= end.items()
     assert end["tool"] == "web_search"
+    assert end["output"]
 
 
 async def test_a_refusal_by_the_model_is_a_finish(provider: AnthropicProvider) -> None:
@@ -210,7 +215,7 @@ async def test_a_refusal_by_the_model_is_a_finish(provider: AnthropicProvider) -
 
 async def test_a_system_prompt_is_accepted(provider: AnthropicProvider) -> None:
     events = [e async for e in provider.stream("m", request(f"[[tokens=1 {FAST}]]", system="Be brief."))]
-    assert [type(event) for event in events] == [Counted, tuple, Finish]
+    assert isinstance(events[-1], Finish)
 
 
 async def test_half_of_a_surrogate_pair_becomes_a_replacement_character(provider: AnthropicProvider) -> None:
@@ -266,7 +271,7 @@ async def test_statuses_have_codes(provider: AnthropicProvider, status: int, cod
 
 
 async def test_why_a_request_was_refused_is_told_in_the_providers_words(provider: AnthropicProvider) -> None:
-    with pytest.raises(ProviderFailure, match="at least one message is required") as caught:
+    with pytest.raises(ProviderFailure, match="at least one") as caught:
         await anext(provider.stream("m", {"messages": [], "max_tokens": 1}))
     assert caught.value.code == "provider_refused"
 
@@ -329,6 +334,33 @@ async def test_silence_is_a_failure(impatient: AnthropicProvider, http: httpx2.A
     events, failed = await failure(impatient, f"[[stall_at={sent} {FAST}]]")
     assert (len(events), failed.code) == (sent, "provider_silent")
     await until_open(http, 0)
+
+
+async def test_signs_of_life_alone_are_no_answer(standin: StandIn, http: httpx2.AsyncClient) -> None:
+    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=10, idle_s=0.2)
+    events, failed = await failure(provider, "[[pings=1]]")
+    await provider.aclose()
+    assert (events, failed.code) == ([], "provider_silent")
+    await until_open(http, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [("refuse=1", "refusal"), ("max=1", "max_tokens"), ("stop_seq=1", "stop_sequence"), ("pause=1", "other")],
+)
+async def test_how_an_answer_ended_is_told(provider: AnthropicProvider, asked: str, reason: str) -> None:
+    _, finish = await answer(provider, f"{time.time_ns()} [[{asked} {FAST}]]")
+    assert finish.stop_reason == reason
+    assert finish.is_paused is (asked == "pause=1")
+
+
+async def test_an_mcp_servers_tool_is_one_of_the_providers_own(provider: AnthropicProvider) -> None:
+    events, finish = await answer(provider, f"[[mcp=1 tokens=1 {FAST}]]")
+    assert [kind for kind in kinds(events) if kind != "tool_args_delta"] == [
+        *("tool_start", "tool_args", "tool_end", "text_delta"),
+    ]
+    assert "client" not in events[0][1]
+    assert [block["type"] for block in finish.native] == ["mcp_tool_use", "mcp_tool_result", "text"]
 
 
 async def test_garbage_is_a_bad_answer(provider: AnthropicProvider, http: httpx2.AsyncClient) -> None:

@@ -32,6 +32,7 @@ from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_
 from worker.providers.http import HttpClient
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
+from worker.providers.request import is_own
 from worker.providers.sdk_types import checked_options
 
 CREDENTIALS = "ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile or a workload's identity"
@@ -189,21 +190,19 @@ def _messages(provider: str, model: str, messages: list[Any]) -> list[Any]:
 
 def _message(provider: str, model: str, message: dict[str, Any]) -> dict[str, Any]:
     """One that the assistant said in a stream of ours. Its content is native already."""
-    native, content = message["native"], message["content"]
-    is_own = native.get("provider") == provider and native.get("model") == model
+    own, content = is_own(message["native"], provider, model), message.get("content")
     if isinstance(content, list):
-        content = [block for block in content if _may_be_sent(block, is_own)]
-    return {"role": message["role"], "content": content}
+        content = [block for block in content if _may_be_sent(block, own)]
+    return {"role": message.get("role"), "content": content}
 
 
-def _may_be_sent(block: Any, is_own: bool) -> bool:
+def _may_be_sent(block: Any, own: bool) -> bool:
     match block:
         case {"type": "thinking" | "redacted_thinking"}:
-            return is_own  # signatures are their model's, and are refused from another
+            return own  # signatures are their model's, and are refused from another
         case {"type": "text", "text": str(text)}:
-            return (
-                bool(text) and not text.isspace()
-            )  # models do say nothing but a line break before a call; it is refused
+            # Models do say nothing but a line break before a call, and the API refuses it.
+            return bool(text) and not text.isspace()
     return True
 
 

@@ -44,12 +44,17 @@ ROOMS: dict[str, set[str]] = {
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
     "worker.attempts": set(),
-    "worker.providers": {"broker.settings", "worker.standin"},
+    "worker.providers": {"broker.errors", "broker.settings", "broker.store", "broker.log", "worker.standin"},
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
-    "worker.generation": {"broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers"},
+    "worker.schema": set(),
+    "worker.spending": {"worker.providers"},
+    "worker.generation": {
+        *("broker.errors", "broker.log", "broker.process"),
+        *("worker.attempts", "worker.providers", "worker.schema", "worker.spending"),
+    },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
@@ -57,7 +62,7 @@ ROOMS: dict[str, set[str]] = {
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.providers"),
     },
-    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers"},
+    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
     "worker.checking": {"broker.settings", "worker.providers"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
 }

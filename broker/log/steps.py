@@ -47,9 +47,9 @@ class Claimed:
     meta: Meta
 
     @property
-    def usage(self) -> bytes:
-        """What the writers before had counted, as stored (meta.py). Empty: nothing."""
-        return self.meta.fields.get("usage", "").encode()
+    def usage(self) -> str:
+        """What the writers before had counted, JSON as in meta. Empty: nothing."""
+        return self.meta.fields.get("usage", "")
 
 
 class Appended(NamedTuple):

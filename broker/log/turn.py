@@ -125,10 +125,10 @@ class _Answer:
                 self._calls[call_id]["input"] = data.get("args")
 
     def _end_turn(self, data: dict[str, Any]) -> None:
-        provider, model, native = data.get("provider"), data.get("model"), data.get("native")
-        form = data.get("form", provider)
-        is_named = isinstance(provider, str) and isinstance(form, str) and isinstance(model, str)
-        if not (is_named and isinstance(native, list | dict)):
+        native = data.get("native")
+        provider, model = _text_in(data, "provider"), _text_in(data, "model")
+        form = _text_in(data, "form") if "form" in data else provider
+        if not isinstance(native, list | dict):
             raise _damaged()
         if form == NATIVE_BLOCKS and not isinstance(native, list):
             raise _damaged()
@@ -199,6 +199,12 @@ def _text_block(pieces: Iterable[str]) -> list[dict[str, Any]]:
     """None for a blank text: no provider takes that."""
     text = "".join(pieces)
     return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _text_in(data: dict[str, Any], name: str) -> str:
+    if not isinstance(text := data.get(name), str):
+        raise _damaged()
+    return text
 
 
 def _damaged() -> LogDamaged:

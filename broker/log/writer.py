@@ -201,7 +201,7 @@ class StreamWriter:
 
     @property
     def _latest_usage(self) -> bytes:
-        return self._usage or self.claimed.usage
+        return self._usage or self.claimed.usage.encode()
 
     def _append(self, events: Sequence[Unsent], usage: bytes) -> Append:
         first, attempt = self.pen.base + self._confirmed, self.claimed.attempt

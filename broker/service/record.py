@@ -14,6 +14,7 @@ import orjson
 from broker.archive.setup import Verdict
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
+from broker.service.totals import cost_of, is_incomplete
 
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
 
@@ -41,6 +42,8 @@ def stream_record(meta: Meta, sid: str, token: str | None, *, is_parsed: bool = 
         "model": meta.model or None,
         "provider": meta.provider,
         "usage": ending.get("usage") if isinstance(ending, dict) else None,
+        "cost_usd": cost_of(ending),
+        "usage_incomplete": is_incomplete(ending),
         "events_url": events_url(sid, token),
     }
 

@@ -76,6 +76,8 @@ class ListedStream(StreamState):
     erased_by: str | None
     metadata: dict[str, Json] | None
     usage: Annotated[Any, Field(description="Of a worker's stream, its tokens; else what its producer said")]
+    cost_usd: Annotated[float | None, Field(description="Null: not known, which is not 0")]
+    usage_incomplete: Annotated[bool, Field(description="An attempt was cut before its provider had counted it")]
     request: Annotated[ProviderRequest | None, Field(description="Only with include=request")] = Absent
 
 
@@ -85,17 +87,57 @@ class Stream(ListedStream):
     request: ProviderRequest | None
 
 
+class Native(BaseModel):
+    """Who said it, and the message in that provider's own form."""
+
+    provider: str
+    model: str
+    content: Annotated[Json, Field(description="Absent: it is the message's `content`")] = Absent
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"]
+    content: list[dict[str, Json]]
+    native: Annotated[Native, Field(description="Absent: it would say no more than `content`")] = Absent
+
+
 class StartedStream(Stream):
     epoch: Annotated[int, Field(description="Of an external stream: what its producer sends with each batch")] = Absent
 
 
+class Tokens(BaseModel):
+    """What all providers count. No token is in two of them, but those of thinking are in the output too."""
+
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    output_tokens: int
+    thinking_tokens: int
+
+
+class Totals(BaseModel):
+    """Sums over streams. What is erased has no usage any more."""
+
+    usage: Tokens
+    cost_usd: Annotated[float | None, Field(description="Of those whose cost is known; null: of none")]
+    usage_incomplete: bool
+    without_price: Annotated[int, Field(description="How many used something and have no known cost")]
+
+
+class SessionTotals(Totals):
+    streams: Annotated[int, Field(description="How many are in these sums")]
+    is_whole: Annotated[bool, Field(description="False: the session has more, older ones")]
+
+
 class StreamPage(BaseModel):
     streams: list[ListedStream]
+    totals: Annotated[Totals, Field(description="Of the streams on this page")]
     next: Cursor
 
 
 class SessionStreams(StreamPage):
     id: str
+    session_totals: Annotated[SessionTotals, Field(description="Of the session; only on the first page")] = Absent
 
 
 class Session(BaseModel):
@@ -216,5 +258,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(ViewPage, Verification, ModelList, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, Status, Event),
 )

@@ -153,7 +153,7 @@ class Beside(RuleBasedStateMachine):
             assert (*claimed.pen,) == (*answer[1],)
             assert (claimed.tail, claimed.attempt, claimed.server) == (*answer[2:], self.this_server)
             assert self.stream
-            assert claimed.usage.decode() == self.stream.usage
+            assert claimed.usage == self.stream.usage
             self.held[worker] = Held(claimed, self.stream.boot, self.stream.created, self.server.id)
 
     @precondition(lambda self: self.held)

@@ -137,7 +137,8 @@ class Steps:
         healed: int = 0,
         usage: str = "",
     ) -> Step:
-        """`usage`: for an ending by seizure; only who holds the pen can set it. `healed`: how many of the events were confirmed before, and are put back.
+        """`usage`: for an ending by seizure; only who holds the pen can set it.
+        `healed`: how many of the events were confirmed before, and are put back.
         `stood_still_since`: the server of its claim, if the writer's process has stood still for a lease since."""
         if not stream:
             return stream, ("NOT_FOUND",)

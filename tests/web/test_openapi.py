@@ -74,6 +74,9 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
         external = api.post("/v1/streams", json={"producer": "external"})
         sid = external.json()["id"]
         batch = {"epoch": 1, "first": 2, "events": [{"event": "text_delta", "data": {"text": "x"}}]}
+        native = {"provider": "gemini", "model": "m", "native": [{"text": {"$lastevent": "text", "characters": 1}}]}
+        said = api.start_external()
+        api.append(said, ("text_delta", {"text": "x"}), ("internal.turn", native), ("done", {"cost_usd": 0.5}))
         erased = archived.create("[[tokens=1 rate=0 ttft_ms=0]]")
         archived.wait_until_ended(erased)
         wait_until(lambda: api.get(f"/v1/streams/{erased}").json()["archived_at"], "it is archived")
@@ -87,6 +90,8 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
             ("regenerate", api.post(f"/v1/streams/{generated}/regenerate")),
             ("stream", api.get(f"/v1/streams/{sid}")),
             ("stream", api.get(f"/v1/streams/{generated}")),
+            ("message", api.get(f"/v1/streams/{generated}/message")),
+            ("message", api.get(f"/v1/streams/{said}/message")),
             ("views", api.get(f"/v1/streams/{generated}/views")),
             ("verify", api.get(f"/v1/streams/{generated}/verify")),
             ("verify", api.get(f"/v1/streams/{sid}/verify")),

@@ -16,7 +16,7 @@ QUICK = "[[tokens=3 rate=0 ttft_ms=0]] hello"
 RECORD = {
     *("id", "state", "session_id", "user_id", "model", "provider", "attempt", "last_event_id", "created_at"),
     *("started_at", "first_text_at", "finished_at", "archived_at", "usage", "metadata", "regenerates", "request"),
-    "events_url",
+    *("events_url", "cost_usd", "usage_incomplete"),
 }
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 

@@ -92,7 +92,7 @@ class Providers:
                 yield name, True, "it takes the key"
 
     async def aclose(self) -> None:
-        for task in self._making.values():
+        for task in list(self._making.values()):
             task.cancel()
         for provider in self._made.values():
             await provider.aclose()
@@ -154,6 +154,7 @@ class Providers:
             return self._made[name]
         if name not in self._making:
             self._making[name] = asyncio.create_task(self._make(name))
+            self._making[name].add_done_callback(lambda _: self._making.pop(name))
         return await asyncio.shield(self._making[name])
 
     async def _make(self, name: str) -> Provider:

@@ -64,14 +64,18 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 async def session(
     request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
 ) -> Response:
-    """A page may have fewer streams than its limit, and still a next page."""
+    """A page may have fewer streams than its limit, and still a next page. The first one has sums of the session."""
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)
-    page = await tier.listing.streams(
+    reading = tier.listing.streams(
         grant.tenant, which, limit=limit, after=cursor, records=to_json, with_requests=include == "request"
     )
+    page = await while_here(request, reading)
     _note_listed(request, grant, page)
+    if cursor is None:
+        summing = tier.listing.session_totals(grant.tenant, session_id, page)
+        page = {**page, "session_totals": await while_here(request, summing)}
     return json_response({"id": session_id, **page})
 
 

@@ -63,6 +63,7 @@ ROOMS: dict[str, set[str]] = {
         *("worker.dispatch", "worker.providers"),
     },
     "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
+    "worker.checking": {"broker.settings", "worker.providers"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
 }
 

@@ -13,5 +13,6 @@ sweeper.py      finds streams without a living owner, and takes them over or end
 abandonment.py  cancels a generation without viewers
 archiving/      takes what has ended out of Redis into the archive
 standin/        a loopback server in a provider's place
+checking.py     python -m worker.checking: whether providers take their keys, for `lastevent doctor --providers`
 __main__.py     python -m worker: what `lastevent work` and `lastevent up` start
 """

@@ -31,6 +31,7 @@ from broker.command.terminal import (
 from broker.command.version import print_version
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
+from broker.process.providers import set_up
 from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, listening, refusal_to_listen
 from broker.store.host import require_host
 
@@ -76,15 +77,24 @@ def up(
     settings = read_settings()
     warn_of_unknown_variables()
     _require_permission_to_listen(settings, host)
-    if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
-        note("No ANTHROPIC_API_KEY: answers come from the stand-in, which is not a model.")
+    standin = _needs_the_standin(settings)
+    if standin:
+        note("No model provider is set up: answers come from the stand-in, which is not a model. (lastevent doctor)")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
-        run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix)
+        run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix, standin=standin)
     except SettingsRefused as error:
         fail(str(error), code=2)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
+
+
+def _needs_the_standin(settings: Settings) -> bool:
+    """Only where nobody has decided: a worker without a provider otherwise refuses to start, and says why."""
+    try:
+        return "LASTEVENT_STANDIN" not in os.environ and not set_up(settings.models_file)
+    except SettingsError as error:
+        fail(str(error), code=2)
 
 
 def serve(
@@ -133,17 +143,23 @@ def work(
     os.execv(sys.executable, [sys.executable, "-m", "worker", "--concurrency", str(concurrency)])
 
 
-def doctor(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Check this machine, the store, the provider's key and the server."""
+def doctor(
+    url: Url = DEFAULT_URL,
+    providers: Annotated[
+        bool, typer.Option("--providers", help="also ask each provider that is set up, by its cheapest call")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, the store, the providers and the server."""
     from broker.command.doctor import examine
 
     warn_of_unknown_variables()
-    findings = list(examine(read_settings(), url))
+    findings = list(examine(read_settings(), url, asks_providers=providers))
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:
         for finding in findings:
-            advice = "" if finding.ok else f"  -> {finding.advice}"
+            advice = "" if finding.ok else f"  -> {clean(finding.advice)}"
             print(f"{'ok ' if finding.ok else 'BAD'}  {clean(finding.what)}{advice}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx2
+import orjson
 import redis
 
 from broker.archive.database import Database
@@ -22,20 +24,27 @@ from broker.errors import ArchiveUnavailable, LasteventError, RedisRefuses, Redi
 from broker.log.keys import Keys
 from broker.log.needs import Examined
 from broker.log.needs import examine as examine_needs
-from broker.settings import Settings
+from broker.process.providers import MODELS_FILE, set_up
+from broker.settings import PROVIDERS, Settings, SettingsError
 from broker.store.connect import connect
 from broker.store.errors import AWAY
 
 READY_S = 15.0
 """A server whose Redis hangs answers after as long as it waits for Redis."""
 
+ASKING_S = 300.0
+"""For all providers together: each may be silent for as long as LASTEVENT_PROVIDER_SILENCE_S."""
 
-def examine(settings: Settings, url: str) -> Iterator[Finding]:
+
+def examine(settings: Settings, url: str, *, asks_providers: bool = False) -> Iterator[Finding]:
+    """`asks_providers`: each that is set up is called."""
     yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}", "Lastevent needs 3.11 or newer.")
     yield machine.descriptors()
     yield from _redis(settings)
     yield from _archive(settings)
-    yield _provider()
+    yield from _providers(settings)
+    if asks_providers:
+        yield from ask_providers([sys.executable, "-m", "worker.checking"])
     yield _server(url)
 
 
@@ -138,12 +147,47 @@ async def _ask_archive(settings: Settings) -> list[Finding]:
         await database.aclose()
 
 
-def _provider() -> Finding:
-    if os.environ.get("ANTHROPIC_API_KEY"):
-        return Finding(True, "ANTHROPIC_API_KEY is set")
-    if os.environ.get("ANTHROPIC_BASE_URL"):
-        return Finding(True, "ANTHROPIC_BASE_URL is set")
-    return Finding(True, "no ANTHROPIC_API_KEY: workers use the stand-in, which is not a model")
+def _providers(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = set_up(settings.models_file)
+    except SettingsError as error:
+        yield Finding(False, str(error), "Workers refuse to start with it.")
+        return
+    for name, by in found.items():
+        how = "has it" if by == MODELS_FILE else "is set" if by in os.environ else "is there"
+        yield Finding(True, f"{name}: {by} {how}")
+    if settings.standin:
+        others = ", ".join(name for name in PROVIDERS if name not in found)
+        yield Finding(True, f"LASTEVENT_STANDIN: the stand-in, which is not a model, answers in the place of {others}")
+    elif not found:
+        yield Finding(True, "no model provider is set up: `lastevent up` answers by the stand-in, which is not a model")
+        yield Finding(True, "so `lastevent work` refuses to start; LASTEVENT_STANDIN=1 lets the stand-in answer there")
+
+
+def ask_providers(command: Sequence[str]) -> Iterator[Finding]:
+    """Run what asks them, in a process of its own: a command loads no SDK."""
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=ASKING_S, check=False)
+    except subprocess.TimeoutExpired:
+        yield Finding(False, f"the providers did not answer within {ASKING_S:.0f} s", "Is there a proxy to go through?")
+        return
+    findings = [found for line in asked.stdout.splitlines() if (found := _answer(line))]
+    yield from findings
+    if asked.returncode:
+        advice = (asked.stderr.strip().splitlines() or ["It died without a word."])[-1]
+        yield Finding(False, "the providers could not be asked", advice)
+    elif not findings:
+        yield Finding(True, "no model provider was asked: none is set up")
+
+
+def _answer(line: str) -> Finding | None:
+    """None: the line is somebody else's, a library's warning, say."""
+    try:
+        found = orjson.loads(line)
+        provider, ok, detail = str(found["provider"]), found["ok"] is True, str(found["detail"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return Finding(ok, f"{provider}: {detail}" if ok else f"{provider} cannot be used", detail)
 
 
 def _server(url: str) -> Finding:

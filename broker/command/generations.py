@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 
 from broker.command.client import Client, stream_path
@@ -17,17 +19,25 @@ from broker.log.event import DONE
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads standard input")],
-    model: Annotated[str | None, typer.Option(help="anthropic/<name>")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="provider/name, or an alias of the server's; again for what is tried when it fails"),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="the system prompt")] = None,
     session: Annotated[str | None, typer.Option(help="the session to put it in")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=0)] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="a file with the JSON Schema that the answer is to follow", dir_okay=False)
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = "",
     as_json: AsJson = False,
 ) -> None:
     """Start a generation and follow it; a lost connection is resumed where it broke."""
+    output_schema = None if schema is None else _read_json(schema)
     with connected(url, key) as client:
-        body = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt, "model": model}
+        body: dict[str, Any] = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt}
+        body |= {"model": model[0] if model and len(model) == 1 else model or None, "output_schema": output_schema}
         body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
         stream = client.call(
             "POST", "/v1/streams", json={name: value for name, value in body.items() if value is not None}
@@ -82,6 +92,15 @@ def replay(
         for event in client.replay(stream, {"speed": speed, "from": from_}):
             screen.show(event)
     _exit_by_ending(stream, screen.ending)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        fail(f"--schema: {path} cannot be read ({error.strerror})", code=2)
+    except orjson.JSONDecodeError as error:
+        fail(f"--schema: {path} is no JSON ({error})", code=2)
 
 
 def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None:

@@ -66,6 +66,15 @@ async function arriving(promise) {
   }
 }
 
+/** The names that a model may be asked for by, as far as workers say. None where they cannot be had: they are only
+ *  suggestions, so nobody is asked for a key because of them. */
+export async function modelNames() {
+  const response = await send("/v1/models", {}, key.get()).catch(() => null);
+  if (!response?.ok) return [];
+  const { data } = await response.json().catch(() => ({ data: [] }));
+  return data.map(({ id }) => id);
+}
+
 /** Whether the server would serve a request now. Without the key: this one needs none. */
 export async function isReady() {
   const response = await fetch("/readyz", { cache: "no-store", credentials: "omit" }).catch(() => null);

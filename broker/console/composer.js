@@ -1,9 +1,10 @@
 // The form that starts a generation: a prompt, and the other fields of POST /v1/streams.
 
-import { h } from "./dom.js";
+import { modelNames } from "./api.js";
+import { fill, h } from "./dom.js";
 
 const OPTIONS = [
-  { field: "model", label: "Model", placeholder: "server default" },
+  { field: "model", label: "Model", placeholder: "server default", list: "model-names" },
   { field: "max_tokens", label: "Max tokens", placeholder: "server default", type: "number" },
   { field: "session_id", label: "Session", placeholder: "new session" },
   { field: "user_id", label: "User", placeholder: "none" },
@@ -29,8 +30,9 @@ export class Composer {
     });
     this.system = h("textarea", { id: "system", rows: "2", dir: "auto" });
     this.button = h("button", { class: "primary", type: "submit" }, "Send");
-    this.inputs = OPTIONS.map(({ field, type = "text", placeholder }) =>
-      h("input", { id: field, type, placeholder, min: type === "number" ? "1" : null }),
+    this.models = h("datalist", { id: "model-names" });
+    this.inputs = OPTIONS.map(({ field, type = "text", placeholder, list }) =>
+      h("input", { id: field, type, placeholder, list, min: type === "number" ? "1" : null }),
     );
     this.element = h("form", { class: "composer panel", onsubmit: (event) => this.#send(event) }, [
       h("label", { for: "prompt", class: "sr-only" }, "Prompt"),
@@ -76,10 +78,19 @@ export class Composer {
     const fields = OPTIONS.map(({ field, label }, at) =>
       h("div", { class: "field" }, h("label", { for: field }, label), this.inputs[at]),
     );
-    return h("details", { class: "options" }, [
+    return h("details", { class: "options", ontoggle: (event) => event.target.open && this.#offerModels() }, [
       h("summary", {}, "Options"),
-      h("div", { class: "fields" }, fields),
+      h("div", { class: "fields" }, fields, this.models),
       h("div", { class: "field" }, h("label", { for: "system" }, "System prompt"), this.system),
     ]);
+  }
+
+  /** Other names may be typed too: workers know not all that a provider has. */
+  async #offerModels() {
+    const names = await modelNames();
+    fill(
+      this.models,
+      names.map((value) => h("option", { value })),
+    );
   }
 }

@@ -9,6 +9,7 @@ descriptors.py  how many descriptors this process may have
 imports.py      imports that the cycle collector never walks
 supervisor.py   `up` and `serve --web N`: children started, watched, restarted and ended in order
 environments.py the environment of each of those children: its own secrets and nobody else's
+providers.py    which model providers are set up here
 embedded.py     the embedded Valkey: one owner, one server, one data directory
 clean_stop.py   the mark of a clean stop, which the next server may continue from
 """

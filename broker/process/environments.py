@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from broker.process.providers import MODELS_FILE, key_variables
 from broker.settings import PREFIX, PROVIDER_VARIABLES
 
 SERVERS = frozenset(PREFIX + name for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET"))
@@ -25,7 +26,8 @@ Environment = Mapping[str, str]
 
 
 def for_a_server(environment: Environment) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name not in CLIENTS and not _is_a_workers(name)}
+    kept_back = CLIENTS | key_variables(environment.get(MODELS_FILE))
+    return {name: value for name, value in environment.items() if name not in kept_back and not _is_a_workers(name)}
 
 
 def for_a_worker(environment: Environment) -> dict[str, str]:

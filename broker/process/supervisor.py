@@ -190,9 +190,20 @@ def run_web(host: str, port: int, web: int, on_start: Callable[[], object]) -> N
 
 
 def run_everything(
-    host: str, port: int, data_dir: Path, web: int, workers: int, redis_url: str | None, key_prefix: str
+    host: str,
+    port: int,
+    data_dir: Path,
+    web: int,
+    workers: int,
+    redis_url: str | None,
+    key_prefix: str,
+    *,
+    standin: bool = False,
 ) -> None:
-    """Everything on one machine, until a signal. Raises StartFailed (SettingsRefused) or EmbeddedServerError."""
+    """Everything on one machine, until a signal. `standin`: workers let the stand-in answer.
+
+    Raises StartFailed (SettingsRefused) or EmbeddedServerError.
+    """
     require_free_port(host, port)
     require_own(data_dir)
     for signum in STOP_SIGNALS:
@@ -204,7 +215,8 @@ def run_everything(
     try:
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
         environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
-        working = [worker_child(n + 1, environment) for n in range(workers)]
+        of_workers = {**environment, "LASTEVENT_STANDIN": "1"} if standin else environment
+        working = [worker_child(n + 1, of_workers) for n in range(workers)]
         serving = [web_child(host, port, n + 1, environment) for n in range(web)]
         supervisor = Supervisor([*working, *serving])
         supervisor.start()

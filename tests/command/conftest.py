@@ -16,11 +16,13 @@ from tests.rig.zygote import run_module
 LIMIT_S = 60.0
 COMMAND = [sys.executable, "-m", "broker"]
 
+OURS_AND_PROVIDERS = ("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_")
+
 Ended = subprocess.CompletedProcess[bytes]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS_AND_PROVIDERS)}
     return {**kept, **settings}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.archive.signing import load_or_make_signer
 from broker.command import machine
+from broker.command.doctor import ask_providers
+from broker.command.findings import Finding
 from tests.archive.conftest import new_archive
 from tests.archive.postgres import USER, connect
 from tests.command.conftest import Ended
@@ -67,6 +70,77 @@ def test_a_database_says_what_it_refuses_and_who_may_only_read(
         connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         connection.execute("DROP OWNED BY doctors_reader")
         connection.execute("DROP ROLE doctors_reader")
+
+
+OWN = """
+[provider.vllm]
+kind = "openai-chat"
+base_url = "http://127.0.0.1:1/v1"
+api_key_env = "VLLM_KEY"
+"""
+
+
+def test_each_provider_that_is_set_up_is_said_with_what_does_it_and_no_key(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(OWN)
+    profile = tmp_path / ".config" / "anthropic" / "configs" / "default.json"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("{}")
+    said = doctor(
+        HOME=str(tmp_path),
+        LASTEVENT_MODELS_FILE=str(tmp_path / "models.toml"),
+        OPENAI_API_KEY="sk-secret",
+        GOOGLE_GENAI_USE_VERTEXAI="false",
+    )
+    lines = [line.removeprefix("ok   ") for line in said.splitlines()]
+    for line in (
+        *("openai: OPENAI_API_KEY is set", "openai-chat: OPENAI_API_KEY is set"),
+        *("vllm: LASTEVENT_MODELS_FILE has it", f"anthropic: {profile} is there"),
+    ):
+        assert line in lines
+    assert "gemini" not in said
+    assert "secret" not in said
+
+
+def test_without_any_provider_it_says_who_answers_then(doctor: Doctor, tmp_path: Path) -> None:
+    nobody = doctor(HOME=str(tmp_path))
+    assert "no model provider is set up: `lastevent up` answers by the stand-in" in nobody
+    assert "`lastevent work` refuses to start" in nobody
+    standin = doctor(HOME=str(tmp_path), LASTEVENT_STANDIN="1", GEMINI_API_KEY="x")
+    assert "not a model, answers in the place of anthropic, openai, openai-chat\n" in standin
+
+
+def test_a_models_file_that_cannot_be_read_is_said(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text("provider = secret")
+    for path, why in (("nowhere", "No such file"), ("models.toml", "is no TOML")):
+        [line] = [line for line in bad(doctor(LASTEVENT_MODELS_FILE=str(tmp_path / path))) if "MODELS_FILE" in line]
+        assert why in line
+        assert "secret" not in line
+
+
+def test_what_asks_the_providers_is_read_line_by_line() -> None:
+    def asked(program: str) -> list[Finding]:
+        return list(ask_providers([sys.executable, "-S", "-c", program]))
+
+    answers = """
+print('{"provider":"openai","ok":true,"detail":"it takes the key"}')
+print("a library's warning")
+print('{"provider":"gemini","ok":false,"detail":"The key is refused."}')
+"""
+    assert asked(answers) == [
+        Finding(True, "openai: it takes the key", "it takes the key"),
+        Finding(False, "gemini cannot be used", "The key is refused."),
+    ]
+    [nobody] = asked("")
+    assert nobody.ok
+    [died] = asked("raise SystemExit('LASTEVENT_MODELS_FILE: it is no TOML')")
+    assert died == Finding(False, "the providers could not be asked", "LASTEVENT_MODELS_FILE: it is no TOML")
+
+
+def test_a_provider_that_is_not_there_is_said_when_it_is_asked(lastevent: Callable[..., Ended], tmp_path: Path) -> None:
+    away = {"HOME": str(tmp_path), "ANTHROPIC_API_KEY": "sk-secret", "ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}
+    ended = lastevent("doctor", "--providers", **away)
+    assert any("anthropic cannot be used" in line for line in bad(ended.stdout.decode()))
+    assert b"secret" not in ended.stdout + ended.stderr
 
 
 def test_a_disk_that_is_nearly_full_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,29 @@ def test_generate_takes_its_prompt_from_standard_input_and_its_options(
     request = HTTP.get(f"{deployment.url}/v1/streams/{stream['id']}").json()["request"]
     assert request == {"messages": messages, "system": "be brief", "max_tokens": 9}
     assert stream["model"] == "anthropic/m-1"
+
+
+def test_generate_takes_several_models_and_a_schema(
+    lastevent: Lastevent, deployment: Deployment, tmp_path: Path
+) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    options = ["--model", "anthropic/a", "--model", "anthropic/b", "--schema", "schema.json", "--session", "cmd-chain"]
+    lastevent("generate", "[[tokens=1 rate=0]]", *options, url=deployment.url)
+    stream = newest(deployment.url, "cmd-chain")
+    request = HTTP.get(f"{deployment.url}/v1/streams/{stream['id']}").json()["request"]
+    assert (stream["model"], request["model"]) == ("anthropic/a", ["anthropic/a", "anthropic/b"])
+    assert request["output_schema"] == {"type": "object"}
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, b"cannot be read"), ("{", b"no JSON")])
+def test_a_schema_that_cannot_be_read_is_said(
+    lastevent: Lastevent, tmp_path: Path, content: str | None, why: bytes
+) -> None:
+    if content:
+        (tmp_path / "schema.json").write_text(content)
+    ended = lastevent("generate", "x", "--schema", "schema.json")
+    assert ended.returncode == 2
+    assert why in ended.stderr
 
 
 def test_generate_as_json_prints_every_event(lastevent: Lastevent, deployment: Deployment) -> None:

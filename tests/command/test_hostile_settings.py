@@ -44,6 +44,8 @@ HOSTILE = [
     *(("LASTEVENT_REDIS_URL", url) for url in REDIS),
     *(("LASTEVENT_ARCHIVE_URL", url) for url in ARCHIVES),
     *((variable, url) for variable in ("LASTEVENT_SEAL_HEADS", "ANTHROPIC_BASE_URL") for url in URLS),
+    *((variable, "http://u:seCret1@") for variable in ("OPENAI_BASE_URL", "GOOGLE_GEMINI_BASE_URL")),
+    ("LASTEVENT_DEFAULT_MODEL", "anthropic/../seCret1"),
     ("LASTEVENT_API_KEYS", "seCret1"),
     ("LASTEVENT_MASKED_KEYS", "seCret1seCret1\u00fc"),
     ("LASTEVENT_CORS_ORIGINS", "https://u:seCret1@h/x"),

@@ -278,7 +278,7 @@ def test_serve_and_work_are_the_parts_apart(
     settings = {"LASTEVENT_REDIS_URL": redis_url}
     parts = [
         start("serve", "--port", str(port), "--web", "2", **settings),
-        start("work", "--concurrency", "3", **settings),
+        start("work", "--concurrency", "3", LASTEVENT_STANDIN="1", **settings),
     ]
     wait_until(lambda: is_ready(url), "the servers are ready")
     generated = lastevent("generate", "[[tokens=5 rate=0]] apart", url=url)

@@ -63,7 +63,7 @@ def test_standard_input_that_is_no_text_is_said(lastevent: Lastevent) -> None:
     ("name", "value"),
     [
         *(("LASTEVENT_HEARTBEAT_S", "x"), ("LASTEVENT_MAX_VIEWERS", "0"), ("LASTEVENT_REDIS_URL", "nonsense")),
-        *(("LASTEVENT_KEY_PREFIX", "{x}"), ("LASTEVENT_CORS_ORIGINS", "*"), ("LASTEVENT_DEFAULT_MODEL", "gpt")),
+        *(("LASTEVENT_KEY_PREFIX", "{x}"), ("LASTEVENT_CORS_ORIGINS", "*"), ("LASTEVENT_DEFAULT_MODEL", "a b")),
         *(("LASTEVENT_API_KEYS", "schlüssel-mit-umlaut"), ("LASTEVENT_LOG_LEVEL", "loud")),
         ("LASTEVENT_RETENTION_S", "inf"),
     ],

@@ -10,6 +10,7 @@ from redis import Redis
 
 from broker.live.topic import RING_EVENTS
 from tests.console.conftest import Seeds
+from tests.rig.deployment import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -276,3 +277,16 @@ def test_a_gap_is_said_and_the_text_painted_anew(page: Page, seeds: Seeds) -> No
 def test_a_stream_that_is_not_there_is_said(page: Page, seeds: Seeds) -> None:
     page.goto(f"{seeds.url}/#/playground?stream=nope")
     expect(page.get_by_role("alert")).to_contain_text("Stream not found")
+
+
+def test_the_model_field_offers_what_workers_have_and_takes_any_other_name(page: Page, seeds: Seeds) -> None:
+    wait_until(lambda: seeds.get("/v1/models").json()["data"], "the worker has said what it has")
+    listed = [model["id"] for model in seeds.get("/v1/models").json()["data"]]
+    page.goto(seeds.url)
+    page.get_by_text("Options").click()
+    expect(page.locator("#model-names option")).to_have_count(len(listed))
+    offered = page.locator("#model-names option").evaluate_all("options => options.map((option) => option.value)")
+    assert offered == listed
+    page.get_by_label("Model", exact=True).fill("anthropic/not-in-the-list")
+    sid = send(page, seeds, "[[tokens=1 rate=0 ttft_ms=0]]")
+    assert seeds.get(f"/v1/streams/{sid}").json()["model"] == "anthropic/not-in-the-list"

@@ -23,13 +23,25 @@ SECRETS = {
     "LASTEVENT_API_KEY": "secret-of-an-api-key-that-is-long-1",
     "ANTHROPIC_API_KEY": "secret-of-the-provider",
     "ANTHROPIC_AUTH_TOKEN": "secret-of-the-provider-too",
+    "OPENAI_API_KEY": "secret-of-another-provider",
+    "GEMINI_API_KEY": "secret-of-a-third",
+    "VLLM_KEY": "secret-of-a-provider-of-one-s-own",
     "PGPASSWORD": "secret-of-postgres",
     "SOME_OTHER_TOKEN": "secret-of-somebody",
 }
 OF_SERVERS = {"LASTEVENT_API_KEYS", "LASTEVENT_MASKED_KEYS", "LASTEVENT_TOKEN_SECRET"}
-OF_WORKERS = {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "LASTEVENT_SEAL_KEY"}
+OF_WORKERS = {
+    *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "VLLM_KEY"),
+    "LASTEVENT_SEAL_KEY",
+}
 OF_BOTH = {"PGPASSWORD", "SOME_OTHER_TOKEN"}
 
+MODELS = """
+[provider.vllm]
+kind = "openai-chat"
+base_url = "http://127.0.0.1:1/v1"
+api_key_env = "VLLM_KEY"
+"""
 MASKS = "[[mask]]\nname = 'digits'\npattern = '[0-9]{16}'\n"
 
 
@@ -63,7 +75,9 @@ def test_of_up_the_workers_have_the_provider_s_key_the_servers_the_api_s_and_val
     seal_key, masks = tmp_path / "seal-key.pem", tmp_path / "masks"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(seal_key)], check=True)
     masks.write_text(MASKS)
+    (tmp_path / "models.toml").write_text(MODELS)
     settings = {"LASTEVENT_SEAL_KEY": str(seal_key), "LASTEVENT_REDACT_FILE": str(masks), **SECRETS}
+    settings["LASTEVENT_MODELS_FILE"] = str(tmp_path / "models.toml")
     up = start("up", "--port", str(free_port()), "--data-dir", "data", **settings)
     up.wait_until_it_says("Lastevent is ready")
     assert secrets_in(held(tmp_path, "broker serve")) == OF_SERVERS | OF_BOTH
@@ -78,7 +92,9 @@ def test_of_up_the_workers_have_the_provider_s_key_the_servers_the_api_s_and_val
 
 def test_of_serve_the_web_processes_have_no_provider_s_key(start: Callable[..., Running], tmp_path: Path) -> None:
     (tmp_path / "masks").write_text(MASKS)
+    (tmp_path / "models.toml").write_text(MODELS)
     settings = {"LASTEVENT_REDACT_FILE": "masks", "LASTEVENT_REDIS_URL": "redis://127.0.0.1:1", **SECRETS}
+    settings["LASTEVENT_MODELS_FILE"] = "models.toml"
     serve = start("serve", "--web", "2", "--port", str(free_port()), **settings)
 
     def children() -> list[int]:

@@ -15,5 +15,6 @@ request.py    what translating a request shares: its parts, each with its place 
 sdk_types.py  provider_options against an SDK's own types
 openai.py     OpenAI's Responses API, by its SDK
 anthropic.py  Anthropic's Messages API, by its SDK
-gemini.py     Google's Gemini API, by its SDK: gemini_request.py is what is asked, gemini_answer.py what is said
+gemini.py     Google's Gemini API, by its SDK: the request and its way, with gemini_request.py (what is asked),
+              gemini_answer.py (what is said; gemini_calls.py, gemini_grounding.py, gemini_turn.py), gemini_failures.py
 """

@@ -23,7 +23,8 @@ from google.genai.types import HttpOptions
 
 from worker.providers.bounds import DEFAULT_BOUNDS, EVENTS, Bounds, OutOfBounds
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key
-from worker.providers.gemini_answer import GeminiAnswer, errors_of, said_failure
+from worker.providers.gemini_answer import GeminiAnswer
+from worker.providers.gemini_failures import errors_of, said_failure
 from worker.providers.gemini_request import merged, translated
 from worker.providers.http import WARM_UP_S, HttpClient
 from worker.providers.provider import Said
@@ -101,7 +102,8 @@ class GeminiProvider:
         """In a thread: it reads certificates, and Google's credentials, for which it may ask a server."""
         if self._client is None:
             async with self._making:
-                self._client = self._client or await asyncio.to_thread(self._make)
+                if self._client is None:
+                    self._client = await asyncio.to_thread(self._make)
         return self._client
 
     def _make(self) -> Client:
@@ -209,19 +211,16 @@ class _Events:
         return b""
 
     def _until_bare(self, some: bytes) -> bytes:
-        begin = 0 if self._is_line_end and some[:1] in (b"{", b"[") else _begin_of_bare(some)
+        begin = _BARE_AT_ONCE.match(some) if self._is_line_end else None
+        begin = begin or _BARE.search(some)
         self._is_line_end = some[-1:] in (b"\n", b"\r")
         if begin is None:
             return some
-        self._bare = [some[begin:]]
-        return some[:begin]
+        self._bare = [some[begin.end() - 1 :]]
+        return some[: begin.end() - 1]
 
 
-def _begin_of_bare(some: bytes) -> int | None:
-    found = _BARE.search(some)
-    return None if found is None else found.end() - 1
-
-
+_BARE_AT_ONCE = re.compile(rb"[{\[]")
 _BARE = re.compile(rb"[\r\n][{\[]")
 
 

@@ -137,7 +137,7 @@ async def _move(where: Where, options: Options, failures: list[str]) -> list[str
         log = StreamLog(redis, is_archived=True)
         sids = [await _finish(log, at, events) for at in range(streams)]
         before, read_s = await _read_all(port, sids)
-        worker = start(stack, [sys.executable, "-m", "worker"], **settings)
+        worker = start(stack, [sys.executable, "-m", "worker"], LASTEVENT_STANDIN="1", **settings)
         took_s, cpu_ms = await _archived(redis, log, sids, worker)
         await redis.flushall()
         after, read_again_s = await _read_all(port, sids)

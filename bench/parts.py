@@ -50,9 +50,9 @@ STEPS = {
     "HMGET of 7 fields": (
         "redis.call('HMGET', KEYS[2], 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')"
     ),
-    "XADD": "redis.call('XADD', KEYS[1], '*', 'k', ARGV[13], 'd', ARGV[14], 't', '1700000000000')",
+    "XADD": "redis.call('XADD', KEYS[1], '*', 'k', ARGV[14], 'd', ARGV[15], 't', '1700000000000')",
     "HSET of 4 fields": "redis.call('HSET', KEYS[2], 'tail', '2', 'events', '2', 'bytes', '9', 'lease_until', '1')",
-    "PUBLISH": "redis.call('PUBLISH', KEYS[3], ARGV[14])",
+    "PUBLISH": "redis.call('PUBLISH', KEYS[3], ARGV[15])",
 }
 
 

@@ -36,7 +36,11 @@ def start(stack: ExitStack, argv: Sequence[str | Path], *, cwd: Path = REPOSITOR
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_"))
+    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,7 @@ LasteventError
 ├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
 ├── InvalidJson             the body is not JSON as RFC 8259 and this API require
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
+│   └── UnknownModel        of a provider that no worker has
 ├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, of a stream or of a read token
@@ -25,6 +26,7 @@ LasteventError
 │   │   └── RedisRefuses    Redis refuses what Lastevent needs, until an operator changes something
 │   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
 ├── WrongType               one key in Redis is not of Lastevent's making; all others are as they were
+├── LogDamaged              an event refers to what is not in its log
 ├── ArchiveDamaged          a row of the archive is not as it was written
 ├── MasksTooSlow            the masks take too long on this stream
 │   └── MasksBusy           too many masked reads wait for their turn; it passes
@@ -101,6 +103,10 @@ class InvalidJson(LasteventError):
 
 class InvalidRequest(LasteventError):
     status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class UnknownModel(InvalidRequest):
+    code, title = "unknown_model", "There is no such provider"
 
 
 class UnsupportedMediaType(LasteventError):
@@ -181,6 +187,10 @@ class WrongType(LasteventError):
 
     status, code, title = 503, "redis_wrong_type", "A key in Redis is not of the type that Lastevent gives it"
     retry_after_s = 60.0
+
+
+class LogDamaged(LasteventError):
+    status, code, title = 500, "log_damaged", "The log of this stream is damaged"
 
 
 class ArchiveDamaged(LasteventError):

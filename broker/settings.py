@@ -46,11 +46,34 @@ PLAIN_HTTP = (
 )
 
 
-PROVIDERS = {"anthropic": ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")}
-"""Each provider by the name that a model begins with, and the variables, its SDK's own, any of which sets it up."""
+PROVIDERS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "anthropic": (
+        *(("ANTHROPIC_API_KEY",), ("ANTHROPIC_AUTH_TOKEN",), ("ANTHROPIC_PROFILE",)),
+        ("ANTHROPIC_FEDERATION_RULE_ID", "ANTHROPIC_ORGANIZATION_ID", "ANTHROPIC_IDENTITY_TOKEN"),
+        ("ANTHROPIC_FEDERATION_RULE_ID", "ANTHROPIC_ORGANIZATION_ID", "ANTHROPIC_IDENTITY_TOKEN_FILE"),
+        *(("ANTHROPIC_CONFIG_DIR",), ("ANTHROPIC_BASE_URL",)),
+    ),
+    "openai": (("OPENAI_API_KEY",), ("OPENAI_BASE_URL",)),
+    "openai-chat": (("OPENAI_API_KEY",), ("OPENAI_BASE_URL",)),
+    "gemini": (
+        *(("GOOGLE_API_KEY",), ("GEMINI_API_KEY",), ("GOOGLE_GEMINI_BASE_URL",), ("GOOGLE_VERTEX_BASE_URL",)),
+        *(("GOOGLE_GENAI_USE_ENTERPRISE",), ("GOOGLE_GENAI_USE_VERTEXAI",)),
+    ),
+}
+"""Each built-in provider by the name that a model begins with, and what sets it up, as its SDK reads it: one of these
+groups of variables, all of it."""
 
-MODEL = rf"^({'|'.join(PROVIDERS)})/[A-Za-z0-9._:@-]{{1,100}}$"
-"""provider/name"""
+SWITCHES = frozenset({"GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI"})
+"""They count by their value: the SDK takes `true` and `1`."""
+
+PROVIDER_VARIABLES = frozenset(name for groups in PROVIDERS.values() for group in groups for name in group)
+
+_PART = r"[A-Za-z0-9_:@+\[\]-][A-Za-z0-9._:@+\[\]-]*"
+MODEL = rf"^{_PART}(/{_PART})*$"
+"""provider/name, or a name alone: an alias, or a model's own. Providers' names have slashes, and marks such as `[free]`
+and `:batch`. A part that begins with a dot could lead elsewhere: Gemini's API has the name in its path."""
+
+MODEL_CHARACTERS = 193
 
 
 class SettingsError(Exception):
@@ -135,10 +158,18 @@ class Settings(BaseSettings):
     drain_s: float = Field(10, gt=0)
 
     # The workers
-    default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=MODEL)
+    default_model: str = Field("anthropic/claude-sonnet-5-5", pattern=MODEL, max_length=MODEL_CHARACTERS)
     max_tokens: int = Field(8192, ge=1)
     concurrency: int = Field(500, ge=1)
+    models_file: Path | None = None
+    """More providers, aliases and prices, TOML (docs/API.md, models)."""
+    prices_update: bool = False
+    """Whether workers fetch newer prices from the internet."""
+    standin: bool = False
+    """Whether the stand-in, which is no model, answers in the place of providers that are not set up."""
     provider_silence_s: float = Field(60, gt=0)
+    provider_idle_s: float | None = Field(None, gt=0)
+    """How long an answer may consist of signs of life alone; None: 10 × `provider_silence_s`."""
     provider_line_bytes: int = Field(4 * 2**20, ge=1024)
     """One line, and one event, of a provider's answer: it is joined in memory, in the loop of every generation."""
     provider_bytes: int = Field(64 * 2**20, ge=1024)
@@ -233,9 +264,35 @@ class Settings(BaseSettings):
         return tuple(key.get_secret_value() for key in self.api_keys)
 
 
-def provider_variable(name: str) -> str | None:
-    """The variable that sets this provider up, if one is there."""
-    return next((variable for variable in PROVIDERS[name] if os.environ.get(variable)), None)
+def variables_of(name: str) -> list[str]:
+    """Those that set this built-in provider up, each once."""
+    return list(dict.fromkeys(variable for group in PROVIDERS[name] for variable in group))
+
+
+def configured_by(name: str) -> str | None:
+    """What sets this built-in provider up: a variable, or a file of its SDK's; None if nothing does.
+
+    It says no more than what the SDK would try: the key may be wrong.
+    """
+    found = next((group for group in PROVIDERS[name] if all(map(_is_on, group))), None)
+    return found[0] if found else _anthropic_profile() if name == "anthropic" else None
+
+
+def _is_on(variable: str) -> bool:
+    value = os.environ.get(variable, "")
+    return value.lower() in ("true", "1") if variable in SWITCHES else bool(value)
+
+
+def _anthropic_profile() -> str | None:
+    """The file from which the SDK takes a profile that nobody has named (its lib/credentials/_chain.py, step 5)."""
+    try:
+        folder = Path.home() / ".config" / "anthropic"
+        if (folder / "active_config").is_file() and (folder / "active_config").read_text().strip():
+            return str(folder / "active_config")
+        default = folder / "configs" / "default.json"
+        return str(default) if default.is_file() else None
+    except (OSError, RuntimeError, UnicodeDecodeError):  # no home, or not ours to read
+        return None
 
 
 def load_settings() -> Settings:
@@ -243,7 +300,7 @@ def load_settings() -> Settings:
     variable, which does not repeat what it holds.
     """
     lines = []
-    for variable in (name for names in PROVIDERS.values() for name in names if name.endswith("_BASE_URL")):
+    for variable in sorted(name for name in PROVIDER_VARIABLES if name.endswith("_BASE_URL")):
         try:
             if url := os.environ.get(variable):
                 require_http_url(url)

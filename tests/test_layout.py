@@ -44,12 +44,17 @@ ROOMS: dict[str, set[str]] = {
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
     "worker.attempts": set(),
-    "worker.providers": {"broker.settings", "worker.standin"},
+    "worker.providers": {"broker.errors", "broker.settings", "broker.store", "broker.log", "worker.standin"},
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
-    "worker.generation": {"broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers"},
+    "worker.schema": set(),
+    "worker.spending": {"worker.providers"},
+    "worker.generation": {
+        *("broker.errors", "broker.log", "broker.process"),
+        *("worker.attempts", "worker.providers", "worker.schema", "worker.spending"),
+    },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
@@ -57,11 +62,17 @@ ROOMS: dict[str, set[str]] = {
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.providers"),
     },
-    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers"},
+    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
 }
 
-PURE = {"log/event": {"orjson"}, "dialects/sse": {"orjson", "broker"}, "log/keys": set(), "errors": set()}
+PURE = {
+    "log/event": {"orjson"},
+    "log/turn": {"orjson", "broker"},
+    "dialects/sse": {"orjson", "broker"},
+    "log/keys": set(),
+    "errors": set(),
+}
 """What these few may import besides the standard library."""
 
 
@@ -230,8 +241,9 @@ def test_log_and_live_stand_on_no_web_framework() -> None:
 
 
 def test_a_worker_does_not_load_the_web_tier() -> None:
-    loaded = loaded_by("import worker.main")
+    loaded = loaded_by("import worker.main, worker.providers.prices")
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
+    assert "genai_prices" not in loaded
     assert "worker" in loaded
 
 

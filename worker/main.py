@@ -8,8 +8,10 @@ import signal
 
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.parent import on_parents_end, tell_parent
-from broker.settings import Settings
-from worker.providers.choose import make_provider
+from broker.settings import PROVIDERS, Settings, SettingsError, configured_by, variables_of
+from worker.providers.choose import Providers
+from worker.providers.models_file import read_models_file
+from worker.standin.server import StandIn
 from worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -19,10 +21,12 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
     """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone. The
     parent is told when this worker takes generations.
 
-    False if it had to end since a part of it died.
+    False if it had to end since a part of it died. Raises SettingsError.
     """
-    provider, standin = make_provider(settings)
-    worker = Worker(_with_room(settings, descriptors_each=2 if standin else 1), provider)
+    _require_a_provider(settings)
+    standin = StandIn() if settings.standin else None
+    models = Providers(settings, standin)
+    worker = Worker(_with_room(settings, descriptors_each=2 if standin else 1), models)
     loop = asyncio.get_running_loop()
     if standin:
         standin.on_death = lambda: loop.call_soon_threadsafe(worker.fail)
@@ -38,6 +42,17 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
         if standin:
             standin.close()
     return not worker.has_failed
+
+
+def _require_a_provider(settings: Settings) -> None:
+    """Nobody is answered with canned sentences, under a model's name, because a key was forgotten."""
+    if settings.standin or read_models_file(settings.models_file).provider or any(map(configured_by, PROVIDERS)):
+        return
+    variables = sorted({name for provider in PROVIDERS for name in variables_of(provider) if name.endswith("_KEY")})
+    raise SettingsError(
+        f"No model provider is set up: set {', '.join(variables)}, what else their SDKs read, or "
+        "LASTEVENT_MODELS_FILE. LASTEVENT_STANDIN=1 lets the stand-in answer, which is not a model."
+    )
 
 
 def _with_room(settings: Settings, *, descriptors_each: int) -> Settings:

@@ -18,12 +18,14 @@ from arq.connections import ArqRedis
 
 from broker.archive.setup import open_writer
 from broker.errors import (
+    REDIS_AWAY,
     LasteventError,
     RedisUnavailable,
     StoreUnavailable,
 )
 from broker.log.keys import Keys
 from broker.log.meta import new_claim_id
+from broker.log.models import RENEWED_S, Models
 from broker.log.needs import Needs
 from broker.log.queue import connect_queue, enqueue
 from broker.log.seizures import Seizures
@@ -38,7 +40,8 @@ from worker.archiving.archiver import Archiver
 from worker.dispatch import Dispatch
 from worker.generation import Generation
 from worker.heartbeat import Heartbeat
-from worker.providers.provider import Provider
+from worker.providers.chain import Breaker
+from worker.providers.choose import Providers
 from worker.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
@@ -50,9 +53,9 @@ HAND_OVER_S = 5.0
 class Worker:
     """Raises BadKey if there is an archive but no key to seal it with."""
 
-    def __init__(self, settings: Settings, provider: Provider) -> None:
+    def __init__(self, settings: Settings, models: Providers) -> None:
         self._settings = settings
-        self._provider = provider
+        self._models = models
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._keys = Keys(settings.key_prefix)
         self._redis = connect(settings.redis_url)
@@ -66,6 +69,7 @@ class Worker:
             is_archived=bool(settings.archive_url),
         )
         self._commit = GroupCommit(self._log)
+        self._breaker = Breaker(self._redis, self._keys)
         self._seizures = Seizures(self._log)
         self._running: dict[asyncio.Task[None], Generation] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
@@ -105,14 +109,14 @@ class Worker:
             keeping["archiver"] = archiver.run
         keepers = Loops(keeping, self.fail)
         try:
-            await self._provider.warm_up()  # before anything is claimed: another worker may be warm
+            await self._models.warm_up()  # before anything is claimed: another worker may be warm
             await self._find_until_stopped()
             await self._finish_running()
             await self._hand_over()
         finally:
             await _end(list(self._running))
             await keepers.end()
-            await self._provider.aclose()
+            await self._models.aclose()
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
@@ -122,12 +126,25 @@ class Worker:
             "sweeper": self._once_fit(self._sweeper.run),
             "dispatch": self._once_fit(self._dispatch.run),
             "queue listener": self._once_fit(self._dispatch.listen),
+            "models": self._once_fit(self._announce_models),
         }
         finders = Loops(finding, self.fail)
         try:
             await self._stopping.wait()
         finally:
             await finders.end()
+
+    async def _announce_models(self) -> None:
+        """Make the other providers ready, and tell servers, which have no keys, what there is. Ends by cancellation."""
+        await self._models.warm_the_rest()
+        announcing = Models(self._redis, self._keys)
+        while True:
+            providers, aliases = await asyncio.to_thread(self._models.announced)
+            try:
+                await announcing.announce(providers, aliases, self._settings.default_model)
+            except RedisUnavailable:
+                logger.warning("Redis is away; the models were not announced", extra=REDIS_AWAY)
+            await asyncio.sleep(RENEWED_S)
 
     def _once_fit(self, run: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         """A loop that looks for work, and does not begin before Redis has what the work needs."""
@@ -162,7 +179,7 @@ class Worker:
         """
         await self._needs.require()
         claimed = await self._claim(sid)
-        generation = Generation(claimed, StreamWriter(self._commit, claimed), self._provider)
+        generation = Generation(claimed, StreamWriter(self._commit, claimed), self._models, self._breaker)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
         self._heartbeat.keep(generation.writer)

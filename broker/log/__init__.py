@@ -10,6 +10,7 @@ script.py       how each Lua script is called, and what its answer means
 scripts/        the steps themselves: one atomic Lua script each
 servers.py      which Redis server this is, since when, and who must wait after a restart or a failover (the boot rule)
 event.py        the event, and the forms in which it is stored and published
+turn.py         the assistant's message of an answer, for the next request
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 request.py      the requests of streams, each kept once, and the streams that hold it
@@ -21,6 +22,7 @@ idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs read tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
+models.py       the models that workers can run, as they announce them
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
 queue.py        arq's queue of streams that wait for a worker
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive

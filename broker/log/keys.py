@@ -13,6 +13,8 @@
 | le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |
 | le:archiver                   | string  | which worker archives                       | 10 s after its last beat   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
+| le:models                     | hash    | what workers can run (models.py)            | a week, renewed by workers |
+| le:breaker:<provider/model>   | string  | its failures in a row, of all workers       | 30 s                       |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
 | le:secret                     | string  | signs read tokens (secret.py)               | -                          |
@@ -66,6 +68,7 @@ class Keys:
         self.erasing = f"{prefix}erasing"
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"
+        self.models = f"{prefix}models"
         self.secret = f"{prefix}secret"
         self.probe = f"{prefix}probe"
 
@@ -78,6 +81,9 @@ class Keys:
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"
+
+    def breaker(self, model: str) -> str:
+        return f"{self.prefix}breaker:{model}"
 
     def streams(self, tenant: str) -> str:
         return f"{self.prefix}streams:{tenant}"

@@ -92,7 +92,8 @@ class Meta:
     producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
     """WORKER or EXTERNAL"""
     model = Field(str, is_restored=True, is_archived=True, api_name="model", is_client_supplied=True)
-    """provider/name; of an external stream what its producer says, or ''"""
+    """provider/name, or a name alone (an alias, or a model's own); of a chain the first one, `request` has all of it.
+    Of an external stream what its producer says, or ''"""
     request = Field(orjson.loads, is_restored=True, is_archived=True, api_name="request", is_client_supplied=True)
     """The request that the worker sends to the provider, JSON; of an external stream what its producer says that was
     asked, if it says so: nothing is sent. In Redis it has a key of its own (request.py); only a
@@ -131,6 +132,9 @@ class Meta:
     events = Field(int, is_archived=True, outlives_erasure=True)
     bytes = Field(int, is_archived=True)
     """The size of all events' data."""
+    usage = Field(orjson.loads)
+    """While it runs: what its provider has counted so far, as the members that an ending by seizure takes over, JSON:
+    {"usage": {…}, "cost_usd": …, "usage_incomplete": true}. The step that ends the stream removes it."""
     created = Always(int, is_archived=True, outlives_erasure=True, api_name="created_at")
     started = Field(int, is_restored=True, is_archived=True, api_name="started_at")
     first_text = Field(int, is_archived=True, api_name="first_text_at")
@@ -156,8 +160,9 @@ class Meta:
 
     @property
     def provider(self) -> str | None:
-        """The part of `model` before the slash; None for an external stream that does not say."""
-        return (self.model or "").partition("/")[0] or None
+        """The part of `model` before the slash; None where it has none."""
+        provider, slash, _ = (self.model or "").partition("/")
+        return provider if slash else None
 
     @property
     def model_name(self) -> str:

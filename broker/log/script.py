@@ -98,7 +98,7 @@ def append(
     """
     lease_ms = round(append.lease_s * 1000)
     before, after = _unchanging(append.pen, lease_ms, retention_ms, max_events, max_bytes, append.attempt)
-    args = [*before, append.first, *after, append.claimed_under, seen_server, endings_from_ms]
+    args = [*before, append.first, *after, append.claimed_under, seen_server, endings_from_ms, append.usage]
     for kind, data, t in append.events:
         args += (kind, data, "" if t is None else t)
     return Call(APPEND, append.sid, args)
@@ -127,7 +127,7 @@ def release(sid: str, pen: Pen) -> Call:
 
 
 def seize(seizure: Seizure, lease_ms: int, retention_ms: int, only_expired: bool, seen: Seen, channel: str) -> Call:
-    """→ state, id of the ending, id of the last event before it, 1 if it had already ended, epoch, t"""
+    """→ state, id of the ending, of the last event before it, 1 if it had already ended, epoch, t, data as written"""
     sid, claim_id, kind, data, *lost = seizure
     args = (claim_id, kind, data, lease_ms, retention_ms, int(only_expired), *seen, channel, *lost)
     return Call(SEIZE, sid, args)

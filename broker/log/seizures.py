@@ -56,7 +56,7 @@ class Seizures:
         except RedisUnavailable:
             seized = await self._log.seize_or_put_back(seizure, only_expired=only_expired)
         if not seized.already:
-            done = seizure._replace(id=seized.last_event_id, epoch=seized.epoch, t=seized.t)
+            done = seizure._replace(data=seized.data, id=seized.last_event_id, epoch=seized.epoch, t=seized.t)
             self._kept.append(_Kept(done, time.monotonic()))
         return seized
 

@@ -46,6 +46,11 @@ class Claimed:
     server: str
     meta: Meta
 
+    @property
+    def usage(self) -> str:
+        """What the writers before had counted, JSON as in meta. Empty: nothing."""
+        return self.meta.fields.get("usage", "")
+
 
 class Appended(NamedTuple):
     """`now_ms`: the stamp of the new events. `there_ms`: the stamp of the last event that was already there."""
@@ -59,7 +64,8 @@ class Appended(NamedTuple):
 class Seized(NamedTuple):
     """How a stream ended: by this seizure, or (`already`) before it. `epoch`, `t`: of the terminal event.
 
-    `stopped_after`: the id of the last event before the terminal one.
+    `stopped_after`: the id of the last event before the terminal one. `data`: of the terminal event, as this seizure
+    wrote it; empty if `already`.
     """
 
     state: str
@@ -68,10 +74,14 @@ class Seized(NamedTuple):
     already: bool
     epoch: int
     t: int
+    data: bytes
 
 
 class Seizure(NamedTuple):
-    """A terminal event written by taking the pen, with all that is needed to put it back (`id` 0: it is new)."""
+    """A terminal event written by taking the pen, with all that is needed to put it back (`id` 0: it is new).
+
+    A new one takes over the usage of the stream; one that is put back has it in its `data`.
+    """
 
     sid: str
     claim_id: str
@@ -107,6 +117,7 @@ class Append(NamedTuple):
     """`first`: the id of the first event (0: the next one). `attempt`: as the pen's claim counted it.
 
     `claimed_under`: the server that ran the claim; only a writer whose process has stood still gives it.
+    `usage`: what an ending by seizure is to take over from now on (meta.py). Empty: as before.
     """
 
     sid: str
@@ -116,3 +127,4 @@ class Append(NamedTuple):
     lease_s: float = LEASE_S
     attempt: int = 1
     claimed_under: str = ""
+    usage: bytes = b""

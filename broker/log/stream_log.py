@@ -216,16 +216,17 @@ class StreamLog(ReadableLog):
     async def seize_or_put_back(self, seizure: Seizure, *, only_expired: bool = False) -> Seized:
         """Take the pen and write a terminal event in one step, or put back a seizure that Redis lost.
 
-        The writer, if there is one, is fenced. With `only_expired`, raises LeaseHeld while a writer's lease runs.
-        Raises StreamNotFound or LogHealing. Redis may still lose the ending; seizures.py keeps it.
+        The writer, if there is one, is fenced; a new ending takes over the usage that it had put into meta. With
+        `only_expired`, raises LeaseHeld while a writer's lease runs. Raises StreamNotFound or LogHealing. Redis may
+        still lose the ending; seizures.py keeps it.
         """
-        state, last, stopped_after, already, epoch, t = await self.servers.calling(
+        state, last, stopped_after, already, epoch, t, data = await self.servers.calling(
             lambda seen: self._scripts.run(
                 script.seize(seizure, self._lease_ms, self._ended_life_ms, only_expired, seen, self.keys.seized)
             )
         )
         await self._wake_sweeper_for([seizure.sid])
-        return Seized(state.decode(), last, stopped_after, bool(already), epoch, t)
+        return Seized(state.decode(), last, stopped_after, bool(already), epoch, t, data)
 
     async def start_retention(self, sid: str, archived_ms: int) -> None:
         """The archive holds this stream, so its retention in Redis starts now. `archived_ms`: when it was archived.

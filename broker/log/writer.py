@@ -17,6 +17,7 @@ PACE_S is over. What begins or ends something does not wait. Races and failure p
 - this process stood still for a lease: others may have taken its streams, and Redis may have lost that. The writer
   continues where its pen is still valid, on the very server that ran its claim; on another one it has no right to heal
 - the pen was taken (takeover, cancel): the writer is lost for good; `on_lost` tells its owner at once
+- the pen was taken while the provider was counting: the ending has the usage that was in meta by then (`note_usage`)
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, encode_data
+from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, Event, encode_data
 from broker.log.pulse import Pulse, now_s
 from broker.log.steps import (
     Append,
@@ -91,6 +92,8 @@ class StreamWriter:
         self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
         self._events_in_stream = claimed.events
         self._bytes_in_stream = claimed.bytes
+        self._usage = b""
+        self._has_log_a_usage = False
         self._progress = asyncio.Event()
         self._claimed_at_s = now_s()
         self._ended_at_s: float | None = None
@@ -130,6 +133,20 @@ class StreamWriter:
         self._events.append(Unsent(kind, encoded))
         self._commit.gather(self, may_wait=goes_on)
         return self.pen.base + len(self._events) - 1
+
+    def note_usage(self, usage: bytes) -> None:
+        """What has been counted so far, for an ending that somebody else writes; the latest holds. `usage`: the members
+        that such an ending takes over (`Meta.usage`), a JSON object as `encode_data` gives it.
+
+        The next events carry it if none has been there yet, so that a cancel amid the first text knows of it.
+        Afterwards only the heartbeat does: providers count with every chunk.
+        """
+        self._usage = usage
+
+    def written_since(self, event_id: int) -> list[Event]:
+        """What was written here after this event. Its times are not known."""
+        first = max(0, event_id - self.pen.base + 1)
+        return [Event(self.pen.base + at, e.kind, e.data, 0) for at, e in enumerate(self._events[first:], first)]
 
     @property
     def is_behind(self) -> bool:
@@ -171,21 +188,34 @@ class StreamWriter:
         if first < len(self._times):
             for at, t in enumerate(self._times[first : first + len(pending)]):
                 pending[at] = pending[at]._replace(t=t)
-        return self._append(pending)
+        # A writer that has ended its stream says in the ending what was counted.
+        return self._append(pending, b"" if self._has_log_a_usage or self.closed else self._usage)
 
     def renewal(self) -> Append:
-        """An append without events, which only renews the lease. Events travel by the group commit alone."""
-        return self._append(())
+        """An append without events, which renews the lease and the usage. Events travel by the group commit alone.
 
-    def _append(self, events: Sequence[Unsent]) -> Append:
-        return Append(self.sid, self.pen, self.pen.base + self._confirmed, events, attempt=self.claimed.attempt)
+        The usage goes each time, changed or not: Redis may have lost it without any event, and so unnoticed. A takeover
+        that has counted nothing yet repeats what it found.
+        """
+        return self._append((), b"" if self._ended_at_s is not None else self._latest_usage)
+
+    @property
+    def _latest_usage(self) -> bytes:
+        return self._usage or self.claimed.usage.encode()
+
+    def _append(self, events: Sequence[Unsent], usage: bytes) -> Append:
+        first, attempt = self.pen.base + self._confirmed, self.claimed.attempt
+        return Append(self.sid, self.pen, first, events, attempt=attempt, usage=usage)
 
     def _is_full(self) -> bool:
         log = self._commit.log
         return self._events_in_stream > log.max_events or self._bytes_in_stream > log.max_bytes
 
     def stamped(self, append: Append) -> Append:
-        """The append with this writer's present right to heal: the process may have stood still between two tries."""
+        """The append with this writer's present right to heal and, if it carries any, its latest usage: between two
+        tries the process may have stood still, and a heartbeat may have carried a later usage."""
+        if append.usage:
+            append = append._replace(usage=self._latest_usage)
         return append if self.may_heal() else append._replace(claimed_under=self.claimed.server)
 
     def has_kept_its_ending(self) -> bool:
@@ -245,6 +275,8 @@ class StreamWriter:
         self._times += [stamp] * new
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
+        if sent.usage:
+            self._has_log_a_usage = True
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
             self._ended_at_s = now_s()
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.settings import PREFIX, PROVIDERS
+from broker.settings import PREFIX, PROVIDER_VARIABLES
 
 SERVERS = frozenset(PREFIX + name for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET"))
 WORKERS = frozenset({PREFIX + "SEAL_KEY"})
-WORKERS_PREFIXES = tuple({f"{name.partition('_')[0]}_" for names in PROVIDERS.values() for name in names})
+WORKERS_PREFIXES = tuple({f"{name.partition('_')[0]}_" for name in PROVIDER_VARIABLES})
 """Of the providers' SDKs, which read more than PROVIDERS names."""
 
 CLIENTS = frozenset({PREFIX + "API_KEY", PREFIX + "URL"})

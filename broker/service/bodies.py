@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, S
 from pydantic_core import PydanticCustomError
 
 from broker.log.event import KIND, NOTICES, OF_CLIENTS, RESERVED, TERMINAL
-from broker.settings import MODEL, PROVIDERS
+from broker.settings import MODEL, MODEL_CHARACTERS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
@@ -23,7 +23,16 @@ EventId = Annotated[int, Field(ge=1, lt=2**53)]
 """Below 2^53 a number is exact in JavaScript (RFC 8259, section 6)."""
 
 ANY_MODEL = r"^[^/\x00-\x1f\x7f]{1,64}/[^\x00-\x1f\x7f]{1,128}$"
-"""provider/name, as an external stream's producer calls them: it appears in terminals."""
+"""provider/name, as an external stream's producer calls them."""
+
+ModelName = Annotated[str, StringConstraints(pattern=rf"^[^\x00-\x1f\x7f]{{1,{MODEL_CHARACTERS}}}$")]
+"""It appears in terminals."""
+
+Words = Annotated[str, Field(min_length=1)]
+
+MAX_CHAIN = 8
+MAX_TOOLS = 512
+MAX_STOP_SEQUENCES = 64
 
 UNKNOWN_FIELD = "unknown_field"
 LONGEST_TYPO = 40
@@ -41,6 +50,25 @@ def _are_objects(blocks: list[Any]) -> list[Any]:
 
 Object = InstanceOf[dict[str, Any]]
 """Any JSON object, not looked into. As a dict, pydantic would check and copy each of its 100,000 keys."""
+
+
+def _are_few_objects(tools: list[Any]) -> list[Any]:
+    if len(tools) > MAX_TOOLS:
+        raise ValueError(f"at most {MAX_TOOLS} tools")
+    if any(type(tool) is not dict for tool in tools):
+        raise ValueError("each tool is a JSON object")
+    return tools
+
+
+def _holds_objects(options: dict[str, Any]) -> dict[str, Any]:
+    if any(type(of_one) is not dict for of_one in options.values()):
+        raise ValueError("give a JSON object for each provider, by its name")
+    return options
+
+
+Tools = Annotated[InstanceOf[list[dict[str, Any]]], AfterValidator(_are_few_objects)]
+
+ProviderOptions = Annotated[InstanceOf[dict[str, dict[str, Any]]], AfterValidator(_holds_objects)]
 
 Blocks = Annotated[InstanceOf[list[dict[str, Any]]], AfterValidator(_are_objects)]
 
@@ -66,8 +94,22 @@ class Body(BaseModel):
 
 
 class Message(Body):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | Blocks
+    native: Object | None = None
+    """Of an answer, as `GET …/message` gave it: what its provider needs for the next turn."""
+
+    def given(self) -> dict[str, Any]:
+        # Not model_dump, which copies the blocks.
+        plain = {"role": self.role, "content": self.content}
+        return plain if self.native is None else {**plain, "native": self.native}
+
+
+OF_PROVIDERS = (
+    *("tools", "tool_choice", "thinking", "effort", "stop_sequences", "temperature", "output_schema"),
+    *("provider_options", "on_tool_effects"),
+)
+"""Fields that are in a worker's request just as they were given."""
 
 
 class CreateStream(Body):
@@ -78,9 +120,22 @@ class CreateStream(Body):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)] | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
-    system: str | None = None
-    model: Annotated[str, StringConstraints(pattern=ANY_MODEL)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    system: str | Blocks | None = None
+    model: ModelName | Annotated[list[ModelName], Field(min_length=1, max_length=MAX_CHAIN)] | None = None
+    """provider/name, an alias, or a model's own name. Several: one after the other, until one answers."""
+    max_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    tools: Tools | None = None
+    tool_choice: Object | None = None
+    thinking: Object | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    stop_sequences: Annotated[list[Words], Field(max_length=MAX_STOP_SEQUENCES, fail_fast=True)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    output_schema: Object | None = None
+    """A JSON Schema, which output_schema.py checks."""
+    provider_options: ProviderOptions | None = None
+    """Provider's name → parameters of its own, which the worker checks."""
+    on_tool_effects: Literal["restart", "fail"] | None = None
+    """Whether a try that failed is repeated although the provider has run a tool in it. Default: fail."""
     session_id: Name | None = None
     user_id: Name | None = None
     metadata: Object | None = None
@@ -92,21 +147,44 @@ class CreateStream(Body):
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:
         given = sum(value is not None for value in (self.messages, self.prompt))
-        if self.producer == "external" and self.abandon_after_s is not None:
-            raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
         if given > 1 or (self.producer == "worker" and not given):
             raise ValueError("give either messages or prompt")
-        if self.producer == "worker" and self.model and not re.fullmatch(MODEL, self.model):
-            raise ValueError(f"model: a worker needs provider/name, and its providers are {', '.join(PROVIDERS)}")
+        if self.producer == "external":
+            self._require_what_producers_say()
+        elif not all(re.fullmatch(MODEL, name, re.ASCII) for name in self.chain):
+            raise ValueError("model: provider/name, an alias or a model's name; letters, digits and / [ ] : @ . _ - +")
         return self
 
+    def _require_what_producers_say(self) -> None:
+        if self.abandon_after_s is not None:
+            raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
+        if found := next((name for name in OF_PROVIDERS if getattr(self, name) is not None), None):
+            raise ValueError(f"{found}: the producer of an external stream calls its model itself")
+        if not (isinstance(self.model, str | None) and re.fullmatch(ANY_MODEL, self.model or "any/model")):
+            raise ValueError("model: of an external stream provider/name, one")
+        if not isinstance(self.system, str | None) or self.max_tokens == 0:
+            raise ValueError("of an external stream, system is a text and max_tokens at least 1")
+        if any(message.role == "system" or message.native is not None for message in self.messages or ()):
+            raise ValueError("messages: of an external stream user's and assistant's, without native")
+
+    @property
+    def chain(self) -> list[str]:
+        """The models that are asked for, one after the other. Empty: the default one."""
+        return self.model if isinstance(self.model, list) else [self.model] if self.model else []
+
     def provider_request(self, default_max_tokens: int) -> dict[str, Any]:
-        """The request that the worker sends to the provider, in the form of its Messages API without the model."""
-        return {**self.stated_request(), "max_tokens": self.max_tokens or default_max_tokens}
+        """The neutral request, in the form of Anthropic's Messages API, which the worker translates for a provider.
+
+        `model` is in it only if there are several.
+        """
+        max_tokens = default_max_tokens if self.max_tokens is None else self.max_tokens
+        asked = {**self.stated_request(), "max_tokens": max_tokens}
+        asked |= {name: value for name in OF_PROVIDERS if (value := getattr(self, name)) is not None}
+        return {**asked, "model": self.chain} if len(self.chain) > 1 else asked
 
     def stated_request(self) -> dict[str, Any]:
         """As much of it as the caller gave: the producer of an external stream need not say what was asked."""
-        asked = [{"role": message.role, "content": message.content} for message in self.messages or []]
+        asked = [message.given() for message in self.messages or []]
         if self.prompt is not None:
             asked = [{"role": "user", "content": self.prompt}]
         stated = {"messages": asked or None, "max_tokens": self.max_tokens, "system": self.system}

@@ -15,12 +15,13 @@ from broker.archive.reader import Sealed
 from broker.archive.seal import canonical
 from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
-from broker.errors import ArchiveDamaged, Forbidden, InvalidRequest, StreamNotFound
+from broker.errors import ArchiveDamaged, Forbidden, InvalidRequest, StreamNotFound, StreamRunning
 from broker.log.access import read_views
 from broker.log.event import RESTART, Event, text_since_restart, to_ndjson
 from broker.log.index import Place
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
+from broker.log.turn import MAKE_A_MESSAGE, message
 from broker.service.masking import Masking
 from broker.service.masks import BadMasks, Redactor, load_masks
 from broker.service.record import verdict_json, view_json
@@ -58,6 +59,24 @@ class Reading:
 
         first_id, last_id = await self._each_page(sid, grant, take, texts.clear)
         return Content("".join(texts).encode(), first_id, last_id)
+
+    async def message(self, sid: str, grant: Grant) -> Content:
+        """The assistant's message for the next request, as JSON (log/turn.py).
+
+        Raises as `text` does, StreamRunning, or LogDamaged.
+        """
+        if not (await self._streams.look_up_content(sid, grant)).meta.has_ended:
+            raise StreamRunning("The answer is still being written. Follow the stream to its end, then ask again.")
+        events: list[Event] = []
+
+        def take(page: Sequence[Event]) -> None:
+            if any(event.kind == RESTART for event in page):
+                events.clear()  # what of this page was before it, `message` leaves out
+            events.extend(event for event in page if event.kind in MAKE_A_MESSAGE)
+
+        first_id, last_id = await self._each_page(sid, grant, take, events.clear)
+        made = await asyncio.to_thread(lambda: orjson.dumps(message(events)))  # 150,000 events take 0.1 s to parse
+        return Content(made, first_id, last_id)
 
     async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> Content:
         """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one.

@@ -1,4 +1,7 @@
-"""What the API returns about a stream, as JSON: its record, its viewers' records, the verdict on its seal."""
+"""What the API returns about a stream, as JSON: its record, its viewers' records, the verdict on its seal.
+
+And about the models that there are.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import orjson
 
 from broker.archive.setup import Verdict
 from broker.log.meta import FIELDS, Field, Meta
+from broker.log.models import Known
+from broker.service.totals import cost_of, is_incomplete
 
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
 
@@ -37,6 +42,8 @@ def stream_record(meta: Meta, sid: str, token: str | None, *, is_parsed: bool = 
         "model": meta.model or None,
         "provider": meta.provider,
         "usage": ending.get("usage") if isinstance(ending, dict) else None,
+        "cost_usd": cost_of(ending),
+        "usage_incomplete": is_incomplete(ending),
         "events_url": events_url(sid, token),
     }
 
@@ -61,6 +68,18 @@ def _api_value(name: str, field: Field[Any], meta: Meta) -> Any:
 def _stored(meta: Meta, name: str) -> orjson.Fragment | None:
     text = meta.fields.get(name)
     return None if text is None else orjson.Fragment(text)
+
+
+def models_json(known: Known, default: str) -> dict[str, Any]:
+    """What GET /v1/models gives. `default`: the servers' own, which a start without a model takes."""
+    of_providers = [(f"{owner}/{name}", owner) for owner, one in known.providers.items() for name in one.models]
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": owner} for name, owner in of_providers]
+    aliases = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "lastevent", "chain": chain}
+        for name, chain in known.aliases.items()
+    ]
+    providers = [{"name": name, "is_standin": one.is_standin} for name, one in known.providers.items()]
+    return {"object": "list", "data": [*models, *aliases], "default": default, "providers": providers}
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

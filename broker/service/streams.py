@@ -25,11 +25,13 @@ from broker.errors import (
     StreamLimit,
     StreamNotFound,
     StreamRunning,
+    UnknownModel,
     WriterSuperseded,
 )
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, digest_of, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, FIELDS, Meta, NewStream, new_sid
+from broker.log.models import Models
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
@@ -44,8 +46,9 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.bodies import AppendEvents, CreateStream
+from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
-from broker.settings import Settings
+from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 
 logger = logging.getLogger(__name__)
@@ -120,6 +123,7 @@ class Streams:
         needs: Needs,
     ) -> None:
         self.log = log
+        self.models = Models(log.redis, log.keys)
         self._archive = archive
         self._seizures = seizures
         self._queue = queue
@@ -202,18 +206,23 @@ class Streams:
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises StoreFull, or InvalidRequest for an Idempotency-Key that is malformed or was used for another request,
-        and for metadata beyond `max_metadata_bytes`. `is_large`: what takes long with it is done in a thread.
+        Raises StoreFull, UnknownModel, or InvalidRequest for an Idempotency-Key that is malformed or was used for
+        another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema` that is none.
+        `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
         external = body.producer == EXTERNAL
+        if not external:
+            await self._require_providers(body.chain)
+        if body.output_schema is not None:
+            await asyncio.to_thread(require_schema, body.output_schema)
         request = body.stated_request() if external else body.provider_request(settings.max_tokens)
         new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
             user=body.user_id,
-            model=body.model or ("" if external else settings.default_model),
+            model=next(iter(body.chain), "" if external else settings.default_model),
             request=await _maybe_in_thread(is_large, _stored, request) if request else None,
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
@@ -262,6 +271,17 @@ class Streams:
         if is_terminal(renewed.state):
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
+
+    async def _require_providers(self, chain: list[str]) -> None:
+        """Of names with a prefix; what one without it means, an alias or a model, a worker decides."""
+        prefixes = {prefix for prefix, slash, _ in (name.partition("/") for name in chain) if slash}
+        if prefixes <= PROVIDERS.keys():
+            return
+        known = await self.models.known()
+        if not prefixes <= PROVIDERS.keys() | known.providers.keys():
+            providers = ", ".join([*PROVIDERS, *(name for name in known.providers if name not in PROVIDERS)])
+            aliases = f" There are the aliases {', '.join(known.aliases)}." if known.aliases else ""
+            raise UnknownModel(f"model: provider/name, and the providers are {providers}.{aliases}")
 
     async def _sealed(self, sid: str, whole: bool) -> Meta | None:
         """What the archive has of a stream that Redis has as well. None also while the archive is away."""

@@ -25,8 +25,9 @@ Absent: Any = Field(default=None, json_schema_extra=_no_default)
 
 
 class RequestMessage(BaseModel):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | list[dict[str, Json]]
+    native: dict[str, Json] = Absent
 
 
 class ProviderRequest(BaseModel):
@@ -34,7 +35,17 @@ class ProviderRequest(BaseModel):
 
     messages: list[RequestMessage] = Absent
     max_tokens: int = Absent
-    system: str = Absent
+    system: str | list[dict[str, Json]] = Absent
+    model: Annotated[list[str], Field(description="Only of several, tried one after the other")] = Absent
+    tools: list[dict[str, Json]] = Absent
+    tool_choice: dict[str, Json] = Absent
+    thinking: dict[str, Json] = Absent
+    effort: str = Absent
+    stop_sequences: list[str] = Absent
+    temperature: float = Absent
+    output_schema: dict[str, Json] = Absent
+    provider_options: dict[str, dict[str, Json]] = Absent
+    on_tool_effects: Literal["restart", "fail"] = Absent
 
 
 class StreamState(BaseModel):
@@ -65,6 +76,8 @@ class ListedStream(StreamState):
     erased_by: str | None
     metadata: dict[str, Json] | None
     usage: Annotated[Any, Field(description="Of a worker's stream, its tokens; else what its producer said")]
+    cost_usd: Annotated[float | None, Field(description="Null: not known, which is not 0")]
+    usage_incomplete: Annotated[bool, Field(description="An attempt was cut before its provider had counted it")]
     request: Annotated[ProviderRequest | None, Field(description="Only with include=request")] = Absent
 
 
@@ -74,17 +87,57 @@ class Stream(ListedStream):
     request: ProviderRequest | None
 
 
+class Native(BaseModel):
+    """Who said it, and the message in that provider's own form."""
+
+    provider: str
+    model: str
+    content: Annotated[Json, Field(description="Absent: it is the message's `content`")] = Absent
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"]
+    content: list[dict[str, Json]]
+    native: Annotated[Native, Field(description="Absent: it would say no more than `content`")] = Absent
+
+
 class StartedStream(Stream):
     epoch: Annotated[int, Field(description="Of an external stream: what its producer sends with each batch")] = Absent
 
 
+class Tokens(BaseModel):
+    """What all providers count. No token is in two of them, but those of thinking are in the output too."""
+
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    output_tokens: int
+    thinking_tokens: int
+
+
+class Totals(BaseModel):
+    """Sums over streams. What is erased has no usage any more."""
+
+    usage: Tokens
+    cost_usd: Annotated[float | None, Field(description="Of those whose cost is known; null: of none")]
+    usage_incomplete: bool
+    without_price: Annotated[int, Field(description="How many used something and have no known cost")]
+
+
+class SessionTotals(Totals):
+    streams: Annotated[int, Field(description="How many are in these sums")]
+    is_whole: Annotated[bool, Field(description="False: the session has more, older ones")]
+
+
 class StreamPage(BaseModel):
     streams: list[ListedStream]
+    totals: Annotated[Totals, Field(description="Of the streams on this page")]
     next: Cursor
 
 
 class SessionStreams(StreamPage):
     id: str
+    session_totals: Annotated[SessionTotals, Field(description="Of the session; only on the first page")] = Absent
 
 
 class Session(BaseModel):
@@ -168,6 +221,28 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class ListedModel(BaseModel):
+    """A model, or an alias, as OpenAI lists them."""
+
+    id: Annotated[str, Field(description="As `model` in a start")]
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    chain: Annotated[list[str], Field(description="Of an alias: the models that are tried in turn")] = Absent
+
+
+class ListedProvider(BaseModel):
+    name: str
+    is_standin: Annotated[bool, Field(description="The stand-in answers, which is no model")]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ListedModel]
+    default: str
+    providers: list[ListedProvider]
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -183,5 +258,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(ViewPage, Verification, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, Status, Event),
 )

@@ -56,7 +56,7 @@ TAGS = {
     "Follow": "Responses that continue",
     "Read": "A stream as it is now",
     "Produce": "Write a stream from outside",
-    "List": "Streams and sessions, in pages",
+    "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
     "Operate": "What load balancers and Prometheus ask",
 }

@@ -101,6 +101,7 @@ def everything(api: Api, sid: str) -> dict[str, Any]:
     text = api.get(f"/v1/streams/{sid}/text")
     bodies["text"] = (text.content, text.headers["last-event-id"])
     bodies["record"] = {name: value for name, value in record.items() if name not in ("archived_at", "events_url")}
+    bodies["message"] = api.get(f"/v1/streams/{sid}/message").json()
     bodies["export"] = api.get(f"/v1/streams/{sid}/export").content
     replayed = api.exchange("GET", f"/v1/streams/{sid}/replay?speed=0&from=2")
     bodies["replay"] = without_retry(replayed.read_to_end())
@@ -537,6 +538,7 @@ def test_an_erased_stream_is_hidden_before_the_archive_has_followed(api: Api, ar
         assert (listed["user_id"], listed["session_id"], listed["request"]) == (None, None, None)
         assert api.get(f"/v1/streams/{sid}/views").json()["views"] == []
         problem(api.get(f"/v1/streams/{sid}/text"), 410, "stream_expired")
+        problem(api.get(f"/v1/streams/{sid}/message"), 410, "stream_expired")
     finally:
         worker.send(signal.SIGCONT)
     wait_until(lambda: api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased", "the archive has followed")
@@ -577,6 +579,7 @@ def test_a_masked_key_changes_nothing_and_sees_nothing_that_runs(api: Api, maske
     for answer in (
         masked.get(f"/v1/streams/{sid}/text"),
         masked.get(f"/v1/streams/{sid}/events"),
+        masked.get(f"/v1/streams/{sid}/message"),
         masked.post("/v1/streams", json={"prompt": "x"}),
         masked.post(f"/v1/streams/{sid}/cancel"),
         masked.post(f"/v1/streams/{sid}/events", json={"epoch": 1, "events": []}),
@@ -596,6 +599,7 @@ def test_masks_find_what_each_delta_alone_would_hide_from_them(api: Api, masked:
     api.append(split, *pieces, ("done", {"usage": {"by": "ann@example.org"}}))
     assert masked.get(f"/v1/streams/{split}/text").text == "█" * 15
     assert masked.record(split)["usage"] == {"by": "█" * 15}
+    problem(masked.get(f"/v1/streams/{split}/message"), 403, "forbidden")
     views_of(api, sid, 0)
     api.follow(sid, User_Agent="of ann@example.org").read_to_end()
     views_of(api, sid, 1)

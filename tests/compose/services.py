@@ -63,7 +63,9 @@ class Services:
 
     def environment(self, name: str) -> dict[str, str]:
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROP"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_"))
         }
         if "environment" not in SERVICES[name]:
             return inherited

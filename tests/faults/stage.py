@@ -123,7 +123,11 @@ class Stage:
         self._tasks: list[asyncio.Task[None]] = []
         standin_port = free_port()
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_"))
+            },
             "LASTEVENT_REDIS_URL": f"unix://{self._socket}",
             "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{standin_port}",
             "ANTHROPIC_API_KEY": "the-stand-in-asks-for-none",

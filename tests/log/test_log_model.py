@@ -69,8 +69,9 @@ T = TypeVar("T")
 WORKERS = st.integers(1, 2)
 SELDOM, OFTEN = (st.sampled_from([value, value, value, not value]) for value in (False, True))
 SAID = st.builds(Event, st.sampled_from(["text_delta", "status"]), st.sampled_from(["{}", "[]"]))
-ENDINGS = st.builds(Event, st.sampled_from(sorted(model.TERMINAL)), st.just("{}"))
+ENDINGS = st.builds(Event, st.sampled_from(sorted(model.TERMINAL)), st.sampled_from(["{}", '{"by":"a \\"caller\\""}']))
 TEXTS = st.lists(SAID, min_size=1, max_size=3).map(tuple)
+USAGES = st.sampled_from(["", "", '{"usage":{"input_tokens":7},"cost_usd":0.1}', '{"usage":{"input_tokens":9}}', "{}"])
 BATCHES = st.tuples(st.lists(SAID, max_size=2), ENDINGS).map(lambda batch: (*batch[0], batch[1]))
 
 
@@ -90,6 +91,7 @@ class Sent(NamedTuple):
     attempt: int
     since: int | None
     put_back: bool
+    usage: str
 
 
 class Beside(RuleBasedStateMachine):
@@ -151,27 +153,37 @@ class Beside(RuleBasedStateMachine):
             assert (*claimed.pen,) == (*answer[1],)
             assert (claimed.tail, claimed.attempt, claimed.server) == (*answer[2:], self.this_server)
             assert self.stream
+            assert claimed.usage == self.stream.usage
             self.held[worker] = Held(claimed, self.stream.boot, self.stream.created, self.server.id)
 
     @precondition(lambda self: self.held)
-    @rule(worker=WORKERS, events=TEXTS, put_back=SELDOM)
-    def write(self, worker: int, events: tuple[Event, ...], put_back: bool) -> None:
-        self.append(worker, 0, events, still=False, put_back=put_back)
+    @rule(worker=WORKERS, events=TEXTS, put_back=SELDOM, usage=USAGES)
+    def write(self, worker: int, events: tuple[Event, ...], put_back: bool, usage: str) -> None:
+        self.append(worker, 0, events, still=False, put_back=put_back, usage=usage)
 
     @precondition(lambda self: self.held and (self.claims > 1 or self.server.age == NEW))
     @rule(worker=WORKERS, events=BATCHES, put_back=st.booleans())
     def end(self, worker: int, events: tuple[Event, ...], put_back: bool) -> None:
-        self.append(worker, 0, events, still=False, put_back=put_back)
+        self.append(worker, 0, events, still=False, put_back=put_back, usage="")
 
     @precondition(lambda self: self.held)
-    @rule(worker=WORKERS, back=st.integers(-2, 4), events=TEXTS | BATCHES, still=st.booleans(), put_back=st.booleans())
-    def append(self, worker: int, back: int, events: tuple[Event, ...], still: bool, put_back: bool) -> None:
+    @rule(
+        worker=WORKERS,
+        back=st.integers(-2, 4),
+        events=TEXTS | BATCHES,
+        still=st.booleans(),
+        put_back=st.booleans(),
+        usage=USAGES,
+    )
+    def append(
+        self, worker: int, back: int, events: tuple[Event, ...], still: bool, put_back: bool, usage: str
+    ) -> None:
         """From `back` events before (or after) where the log would go on. `still`: it has stood still since."""
         if held := self.held.get(worker):
             pen, attempt = held.claimed.pen, held.claimed.attempt
             tail = self.stream.tail if self.stream else 1
             first = max(1, max(pen.base, tail + 1) - back)
-            self.sent[worker] = Sent(pen, first, events, attempt, held.server if still else None, put_back)
+            self.sent[worker] = Sent(pen, first, events, attempt, held.server if still else None, put_back, usage)
             self.send(worker)
 
     @precondition(lambda self: self.sent)
@@ -179,7 +191,7 @@ class Beside(RuleBasedStateMachine):
     def send(self, worker: int) -> None:
         """What this worker sent last, once (or once again)."""
         if sent := self.sent.get(worker):
-            pen, first, events, attempt, since, put_back = sent
+            pen, first, events, attempt, since, put_back, usage = sent
             self.stream, answer = self.steps.append(
                 self.server,
                 self.stream,
@@ -189,18 +201,19 @@ class Beside(RuleBasedStateMachine):
                 stood_still_since=since,
                 attempt=attempt,
                 healed=len(events) if put_back else 0,
+                usage=usage,
             )
             unsent = [Unsent(event.kind, event.data.encode(), 1 if put_back else None) for event in events]
             under = self.name_of(since) if since else ""
-            append = Append(SID, pen, first, unsent, attempt=attempt, claimed_under=under)
+            append = Append(SID, pen, first, unsent, attempt=attempt, claimed_under=under, usage=usage.encode())
             appended = self.same(self.log.append(append), answer)
             if appended:
                 assert (appended.tail, appended.state) == answer[1:]
 
     @precondition(lambda self: self.held)
-    @rule(worker=WORKERS, still=SELDOM)
-    def renew(self, worker: int, still: bool) -> None:
-        self.append(worker, 0, (), still, put_back=False)
+    @rule(worker=WORKERS, still=SELDOM, usage=USAGES)
+    def renew(self, worker: int, still: bool, usage: str) -> None:
+        self.append(worker, 0, (), still, put_back=False, usage=usage)
 
     @precondition(lambda self: self.held)
     @rule(worker=WORKERS)
@@ -248,9 +261,11 @@ class Beside(RuleBasedStateMachine):
     def put(self, seizure: Seizure, answer: model.Answer, *, only_expired: bool = False) -> None:
         seized = self.same(self.log.seize_or_put_back(seizure, only_expired=only_expired), answer)
         if seized:
-            assert (seized.state, seized.last_event_id, seized.epoch, seized.already) == answer[1:]
+            told = (seized.state, seized.last_event_id, seized.epoch, seized.already, seized.data.decode())
+            assert told == answer[1:]
             if not seized.already:
-                self.seizures.append(seizure._replace(id=seized.last_event_id, epoch=seized.epoch, t=seized.t))
+                written = seizure._replace(data=seized.data, id=seized.last_event_id, epoch=seized.epoch, t=seized.t)
+                self.seizures.append(written)
 
     # -- what may befall them ------------------------------------------------------------------------
 
@@ -342,6 +357,7 @@ class Beside(RuleBasedStateMachine):
         pen = (int(found["epoch"]), found["claim"], int(found["base"]))
         assert (found["state"], pen, int(found["tail"])) == (self.stream.state, self.stream.pen, self.stream.tail)
         assert int(found["attempt"]) == self.stream.attempt
+        assert found.get("usage", "") == self.stream.usage
         assert found["boot"] == self.name_of(self.stream.boot)
         assert (int(found.get("lease_until", 0)) > 1) == self.stream.leased
 

@@ -17,8 +17,10 @@ from broker.log.steps import Append, Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import BATCH_EVENTS, UNCONFIRMED_EVENTS, GroupCommit, StreamWriter
 from broker.store.connect import connect
+from tests.rig.deployment import until
 from tests.rig.proxy import Proxy, proxy_to
 from tests.rig.streams import batch, committing, ids, kinds, meta, queued, remember, running, seize, taken_over, text
+from worker.heartbeat import Heartbeat
 
 LIMIT_S = 30.0
 
@@ -314,6 +316,105 @@ async def test_more_than_a_batch_is_healed(log: StreamLog, writer: StreamWriter)
     writer.write("done", {})
     await writer.flush()
     assert await ids(log, writer.sid) == list(range(1, 2 * BATCH_EVENTS + 13))
+
+
+# -- usage, for an ending that somebody else writes -----------------------------------------------------------
+
+
+def usage(tokens: int) -> bytes:
+    return b'{"usage":{"input_tokens":%d}}' % tokens
+
+
+async def usage_in(log: StreamLog, writer: StreamWriter) -> str | None:
+    return (await meta(log, writer.sid)).get("usage")
+
+
+async def test_the_first_usage_goes_with_the_next_events_and_later_ones_with_the_heartbeat(
+    log: StreamLog, writer: StreamWriter
+) -> None:
+    heartbeat = Heartbeat(log)
+    heartbeat.keep(writer)
+    writer.write("start", {})
+    await writer.flush()
+    assert await usage_in(log, writer) is None
+    writer.note_usage(usage(7))
+    say(writer, "Salt")
+    await writer.flush()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
+    writer.note_usage(usage(9))
+    say(writer, "bread")
+    await writer.flush()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
+    await heartbeat.renew()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":9}}'
+
+
+async def test_events_that_are_sent_again_carry_the_latest_usage(
+    redis: Redis, log: StreamLog, writer: StreamWriter, proxy: Proxy
+) -> None:
+    proxy.hold()
+    writer.note_usage(usage(7))
+    say(writer, "Salt")
+    await until(lambda: proxy.held > 0, "they are on their way")
+    writer.note_usage(usage(9))
+    proxy.cut()
+    proxy.release()
+    await writer.flush()
+    assert await usage_in(StreamLog(redis), writer) == '{"usage":{"input_tokens":9}}'
+
+
+async def test_a_usage_whose_reply_is_lost_is_kept(log: StreamLog, writer: StreamWriter, proxy: Proxy) -> None:
+    proxy.lose_next_reply()
+    writer.note_usage(usage(7))
+    say(writer, "Salt")
+    await writer.flush()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
+
+
+async def test_a_usage_that_redis_lost_without_an_event_comes_back_with_the_next_heartbeat(
+    log: StreamLog, writer: StreamWriter
+) -> None:
+    heartbeat = Heartbeat(log)
+    heartbeat.keep(writer)
+    writer.note_usage(usage(7))
+    roll_back = await remember(log, writer.sid)
+    for _ in range(2):
+        await heartbeat.renew()
+        assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
+        await roll_back()
+
+
+async def test_a_takeovers_heartbeat_repeats_the_usage_until_it_has_its_own(
+    log: StreamLog, commit: GroupCommit
+) -> None:
+    first = await running(log)
+    roll_back = await remember(log, first.sid)
+    await log.append(batch(first, 2, *text("Salt"))._replace(usage=usage(7)))
+    writer, heartbeat = StreamWriter(commit, await taken_over(log, first.sid)), Heartbeat(log)
+    heartbeat.keep(writer)
+    assert writer.claimed.meta.usage == {"usage": {"input_tokens": 7}}
+    await roll_back()
+    await heartbeat.renew()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
+    writer.note_usage(usage(16))
+    say(writer, "bread")
+    await writer.flush()
+    assert await usage_in(log, writer) == '{"usage":{"input_tokens":16}}'
+
+
+async def test_a_writer_that_ends_its_stream_leaves_the_usage_to_its_ending(
+    log: StreamLog, writer: StreamWriter
+) -> None:
+    writer.note_usage(usage(7))
+    say(writer, "Salt")
+    await writer.flush()
+    writer.write("done", {"usage": {"input_tokens": 9}})
+    await writer.flush()
+    heartbeat = Heartbeat(log)
+    heartbeat.keep(writer)
+    await heartbeat.renew()
+    assert await usage_in(log, writer) is None
+    assert (await log.read_last(writer.sid)).data == b'{"usage":{"input_tokens":9}}'
 
 
 # -- limits ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import sys
 import time
 
 from tests.protocol.search import Bounds, Search
-from tests.protocol.test_model import BLIND, CLEAN, NEEDED
+from tests.protocol.test_model import BLIND, CLEAN, NEEDED, PAID
 
 LARGE = {
     "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
@@ -15,6 +15,9 @@ LARGE = {
     "two texts": BLIND._replace(texts=2, lost_replies=1),
     "a clean restart, a rollback, one of all goes away": CLEAN._replace(absences=1),
     "a viewer and clean restarts": Bounds(rollbacks=0, clean_restarts=2, lost_replies=0),
+    "usage, takeovers": PAID._replace(absences=1),
+    "usage, two rollbacks": PAID._replace(counts=2, rollbacks=2),
+    "usage, lost replies, releases": PAID._replace(lost_replies=1, releases=True),
     "two rollbacks": BLIND._replace(rollbacks=2),
 }
 

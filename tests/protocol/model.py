@@ -9,6 +9,7 @@ A step is given the server that runs it and the stream it finds, and returns the
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 TERMINAL = frozenset({"done", "error", "cancelled"})
@@ -43,7 +44,10 @@ class Server(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Meta and log. `leased`: the writer's lease runs. `created` and `boot`: when and on which server."""
+    """Meta and log. `leased`: the writer's lease runs. `created` and `boot`: when and on which server.
+
+    `usage`: what an ending by seizure takes over, a JSON object. '': nothing was counted, or the stream is over.
+    """
 
     state: str
     pen: Pen
@@ -54,6 +58,7 @@ class Stream(NamedTuple):
     created: int
     log: tuple[tuple[int, Event], ...]
     claimed_under: int = 0
+    usage: str = ""
 
     @property
     def is_over(self) -> bool:
@@ -115,6 +120,8 @@ class Steps:
             return stream, ("HELD",)
         elif self.has("a repeated claim renews"):
             stream = stream._replace(leased=True)
+        if not self.has("a claim keeps the usage"):
+            stream = stream._replace(usage="")
         return stream, ("OK", stream.pen, stream.tail, stream.attempt)
 
     def append(
@@ -128,11 +135,15 @@ class Steps:
         stood_still_since: int | None = None,
         attempt: int = 1,
         healed: int = 0,
+        usage: str = "",
     ) -> Step:
-        """`healed`: how many of the events were confirmed before, and are put back.
+        """`usage`: for an ending by seizure; only who holds the pen can set it.
+        `healed`: how many of the events were confirmed before, and are put back.
         `stood_still_since`: the server of its claim, if the writer's process has stood still for a lease since."""
         if not stream:
             return stream, ("NOT_FOUND",)
+        if not self.has("only the pen sets the usage"):
+            stream = _counted(stream, usage)
         if self.has("stood still: append") and stood_still_since not in (None, server.id):
             return stream, ("SUPERSEDED",)
         same_pen = pen.epoch == stream.pen.epoch and (pen.claim == stream.pen.claim or not self.has("claim id"))
@@ -140,7 +151,7 @@ class Steps:
         if there != tuple(event for _, event in self._between(stream, first, first + len(there))):
             return stream, ("CLOSED" if stream.is_over else "SUPERSEDED",)
         if same_pen and len(there) == len(events):
-            return stream._replace(leased=not stream.is_over), ("OK", stream.tail, stream.state)
+            return _counted(stream._replace(leased=not stream.is_over), usage), ("OK", stream.tail, stream.state)
         if stream.is_over:
             return stream, ("CLOSED",)
         if not same_pen:
@@ -149,7 +160,7 @@ class Steps:
             if not self.has("adopt") and pen.epoch > stream.pen.epoch:
                 return stream, ("SUPERSEDED",)
             stream = stream._replace(state="running", pen=pen, attempt=attempt)
-        stream = stream._replace(leased=True)
+        stream = _counted(stream._replace(leased=True), usage)
         if not events:
             return stream, ("OK", stream.tail, stream.state)
         if first + len(there) != max(stream.tail + 1, pen.base):
@@ -182,20 +193,22 @@ class Steps:
         if not stream:
             return stream, ("NOT_FOUND",)
         if stream.is_over:
-            return stream, ("OK", stream.state, stream.tail, stream.pen.epoch, int(stream.pen.claim != claim))
+            return stream, _is_over(stream, claim)
         if only_expired and stream.state == "running" and stream.leased:
             return stream, ("HELD",)
         if self._is_healing(server, stream):
             return stream, ("HEALING",)
         at = self._next_block(server, stream) if self.has("jump") else stream.tail + 1
+        if stream.usage and self.has("a seizure takes over the usage"):
+            event = event._replace(data=_joined(event.data, stream.usage))
         return self._seized(stream, claim, event, at, stream.pen.epoch + 1)
 
     def seize_again(self, server: Server, stream: Stream | None, claim: str, event: Event, at: int, epoch: int) -> Step:
-        """The seizure's own repetition: it was done, and its ending may have been lost since."""
+        """The seizure's own repetition: it was done, and its ending may have been lost since. `event`: as written."""
         if not stream:
             return stream, ("NOT_FOUND",)
         if stream.is_over:
-            return stream, ("OK", stream.state, stream.tail, stream.pen.epoch, int(stream.pen.claim != claim))
+            return stream, _is_over(stream, claim)
         if at <= stream.tail:
             at = max(at, self._next_block(server, stream))
         return self._seized(stream, claim, event, at, max(stream.pen.epoch + 1, epoch))
@@ -242,10 +255,25 @@ class Steps:
 
     def _seized(self, stream: Stream, claim: str, event: Event, at: int, epoch: int) -> Step:
         stream = _added(stream, at, (event,))._replace(pen=Pen(epoch, claim, at))
-        return stream, ("OK", stream.state, at, epoch, 0)
+        return stream, ("OK", stream.state, at, epoch, 0, event.data)
+
+
+def _is_over(stream: Stream, claim: str) -> Answer:
+    """What a seizure is answered then; with the ending's data, if it is its own."""
+    is_anothers = stream.pen.claim != claim
+    data = "" if is_anothers else stream.log[-1][1].data
+    return ("OK", stream.state, stream.tail, stream.pen.epoch, int(is_anothers), data)
+
+
+def _joined(data: str, usage: str) -> str:
+    return json.dumps({**json.loads(data), **json.loads(usage)}, separators=(",", ":"))
+
+
+def _counted(stream: Stream, usage: str) -> Stream:
+    return stream._replace(usage=usage) if usage and not stream.is_over else stream
 
 
 def _added(stream: Stream, first: int, events: tuple[Event, ...]) -> Stream:
     log = (*stream.log, *enumerate(events, first))
     stream = stream._replace(log=log, tail=log[-1][0])
-    return stream._replace(state=events[-1].kind, leased=False) if events[-1].is_terminal else stream
+    return stream._replace(state=events[-1].kind, leased=False, usage="") if events[-1].is_terminal else stream

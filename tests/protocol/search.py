@@ -10,13 +10,27 @@ One viewer is enough: viewers change nothing, and every property speaks of one o
 from __future__ import annotations
 
 import gc
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
-from tests.protocol.model import ALL_RULES, LOOKED, NEW, SETTLED, Answer, Event, Pen, Rules, Server, Steps, Stream
+from tests.protocol.model import (
+    ALL_RULES,
+    LOOKED,
+    NEW,
+    SETTLED,
+    TERMINAL,
+    Answer,
+    Event,
+    Pen,
+    Rules,
+    Server,
+    Steps,
+    Stream,
+)
 
 BLOCK = 10
 LEASE_BLOCKS = 4
@@ -42,6 +56,7 @@ class Bounds(NamedTuple):
     creates_again: bool = False
     absences: int = 1
     cursor: int = 0
+    counts: int = 0  # of the provider's, in an attempt
 
 
 class Worker(NamedTuple):
@@ -62,6 +77,11 @@ class Worker(NamedTuple):
     vanished: bool = False
     lost: bool = False
     kept_enough: bool = False
+    counted: int = 0
+    found_usage: str = ""
+    told_usage: str = ""
+    has_told_its_own: bool = False
+    has_renewed: bool = True
     # What the worker does not know, for the properties:
     was_away: bool = False
     was_superseded: bool = False
@@ -72,6 +92,11 @@ class Worker(NamedTuple):
     @property
     def unconfirmed(self) -> tuple[Event, ...]:
         return tuple(self.event(at) for at in range(self.confirmed, self.written))
+
+    @property
+    def own_usage(self) -> str:
+        """Larger than what any writer before it has counted."""
+        return f'{{"usage":"{self.pen.epoch}.{self.counted}"}}' if self.pen and self.counted else ""
 
     @property
     def acknowledged(self) -> list[tuple[int, Event]]:
@@ -93,6 +118,7 @@ class Seizer(NamedTuple):
     was_already: bool = False
     at: int = 0
     epoch: int = 0
+    data: str = ""
     lost_its_reply: bool = False
     gave_up: bool = False
 
@@ -143,7 +169,7 @@ class Trace(NamedTuple):
         return "\n".join([self.violation, *(f"  {n:2} {move}" for n, move in enumerate(self.moves, 1))])
 
 
-CANCEL = Event("cancelled", "x")
+CANCEL = Event("cancelled", '{"by":"x"}')
 
 
 class Search:
@@ -236,6 +262,7 @@ class Search:
                 )
             claimed = me._replace(claiming=False, pen=pen, attempt=attempt, claimed_under=w.server.id, has_beaten=True)
             claimed = claimed._replace(created=stream.created, boot=stream.boot)
+            claimed = claimed._replace(found_usage=stream.usage, told_usage=stream.usage)
             if tail < pen.base:
                 yield f"{me.name} claims {_pen(pen)}", _with(w, n, claimed)
 
@@ -248,6 +275,8 @@ class Search:
                 yield from self._send(w, n, me._replace(written=me.written + 1), "writes a text")
             if self.bounds.endings:
                 yield from self._send(w, n, me._replace(written=me.written + 1, ended=True), "ends the stream")
+            if me.counted < self.bounds.counts:
+                yield f"{me.name} counts", _with(w, n, me._replace(counted=me.counted + 1))
         if me.unconfirmed:
             yield from self._send(w, n, me, "sends again")
         yield from self._send(w, n, me, "renews", renew=True)
@@ -268,6 +297,7 @@ class Search:
 
     def _send(self, w: World, n: int, me: Worker, what: str, *, renew: bool = False) -> Iterator[tuple[str, World]]:
         events = () if renew else me.unconfirmed
+        usage = self._usage_sent(me, renew=renew)
         assert me.pen
         stream, answer = self.steps.append(
             w.server,
@@ -278,15 +308,28 @@ class Search:
             stood_still_since=me.claimed_under if me.stood_still else None,
             attempt=me.attempt,
             healed=max(0, me.acked - me.confirmed),
+            usage=usage,
         )
         if answer[0] == "HEALING" and me.written > w.workers[n].written:
             return  # as good as not written yet
         move = f"{me.name} {what} → {_words(answer)}"
         after = self._changed(w, stream, move, by=n)
-        yield move, _with(after, n, self._settled(w, me, answer, renew=renew))
-        if answer[0] == "OK" and events and w.lost_replies < self.bounds.lost_replies:
+        settled = self._settled(w, me, answer, renew=renew)
+        if usage and answer[0] == "OK" and answer[2] not in TERMINAL:
+            settled = settled._replace(told_usage=usage, has_told_its_own=me.has_told_its_own or not renew)
+        yield move, _with(after, n, settled)
+        if answer[0] == "OK" and (events or usage) and w.lost_replies < self.bounds.lost_replies:
             move = f"{me.name} {what}; the reply is lost"
             yield move, _with(after, n, me)._replace(lost_replies=w.lost_replies + 1)
+
+    def _usage_sent(self, me: Worker, *, renew: bool) -> str:
+        """broker/log/writer.py: `batch` and `renewal`"""
+        if not renew:
+            return "" if me.has_told_its_own or me.ended else me.own_usage
+        latest = me.own_usage or (me.found_usage if self._has("a takeover repeats the usage") else "")
+        if latest == me.told_usage and not self._has("every renewal carries the usage"):
+            return ""
+        return latest
 
     def _settled(self, w: World, me: Worker, answer: Answer, *, renew: bool) -> Worker:
         """What a writer makes of an answer: broker/log/writer.py `settle`, and the heartbeat."""
@@ -295,6 +338,7 @@ class Search:
             case ("OK", tail, _):
                 there = min(me.written, max(0, tail - me.pen.base + 1))
                 confirmed = min(me.confirmed, there) if renew else there
+                me = me._replace(has_renewed=me.has_renewed or renew)
                 return me._replace(confirmed=confirmed, acked=max(me.acked, confirmed), has_beaten=True)
             case ("HEALING",):
                 return me._replace(has_beaten=True)
@@ -323,7 +367,9 @@ class Search:
             stream, answer = self.steps.seize(w.server, w.stream, "x", CANCEL)
             if answer[0] == "OK":
                 after = self._changed(w, stream, "a cancel", by=None)
-                _, state, at, epoch, already = answer
+                _, state, at, epoch, already, data = answer
+                if w.stream and not w.stream.is_over:
+                    check_usage(w, data, f"a cancel at {at}")
                 if w.lost_replies < self.bounds.lost_replies and not me.trying and not already:
                     trying = me._replace(trying=True, lost_its_reply=True)
                     yield (
@@ -334,6 +380,7 @@ class Search:
                     yield f"a cancel finds {state}", after._replace(seizer=me._replace(at=at, was_already=True))
                 else:
                     keeps = me._replace(trying=False, keeps=True, has_looked=True, at=at, epoch=epoch)
+                    keeps = keeps._replace(data=data if self._has("seizures keep what was written") else CANCEL.data)
                     yield f"a cancel at {at}", after._replace(seizer=keeps)
         if me.trying:
             yield "whoever cancels gives up", w._replace(seizer=me._replace(trying=False, gave_up=True))
@@ -341,7 +388,8 @@ class Search:
             gone = me._replace(keeps=False, gave_up=True)
             yield "who cancelled dies", w._replace(seizer=gone, absences=w.absences + 1)
         if me.keeps:
-            stream, answer = self.steps.seize_again(w.server, w.stream, "x", CANCEL, me.at, me.epoch)
+            event = CANCEL._replace(data=me.data)
+            stream, answer = self.steps.seize_again(w.server, w.stream, "x", event, me.at, me.epoch)
             if answer[0] == "OK" and not me.has_looked and self._has("seizure kept"):
                 after = self._changed(w, stream, "the cancel again", by=None)
                 yield f"the cancel is looked at → {_words(answer)}", after._replace(seizer=me._replace(has_looked=True))
@@ -394,7 +442,8 @@ class Search:
 
     def _rollback(self, w: World) -> tuple[str, World]:
         server = self.steps.restart(w.server, cleanly=self._is_taken_for_clean(w))
-        workers = tuple(worker._replace(has_beaten=False) for worker in w.workers)
+        counts = self.bounds.counts > 0
+        workers = tuple(me._replace(has_beaten=False, has_renewed=not counts) for me in w.workers)
         hub = w.hub._replace(deaf=True) if self.bounds.late_hub and w.hub.up else Hub(last=w.hub.last)
         viewer = w.viewer if self.bounds.late_hub and w.hub.up else w.viewer._replace(has_read=False)
         to = f"to {[id for id, _ in w.saved.log]}" if w.saved else "past the stream's creation"
@@ -417,7 +466,9 @@ class Search:
         return not any(worker.writes and worker.has_beaten and worker.pen == pen for worker in w.workers)
 
     def _all_have_healed(self, w: World) -> bool:
-        workers = all(worker.has_healed or worker.stood_still for worker in w.workers if worker.writes)
+        workers = all(
+            worker.stood_still or (worker.has_healed and worker.has_renewed) for worker in w.workers if worker.writes
+        )
         looked = w.seizer.has_looked or not w.seizer.keeps or not self._has("seizure kept") or w.stream is None
         return workers and looked
 
@@ -522,7 +573,7 @@ class Search:
 
 
 def _has_lost_cancel(w: World) -> bool:
-    return any(event == CANCEL for _, event in w.ever) and not (w.saved and w.saved.log[-1][1] == CANCEL)
+    return any(event.kind == CANCEL.kind for _, event in w.ever) and not (w.saved and w.saved.state == CANCEL.kind)
 
 
 def _is_fenced(me: Worker, stream: Stream) -> bool:
@@ -628,8 +679,22 @@ def check_kept(w: World) -> None:
             for entry in me.acknowledged:
                 if entry not in log:
                     raise Violation(f"G6: {entry[1].data} was acknowledged, its writer lives, and it is gone")
-    if w.seizer.keeps and w.stream and w.stream.ending and w.stream.ending[1] != CANCEL:
+    if w.seizer.keeps and w.stream and w.stream.ending and w.stream.ending[1] != (CANCEL.kind, w.seizer.data):
         raise Violation("G3: a cancel was confirmed, and the stream has another ending")
+
+
+def check_usage(w: World, data: str, move: str) -> None:
+    """A new ending by seizure has what its writers were last told is kept, or what was counted after that.
+
+    Not what Redis lost while nobody could repeat it: its writer was away, had stood still or had lost the pen.
+    """
+    if "revenant" in w.admitted:
+        return
+    usage = json.loads(data).get("usage", "")
+    for me in w.workers:
+        could_repeat = me.here and not (me.was_away or me.was_superseded or me.stood_still)
+        if me.told_usage and (could_repeat or not w.rollbacks) and usage < json.loads(me.told_usage)["usage"]:
+            raise Violation(f"P7: {me.name}'s usage was {me.told_usage}, and the ending has {data}", move, w)
 
 
 def check_nobody_waits_in_vain(w: World) -> None:
@@ -648,13 +713,13 @@ def check_nobody_waits_in_vain(w: World) -> None:
 
 def _may_be_lost(w: World, ending: Event) -> bool:
     """An ending that nobody keeps: who wrote it died, was cut off or stood still."""
-    if ending == CANCEL:
+    if ending.kind == CANCEL.kind:
         return w.seizer.gave_up or w.seizer.lost_its_reply
     return any(me.was_away for me in w.workers if ending.data[0] == me.name)
 
 
 def _is_lost_cancel(w: World, id: int) -> bool:
-    return "lost cancel" in w.admitted and dict(w.ever)[id] == CANCEL
+    return "lost cancel" in w.admitted and dict(w.ever)[id].kind == CANCEL.kind
 
 
 def check_viewer(w: World) -> None:

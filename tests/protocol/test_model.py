@@ -25,6 +25,8 @@ STATES = 700_000
 
 BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
 
+PAID = BLIND._replace(cancels=1, counts=1, endings=False, absences=0)
+
 CLEAN = BLIND._replace(clean_restarts=1, absences=0)
 
 QUICK = [
@@ -38,6 +40,9 @@ QUICK = [
     pytest.param(CLEAN._replace(cancels=1), id="a clean restart and a rollback, in either order, and a cancel"),
     pytest.param(CLEAN._replace(releases=True), id="a clean restart and a rollback, and workers that release"),
     pytest.param(Bounds(absences=0, rollbacks=0, clean_restarts=1), id="a viewer, a cancel, a clean restart"),
+    pytest.param(PAID._replace(releases=True), id="usage, workers that release, a cancel"),
+    pytest.param(PAID._replace(lost_replies=1), id="usage, lost replies, a cancel"),
+    pytest.param(PAID._replace(absences=1, rollbacks=0, counts=2), id="usage, one of all goes away, a cancel"),
 ]
 
 # Each rule, and the smallest bounds in which leaving it out does harm (found by trying; the first that did).
@@ -67,6 +72,12 @@ NEEDED = {
     "terminal never dropped": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), "G3"),
     "viewer's cursor": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1), "waits"),
     "gap notice": (Bounds(absences=0, lost_replies=0), "not told"),
+    "a seizure takes over the usage": (PAID, "P7"),
+    "a claim keeps the usage": (PAID._replace(releases=True), "P7"),
+    "only the pen sets the usage": (PAID._replace(absences=1, rollbacks=0), "P7"),
+    "every renewal carries the usage": (PAID, "P7"),
+    "a takeover repeats the usage": (PAID._replace(releases=True), "P7"),
+    "seizures keep what was written": (PAID, "G3"),
 }
 
 

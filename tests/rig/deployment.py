@@ -141,8 +141,13 @@ class Deployment:
         self.valkey = valkey
         self.redis_url = redis_url
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_"))
+            },
             "LASTEVENT_REDIS_URL": redis_url,
+            "LASTEVENT_STANDIN": "1",
             **settings,
         }
         self.ports = [free_port() for _ in range(servers)]

@@ -10,14 +10,16 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from broker.archive.writer import Erasure
 from broker.log.index import Filter, Place
 from broker.log.meta import Meta, NewStream, new_sid
+from broker.log.steps import Unsent
 from broker.log.stream_log import StreamLog
-from broker.service.listing import Listing
+from broker.service.listing import SUM_PAGES, Listing
 from broker.service.record import stream_record
 from tests.archive.archive import NOW_MS, TestArchive
 from tests.archive.conftest import open_archive
-from tests.rig.streams import new_stream, queued
+from tests.rig.streams import batch, new_stream, queued, running
 
 MB = 2**20
 LARGE = {"messages": [{"role": "user", "content": "x" * MB}]}
@@ -115,6 +117,48 @@ async def test_a_page_has_at_least_one_stream(log: StreamLog, listing: Listing) 
     assert sorted(each["streams"][0]["id"] for each in pages) == sorted(made)
 
 
+async def test_a_session_is_summed_up_as_far_as_a_bound(
+    log: StreamLog, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.service.listing.SUM_STREAMS", 5)
+    monkeypatch.setattr("broker.service.listing.SUM_PAGES", 2)
+    for _ in range(12):
+        await finished(log, b'{"usage":{"output_tokens":1},"cost_usd":0.000001}')
+    await finished(log, b'{"usage":{"output_tokens":1},"cost_usd":0.000001}', session="another")
+    first = await listing.streams("t", Filter(session="s"), limit=2, after=None, records=records)
+    summed = await listing.session_totals("t", "s", first)
+    assert (summed["streams"], summed["is_whole"]) == (10, False)
+    assert (summed["usage"]["output_tokens"], summed["cost_usd"]) == (10, 0.00001)
+    whole = await listing.streams("t", Filter(session="s"), limit=12, after=None, records=records)
+    assert whole["next"], "it is not known yet that this is all"
+    monkeypatch.setattr("broker.service.listing.SUM_PAGES", 3)
+    summed = await listing.session_totals("t", "s", whole)
+    assert (summed["streams"], summed["is_whole"], summed["usage"]["output_tokens"]) == (12, True, 12)
+
+
+async def test_the_sum_of_a_session_reads_no_more_than_bytes_allow(log: StreamLog, listing: Listing) -> None:
+    """Endings are as long as their producers like."""
+    for _ in range(30):
+        await finished(log, orjson.dumps({"usage": {"output_tokens": 1}, "said": "x" * 400_000}))
+    first = await listing.streams("t", Filter(session="s"), limit=1, after=None, records=records)
+    summed = await listing.session_totals("t", "s", first)
+    assert (summed["streams"], summed["is_whole"], summed["without_price"]) == (2 * SUM_PAGES, False, 2 * SUM_PAGES)
+
+
+async def test_an_ending_that_cannot_be_read_takes_no_sum(log: StreamLog, listing: Listing) -> None:
+    sids = [await finished(log, b'{"usage":{"output_tokens":1}}') for _ in range(3)]
+    first = await listing.streams("t", Filter(session="s"), limit=1, after=None, records=records)
+    await log.redis.hset(log.keys.stream(sids[0]).meta, "ending", "{")
+    await log.redis.hset(log.keys.stream(sids[1]).meta, "ending", "[1]")
+    assert (await listing.session_totals("t", "s", first))["usage"]["output_tokens"] == 1
+
+
+async def finished(log: StreamLog, ending: bytes, **fields: Any) -> str:
+    claimed = await running(log, **fields)
+    await log.append(batch(claimed, claimed.pen.base, Unsent("done", ending)))
+    return claimed.sid
+
+
 # -- with an archive -------------------------------------------------------------------------------------
 
 
@@ -138,6 +182,25 @@ async def test_what_the_archive_has_is_listed_within_the_same_bytes(log: StreamL
         assert all(len(orjson.dumps(each)) <= MB for each in pages)
     assert len(pages) == 3
     assert all(one["request"] for each in pages for one in each["streams"])
+
+
+async def test_a_stream_that_redis_and_the_archive_have_counts_once(log: StreamLog, archive: TestArchive) -> None:
+    listing = Listing(log, archive.reader, max_bytes=MB)
+    ending = '{"usage":{"output_tokens":1},"cost_usd":0.25}'
+    in_both = await finished(log, ending.encode())
+    await finished(log, ending.encode())
+    [meta] = await log.read_meta(in_both)
+    assert meta
+    await archive.add(in_both, ending=ending, created=meta.fields["created"])
+    await archive.add(*(new_sid() for _ in range(3)), ending=ending)
+    erased = new_sid()
+    await archive.add(erased, ending=ending)
+    await archive.writer.erase([Erasure(erased, Meta({}))], NOW_MS)
+    page = await listing.streams("t", Filter(), limit=200, after=None, records=records)
+    assert (len(page["streams"]), page["totals"]["cost_usd"]) == (6, 1.25)
+    first = await listing.streams("t", Filter(session="s"), limit=1, after=None, records=records)
+    summed = await listing.session_totals("t", "s", first)
+    assert (summed["streams"], summed["is_whole"], summed["cost_usd"]) == (5, True, 1.25)
 
 
 async def test_the_archive_unpacks_no_more_than_a_page_shows(archive: TestArchive) -> None:

@@ -187,11 +187,11 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
         assert ids(viewer.read_to_end()) == [3, 4]
     assert browser.get(f"/v1/streams/{sid}/text?access_token={token}").text == "mine"
     assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"  # as in 0.1.0, for one release more
-    for other_path in ("", "/events", "/text", "/replay", "/export", "/views", "/verify"):
+    for other_path in ("", "/events", "/text", "/replay", "/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{other}{other_path}?access_token={token}"), 401, "unauthorized")
         problem(browser.get(f"/v1/streams/nope{other_path}?access_token={token}"), 401, "unauthorized")
     problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "forbidden")
-    for key_path in ("/export", "/views", "/verify"):
+    for key_path in ("/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
     before = owner.newest_ids()
     for call in ("cancel", "regenerate", "events", "heartbeat"):
@@ -334,7 +334,8 @@ def test_who_calls_is_asked_before_what_is_asked(keyed: Deployment, open_api: Ca
     }  # fmt: skip
     paths = ["/v1/streams", "/v1/sessions", "/v1/sessions/x"]
     paths += [
-        f"/v1/streams/{sid}{path}" for path in ("", "/events", "/replay", "/text", "/export", "/views", "/verify")
+        f"/v1/streams/{sid}{path}"
+        for path in ("", "/events", "/replay", "/text", "/message", "/export", "/views", "/verify")
     ]
     for path in paths:
         for query in wrong:

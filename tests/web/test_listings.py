@@ -115,6 +115,31 @@ def test_sessions_are_listed_the_newest_stream_first(api: Api, session: str) -> 
     assert list(last.values()) == sorted(last.values(), reverse=True)
 
 
+def test_pages_and_sessions_have_the_sums_of_their_streams(api: Api, session: str) -> None:
+    for ending in (
+        {"usage": {"input_tokens": 10, "output_tokens": 5, "provider": {"x": 1}}, "cost_usd": 0.1},
+        {"usage": {"input_tokens": 20, "output_tokens": 7, "thinking_tokens": 3}, "cost_usd": 0.2},
+        {"usage": {"input_tokens": 1}, "usage_incomplete": True},
+    ):
+        api.append(api.start_external(session_id=session), ("error", ending)).raise_for_status()
+    api.start_external(session_id=session)
+    tokens = {"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "thinking_tokens": 3}
+    whole = {
+        "usage": {"input_tokens": 31, "output_tokens": 12, **tokens},
+        "cost_usd": 0.3,
+        "usage_incomplete": True,
+        "without_price": 1,
+    }
+    assert api.get("/v1/streams", params={"session_id": session}).json()["totals"] == whole
+    first = api.get(f"/v1/sessions/{session}", params={"limit": 2}).json()
+    assert first["session_totals"] == {**whole, "streams": 4, "is_whole": True}
+    assert first["totals"] != whole
+    second = api.get(f"/v1/sessions/{session}", params={"limit": 2, "cursor": first["next"]}).json()
+    assert "session_totals" not in second
+    for name in ("input_tokens", "output_tokens"):
+        assert first["totals"]["usage"][name] + second["totals"]["usage"][name] == whole["usage"][name]
+
+
 def test_a_stream_without_a_session_gets_one_of_its_own(api: Api) -> None:
     sessions = {api.record(api.start_external())["session_id"] for _ in range(3)}
     assert len(sessions) == 3

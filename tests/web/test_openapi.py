@@ -15,6 +15,7 @@ from broker.settings import load_settings
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment, wait_until
 from tests.rig.npm import install
+from tests.web.test_start import EVERYTHING
 from tests.web.wire import Api
 
 DOCUMENT: dict[str, Any] = create_app(load_settings()).openapi()
@@ -23,7 +24,10 @@ OPERATIONS = [
     for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 ]
-THEIRS = {"metadata", "data", "content", "usage"}
+THEIRS = {
+    *("metadata", "data", "content", "usage", "native", "system", "tools", "tool_choice", "thinking"),
+    *("output_schema", "provider_options"),
+}
 """Fields whose JSON is a caller's or a provider's own, so no client can know its form. (`usage`: an external
 producer's ending may say anything there.)"""
 
@@ -70,6 +74,9 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
         external = api.post("/v1/streams", json={"producer": "external"})
         sid = external.json()["id"]
         batch = {"epoch": 1, "first": 2, "events": [{"event": "text_delta", "data": {"text": "x"}}]}
+        native = {"provider": "gemini", "model": "m", "native": [{"text": {"$lastevent": "text", "characters": 1}}]}
+        said = api.start_external()
+        api.append(said, ("text_delta", {"text": "x"}), ("internal.turn", native), ("done", {"cost_usd": 0.5}))
         erased = archived.create("[[tokens=1 rate=0 ttft_ms=0]]")
         archived.wait_until_ended(erased)
         wait_until(lambda: api.get(f"/v1/streams/{erased}").json()["archived_at"], "it is archived")
@@ -83,6 +90,8 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
             ("regenerate", api.post(f"/v1/streams/{generated}/regenerate")),
             ("stream", api.get(f"/v1/streams/{sid}")),
             ("stream", api.get(f"/v1/streams/{generated}")),
+            ("message", api.get(f"/v1/streams/{generated}/message")),
+            ("message", api.get(f"/v1/streams/{said}/message")),
             ("views", api.get(f"/v1/streams/{generated}/views")),
             ("verify", api.get(f"/v1/streams/{generated}/verify")),
             ("verify", api.get(f"/v1/streams/{sid}/verify")),
@@ -92,6 +101,8 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
             ("session", api.get("/v1/sessions/s")),
             ("healthz", api.get("/healthz")),
             ("readyz", api.get("/readyz")),
+            ("models", api.get("/v1/models")),
+            ("create_stream", api.post("/v1/streams", json={**EVERYTHING, "model": ["anthropic/a", "fast"]})),
         ]
         assert api.delete(f"/v1/streams/{erased}").status_code in (202, 204)
         wait_until(

@@ -113,6 +113,7 @@ def test_openapi_describes_every_route(api: Api) -> None:
         ("GET", "/v1/streams/{sid}/events"),
         ("POST", "/v1/streams/{sid}/events"),
         ("GET", "/v1/streams/{sid}/text"),
+        ("GET", "/v1/streams/{sid}/message"),
         ("GET", "/v1/streams/{sid}/export"),
         ("GET", "/v1/streams/{sid}/views"),
         ("GET", "/v1/streams/{sid}/verify"),

@@ -16,7 +16,7 @@ QUICK = "[[tokens=3 rate=0 ttft_ms=0]] hello"
 RECORD = {
     *("id", "state", "session_id", "user_id", "model", "provider", "attempt", "last_event_id", "created_at"),
     *("started_at", "first_text_at", "finished_at", "archived_at", "usage", "metadata", "regenerates", "request"),
-    "events_url",
+    *("events_url", "cost_usd", "usage_incomplete"),
 }
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -73,6 +73,61 @@ def test_the_body_is_as_asked_for(api: Api) -> None:
     stream = api.post("/v1/streams", asked).json()
     assert stream["model"] == "anthropic/some-model"
     assert stream["request"] == {"messages": messages, "system": "be brief", "max_tokens": 7}
+
+
+EVERYTHING: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": QUICK, "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "assistant",
+            "content": "ok",
+            "native": {"provider": "openai", "model": "gpt-5", "content": [{"a": 1}]},
+        },
+        {"role": "user", "content": "go on"},
+    ],
+    "system": [{"type": "text", "text": "short", "cache_control": {"type": "ephemeral"}}],
+    "max_tokens": 0,
+    "tools": [{"name": "f", "input_schema": {"type": "object"}}, {"type": "web_search_20250305", "name": "web_search"}],
+    "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True},
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "effort": "xhigh",
+    "stop_sequences": ["\n\n", "STOP"],
+    "temperature": 0.5,
+    "output_schema": {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "string"}}},
+    "provider_options": {"anthropic": {"service_tier": "auto"}, "vllm": {"extra_body": {"top_k": 3}}},
+    "on_tool_effects": "restart",
+}
+
+
+def test_what_the_providers_take_is_kept_as_it_was_given(api: Api) -> None:
+    answer = api.post("/v1/streams", {**EVERYTHING, "model": "anthropic/some-model"})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["request"] == EVERYTHING
+    sid = answer.json()["id"]
+    api.post(f"/v1/streams/{sid}/cancel")
+    assert api.record(sid)["request"] == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("model", "first", "provider", "chain"),
+    [
+        ("anthropic/claude-sonnet-5-5", "anthropic/claude-sonnet-5-5", "anthropic", None),
+        ("openai-chat/meta-llama/Llama-3[free]", "openai-chat/meta-llama/Llama-3[free]", "openai-chat", None),
+        ("openai/ft:gpt-5-mini:acme::Ab3_x", "openai/ft:gpt-5-mini:acme::Ab3_x", "openai", None),
+        ("gemini/models/gemini-3@001+x", "gemini/models/gemini-3@001+x", "gemini", None),
+        ("fast", "fast", None, None),
+        (["fast"], "fast", None, None),
+        (["openai/gpt-5", "fast"], "openai/gpt-5", "openai", ["openai/gpt-5", "fast"]),
+    ],
+)
+def test_a_model_is_of_a_provider_or_a_name_alone_and_several_are_a_chain(
+    api: Api, model: object, first: str, provider: str | None, chain: list[str] | None
+) -> None:
+    stream = api.post("/v1/streams", {"prompt": QUICK, "model": model}).json()
+    api.post(f"/v1/streams/{stream['id']}/cancel")
+    assert (stream["model"], stream["provider"]) == (first, provider)
+    assert stream["request"].get("model") == chain
 
 
 def test_of_eight_posts_at_once_with_one_key_one_starts_a_stream(api: Api, other_api: Api) -> None:

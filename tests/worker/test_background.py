@@ -19,7 +19,7 @@ from broker.settings import Settings
 from broker.web.app import Tier
 from tests.rig.streams import kinds, meta, queued, seize
 from worker.main import work
-from worker.providers.anthropic import AnthropicProvider
+from worker.providers.choose import Providers
 from worker.standin.server import StandIn
 from worker.worker import Worker
 
@@ -50,8 +50,8 @@ def standin() -> Any:
 
 @asynccontextmanager
 async def a_worker(redis_url: str, standin: StandIn) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
-    provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=LIMIT_S)
-    working = Worker(Settings(redis_url=redis_url, worker_drain_s=0), provider)
+    settings = Settings(redis_url=redis_url, worker_drain_s=0, provider_silence_s=LIMIT_S)
+    working = Worker(settings, Providers(settings, standin))
     task = asyncio.create_task(working.run(), name="worker")
     async with asyncio.timeout(LIMIT_S):
         await _started(*WORKERS_LOOPS)
@@ -213,11 +213,9 @@ async def test_a_generation_that_dies_loses_its_lease(
 async def test_a_worker_whose_stand_in_dies_ends_to_be_started_again(
     valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
     started: list[StandIn] = []
-    monkeypatch.setattr("worker.providers.choose.StandIn", lambda: started.append(StandIn()) or started[0])
-    task = asyncio.create_task(work(Settings(redis_url=valkey_url, worker_drain_s=0)))
+    monkeypatch.setattr("worker.main.StandIn", lambda: started.append(StandIn()) or started[0])
+    task = asyncio.create_task(work(Settings(redis_url=valkey_url, worker_drain_s=0, standin=True)))
     async with asyncio.timeout(LIMIT_S):
         await _started(*WORKERS_LOOPS)
         started[0]._server.should_exit = True

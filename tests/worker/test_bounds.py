@@ -18,7 +18,7 @@ from broker.settings import Settings
 from tests.rig.memory import peak_of
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
-from worker.providers.choose import make_provider
+from worker.providers.choose import Providers
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish, Provider
 from worker.providers.sse import EventSplitter
@@ -233,9 +233,10 @@ async def test_the_bounds_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> N
             (Settings(provider_bytes=200_000), 200_000),
             (Settings(provider_line_bytes=1024, provider_bytes=100_000), 100_000),
         ):
-            provider, _ = make_provider(settings)
-            events, _ = await failure(provider)
-            await provider.aclose()
+            models = Providers(settings, None)
+            [target] = await models.chain(settings.default_model)
+            events, _ = await failure(target.client)
+            await models.aclose()
             assert limit - 65536 <= len(events) * len(DELTA) <= limit
 
 

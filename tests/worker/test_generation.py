@@ -12,16 +12,18 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-import worker.generation
+import worker.providers.chain
 from broker.log.event import Event, text_since_restart
 from broker.log.meta import NewStream, new_claim_id
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
+from tests.rig.models import Models
 from tests.rig.streams import committing, expire_lease, meta, queued, seize, taken_over
 from worker.generation import Generation
 from worker.heartbeat import Heartbeat
 from worker.providers.anthropic import AnthropicProvider
+from worker.providers.chain import Breaker
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish, Provider, ProviderEvent
 from worker.standin.server import StandIn
@@ -59,7 +61,7 @@ def log(redis: Redis) -> StreamLog:
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.generation, "BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(worker.providers.chain, "BACKOFF_S", (0.01, 0.02))
 
 
 def request(prompt: str) -> dict[str, Any]:
@@ -70,10 +72,15 @@ async def claim(log: StreamLog, prompt: str) -> Claimed:
     return await log.claim(await queued(log, request=request(prompt)), new_claim_id(), "worker-1")
 
 
+def generation(claimed: Claimed, writer: StreamWriter, provider: Provider) -> Generation:
+    log = writer._commit.log
+    return Generation(claimed, writer, Models(provider), Breaker(log.redis, log.keys))
+
+
 async def run(commit: GroupCommit, claimed: Claimed, provider: Provider) -> list[Event]:
     """Run the generation; the stream's events."""
     async with asyncio.timeout(LIMIT_S):
-        await Generation(claimed, StreamWriter(commit, claimed), provider).run(asyncio.Semaphore(1))
+        await generation(claimed, StreamWriter(commit, claimed), provider).run(asyncio.Semaphore(1))
     return await commit.log.read_all(claimed.sid)
 
 
@@ -82,7 +89,8 @@ async def generate(commit: GroupCommit, provider: Provider, prompt: str) -> list
 
 
 def kinds(events: list[Event]) -> list[str]:
-    return [event.kind for event in events]
+    """Without what is for operators alone."""
+    return [event.kind for event in events if not event.kind.startswith("internal.")]
 
 
 def data(event: Event) -> dict[str, Any]:
@@ -247,7 +255,7 @@ async def test_a_provider_that_asks_for_patience_gets_it(commit: GroupCommit, pr
 async def test_a_provider_that_asks_for_more_patience_than_people_have_gets_less(
     commit: GroupCommit, provider: AnthropicProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.generation, "MAX_RETRY_AFTER_S", 0.01)
+    monkeypatch.setattr(worker.providers.chain, "MAX_RETRY_AFTER_S", 0.01)
     events = await generate(commit, provider, f"hours [[tokens=1 overload=1 retry_after=7200 {FAST}]]")
     assert endings(events) == ["done"]
 
@@ -340,7 +348,7 @@ async def test_a_cancel_of_a_silent_provider_is_learnt_by_the_heartbeat(
 ) -> None:
     claimed = await claim(log, f"[[tokens=3 stall_at=2 {FAST}]]")
     writer = StreamWriter(commit, claimed)
-    running = asyncio.create_task(Generation(claimed, writer, patient).run(asyncio.Semaphore(1)))
+    running = asyncio.create_task(generation(claimed, writer, patient).run(asyncio.Semaphore(1)))
     await until(log, claimed.sid, "text_delta")
     await until_open(standin, 1)
     await seize(log, claimed.sid, "cancelled", b"{}")
@@ -393,7 +401,7 @@ async def test_a_takeover_is_announced_before_there_is_room_for_it(
 ) -> None:
     second = await taken_over(log, (await claim(log, f"[[tokens=2 {FAST}]]")).sid)
     slots = asyncio.Semaphore(0)
-    waiting = asyncio.create_task(Generation(second, StreamWriter(commit, second), provider).run(slots))
+    waiting = asyncio.create_task(generation(second, StreamWriter(commit, second), provider).run(slots))
     await until(log, second.sid, "restart")
     assert "start" not in kinds(await log.read_all(second.sid))
     slots.release()

@@ -27,7 +27,7 @@ from broker.settings import Settings, SettingsError
 from tests.rig.memory import peak_of
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.bounds import Bounds
-from worker.providers.choose import make_provider
+from worker.providers.choose import Providers
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish
 
@@ -484,7 +484,7 @@ async def test_a_proxy_that_lets_nobody_through_or_is_not_there_is_a_cut(monkeyp
 async def test_a_proxy_of_another_kind_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://user:p%40ss@127.0.0.1:1")
     with pytest.raises(SettingsError, match="names one of socks5") as caught:
-        make_provider(Settings())
+        await Providers(Settings(), None).warm_up()
     assert "p@ss" not in str(caught.value)
 
 

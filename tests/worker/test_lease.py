@@ -44,7 +44,7 @@ from tests.rig.streams import (
     text,
 )
 from worker.heartbeat import HEARTBEAT_S, Heartbeat
-from worker.providers.anthropic import AnthropicProvider
+from worker.providers.choose import Providers
 from worker.standin.server import StandIn
 from worker.sweeper import QUEUED_GRACE_S, Sweeper
 from worker.worker import Worker
@@ -80,8 +80,8 @@ def start_worker(valkey_url: str, standin: StandIn, monkeypatch: pytest.MonkeyPa
 
     @asynccontextmanager
     async def started(**settings: Any) -> AsyncIterator[Worker]:
-        provider = AnthropicProvider(api_key="sk-secret", base_url=standin.base_url, silence_s=LIMIT_S)
-        working = Worker(Settings(redis_url=valkey_url, worker_drain_s=0, **settings), provider)
+        asked = Settings(redis_url=valkey_url, worker_drain_s=0, provider_silence_s=LIMIT_S, **settings)
+        working = Worker(asked, Providers(asked, standin))
         task = asyncio.create_task(working.run())
         yield working
         working.stop()

@@ -1,32 +1,40 @@
-"""Anthropic's Messages API as a Provider, over the anthropic SDK.
+"""Anthropic's Messages API as a Provider, over the anthropic SDK: its request, and how it fails.
 
-The SDK makes the request; its answer is read by reading.py. The SDK's typed events cost 17 µs each, parsing the raw
-ones 4 µs (anthropic 2.11).
+The SDK makes the request; its answer is read by reading.py and anthropic_answer.py. The SDK's typed events cost 17 µs
+each, parsing the raw ones 4 µs (anthropic 2.11).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Iterable
+import re
+from collections.abc import AsyncGenerator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import orjson
 from anthropic import (
+    AnthropicError,
     APIConnectionError,
     APIStatusError,
     AsyncAnthropic,
     AsyncStream,
-    CredentialsError,
+    AuthenticationError,
+    transform_schema,
 )
 from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types.beta.message_create_params import MessageCreateParamsBase as BetaParameters
+from anthropic.types.message_create_params import MessageCreateParamsBase as StableParameters
 
+from worker.providers.anthropic_answer import MOVE_ON, Answer
 from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
-from worker.providers.failures import ProviderFailure, bad_key, failed, no_key, refused
+from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
 from worker.providers.http import HttpClient
-from worker.providers.provider import Counted, Finish, ProviderEvent, Said
-from worker.providers.reading import Reader, parse
+from worker.providers.provider import Said
+from worker.providers.reading import Reader
+from worker.providers.sdk_types import checked_options
+
+CREDENTIALS = "ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile or a workload's identity"
 
 
 class AnthropicProvider:
@@ -42,40 +50,164 @@ class AnthropicProvider:
         bounds: Bounds = DEFAULT_BOUNDS,
         name: str = "anthropic",
     ) -> None:
-        """None means what it means to the SDK: ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL, the API's address."""
+        """None means what it means to the SDK: its variables, a profile, a workload's identity; the API's address."""
         self.name = name
         self._http = HttpClient(bounds, silence_s)
-        self._client = AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, http_client=self._http)
         self._reader = Reader(bounds, silence_s, idle_s or 10 * silence_s, _failure)
+        self._client: AsyncAnthropic | None = None
+        self._no_client: ProviderFailure | None = None
+        try:
+            self._client = AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, http_client=self._http)
+        except AnthropicError as error:  # a profile that is not there, or cannot be read: each attempt says so
+            self._no_client = self._reader.failure(error)
 
     async def warm_up(self) -> None:
         """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)"""
-        await self._http.warm_up(self._client.base_url)
+        if self._client:
+            await self._http.warm_up(self._client.base_url)
 
     async def check(self) -> None:
         try:
-            await self._client.models.list(limit=1)
+            await self._usable().models.list(limit=1)
         except Exception as error:
             raise self._reader.failure(error) from None
 
     async def aclose(self) -> None:
-        await self._client.close()
+        await (self._client.close() if self._client else self._http.aclose())
 
     def stream(self, model: str, request: dict[str, Any]) -> AsyncGenerator[Said, None]:
-        return self._reader.read(partial(self._ask, model, request), _Message())
+        return self._reader.read(partial(self._ask, model, request), Answer(self.name))
 
     async def _ask(self, model: str, request: dict[str, Any]) -> httpx2.Response:
+        call = _call(self.name, model, request)
+        client = self._usable()
         try:
-            answer = await self._client.post(
-                "/v1/messages",
-                content=_body(model, request),
-                cast_to=Message,
-                stream=True,
-                stream_cls=AsyncStream[RawMessageStreamEvent],
-            )
+            try:
+                return await _post(client, call)
+            except AuthenticationError:
+                if client._token_cache is None:
+                    raise
+                # A token that was taken back before its time. The SDK gets a new one in its retries, which are off.
+                client._token_cache.invalidate()
+                return await _post(client, call)
         except UnicodeEncodeError:
             raise bad_key() from None
-        return answer.response
+
+    def _usable(self) -> AsyncAnthropic:
+        if self._client is None:
+            assert self._no_client
+            raise self._no_client
+        return self._client
+
+
+# ---- Asking
+
+
+class _Call(NamedTuple):
+    body: bytes
+    headers: dict[str, str]
+    is_beta: bool
+
+
+async def _post(client: AsyncAnthropic, call: _Call) -> httpx2.Response:
+    """As `messages.create` or `beta.messages.create`, which take 0.15 s for 32 MiB, in which nothing else goes on."""
+    answer = await client.post(
+        "/v1/messages",
+        content=call.body,
+        options={"headers": call.headers, "params": {"beta": "true"} if call.is_beta else {}},
+        cast_to=Message,
+        stream=True,
+        stream_cls=AsyncStream[RawMessageStreamEvent],
+    )
+    return answer.response
+
+
+_FIELDS = ("system", "max_tokens", "tools", "tool_choice", "thinking", "stop_sequences", "temperature")
+_THE_REQUESTS = frozenset({"model", "messages", "stream"})
+_BETA_ONLY = BetaParameters.__annotations__.keys() - StableParameters.__annotations__.keys()
+_HEADERS = {
+    "betas": "anthropic-beta",
+    "user_profile_id": "anthropic-user-profile-id",
+    "workspace_id": "anthropic-workspace-id",
+}
+_EFFORTS = {"minimal": "low"}  # others are called as ours
+
+
+def _call(provider: str, model: str, request: dict[str, Any]) -> _Call:
+    """Raises ProviderFailure `invalid_input` for provider_options that the SDK's types do not know."""
+    given = (request.get("provider_options") or {}).get(provider) or {}
+    is_beta = not _BETA_ONLY.isdisjoint(given)
+    params: Any = BetaParameters if is_beta else StableParameters
+    options = checked_options(request, provider, params, not_here=_THE_REQUESTS)
+    headers = {
+        header: _header(options.pop(name), f"provider_options.{provider}.{name}")
+        for name, header in _HEADERS.items()
+        if name in options
+    }
+    asked = _asked(request)
+    if "output_config" in asked and isinstance(options.get("output_config"), dict):
+        options["output_config"] = {**asked["output_config"], **options["output_config"]}
+    messages = _messages(provider, model, request["messages"])
+    body = {"model": model, "stream": True, "messages": messages, **asked, **options}
+    return _Call(orjson.dumps(body), headers, is_beta)
+
+
+def _asked(request: dict[str, Any]) -> dict[str, Any]:
+    """The neutral fields, which are almost all this API's own."""
+    asked = {name: request[name] for name in _FIELDS if request.get(name) not in (None, "", [])}
+    effort, schema = request.get("effort"), request.get("output_schema")
+    output: dict[str, Any] = {}
+    if effort == "none":
+        asked.setdefault("thinking", {"type": "disabled"})
+    elif effort:
+        output["effort"] = _EFFORTS.get(effort, effort)
+    if schema is not None:
+        output["format"] = {"type": "json_schema", "schema": _schema(schema)}
+    return {**asked, "output_config": output} if output else asked
+
+
+def _schema(schema: Any) -> Any:
+    """In the part of JSON Schema that the API takes, as the SDK does it for its own types; else as it is."""
+    try:
+        return transform_schema(schema)
+    except Exception:
+        return schema
+
+
+def _header(value: Any, place: str) -> str:
+    header = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not re.fullmatch(r"[!-~]{1,2000}", header):
+        raise invalid_input(f"{place} has characters that a header cannot carry.")
+    return header
+
+
+def _messages(provider: str, model: str, messages: list[Any]) -> list[Any]:
+    """As they are, but for what this API does not know or refuses. What is long in them is not copied."""
+    sent = (_message(provider, model, message) if "native" in message else message for message in messages)
+    return [message for message in sent if message.get("content") != []]
+
+
+def _message(provider: str, model: str, message: dict[str, Any]) -> dict[str, Any]:
+    """One that the assistant said in a stream of ours. Its content is native already."""
+    native, content = message["native"], message["content"]
+    is_own = native.get("provider") == provider and native.get("model") == model
+    if isinstance(content, list):
+        content = [block for block in content if _may_be_sent(block, is_own)]
+    return {"role": message["role"], "content": content}
+
+
+def _may_be_sent(block: Any, is_own: bool) -> bool:
+    match block:
+        case {"type": "thinking" | "redacted_thinking"}:
+            return is_own  # signatures are their model's, and are refused from another
+        case {"type": "text", "text": str(text)}:
+            return (
+                bool(text) and not text.isspace()
+            )  # models do say nothing but a line break before a call; it is refused
+    return True
+
+
+# ---- Failing
 
 
 def _failure(error: Exception) -> ProviderFailure | None:
@@ -83,136 +215,24 @@ def _failure(error: Exception) -> ProviderFailure | None:
     match error:
         case APIStatusError():
             return _refusal(error)
-        case CredentialsError():
-            return failed("provider_unauthorized")
-        case TypeError() if "authentication method" in str(error):  # all the SDK has to say about a missing key
-            return no_key("ANTHROPIC_API_KEY")
         case APIConnectionError():
             return failed("provider_cut")
+        case AnthropicError():  # a profile, a token's file, the exchange of one token for another
+            return _bad_credentials(error)
+        case TypeError() if "authentication method" in str(error):  # all the SDK has to say about a missing key
+            return no_key(CREDENTIALS)
     return None
-
-
-def _body(model: str, request: dict[str, Any]) -> bytes:
-    """As `messages.create` makes it, which takes 0.15 s for 32 MiB, in which no other generation goes on."""
-    asked = {name: request[name] for name in ("messages", "max_tokens", "system") if request.get(name)}
-    return orjson.dumps({"model": model, "stream": True, **asked})
-
-
-# ---- Reading
-
-
-class _Message:
-    """What must be remembered of an answer to read the rest of it; its text is not kept."""
-
-    may_end = False
-    has_effects = False
-
-    def __init__(self) -> None:
-        self.finish: Finish | None = None
-        self._blocks: dict[int, tuple[str, str]] = {}  # content block → the tool call it holds, and the tool
-        self._calls: dict[str, tuple[str, float]] = {}  # tool call of the provider's own → the tool, when it began
-        self._usage = {"input_tokens": 0, "output_tokens": 0}
-        self._stop_reason = "unknown"
-
-    def end(self) -> Finish:
-        raise AssertionError("message_stop is the only end")
-
-    def take(self, name: bytes, data: bytes) -> Iterable[ProviderEvent | Counted]:
-        """Read one server-sent event. Unknown kinds come with newer APIs and are ignored."""
-        event: ProviderEvent | None = None
-        match name:
-            case b"content_block_delta":
-                event = self._delta(parse(data))
-            case b"content_block_start":
-                event = self._block(parse(data))
-            case b"message_start":
-                self._count(parse(data)["message"].get("usage"))
-                return (Counted(dict(self._usage)),)
-            case b"message_delta":
-                self._end(parse(data))
-            case b"message_stop":
-                self.finish = Finish(self._stop_reason, self._usage)
-            case b"error":
-                raise _event_failure(parse(data)["error"])
-        return () if event is None else (event,)
-
-    def _delta(self, data: Any) -> ProviderEvent | None:
-        delta = data["delta"]
-        kind = delta["type"]
-        if kind == "text_delta":
-            return _text_event("text_delta", delta["text"])
-        if kind == "thinking_delta":
-            return _text_event("thinking_delta", delta["thinking"])
-        if kind == "input_json_delta" and delta["partial_json"]:
-            call_id, tool = self._blocks[data["index"]]
-            return "tool_args_delta", {"tool_call_id": call_id, "tool": tool, "partial_json": delta["partial_json"]}
-        return None
-
-    def _block(self, data: Any) -> ProviderEvent | None:
-        block = data["content_block"]
-        kind = block["type"]
-        # By their endings, since there are many: server_tool_use, mcp_tool_use, web_search_tool_result …
-        if kind.endswith("tool_use"):
-            return self._tool_start(data["index"], block["id"], block["name"])
-        if kind.endswith("tool_result"):
-            return self._tool_end(block)
-        if kind == "text":
-            return _text_event("text_delta", block.get("text", ""))  # empty today; the SDK would not lose it either
-        return None
-
-    def _tool_start(self, index: int, call_id: str, tool: str) -> ProviderEvent:
-        self._blocks[index] = (call_id, tool)
-        self._calls[call_id] = (tool, time.monotonic())
-        return "tool_start", {"tool_call_id": call_id, "tool": tool}
-
-    def _tool_end(self, block: dict[str, Any]) -> ProviderEvent:
-        call_id = block["tool_use_id"]
-        tool, began = self._calls.get(call_id) or (block["type"].removesuffix("_tool_result"), time.monotonic())
-        duration_ms = round((time.monotonic() - began) * 1000)
-        kind = "tool_error" if _is_error(block) else "tool_end"
-        return kind, {"tool_call_id": call_id, "tool": tool, "duration_ms": duration_ms}
-
-    def _end(self, data: Any) -> None:
-        self._stop_reason = data["delta"]["stop_reason"] or self._stop_reason
-        self._count(data.get("usage"))
-
-    def _count(self, usage: dict[str, Any] | None) -> None:
-        # Cumulative, so the latest holds. What is not a plain count (tiers, breakdowns) is left out.
-        self._usage.update((name, n) for name, n in (usage or {}).items() if type(n) is int)
-
-
-def _text_event(kind: str, text: Any) -> ProviderEvent | None:
-    if type(text) is not str:
-        raise TypeError(f"a {kind} without text")
-    return (kind, {"text": text}) if text else None
-
-
-def _is_error(block: dict[str, Any]) -> bool:
-    content = block.get("content")
-    return block.get("is_error") is True or (isinstance(content, dict) and str(content.get("type")).endswith("_error"))
-
-
-# ---- Failing
-
-# The API's error types, in a refusal's body or in an `error` event (https://docs.anthropic.com/en/api/errors).
-_ERROR_TYPES = {
-    "overloaded_error": "provider_overloaded",
-    "rate_limit_error": "provider_rate_limited",
-    "api_error": "provider_error",
-    "timeout_error": "provider_error",
-    "authentication_error": "provider_unauthorized",
-    "permission_error": "provider_unauthorized",
-    "invalid_request_error": "provider_refused",
-    "not_found_error": "provider_refused",
-    "request_too_large": "provider_refused",
-    "billing_error": "provider_refused",
-}
 
 
 def _refusal(error: APIStatusError) -> ProviderFailure:
     code = "provider_overloaded" if error.type == "overloaded_error" else None
-    return refused(error.status_code, error.api_message, error.response.headers, code=code)
+    moves_on = error.type in MOVE_ON
+    return refused(error.status_code, error.api_message, error.response.headers, code=code, moves_on=moves_on)
 
 
-def _event_failure(error: dict[str, Any]) -> ProviderFailure:
-    return failed(_ERROR_TYPES.get(error["type"], "provider_error"), said=error.get("message"))
+def _bad_credentials(error: AnthropicError) -> ProviderFailure:
+    status = getattr(error, "status_code", None)  # of the server that gives out tokens
+    if status is not None and status >= 500:
+        return failed("provider_error", "The model provider gave out no token just now.", said=str(error))
+    message = "The credentials for the model provider that are configured here cannot be used."
+    return failed("provider_unauthorized", message, said=str(error))

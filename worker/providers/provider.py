@@ -45,6 +45,8 @@ class Finish(NamedTuple):
     stop_details: Any = None
     model: str | None = None
     """What answered, as the provider calls it: with a date, perhaps."""
+    response_id: str | None = None
+    """The provider's name for this answer."""
     native: Any = None
     """The assistant's content in the provider's own form, as the next turn needs it, with references to what the events
     hold (broker/log/turn.py). None: it is one text and nothing else."""

@@ -45,7 +45,7 @@ class Answer(Protocol):
         """Read one server-sent event. Raises ProviderFailure, or anything else for what cannot be understood."""
 
     def end(self) -> Finish:
-        """It ended after `may_end`."""
+        """It ended after `may_end`. Raises like `take`."""
 
 
 class Reader:
@@ -78,18 +78,19 @@ class Reader:
                 if not heard_s:
                     heard_s = clock()
                 elif clock() - heard_s > self._idle_s:
+                    if answer.may_end:
+                        break
                     raise _idle(self._idle_s)
             if answer.finish is not None:
                 await _read_to_the_end(body)
+            finish = answer.finish or (answer.end() if answer.may_end else None)
+            if finish is None:
+                raise failed("provider_cut", "The model provider's answer ended before it was complete.")
         except Exception as error:
             raise self._failure_of(error, response, answer) from None
         finally:
             if response is not None:
                 await response.aclose()
-        finish = answer.finish or (answer.end() if answer.may_end else None)
-        if finish is None:
-            cut = failed("provider_cut", "The model provider's answer ended before it was complete.")
-            raise self._failure_of(cut, response, answer)
         yield finish  # only now that the connection is given back, since a consumer need not read on after a Finish
 
     async def _open(self, ask: Callable[[], Awaitable[httpx2.Response]]) -> httpx2.Response:

@@ -2,7 +2,13 @@
 
 directives.py       what a message asks of it, between double brackets
 words.py            the text it answers with
-anthropic_wire.py   the Anthropic Messages wire: a request → its events, whole or with the fault that was asked for
+reply.py            Reply: what is said, how fast, with which fault; the same on every wire
+wire.py             Wire: what each wire turns into bytes
+anthropic_wire.py   Anthropic's Messages
+responses_wire.py   OpenAI's Responses
+chat_wire.py        OpenAI's Chat Completions
+gemini_wire.py      Gemini's streamGenerateContent
+openai_errors.py    what OpenAI's two say alike
 framing.py          the line ends, pieces and compression of an answer's bytes
 server.py           StandIn: the server, in a thread of its own
 __main__.py         python -m worker.standin: the server by itself

@@ -1,27 +1,43 @@
 """What a message asks of the stand-in, between double brackets, as in `[[tokens=200 rate=50 cut_at=120]]`.
 
-What is unknown or malformed in there is ignored:
-
+What is unknown or malformed in there is ignored, and so is what a provider's wire has no form for:
 
     tokens=60 rate=30    that many text deltas, so many a second (0: as fast as it can)
     ttft_ms=300          silence before the first of them
     thinking=N           N thinking deltas in a block of their own before the text
-    tools=N              N tool_use blocks after the text
+    citations=N          the text ends with N citations, of its first N words
+    json=1               the text is JSON_TEXT, in pieces, instead of words
+    tools=N              N tool calls after the text; not once the request ends in what a tool said
+    parallel=1           two tool calls at least, whose argument pieces alternate where the wire can
+    call_ids=0           tool calls have no ids (Gemini before 3, older servers of the Chat wire)
+    ollama=1             tool calls are whole, and each says that its index is 0, as Ollama does it (Chat)
+    args_piece=N         arguments come in pieces of N characters, not 12
     server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
-    stop=refusal         the stop_reason to give
-    overload=K           the first K requests with this very message get 529 (with status=S: get S)
+    mcp=1                before the text, the provider calls a tool of an MCP server (Anthropic, Responses)
+    stop=refusal         the stop reason to give, in Anthropic's words or the wire's own
+    max=1                the answer ends because it has as many tokens as it may
+    stop_seq=1           the answer ends at a stop sequence, the request's first, and says which where the wire can
+    refuse=1             the answer is a refusal, in the wire's own way
+    pause=K              the first K requests of a turn are paused after a server-side search (Anthropic); the next
+                         one goes on with the words behind
+    cached=N             N more input tokens, which came from the cache
+    overload=K           the first K requests with this very message get 529, or 503 where the API has no 529 (with
+                         status=S: get S)
+    code=C               the code in the error of those (OpenAI), as in status=429 code=insufficient_quota
     status=S             every request gets HTTP status S (400 to 599; or 200, though the body is not a stream)
     retry_after=S        the retry-after header of those, in seconds (retry_date=S: as an HTTP date, S from now)
 
 and the faults. N counts the text deltas sent before it happens:
 
-    error_at=N           an `error` event (overloaded_error; error=api_error names another)
+    error_at=N           the event of an error (overloaded_error; error=api_error names another)
+    flat_error=1         that event as OpenAI's reference shows it, not as it comes (Responses)
     cut_at=N             the connection is dropped in the middle of the body
-    end_at=N             the body ends properly, but without message_stop
+    end_at=N             the body ends properly, but without what marks an answer's end
     stall_at=N           silence, without pings, until the client goes away (stall_ms=M: for so long; then the
                          answer continues)
     garbage_at=N         a data line that is not JSON; the answer then continues
-    hold=1               the answer is complete, message_stop included, but the body does not end
+    pings=1              keep-alives and nothing else, until the client goes away
+    hold=1               the answer is complete, its end included, but the body does not end
     surrogate_at=N       the next text delta ends in half of a UTF-16 surrogate pair
 
 and what is right, or the client's to refuse, but seldom met:
@@ -47,15 +63,29 @@ class Directives:
     rate: float = 30.0
     ttft_ms: int = 300
     thinking: int = 0
+    citations: int = 0
+    json: int = 0
     tools: int = 0
+    parallel: int = 0
+    call_ids: int = 1
+    ollama: int = 0
+    args_piece: int = 12
     server_tool: str = ""
+    mcp: int = 0
     stop: str = ""
+    max: int = 0
+    stop_seq: int = 0
+    refuse: int = 0
+    pause: int = 0
+    cached: int = 0
     overload: int | None = None
     status: int | None = None
+    code: str = ""
     retry_after: int | None = None
     retry_date: int | None = None
     hold: int = 0
     error: str = "overloaded_error"
+    flat_error: int = 0
     error_at: int | None = None
     error_times: int | None = None
     cut_at: int | None = None
@@ -65,7 +95,8 @@ class Directives:
     stall_ms: int | None = None
     garbage_at: int | None = None
     surrogate_at: int | None = None
-    line_end: str = "lf"
+    pings: int = 0
+    line_end: str = ""
     piece: int = 0
     gzip: int = 0
 
@@ -82,6 +113,10 @@ class Directives:
         return min(reached, default=(self.tokens, ""))
 
     @property
+    def calls(self) -> int:
+        return max(self.tools, 2 if self.parallel else 0)
+
+    @property
     def times(self) -> int | None:
         """How many attempts are broken; None for all of them."""
         given = [times for times in (self.cut_times, self.error_times) if times is not None]
@@ -95,15 +130,20 @@ class Directives:
 
 
 BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
-_COUNTS = "tokens ttft_ms thinking tools overload retry_after retry_date hold stall_ms cut_times error_times piece gzip"
+_COUNTS = (
+    "tokens ttft_ms thinking citations json tools parallel call_ids ollama mcp max stop_seq refuse pause cached "
+    "overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
+)
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
     **dict.fromkeys(f"{_COUNTS} {_PLACES}".split(), (r"[0-9]{1,9}", int)),
     "rate": (r"[0-9]{1,7}(\.[0-9]{1,3})?", float),
     "status": (r"200|[45][0-9]{2}", int),
+    "args_piece": (r"[1-9][0-9]{0,8}", int),
     "server_tool": (r"ok|error", str),
     "stop": (r"[a-z_]{1,64}", str),
     "error": (r"[a-z_]{1,64}", str),
+    "code": (r"[a-z_]{1,64}", str),
     "line_end": (r"lf|cr|crlf|torn", str),
 }
 

@@ -14,10 +14,12 @@ GZIP = 31
 
 
 class Framing:
-    def __init__(self, asked: Directives) -> None:
-        self.is_plain = asked.line_end == "lf" and not asked.piece and not asked.gzip
-        self._line_end = LINE_ENDS[asked.line_end]
-        self._is_torn = asked.line_end == "torn"
+    def __init__(self, asked: Directives, line_end: str) -> None:
+        """`line_end`: the wire's own, unless another was asked for."""
+        line_end = asked.line_end or line_end
+        self.is_plain = line_end == "lf" and not asked.piece and not asked.gzip
+        self._line_end = LINE_ENDS[line_end]
+        self._is_torn = line_end == "torn"
         self._piece_bytes = asked.piece
         self._compressor = zlib.compressobj(wbits=GZIP) if asked.gzip else None
 

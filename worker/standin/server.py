@@ -1,9 +1,10 @@
-"""The stand-in: a loopback server that speaks a provider's wire, and is not a model.
+"""The stand-in: a loopback server that speaks the providers' wires, and is not a model.
 
 It exists so that the one real provider path (the SDK, a socket, the wire) is what runs in a demo, a test and a
 benchmark.
 
-`GET /open` answers {"open": n, "requests": m}: how many message requests are being answered now, and ever were.
+`GET /open` answers {"open": n, "requests": m}: how many requests for an answer are being answered now, and ever were.
+`GET /v1/models`, and Gemini's `GET /v1beta/models`, list one model.
 """
 
 from __future__ import annotations
@@ -22,17 +23,13 @@ import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from worker.standin.anthropic_wire import (
-    REASONS,
-    Refused,
-    Reply,
-    Request,
-    error_event,
-    error_type,
-    read_request,
-    request_id_of,
-)
+from worker.standin.anthropic_wire import AnthropicWire
+from worker.standin.chat_wire import ChatWire
 from worker.standin.directives import Directives, read_directives
+from worker.standin.gemini_wire import GeminiWire
+from worker.standin.reply import Reply
+from worker.standin.responses_wire import ResponsesWire
+from worker.standin.wire import Refused, Request, Wire
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024  # the real API's; without one, a runaway client fills this process's memory
 REMEMBERED_MESSAGES = (
@@ -41,6 +38,21 @@ REMEMBERED_MESSAGES = (
 # Longer than any client keeps an idle connection (a worker: 5 s, which is uvicorn's default too): when both let go
 # at the same moment, the next request is written into a closed connection.
 KEEP_ALIVE_S = 75
+
+
+WIRES: tuple[type[Wire], ...] = (AnthropicWire, ResponsesWire, ChatWire, GeminiWire)
+
+
+def wire_at(path: str) -> type[Wire] | None:
+    return next((wire for wire in WIRES if wire.PATH.fullmatch(path)), None)
+
+
+def wire_of(scope: HTTPScope) -> type[Wire]:
+    """Whose words a request is answered in that asks for no answer of a model."""
+    if scope["path"].startswith("/v1beta"):
+        return GeminiWire
+    is_anthropic = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return AnthropicWire if is_anthropic or scope["path"] != "/v1/models" else ResponsesWire
 
 
 class StandInApp:
@@ -54,49 +66,56 @@ class StandInApp:
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         assert scope["type"] == "http"
+        wire = wire_at(scope["path"])
         if (scope["method"], scope["path"]) == ("GET", "/open"):
             await _send_json(send, 200, {"open": self.open, "requests": self.requests})
-        elif (scope["method"], scope["path"]) == ("POST", "/v1/messages"):
+        elif wire and scope["method"] == "POST":
             self.requests += 1
             self.open += 1
             try:
-                await self._answer(self.requests, scope, receive, send)
+                await self._answer(wire, self.requests, scope, receive, send)
             finally:
                 self.open -= 1
+        elif (scope["method"], scope["path"]) in (("GET", "/v1/models"), ("GET", "/v1beta/models")):
+            await _send_json(send, 200, wire_of(scope).models())
         else:
-            await _send_json(send, 404, error_event("not_found_error", REASONS["not_found_error"]))
+            await _send_refusal(send, wire or wire_of(scope), self.requests, Refused(404))
 
     async def _answer(
-        self, number: int, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+        self,
+        wire: type[Wire],
+        number: int,
+        scope: HTTPScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
     ) -> None:
+        model = ""
         try:
             body = await _read_body(receive)
             if body is None:
                 return
-            request = read_request(body)
+            request = wire.read_request(body, scope["path"], scope["query_string"].decode("latin-1"))
+            model = request.model
             directives = read_directives(request.message)
-            self._turn_away(request, directives)
+            self._turn_away(wire, request, directives)
             directives = self._for_this_attempt(request, directives)
         except Refused as refused:
-            await _send_refusal(send, number, refused)
+            await _send_refusal(send, wire, number, refused, model)
             return
         hang_up = scope["extensions"]["standin"]["hang_up"]
-        reply = Reply(number, request, directives, send, hang_up)
+        reply = Reply(wire(number, request, directives), request, directives, send, hang_up)
         async with asyncio.TaskGroup() as tasks:
-            speaking = tasks.create_task(reply.speak())
+            speaking = tasks.create_task(reply.speak(wire.request_id(number)))
             await _client_gone(receive)  # or the answer complete, for which uvicorn says the same
             speaking.cancel()
 
-    def _turn_away(self, request: Request, asked: Directives) -> None:
+    def _turn_away(self, wire: type[Wire], request: Request, asked: Directives) -> None:
         if asked.overload is not None:
             if self._turned_away.add(request.message) >= asked.overload:
                 return
         elif asked.status is None:
             return
-        status = asked.status or 529
-        # The API names the model that it does not find, too: some of its words are the caller's.
-        reason = f"model: {request.model}" if status == 404 else REASONS.get(error_type(status), "Asked to refuse")
-        raise Refused(status, reason, _retry_headers(asked))
+        raise Refused(asked.status or wire.OVERLOADED, headers=_retry_headers(asked), kind=asked.code)
 
     def _for_this_attempt(self, request: Request, asked: Directives) -> Directives:
         if asked.times is None:
@@ -133,10 +152,11 @@ def _retry_headers(asked: Directives) -> Iterator[tuple[bytes, bytes]]:
         yield b"retry-after", formatdate(time.time() + asked.retry_date, usegmt=True).encode()
 
 
-async def _send_refusal(send: ASGISendCallable, number: int, refused: Refused) -> None:
-    request_id = request_id_of(number)
-    body = {**error_event(error_type(refused.status), refused.message), "request_id": request_id.decode()}
-    await _send_json(send, refused.status, body, [(b"request-id", request_id), *refused.headers])
+async def _send_refusal(
+    send: ASGISendCallable, wire: type[Wire], number: int, refused: Refused, model: str = ""
+) -> None:
+    headers = [*wire.request_id(number), *refused.headers]
+    await _send_json(send, refused.status, wire.refusal(number, refused, model), headers)
 
 
 async def _send_json(

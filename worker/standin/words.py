@@ -9,6 +9,7 @@ from itertools import chain, count
 from worker.standin.directives import BRACKETS
 
 _OPENING = "This is a stand-in and no model: nobody has understood your message."
+JSON_TEXT = '{"city":"Oslo","celsius":3}'
 _ASIDE = "A stand-in does not think, so this is only what thinking would look like on the way to you."
 _SENTENCES = (
     "A river does not ask the stone to move.",

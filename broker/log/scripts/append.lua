@@ -1,10 +1,12 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, attempt, claimed under or '',
---        seen server, when endings may be new there (ms), [kind, data, t or ''] …)
+--        seen server, when endings may be new there (ms), usage or '', [kind, data, t or ''] …)
 --   → OK, tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
 --
 -- No event may follow a terminal event in a batch: stream_log.py refuses to send such a batch.
 -- first 0: after the tail (an external producer that does not number its events, and so cannot retry).
--- Also renews the lease; with no events, that is all it does. The order of the checks is the protocol:
+-- Also renews the lease and keeps the usage, if one is given, for an ending by seizure (seize.lua); with no events, that
+-- is all it does. Whatever renews the lease keeps the usage: so only the holder of the pen can, of a stream that runs.
+-- The order of the checks is the protocol:
 --  0 a writer whose process stood still for a lease says which server ran its claim. On another server it has no
 --    right to heal: another worker may have taken over, and Redis may have lost that
 --  1 events that are already there under the same pen are skipped: a retry after a lost reply is harmless, also of the
@@ -20,8 +22,8 @@
 local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local attempt, claimed_under = ARGV[9], ARGV[10]
-local HEAD = 12
+local attempt, claimed_under, usage = ARGV[9], ARGV[10], ARGV[13]
+local HEAD = 13
 local count = (#ARGV - HEAD) / 3
 
 -- Each call and each field costs about half a microsecond of a thread that all streams share. So a field that is
@@ -35,8 +37,15 @@ if claimed_under ~= '' and claimed_under ~= server() then
   return { 'SUPERSEDED' }
 end
 
+local function keep_usage()
+  if usage ~= '' then
+    redis.call('HSET', META, 'usage', usage)
+  end
+end
+
 local function renew()
   redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+  keep_usage()
 end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
@@ -139,6 +148,7 @@ if TERMINAL[state] then
   redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
 else
   redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes, 'lease_until', int(now + lease_ms))
+  keep_usage()
 end
 publish()
 return { 'OK', tail, now, TERMINAL[state] and state or 'running', there_t }

@@ -86,11 +86,11 @@ local function publish()
   redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
 end
 
--- A terminal event: the state takes its name and retention starts. With an archive (retention 0) retention starts
+-- A terminal event: the state takes its name and retention starts. What only a running stream has goes. With an archive (retention 0) retention starts
 -- later, when the archive holds the stream (archived.lua).
 local function finish(kind, data, t, stopped_after, retention_ms)
   redis.call('HSET', META, 'state', kind, 'finished', t, 'stopped_after', int(stopped_after), 'ending', data)
-  redis.call('HDEL', META, 'lease_until')
+  redis.call('HDEL', META, 'lease_until', 'usage')
   if retention_ms ~= '0' then
     redis.call('PEXPIRE', META, retention_ms)
     redis.call('PEXPIRE', LOG, retention_ms)

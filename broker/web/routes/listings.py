@@ -1,4 +1,4 @@
-"""Streams and sessions, in pages."""
+"""Streams and sessions, in pages; the models that there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.log.index import Filter
-from broker.web.answers import SessionPage, SessionStreams, StreamPage
+from broker.service.record import models_json
+from broker.web.answers import ModelList, SessionPage, SessionStreams, StreamPage
 from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
 from broker.web.inputs import Include, Limit, Next, State
 from broker.web.openapi import gives
@@ -63,15 +64,27 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 async def session(
     request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
 ) -> Response:
-    """A page may have fewer streams than its limit, and still a next page."""
+    """A page may have fewer streams than its limit, and still a next page. The first one has sums of the session."""
     tier = Tier.of(request)
     grant = grant_of(request)  # names of sessions are the callers' own
     which, to_json = Filter(session=session_id), partial(tier.listed_json, grant=grant)
-    page = await tier.listing.streams(
+    reading = tier.listing.streams(
         grant.tenant, which, limit=limit, after=cursor, records=to_json, with_requests=include == "request"
     )
+    page = await while_here(request, reading)
     _note_listed(request, grant, page)
+    if cursor is None:
+        summing = tier.listing.session_totals(grant.tenant, session_id, page)
+        page = {**page, "session_totals": await while_here(request, summing)}
     return json_response({"id": session_id, **page})
+
+
+@router.get("/v1/models", **gives("The models and aliases that workers say they have", ModelList))
+@needs(any_key)
+async def models(request: Request) -> Response:
+    """In the form of OpenAI's list. Providers may have other models too."""
+    tier = Tier.of(request)
+    return json_response(models_json(await tier.streams.models.known(), tier.settings.default_model))
 
 
 def _note_listed(request: Request, grant: Grant, page: dict[str, Any]) -> None:

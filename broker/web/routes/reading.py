@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
-from broker.web.answers import Stream, StreamState
-from broker.web.grants import CheckedRoute, any_key, grant_of, needs, reader
+from broker.web.answers import AssistantMessage, Stream, StreamState
+from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs, reader
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -40,6 +40,18 @@ async def text(request: Request, sid: str) -> Response:
     answer, *span = await while_here(request, tier.reading.text(sid, grant))
     tier.note_reading(request, grant, "text", sid, span=(span[0], span[1]))
     return Response(answer, media_type="text/plain; charset=utf-8", headers={"Last-Event-ID": str(span[1])})
+
+
+@router.get("/v1/streams/{sid}/message", **gives("The assistant's message, for the next request", AssistantMessage))
+@needs(full_key)
+async def message(request: Request, sid: str) -> Response:
+    """What `messages` of the next POST takes as it is: for the model that said it in its own form, for any other in
+    blocks. 409 while the stream runs.
+    """
+    tier, grant = Tier.of(request), grant_of(request)
+    answer, *span = await while_here(request, tier.reading.message(sid, grant))
+    tier.note_reading(request, grant, "text", sid, span=(span[0], span[1]))  # it shows what that shows, and more
+    return Response(answer, media_type="application/json")
 
 
 @router.get("/v1/streams/{sid}/export", **gives("The whole log, an event a line", NDJSON_MEDIA_TYPE))

@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import orjson
@@ -18,12 +18,14 @@ import pytest
 from google.genai import types
 
 from tests.rig.wire_peer import WirePeer, sse, wire_peer
+from tests.worker.providers_table import documented
 from worker.providers.bounds import Bounds
 from worker.providers.failures import ProviderFailure
 from worker.providers.gemini import GeminiProvider
 from worker.providers.gemini_answer import BAD_ANSWERS, STOP_REASONS
 from worker.providers.provider import Counted, Finish
 from worker.providers.reading import LAST_WORDS_S
+from worker.standin.server import StandIn
 
 KEY = "AIzaSecretOfThisServer"
 MODEL = "gemini-3-pro"
@@ -409,10 +411,6 @@ async def test_usage_is_disjoint_and_told_when_it_changes(peer: WirePeer, provid
 
 
 # -- how it ends ---------------------------------------------------------------------------------------------
-
-
-def test_every_finish_reason_of_the_sdk_has_a_meaning() -> None:
-    assert {reason.value for reason in types.FinishReason} == STOP_REASONS.keys() | BAD_ANSWERS
 
 
 @pytest.mark.parametrize("reason", [*STOP_REASONS, "A_NEW_ONE"])
@@ -1006,3 +1004,89 @@ async def test_answers_at_the_same_time_are_not_mixed_up(peer: WirePeer, provide
     )
     assert all(len(events) == 2 for events in many)
     assert sorted(int(one.json["contents"][0]["parts"][0]["text"]) for one in peer.asked) == list(range(20))
+
+
+# -- the SDK's types -----------------------------------------------------------------------------------------
+
+# What the SDK adds, and what the wire says and the SDK renames.
+SDKS_OWN = {"sdkHttpResponse", "automaticFunctionCallingHistory", "parsed"}
+NOT_THE_SDKS = {"error", "candidates.citationMetadata.citationSources"}
+
+
+def places(model: Any, documented: Iterable[str], before: str = "") -> Iterator[str]:
+    """Each field's path in a chunk, down to where docs/PROVIDERS.md speaks of the whole."""
+    for name, field in model.model_fields.items():
+        path = before + (field.alias or name)
+        inner = next((one for one in _inner(field.annotation) if hasattr(one, "model_fields")), None)
+        if inner and any(one.startswith(f"{path}.") for one in documented):
+            yield from places(inner, documented, f"{path}.")
+        else:
+            yield path
+
+
+def _inner(hint: Any) -> Iterator[Any]:
+    yield hint
+    for argument in get_args(hint):
+        yield from _inner(argument)
+
+
+def test_every_field_of_the_sdks_answer_is_in_the_table() -> None:
+    paths = {says for says in documented("gemini") if not says.isupper()}
+    assert set(places(types.GenerateContentResponse, paths)) - SDKS_OWN == paths - NOT_THE_SDKS
+
+
+def test_every_finish_reason_is_in_the_table_with_its_meaning() -> None:
+    table = {says: becomes for says, becomes in documented("gemini").items() if says.isupper()}
+    meanings = STOP_REASONS | dict.fromkeys(BAD_ANSWERS, "provider_bad_answer")
+    assert table.keys() == meanings.keys() == {reason.value for reason in types.FinishReason}
+    assert all(f"`{meanings[says]}`" in becomes for says, becomes in table.items())
+
+
+# -- the stand-in --------------------------------------------------------------------------------------------
+
+HELD = {
+    "tokens=20 rate=0 ttft_ms=0 thinking=3 citations=2 cached=50": "end_turn",
+    "tokens=5 rate=0 ttft_ms=0 tools=2 parallel=1 call_ids=0 line_end=torn": "tool_use",
+    "tokens=5 rate=0 ttft_ms=0 max=1 piece=1": "max_tokens",
+    "tokens=5 rate=0 ttft_ms=0 refuse=1": "refusal",
+    "tokens=5 rate=0 ttft_ms=0 surrogate_at=2": "end_turn",
+}
+BROKEN = {
+    "tokens=5 rate=0 ttft_ms=0 error_at=2": "provider_overloaded",
+    "tokens=5 rate=0 ttft_ms=0 error_at=0 error=api_error": "provider_error",
+    "tokens=5 rate=0 ttft_ms=0 cut_at=2": "provider_cut",
+    "tokens=5 rate=0 ttft_ms=0 end_at=2": "provider_cut",
+    "tokens=5 rate=0 ttft_ms=0 garbage_at=2": "provider_bad_answer",
+    "tokens=5 rate=0 ttft_ms=0 gzip=1": "provider_bad_answer",
+    "overload=1 retry_after=7": "provider_overloaded",
+    "status=401": "provider_unauthorized",
+    "status=200": "provider_bad_answer",
+}
+
+
+@pytest.fixture(scope="module")
+async def of_standin() -> AsyncIterator[GeminiProvider]:
+    standin = StandIn()
+    provider = GeminiProvider(api_key="stand-in", base_url=standin.base_url, silence_s=5)
+    yield provider
+    await provider.aclose()
+    standin.close()
+
+
+@pytest.mark.parametrize("directives", HELD)
+async def test_the_stand_in_is_understood(of_standin: GeminiProvider, directives: str) -> None:
+    events = await said(of_standin, {"messages": [{"role": "user", "content": f"[[{directives}]]"}]})
+    assert finish(events).stop_reason == HELD[directives]
+    if "citations" in directives:
+        whole = "".join(data["text"] for _, data in of_kind(events, "text_delta"))
+        found = [data for _, data in of_kind(events, "citation")]
+        assert [whole[one["start"] : one["end"]] for one in found] == [one["cited_text"] for one in found]
+        assert len(found) == 2
+        assert len(of_kind(events, "thinking_delta")) == 3
+        assert finish(events).usage["cache_read_input_tokens"] == 50
+
+
+@pytest.mark.parametrize("directives", BROKEN)
+async def test_a_fault_of_the_stand_ins_is_a_failure_with_its_code(of_standin: GeminiProvider, directives: str) -> None:
+    request = {"messages": [{"role": "user", "content": f"[[{directives}]]"}]}
+    assert (await failing(of_standin, request))[1].code == BROKEN[directives]

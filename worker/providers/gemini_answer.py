@@ -58,9 +58,7 @@ _CODE_ERRORS = {
 class GeminiAnswer:
     """What must be remembered of an answer to read the rest of it; its text is not kept, unless it is not ASCII."""
 
-    finish: Finish | None = (
-        None  # never said: what follows a finish reason (usage, grounding) has no end but the body's
-    )
+    finish: Finish | None = None  # what follows a finish reason (usage, grounding) has no end but the body's
     may_end = False
     has_effects = False
 
@@ -68,7 +66,6 @@ class GeminiAnswer:
         self._name = name
         self._told: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
-        self._model: str | None = None
         self._reason: str | None = None
         self._details: dict[str, Any] = {}
         self._calls = Calls()
@@ -96,7 +93,8 @@ class GeminiAnswer:
             counted(self._usage),
             self._reason,
             stop_details=self._details or None,
-            model=self._model,
+            model=self._told.get("modelVersion"),
+            response_id=self._told.get("responseId"),
             native=self._turn.native(),
         )
 
@@ -114,8 +112,6 @@ class GeminiAnswer:
                     yield Counted(counted(self._usage))
             elif self._is_new(key, value):
                 rest[key] = value
-        if "modelVersion" in rest:
-            self._model = rest["modelVersion"]
         if rest:
             yield untranslated(self._name, rest)
         self._look_at_the_end(chunk)

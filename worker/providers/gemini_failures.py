@@ -57,7 +57,7 @@ def said_failure(error: Any, status: int | None = None, headers: httpx2.Headers 
         word = _NUMBERS.get(number, default) if isinstance(number, int) else default
     details = [one for one in said.get("details") or () if isinstance(one, dict)]
     code = "provider_unauthorized" if any(one.get("reason") in _BAD_KEYS for one in details) else _STATUSES[word]
-    if status is not None and status < 400:
+    if isinstance(number, int) and 100 <= number < 400:  # below these are gRPC's own
         code = "provider_bad_answer"
     return failed(
         code,

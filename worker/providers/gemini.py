@@ -31,6 +31,7 @@ from worker.providers.provider import Said
 from worker.providers.reading import Reader
 from worker.providers.transport import BODY, Body
 
+KEY_OF_NONE = "none"
 SOMETHING = "."
 """The contents that the SDK is given: it refuses none, and ours take their place."""
 
@@ -48,8 +49,9 @@ class GeminiProvider:
         bounds: Bounds = DEFAULT_BOUNDS,
         name: str = "gemini",
     ) -> None:
-        """None means what it means to the SDK: GEMINI_API_KEY or GOOGLE_API_KEY, GOOGLE_GEMINI_BASE_URL, or with
-        GOOGLE_GENAI_USE_VERTEXAI the project of GOOGLE_CLOUD_PROJECT and Google's own credentials.
+        """Without a `base_url`, what the SDK's variables say: GEMINI_API_KEY or GOOGLE_API_KEY, GOOGLE_GEMINI_BASE_URL,
+        or with GOOGLE_GENAI_USE_VERTEXAI the project of GOOGLE_CLOUD_PROJECT and Google's own credentials. With one,
+        nothing of these is sent there, and a server that wants no key needs none.
         """
         self.name = name
         self._api_key = api_key
@@ -92,7 +94,7 @@ class GeminiProvider:
 
     async def _rehearse(self) -> httpx2.URL:
         client = await self._made()
-        asked = translated({"messages": [{"role": "user", "content": SOMETHING}]}, self.name, "")
+        asked = translated(_REHEARSED, self.name, "")
         exchange = _Exchange(asked.body, asked.extra, is_sent=False)
         await _exchanged(client, "rehearsal", asked.config, exchange)
         assert exchange.url is not None
@@ -109,9 +111,19 @@ class GeminiProvider:
     def _make(self) -> Client:
         # Without `retry_options` the SDK does not try again. A `timeout` it would tell the provider, as one for all.
         return Client(
-            api_key=self._api_key,
+            api_key=self._api_key or (KEY_OF_NONE if self._base_url else None),
+            vertexai=False if self._base_url else None,
             http_options=HttpOptions(base_url=self._base_url, httpx_async_client=self._http),
         )
+
+
+_REHEARSED = {
+    "messages": [{"role": "user", "content": SOMETHING}],
+    "tools": [{"name": "rehearse"}],
+    "tool_choice": {"type": "auto"},
+    "effort": "low",
+    "output_schema": {"type": "object"},
+}
 
 
 async def _exchanged(client: Client, model: str, config: Any, exchange: _Exchange) -> None:

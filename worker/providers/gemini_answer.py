@@ -199,6 +199,9 @@ class GeminiAnswer:
 
     def _part(self, part: dict[str, Any]) -> Generator[Said, None, dict[str, Any]]:
         """Gives back what of it is not translated."""
+        if "functionCall" in part and "text" in part:  # it has one or the other, says the API; some gateways' have both
+            text, part = part["text"], {key: value for key, value in part.items() if key != "text"}
+            yield from self._plain("thinking_delta" if part.get("thought") else "text_delta", text)
         left = dict(part)
         if "text" in part:
             del left["text"]

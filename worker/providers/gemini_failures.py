@@ -51,12 +51,13 @@ def said_failure(error: Any, status: int | None = None, headers: httpx2.Headers 
     """Of an error object, in the stream or (`status`, `headers`) in a refusal, whatever it looks like."""
     said: dict[str, Any] = error if isinstance(error, dict) else {}
     number = said.get("code") if isinstance(said.get("code"), int) else status
-    word = said.get("status")
+    word = str(said.get("status"))
     if word not in _STATUSES:
         default = "INTERNAL" if status is None or status >= 500 else "INVALID_ARGUMENT"
         word = _NUMBERS.get(number, default) if isinstance(number, int) else default
-    details = [one for one in said.get("details") or () if isinstance(one, dict)]
-    code = "provider_unauthorized" if any(one.get("reason") in _BAD_KEYS for one in details) else _STATUSES[word]
+    listed = said.get("details")
+    details = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    code = "provider_unauthorized" if any(str(one.get("reason")) in _BAD_KEYS for one in details) else _STATUSES[word]
     if isinstance(number, int) and 100 <= number < 400:  # below these are gRPC's own
         code = "provider_bad_answer"
     return failed(

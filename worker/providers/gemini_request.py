@@ -1,7 +1,7 @@
 """The neutral request in Gemini's form.
 
-What may be long (the contents, the system prompt) is made in the form of the wire. Through the SDK's types 32 MiB would
-hold the loop for most of a second, a signature would come back in another alphabet of base64, and what a newer model
+What may be long (the contents, the system prompt) is made in the form of the wire. Through the SDK's types 32 MiB hold
+the loop for half a second, a signature would come back in another alphabet of base64, and what a newer model
 said, and the SDK does not know, could not be sent back. The rest is the SDK's to check and to convert.
 """
 
@@ -201,10 +201,11 @@ def _config(request: dict[str, Any]) -> dict[str, Any]:
     }
     if schema := request.get("output_schema"):
         config |= {"response_mime_type": "application/json", "response_json_schema": schema}
+    choice = _choice(request["tool_choice"]) if request.get("tool_choice") else None
     if found := _tools(request):
         config["tools"] = found
-    if choice := request.get("tool_choice"):
-        config["tool_config"] = {"function_calling_config": _choice(choice)}
+        if choice:
+            config["tool_config"] = {"function_calling_config": choice}
     if thinking := _thinking(request):
         config["thinking_config"] = thinking
     config["automatic_function_calling"] = {"disable": True}  # else it warns of each request with tools

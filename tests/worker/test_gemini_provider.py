@@ -907,10 +907,8 @@ async def test_a_name_that_no_model_has_is_invalid(peer: WirePeer, provider: Gem
     assert caught.value.code == "invalid_input"
 
 
-async def test_32_mib_hold_the_loop_no_longer_than_a_body_of_them_must(
-    peer: WirePeer, provider: GeminiProvider
-) -> None:
-    """They are encoded once, as they are. By the SDK's types they would be decoded, copied and encoded again."""
+async def test_an_image_of_32_mib_goes_as_it_was_given(peer: WirePeer, provider: GeminiProvider) -> None:
+    """By the SDK's types it would be decoded, copied and encoded again, for half a second of everybody's."""
     data = "a" * (32 * MIB)
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
     peer.says(sse(chunk(text("a")), STOP))

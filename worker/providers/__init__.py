@@ -26,5 +26,11 @@ openai_items.py   the items that they consist of
 openai_chat.py  Chat Completions by OpenAI's SDK: OpenAI's, and any compatible server's
 chat_answer.py  one answer of that wire
 chat_calls.py  the tool calls in it
-gemini.py     Google's Gemini API, by its SDK: gemini_request.py is what is asked, gemini_answer.py what is said
+gemini.py     Google's Gemini API, by its SDK: how a request goes, and how its answer is kept from the SDK
+gemini_request.py  what is asked
+gemini_answer.py   how its answer is read
+gemini_calls.py    the tool calls in it
+gemini_grounding.py  its citations
+gemini_turn.py     its parts, for the next turn
+gemini_failures.py  its error objects
 """

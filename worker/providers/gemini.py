@@ -23,13 +23,15 @@ from google.genai.types import HttpOptions
 
 from worker.providers.bounds import DEFAULT_BOUNDS, EVENTS, Bounds, OutOfBounds
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key
-from worker.providers.gemini_answer import GeminiAnswer, errors_of, said_failure
+from worker.providers.gemini_answer import GeminiAnswer
+from worker.providers.gemini_failures import errors_of, said_failure
 from worker.providers.gemini_request import merged, translated
 from worker.providers.http import WARM_UP_S, HttpClient
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
 from worker.providers.transport import BODY, Body
 
+KEY_OF_NONE = "none"
 SOMETHING = "."
 """The contents that the SDK is given: it refuses none, and ours take their place."""
 
@@ -47,8 +49,9 @@ class GeminiProvider:
         bounds: Bounds = DEFAULT_BOUNDS,
         name: str = "gemini",
     ) -> None:
-        """None means what it means to the SDK: GEMINI_API_KEY or GOOGLE_API_KEY, GOOGLE_GEMINI_BASE_URL, or with
-        GOOGLE_GENAI_USE_VERTEXAI the project of GOOGLE_CLOUD_PROJECT and Google's own credentials.
+        """Without a `base_url`, what the SDK's variables say: GEMINI_API_KEY or GOOGLE_API_KEY, GOOGLE_GEMINI_BASE_URL,
+        or with GOOGLE_GENAI_USE_VERTEXAI the project of GOOGLE_CLOUD_PROJECT and Google's own credentials. With one,
+        nothing of these is sent there, and a server that wants no key needs none.
         """
         self.name = name
         self._api_key = api_key
@@ -91,7 +94,7 @@ class GeminiProvider:
 
     async def _rehearse(self) -> httpx2.URL:
         client = await self._made()
-        asked = translated({"messages": [{"role": "user", "content": SOMETHING}]}, self.name, "")
+        asked = translated(_REHEARSED, self.name, "")
         exchange = _Exchange(asked.body, asked.extra, is_sent=False)
         await _exchanged(client, "rehearsal", asked.config, exchange)
         assert exchange.url is not None
@@ -101,15 +104,26 @@ class GeminiProvider:
         """In a thread: it reads certificates, and Google's credentials, for which it may ask a server."""
         if self._client is None:
             async with self._making:
-                self._client = self._client or await asyncio.to_thread(self._make)
+                if self._client is None:
+                    self._client = await asyncio.to_thread(self._make)
         return self._client
 
     def _make(self) -> Client:
         # Without `retry_options` the SDK does not try again. A `timeout` it would tell the provider, as one for all.
         return Client(
-            api_key=self._api_key,
+            api_key=self._api_key or (KEY_OF_NONE if self._base_url else None),
+            vertexai=False if self._base_url else None,
             http_options=HttpOptions(base_url=self._base_url, httpx_async_client=self._http),
         )
+
+
+_REHEARSED = {
+    "messages": [{"role": "user", "content": SOMETHING}],
+    "tools": [{"name": "rehearse"}],
+    "tool_choice": {"type": "auto"},
+    "effort": "low",
+    "output_schema": {"type": "object"},
+}
 
 
 async def _exchanged(client: Client, model: str, config: Any, exchange: _Exchange) -> None:
@@ -209,19 +223,16 @@ class _Events:
         return b""
 
     def _until_bare(self, some: bytes) -> bytes:
-        begin = 0 if self._is_line_end and some[:1] in (b"{", b"[") else _begin_of_bare(some)
+        begin = _BARE_AT_ONCE.match(some) if self._is_line_end else None
+        begin = begin or _BARE.search(some)
         self._is_line_end = some[-1:] in (b"\n", b"\r")
         if begin is None:
             return some
-        self._bare = [some[begin:]]
-        return some[:begin]
+        self._bare = [some[begin.end() - 1 :]]
+        return some[: begin.end() - 1]
 
 
-def _begin_of_bare(some: bytes) -> int | None:
-    found = _BARE.search(some)
-    return None if found is None else found.end() - 1
-
-
+_BARE_AT_ONCE = re.compile(rb"[{\[]")
 _BARE = re.compile(rb"[\r\n][{\[]")
 
 

@@ -1,7 +1,7 @@
 """The neutral request in Gemini's form.
 
-What may be long (the contents, the system prompt) is made in the form of the wire. Through the SDK's types 32 MiB would
-hold the loop for most of a second, a signature would come back in another alphabet of base64, and what a newer model
+What may be long (the contents, the system prompt) is made in the form of the wire. Through the SDK's types 32 MiB hold
+the loop for half a second, a signature would come back in another alphabet of base64, and what a newer model
 said, and the SDK does not know, could not be sent back. The rest is the SDK's to check and to convert.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mimetypes
 import re
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import orjson
@@ -63,10 +65,8 @@ def translated(request: dict[str, Any], name: str, model: str) -> Asked:
     body: dict[str, Any] = {"contents": contents}
     if system:
         body["systemInstruction"] = {"parts": system}
-    try:
+    with _checking(""):
         return Asked(types.GenerateContentConfig.model_validate(merged(config, options)), body, extra)
-    except ValidationError as error:
-        raise _invalid("", error) from None
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def _result(block: Block, calls: dict[str, _Call]) -> Part:
     call = calls.get(field(block.data, "tool_use_id", str, block.place))
     if call is None:
         raise invalid_input(f"{block.place}.tool_use_id is of no call in the messages before it.")
-    texts, others = [], []
+    texts: list[Part] = []
+    others: list[Part] = []
     for one in blocks(block.data.get("content"), f"{block.place}.content"):
         for part in _shown(one):
             (texts if "text" in part else others).append(part)
@@ -200,10 +201,11 @@ def _config(request: dict[str, Any]) -> dict[str, Any]:
     }
     if schema := request.get("output_schema"):
         config |= {"response_mime_type": "application/json", "response_json_schema": schema}
+    choice = _choice(request["tool_choice"]) if request.get("tool_choice") else None
     if found := _tools(request):
         config["tools"] = found
-    if choice := request.get("tool_choice"):
-        config["tool_config"] = {"function_calling_config": _choice(choice)}
+        if choice:
+            config["tool_config"] = {"function_calling_config": choice}
     if thinking := _thinking(request):
         config["thinking_config"] = thinking
     config["automatic_function_calling"] = {"disable": True}  # else it warns of each request with tools
@@ -231,10 +233,8 @@ def _typed(tool: Any) -> Any:
 def _own_tool(tool: Block) -> dict[str, Any]:
     said = {key: value for key, value in tool.data.items() if key not in ("type", "cache_control")}
     said = {tool.kind: said} if tool.kind else said
-    try:
+    with _checking(tool.place):
         types.Tool.model_validate(said)
-    except ValidationError as error:
-        raise _invalid(tool.place, error) from None
     return said
 
 
@@ -287,15 +287,23 @@ def _options(request: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[s
         raise invalid_input(f"{place}.{min(set_elsewhere)} cannot be set there.")
     if not options:
         return {}, extra
-    try:  # as JSON: bytes are base64 there
+    with _checking(place):  # as JSON: bytes are base64 there
         checked = types.GenerateContentConfig.model_validate_json(orjson.dumps(options))
-    except ValidationError as error:
-        raise _invalid(place, error) from None
-    return checked.model_dump(exclude_unset=True), extra
+        return checked.model_dump(exclude_unset=True), extra
 
 
 def _snake(key: str) -> str:
     return re.sub(r"([A-Z])", r"_\1", key).lower()
+
+
+@contextmanager
+def _checking(place: str) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of words that are newer than the SDK, with the word; they go as they are
+        try:
+            yield
+        except ValidationError as error:
+            raise _invalid(place, error) from None
 
 
 def _invalid(place: str, error: ValidationError) -> Exception:

@@ -198,7 +198,8 @@ def _speaking(tree: Tree, options: Options) -> Iterator[int]:
     """The port of a Lastevent whose provider stamps each delta, and that has generated before."""
     with ExitStack() as stack:
         provider_port = free_port()
-        argv = [sys.executable, "-m", "bench.load.provider", str(provider_port), str(_deltas(options)), str(RATE), "anthropic"]
+        told = [str(provider_port), str(_deltas(options)), str(RATE), "anthropic"]
+        argv = [sys.executable, "-m", "bench.load.provider", *told]
         wait_for_port(provider_port, start(stack, argv))
         provider = {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{provider_port}", "ANTHROPIC_API_KEY": "x"}
         port = stack.enter_context(running(tree, **provider))

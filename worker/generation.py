@@ -42,9 +42,6 @@ logger = logging.getLogger(__name__)
 MAX_PAUSES = 10
 """A provider that pauses again and again would go on for ever, and every turn is paid for."""
 
-TELL_EVERY_S = 1.0
-"""Between two notes in meta of what has been counted. Some providers count with every piece of text."""
-
 INTERNAL = "internal."
 
 UNREPEATED = frozenset({START, STATUS, "internal.usage", "internal.trace", "internal.failover"})
@@ -83,7 +80,6 @@ class Generation:
         self._asked: list[Any] = self._request.get("messages", [])
         self._attempt = claimed.attempt
         self._spending = Spending(claimed.meta.usage)
-        self._told_at_s = 0.0
         self._began = time.monotonic()
         self._first_text_s: float | None = None
         self._is_chain = False
@@ -206,7 +202,7 @@ class Generation:
                     await asyncio.sleep(wait_s)
             else:
                 await self._breaker.succeeded(target.name)
-                self._close(target, finish.usage, model=finish.model)
+                self._close(target, finish.usage, model=finish.model, is_all=not finish.is_paused)
                 if finish.native is not None:
                     self._write_turn(finish, target)
                 return finish
@@ -298,18 +294,21 @@ class Generation:
 
     def _count(self, target: Target, usage: dict[str, Any]) -> None:
         self._spending.count(target, usage)
-        now_s = time.monotonic()
-        if now_s - self._told_at_s >= TELL_EVERY_S:
-            self._told_at_s = now_s
-            self._writer.note_usage(self._spending.encoded())
+        self._writer.note_usage(self._spending.encoded)
 
     def _close(
-        self, target: Target, usage: dict[str, Any] | None, *, model: str | None = None, answered: bool = True
+        self,
+        target: Target,
+        usage: dict[str, Any] | None,
+        *,
+        model: str | None = None,
+        answered: bool = True,
+        is_all: bool = False,
     ) -> None:
-        """A try is over. What it cost is an event of its own, where the ending will not say the same."""
-        is_first = not self._spending.tries
+        """A try is over. What it cost is an event of its own, unless it `is_all`: then the ending says the same."""
+        is_all = is_all and not self._spending.tries
         spent = self._spending.close(target, usage, model=model, answered=answered)
-        if spent and not (is_first and usage is not None and not self._turns):
+        if spent and not is_all:
             self._writer.write("internal.usage", {"turn": self._turns, "attempt": self._attempt, **spent})
 
     def _note_first_text(self, kind: str) -> None:

@@ -92,7 +92,7 @@ class StreamWriter:
         self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
         self._events_in_stream = claimed.events
         self._bytes_in_stream = claimed.bytes
-        self._usage = b""
+        self._usage: Callable[[], bytes] | None = None
         self._has_log_a_usage = False
         self._progress = asyncio.Event()
         self._claimed_at_s = now_s()
@@ -134,9 +134,9 @@ class StreamWriter:
         self._commit.gather(self, may_wait=goes_on)
         return self.pen.base + len(self._events) - 1
 
-    def note_usage(self, usage: bytes) -> None:
-        """What has been counted so far, for an ending that somebody else writes; the latest holds. `usage`: the members
-        that such an ending takes over (`Meta.usage`), a JSON object as `encode_data` gives it.
+    def note_usage(self, usage: Callable[[], bytes]) -> None:
+        """For an ending that somebody else writes: something has been counted. `usage()`: what has been so far, each time
+        that it is sent; the members that such an ending takes over (`Meta.usage`), JSON as `encode_data` gives it.
 
         The next events carry it if none has been there yet, so that a cancel amid the first text knows of it.
         Afterwards only the heartbeat does: providers count with every chunk.
@@ -189,7 +189,7 @@ class StreamWriter:
             for at, t in enumerate(self._times[first : first + len(pending)]):
                 pending[at] = pending[at]._replace(t=t)
         # A writer that has ended its stream says in the ending what was counted.
-        return self._append(pending, b"" if self._has_log_a_usage or self.closed else self._usage)
+        return self._append(pending, b"" if self._has_log_a_usage or self.closed or not self._usage else self._usage())
 
     def renewal(self) -> Append:
         """An append without events, which renews the lease and the usage. Events travel by the group commit alone.
@@ -201,7 +201,7 @@ class StreamWriter:
 
     @property
     def _latest_usage(self) -> bytes:
-        return self._usage or self.claimed.usage.encode()
+        return self._usage() if self._usage else self.claimed.usage.encode()
 
     def _append(self, events: Sequence[Unsent], usage: bytes) -> Append:
         first, attempt = self.pen.base + self._confirmed, self.claimed.attempt

@@ -133,7 +133,7 @@ async def test_the_heartbeat_brings_back_the_usage_of_a_stream_that_vanished(
 ) -> None:
     writer, heartbeat = StreamWriter(commit, on_another_server(await running(log))), Heartbeat(log)
     heartbeat.keep(writer)
-    writer.note_usage(b'{"usage":{"input_tokens":7}}')
+    writer.note_usage(lambda: b'{"usage":{"input_tokens":7}}')
     writer.write("text_delta", {"text": "Salt"})
     await writer.flush()
     await vanish(log, writer.sid)

@@ -337,11 +337,11 @@ async def test_the_first_usage_goes_with_the_next_events_and_later_ones_with_the
     writer.write("start", {})
     await writer.flush()
     assert await usage_in(log, writer) is None
-    writer.note_usage(usage(7))
+    writer.note_usage(lambda: usage(7))
     say(writer, "Salt")
     await writer.flush()
     assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
-    writer.note_usage(usage(9))
+    writer.note_usage(lambda: usage(9))
     say(writer, "bread")
     await writer.flush()
     assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
@@ -353,10 +353,10 @@ async def test_events_that_are_sent_again_carry_the_latest_usage(
     redis: Redis, log: StreamLog, writer: StreamWriter, proxy: Proxy
 ) -> None:
     proxy.hold()
-    writer.note_usage(usage(7))
+    writer.note_usage(lambda: usage(7))
     say(writer, "Salt")
     await until(lambda: proxy.held > 0, "they are on their way")
-    writer.note_usage(usage(9))
+    writer.note_usage(lambda: usage(9))
     proxy.cut()
     proxy.release()
     await writer.flush()
@@ -365,7 +365,7 @@ async def test_events_that_are_sent_again_carry_the_latest_usage(
 
 async def test_a_usage_whose_reply_is_lost_is_kept(log: StreamLog, writer: StreamWriter, proxy: Proxy) -> None:
     proxy.lose_next_reply()
-    writer.note_usage(usage(7))
+    writer.note_usage(lambda: usage(7))
     say(writer, "Salt")
     await writer.flush()
     assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
@@ -376,7 +376,7 @@ async def test_a_usage_that_redis_lost_without_an_event_comes_back_with_the_next
 ) -> None:
     heartbeat = Heartbeat(log)
     heartbeat.keep(writer)
-    writer.note_usage(usage(7))
+    writer.note_usage(lambda: usage(7))
     roll_back = await remember(log, writer.sid)
     for _ in range(2):
         await heartbeat.renew()
@@ -396,7 +396,7 @@ async def test_a_takeovers_heartbeat_repeats_the_usage_until_it_has_its_own(
     await roll_back()
     await heartbeat.renew()
     assert await usage_in(log, writer) == '{"usage":{"input_tokens":7}}'
-    writer.note_usage(usage(16))
+    writer.note_usage(lambda: usage(16))
     say(writer, "bread")
     await writer.flush()
     assert await usage_in(log, writer) == '{"usage":{"input_tokens":16}}'
@@ -405,7 +405,7 @@ async def test_a_takeovers_heartbeat_repeats_the_usage_until_it_has_its_own(
 async def test_a_writer_that_ends_its_stream_leaves_the_usage_to_its_ending(
     log: StreamLog, writer: StreamWriter
 ) -> None:
-    writer.note_usage(usage(7))
+    writer.note_usage(lambda: usage(7))
     say(writer, "Salt")
     await writer.flush()
     writer.write("done", {"usage": {"input_tokens": 9}})

@@ -40,6 +40,8 @@ _TEXT = frozenset({"type", "text"})
 _THINKING = frozenset({"type", "thinking"})
 _CALL = frozenset({"type", "id", "name", "input"})
 _RESULT = frozenset({"type", "tool_use_id", "content", "is_error"})
+_MESSAGE_START = frozenset({"type", "message"})
+_ENVELOPE = frozenset({"id", "type", "role", "model", "usage"})  # `done` says them, and content is not there yet
 _MESSAGE_DELTA = frozenset({"type", "delta", "usage"})
 _ENDING = frozenset({"stop_reason", "stop_sequence", "stop_details"})
 _BARE = frozenset({"type", "index"})
@@ -101,7 +103,8 @@ class Answer:
         self._model, self._response_id = message.get("model"), message.get("id")
         if self._count(message.get("usage")):
             yield self._counted()
-        yield self._whole(event)
+        if _says_more(event, _MESSAGE_START) or _says_more(message, _ENVELOPE):
+            yield self._whole(event)
 
     def _note_ending(self, event: Event) -> Iterator[Said]:
         ending = event.get("delta") or {}

@@ -286,7 +286,7 @@ class Generation:
             *(self._claimed.sid, target.name, failure.code, failure.status or "-", failure.request_id or "-"),
         )
         trace = {"code": failure.code, "status": failure.status, "request_id": failure.request_id}
-        said = failure.said or failure.message
+        said = (failure.said or failure.message).encode(errors="replace").decode()  # half a surrogate pair, perhaps
         self._writer.write("internal.trace", {"model": target.name, **trace, "message": said})
         self._close(target, None, answered=broke.shown)
         if failure.retryable or failure.moves_on:

@@ -483,6 +483,7 @@ async def test_a_proxy_that_lets_nobody_through_or_is_not_there_is_a_cut(monkeyp
 @pytest.mark.usefixtures("no_proxies")
 async def test_a_proxy_of_another_kind_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://user:p%40ss@127.0.0.1:1")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     with pytest.raises(SettingsError, match="names one of socks5") as caught:
         await Providers(Settings(), None).warm_up()
     assert "p@ss" not in str(caught.value)

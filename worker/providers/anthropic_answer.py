@@ -325,7 +325,7 @@ class _Block:
             if self.citations:
                 said["citations"] = [literal(_to_send_back(citation)) for citation in self.citations]
         if self.call_id:
-            said["id"] = said.get("id") or self.call_id
+            said["id"] = self.call_id  # by which the caller's result names it
             said["input"] = {"$lastevent": "input", "tool_call_id": self.call_id}
         return said
 

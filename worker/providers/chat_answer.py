@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from broker.log.turn import literal
 from worker.providers.chat_calls import Calls
 from worker.providers.failures import STATUSES, ProviderFailure, failed
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
@@ -423,7 +424,7 @@ class _Message:
             message["function_call"] = legacy[0]
         elif calls:
             message["tool_calls"] = calls
-        return {**message, **self._kept}
+        return {**message, **_literally(self._kept)}
 
     def _said(self) -> dict[str, Any]:
         if self.has_parts or len(self._parts) > 1:
@@ -438,14 +439,18 @@ class _Message:
         for detail in self._details:
             text = _text_key(detail)
             if self._details_are_thinking and detail.get(text):
-                yield {**detail, text: _reference("thinking", len(detail[text]))}
+                yield {**_literally(detail), text: _reference("thinking", len(detail[text]))}
             else:
-                yield detail
+                yield _literally(detail)
+
+
+def _literally(said: dict[str, Any]) -> dict[str, Any]:
+    return {name: literal(value) for name, value in said.items()}
 
 
 def _part(what: str, value: Any) -> Any:
     if what == "part":
-        return value
+        return literal(value)
     if what == "thinking":
         return {"type": what, what: [{"type": "text", "text": _reference(what, value)}]}
     return {"type": what, what: _reference("text", value)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from broker.log.turn import literal
 from worker.providers.provider import ProviderEvent
 from worker.providers.reading import parse
 
@@ -71,7 +72,12 @@ class _Call:
             body = {"custom": {"name": self.name, "input": said if self.pieces else ""}}
         else:
             body = {"function": {"name": self.name, "arguments": said}}
-        return {"id": self.id, "type": self.kind, **body, **self.unknown}
+        return {
+            "id": self.id,
+            "type": self.kind,
+            **body,
+            **{name: literal(value) for name, value in self.unknown.items()},
+        }
 
 
 class Calls:

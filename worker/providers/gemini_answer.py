@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+from broker.log.turn import literal
 from worker.providers.failures import failed
 from worker.providers.gemini_calls import Calls
 from worker.providers.gemini_failures import said_failure
@@ -215,7 +216,7 @@ class GeminiAnswer:
             del left["functionCall"]
             yield from self._calls.called(part["functionCall"] or {}, part, self._turn)
         else:
-            self._turn.add(part)
+            self._turn.add({name: literal(value) for name, value in part.items()})
             for key, reads in self._OTHERS.items():
                 if key in part:
                     del left[key]

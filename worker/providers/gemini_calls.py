@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from broker.log.turn import literal
 from worker.providers.failures import failed
 from worker.providers.gemini_turn import Turn
 from worker.providers.provider import ProviderEvent
@@ -44,7 +45,7 @@ class Calls:
             self.of_client += 1
             native = {key: value for key, value in call.items() if key not in ("args", "partialArgs", "willContinue")}
             native["args"] = {"$lastevent": "input", "tool_call_id": call_id}
-            turn.add({**part, "functionCall": native})
+            turn.add({**{name: literal(value) for name, value in part.items()}, "functionCall": native})
             yield "tool_start", {"tool_call_id": call_id, "tool": tool, "client": True}
             streamed = _Streamed(call_id, tool, call.get("args") or {})
         elif self._streamed is None:

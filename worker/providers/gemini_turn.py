@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from broker.log.turn import literal
+
 
 class Turn:
     """The parts that the next turn sends back: texts without a signature are joined, signed ones stay as they were."""
@@ -19,7 +21,7 @@ class Turn:
         self._open[1]["characters"] += characters
 
     def begin_signed(self, kind: str, part: dict[str, Any]) -> None:
-        self._begin(kind, {key: value for key, value in part.items() if key not in ("text", "thought")})
+        self._begin(kind, {key: literal(value) for key, value in part.items() if key not in ("text", "thought")})
         if not part["text"]:
             self._parts[-1]["text"] = ""
 

@@ -23,7 +23,7 @@ from tests.viewers.viewer import Answer, Viewer
 
 pytestmark = pytest.mark.browser
 
-PROMPT = "Grüße aus dem Tunnel 🚇 [[thinking=10 tokens=150 rate=50 ttft_ms=0]]"
+PROMPT = "Grüße aus dem Tunnel 🚇 [[tokens=160 rate=50 ttft_ms=0]]"
 LONGEST_RETRY_MS = 2000
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -39,7 +39,7 @@ PAGE = """<!doctype html>
     ids.push(Number(event.lastEventId));
     then(JSON.parse(event.data));
   });
-  for (const kind of ["queued", "start", "thinking_delta"]) on(kind, () => {});
+  for (const kind of ["queued", "start"]) on(kind, () => {});
   on("text_delta", (data) => { text.textContent += data.text; });
   on("restart", () => { text.textContent = ""; });
   on("done", (data) => { document.getElementById("state").textContent = "done: " + data.stop_reason; });

@@ -14,7 +14,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from tests.rig.deployment import Deployment
 from tests.viewers.viewer import LIMIT_S, Viewer
 
-PROMPT = "Grüße 🚲 [[thinking=20 tokens=277 rate=100 ttft_ms=0]]"
+PROMPT = "Grüße 🚲 [[tokens=297 rate=100 ttft_ms=0]]"
 EVERYTHING = list(range(1, 301))
 MIDWAY = 60
 

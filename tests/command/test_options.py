@@ -22,7 +22,7 @@ HOSTILE = [
     *(("up", *case) for case in [*rejected("--port", "--web", "--workers"), ("--port", "99999"), ("--web", HUGE)]),
     *(("serve", *case) for case in [*rejected("--web"), ("--port", "-1"), ("--port", "x"), ("--port", "99999")]),
     *(("work", *case) for case in rejected("--concurrency")),
-    *(("generate", "a prompt", *case) for case in rejected("--max-tokens")),
+    *(("generate", "a prompt", *case) for case in rejected("--max-tokens") if case[1] != "0"),
     *(("replay", "a", *case) for case in [*rejected("--from"), ("--speed", "-1"), ("--speed", "x")]),
     *((command, *case) for command in ("ls", "sessions") for case in [*rejected("--limit"), ("--limit", HUGE)]),
     *(("ls", option, value) for option in ("--since", "--until") for value in ("", "-1", "0", "x", HUGE)),

@@ -16,7 +16,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-thirty-two-and-more-of-it")
     monkeypatch.setattr(broker.web.server, "run_server", lambda *_, **__: None)
     monkeypatch.setattr(broker.process.supervisor, "run_web", lambda *_: None)
-    monkeypatch.setattr(broker.process.supervisor, "run_everything", lambda *_: None)
+    monkeypatch.setattr(broker.process.supervisor, "run_everything", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("command", [["serve"], ["serve", "--web", "2"], ["up"]], ids=" ".join)

@@ -165,7 +165,7 @@ def test_a_server_says_where_it_listens_and_a_worker_that_it_waits(start: Callab
     port = free_port()
     redis = "redis://someone:planted-secret@127.0.0.1:1/3?socket_timeout=2"
     server = start("serve", "--port", str(port), LASTEVENT_REDIS_URL=redis)
-    worker = start("work", LASTEVENT_REDIS_URL=redis)
+    worker = start("work", LASTEVENT_REDIS_URL=redis, LASTEVENT_STANDIN="1")
     server.wait_until_it_says(f"Listening on http://127.0.0.1:{port} with redis://127.0.0.1:1/3\n")
     worker.wait_until_it_says("Waiting for work from redis://127.0.0.1:1/3\n")
     assert [server.stop(), worker.stop()] == [0, 0]

@@ -50,6 +50,7 @@ class Services:
 
     def process(self, name: str, **settings: str) -> Process:
         argv = on_this_machine(SERVICES[name]["command"], self._places[name])
+        settings = {"LASTEVENT_STANDIN": "1", **settings} if name == "worker" else settings
         return Process(name, argv, self.environment(name) | settings, self._folder)
 
     def is_healthy(self, name: str, **places: str) -> bool:

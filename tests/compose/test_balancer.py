@@ -23,7 +23,7 @@ MIB = 2**20
 async def test_a_stream_through_nginx_is_byte_for_byte_the_server_s_own_and_never_compressed(
     balanced: Balanced,
 ) -> None:
-    record = balanced.create(prompt=f"{PROMPT} [[thinking=10 tokens=60 rate=100 ttft_ms=0]]")
+    record = balanced.create(prompt=f"{PROMPT} [[tokens=70 rate=100 ttft_ms=0]]")
     direct, live, late = (Visitor(record, **{"Accept-Encoding": "gzip, br"}) for _ in range(3))
     answers = await asyncio.gather(direct.view(balanced.ports[0]), live.view(balanced.nginx.port))
     answers.append(await late.view(balanced.nginx.port))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.settings import PREFIX, Settings, load_settings
+from broker.settings import PREFIX, PROVIDER_VARIABLES, Settings, load_settings
 from tests.compose.balancer import CONFIGURATION
 from tests.compose.compose_file import (
     COMPOSITION,
@@ -64,7 +64,7 @@ def test_the_secrets_are_required_and_nothing_else_is() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_in_an_environment_is_one_that_lastevent_has(name: str) -> None:
     known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
-    others = {"ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "PGPASSWORD"}
+    others = PROVIDER_VARIABLES | {"PGPASSWORD"}
     assert set(SERVICES[name]["environment"]) <= known | others
 
 

@@ -282,7 +282,8 @@ def no_redis() -> Iterator[tuple[str, list[int]]]:
 @pytest.mark.processes
 def test_that_redis_is_away_is_said_once_and_not_with_each_try(argv: tuple[str, ...], tmp_path: Path) -> None:
     with no_redis() as (url, met):
-        process = Process("part", [sys.executable, "-m", *argv], {**os.environ, "LASTEVENT_REDIS_URL": url}, tmp_path)
+        environment = {**os.environ, "LASTEVENT_REDIS_URL": url, "LASTEVENT_STANDIN": "1"}
+        process = Process("part", [sys.executable, "-m", *argv], environment, tmp_path)
         process.start()
         try:
             wait_until(lambda: met[0] > 30, "it has tried thirty times")

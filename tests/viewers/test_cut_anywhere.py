@@ -56,9 +56,9 @@ def _place(answer: Answer) -> str:
 
 async def test_viewers_cut_at_any_byte_and_resumed_elsewhere_get_every_event_once(deployment: Deployment) -> None:
     streams = [
-        deployment.create(f"{PROMPT} [[thinking={thinking} tokens={EVENTS - 3 - thinking} rate={RATE} ttft_ms=0]]")
-        for thinking in (0, 150)
-    ]  # three, since queued, start and done stand around the deltas
+        deployment.create(f"{PROMPT} [[thinking={thinking} tokens={EVENTS - others - thinking} rate={RATE} ttft_ms=0]]")
+        for thinking, others in ((0, 3), (150, 5))
+    ]  # queued, start and done stand around the deltas; and of who has thought a signature, and the turn
     uncut = {sid: Viewer(sid) for sid in streams}
     cutters = [_Cutter(sid, random.Random(f"{n} {seed}")) for n, sid in enumerate(streams) for seed in range(VIEWERS)]
 

@@ -8,7 +8,7 @@ from tests.rig.deployment import Deployment
 from tests.viewers.viewer import LIMIT_S, Answer, CutAt, Viewer, after_event, at_byte, connect, post
 
 PROMPT = {"prompt": "Straße 東京 🚀 [[thinking=20 tokens=60 rate=60 ttft_ms=100]]"}
-EVERYTHING = list(range(1, 84))  # queued, start, the deltas, done
+EVERYTHING = list(range(1, 86))  # queued, start, the deltas, the thought's signature, the turn, done
 
 
 async def test_viewers_from_the_start_the_middle_and_after_the_end_get_the_same_bytes(deployment: Deployment) -> None:

@@ -107,6 +107,7 @@ def test_openapi_describes_every_route(api: Api) -> None:
     assert document["openapi"].startswith("3.")
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert calls == {
+        ("GET", "/v1/models"),
         ("POST", "/v1/streams"),
         ("GET", "/v1/streams"),
         ("GET", "/v1/streams/{sid}"),

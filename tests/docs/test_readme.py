@@ -111,7 +111,7 @@ def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doub
 
 
 def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up) -> None:
-    [terminal] = [block for block in blocks("sh") if "lastevent generate" in block]
+    [terminal] = [block for block in blocks("sh") if "lastevent cancel" in block]
     generate, ls, replay, cancel, doctor = terminal.strip().split("\n")
     answer = up.sh(generate)
     assert answer.startswith("This is a stand-in and no model")
@@ -121,6 +121,11 @@ def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up)
     assert up.sh(replay.replace("ID", sid)) == answer
     assert up.sh(cancel.replace("ID", sid)) == "had ended already: done\n"
     assert "BAD" not in up.sh(doctor)
+
+
+def test_the_chain_of_two_models_is_answered(up: Up) -> None:
+    [chain] = [block for block in blocks("sh") if "--model" in block]
+    assert up.sh(chain).startswith("This is a stand-in and no model")
 
 
 def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: Up) -> None:

@@ -342,7 +342,7 @@ class Generation:
             return None
         text = text_since_restart(self._written())
         # None: only a tool is called, or nothing is said.
-        return await asyncio.to_thread(violation, self._request["output_schema"], text) if text else None
+        return await violation(self._request["output_schema"], text) if text else None
 
     def _error(self, code: str, message: str, *, recoverable: bool) -> Ending:
         return Ending(ERROR, {"code": code, "message": message, "recoverable": recoverable, **self._counted()})

@@ -8,6 +8,7 @@ end.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -68,8 +69,9 @@ def _violation(schema: Any, text: str) -> dict[str, str] | None:
 def _violation_elsewhere(schema: Any, text: str) -> dict[str, str] | None:
     command = [sys.executable, "-m", "worker.schema"]
     asked = orjson.dumps([schema, text])
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "PATH", "LD_"))}
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, timeout=LIMIT_S, check=True)
+        done = subprocess.run(command, input=asked, env=environment, capture_output=True, timeout=LIMIT_S, check=True)
         found: dict[str, str] | None = orjson.loads(done.stdout)
     except (subprocess.SubprocessError, OSError, ValueError):
         return _wrong(f"To check the answer took more than {LIMIT_S:g} s, or too much memory. It was not checked.")

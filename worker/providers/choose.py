@@ -17,7 +17,7 @@ from typing import Any
 
 from broker.log.models import Announced
 from broker.process.imports import imports_outside_gc
-from broker.settings import PROVIDERS, Settings, configured_by, variables_of
+from broker.settings import PROVIDERS, Settings, SettingsError, configured_by, variables_of
 from worker.providers import prices
 from worker.providers.bounds import Bounds
 from worker.providers.chain import Target
@@ -56,6 +56,10 @@ class Providers:
         self._making: dict[str, asyncio.Task[Provider]] = {}
         self._prices_are_there: asyncio.Task[None] | None = None
         self._updating: Any = None
+        try:
+            self._names(settings.default_model)
+        except ProviderFailure as unknown:
+            raise SettingsError(f"LASTEVENT_DEFAULT_MODEL: {unknown.message}") from None
 
     async def chain(self, model: str | list[str]) -> list[Target]:
         """The models that a request is sent to, one after the other. Raises ProviderFailure: there is no such one."""
@@ -68,10 +72,13 @@ class Providers:
         for target in await self.chain(self._settings.default_model):
             await target.client.warm_up()
 
-    async def warm_the_rest(self) -> None:
-        """Prices, and what else is set up here, while this worker works."""
+    async def warm_prices(self) -> None:
+        """From now on a name without its provider waits for them."""
         self._prices_are_there = asyncio.create_task(asyncio.to_thread(prices.warm_up))
         await asyncio.shield(self._prices_are_there)
+
+    async def warm_the_rest(self) -> None:
+        """What else is set up here, while this worker works."""
         if self._settings.prices_update and self._updating is None:
             self._updating = await asyncio.to_thread(prices.keep_updated)
         for name in self._set_up():

@@ -19,6 +19,11 @@ DIRECT = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 # A compressed answer may be a thousand times longer than what was received of it.
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 
+_FOR_ANYBODY = {
+    *("host", "connection", "accept", "accept-encoding", "user-agent", "content-type", "content-length"),
+    *("transfer-encoding", "anthropic-version", "anthropic-beta"),
+}
+
 
 class HttpClient(httpx2.AsyncClient):
     """For an SDK's `http_client`; the SDK closes it. Its time limits are those of requests that give none."""
@@ -35,6 +40,16 @@ class HttpClient(httpx2.AsyncClient):
             # One user's requests are nothing to another's.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
+
+    def _redirect_headers(self, request: httpx2.Request, url: httpx2.URL, method: str) -> httpx2.Headers:
+        """httpx2 keeps `Authorization` from another origin. Keys have other headers too: those of the environment
+        (OPENAI_CUSTOM_HEADERS), a gateway's.
+        """
+        headers = super()._redirect_headers(request, url, method)
+        if url.origin != request.url.origin:
+            for name in set(headers.keys()) - _FOR_ANYBODY:
+                del headers[name]
+        return headers
 
     # httpx2's own way to the proxies of the environment, HTTP_PROXY and the others, is by these two.
 

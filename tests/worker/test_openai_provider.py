@@ -462,7 +462,7 @@ async def test_a_text_is_told_as_it_comes_and_once(peer: WirePeer, provider: Ope
         "thinking_tokens": 5,
         "provider": USAGE,
     }
-    assert told.finish == Finish("end_turn", usage, "completed", model="gpt-5.2-2026-01-01")
+    assert told.finish == Finish("end_turn", usage, "completed", model="gpt-5.2-2026-01-01", response_id="resp_1")
     assert told.counted == [Counted(usage)]
 
 

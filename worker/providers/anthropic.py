@@ -32,7 +32,7 @@ from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_
 from worker.providers.http import HttpClient
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
-from worker.providers.request import is_own
+from worker.providers.request import answered, is_own
 from worker.providers.sdk_types import checked_options
 
 CREDENTIALS = "ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile or a workload's identity"
@@ -184,8 +184,8 @@ def _header(value: Any, place: str) -> str:
 
 def _messages(provider: str, model: str, messages: list[Any]) -> list[Any]:
     """As they are, but for what this API does not know or refuses. What is long in them is not copied."""
-    sent = (_message(provider, model, message) if "native" in message else message for message in messages)
-    return [message for message in sent if message.get("content") != []]
+    sent = (_message(provider, model, message) if "native" in message else message for _, message in answered(messages))
+    return [_with_usable_calls(message) for message in sent if message.get("content") != []]
 
 
 def _message(provider: str, model: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +194,31 @@ def _message(provider: str, model: str, message: dict[str, Any]) -> dict[str, An
     if isinstance(content, list):
         content = [block for block in content if _may_be_sent(block, own)]
     return {"role": message.get("role"), "content": content}
+
+
+def _with_usable_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Other models' calls have ids, and arguments, that this API refuses."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    usable = [_usable_call(block) for block in content]
+    return {**message, "content": usable} if usable != content else message
+
+
+def _usable_call(block: Any) -> Any:
+    match block:
+        case {"type": "tool_use", "id": str(call_id), **rest}:
+            given = rest.get("input")
+            if given is not None and not isinstance(given, dict):
+                block = {**block, "input": {"input": given}}
+            return block if _ID.fullmatch(call_id) else {**block, "id": _NOT_OF_IDS.sub("_", call_id)}
+        case {"type": "tool_result", "tool_use_id": str(call_id)} if not _ID.fullmatch(call_id):
+            return {**block, "tool_use_id": _NOT_OF_IDS.sub("_", call_id)}
+    return block
+
+
+_ID = re.compile(r"[a-zA-Z0-9_-]*")
+_NOT_OF_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def _may_be_sent(block: Any, own: bool) -> bool:

@@ -31,6 +31,7 @@ from worker.providers.request import (
     blocks,
     cannot_take,
     field,
+    input_of,
     is_own,
     source_of,
     system_text,
@@ -236,7 +237,7 @@ def _of_a_model(turn: Turn) -> dict[str, Any] | None:
             texts.append(text_of(block))
         elif block.kind == "tool_use":
             function = {"name": field(block.data, "name", str, block.place)}
-            function["arguments"] = orjson.dumps(block.data.get("input") or {}).decode()
+            function["arguments"] = orjson.dumps(input_of(block)).decode()
             calls.append({"id": field(block.data, "id", str, block.place), "type": "function", "function": function})
         elif block.kind not in ("thinking", "redacted_thinking"):  # those are for the model that thought them
             raise cannot_take(block)

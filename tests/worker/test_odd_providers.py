@@ -302,6 +302,36 @@ async def test_arguments_that_are_no_object_go_to_any_provider_as_one(
     assert orjson.dumps({"input": given}).replace(b" ", b"") in sent
 
 
+# ---- Requests that no provider takes
+
+
+WRONG: list[dict[str, Any]] = [
+    *({"provider_options": wrong} for wrong in (5, "x", [1], True)),
+    *({"provider_options": {"@": wrong}} for wrong in (5, "x", [1], [["a", "b"]], {"headers": {"a": "b"}})),
+    *({"provider_options": {"@": {name: {}}}} for name in ("model", "stream", "extra_headers", "timeout", "")),
+    {"provider_options": {"@": {"tools": [5]}}},
+    {"provider_options": {"@": {"extra_body": {"stream": False}}}},
+    {"provider_options": {"@": {"temperature": "hot"}}},
+    {"messages": [5]},
+    {"messages": [{"role": "assistant", "native": 5, "content": "x"}, {"role": "user", "content": "y"}]},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+async def test_what_is_wrong_in_a_request_is_named_and_not_sent(
+    peer: WirePeer, served: tuple[Wire, Provider], wrong: dict[str, Any]
+) -> None:
+    wire, provider = served
+    name = next(name for name, one in WIRES.items() if one is wire)
+    peer.says(wire.says("c1", "{}", {}))
+    wrong = orjson.loads(orjson.dumps(wrong).replace(b'"@"', orjson.dumps(name)))
+    _, end = await outcome(provider, {**asked(), **wrong})
+    assert isinstance(end, ProviderFailure)
+    assert (end.code, end.retryable) == ("invalid_input", False)
+    assert next(iter(wrong)) in end.message
+    assert not peer.asked
+
+
 # ---- Servers that say with each chunk that it is the last
 
 

@@ -134,6 +134,8 @@ def _own(turn: Turn, calls: dict[str, _Call]) -> list[Part]:
     assert turn.native is not None
     parts = field(turn.native, "content", list, f"{turn.place}.native")
     said = [part["functionCall"] for part in parts if isinstance(part, dict) and part.get("functionCall")]
+    if not all(isinstance(call, dict) for call in said):
+        raise invalid_input(f"{turn.place}.native.content has a call that is not an object.")
     uses = [block for block in turn.blocks if block.kind == "tool_use"]
     for order, (block, call) in enumerate(zip(uses, said, strict=False)):
         calls[field(block.data, "id", str, block.place)] = _Call(call.get("name", ""), call.get("id"), order)
@@ -305,6 +307,9 @@ def _options(request: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[s
         raise invalid_input(f"{place}.{min(set_elsewhere)} cannot be set there.")
     if not options:
         return {}, extra
+    if isinstance(own_tools := options.get("tools"), list):  # the SDK takes anything for one, and then breaks
+        for index, tool in enumerate(own_tools):
+            of_type(tool, dict, f"{place}.tools[{index}]")
     with _checking(place):  # as JSON: bytes are base64 there
         checked = types.GenerateContentConfig.model_validate_json(orjson.dumps(options))
         return checked.model_dump(exclude_unset=True), extra
@@ -322,6 +327,8 @@ def _checking(place: str) -> Iterator[None]:
             yield
         except ValidationError as error:
             raise _invalid(place, error) from None
+        except (TypeError, AttributeError):  # some of the SDK's own validators expect what they are to check
+            raise invalid_input(f"{place} has a value of the wrong type.".lstrip()) from None
 
 
 def _invalid(place: str, error: ValidationError) -> Exception:

@@ -33,6 +33,7 @@ from worker.providers.request import (
     field,
     input_of,
     is_own,
+    of_type,
     source_of,
     system_text,
     text_of,
@@ -185,7 +186,7 @@ def _tool(tool: Tool | Block) -> dict[str, Any]:
 def _effort(request: dict[str, Any]) -> str | None:
     if effort := request.get("effort"):
         return str(effort)
-    thinking = request.get("thinking") or {}
+    thinking = of_type(request.get("thinking") or {}, dict, "thinking")
     if thinking.get("type") == "disabled":
         return "none"
     if thinking.get("type") == "enabled":

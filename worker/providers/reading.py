@@ -46,7 +46,7 @@ class Answer(Protocol):
     may_end: bool
     """The answer has said how it ended, and something may follow. If its body ends now it is complete, else a cut."""
     goes_on: bool
-    """It went on after it had said its end, as with servers that say one with each chunk: only its body's end is one."""
+    """It went on after its end, as with servers that say one with each chunk: now only its body's end is one."""
     has_effects: bool
     """The provider has run a tool that may have changed something (MCP)."""
 

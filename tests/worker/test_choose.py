@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from broker.settings import PROVIDERS, Settings, SettingsError
-from worker.main import work
+from worker.main import require_a_provider
 from worker.providers.choose import ADAPTERS, STANDIN_PATHS, Providers
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish
@@ -158,9 +158,9 @@ async def test_a_default_model_of_nobodys_is_refused_at_the_start(models: Any) -
     models(FILE, default_model="vllm/model")
 
 
-async def test_a_worker_without_any_provider_does_not_start() -> None:
+def test_a_worker_without_any_provider_does_not_start() -> None:
     with pytest.raises(SettingsError, match="No model provider is set up") as caught:
-        await work(Settings())
+        require_a_provider(Settings())
     assert "LASTEVENT_STANDIN=1" in str(caught.value)
 
 

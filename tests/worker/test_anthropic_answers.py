@@ -116,6 +116,13 @@ async def test_calls_without_an_id_or_with_one_twice_get_one(peer: WirePeer, pro
     assert [one["id"] for one in finish.native] == ["call_0", "t", "call_2"]
 
 
+async def test_an_id_that_is_made_up_is_none_of_the_providers_own(peer: WirePeer, provider: AnthropicProvider) -> None:
+    peer.says(sse(begin(), *call(0, "call_1"), *call(1, ""), *call(2, ""), *end("tool_use")))
+    events, _ = await said(provider)
+    ids = [data["tool_call_id"] for kind, data in events if kind == "tool_start"]
+    assert len(set(ids)) == 3
+
+
 async def test_arguments_that_are_no_json_are_a_bad_answer(peer: WirePeer, provider: AnthropicProvider) -> None:
     for args in ('{"a": ', "[1]", '{"a": NaN}'):
         peer.says(sse(begin(), *call(0, "t_1", args), *end("tool_use")))

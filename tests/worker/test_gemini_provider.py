@@ -816,6 +816,36 @@ async def test_its_own_turn_goes_back_as_it_was_said(peer: WirePeer, provider: G
     assert [(one.get("id"), one["name"]) for one in responses] == [(None, "f"), ("theirs", "f")]
 
 
+async def test_results_of_calls_without_ids_are_sent_in_the_order_of_the_calls(
+    peer: WirePeer, provider: GeminiProvider
+) -> None:
+    """Nothing else tells the model which is whose."""
+    parts = [{"functionCall": {"name": "f", "args": {"n": n}}} for n in range(3)]
+    uses = [{"type": "tool_use", "id": f"call_{n}", "name": "f", "input": {"n": n}} for n in range(3)]
+    turn = {"role": "assistant", "native": {"provider": "gemini", "model": MODEL, "content": parts}, "content": uses}
+    results = [{"type": "tool_result", "tool_use_id": f"call_{n}", "content": str(n)} for n in (2, 0, 1)]
+    body = await asked(peer, provider, messages=[*HELLO["messages"], turn, {"role": "user", "content": results}])
+    sent = [part["functionResponse"]["response"]["output"] for part in body["contents"][2]["parts"]]
+    assert sent == ["0", "1", "2"]
+
+
+async def test_a_call_that_was_cut_off_does_not_go_back(peer: WirePeer, provider: GeminiProvider) -> None:
+    begun = {"functionCall": {"name": "f", "willContinue": True}}
+    peer.says(sse(chunk(text("a"), call("g", {}), begun, finishReason="MAX_TOKENS")))
+    events = await said(provider)
+    assert finish(events).stop_reason == "max_tokens"
+    assert [set(part) for part in finish(events).native] == [{"text"}, {"functionCall"}]
+
+
+async def test_a_call_that_nobody_ends_is_whole_when_the_next_one_begins(
+    peer: WirePeer, provider: GeminiProvider
+) -> None:
+    begun = {"functionCall": {"name": "f", "args": {"a": 1}, "willContinue": True}}
+    peer.says(sse(chunk(begun, call("g", {})), STOP))
+    args = of_kind(await said(provider), "tool_args")
+    assert [(data["tool"], data["args"]) for _, data in args] == [("f", {"a": 1}), ("g", {})]
+
+
 async def test_images_and_documents_are_data_or_files(peer: WirePeer, provider: GeminiProvider) -> None:
     def document(**source: str) -> dict[str, Any]:
         return {"type": "document", "title": "T", "source": source}

@@ -7,7 +7,7 @@ each, parsing the raw ones 4 µs (anthropic 2.11).
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,8 +31,8 @@ from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
 from worker.providers.http import HttpClient
 from worker.providers.provider import Said
-from worker.providers.reading import Reader
-from worker.providers.request import is_own
+from worker.providers.reading import Reader, object_of
+from worker.providers.request import answered, is_own, of_type
 from worker.providers.sdk_types import checked_options
 
 KEY_OF_NONE = "none"
@@ -148,8 +148,8 @@ _EFFORTS = {"minimal": "low"}  # others are called as ours
 
 def _call(provider: str, model: str, request: dict[str, Any]) -> _Call:
     """Raises ProviderFailure `invalid_input` for provider_options that the SDK's types do not know."""
-    given = (request.get("provider_options") or {}).get(provider) or {}
-    is_beta = not _BETA_ONLY.isdisjoint(given)
+    given = object_of(request.get("provider_options")).get(provider)
+    is_beta = not _BETA_ONLY.isdisjoint(object_of(given))
     params: Any = BetaParameters if is_beta else StableParameters
     options = checked_options(request, provider, params, not_here=_THE_REQUESTS)
     headers = {
@@ -196,16 +196,51 @@ def _header(value: Any, place: str) -> str:
 
 def _messages(provider: str, model: str, messages: list[Any]) -> list[Any]:
     """As they are, but for what this API does not know or refuses. What is long in them is not copied."""
-    sent = (_message(provider, model, message) if "native" in message else message for message in messages)
-    return [message for message in sent if message.get("content") != []]
+    sent = (
+        _message(provider, model, message, place) if "native" in message else message
+        for place, message in _objects(messages)
+    )
+    return [_with_usable_calls(message) for message in sent if message.get("content") != []]
 
 
-def _message(provider: str, model: str, message: dict[str, Any]) -> dict[str, Any]:
+def _objects(messages: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, message in answered(messages):
+        place = f"messages[{index}]"
+        yield place, of_type(message, dict, place)
+
+
+def _message(provider: str, model: str, message: dict[str, Any], place: str) -> dict[str, Any]:
     """One that the assistant said in a stream of ours. Its content is native already."""
-    own, content = is_own(message["native"], provider, model), message.get("content")
+    native = of_type(message["native"] or {}, dict, f"{place}.native")
+    own, content = is_own(native, provider, model), message.get("content")
     if isinstance(content, list):
         content = [block for block in content if _may_be_sent(block, own)]
     return {"role": message.get("role"), "content": content}
+
+
+def _with_usable_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Other models' calls have ids, and arguments, that this API refuses."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    usable = [_usable_call(block) for block in content]
+    return {**message, "content": usable} if usable != content else message
+
+
+def _usable_call(block: Any) -> Any:
+    match block:
+        case {"type": "tool_use", "id": str(call_id), **rest}:
+            given = rest.get("input")
+            if given is not None and not isinstance(given, dict):
+                block = {**block, "input": {"input": given}}
+            return block if _ID.fullmatch(call_id) else {**block, "id": _NOT_OF_IDS.sub("_", call_id)}
+        case {"type": "tool_result", "tool_use_id": str(call_id)} if not _ID.fullmatch(call_id):
+            return {**block, "tool_use_id": _NOT_OF_IDS.sub("_", call_id)}
+    return block
+
+
+_ID = re.compile(r"[a-zA-Z0-9_-]*")
+_NOT_OF_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def _may_be_sent(block: Any, own: bool) -> bool:

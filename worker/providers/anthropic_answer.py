@@ -16,7 +16,7 @@ import orjson
 from broker.log.turn import literal
 from worker.providers.failures import ProviderFailure, failed, shown
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
-from worker.providers.reading import parse
+from worker.providers.reading import count_of, object_of, parse
 
 Event = dict[str, Any]
 Said = ProviderEvent | Counted
@@ -51,6 +51,7 @@ class Answer:
     """What must be remembered of an answer to read the rest of it. Its text is not kept, only how long it is."""
 
     may_end = False
+    goes_on = False
 
     def __init__(self, provider: str) -> None:
         self.finish: Finish | None = None
@@ -101,17 +102,19 @@ class Answer:
     def _begin(self, event: Event) -> Iterator[Said]:
         message = event["message"]
         self._model, self._response_id = message.get("model"), message.get("id")
-        if self._count(message.get("usage")):
+        usage = message.get("usage")
+        if self._count(usage):
             yield self._counted()
-        if _says_more(event, _MESSAGE_START) or _says_more(message, _ENVELOPE):
+        if _says_more(event, _MESSAGE_START) or _says_more(message, _ENVELOPE) or _is_odd(usage):
             yield self._whole(event)
 
     def _note_ending(self, event: Event) -> Iterator[Said]:
         ending = event.get("delta") or {}
         self._ending.update((name, value) for name, value in ending.items() if value is not None)
-        if self._count(event.get("usage")):
+        usage = event.get("usage")
+        if self._count(usage):
             yield self._counted()
-        if _says_more(event, _MESSAGE_DELTA) or _says_more(ending, _ENDING):
+        if _says_more(event, _MESSAGE_DELTA) or _says_more(ending, _ENDING) or _is_odd(usage):
             yield self._whole(event)
 
     def _finish(self, event: Event) -> Iterator[Said]:
@@ -141,13 +144,13 @@ class Answer:
 
     def _count(self, usage: Any) -> bool:
         # Cumulative, so the latest holds; what the last one leaves out, the first one has said.
-        self._usage.update((name, n) for name, n in (usage or {}).items() if n is not None)
-        return bool(usage)
+        self._usage.update((name, n) for name, n in object_of(usage).items() if n is not None)
+        return bool(object_of(usage))
 
     def _counted(self) -> Counted:
-        counts = {name: n for name in _COUNTS if type(n := self._usage.get(name)) is int}
-        thinking = (self._usage.get("output_tokens_details") or {}).get("thinking_tokens")
-        if type(thinking) is int:
+        counts = {name: n for name in _COUNTS if (n := count_of(self._usage.get(name))) is not None}
+        thinking = count_of(object_of(self._usage.get("output_tokens_details")).get("thinking_tokens"))
+        if thinking is not None:
             counts["thinking_tokens"] = thinking
         return Counted({"input_tokens": 0, "output_tokens": 0, **counts, "provider": dict(self._usage)})
 
@@ -239,7 +242,12 @@ class Answer:
         return "tool_start", {**event, "client": True} if block.kind == "tool_use" else event
 
     def _new_id(self, own: Any) -> str:
-        return own if own and own not in self._calls else f"call_{len(self._calls)}"
+        if own and own not in self._calls:
+            return str(own)
+        number = len(self._calls)
+        while f"call_{number}" in self._calls:
+            number += 1
+        return f"call_{number}"
 
     def _add_args(self, event: Event, block: _Block) -> Iterator[Said]:
         piece = event["delta"]["partial_json"]
@@ -263,6 +271,8 @@ class Answer:
             self.has_effects = True
 
     def _end_call(self, result: Event) -> ProviderEvent:
+        if result["type"] == "mcp_tool_result":
+            self.has_effects = True
         call_id = result["tool_use_id"]
         tool, began = self._calls.get(call_id) or (result["type"].removesuffix("_tool_result"), time.monotonic())
         duration_ms = round((time.monotonic() - began) * 1000)
@@ -349,6 +359,10 @@ def _parsed(name: bytes, data: bytes) -> Event:
 
 def _says_more(said: Event, known: frozenset[str]) -> bool:
     return any(name not in known and value not in (None, "", []) for name, value in said.items())
+
+
+def _is_odd(usage: Any) -> bool:
+    return bool(usage) and not isinstance(usage, dict)
 
 
 def _object(args: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from broker.log.turn import literal
 from worker.providers.chat_calls import Calls
 from worker.providers.failures import STATUSES, ProviderFailure, failed
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
-from worker.providers.reading import parse
+from worker.providers.reading import count_of, parse
 
 CHUNK = "chat.completion.chunk"
 
@@ -59,6 +59,7 @@ class ChatAnswer:
     """What must be remembered of an answer to read the rest of it; its text is not kept."""
 
     may_end = False
+    goes_on = False
     has_effects = False
 
     def __init__(self, provider: str, *, choices: int = 1, ends_by_done: bool = False) -> None:
@@ -113,7 +114,11 @@ class ChatAnswer:
         if key == _NOISE or (key in _SAID_ONCE and (key in self._told or not value)):
             return
         self._told[key] = value
-        if key == "usage" or (key == "object" and value == CHUNK) or (key == "model" and not value):
+        if (
+            (key == "usage" and isinstance(value, dict))
+            or (key == "object" and value == CHUNK)
+            or (key == "model" and not value)
+        ):
             return
         if key == "model":
             self._model = str(value)
@@ -154,6 +159,7 @@ class ChatAnswer:
                     self._stop_sequence = value
                 left[key] = value
         if choice.get("finish_reason"):
+            self.goes_on = self.goes_on or (self.may_end and delta is not None and _goes_on(delta))
             self.may_end = True
             said.extend(self._calls.settle(at_the_end=False))
         elif self.may_end and delta and _goes_on(delta):
@@ -505,7 +511,7 @@ def _number(counts: dict[str, Any], name: str) -> int:
 
 def _first_number(*places: tuple[Any, str]) -> int | None:
     for counts, name in places:
-        if isinstance(counts, dict) and type(count := counts.get(name)) is int:
+        if isinstance(counts, dict) and (count := count_of(counts.get(name))) is not None:
             return count
     return None
 

@@ -12,9 +12,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from broker.log.models import Announced
+from broker.process.imports import imports_outside_gc
 from broker.settings import PROVIDERS, Settings, SettingsError, configured_by, variables_of
 from worker.providers import prices
 from worker.providers.bounds import Bounds
@@ -171,7 +173,7 @@ class Providers:
         else:
             module, adapter = ADAPTERS[own.kind if own else name]
             # In a thread: the loop of every generation would stand still meanwhile.
-            make = getattr(await asyncio.to_thread(import_module, f"worker.providers.{module}"), adapter)
+            make = getattr(await asyncio.to_thread(_imported, f"worker.providers.{module}"), adapter)
             provider = make(name=name, **self._options(name, own))
             await provider.warm_up()
         self._made[name] = provider
@@ -194,6 +196,11 @@ class Providers:
     def _known_models(self, name: str) -> list[str]:
         own = self._file.provider.get(name)
         return prices.known_models(name, base_url=own.base_url) if own else prices.known_models(name)
+
+
+def _imported(module: str) -> ModuleType:
+    with imports_outside_gc():
+        return import_module(module)
 
 
 class NotSetUp:

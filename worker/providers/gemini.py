@@ -206,6 +206,7 @@ class _Events:
         self._bounds = bounds
         self._is_line_end = True
         self._bare: list[bytes] | None = None
+        self._bare_bytes = 0
 
     async def read(self) -> bytes:
         while some := await self._body.read():
@@ -215,11 +216,12 @@ class _Events:
                     return some
             else:
                 self._bare.append(some)
-            if self._bare is not None and sum(map(len, self._bare)) > self._bounds.event_bytes:
+                self._bare_bytes += len(some)
+            if self._bare_bytes > self._bounds.event_bytes:
                 raise OutOfBounds("An event is too long.")
         if self._bare:
             bare, self._bare = b"".join(self._bare), []
-            return b"\n\ndata: %s\n\n" % re.sub(rb"\s*[\r\n]\s*", b" ", bare)
+            return b"\n\ndata: %s\n\n" % bare.translate(_ON_ONE_LINE)
         return b""
 
     def _until_bare(self, some: bytes) -> bytes:
@@ -229,9 +231,11 @@ class _Events:
         if begin is None:
             return some
         self._bare = [some[begin.end() - 1 :]]
+        self._bare_bytes = len(self._bare[0])
         return some[: begin.end() - 1]
 
 
+_ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _BARE_AT_ONCE = re.compile(rb"[{\[]")
 _BARE = re.compile(rb"[\r\n][{\[]")
 

@@ -16,7 +16,7 @@ from worker.providers.gemini_failures import said_failure
 from worker.providers.gemini_grounding import Grounding, Text
 from worker.providers.gemini_turn import Turn
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
-from worker.providers.reading import parse
+from worker.providers.reading import count_of, parse
 
 Said = ProviderEvent | Counted
 
@@ -61,6 +61,7 @@ class GeminiAnswer:
 
     finish: Finish | None = None  # what follows a finish reason (usage, grounding) has no end but the body's
     may_end = False
+    goes_on = False
     has_effects = False
 
     def __init__(self, name: str) -> None:
@@ -89,6 +90,7 @@ class GeminiAnswer:
             reason = "refusal"
         elif self._reason == "STOP" and self._calls.of_client:
             reason = "tool_use"
+        self._calls.leave_out_of(self._turn)
         return Finish(
             reason,
             counted(self._usage),
@@ -107,7 +109,7 @@ class GeminiAnswer:
             if key == "candidates":
                 if left := (yield from self._candidates(value or ())):
                     rest[key] = left
-            elif key == "usageMetadata":
+            elif key == "usageMetadata" and isinstance(value, dict | None):
                 if value and value != self._usage:
                     self._usage = {**self._usage, **value}
                     yield Counted(counted(self._usage))
@@ -145,6 +147,8 @@ class GeminiAnswer:
 
     def _candidate(self, candidate: dict[str, Any]) -> Generator[Said, None, dict[str, Any]]:
         self._has_candidates = True
+        if self.may_end and any(part != {"text": ""} for part in (candidate.get("content") or {}).get("parts") or ()):
+            self.goes_on = True
         rest: dict[str, Any] = {}
         for key, value in candidate.items():
             if key == "content":
@@ -259,7 +263,7 @@ def counted(usage: dict[str, Any]) -> dict[str, Any]:
     """In common names. Gemini's counts overlap: what was read from a cache is part of the prompt."""
 
     def count(*names: str) -> int:
-        return sum(n for name in names if type(n := usage.get(name)) is int)
+        return sum(count_of(usage.get(name)) or 0 for name in names)
 
     cached = count("cachedContentTokenCount")
     common = {

@@ -14,6 +14,7 @@ from broker.log.turn import literal
 from worker.providers.failures import failed
 from worker.providers.gemini_turn import Turn
 from worker.providers.provider import ProviderEvent
+from worker.providers.reading import MAX_DEPTH
 
 
 class _Running(NamedTuple):
@@ -40,14 +41,16 @@ class Calls:
         """The caller's tool, mostly whole at once; of Vertex, if asked so, argument by argument."""
         tool = call.get("name")
         if tool:
-            self._streamed = None
+            if self._streamed is not None:  # nobody said that it is over
+                yield from self._whole(self._streamed)
             call_id = self._id(call.get("id"))
             self.of_client += 1
             native = {key: value for key, value in call.items() if key not in ("args", "partialArgs", "willContinue")}
             native["args"] = {"$lastevent": "input", "tool_call_id": call_id}
-            turn.add({**{name: literal(value) for name, value in part.items()}, "functionCall": native})
+            sent_back = {**{name: literal(value) for name, value in part.items()}, "functionCall": native}
+            turn.add(sent_back)
             yield "tool_start", {"tool_call_id": call_id, "tool": tool, "client": True}
-            streamed = _Streamed(call_id, tool, call.get("args") or {})
+            streamed = _Streamed(call_id, tool, call.get("args") or {}, sent_back)
         elif self._streamed is None:
             raise failed("provider_bad_answer", said="A call has no name.")
         else:
@@ -58,6 +61,14 @@ class Calls:
             self._streamed = streamed
             return
         self._streamed = None
+        yield from self._whole(streamed)
+
+    def leave_out_of(self, turn: Turn) -> None:
+        """A call whose arguments were cut off does not go back."""
+        if self._streamed is not None:
+            turn.drop(self._streamed.sent_back)
+
+    def _whole(self, streamed: _Streamed) -> Iterator[ProviderEvent]:
         if not isinstance(streamed.args, dict):
             raise failed("provider_bad_answer", said="A call's arguments are not an object.")
         named = {"tool_call_id": streamed.call_id, "tool": streamed.tool}
@@ -106,10 +117,11 @@ class Calls:
 class _Streamed:
     """A call whose arguments come value by value, each with its place in them (Vertex; RFC 9535)."""
 
-    def __init__(self, call_id: str, tool: str, args: Any) -> None:
+    def __init__(self, call_id: str, tool: str, args: Any, sent_back: dict[str, Any]) -> None:
         self.call_id = call_id
         self.tool = tool
         self.args = args
+        self.sent_back = sent_back
         self._continues: set[str] = set()  # paths of texts that are not complete
 
     def put(self, one: dict[str, Any]) -> None:
@@ -138,7 +150,7 @@ def _steps(path: str) -> list[str | int]:
         quoted = quoted if quoted is not None else double
         steps.append(int(index) if index else name or re.sub(r"\\(.)", r"\1", quoted or ""))
         at = found.end()
-    if at != len(path) or not steps:
+    if at != len(path) or not 0 < len(steps) < MAX_DEPTH:
         raise failed("provider_bad_answer", said="An argument has a place that is not understood.")
     return steps
 

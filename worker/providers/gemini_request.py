@@ -7,6 +7,7 @@ said, and the SDK does not know, could not be sent back. The rest is the SDK's t
 
 from __future__ import annotations
 
+import math
 import mimetypes
 import re
 import warnings
@@ -26,6 +27,7 @@ from worker.providers.request import (
     blocks,
     cannot_take,
     field,
+    input_of,
     is_own,
     of_type,
     source_of,
@@ -85,12 +87,14 @@ class _Call(NamedTuple):
     tool: str
     id: str | None
     """As the provider knows it. None: it gave none, and wants none."""
+    order: int
+    """Among the calls of its turn."""
 
 
 def _contents(request: dict[str, Any], name: str, model: str) -> tuple[list[Part], list[dict[str, Any]]]:
     """(the system prompt's parts, the contents)"""
     system = [_text(block) for block in blocks(request.get("system"), "system")]
-    contents = []
+    contents: list[dict[str, Any]] = []
     calls: dict[str, _Call] = {}  # by the id that the caller knows; the latest of that id holds
     for turn in turns(request):
         if turn.role == "system":  # Gemini has one system prompt, and no such role
@@ -99,9 +103,24 @@ def _contents(request: dict[str, Any], name: str, model: str) -> tuple[list[Part
             parts = _own(turn, calls) if is_own(turn.native, name, model) else _foreign(turn, calls)
             contents.append({"role": "model", "parts": parts})
         else:
-            parts = [part for block in turn.blocks for part in _asked(block, calls)]
-            contents.append({"role": "user", "parts": parts})
+            parts = [part for block in _in_order(turn.blocks, calls) for part in _asked(block, calls)]
+            if contents and contents[-1]["role"] == "user":  # all results of a turn are in one content
+                contents[-1]["parts"] += parts
+            else:
+                contents.append({"role": "user", "parts": parts})
     return system, [content for content in contents if content["parts"]]
+
+
+def _in_order(found: list[Block], calls: dict[str, _Call]) -> list[Block]:
+    """Results first, in the order of their calls: calls without an id are told apart by nothing else."""
+
+    def place(block: Block) -> float:
+        if block.kind != "tool_result":
+            return math.inf
+        call = calls.get(field(block.data, "tool_use_id", str, block.place))
+        return math.inf if call is None else call.order
+
+    return sorted(found, key=place)
 
 
 def _text(block: Block) -> Part:
@@ -115,25 +134,26 @@ def _own(turn: Turn, calls: dict[str, _Call]) -> list[Part]:
     assert turn.native is not None
     parts = field(turn.native, "content", list, f"{turn.place}.native")
     said = [part["functionCall"] for part in parts if isinstance(part, dict) and part.get("functionCall")]
+    if not all(isinstance(call, dict) for call in said):
+        raise invalid_input(f"{turn.place}.native.content has a call that is not an object.")
     uses = [block for block in turn.blocks if block.kind == "tool_use"]
-    for block, call in zip(uses, said, strict=False):
-        calls[field(block.data, "id", str, block.place)] = _Call(call.get("name", ""), call.get("id"))
+    for order, (block, call) in enumerate(zip(uses, said, strict=False)):
+        calls[field(block.data, "id", str, block.place)] = _Call(call.get("name", ""), call.get("id"), order)
     return parts
 
 
 def _foreign(turn: Turn, calls: dict[str, _Call]) -> list[Part]:
     """What somebody else said: text and calls. Thoughts, signed or not, mean nothing to this model."""
     parts: list[Part] = []
-    is_first_call = True
+    order = 0
     for block in turn.blocks:
         if block.kind == "tool_use":
             call_id, tool = field(block.data, "id", str, block.place), field(block.data, "name", str, block.place)
-            args = of_type(block.data.get("input") or {}, dict, f"{block.place}.input")
-            calls[call_id] = _Call(tool, call_id)
-            part: Part = {"functionCall": {"id": call_id, "name": tool, "args": args}}
+            calls[call_id] = _Call(tool, call_id, order)
+            part: Part = {"functionCall": {"id": call_id, "name": tool, "args": input_of(block)}}
             # Of calls at once the first has the signature, and so it stands for all of them.
-            parts.append({**part, "thoughtSignature": UNSIGNED} if is_first_call else part)
-            is_first_call = False
+            parts.append({**part, "thoughtSignature": UNSIGNED} if order == 0 else part)
+            order += 1
         elif block.kind in ("text", "image", "document"):
             parts += _shown(block)
         elif block.kind not in ("thinking", "redacted_thinking") and turn.native is None:
@@ -287,6 +307,9 @@ def _options(request: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[s
         raise invalid_input(f"{place}.{_SQUEEZED[min(set_elsewhere)]} cannot be set there.")
     if not options:
         return {}, extra
+    if isinstance(own_tools := options.get("tools"), list):  # the SDK takes anything for one, and then breaks
+        for index, tool in enumerate(own_tools):
+            of_type(tool, dict, f"{place}.tools[{index}]")
     with _checking(place):  # as JSON: bytes are base64 there
         checked = types.GenerateContentConfig.model_validate_json(orjson.dumps(options))
         return checked.model_dump(exclude_unset=True), extra
@@ -308,6 +331,8 @@ def _checking(place: str) -> Iterator[None]:
             yield
         except ValidationError as error:
             raise _invalid(place, error) from None
+        except (TypeError, AttributeError):  # some of the SDK's own validators expect what they are to check
+            raise invalid_input(f"{place} has a value of the wrong type.".lstrip()) from None
 
 
 def _invalid(place: str, error: ValidationError) -> Exception:

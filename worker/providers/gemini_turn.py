@@ -32,6 +32,9 @@ class Turn:
         self._open = None
         self._parts.append(part)
 
+    def drop(self, part: dict[str, Any]) -> None:
+        self._parts = [one for one in self._parts if one is not part]
+
     def text_begins_at(self, index: int) -> int | None:
         """In characters of the answer's text, that of a part of these. None: it has no text that viewers see."""
         if index >= len(self._parts) or _reference(self._parts[index]) != "text":

@@ -10,19 +10,20 @@ from typing import Any
 import httpx2
 
 from worker.providers.bounds import Bounds
+from worker.providers.failures import failed
 from worker.providers.transport import AiohttpTransport
 
 CONNECT_TIMEOUT_S = 10.0
 WARM_UP_S = 1.0
+MAX_REDIRECTS = 5
+_LED_AWAY = (
+    "The model provider's address redirects to another server, which is sent neither the request nor the key. "
+    "If that is where the provider is now, configure its address."
+)
 # Never through HTTP_PROXY: a proxy elsewhere cannot reach this machine's loopback, where the stand-in lives.
 DIRECT = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
 # A compressed answer may be a thousand times longer than what was received of it.
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
-
-_FOR_ANYBODY = {
-    *("host", "connection", "accept", "accept-encoding", "user-agent", "content-type", "content-length"),
-    *("transfer-encoding", "anthropic-version", "anthropic-beta"),
-}
 
 
 class HttpClient(httpx2.AsyncClient):
@@ -36,20 +37,28 @@ class HttpClient(httpx2.AsyncClient):
             mounts=DIRECT,
             headers=UNCOMPRESSED,
             timeout=httpx2.Timeout(silence_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            follow_redirects=True,
+            follow_redirects=False,
             # One user's requests are nothing to another's.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
-    def _redirect_headers(self, request: httpx2.Request, url: httpx2.URL, method: str) -> httpx2.Headers:
-        """httpx2 keeps `Authorization` from another origin. Keys have other headers too: those of the environment
-        (OPENAI_CUSTOM_HEADERS), a gateway's.
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Follows redirects within the provider's own origin. Raises ProviderFailure for one that leads away from it:
+        the key would go along, in a header that httpx2 does not know for one (x-api-key, x-goog-api-key), and so would
+        what people wrote.
         """
-        headers = super()._redirect_headers(request, url, method)
-        if url.origin != request.url.origin:
-            for name in set(headers.keys()) - _FOR_ANYBODY:
-                del headers[name]
-        return headers
+        follows = options.pop("follow_redirects", None) is not False
+        response = await super().send(request, **options)
+        for _ in range(MAX_REDIRECTS):
+            following = response.next_request if follows else None
+            if following is None:
+                break
+            if not _is_same_origin(request.url, following.url):
+                await response.aclose()
+                raise failed("provider_bad_answer", _LED_AWAY, status=response.status_code)
+            await response.aclose()
+            response = await super().send(following, **options)
+        return response
 
     # httpx2's own way to the proxies of the environment, HTTP_PROXY and the others, is by these two.
 
@@ -67,3 +76,8 @@ class HttpClient(httpx2.AsyncClient):
         with suppress(Exception):
             async with asyncio.timeout(WARM_UP_S):
                 await self.head(url)
+
+
+def _is_same_origin(one: httpx2.URL, other: httpx2.URL) -> bool:
+    is_upgraded = one.scheme == "http" and other.scheme == "https" and other.port is None and one.port is None
+    return one.host == other.host and (is_upgraded or (one.scheme, one.port) == (other.scheme, other.port))

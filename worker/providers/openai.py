@@ -33,6 +33,7 @@ from worker.providers.request import (
     blocks,
     cannot_take,
     field,
+    input_of,
     is_own,
     of_type,
     source_of,
@@ -333,7 +334,7 @@ def _said_by_it(turn: Turn) -> Iterator[dict[str, Any]]:
 
 def _call(block: Block) -> dict[str, Any]:
     call_id, name = (field(block.data, key, str, block.place) for key in ("id", "name"))
-    arguments = json.dumps(block.data.get("input") or {}, ensure_ascii=False)
+    arguments = json.dumps(input_of(block), ensure_ascii=False)
     return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
 
 

@@ -83,6 +83,7 @@ class Answer:
     """What must be remembered of an answer to read the rest of it (reading.Answer)."""
 
     may_end = False
+    goes_on = False
 
     def __init__(self, provider: str) -> None:
         self.finish: Finish | None = None
@@ -333,7 +334,7 @@ class Answer:
         if self._has_broken_call and outcome == "completed":
             raise failed("provider_bad_answer", "The model called a tool with arguments that are not JSON.")
         yield from self._news({**event, "response": {**response, "items": [bare(item) for item in self._items]}})
-        usage = usage_of(response.get("usage") or {})
+        usage = usage_of(response.get("usage"))
         yield Counted(usage)
         details = response.get("incomplete_details")
         reason = (details or {}).get("reason") if outcome == "incomplete" else None
@@ -351,7 +352,8 @@ class Answer:
         """What has not been said of the output is said now. A call whose end nobody says has ended."""
         output = response.get("output") or []
         known = [self._by_id.get(said.get("id") or "") for said in output]
-        others = [item for item in self._items if item not in known]
+        are_known = set(known)
+        others = [item for item in self._items if item not in are_known]
         in_order = []
         for said, item in zip(output, known, strict=True):
             if item is None:  # some servers change the ids

@@ -31,7 +31,9 @@ from worker.providers.request import (
     blocks,
     cannot_take,
     field,
+    input_of,
     is_own,
+    of_type,
     source_of,
     system_text,
     text_of,
@@ -184,7 +186,7 @@ def _tool(tool: Tool | Block) -> dict[str, Any]:
 def _effort(request: dict[str, Any]) -> str | None:
     if effort := request.get("effort"):
         return str(effort)
-    thinking = request.get("thinking") or {}
+    thinking = of_type(request.get("thinking") or {}, dict, "thinking")
     if thinking.get("type") == "disabled":
         return "none"
     if thinking.get("type") == "enabled":
@@ -236,7 +238,7 @@ def _of_a_model(turn: Turn) -> dict[str, Any] | None:
             texts.append(text_of(block))
         elif block.kind == "tool_use":
             function = {"name": field(block.data, "name", str, block.place)}
-            function["arguments"] = orjson.dumps(block.data.get("input") or {}).decode()
+            function["arguments"] = orjson.dumps(input_of(block)).decode()
             calls.append({"id": field(block.data, "id", str, block.place), "type": "function", "function": function})
         elif block.kind not in ("thinking", "redacted_thinking"):  # those are for the model that thought them
             raise cannot_take(block)

@@ -10,6 +10,7 @@ import orjson
 
 from broker.log.turn import literal
 from worker.providers.provider import ProviderEvent
+from worker.providers.reading import count_of, object_of
 
 Json = dict[str, Any]
 
@@ -208,23 +209,20 @@ def bare(item: Item) -> Json:
     return {name: value for name, value in whole.items() if name in names and value is not None}
 
 
-def usage_of(said: Json) -> Json:
+def usage_of(said: Any) -> Json:
     """OpenAI's input_tokens hold what came from a cache and went into one; ours do not."""
-    into, out = said.get("input_tokens_details") or {}, said.get("output_tokens_details") or {}
+    counted = object_of(said)
+    into, out = object_of(counted.get("input_tokens_details")), object_of(counted.get("output_tokens_details"))
     counts = {
         "cache_read_input_tokens": into.get("cached_tokens"),
         "cache_creation_input_tokens": into.get("cache_write_tokens"),
         "thinking_tokens": out.get("reasoning_tokens"),
     }
-    usage: Json = {name: count for name, count in counts.items() if type(count) is int}
+    usage: Json = {name: count for name, count in counts.items() if count_of(count) is not None}
     cached = usage.get("cache_read_input_tokens", 0) + usage.get("cache_creation_input_tokens", 0)
-    usage["input_tokens"] = max(_count(said.get("input_tokens")) - cached, 0)
-    usage["output_tokens"] = _count(said.get("output_tokens"))
+    usage["input_tokens"] = max((count_of(counted.get("input_tokens")) or 0) - cached, 0)
+    usage["output_tokens"] = count_of(counted.get("output_tokens")) or 0
     return {**usage, "provider": said} if said else usage
-
-
-def _count(said: Any) -> int:
-    return said if type(said) is int else 0
 
 
 # ---- The next turn

@@ -27,6 +27,13 @@ BODY_END_TIMEOUT_S = 0.25
 """How long the end of the body may take once the message is complete. Only a body read to its end leaves its
 connection, and its TLS handshake, to the next request; a server that does not end it costs us no more than this."""
 
+MAX_DEPTH = 200
+"""How many levels of lists and objects are taken. What orjson reads may have 1,024, what it writes 254, and events have
+some of their own around it."""
+
+MAX_COUNT = 2**53
+"""No count of tokens is beyond. Sums of such fit into 64 bits, and clients that read JSON as doubles lose nothing."""
+
 LAST_WORDS_S = 2.0
 """How long an answer whose end has been said is listened to for what may follow (its usage, say)."""
 
@@ -38,6 +45,8 @@ class Answer(Protocol):
     """Set once the answer is complete, whatever else may come."""
     may_end: bool
     """The answer has said how it ended, and something may follow. If its body ends now it is complete, else a cut."""
+    goes_on: bool
+    """It went on after its end, as with servers that say one with each chunk: now only its body's end is one."""
     has_effects: bool
     """The provider has run a tool that may have changed something (MCP)."""
 
@@ -69,17 +78,19 @@ class Reader:
             clock = asyncio.get_running_loop().time
             heard_s = clock()
             while answer.finish is None and (some := await self._more(body, answer)):
+                may_end = answer.may_end
                 for name, data in wire.feed(some):
                     for said in answer.take(name, data):
                         heard_s = 0.0
                         yield said
                     if answer.finish is not None:
                         break
-                if not heard_s:
+                if not heard_s or answer.may_end is not may_end:
                     heard_s = clock()
-                elif clock() - heard_s > self._idle_s:
-                    if answer.may_end:
+                elif _has_ended(answer):
+                    if clock() - heard_s > LAST_WORDS_S:  # nothing but signs of life
                         break
+                elif clock() - heard_s > self._idle_s:
                     raise _idle(self._idle_s)
             if answer.finish is not None:
                 await _read_to_the_end(body)
@@ -106,7 +117,7 @@ class Reader:
         return response
 
     async def _more(self, body: Body, answer: Answer) -> bytes:
-        if not answer.may_end:
+        if not _has_ended(answer):
             return await body.read()
         # The end has been said: whatever happens to the rest cannot take it back.
         with suppress(Exception):
@@ -125,9 +136,15 @@ class Reader:
         """What an error of the SDK's, of its HTTP client's or of reading means."""
         if isinstance(error, ProviderFailure):
             return error
+        if isinstance(error.__cause__, ProviderFailure):  # our HTTP client's, which an SDK has wrapped
+            return error.__cause__
         # Before the answer begins an SDK wraps what its HTTP client raised; after that it comes as it is.
         known = of_transport(error, self._silence_s) or of_transport(error.__cause__, self._silence_s)
         return known or self._translate(error) or failed("provider_bad_answer")
+
+
+def _has_ended(answer: Answer) -> bool:
+    return answer.may_end and not answer.goes_on
 
 
 def _idle(idle_s: float) -> ProviderFailure:
@@ -141,14 +158,48 @@ async def _read_to_the_end(body: Body) -> None:
                 pass
 
 
+def count_of(said: Any) -> int | None:
+    """A number of tokens, or of what else is counted. None: it is not one, whatever it is."""
+    return said if type(said) is int and 0 <= said <= MAX_COUNT else None
+
+
+def object_of(said: Any) -> dict[str, Any]:
+    """Where an object is expected, and anything else says nothing: what surrounds it is not wrong for that."""
+    return said if isinstance(said, dict) else {}
+
+
 def parse(data: bytes) -> Any:
-    """One event's JSON. Raises ValueError."""
+    """One event's JSON. Raises ValueError, also for what is nested too deep to be written into the log."""
     try:
-        return orjson.loads(data)
+        said = orjson.loads(data)
     except orjson.JSONDecodeError:
-        # Half of a surrogate pair, perhaps: models do tear emoji, orjson refuses them, and viewers get UTF-8.
+        said = _with_whole_characters(data)
+    if len(data) > MAX_DEPTH and data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(said, MAX_DEPTH):
+        raise ValueError("nested too deep")
+    return said
+
+
+def _with_whole_characters(data: bytes) -> Any:
+    """Half of a surrogate pair, perhaps: models do tear emoji, orjson refuses them, and viewers get UTF-8."""
+    try:
         whole = json.dumps(json.loads(data), ensure_ascii=False)
-        return orjson.loads(_SURROGATE.sub("\ufffd", whole))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return orjson.loads(_SURROGATE.sub("\ufffd", whole))
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Without recursion: it may be a thousand levels."""
+    inside = [value]
+    for _ in range(levels):
+        inside = [inner for one in inside if isinstance(one, list | dict) for inner in _values(one)]
+        if not inside:
+            return False
+    return True
+
+
+def _values(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -57,14 +57,50 @@ class Tool(NamedTuple):
 
 
 def turns(request: dict[str, Any]) -> Iterator[Turn]:
-    """The request's messages. Raises ProviderFailure (invalid_input)."""
-    for index, message in enumerate(field(request, "messages", list, "")):
+    """The request's messages; each call of a tool in them has a result. Raises ProviderFailure (invalid_input)."""
+    for index, message in answered(field(request, "messages", list, "")):
         place = f"messages[{index}]"
         role = field(of_type(message, dict, place), "role", str, place)
         if role not in ("user", "assistant", "system"):
             raise invalid_input(f"{place}.role is none of user, assistant, system.")
         native = of_type(message.get("native") or {}, dict, f"{place}.native") or None
         yield Turn(place, role, blocks(message.get("content"), f"{place}.content"), native)
+
+
+NO_RESULT = "There is no result: the call was not run, or nobody knows whether it was."
+
+
+def answered(messages: list[Any]) -> Iterator[tuple[int, Any]]:
+    """The messages with their indices, and before the one after a call that has no result such a result. Providers
+    refuse a history with such a call, now and ever after.
+    """
+    for index, message in enumerate(messages):
+        if index and (calls := _without_result(messages, index - 1)):
+            yield index, {"role": "user", "content": list(map(_no_result, calls))}
+        yield index, message
+
+
+def _no_result(call: str) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call, "content": NO_RESULT, "is_error": True}
+
+
+def _without_result(messages: list[Any], at: int) -> list[str]:
+    """The calls in a message that none of the user's messages after it answers."""
+    called = _ids(messages[at], "assistant", "tool_use", "id")
+    if not called:
+        return []
+    given: set[str] = set()
+    for message in messages[at + 1 :]:
+        if not (isinstance(message, dict) and message.get("role") == "user"):
+            break
+        given.update(_ids(message, "user", "tool_result", "tool_use_id"))
+    return [one for one in called if one not in given]
+
+
+def _ids(message: Any, role: str, kind: str, name: str) -> list[str]:
+    content = message.get("content") if isinstance(message, dict) and message.get("role") == role else None
+    found = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    return [block[name] for block in found if block.get("type") == kind and isinstance(block.get(name), str)]
 
 
 def blocks(content: Any, place: str) -> list[Block]:
@@ -130,6 +166,12 @@ def tools(request: dict[str, Any]) -> Iterator[Tool | Block]:
             )
         else:
             yield Block(place, of_type(kind, str, f"{place}.type"), tool)
+
+
+def input_of(block: Block) -> dict[str, Any]:
+    """A call's arguments, as any provider takes them: some models call a tool with a text or a list."""
+    given = block.data.get("input")
+    return given if isinstance(given, dict) else {} if given is None else {"input": given}
 
 
 def cannot_take(block: Block) -> Exception:

@@ -76,9 +76,10 @@ async def test_an_alias_is_its_chain_and_each_model_stands_in_it_once(models: An
 
 
 async def test_the_stand_in_never_answers_under_a_providers_name(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    [target] = await models().chain("anthropic/claude-haiku-4-5")
+    priced = '[model."anthropic/claude-haiku-4-5".price]\ninput = 1\noutput = 2'
+    [target] = await models(priced).chain("anthropic/claude-haiku-4-5")
     assert target.answers_as == "stand-in"
-    assert target.priced_as == "", "its words cost nothing"
+    assert (target.priced_as, target.price) == ("", None), "its words cost nothing"
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     [target] = await models().chain("anthropic/claude-haiku-4-5")
     assert (target.answers_as, target.priced_as) == ("anthropic", "anthropic")

@@ -164,7 +164,7 @@ class Providers:
             form=own.kind if own else provider,
             priced_as="" if own or is_standin else provider,
             base_url=own.base_url if own else None,
-            price=self._file.price_of(name),
+            price=None if is_standin else self._file.price_of(name),
         )
 
     async def _provider(self, name: str) -> Provider:

@@ -188,6 +188,17 @@ async def test_signs_of_life_do_not_hold_back_an_answer_that_has_said_its_end(na
         await provider.aclose()
 
 
+@pytest.mark.parametrize("name", ["anthropic", "openai", "openai-chat"])
+async def test_an_error_event_need_not_be_json(peer: WirePeer, name: str) -> None:
+    wire = WIRES[name]
+    provider = wire.provider(api_key=KEY, base_url=f"{peer.url}{wire.path}", silence_s=10)
+    peer.says(b"event: error\ndata: upstream is gone\n\n")
+    _, end = await outcome(provider, asked())
+    await provider.aclose()
+    assert isinstance(end, ProviderFailure)
+    assert (end.code, end.said) == ("provider_error", "upstream is gone")
+
+
 # ---- Where it sends us
 
 

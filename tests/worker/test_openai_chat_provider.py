@@ -189,6 +189,17 @@ async def test_the_end_is_told_though_the_server_holds_the_body_open(
     assert finish.stop_reason == "end_turn"
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_of_two_choices_in_a_chunk_the_first_by_its_index_is_the_answer(
+    peer: WirePeer, provider: OpenAIChatProvider, n: int
+) -> None:
+    other, first = {"index": 1, "delta": {"content": "b"}}, {"index": 0, "delta": {"content": "a"}}
+    peer.says(sse({**ENVELOPE, "choices": [other, first]}, delta({}, "stop"), b"[DONE]"))
+    events, _ = await answer(provider, request(provider_options={"openai-chat": {"n": n}}))
+    assert public(events) == [("text_delta", {"text": "a"})]
+    assert events[-1][1]["event"]["choices"] == [other]
+
+
 async def test_signs_of_life_after_the_end_do_not_unsay_it(peer: WirePeer) -> None:
     provider = OpenAIChatProvider(base_url=f"{peer.url}/v1", silence_s=10, idle_s=0.001)
     peer.says(sse(delta({"content": "a"}), delta({}, "stop")), *[b": ping\n\n"] * 2000, end="hold")

@@ -439,6 +439,18 @@ def test_a_schema_is_strict_if_it_keeps_openais_rules(schema: Json, strict: bool
 # -- answers -----------------------------------------------------------------------------------------------------
 
 
+async def test_arguments_that_are_written_anew_when_they_are_whole_are_not_told_twice(
+    peer: WirePeer, provider: OpenAIProvider
+) -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": ""}
+    whole = {**call, "arguments": '{"a": 1}'}
+    piece = {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": '{"a":1}'}
+    told = await heard(peer, provider, created(), added(call), piece, done(whole), ended(whole))
+    pieces = [data["partial_json"] for kind, data in told.events if kind == "tool_args_delta"]
+    assert pieces == ['{"a":1}']
+    assert [data["args"] for kind, data in told.events if kind == "tool_args"] == [{"a": 1}]
+
+
 async def test_a_text_is_told_as_it_comes_and_once(peer: WirePeer, provider: OpenAIProvider) -> None:
     whole = said("Hello there")
     told = await heard(

@@ -16,7 +16,7 @@ from broker.log.turn import literal
 from worker.providers.chat_calls import Calls
 from worker.providers.failures import STATUSES, ProviderFailure, failed
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
-from worker.providers.reading import count_of, parse
+from worker.providers.reading import count_of, parse_or_fail
 
 CHUNK = "chat.completion.chunk"
 
@@ -85,7 +85,7 @@ class ChatAnswer:
             return self._done()
         if not data.strip():  # a sign of life
             return ()
-        chunk = parse(data)
+        chunk = parse_or_fail(name, data)
         if chunk.get("error") or chunk.get("object") == "error" or name == b"error":
             raise said_failure(chunk.get("error") or chunk)
         said: list[ProviderEvent | Counted] = []
@@ -95,14 +95,8 @@ class ChatAnswer:
             if value is not None and key != "choices" and told.get(key) != value:
                 self._tell(key, value, said, rest)
         choices = chunk.get("choices")
-        if choices:
-            others = [
-                left
-                for position, choice in enumerate(choices)
-                if (left := self._choice(choice, position, chunk.get("id"), said))
-            ]
-            if others:
-                rest["choices"] = others
+        if choices and (left := self._choices(choices, chunk.get("id"), said)):
+            rest["choices"] = left
         if rest:
             said.append(untranslated(self._provider, rest))
         return said
@@ -126,12 +120,25 @@ class ChatAnswer:
             self._count(value.get("usage"), said)
         rest[key] = value
 
-    def _choice(
-        self, choice: dict[str, Any], position: int, chunk_id: Any, said: list[ProviderEvent | Counted]
-    ) -> dict[str, Any] | None:
-        """Translate one choice; what is left of it."""
-        if position or self._is_another(choice, chunk_id):
-            return choice
+    def _choices(
+        self, choices: list[dict[str, Any]], chunk_id: Any, said: list[ProviderEvent | Counted]
+    ) -> list[dict[str, Any]]:
+        """Translate the one that is the answer, in whatever place; what is left of it, and the others."""
+        if self._index is None:
+            self._index = 0 if self._has_choices else min(choice.get("index") or 0 for choice in choices)
+        rest: list[dict[str, Any]] = []
+        is_found = False
+        for choice in choices:
+            if is_found or self._is_another(choice, chunk_id):
+                rest.append(choice)
+                continue
+            is_found = True
+            if left := self._choice(choice, said):
+                rest.append(left)
+        return rest
+
+    def _choice(self, choice: dict[str, Any], said: list[ProviderEvent | Counted]) -> dict[str, Any] | None:
+        """Translate it; what is left of it."""
         if error := choice.get("error"):  # OpenRouter, once
             raise said_failure(error)
         left: dict[str, Any] = {}
@@ -168,10 +175,7 @@ class ChatAnswer:
 
     def _is_another(self, choice: dict[str, Any], chunk_id: Any) -> bool:
         """Choices of one answer have one id. Foundry Local counts chunks in `index`, with another id for each."""
-        index = choice.get("index") or 0
-        if self._index is None:
-            self._index = 0 if self._has_choices else index
-        return index != self._index and (self._has_choices or chunk_id == self._told.get("id"))
+        return (choice.get("index") or 0) != self._index and (self._has_choices or chunk_id == self._told.get("id"))
 
     # ---- A delta
 

@@ -39,7 +39,7 @@ from worker.providers.openai_items import (
     with_references,
 )
 from worker.providers.provider import Counted, Finish, ProviderEvent, untranslated
-from worker.providers.reading import parse
+from worker.providers.reading import parse, parse_or_fail
 
 Told = Iterable[ProviderEvent | Counted]
 
@@ -105,7 +105,7 @@ class Answer:
         """Read one server-sent event. By its own type: some servers leave out the names."""
         if data in (b"", b"[DONE]"):  # as Chat Completions end, and some servers all their answers
             return ()
-        event = parse(data)
+        event = parse_or_fail(name, data)
         kind = event.get("type") or name.decode()
         if kind == "response.output_text.delta":
             return self._delta(event, "output_text")
@@ -248,7 +248,9 @@ class Answer:
         return "tool_args_delta", {"tool_call_id": item.call_id, "tool": item.tool, "partial_json": piece}
 
     def _args_rest(self, item: Item, whole: str) -> Told:
-        return self._args(item, whole[sum(map(len, item.pieces)) :])
+        told = "".join(item.pieces)
+        # Some servers write the whole in another way than its pieces, which are as good.
+        return self._args(item, whole[len(told) :]) if whole.startswith(told) else ()
 
     def _piece(self, event: Json) -> Told:
         return self._args(self._item(event), event["delta"])

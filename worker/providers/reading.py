@@ -168,6 +168,16 @@ def object_of(said: Any) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def parse_or_fail(name: bytes, data: bytes) -> Any:
+    """As `parse`. An event of the name `error` need not be JSON: gateways say there what they have to say."""
+    try:
+        return parse(data)
+    except ValueError:
+        if name == b"error":
+            raise failed("provider_error", said=data.decode(errors="replace")) from None
+        raise
+
+
 def parse(data: bytes) -> Any:
     """One event's JSON. Raises ValueError, also for what is nested too deep to be written into the log."""
     try:

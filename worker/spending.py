@@ -12,16 +12,9 @@ from typing import Any
 
 import orjson
 
+from broker.log.meta import COUNTS
 from worker.providers import prices
 from worker.providers.chain import Target
-
-COUNTS = (
-    "input_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "output_tokens",
-    "thinking_tokens",
-)
 
 
 class Spending:

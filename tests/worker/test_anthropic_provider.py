@@ -262,12 +262,18 @@ async def test_error_events_are_told_apart_by_their_type(provider: AnthropicProv
         (500, "provider_error"),
         (503, "provider_error"),
         (529, "provider_overloaded"),
-        (200, "provider_bad_answer"),
     ],
 )
 async def test_statuses_have_codes(provider: AnthropicProvider, status: int, code: str) -> None:
     events, failed = await failure(provider, f"[[status={status}]]")
     assert (events, failed.code, failed.retry_after_s) == ([], code, None)
+
+
+async def test_an_answer_that_is_no_stream_is_not_asked_for_again(provider: AnthropicProvider) -> None:
+    """It has been paid for. A page of some proxy's may be another one's next time."""
+    with pytest.raises(ProviderFailure, match="not as a stream") as caught:
+        await anext(provider.stream("some-model", request("[[status=200]]")))
+    assert (caught.value.code, caught.value.retryable, caught.value.moves_on) == ("provider_bad_answer", False, True)
 
 
 async def test_why_a_request_was_refused_is_told_in_the_providers_words(provider: AnthropicProvider) -> None:

@@ -127,7 +127,8 @@ class Breaker:
         self._has_failed.add(name)
         key = self._keys.breaker(name)
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
+            # In one step: a count without a life would leave the model out for ever.
+            async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.incrby(key, 1)
                 pipe.expire(key, BROKEN_S)
                 await pipe.execute()

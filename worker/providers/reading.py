@@ -38,6 +38,10 @@ LAST_WORDS_S = 2.0
 """How long an answer whose end has been said is listened to for what may follow (its usage, say)."""
 
 
+JSON = "application/json"
+NOT_A_PROVIDER = "What answered is not the model provider."
+
+
 class Answer(Protocol):
     """One answer as it is read. What has been shown is not kept."""
 
@@ -111,9 +115,10 @@ class Reader:
                 response = await ask()
         except TimeoutError:
             raise silent(self._silence_s) from None
-        if not response.headers.get("content-type", "").startswith(EVENTS):
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith(EVENTS):
             await response.aclose()
-            raise failed("provider_bad_answer", "What answered is not the model provider.")
+            raise _whole_answer() if kind.startswith(JSON) else failed("provider_bad_answer", NOT_A_PROVIDER)
         return response
 
     async def _more(self, body: Body, answer: Answer) -> bytes:
@@ -145,6 +150,13 @@ class Reader:
 
 def _has_ended(answer: Answer) -> bool:
     return answer.may_end and not answer.goes_on
+
+
+def _whole_answer() -> ProviderFailure:
+    """A gateway that does not stream. It has been paid, and would be each time."""
+    failure = failed("provider_bad_answer", "The model provider answered at once and not as a stream of events.")
+    failure.retryable, failure.moves_on = False, True
+    return failure
 
 
 def _idle(idle_s: float) -> ProviderFailure:

@@ -44,7 +44,9 @@ ROOMS: dict[str, set[str]] = {
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
     "worker.attempts": set(),
-    "worker.providers": {"broker.errors", "broker.settings", "broker.store", "broker.log", "worker.standin"},
+    "worker.providers": {
+        *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process", "worker.standin"),
+    },
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},

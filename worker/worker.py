@@ -136,15 +136,22 @@ class Worker:
 
     async def _announce_models(self) -> None:
         """Make the other providers ready, and tell servers, which have no keys, what there is. Ends by cancellation."""
-        await self._models.warm_the_rest()
         announcing = Models(self._redis, self._keys)
+        await self._models.warm_prices()
+        await self._announce(announcing)  # not after SDKs of seconds: a provider that no server knows is refused
+        await self._models.warm_the_rest()
         while True:
-            providers, aliases = await asyncio.to_thread(self._models.announced)
-            try:
-                await announcing.announce(providers, aliases, self._settings.default_model)
-            except RedisUnavailable:
-                logger.warning("Redis is away; the models were not announced", extra=REDIS_AWAY)
+            await self._announce(announcing)
             await asyncio.sleep(RENEWED_S)
+
+    async def _announce(self, announcing: Models) -> None:
+        providers, aliases = await asyncio.to_thread(self._models.announced)
+        try:
+            await announcing.announce(providers, aliases, self._settings.default_model)
+        except RedisUnavailable:
+            logger.warning("Redis is away; the models were not announced", extra=REDIS_AWAY)
+        except LasteventError as error:
+            logger.warning("the models were not announced: %s", error)
 
     def _once_fit(self, run: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
         """A loop that looks for work, and does not begin before Redis has what the work needs."""

@@ -162,6 +162,16 @@ def _providers(settings: Settings) -> Iterator[Finding]:
     elif not found:
         yield Finding(True, "no model provider is set up: `lastevent up` answers by the stand-in, which is not a model")
         yield Finding(True, "so `lastevent work` refuses to start; LASTEVENT_STANDIN=1 lets the stand-in answer there")
+    else:
+        yield from _default_model(settings.default_model, list(found))
+
+
+def _default_model(model: str, found: list[str]) -> Iterator[Finding]:
+    """Whoever has set up another provider than the default model's gets errors from starts that name no model."""
+    provider, slash, _ = model.partition("/")
+    if slash and provider not in found:
+        advice = f"Set LASTEVENT_DEFAULT_MODEL to a model of {', '.join(found)}."
+        yield Finding(False, f"the default model is {model}, but {provider} is not set up", advice)
 
 
 def ask_providers(command: Sequence[str]) -> Iterator[Finding]:

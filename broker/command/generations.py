@@ -122,3 +122,8 @@ def _exit_by_ending(sid: str, ending: dict[str, Any] | None) -> None:
         reason = ending["data"].get("message") or ending["data"].get("reason") or ""
         note(f"{sid}: {ending['event']}: {clean(str(reason))}")
         raise typer.Exit(1)
+    violation = ending["data"].get("schema_violation") if ending else None
+    if isinstance(violation, dict):  # a producer's own may be anything
+        said = ": ".join(str(part) for name in ("place", "message") if (part := violation.get(name)))
+        note(f"{sid}: the answer is not what its schema asks for: {clean(said)}")
+        raise typer.Exit(1)

@@ -119,8 +119,9 @@ const HANDLERS = new Map(
       transcript.status = "";
       transcript.append("text", data.text);
     },
-    tool_start: (transcript, data) => transcript.tool(data, { phase: "running" }),
+    tool_start: (transcript, data) => transcript.tool(data, { phase: data.client ? "called" : "running" }),
     tool_args_delta: (transcript, data) => transcript.tool(data, {}),
+    tool_args: (transcript, data) => transcript.tool(data, {}),
     tool_progress: (transcript, data) => transcript.tool(data, {}),
     tool_end: (transcript, data) => transcript.tool(data, { phase: "done", ms: data.duration_ms }),
     tool_error: (transcript, data) => transcript.tool(data, { phase: "failed", ms: data.duration_ms }),

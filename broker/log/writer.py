@@ -135,8 +135,8 @@ class StreamWriter:
         return self.pen.base + len(self._events) - 1
 
     def note_usage(self, usage: Callable[[], bytes]) -> None:
-        """Something has been counted, for an ending that somebody else writes. `usage()`: how much so far, asked at each
-        sending; the members that such an ending takes over (`Meta.usage`), JSON as `encode_data` gives it.
+        """Something has been counted, for an ending that somebody else writes. `usage()` is asked at each sending: the
+        members that such an ending takes over (`Meta.usage`), JSON as `encode_data` gives it.
 
         The next events carry it if none has been there yet, so that a cancel amid the first text knows of it.
         Afterwards only the heartbeat does: providers count with every chunk.

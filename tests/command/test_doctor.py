@@ -109,6 +109,14 @@ def test_without_any_provider_it_says_who_answers_then(doctor: Doctor, tmp_path:
     assert "not a model, answers in the place of anthropic, openai, openai-chat\n" in standin
 
 
+def test_a_default_model_of_a_provider_that_is_not_set_up_is_said(doctor: Doctor, tmp_path: Path) -> None:
+    [line] = [line for line in bad(doctor(HOME=str(tmp_path), OPENAI_API_KEY="x")) if "default model" in line]
+    assert "anthropic is not set up" in line
+    assert "LASTEVENT_DEFAULT_MODEL" in line
+    said = doctor(HOME=str(tmp_path), OPENAI_API_KEY="x", LASTEVENT_DEFAULT_MODEL="openai/gpt-5-mini")
+    assert "default model" not in said
+
+
 def test_a_models_file_that_cannot_be_read_is_said(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("provider = secret")
     for path, why in (("nowhere", "No such file"), ("models.toml", "is no TOML")):

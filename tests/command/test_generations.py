@@ -67,16 +67,18 @@ def test_generate_takes_its_prompt_from_standard_input_and_its_options(
     assert stream["model"] == "anthropic/m-1"
 
 
-def test_generate_takes_several_models_and_a_schema(
+def test_generate_takes_several_models_and_a_schema_and_says_that_the_answer_is_something_else(
     lastevent: Lastevent, deployment: Deployment, tmp_path: Path
 ) -> None:
     (tmp_path / "schema.json").write_text('{"type": "object"}')
     options = ["--model", "anthropic/a", "--model", "anthropic/b", "--schema", "schema.json", "--session", "cmd-chain"]
-    lastevent("generate", "[[tokens=1 rate=0]]", *options, url=deployment.url)
+    ended = lastevent("generate", "[[tokens=1 rate=0]]", *options, url=deployment.url)
     stream = newest(deployment.url, "cmd-chain")
     request = HTTP.get(f"{deployment.url}/v1/streams/{stream['id']}").json()["request"]
     assert (stream["model"], request["model"]) == ("anthropic/a", ["anthropic/a", "anthropic/b"])
     assert request["output_schema"] == {"type": "object"}
+    assert ended.returncode == 1
+    assert ended.stderr.decode().endswith("the answer is not what its schema asks for: The answer is not JSON.\n")
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, b"cannot be read"), ("{", b"no JSON")])

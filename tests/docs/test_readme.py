@@ -1,4 +1,7 @@
-"""What the README shows is what happens: its commands run here as they stand, against `lastevent up` on a free port."""
+"""What the README shows is what happens: its commands run here as they stand, against `lastevent up` on a free port.
+
+So do the lines of docs/PROVIDERS.md.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,21 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, Process, free_port, wait_until
+from worker.providers.models_file import read_models_file
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PROVIDERS = (ROOT / "docs" / "PROVIDERS.md").read_text()
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, document: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
 
 
 class Up:
@@ -51,9 +57,8 @@ def up(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], s
     require("curl", "curl")
     folder = tmp_path_factory.mktemp("readme")
     port = free_port()
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LASTEVENT_", "ANTHROPIC_"))
-    }
+    taken_out = ("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken_out)}
     page_port = free_port()
     environment["LASTEVENT_CORS_ORIGINS"] = f"http://localhost:{page_port}"
     process = Process("up", [str(BIN / "lastevent"), "up", "--port", str(port)], environment, folder)
@@ -106,7 +111,7 @@ def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doub
 
 
 def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up) -> None:
-    [terminal] = [block for block in blocks("sh") if "lastevent generate" in block]
+    [terminal] = [block for block in blocks("sh") if "lastevent cancel" in block]
     generate, ls, replay, cancel, doctor = terminal.strip().split("\n")
     answer = up.sh(generate)
     assert answer.startswith("This is a stand-in and no model")
@@ -116,6 +121,11 @@ def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up)
     assert up.sh(replay.replace("ID", sid)) == answer
     assert up.sh(cancel.replace("ID", sid)) == "had ended already: done\n"
     assert "BAD" not in up.sh(doctor)
+
+
+def test_the_chain_of_two_models_is_answered(up: Up) -> None:
+    [chain] = [block for block in blocks("sh") if "--model" in block]
+    assert up.sh(chain).startswith("This is a stand-in and no model")
 
 
 def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: Up) -> None:
@@ -134,15 +144,55 @@ def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: U
     assert up.sh(verify_export).startswith("verified")
 
 
+@pytest.mark.parametrize("model", ["anthropic/m", "openai/m", "openai-chat/m", "gemini/m"])
+def test_the_lines_about_tools_give_back_the_call_and_its_result_until_the_model_has_what_it_wants(
+    up: Up, model: str
+) -> None:
+    [lines] = blocks("python", PROVIDERS)
+    asked: list[dict[str, object]] = []
+
+    def weather(**of: object) -> str:
+        asked.append(of)
+        return "3 degrees"
+
+    with httpx2.Client(base_url=f"http://localhost:{up.port}", trust_env=False, timeout=30) as http:
+        known = {"http": http, "model": model, "weather": weather}
+        known["tools"] = [{"name": "get_weather", "input_schema": {"type": "object"}}]
+        exec(lines.replace("What is", "[[tools=2 thinking=2 tokens=3 rate=0]] What is"), known)
+    assert [of["city"] for of in asked] == ["Oslo", "Oslo"]
+    kinds = [block["type"] for block in known["said"]["content"]]  # type: ignore[index]
+    assert "text" in kinds
+    assert "tool_use" not in kinds
+
+
+def test_the_models_file_that_is_shown_is_one(tmp_path: Path) -> None:
+    [shown] = blocks("toml", PROVIDERS)
+    (tmp_path / "models.toml").write_text(shown)
+    file = read_models_file(tmp_path / "models.toml")
+    assert list(file.chains) == ["fast"]
+    assert file.price_of("vllm/qwen3")
+
+
 def test_the_make_targets_it_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_documents_it_links_to_exist() -> None:
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize(
+    "document", [Path("README.md"), *(Path("docs") / path.name for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_what_a_document_links_to_exists(document: Path) -> None:
+    for link, heading in re.findall(r"\]\((?!http)([^)#]*)(#[^)]*)?\)", (ROOT / document).read_text()):
+        target = ROOT / document.parent / link if link else ROOT / document
+        assert target.exists(), link
+        assert not heading or heading in headings(target), f"{link}{heading}"
+
+
+def headings(document: Path) -> set[str]:
+    """As GitHub names them."""
+    found = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 @pytest.mark.browser

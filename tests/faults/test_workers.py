@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,27 @@ def test_a_dead_workers_stream_goes_on_within_ten_seconds_in_a_block_of_its_own(
     assert restart["t"] - killed < 10_000
     assert restart["id"] % 1_000_000 == 1
     assert restart["data"] == {"attempt": 2, "reason": "worker_lost"}
+    assert cancel(deployment, sid)["state"] == "cancelled"
+
+
+def test_a_worker_that_has_just_said_that_it_is_ready_takes_over_in_time_though_it_is_still_importing_sdks(
+    deploy: Deploy, provider: Provider
+) -> None:
+    others = {"OPENAI_BASE_URL": f"{provider.url}/v1", "OPENAI_API_KEY": "x", "GEMINI_API_KEY": "x"}
+    deployment = deploy(servers=1, workers=1, GOOGLE_GEMINI_BASE_URL=provider.url, LASTEVENT_LOG_LEVEL="info", **others)
+    sid = deployment.create("[[tokens=400 rate=10 ttft_ms=0]]")
+    wait_until(has(deployment, sid, "text_delta"), "it has begun")
+    # Not from the zygote, which has imported them: as an operator starts it.
+    late = Process("late", [sys.executable, "-u", "-m", "worker"], deployment.environment, deployment.folder)
+    deployment.workers.append(late)
+    late.start()
+    wait_until(lambda: "this worker takes generations" in late.output.read_text(), "it is ready")
+    deployment.workers[0].kill()
+    killed = time.time() * 1000
+    wait_until(has(deployment, sid, "restart"), "it goes on")
+    restart = next(event for event in log(deployment, sid) if event["event"] == "restart")
+    print(f"{(restart['t'] - killed) / 1000:.1f} s after the kill")
+    assert restart["t"] - killed < 10_000
     assert cancel(deployment, sid)["state"] == "cancelled"
 
 

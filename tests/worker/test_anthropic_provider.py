@@ -373,7 +373,8 @@ async def test_no_key_at_all_is_unauthorized(monkeypatch: pytest.MonkeyPatch, st
     for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))  # where the SDK looks for a profile
-    provider = AnthropicProvider(api_key=None, base_url=standin.base_url, silence_s=5)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", standin.base_url)
+    provider = AnthropicProvider(silence_s=5)
     _, failed = await failure(provider, "hello")
     await provider.aclose()
     assert failed.code == "provider_unauthorized"

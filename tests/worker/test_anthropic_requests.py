@@ -241,11 +241,27 @@ async def test_a_token_of_the_environment_is_a_credential(
     monkeypatch.delenv("ANTHROPIC_CONFIG_DIR")
     monkeypatch.setenv("HOME", str(bare))
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "t-secret")
-    provider = AnthropicProvider(base_url=peer.url, silence_s=10)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", peer.url)
+    provider = AnthropicProvider(silence_s=10)
     peer.says(sse(begin(), *text(0, "x"), *end()))
     await said(provider)
     assert peer.asked[0].header("authorization") == "Bearer t-secret"
     await provider.aclose()
+
+
+@pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", None])
+async def test_anthropics_credentials_go_to_no_other_server(
+    peer: WirePeer, bare: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    profile(bare, "http://127.0.0.1:1", "t-secret")
+    if variable:
+        monkeypatch.setenv(variable, "k-secret")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Gateway: h-secret")
+    own = AnthropicProvider(base_url=peer.url, silence_s=10)
+    peer.says(sse(begin(), *text(0, "x"), *end()))
+    await said(own)
+    await own.aclose()
+    assert b"secret" not in peer.asked[-1].head
 
 
 def header(head: str, name: str) -> str:
@@ -294,7 +310,8 @@ async def test_a_profile_that_cannot_be_used_fails_attempts_and_not_the_worker(
     peer: WirePeer, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_PROFILE", "nobody")
-    provider = AnthropicProvider(base_url=peer.url, silence_s=10)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", peer.url)
+    provider = AnthropicProvider(silence_s=10)
     await provider.warm_up()
     _, failed = await failure(provider)
     with pytest.raises(ProviderFailure, match="credentials"):

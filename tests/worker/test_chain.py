@@ -15,9 +15,12 @@ from broker.log.event import Event, text_since_restart
 from broker.log.keys import Keys
 from broker.log.meta import new_claim_id
 from broker.log.stream_log import StreamLog
+from broker.log.turn import message
 from broker.log.writer import GroupCommit, StreamWriter
 from tests.rig.models import Models
 from tests.rig.streams import queued
+from tests.rig.wire_peer import WirePeer, sse, wire_peer
+from tests.worker.anthropic_events import SEARCH, begin, block, delta, end, stop, text
 from worker.generation import Generation
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.chain import BROKEN_AFTER, Breaker, Course, Target
@@ -27,6 +30,7 @@ from worker.standin.server import StandIn
 FAST = "rate=0 ttft_ms=0"
 LIMIT_S = 60.0
 CHAIN = ["one/model", "two/model"]
+SEARCH_AT_1 = [{**event, "index": event["index"] + 1} for event in SEARCH]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,72 @@ async def test_if_every_model_is_left_out_all_are_tried(ask: Any, redis: Redis, 
     for name in CHAIN * BROKEN_AFTER:
         await breaker.failed(name)
     assert data(await ask(f"[[tokens=1 {FAST}]]", one, two), "start")[0]["provider"] == "one"
+
+
+# -- turns of a provider that pauses ----------------------------------------------------------------------
+
+
+class Scripted(AnthropicProvider):
+    """The real adapter, which is told one of `turns` after the other."""
+
+    def __init__(self, peer: WirePeer, name: str, *turns: bytes) -> None:
+        super().__init__(api_key="sk-secret", base_url=peer.url, silence_s=5, name=name)
+        self.peer, self.turns = peer, list(turns)
+
+    def stream(self, model: str, request: dict[str, Any]) -> Any:
+        self.peer.says(self.turns.pop(0))
+        return super().stream(model, request)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[WirePeer]:
+    async with wire_peer() as peer:
+        yield peer
+
+
+async def test_a_turn_that_breaks_is_said_again_behind_those_that_were_finished(ask: Any, standin: StandIn) -> None:
+    class Breaking(Steered):
+        def stream(self, model: str, request: dict[str, Any]) -> Any:
+            self.directives = "cut_at=2" if self.asked == 2 else ""
+            return super().stream(model, request)
+
+    breaking, other = Breaking(standin.base_url, "anthropic"), Steered(standin.base_url, "anthropic")
+    events, whole = [
+        await ask(f"[[tokens=4 pause=2 {FAST}]]", one, model="anthropic/model") for one in (breaking, other)
+    ]
+    await breaking.aclose()
+    await other.aclose()
+    assert data(events, "restart") == [{"attempt": 2, "reason": "provider_cut"}]
+    assert [used["turn"] for used in data(events, "internal.usage")] == [0, 1, 2, 2]
+    assert text_since_restart(events) == text_since_restart(whole)
+    assert [kind_of(block) for block in message(events)["content"]] == [
+        kind_of(block) for block in message(whole)["content"]
+    ]
+
+
+def kind_of(block: dict[str, Any]) -> Any:
+    return block["type"], block.get("text")
+
+
+async def test_citations_are_of_the_whole_answers_text(ask: Any, peer: WirePeer) -> None:
+    cited = delta(0, "citations_delta", citation={"url": "https://a/"})
+    said = [block(0, "text", text=""), delta(0, "text_delta", text="12345"), cited, stop(0)]
+    turns = sse(begin(), *said, *SEARCH_AT_1, *end("pause_turn")), sse(begin(), *said, *end())
+    anthropic = Scripted(peer, "anthropic", *turns)
+    events = await ask("hello", anthropic, model="anthropic/model")
+    await anthropic.aclose()
+    assert [(one["start"], one["end"]) for one in data(events, "citation")] == [(0, 5), (5, 10)]
+
+
+async def test_a_turn_without_anything_to_show_is_in_the_message_once(ask: Any, peer: WirePeer) -> None:
+    hidden = [block(0, "redacted_thinking", data="cmVk"), stop(0)]
+    turns = sse(begin(), *hidden, *end("pause_turn")), sse(begin(), *text(0, "x"), *end())
+    anthropic, other = Scripted(peer, "anthropic", *turns), Scripted(peer, "other")
+    events = await ask("hello", anthropic, other, model=["anthropic/model", "other/model"])
+    await anthropic.aclose()
+    await other.aclose()
+    assert shown(events) == ["queued", "start", "text_delta", "done"]
+    assert message(events)["content"] == [{"type": "redacted_thinking", "data": "cmVk"}, {"type": "text", "text": "x"}]
 
 
 # -- what it cost ------------------------------------------------------------------------------------------

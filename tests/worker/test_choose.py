@@ -152,6 +152,12 @@ def test_a_models_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         Providers(Settings(models_file=tmp_path / "none.toml"), None)
 
 
+async def test_a_default_model_of_nobodys_is_refused_at_the_start(models: Any) -> None:
+    with pytest.raises(SettingsError, match="LASTEVENT_DEFAULT_MODEL"):
+        models(FILE, default_model="nobody/model")
+    models(FILE, default_model="vllm/model")
+
+
 async def test_a_worker_without_any_provider_does_not_start() -> None:
     with pytest.raises(SettingsError, match="No model provider is set up") as caught:
         await work(Settings())

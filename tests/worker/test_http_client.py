@@ -72,7 +72,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def providing(url: str, **options: Any) -> AsyncIterator[AnthropicProvider]:
+async def providing(url: str | None, **options: Any) -> AsyncIterator[AnthropicProvider]:
     provider = AnthropicProvider(**{"api_key": "sk-secret", "base_url": url, "silence_s": 10, **options})
     try:
         yield provider
@@ -350,7 +350,8 @@ async def test_a_key_that_no_header_can_carry_is_found_wherever_it_comes_from(
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, key)
-    async with providing("http://127.0.0.1:1", api_key=None) as provider:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    async with providing(None, api_key=None) as provider:
         failed = await failure(provider)
     assert (failed.code, failed.retryable) == ("provider_unauthorized", False)
     assert failed.message == "The API key contains characters that no API key can have."

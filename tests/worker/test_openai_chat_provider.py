@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -730,3 +731,56 @@ def test_the_docs_name_each_finish_reason() -> None:
     text = DOCS.read_text()
     table = text[text.index("| `finish_reason` | `stop_reason` |") :].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z_]+)`", table)) >= {*STOPS, *FAILED}
+
+
+async def test_a_key_that_the_server_echoes_is_told_to_nobody(peer: WirePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_KEY", "a key of any shape")
+    provider = OpenAIChatProvider(api_key="a key of any shape", base_url=peer.url, silence_s=5, name="vllm")
+    for status in (400, 401):
+        peer.refuses(status, {"error": {"message": "Who is <a key of any shape>?"}})
+        with pytest.raises(ProviderFailure) as caught:
+            async for _ in provider.stream("m", {"messages": [{"role": "user", "content": "x"}]}):
+                pass
+        assert caught.value.said == "Who is <…>?"
+        assert "of any shape" not in caught.value.message
+    await provider.aclose()
+
+
+async def test_a_redirect_takes_no_header_of_the_environment_elsewhere(
+    peer: WirePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with wire_peer() as elsewhere:
+        elsewhere.refuses(400, {"error": {"message": "no"}})
+        peer.says(status=307, headers=(("Location", f"{elsewhere.url}/chat/completions"),))
+        monkeypatch.setenv("OPENAI_BASE_URL", peer.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "k-secret")
+        monkeypatch.setenv("OPENAI_ORG_ID", "o-secret")
+        monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway-Key: h-secret")
+        provider = OpenAIChatProvider(silence_s=5)
+        with pytest.raises(ProviderFailure):
+            async for _ in provider.stream("m", {"messages": [{"role": "user", "content": "x"}]}):
+                pass
+        await provider.aclose()
+        assert peer.asked[0].header("x-gateway-key") == "h-secret"
+        assert b"secret" not in elsewhere.asked[0].head
+        assert elsewhere.asked[0].json == peer.asked[0].json
+
+
+@pytest.mark.parametrize(
+    "options", [{"logit_bias": dict.fromkeys(map(str, range(10_000)), 1)}, {"stop": ["a"] * 10_000}]
+)
+def test_many_values_of_one_kind_are_looked_at_together(options: dict[str, Any]) -> None:
+    request = {"messages": [], "provider_options": {"openai-chat": options}}
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    asked("m", request, "openai-chat", is_openai=True)
+    sys.setprofile(count)
+    try:
+        asked("m", request, "openai-chat", is_openai=True)
+    finally:
+        sys.setprofile(None)
+    assert calls < 1000, "a body of 2 MiB has 400,000, and each would hold the loop for 5 µs"

@@ -823,6 +823,7 @@ async def test_an_incomplete_answer_says_why(
     )
     assert told.finish.stop_reason == stop_reason
     assert told.finish.provider_stop_reason == reason
+    assert told.finish.response_id == RESPONSE["id"]
     assert told.finish.stop_details == {"reason": reason}
     assert told.of("tool_args") == []
     assert told.finish.native is None  # a call that was cut off cannot go back

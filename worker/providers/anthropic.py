@@ -35,6 +35,9 @@ from worker.providers.reading import Reader, object_of
 from worker.providers.request import answered, is_own, of_type
 from worker.providers.sdk_types import checked_options
 
+KEY_OF_NONE = "none"
+"""For a server that wants no key: the SDK must have one, and would look for Anthropic's in the environment."""
+
 CREDENTIALS = "ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile or a workload's identity"
 
 
@@ -51,16 +54,25 @@ class AnthropicProvider:
         bounds: Bounds = DEFAULT_BOUNDS,
         name: str = "anthropic",
     ) -> None:
-        """None means what it means to the SDK: its variables, a profile, a workload's identity; the API's address."""
+        """Without a `base_url`, what the SDK finds: its variables, a profile, a workload's identity; the API's address.
+        With one, nothing of these is sent there, and a server that wants no key needs none.
+        """
         self.name = name
         self._http = HttpClient(bounds, silence_s)
         self._reader = Reader(bounds, silence_s, idle_s or 10 * silence_s, _failure)
         self._client: AsyncAnthropic | None = None
         self._no_client: ProviderFailure | None = None
         try:
-            self._client = AsyncAnthropic(api_key=api_key, base_url=base_url, max_retries=0, http_client=self._http)
+            self._client = AsyncAnthropic(
+                api_key=api_key or (KEY_OF_NONE if base_url else None),
+                base_url=base_url,
+                max_retries=0,
+                http_client=self._http,
+            )
         except AnthropicError as error:  # a profile that is not there, or cannot be read: each attempt says so
             self._no_client = self._reader.failure(error)
+        if self._client and base_url:
+            self._client._custom_headers = {}  # ANTHROPIC_CUSTOM_HEADERS, which may hold a key
 
     async def warm_up(self) -> None:
         """A connection, kept for the first attempt. (What the SDK imports has been imported with this module.)"""

@@ -12,10 +12,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from broker.log.models import Announced
-from broker.settings import PROVIDERS, Settings, configured_by, variables_of
+from broker.process.imports import imports_outside_gc
+from broker.settings import PROVIDERS, Settings, SettingsError, configured_by, variables_of
 from worker.providers import prices
 from worker.providers.bounds import Bounds
 from worker.providers.chain import Target
@@ -54,6 +56,10 @@ class Providers:
         self._making: dict[str, asyncio.Task[Provider]] = {}
         self._prices_are_there: asyncio.Task[None] | None = None
         self._updating: Any = None
+        try:
+            self._names(settings.default_model)
+        except ProviderFailure as unknown:
+            raise SettingsError(f"LASTEVENT_DEFAULT_MODEL: {unknown.message}") from None
 
     async def chain(self, model: str | list[str]) -> list[Target]:
         """The models that a request is sent to, one after the other. Raises ProviderFailure: there is no such one."""
@@ -66,10 +72,13 @@ class Providers:
         for target in await self.chain(self._settings.default_model):
             await target.client.warm_up()
 
-    async def warm_the_rest(self) -> None:
-        """Prices, and what else is set up here, while this worker works."""
+    async def warm_prices(self) -> None:
+        """From now on a name without its provider waits for them."""
         self._prices_are_there = asyncio.create_task(asyncio.to_thread(prices.warm_up))
         await asyncio.shield(self._prices_are_there)
+
+    async def warm_the_rest(self) -> None:
+        """What else is set up here, while this worker works."""
         if self._settings.prices_update and self._updating is None:
             self._updating = await asyncio.to_thread(prices.keep_updated)
         for name in self._set_up():
@@ -164,7 +173,7 @@ class Providers:
         else:
             module, adapter = ADAPTERS[own.kind if own else name]
             # In a thread: the loop of every generation would stand still meanwhile.
-            make = getattr(await asyncio.to_thread(import_module, f"worker.providers.{module}"), adapter)
+            make = getattr(await asyncio.to_thread(_imported, f"worker.providers.{module}"), adapter)
             provider = make(name=name, **self._options(name, own))
             await provider.warm_up()
         self._made[name] = provider
@@ -187,6 +196,11 @@ class Providers:
     def _known_models(self, name: str) -> list[str]:
         own = self._file.provider.get(name)
         return prices.known_models(name, base_url=own.base_url) if own else prices.known_models(name)
+
+
+def _imported(module: str) -> ModuleType:
+    with imports_outside_gc():
+        return import_module(module)
 
 
 class NotSetUp:

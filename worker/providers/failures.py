@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from contextlib import suppress
@@ -78,7 +79,7 @@ def failed(
 ) -> ProviderFailure:
     """`said`: the provider's own words. They are quoted where they help, and kept for operators always."""
     retryable, default = CODES[code]
-    words = shown(said) if isinstance(said, str) and said else None
+    words = shown(_without_our_keys(said)) if isinstance(said, str) and said else None
     if not message:
         message = f"{default} It said: {words}" if words and code in _QUOTED else default
     failure = ProviderFailure(code, message, retryable=retryable, retry_after_s=retry_after_s)
@@ -141,6 +142,17 @@ def of_transport(error: BaseException | None, silence_s: float) -> ProviderFailu
 def shown(said: str) -> str:
     """On one line, not too long, and without what looks like a key."""
     return "".join(c if c.isprintable() else " " for c in _KEY.sub(r"\1…", said[:QUOTE_LIMIT]))
+
+
+def _without_our_keys(said: str) -> str:
+    """A server of one's own takes keys of any shape, and may echo them. Shorter ones are words that are said anyway."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and name.upper().endswith(_OF_SECRETS):
+            said = said.replace(value, "…")
+    return said
+
+
+_OF_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 # The shape of API keys here and at gateways, some of which echo them, and bearer tokens.

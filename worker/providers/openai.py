@@ -177,7 +177,8 @@ def _merged(body: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(ours, dict) and isinstance(theirs, dict):
             merged[name] = {**ours, **theirs}
         elif isinstance(ours, list) and isinstance(theirs, list):
-            merged[name] = [*ours, *(one for one in theirs if one not in ours)]
+            there = set(map(orjson.dumps, ours))  # of 20,000 tools each would be compared with each, for seconds
+            merged[name] = [*ours, *(one for one in theirs if orjson.dumps(one) not in there)]
     return merged
 
 

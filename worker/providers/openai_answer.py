@@ -346,7 +346,7 @@ class Answer:
             provider_stop_reason=reason or outcome,
             stop_details=details,
             model=response.get("model"),
-            response_id=response.get("id"),
+            response_id=response.get("id") or self._told.get("id"),
             native=self._native(is_stored=response.get("store") is True),
         )
 

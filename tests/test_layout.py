@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
-    "worker.spending": {"worker.providers"},
+    "worker.spending": {"broker.log", "worker.providers"},
     "worker.generation": {
         *("broker.errors", "broker.log", "broker.process"),
         *("worker.attempts", "worker.providers", "worker.schema", "worker.spending"),

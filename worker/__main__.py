@@ -24,7 +24,7 @@ with imports_outside_gc():
         waiting_for_work,
         with_options,
     )
-    from worker.main import work
+    from worker.main import require_a_provider, work
 
 
 def main() -> int:
@@ -34,6 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         settings = with_options(load_settings(), concurrency=("--concurrency", options.concurrency))
+        require_a_provider(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

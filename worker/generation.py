@@ -264,6 +264,8 @@ class Generation:
             return False
         if not self._has_started:
             self._begin(target)
+        self._spending.begin()
+        self._writer.note_usage(self._spending.encoded)
         return True
 
     def _begin(self, target: Target) -> None:

@@ -23,9 +23,10 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
 
     False if it had to end since a part of it died. Raises SettingsError.
     """
-    _require_a_provider(settings)
     standin = StandIn() if settings.standin else None
     models = Providers(settings, standin)
+    for lack in models.lacks():
+        logger.warning("%s", lack)
     worker = Worker(_with_room(settings, descriptors_each=2 if standin else 1), models)
     loop = asyncio.get_running_loop()
     if standin:
@@ -44,9 +45,12 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
     return not worker.has_failed
 
 
-def _require_a_provider(settings: Settings) -> None:
-    """Nobody is answered with canned sentences, under a model's name, because a key was forgotten."""
-    if settings.standin or read_models_file(settings.models_file).provider or any(map(configured_by, PROVIDERS)):
+def require_a_provider(settings: Settings) -> None:
+    """Nobody is answered with canned sentences, under a model's name, because a key was forgotten.
+
+    Raises SettingsError.
+    """
+    if read_models_file(settings.models_file).provider or settings.standin or any(map(configured_by, PROVIDERS)):
         return
     variables = sorted({name for provider in PROVIDERS for name in variables_of(provider) if name.endswith("_KEY")})
     raise SettingsError(

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -91,7 +92,8 @@ def _main() -> None:
 
     # Whoever has asked may be gone. And to be refused memory is better than the machine's choice of whom to end.
     resource.setrlimit(resource.RLIMIT_CPU, (int(LIMIT_S) + 1,) * 2)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES,) * 2)
+    with suppress(ValueError, OSError):  # macOS has none for memory
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES,) * 2)
     sys.stdout.buffer.write(orjson.dumps(_violation(*orjson.loads(sys.stdin.buffer.read()))))
 
 

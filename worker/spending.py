@@ -12,16 +12,9 @@ from typing import Any
 
 import orjson
 
+from broker.log.meta import COUNTS
 from worker.providers import prices
 from worker.providers.chain import Target
-
-COUNTS = (
-    "input_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "output_tokens",
-    "thinking_tokens",
-)
 
 
 class Spending:
@@ -34,8 +27,13 @@ class Spending:
         self._cost: Decimal | None = None if cost is None else Decimal(str(cost))
         self._is_incomplete = bool(before)  # a worker that was lost had not been told everything
         self._under_way: tuple[Target, dict[str, Any]] | None = None
+        self._has_begun = False
         self.tries = 1 if before else 0
         self._encoded: bytes | None = None
+
+    def begin(self) -> None:
+        """The try that is under way says something, and so costs something."""
+        self._has_begun, self._encoded = True, None
 
     def count(self, target: Target, usage: dict[str, Any]) -> None:
         """The attempt that is under way has cost this so far."""
@@ -50,6 +48,7 @@ class Spending:
         `answered`: something had come, so it cost something even if nothing was counted.
         """
         counted, self._under_way, self._encoded = self._under_way, None, None
+        self._has_begun = False
         is_incomplete = usage is None or "provider" not in usage
         usage = usage if usage is not None else counted[1] if counted else None
         if usage is None:
@@ -71,6 +70,7 @@ class Spending:
             target, counted = self._under_way
             usage, one = _sum(usage, counted), _cost(target, counted, None)
             cost, is_incomplete = (None if cost is None or one is None else cost + one), True
+        is_incomplete |= self._has_begun
         if not usage:
             return {"usage_incomplete": True} if is_incomplete else {}
         told = {"usage": usage, "cost_usd": _number(cost)}

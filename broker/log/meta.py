@@ -27,6 +27,13 @@ from broker.log.keys import SCHEMA
 
 T = TypeVar("T")
 
+COUNTS = (
+    *("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    *("output_tokens", "thinking_tokens"),
+)
+"""Of a usage: what all providers have in common, so that it adds up. An external producer's usage may have anything,
+under these names too."""
+
 WORKER, EXTERNAL = "worker", "external"
 """What produces a stream's events: a worker, or a producer of the caller's over HTTP."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -213,7 +213,7 @@ class Streams:
         settings = self._settings
         external = body.producer == EXTERNAL
         if not external:
-            await self._require_providers(body.chain)
+            await self._require_providers(body.chain, body.provider_options or ())
         if body.output_schema is not None:
             await asyncio.to_thread(require_schema, body.output_schema)
         request = body.stated_request() if external else body.provider_request(settings.max_tokens)
@@ -272,16 +272,22 @@ class Streams:
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
 
-    async def _require_providers(self, chain: list[str]) -> None:
-        """Of names with a prefix; what one without it means, an alias or a model, a worker decides."""
+    async def _require_providers(self, chain: list[str], options: Collection[str]) -> None:
+        """Of names with a prefix; what one without it means, an alias or a model, a worker decides.
+
+        `options`: the providers that they are for. Those of a misspelt one would be nobody's.
+        """
         prefixes = {prefix for prefix, slash, _ in (name.partition("/") for name in chain) if slash}
-        if prefixes <= PROVIDERS.keys():
+        if {*prefixes, *options} <= PROVIDERS.keys():
             return
         known = await self.models.known()
-        if not prefixes <= PROVIDERS.keys() | known.providers.keys():
-            providers = ", ".join([*PROVIDERS, *(name for name in known.providers if name not in PROVIDERS)])
+        all_of_them = [*PROVIDERS, *(name for name in known.providers if name not in PROVIDERS)]
+        providers = ", ".join(all_of_them)
+        if not prefixes <= {*all_of_them}:
             aliases = f" There are the aliases {', '.join(known.aliases)}." if known.aliases else ""
             raise UnknownModel(f"model: provider/name, and the providers are {providers}.{aliases}")
+        if not {*options} <= {*all_of_them}:
+            raise InvalidRequest(f"provider_options: by the name of a provider; they are {providers}.")
 
     async def _sealed(self, sid: str, whole: bool) -> Meta | None:
         """What the archive has of a stream that Redis has as well. None also while the archive is away."""

@@ -6,11 +6,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-COUNTED = (
-    *("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
-    *("output_tokens", "thinking_tokens"),
-)
-"""What all providers' usage has in common. An external producer's usage may have anything, under these names too."""
+from broker.log.meta import COUNTS
 
 MOST_TOKENS, MOST_USD = 10**12, 10**9
 """Of one stream. A number beyond it is no count, and must not make a sum that JSON cannot hold."""
@@ -35,7 +31,7 @@ def totals(streams: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     `cost_usd` is the sum of the costs that are known, null if none is; `without_price` counts the streams that used
     something and whose cost is not known.
     """
-    usage = dict.fromkeys(COUNTED, 0)
+    usage = dict.fromkeys(COUNTS, 0)
     cost: Decimal | None = None
     incomplete, without_price = False, 0
     for stream in streams:
@@ -59,4 +55,4 @@ def totals(streams: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _counted(usage: Any) -> dict[str, int]:
     if not isinstance(usage, Mapping):
         return {}
-    return {name: usage[name] for name in COUNTED if type(usage.get(name)) is int and 0 <= usage[name] <= MOST_TOKENS}
+    return {name: usage[name] for name in COUNTS if type(usage.get(name)) is int and 0 <= usage[name] <= MOST_TOKENS}

@@ -7,7 +7,7 @@ from worker.providers.provider import Provider
 
 
 class Models:
-    """`providers`: of a chain in its order, or one for whatever is asked. As worker/providers/choose.py gives them."""
+    """`providers`: Anthropic's, whatever their names; of a chain in its order, or one for whatever is asked."""
 
     def __init__(self, *providers: Provider) -> None:
         self._providers = providers
@@ -16,6 +16,6 @@ class Models:
         names = [model] if isinstance(model, str) else model
         clients = self._providers if len(self._providers) > 1 else self._providers * len(names)
         return [
-            Target(name, client, name.partition("/")[2], answers_as=client.name, form=client.name)
+            Target(name, client, name.partition("/")[2], answers_as=client.name, form="anthropic")
             for name, client in zip(names, clients, strict=True)
         ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
+import worker.generation
 import worker.providers.chain
 from broker.log.event import Event, text_since_restart
 from broker.log.keys import Keys
@@ -25,7 +27,9 @@ from worker.generation import Generation
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.chain import BROKEN_AFTER, Breaker, Course, Target
 from worker.providers.failures import failed
+from worker.spending import Spending
 from worker.standin.server import StandIn
+from worker.standin.words import words
 
 FAST = "rate=0 ttft_ms=0"
 LIMIT_S = 60.0
@@ -296,6 +300,58 @@ async def test_an_error_says_what_was_counted(ask: Any, one: Steered) -> None:
     [error] = data(await ask(f"[[tokens=3 {FAST}]]", one, model="one/model"), "error")
     assert error["usage"]["input_tokens"] > 0
     assert error["usage_incomplete"] is True
+
+
+def test_text_of_which_nobody_has_counted_anything_yet_was_not_for_nothing() -> None:
+    spending = Spending()
+    assert spending.told() == {}
+    spending.begin()
+    assert spending.told() == {"usage_incomplete": True}
+
+
+# -- an answer that its provider pauses --------------------------------------------------------------------
+
+
+async def test_a_paused_answer_goes_on_in_the_same_stream(ask: Any, one: Steered) -> None:
+    one.directives = "pause=2"
+    events = await ask(f"[[tokens=3 {FAST}]]", one, model="one/model")
+    assert shown(events).count("start") == 1
+    assert one.asked == 3
+    assert [turn["turn"] for turn in data(events, "internal.turn")] == [0, 1], "the last one is text alone"
+    spent = data(events, "internal.usage")
+    [done] = data(events, "done")
+    assert done["usage"]["input_tokens"] == sum(usage["usage"]["input_tokens"] for usage in spent)
+    assert (done["stop_reason"], done["provider_stop_reason"]) == ("end_turn", "end_turn")
+
+
+async def test_when_a_later_turn_breaks_what_was_finished_is_said_again_and_not_asked_for_again(
+    ask: Any, one: Steered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def stream(model: str, request: dict[str, Any]) -> Any:
+        asked.append(len(request["messages"]))
+        one.directives = "pause=1" + (" cut_at=1" if len(asked) == 2 else "")
+        return Steered.stream(one, model, request)
+
+    monkeypatch.setattr(one, "stream", stream)
+    events = await ask(f"[[tokens=3 {FAST}]]", one, model="one/model")
+    assert asked == [1, 2, 2], "the first turn is asked for once"
+    at = [event.kind for event in events].index("restart")
+    again = events[at:]
+    assert [start["replayed"] for start in data(again, "tool_start")] == [True]
+    assert text_since_restart(events) == "".join(islice(words(f"[[tokens=3 {FAST}]] [[{one.directives}]]"), 6))
+    assert [turn["turn"] for turn in data(again, "internal.turn")] == [0]
+
+
+async def test_a_provider_that_always_pauses_comes_to_an_end(
+    ask: Any, one: Steered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.generation, "MAX_PAUSES", 3)
+    one.directives = "pause=99"
+    events = await ask(f"[[tokens=1 {FAST}]]", one, model="one/model")
+    [done] = data(events, "done")
+    assert (one.asked, done["stop_reason"], done["provider_stop_reason"]) == (3, "other", "pause_turn")
 
 
 # -- structured output -------------------------------------------------------------------------------------

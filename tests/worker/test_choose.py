@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from broker.settings import PROVIDERS, Settings, SettingsError
-from worker.main import work
+from worker.main import require_a_provider
 from worker.providers.choose import ADAPTERS, STANDIN_PATHS, Providers
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish
@@ -76,9 +76,10 @@ async def test_an_alias_is_its_chain_and_each_model_stands_in_it_once(models: An
 
 
 async def test_the_stand_in_never_answers_under_a_providers_name(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    [target] = await models().chain("anthropic/claude-haiku-4-5")
+    priced = '[model."anthropic/claude-haiku-4-5".price]\ninput = 1\noutput = 2'
+    [target] = await models(priced).chain("anthropic/claude-haiku-4-5")
     assert target.answers_as == "stand-in"
-    assert target.priced_as == "", "its words cost nothing"
+    assert (target.priced_as, target.price) == ("", None), "its words cost nothing"
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     [target] = await models().chain("anthropic/claude-haiku-4-5")
     assert (target.answers_as, target.priced_as) == ("anthropic", "anthropic")
@@ -158,9 +159,9 @@ async def test_a_default_model_of_nobodys_is_refused_at_the_start(models: Any) -
     models(FILE, default_model="vllm/model")
 
 
-async def test_a_worker_without_any_provider_does_not_start() -> None:
+def test_a_worker_without_any_provider_does_not_start() -> None:
     with pytest.raises(SettingsError, match="No model provider is set up") as caught:
-        await work(Settings())
+        require_a_provider(Settings())
     assert "LASTEVENT_STANDIN=1" in str(caught.value)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -60,6 +60,15 @@ class Providers:
             self._names(settings.default_model)
         except ProviderFailure as unknown:
             raise SettingsError(f"LASTEVENT_DEFAULT_MODEL: {unknown.message}") from None
+
+    def lacks(self) -> Iterator[str]:
+        """What an operator has probably forgotten, a line each."""
+        default = self._default_provider()
+        if self._standin is None and not self._is_set_up(default):
+            yield f"LASTEVENT_DEFAULT_MODEL is one of {default}, which is not set up here: starts without a model fail"
+        for name, own in self._file.provider.items():
+            if own.api_key_env and not own.api_key:
+                yield f"LASTEVENT_MODELS_FILE: provider.{name}.api_key_env: {own.api_key_env} is not set"
 
     async def chain(self, model: str | list[str]) -> list[Target]:
         """The models that a request is sent to, one after the other. Raises ProviderFailure: there is no such one."""
@@ -155,7 +164,7 @@ class Providers:
             form=own.kind if own else provider,
             priced_as="" if own or is_standin else provider,
             base_url=own.base_url if own else None,
-            price=self._file.price_of(name),
+            price=None if is_standin else self._file.price_of(name),
         )
 
     async def _provider(self, name: str) -> Provider:
@@ -216,6 +225,6 @@ class NotSetUp:
     async def warm_up(self) -> None: ...
 
     async def check(self) -> None:
-        raise no_key(" or ".join(variables_of(self.name)))
+        raise no_key(next(name for name in variables_of(self.name) if name.endswith("_KEY")))
 
     async def aclose(self) -> None: ...

@@ -746,20 +746,6 @@ async def test_a_key_that_the_server_echoes_is_told_to_nobody(peer: WirePeer, mo
     await provider.aclose()
 
 
-<<<<<<< HEAD
-=======
-async def test_a_redirect_to_another_server_is_not_followed_and_said(peer: WirePeer) -> None:
-    async with wire_peer() as elsewhere:
-        peer.says(status=307, headers=(("Location", f"{elsewhere.url}/chat/completions"),))
-        provider = OpenAIChatProvider(api_key="k-secret", base_url=peer.url, silence_s=5)
-        with pytest.raises(ProviderFailure, match="redirects to another server") as caught:
-            async for _ in provider.stream("m", {"messages": [{"role": "user", "content": "x"}]}):
-                pass
-        await provider.aclose()
-        assert (caught.value.code, elsewhere.asked) == ("provider_bad_answer", [])
-
-
->>>>>>> h-review
 @pytest.mark.parametrize(
     "options", [{"logit_bias": dict.fromkeys(map(str, range(10_000)), 1)}, {"stop": ["a"] * 10_000}]
 )

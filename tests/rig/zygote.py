@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 import broker
 import worker
+from worker.providers import prices
 
 CAN_FORK = hasattr(os, "pidfd_open")  # Linux
 RUN_LIMIT_S = 60.0
@@ -144,6 +145,7 @@ def _import_everything() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
+    prices.warm_up()
 
 
 def _become(request: dict[str, Any]) -> None:

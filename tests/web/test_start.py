@@ -95,7 +95,7 @@ EVERYTHING: dict[str, Any] = {
     "stop_sequences": ["\n\n", "STOP"],
     "temperature": 0.5,
     "output_schema": {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "string"}}},
-    "provider_options": {"anthropic": {"service_tier": "auto"}, "vllm": {"extra_body": {"top_k": 3}}},
+    "provider_options": {"anthropic": {"service_tier": "auto"}, "openai-chat": {"extra_body": {"top_k": 3}}},
     "on_tool_effects": "restart",
 }
 

@@ -26,11 +26,16 @@ SAMPLED = 12  # streams whose deltas are timed in Redis: each message more is a 
 FINISH_LIMIT_S = 20.0
 
 
-class LasteventWorker:
-    first_delta = 3  # after `queued` and `start`
-    own_events = 3  # and `done`
+# What the worker says beside the deltas of a wire (bench/load/wires.py): `internal.provider` of what the provider says of
+# itself, before the first delta and behind it.
+FOR_OPERATORS = {"anthropic": (0, 0), "openai": (1, 1), "openai-chat": (1, 0), "gemini": (0, 1)}
 
+
+class LasteventWorker:
     def __init__(self, stack: ExitStack, place: Place, load: Load, tree: Tree = HERE) -> None:
+        before, behind = FOR_OPERATORS[load.wire]
+        self.first_delta = 3 + before  # after `queued` and `start`
+        self.own_events = 3 + before + behind  # and `done`
         argv = [sys.executable, "-m", "worker", "--concurrency", str(load.generations)]
         ours = {"LASTEVENT_REDIS_URL": place.redis_url, "LASTEVENT_WORKER_DRAIN_S": "1"}
         self.parts = {WORKER: start(stack, argv, cwd=tree.folder, **tree.settings, **ours, **place.provider)}

@@ -26,8 +26,8 @@ SAMPLED = 12  # streams whose deltas are timed in Redis: each message more is a 
 FINISH_LIMIT_S = 20.0
 
 
-# What the worker says beside the deltas of a wire (bench/load/wires.py): `internal.provider` of what the provider says of
-# itself, before the first delta and behind it.
+# What a worker says beside the deltas of a wire (bench/load/wires.py), before the first and behind it: an
+# `internal.provider` of what the provider says of itself.
 FOR_OPERATORS = {"anthropic": (0, 0), "openai": (1, 1), "openai-chat": (1, 0), "gemini": (0, 1)}
 
 

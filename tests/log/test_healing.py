@@ -11,13 +11,13 @@ from redis.asyncio import Redis
 
 import broker.log.pulse
 import broker.log.writer
-from broker.errors import StreamClosed, StreamNotFound, WriterSuperseded
+from broker.errors import RedisUnavailable, StreamClosed, StreamNotFound, WriterSuperseded
 from broker.log.event import Event
 from broker.log.pulse import Pulse
 from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
-from broker.log.writer import GroupCommit, StreamWriter
+from broker.log.writer import RETRY_S, GroupCommit, StreamWriter
 from broker.store.connect import connect
 from tests.rig.deployment import until
 from tests.rig.proxy import proxy_to
@@ -324,17 +324,21 @@ async def test_a_writer_that_stood_still_between_two_tries_heals_nothing_either(
 ) -> None:
     async with proxy_to(valkey_url) as proxy, connect(proxy.url) as broken:
         proxy.refuse()
-        tries: list[int] = []
+        failed: list[RedisUnavailable] = []
 
         class CountedLog(StreamLog):
             async def append_many(self, appends: Any) -> Any:
-                tries.append(len(appends()))
-                return await super().append_many(appends)
+                try:
+                    return await super().append_many(appends)
+                except RedisUnavailable as error:
+                    failed.append(error)
+                    raise
 
         async with committing(CountedLog(broken)) as commit:
             writer = StreamWriter(commit, on_another_server(await running(StreamLog(redis))))
             writer.write("text_delta", {"text": "Salt"})
-            await until(lambda: len(tries) == 2, "its first try has failed")
+            # From here on the pauses are long: none of its tries is under way when its process stands still.
+            await until(lambda: len(failed) == len(RETRY_S), "it has tried some times")
             zombie_clock.go_on(30)
             proxy.refuse(False)
             with pytest.raises(WriterSuperseded):

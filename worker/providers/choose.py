@@ -83,7 +83,7 @@ class Providers:
 
     async def warm_prices(self) -> None:
         """From now on a name without its provider waits for them."""
-        self._prices_are_there = asyncio.create_task(asyncio.to_thread(prices.warm_up))
+        self._prices_are_there = asyncio.create_task(asyncio.to_thread(_warm_up_prices))
         await asyncio.shield(self._prices_are_there)
 
     async def warm_the_rest(self) -> None:
@@ -210,6 +210,11 @@ class Providers:
 def _imported(module: str) -> ModuleType:
     with imports_outside_gc():
         return import_module(module)
+
+
+def _warm_up_prices() -> None:
+    with imports_outside_gc():  # or the collector walks a table of 2,000 models each time
+        prices.warm_up()
 
 
 class NotSetUp:

@@ -29,14 +29,11 @@ from anthropic.types.message_create_params import MessageCreateParamsBase as Sta
 from worker.providers.anthropic_answer import MOVE_ON, Answer
 from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
-from worker.providers.http import HttpClient
+from worker.providers.http import KEY_OF_NONE, HttpClient
 from worker.providers.provider import Said
 from worker.providers.reading import Reader, object_of
 from worker.providers.request import answered, is_own, of_type
 from worker.providers.sdk_types import checked_options
-
-KEY_OF_NONE = "none"
-"""For a server that wants no key: the SDK must have one, and would look for Anthropic's in the environment."""
 
 CREDENTIALS = "ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, a profile or a workload's identity"
 

@@ -78,8 +78,7 @@ class Providers:
 
     async def warm_up(self) -> None:
         """The default model's provider, before anything is claimed: another worker may be warm."""
-        for target in await self.chain(self._settings.default_model):
-            await target.client.warm_up()
+        await self.chain(self._settings.default_model)
 
     async def warm_prices(self) -> None:
         """From now on a name without its provider waits for them."""

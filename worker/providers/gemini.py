@@ -26,12 +26,11 @@ from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_
 from worker.providers.gemini_answer import GeminiAnswer
 from worker.providers.gemini_failures import errors_of, said_failure
 from worker.providers.gemini_request import merged, translated
-from worker.providers.http import WARM_UP_S, HttpClient
+from worker.providers.http import KEY_OF_NONE, WARM_UP_S, HttpClient
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
 from worker.providers.transport import BODY, Body
 
-KEY_OF_NONE = "none"
 SOMETHING = "."
 """The contents that the SDK is given: it refuses none, and ours take their place."""
 

@@ -13,6 +13,10 @@ from worker.providers.bounds import Bounds
 from worker.providers.failures import failed
 from worker.providers.transport import AiohttpTransport
 
+KEY_OF_NONE = "none"
+"""For a server of one's own that wants no key: an SDK must have one, and would look for its provider's in the
+environment."""
+
 CONNECT_TIMEOUT_S = 10.0
 WARM_UP_S = 1.0
 MAX_REDIRECTS = 5

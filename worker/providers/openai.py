@@ -20,7 +20,7 @@ from openai.types.responses.response_create_params import ResponseCreateParamsBa
 
 from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
-from worker.providers.http import HttpClient
+from worker.providers.http import KEY_OF_NONE, HttpClient
 from worker.providers.openai_answer import ERRORS, MOVE_ON, Answer
 from worker.providers.openai_items import CLIENT_CALLS, id_of
 from worker.providers.provider import Said
@@ -43,9 +43,6 @@ from worker.providers.request import (
     turns,
 )
 from worker.providers.sdk_types import checked_options
-
-KEY_OF_NONE = "none"
-"""For a server that wants no key: the SDK must have one, and would look for OpenAI's in the environment."""
 
 
 class OpenAIProvider:

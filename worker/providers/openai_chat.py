@@ -20,7 +20,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from worker.providers.bounds import DEFAULT_BOUNDS, Bounds
 from worker.providers.chat_answer import ERROR_CODES, MOVES_ON, ChatAnswer, words_of
 from worker.providers.failures import ProviderFailure, bad_key, failed, invalid_input, no_key, refused
-from worker.providers.http import HttpClient
+from worker.providers.http import KEY_OF_NONE, HttpClient
 from worker.providers.openai import is_strict
 from worker.providers.provider import Said
 from worker.providers.reading import Reader
@@ -41,9 +41,6 @@ from worker.providers.request import (
     turns,
 )
 from worker.providers.sdk_types import checked_options
-
-KEY_OF_NONE = "none"
-"""For a server that wants no key: the SDK must have one, and would look for OpenAI's in the environment."""
 
 # Hosts whose newer models take `max_completion_tokens` only, which most other servers do not know.
 _OPENAI = (".openai.com", ".openai.azure.com")

@@ -18,7 +18,7 @@ import contextvars
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,38 @@ class Outcome:
         return "".join(traceback.format_exception(type(self.error), self.error, self.error.__traceback__))
 
 
+@dataclass(frozen=True)
+class Work:
+    """A function, called within the Context of its call."""
+
+    context: Context
+    function: Callable[..., Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def do(self) -> Any:
+        token = CURRENT.set(self.context)
+        try:
+            return self.function(*self.args, **self.kwargs)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return Raised(error)
+        finally:
+            CURRENT.reset(token)
+
+    async def do_async(self) -> Any:
+        token = CURRENT.set(self.context)
+        try:
+            return await self.function(*self.args, **self.kwargs)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return Raised(error)
+        finally:
+            CURRENT.reset(token)
+
+
 class Way(Protocol):
     """How a call waits."""
 
@@ -77,14 +109,7 @@ class Way(Protocol):
     blocking: bool
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
-    async def execute(
-        self,
-        context: Context,
-        function: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-        limit_s: float | None,
-    ) -> Any: ...
+    async def execute(self, work: Work, limit_s: float | None) -> Any: ...
 
 
 async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
@@ -120,13 +145,13 @@ async def tried(way: Way, tool: Tool, context: Context, args: dict[str, Any]) ->
 
 async def once(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:
     positional, named = tool.given(context, args)
-    return outcome_of(tool, await way.execute(context, tool.function, positional, named, tool.timeout_s))
+    return outcome_of(tool, await way.execute(Work(context, tool.function, positional, named), tool.timeout_s))
 
 
 async def resolved(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome | None:
     """What the destination knows of a call that was cut; None if it did not happen."""
     assert tool.resolve is not None
-    found = await way.execute(context, tool.resolve, [context], args, tool.timeout_s)
+    found = await way.execute(Work(context, tool.resolve, [context], args), tool.timeout_s)
     return None if found is NOT_DONE else outcome_of(tool, found)
 
 
@@ -137,9 +162,8 @@ def outcome_of(tool: Tool, given: Any) -> Outcome:
         result = jsonable(given)
         size = size_of(result)
     except ValueError as error:
-        return Outcome(
-            code="failed", message=f"{tool.name} gave {type(given).__name__}, which is not JSON.", error=error
-        )
+        told = f"{tool.name} gave {type(given).__name__}, which is not JSON."
+        return Outcome(code="failed", message=told, error=error)
     if size > MAX_RESULT:
         told = f"{tool.name} gave {size:,} bytes; a result has at most {MAX_RESULT:,}."
         return Outcome(code="result_too_large", message=told)
@@ -166,78 +190,60 @@ class Awaiting:
     blocking = False
 
     def __init__(self, context: Context) -> None:
-        self.context = context
-        assert context._run is not None
-        self._run = context._run
+        self.context, self._run = context, context.in_a_run("A call")
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
         return await asyncio.wrap_future(self._run.ask(what, data))
 
-    async def execute(
-        self,
-        context: Context,
-        function: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-        limit_s: float | None,
-    ) -> Any:
-        work: asyncio.Future[Any]
-        if inspect.iscoroutinefunction(function):
-            work = asyncio.ensure_future(_await(context, function, args, kwargs))
-        else:
-            run = contextvars.copy_context().run
-            work = asyncio.wrap_future(self._run.threads.submit(run, _call, context, function, args, kwargs))
+    async def execute(self, work: Work, limit_s: float | None) -> Any:
+        doing = self._begun(work)
         try:
-            done, _ = await asyncio.wait({work}, timeout=limit_s)
+            done, _ = await asyncio.wait({doing}, timeout=limit_s)
         except asyncio.CancelledError:
-            context.cut()
-            work.cancel()
-            await asyncio.wait({work})  # its `finally`; a thread goes on to its own end
+            work.context.cut()
+            doing.cancel()
+            await asyncio.wait({doing})  # its `finally`; a thread goes on to its own end
             raise
         if not done:
-            context.cut()
-            work.cancel()
-            await asyncio.wait({work}, timeout=CUT_S)
+            work.context.cut()
+            doing.cancel()
+            await asyncio.wait({doing}, timeout=CUT_S)
             return Raised(TookTooLong())
-        given = work.result()
-        return await _finished(context, given)
+        given = doing.result()
+        # A `def` may give a coroutine (a lambda around one, a partial): its result is meant.
+        return await Work(work.context, _itself, [given], {}).do_async() if inspect.isawaitable(given) else given
+
+    def _begun(self, work: Work) -> asyncio.Future[Any]:
+        if work.is_async:
+            return asyncio.ensure_future(work.do_async())
+        return asyncio.wrap_future(self._run.threads.submit(contextvars.copy_context().run, work.do))
 
 
 class Blocking:
     blocking = True
 
     def __init__(self, context: Context) -> None:
-        self.context = context
-        assert context._run is not None
-        self._run = context._run
+        self.context, self._run = context, context.in_a_run("A call")
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
         answered: dict[str, Any] = self._run.wait(self._run.ask(what, data))
         return answered
 
-    async def execute(
-        self,
-        context: Context,
-        function: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-        limit_s: float | None,
-    ) -> Any:
-        if inspect.iscoroutinefunction(function):
-            work = self._run.threads.submit(asyncio.run, _await(context, function, args, kwargs))
+    async def execute(self, work: Work, limit_s: float | None) -> Any:
+        if work.is_async:
+            doing = self._run.threads.submit(asyncio.run, work.do_async())
         elif self._run.is_on_loop():
-            return _call(context, function, args, kwargs)  # it holds the loop up; the watchdog sees to it
+            return work.do()  # it holds the loop up; the watchdog sees to it
         else:
-            run = contextvars.copy_context().run
-            work = self._run.threads.submit(run, _call, context, function, args, kwargs)
+            doing = self._run.threads.submit(contextvars.copy_context().run, work.do)
         try:
-            return self._run.wait(work, limit_s)
+            return self._run.wait(doing, limit_s)
         except concurrent.futures.TimeoutError:
-            context.cut()
+            work.context.cut()
             return Raised(TookTooLong())
 
 
-def at_once(coroutine: Any) -> Any:
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that never waits."""
     try:
         coroutine.send(None)
@@ -247,24 +253,5 @@ def at_once(coroutine: Any) -> Any:
     raise RuntimeError("A blocking call waited.")
 
 
-async def _await(context: Context, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    CURRENT.set(context)
-    try:
-        return await function(*args, **kwargs)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return Raised(error)
-
-
-def _call(context: Context, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-    token = CURRENT.set(context)
-    try:
-        return function(*args, **kwargs)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return Raised(error)
-    finally:
-        CURRENT.reset(token)
-
-
-async def _finished(context: Context, given: Any) -> Any:
-    """A `def` may give a coroutine (a lambda around one, a partial): its result is meant."""
-    return await _await(context, lambda: given, [], {}) if inspect.isawaitable(given) else given
+async def _itself(given: Any) -> Any:
+    return await given

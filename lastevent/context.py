@@ -174,7 +174,7 @@ class Context:
         asyncio.gather. CallFailed if it failed.
         """
         self._needs_await("run")
-        run = self._in_a_run("run")
+        run = self.in_a_run("run")
         name = agent if isinstance(agent, str) else str(getattr(agent, AGENT_ATTRIBUTE, agent).name)
         # Numbered now and not when it is awaited: the path must be the same in each attempt.
         return self._run_agent(name, input, run.path_of_next(name), public)
@@ -186,7 +186,7 @@ class Context:
     async def inputs(self) -> AsyncIterator[Input]:
         """What is sent to the stream while this runs, as it comes; after a takeover from the first one again."""
         self._needs_await("inputs")
-        run = self._in_a_run("inputs")
+        run = self.in_a_run("inputs")
         while True:
             given = (await self._ask("next_input", {"after": run.inputs_seen()})).get("input")
             if given is None:
@@ -197,7 +197,7 @@ class Context:
     async def route(self, text: str, choices: Mapping[str, str]) -> str:
         """Which of the choices (name → what it is for) a small model finds right for the text."""
         self._needs_await("route")
-        self._in_a_run("route")
+        self.in_a_run("route")
         return str((await self._ask("route", {"text": text, "choices": dict(choices)}))["choice"])
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -222,9 +222,9 @@ class Context:
         return self._run.say(kind, data, self._is_blocking())
 
     async def _ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        return await asyncio.wrap_future(self._in_a_run(what).ask(what, data))
+        return await asyncio.wrap_future(self.in_a_run(what).ask(what, data))
 
-    def _in_a_run(self, what: str) -> Run:
+    def in_a_run(self, what: str) -> Run:
         if self._run is None:
             raise RuntimeError(f"ctx.{what} needs a run: it is asked of Lastevent's worker.")
         return self._run

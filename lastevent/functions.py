@@ -60,9 +60,8 @@ class Tool:
             raise AppError(f"@tool {self.name}: timeout_s is {self.timeout_s!r}; it is seconds, or None for no limit.")
         unknown = [name for name in self.key or () if name not in self.parameters]
         if unknown or self.key == []:
-            raise AppError(
-                f"@tool {self.name}: key={self.key} must name parameters of it: {', '.join(self.parameters)}."
-            )
+            there = ", ".join(self.parameters)
+            raise AppError(f"@tool {self.name}: key={self.key} must name parameters of it: {there}.")
 
     # -- its signature ---------------------------------------------------------------------------------------
 
@@ -131,9 +130,8 @@ class Tool:
         try:
             told = jsonable(dict(args))
         except ValueError as error:
-            raise TypeError(
-                f"{self.name}: its arguments must be JSON, to be found again in the journal: {error}"
-            ) from None
+            told = f"{self.name}: its arguments must be JSON, to be found again in the journal: {error}"
+            raise TypeError(told) from None
         return {
             "tool": self.name,
             "args": told,
@@ -166,6 +164,6 @@ class Tool:
 
 
 def _is_context(annotation: Any) -> bool:
-    return annotation is Context or (
-        isinstance(annotation, str) and annotation.split(".")[-1].strip("'\"") == "Context"
-    )
+    if isinstance(annotation, str):  # `from __future__ import annotations`
+        return annotation.strip("'\"").split(".")[-1] == "Context"
+    return annotation is Context

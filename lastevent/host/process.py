@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from lastevent.host.wire import Wire
 
@@ -61,8 +62,6 @@ def end_within(seconds: float) -> None:
 
 def end_now(code: int = 1) -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError):
             stream.flush()
-        except (OSError, ValueError):
-            pass
     os._exit(code)

@@ -11,6 +11,7 @@ import concurrent.futures
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from lastevent import calls
@@ -342,7 +343,5 @@ def _json_result(value: Any) -> Any:
 
 async def _throw_into(generator: Any, error: BaseException) -> None:
     """Its `except` and `finally` run; what it yields then is lost, as the stream has ended."""
-    try:
+    with suppress(asyncio.CancelledError, StopAsyncIteration):
         await generator.athrow(error)
-    except (asyncio.CancelledError, StopAsyncIteration):
-        pass

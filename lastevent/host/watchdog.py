@@ -5,8 +5,8 @@ loop ticks; a thread counts its own beats since the last tick. Beats and not tim
 was not held up.
 
 The interruption is a signal: its handler runs in the main thread, right inside of the code that blocks, and raises
-there. It must not hit an innocent: only if the loop has not ticked since, and the task at work is the one that was found
-then, and the code at work is a run's. Code held in C that looks at no signals is the worker's to kill.
+there. It must not hit an innocent: only if the loop has not ticked since, and the task at work is the one that was
+found then, and the code at work is a run's. Code held in C that looks at no signals is the worker's to kill.
 """
 
 from __future__ import annotations

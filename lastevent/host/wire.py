@@ -155,7 +155,8 @@ class Wire:
     def wait(self, future: concurrent.futures.Future[Any], timeout_s: float | None = None) -> Any:
         """Its result, waited for by a thread; also by the loop's own, which reads what comes meanwhile."""
         if threading.get_ident() == self._thread and self._loop is not None:
-            self._read_until(future)
+            self._read_until(future, timeout_s)
+            timeout_s = 0 if timeout_s is not None else None
         try:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError:
@@ -164,9 +165,9 @@ class Wire:
     def is_on_loop(self) -> bool:
         return threading.get_ident() == self._thread
 
-    def _read_until(self, future: concurrent.futures.Future[Any]) -> None:
-        poll = select.poll()
-        while not future.done() and not self.is_closed:
+    def _read_until(self, future: concurrent.futures.Future[Any], timeout_s: float | None) -> None:
+        poll, until = select.poll(), None if timeout_s is None else time.monotonic() + timeout_s
+        while not future.done() and not self.is_closed and (until is None or time.monotonic() < until):
             self.flush()
             poll.register(self._end, select.POLLIN | (select.POLLOUT if self._out else 0))
             poll.poll(_POLL_MS)

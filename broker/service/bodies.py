@@ -39,8 +39,6 @@ Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 
 Shown = Literal["thinking", "args", "results"]
 
-ApprovalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
 MAX_CHAIN = 8
 MAX_TAGS = 8
 MAX_INPUT_BYTES = 256 * 1024

@@ -55,7 +55,7 @@ async def test_the_list_lives_as_long_as_its_stream(any_redis: Any, with_archive
         for each in (claimed, seized):
             await log.start_retention(each.sid, 7)
             await any_redis.zrem(log.keys.leases, each.sid)
-    assert all([0 < await any_redis.ttl(each) <= 500 for each in lists])  # noqa: C419 - a generator would be async
+    assert all([0 < await any_redis.ttl(each) <= 500 for each in lists])
 
 
 async def test_who_has_ended_is_told_nothing(log: StreamLog) -> None:

@@ -218,7 +218,8 @@ class Streams:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
         Raises StoreFull, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for an Idempotency-Key that is
-        malformed or was used for another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema` that is none.
+        malformed or was used for another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema`
+        that is none.
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings

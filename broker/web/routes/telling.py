@@ -35,7 +35,7 @@ async def give_input(request: Request, sid: str) -> Response:
     return json_response({"id": await tier.streams.give_input(sid, grant, body)})
 
 
-@router.post("/v1/streams/{sid}/approvals/{approval_id}", **takes(Decide, 200, "The decision's id", Told))
+@router.post("/v1/streams/{sid}/approvals/{approval_id:path}", **takes(Decide, 200, "The decision's id", Told))
 @needs(full_key)
 async def decide(
     request: Request, sid: str, approval_id: Annotated[str, Path(description="As `approval_request` names it")]

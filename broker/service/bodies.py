@@ -34,13 +34,12 @@ Words = Annotated[str, Field(min_length=1)]
 AGENT = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 AgentName = Annotated[str, StringConstraints(pattern=AGENT)]
 
-Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
-"""As a model writes it, between < and >."""
+Tag = Literal["think", "thinking", "thought", "reasoning", "tool", "tool_call", "function_call"]
+"""As a model writes it, between < and >: what is in there is thinking, or a call."""
 
 Shown = Literal["thinking", "args", "results"]
 
 MAX_CHAIN = 8
-MAX_TAGS = 8
 MAX_INPUT_BYTES = 256 * 1024
 """Of an agent, as JSON: what more than that is belongs where the agent can fetch it."""
 
@@ -121,7 +120,7 @@ class Message(Body):
 class Tags(Body):
     """Tags that a model writes within its text."""
 
-    tags: Annotated[list[Tag], Field(min_length=1, max_length=MAX_TAGS, fail_fast=True)]
+    tags: Annotated[list[Tag], Field(min_length=1, max_length=7, fail_fast=True)]
 
 
 OF_PROVIDERS = (

@@ -14,6 +14,7 @@ providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)
 sweeper.py      finds streams without a living owner, and takes them over or ends them
 abandonment.py  cancels a generation without viewers
+agents/         what agents need beside their models
 archiving/      takes what has ended out of Redis into the archive
 standin/        a loopback server in a provider's place
 checking.py     python -m worker.checking: whether providers take their keys, for `lastevent doctor --providers`

@@ -6,6 +6,7 @@ dispatch.py     arq's queue hands streams to this worker, as far as it has room
 generation.py   one generation: from its claim over the provider's events to exactly one ending
 spending.py     what a generation has counted and cost, over all its tries
 schema.py       whether an answer is what its schema asks for
+arguments.py    a tool's arguments while a model still says them
 attempts.py     how often a generation may start, and what viewers learn when it may not start again
 providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)

@@ -1,0 +1,6 @@
+"""Agents, on the worker's side.
+
+journal.py      what a stream's log says of an agent's calls, turns, approvals and inputs
+calls.py        the calls of agents: each is in the log before it runs, and before its result is used
+stage.py        the stage of an agent's stream: several speak at once, and what they finish is kept
+"""

@@ -22,6 +22,6 @@ PRODUCER_LOST = {
 }
 
 
-def may_restart(on_worker_loss: str | None, attempt: int) -> bool:
-    """Whether another worker may restart the generation after this attempt lost its worker."""
-    return on_worker_loss != "fail" and attempt < MAX_ATTEMPTS
+def may_restart(on_worker_loss: str | None, attempt: int, kept: int = 0) -> bool:
+    """Whether another worker may restart the generation after this attempt lost its worker. `kept`: Meta.kept."""
+    return on_worker_loss != "fail" and attempt - kept < MAX_ATTEMPTS

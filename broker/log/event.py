@@ -18,6 +18,9 @@ QUEUED, START, STATUS, RESTART, GAP = "queued", "start", "status", "restart", "g
 TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
 DONE, ERROR, CANCELLED = "done", "error", "cancelled"
 
+INTERNAL = "internal."
+"""What a kind begins with that is for operators, and for no viewer's eyes."""
+
 TERMINAL = frozenset({DONE, ERROR, CANCELLED})
 """Every stream ends with exactly one of these. The state of a finished stream has the same name."""
 
@@ -57,6 +60,11 @@ class Event(NamedTuple):
     @property
     def is_terminal(self) -> bool:
         return self.kind in TERMINAL
+
+
+def is_internal(kind: str) -> bool:
+    """Whether only operators may see it."""
+    return kind.startswith(INTERNAL)
 
 
 def is_terminal(state: str) -> bool:

@@ -67,11 +67,6 @@ class Event(NamedTuple):
         return self.kind in TERMINAL
 
 
-def is_internal(kind: str) -> bool:
-    """Whether only operators may see it."""
-    return kind.startswith(INTERNAL)
-
-
 def is_terminal(state: str) -> bool:
     """Whether a stream in this state has ended."""
     return state in TERMINAL

@@ -26,29 +26,37 @@ class Spending:
         cost = before.get("cost_usd", 0 if not before else None)
         self._cost: Decimal | None = None if cost is None else Decimal(str(cost))
         self._is_incomplete = bool(before)  # a worker that was lost had not been told everything
-        self._under_way: tuple[Target, dict[str, Any]] | None = None
-        self._has_begun = False
+        self._under_way: dict[object, tuple[Target, dict[str, Any]]] = {}
+        self._have_begun: set[object] = set()
         self.tries = 1 if before else 0
         self._encoded: bytes | None = None
 
-    def begin(self) -> None:
-        """The try that is under way says something, and so costs something."""
-        self._has_begun, self._encoded = True, None
+    def begin(self, of: object = None) -> None:
+        """The try that is under way says something, and so costs something. `of`: whose it is, if several are."""
+        self._have_begun.add(of)
+        self._encoded = None
 
-    def count(self, target: Target, usage: dict[str, Any]) -> None:
-        """The attempt that is under way has cost this so far."""
-        self._under_way, self._encoded = (target, usage), None
+    def count(self, target: Target, usage: dict[str, Any], of: object = None) -> None:
+        """The try that is under way has cost this so far."""
+        self._under_way[of] = target, usage
+        self._encoded = None
 
     def close(
-        self, target: Target, usage: dict[str, Any] | None, *, model: str | None = None, answered: bool = True
+        self,
+        target: Target,
+        usage: dict[str, Any] | None,
+        *,
+        model: str | None = None,
+        answered: bool = True,
+        of: object = None,
     ) -> dict[str, Any] | None:
         """The try has ended: with its usage, or without (None: it broke off), and then what was counted so far is what
         is known. What it cost, as `internal.usage` says it; None if nothing is known of it.
 
         `answered`: something had come, so it cost something even if nothing was counted.
         """
-        counted, self._under_way, self._encoded = self._under_way, None, None
-        self._has_begun = False
+        counted, self._encoded = self._under_way.pop(of, None), None
+        self._have_begun.discard(of)
         is_incomplete = usage is None or "provider" not in usage
         usage = usage if usage is not None else counted[1] if counted else None
         if usage is None:
@@ -66,11 +74,10 @@ class Spending:
     def told(self) -> dict[str, Any]:
         """For an ending: {"usage", "cost_usd", "usage_incomplete" if it is}; {} if nothing was counted."""
         usage, cost, is_incomplete = self._usage, self._cost, self._is_incomplete
-        if self._under_way:
-            target, counted = self._under_way
+        for target, counted in self._under_way.values():
             usage, one = _sum(usage, counted), _cost(target, counted, None)
             cost, is_incomplete = (None if cost is None or one is None else cost + one), True
-        is_incomplete |= self._has_begun
+        is_incomplete |= bool(self._have_begun)
         if not usage:
             return {"usage_incomplete": True} if is_incomplete else {}
         told = {"usage": usage, "cost_usd": _number(cost)}

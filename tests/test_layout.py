@@ -54,16 +54,25 @@ ROOMS: dict[str, set[str]] = {
     "worker.agents": {"broker.errors", "broker.log", "broker.store"},
     "worker.schema": set(),
     "worker.spending": {"broker.log", "worker.providers"},
+    "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
+    "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
+    "worker.execution": {
+        *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),
+    },
     "worker.generation": {
-        *("broker.errors", "broker.log", "broker.process"),
-        *("worker.attempts", "worker.providers", "worker.schema", "worker.spending"),
+        *("broker.log", "worker.execution", "worker.providers", "worker.schema", "worker.stage", "worker.turns"),
+    },
+    "worker.agents": {
+        *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),
+        *("worker.attempts", "worker.execution", "worker.providers", "worker.spending", "worker.stage"),
+        *("worker.turns",),
     },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.process"),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
-        *("worker.dispatch", "worker.providers"),
+        *("worker.dispatch", "worker.execution", "worker.providers"),
     },
     "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
     "worker.checking": {"broker.settings", "worker.providers"},

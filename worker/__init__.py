@@ -3,7 +3,8 @@
 main.py         the process, put together
 worker.py       Worker: claims streams, runs each in a task, keeps their leases; and how it leaves
 dispatch.py     arq's queue hands streams to this worker, as far as it has room
-generation.py   one generation: from its claim over the provider's events to exactly one ending
+execution.py    a claimed stream, from its claim to exactly one ending
+generation.py   one generation: the answer of a model
 turns.py        one turn of a model, with its tries, its chain and its attempts
 stage.py        what a worker says in one stream: attempts, what is said again after a restart, what is gathered
 spending.py     what a generation has counted and cost, over all its tries

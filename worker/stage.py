@@ -14,11 +14,12 @@ is written before any other event, so the order of a stream is that of the calls
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
 
-from broker.log.event import INTERNAL, RESTART, START, STATUS, Event, is_internal, merge_deltas
+from broker.log.event import INTERNAL, RESTART, START, STATUS, Event, merge_deltas
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.attempts import WORKER_LOST, may_restart
@@ -52,8 +53,14 @@ class Part:
             self._first = event_id
         self._next = event_id + 1
 
+    def __contains__(self, event_id: int) -> bool:
+        return self._first <= event_id < self._next or any(first <= event_id < end for first, end in self._ranges)
+
     def ids(self) -> set[int]:
         return {event_id for first, end in (*self._ranges, (self._first, self._next)) for event_id in range(first, end)}
+
+
+Repeated = tuple[str, dict[str, Any], Part | None]
 
 
 class _Gathered:
@@ -77,10 +84,9 @@ class Stage:
         self.spending = Spending(claimed.meta.usage)
         self.has_started = False
         self._on_worker_loss = claimed.meta.on_worker_loss
-        self._is_agent = claimed.meta.agent is not None
         self._started_at = 0
         self._void: set[int] = set()
-        self._repeated: list[tuple[str, dict[str, Any]]] = []
+        self._repeated: list[Repeated] = []
         self._gathered: _Gathered | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -92,6 +98,9 @@ class Stage:
             return
         if self._gathered is not None:
             self.release()
+        self._put(kind, data, part)
+
+    def _put(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
         event_id = self.writer.write(kind, data)
         if part is not None:
             part.add(event_id)
@@ -105,9 +114,7 @@ class Stage:
         if gathered is None or self.writer.lost or self.writer.closed:
             return
         told = {**gathered.of, GATHERED[gathered.kind]: "".join(gathered.pieces)}
-        event_id = self.writer.write(gathered.kind, told)
-        if gathered.part is not None:
-            gathered.part.add(event_id)
+        self._put(gathered.kind, told, gathered.part)
 
     def _gather(self, kind: str, data: dict[str, Any], part: Part | None) -> None:
         piece = data[GATHERED[kind]]
@@ -156,11 +163,11 @@ class Stage:
 
     def start(self, told: dict[str, Any]) -> None:
         """And say again what stands of what was said before the restart."""
-        self.write(START, {**told, "attempt": self.attempt})
+        self._put(START, {**told, "attempt": self.attempt})
         self._started_at = self.writer.tail
         self.has_started = True
-        for kind, data in self._repeated:
-            self.write(kind, {**data, "replayed": True} if kind.startswith("tool_") else data)
+        for kind, data, part in self._repeated:
+            self._put(kind, {**data, "replayed": True} if kind.startswith("tool_") else data, part)
         self._repeated = []
 
     def void(self, part: Part) -> None:
@@ -176,14 +183,11 @@ class Stage:
         self._void = set()
         self.attempt += 1
         self.has_started = False
-        self.write(RESTART, {"attempt": self.attempt, "reason": reason})
+        self._put(RESTART, {"attempt": self.attempt, "reason": reason})
         # In a thread: 100,000 events take 0.5 s, in which no other generation would go on.
-        self._repeated = await asyncio.to_thread(_repeatable, events, void, is_agent=self._is_agent)
+        self._repeated = await asyncio.to_thread(self._stand, events, void)
 
-
-def _repeatable(events: list[Event], void: set[int], *, is_agent: bool) -> list[tuple[str, dict[str, Any]]]:
-    """An agent's own memory is the whole log (agents/journal.py); a plain answer's begins at its last restart."""
-    stands = [event for event in events if event.id not in void and event.kind not in UNREPEATED]
-    if is_agent:
-        stands = [event for event in stands if not is_internal(event.kind)]
-    return [(event.kind, orjson.loads(event.data)) for event in merge_deltas(stands)]
+    def _stand(self, events: Sequence[Event], void: Set[int]) -> list[Repeated]:
+        """What of these events is said again, in fewer."""
+        stand = [event for event in events if event.id not in void and event.kind not in UNREPEATED]
+        return [(event.kind, orjson.loads(event.data), None) for event in merge_deltas(stand)]

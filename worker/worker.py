@@ -38,6 +38,7 @@ from broker.store.connect import connect
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
 from worker.dispatch import Dispatch
+from worker.execution import Execution
 from worker.generation import Generation
 from worker.heartbeat import Heartbeat
 from worker.providers.chain import Breaker
@@ -71,7 +72,7 @@ class Worker:
         self._commit = GroupCommit(self._log)
         self._breaker = Breaker(self._redis, self._keys)
         self._seizures = Seizures(self._log)
-        self._running: dict[asyncio.Task[None], Generation] = {}
+        self._running: dict[asyncio.Task[None], Execution] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._stopping = asyncio.Event()
         self.has_failed = False
@@ -233,7 +234,7 @@ class Worker:
         finally:
             await queue.aclose(close_connection_pool=True)
 
-    async def _hand_one_over(self, generation: Generation, queue: ArqRedis) -> None:
+    async def _hand_one_over(self, generation: Execution, queue: ArqRedis) -> None:
         try:
             if await generation.hand_over():
                 await enqueue(queue, self._keys, generation.writer.sid)

@@ -1,4 +1,13 @@
 """Agents, on the worker's side.
 
+loop.py         the built-in loop of an Agent(...): turn, calls, turn
+history.py      what its model is asked: instructions, tools, and all that was said
+speech.py       what of a model's turn viewers see, and which calls are in it
+caps.py         what a run may do at most, per turn, run and session
+approvals.py    a person's word before a call
+inbox.py        what an agent is told while it runs, in the log and in order
 inputs.py       what callers tell an agent while it runs, and their decisions about approvals
+journal.py      what a stream's log says of an agent's calls, turns, approvals and inputs
+calls.py        the calls of agents: each is in the log before it runs, and before its result is used
+stage.py        the stage of an agent's stream: several speak at once, and what they finish is kept
 """

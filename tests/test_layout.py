@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
+    "worker.arguments": {"broker.log"},
     "worker.attempts": set(),
     "worker.providers": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process", "worker.standin"),

@@ -15,6 +15,7 @@
 | le:archiver                   | string  | which worker archives                       | 10 s after its last beat   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:models                     | hash    | what workers can run (models.py)            | a week, renewed by workers |
+| le:agents                     | hash    | agent → its app, schema, … (agents.py)      | a week, renewed by workers |
 | le:breaker:<provider/model>   | string  | its failures in a row, of all workers       | 30 s                       |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
@@ -28,6 +29,7 @@
 | le:calls:<tenant>:<session>   | set     | key of each call its agents made (caps.py)  | a week after the last one  |
 | le:cost:<tenant>:<session>    | hash    | sid → what it cost, millionths of a dollar  | a week after the last one  |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
+| le:jobs:<app>                 | arq's   | those that wait for a worker of this app    | removed by arq             |
 | le:probe                      | -       | never there: needs.py asks what may be done | -                          |
 | le:queued                     | channel | sid of each stream put into arq's queue     | -                          |
 
@@ -75,6 +77,7 @@ class Keys:
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"
         self.models = f"{prefix}models"
+        self.agents = f"{prefix}agents"
         self.secret = f"{prefix}secret"
         self.probe = f"{prefix}probe"
 
@@ -87,6 +90,10 @@ class Keys:
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"
+
+    def jobs_of(self, app: str | None) -> str:
+        """The queue of an app's streams; of plain ones, without an app."""
+        return self.jobs if app is None else f"{self.jobs}:{app}"
 
     def breaker(self, model: str) -> str:
         return f"{self.prefix}breaker:{model}"

@@ -87,7 +87,7 @@ class LimitReached(Exception):
 
 
 class Allowance:
-    """What is left of the limits. A sub-agent's is its own limits' and its parent's too: what it takes, both have taken.
+    """What is left of the limits. A sub-agent's is within its parent's: what it takes, both have taken.
 
     `session`: None where the stream has none.
     """
@@ -95,7 +95,7 @@ class Allowance:
     def __init__(self, limits: Limits, session: Session | None = None, parent: Allowance | None = None) -> None:
         self.limits = limits
         self._session = session
-        self._all = [self, *(parent._all if parent else ())]
+        self._all: list[Allowance] = [self, *(parent._all if parent else ())]
         self._turns = 0
         self._calls = 0
         self._clock = _Clock()
@@ -103,6 +103,10 @@ class Allowance:
     def within(self, limits: Limits) -> Allowance:
         """A sub-agent's."""
         return Allowance(limits, self._session, self)
+
+    def includes(self, other: Allowance) -> bool:
+        """Whether what `other` has reached is reached here too."""
+        return other in self._all
 
     # -- turns -------------------------------------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class Session:
         """One call more, or one that is counted already. False: there were so many."""
 
         async def step() -> bool:
-            return bool(await self._redis.eval(_TAKES, 1, self._calls, key, limit, SESSION_S))  # type: ignore[misc]
+            return bool(await self._redis.eval(_TAKES, 1, self._calls, key, str(limit), str(SESSION_S)))  # type: ignore[misc]
 
         return await until_answered(step, f"stream {self._sid}: a tool's call waits to be counted")
 

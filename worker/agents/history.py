@@ -11,31 +11,36 @@ be asked for that, it is asked, unless the agent's `options` say None instead: `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from broker.log.event import TEXT_DELTA, THINKING_DELTA, Event, encode_data
 from broker.log.turn import NATIVE_BLOCKS, REFERENCE, TOOL_ARGS, TOOL_START, TURN, literal, message
+from worker.agents.journal import Finished
 from worker.providers.chain import Target
 from worker.providers.provider import Finish, ProviderEvent
 
 Json = dict[str, Any]
 
-INTERRUPTED = "interrupted"
-"""The stop reason of a turn that a person ended."""
+INTERRUPTED, PAUSED = "interrupted", "paused"
+"""Why a turn stopped that is not the last one, though it calls nothing: a person said something, or its provider waits
+for it to be sent back."""
 
 EPHEMERAL = {"type": "ephemeral"}
 
 
 class Call(NamedTuple):
-    """`native_id`: the model's name for it, which its result must have."""
+    """`native_id`: the model's name for it, which its result must have. None: it was said in text (in_text.py), perhaps
+    with a `fault`: why it cannot be run, for the model.
+    """
 
     id: str
     name: str
     args: Any
-    native_id: str
+    native_id: str | None
+    fault: str = ""
 
 
 class SaidTurn(NamedTuple):
@@ -55,15 +60,19 @@ class SaidTurn(NamedTuple):
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> SaidTurn:
         """From the data of an `internal.turn`."""
-        calls = [Call(**call) for call in said["calls"]]
-        names = ("provider", "form", "model", "stop_reason", "text")
-        return cls(said["turn"], *(said[name] for name in names), calls, _without_marks(said["native"]), said["inputs"])
+        return cls(
+            number=said["turn"],
+            calls=[Call(**call) for call in said["calls"]],
+            native=_without_marks(said["native"]),
+            **{name: said[name] for name in ("provider", "form", "model", "stop_reason", "text", "inputs")},
+        )
 
     def written(self) -> Json:
         """As `read` takes it."""
         data = self._asdict()
         number, native = data.pop("number"), data.pop("native")
-        return {"turn": number, **data, "calls": [call._asdict() for call in self.calls], "native": _marked(native)}
+        calls = [{name: value for name, value in call._asdict().items() if value != ""} for call in self.calls]
+        return {"turn": number, **data, "calls": calls, "native": _marked(native)}
 
     def message_for(self, target: Target) -> Json:
         is_own = (self.provider, self.model) == (_provider(target), target.model)
@@ -76,10 +85,11 @@ class SaidTurn(NamedTuple):
 
     def _for_any_model(self) -> list[Json]:
         text = [{"type": "text", "text": self.text}] if self.text.strip() else []
-        calls = [
-            {"type": "tool_use", "id": call.native_id, "name": call.name, "input": call.args} for call in self.calls
+        calls = [call for call in self.calls if call.native_id is not None]
+        return [
+            *text,
+            *({"type": "tool_use", "id": call.native_id, "name": call.name, "input": call.args} for call in calls),
         ]
-        return [*text, *calls]
 
 
 def _marked(native: Any) -> Any:
@@ -100,24 +110,32 @@ def _without_mark(value: Any) -> Any:
 
 
 def whole_turn(
-    number: int, target: Target, finish: Finish, said: Sequence[ProviderEvent], inputs: int, *, is_text: bool = False
+    number: int,
+    target: Target,
+    finish: Finish,
+    said: Sequence[ProviderEvent],
+    calls: Sequence[Call],
+    inputs: int,
+    *,
+    written: str | None = None,
 ) -> SaidTurn:
-    """From what a provider said. `is_text`: what acts in it is text too, and goes back as that."""
-    provider = _provider(target)
-    text = "".join(data["text"] for kind, data in said if kind == TEXT_DELTA)
-    native = None if is_text else _resolved(provider, target, finish.native, said)
-    calls = [] if is_text else list(calls_in(said))
-    return SaidTurn(number, provider, target.form, target.model, finish.stop_reason, text, calls, native, inputs)
+    """`said`: by the provider, all of it. `written`: what the model wrote, where that was transformed."""
+    reason = PAUSED if finish.is_paused else finish.stop_reason
+    native = _resolved(target, finish.native, said if written is None else ())
+    text = text_of(said) if written is None else written
+    return SaidTurn(number, _provider(target), target.form, target.model, reason, text, calls, native, inputs)
 
 
-def interrupted_turn(number: int, target: Target, said: Sequence[ProviderEvent], inputs: int) -> SaidTurn:
-    """What was said of it, without its calls, which had not begun, and its thoughts, which nobody signed."""
-    finish = Finish(INTERRUPTED, {})
-    texts = [event for event in said if event[0] == TEXT_DELTA]
-    return whole_turn(number, target, finish, texts, inputs)
+def interrupted_turn(number: int, target: Target, text: str, inputs: int) -> SaidTurn:
+    """Without its calls, which had not begun, and without its thoughts, which nobody signed."""
+    return SaidTurn(number, _provider(target), target.form, target.model, INTERRUPTED, text, (), None, inputs)
 
 
-def calls_in(said: Iterable[ProviderEvent]) -> Iterable[Call]:
+def text_of(said: Iterable[ProviderEvent]) -> str:
+    return "".join(data["text"] for kind, data in said if kind == TEXT_DELTA)
+
+
+def calls_in(said: Iterable[ProviderEvent]) -> Iterator[Call]:
     """The calls that are for us to run, those of them that are complete."""
     names: dict[str, str] = {}
     for kind, data in said:
@@ -128,11 +146,11 @@ def calls_in(said: Iterable[ProviderEvent]) -> Iterable[Call]:
             yield Call(call_id, names.pop(call_id), data.get("args"), call_id)
 
 
-def _resolved(provider: str, target: Target, native: Any, said: Sequence[ProviderEvent]) -> Any:
+def _resolved(target: Target, native: Any, said: Sequence[ProviderEvent]) -> Any:
     """Without references to events: another attempt's log has other ones."""
     if native is None:
         return None
-    turn = {"provider": provider, "form": target.form, "model": target.model, "native": native}
+    turn = {"provider": _provider(target), "form": target.form, "model": target.model, "native": native}
     found = message(Event(0, kind, encode_data(data), 0) for kind, data in [*_joined(said), (TURN, turn)])
     return found["content"] if target.form == NATIVE_BLOCKS else found["native"]["content"]
 
@@ -194,19 +212,16 @@ class History:
             self._said.append({"role": "user", "content": list(blocks)})
 
 
-def result_of(call: Call, result: Any) -> Json:
-    """What a tool gave: a text as it is, anything else as JSON."""
-    content = result if isinstance(result, str) else orjson.dumps(result).decode()
-    return {"type": "tool_result", "tool_use_id": call.native_id, "content": content}
+def told(outcome: Finished) -> str:
+    """What a model reads of it: a text as it is, anything else as JSON."""
+    if (error := outcome.error) is not None:
+        return f"{error['code']}: {error['message']}" if error.get("message") else error["code"]
+    return outcome.result if isinstance(outcome.result, str) else orjson.dumps(outcome.result).decode()
 
 
-def error_of(call: Call, code: str, message: str) -> Json:
-    return {
-        "type": "tool_result",
-        "tool_use_id": call.native_id,
-        "content": f"{code}: {message}" if message else code,
-        "is_error": True,
-    }
+def result_of(call: Call, outcome: Finished) -> Json:
+    result = {"type": "tool_result", "tool_use_id": call.native_id, "content": told(outcome)}
+    return result if outcome.error is None else {**result, "is_error": True}
 
 
 # ---- The request

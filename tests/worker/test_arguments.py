@@ -143,5 +143,5 @@ def test_37_kb_of_arguments_are_parsed_three_times_in_all(monkeypatch: pytest.Mo
     "text", ['{"a": NaN}', '{"a": Infinity}', '{"a": 1} and more', '{"a": 1}{"b": 2}', '{"a": 1,}', ""]
 )
 def test_whole_arguments_are_parsed_strictly(text: str) -> None:
-    with pytest.raises(ValueError, match="JSON|column"):
+    with pytest.raises(ValueError, match=r"JSON|column"):
         parse(text.encode())

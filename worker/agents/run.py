@@ -15,7 +15,6 @@ The agent is own code, which runs in a process of the app (own_code.py), or a mo
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,8 +31,6 @@ from worker.agents.process import AnnouncedAgent
 from worker.agents.runs import AgentError, AskRefused, ChildLost
 from worker.agents.stage import AgentStage
 from worker.execution import Ending, Execution
-
-logger = logging.getLogger(__name__)
 
 CRASHED = "agent_crashed"
 
@@ -83,7 +80,6 @@ class AgentRun(Execution):
             try:
                 return await self._attempt.answer(agent, self._request)
             except ChildLost as lost:
-                logger.error("stream %s: the process of agent %s ended: %s", self._claimed.sid, agent.name, lost)
                 if not stage.may_restart:
                     raise AgentError(CRASHED) from lost
                 is_alone = True

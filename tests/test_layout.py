@@ -62,6 +62,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "worker.generation": {
         *("broker.log", "worker.execution", "worker.providers", "worker.schema", "worker.stage", "worker.turns"),
+        "worker.visibility",
     },
     "worker.agents": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from broker.log.event import DONE, Event, text_since_restart
 from broker.log.steps import Claimed
+from broker.log.turn import TOOL_START
 from broker.log.turn import message as message_of
 from broker.log.writer import StreamWriter
 from worker.execution import Ending, Execution
 from worker.providers.chain import Breaker, Course, Target
-from worker.providers.provider import Finish
+from worker.providers.provider import Finish, ProviderEvent
 from worker.schema import violation
 from worker.stage import Stage
 from worker.turns import Models, Turn, Turns
+from worker.visibility import visible
 
 MAX_PAUSES = 10
 """A provider that pauses again and again would go on for ever, and every turn is paid for."""
@@ -29,7 +32,14 @@ class Generation(Execution):
     def __init__(self, claimed: Claimed, writer: StreamWriter, models: Models, breaker: Breaker) -> None:
         super().__init__(claimed, writer, Stage(claimed, writer))
         self._asked: list[Any] = self._request.get("messages", [])
-        self._turns = Turns(self._stage, models, breaker, lambda kind, data: ((kind, data),), begin=self._start)
+        self._show = frozenset(claimed.meta.show or ())
+        self._of_client: set[str] = set()
+        self._turns = Turns(self._stage, models, breaker, self._as_shown, begin=self._start)
+
+    def _as_shown(self, kind: str, data: dict[str, Any]) -> Iterator[ProviderEvent]:
+        if kind == TOOL_START and data.get("client") is True:
+            self._of_client.add(data["tool_call_id"])  # the caller runs it, and must see what with
+        return visible(kind, data, self._show, self._of_client)
 
     def _start(self, target: Target) -> None:
         self._stage.start({"model": target.name, "provider": target.answers_as})

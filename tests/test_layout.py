@@ -51,7 +51,6 @@ ROOMS: dict[str, set[str]] = {
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
-    "worker.agents": {"broker.errors", "broker.log", "broker.store"},
     "worker.schema": set(),
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},

@@ -9,6 +9,7 @@ turns.py        one turn of a model, with its tries, its chain and its attempts
 stage.py        what a worker says in one stream: attempts, what is said again after a restart, what is gathered
 spending.py     what a generation has counted and cost, over all its tries
 schema.py       whether an answer is what its schema asks for
+arguments.py    a tool's arguments while a model still says them
 attempts.py     how often a generation may start, and what viewers learn when it may not start again
 providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)

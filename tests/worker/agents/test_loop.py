@@ -389,9 +389,7 @@ async def test_nobody_in_time_is_a_refusal(desk: Desk, peer: WirePeer) -> None:
     desk.child.need_approval.add("look")
     peer.says_in_turn(turn("A"), turn(text="There."))
     await (await desk.begin("Look!", approval_timeout_s=0.01)).do()
-    assert results(peer, 1) == [
-        ("not_approved: This call was not approved. Nobody decided within 0.01 s.", True)
-    ]
+    assert results(peer, 1) == [("not_approved: This call was not approved. Nobody decided within 0.01 s.", True)]
     assert desk.child.ran == []
 
 
@@ -619,5 +617,3 @@ async def test_a_takeover_reads_the_text_again(desk: Desk, peer: WirePeer) -> No
     assert len(peer.asked) == 2
     assert len(desk.child.ran) == 1
     assert text_since_restart(await desk.events(run)) == "A is fine."
-
-

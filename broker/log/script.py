@@ -125,8 +125,8 @@ def restore(
     return Call(RESTORE, sid, (claimed_under, created_ms, lease_ms, _or_empty(held_ms), request, *_flat(fields)))
 
 
-def release(sid: str, pen: Pen) -> Call:
-    return Call(RELEASE, sid, (pen.epoch, pen.claim_id))
+def release(sid: str, pen: Pen, *, unbegun: bool = False) -> Call:
+    return Call(RELEASE, sid, (pen.epoch, pen.claim_id, int(unbegun)))
 
 
 def seize(seizure: Seizure, lease_ms: int, retention_ms: int, only_expired: bool, seen: Seen, channel: str) -> Call:

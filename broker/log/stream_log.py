@@ -207,12 +207,13 @@ class StreamLog(ReadableLog):
             key, digest = meta.idempotency_key
             await mark_created(self.redis, self.keys.idempotency(meta.tenant, key), sid, digest)
 
-    async def release(self, sid: str, pen: Pen) -> None:
+    async def release(self, sid: str, pen: Pen, *, unbegun: bool = False) -> None:
         """Release the pen: the next claim need not wait for the lease.
 
+        `unbegun`: this pen's attempt did not begin; the next claim's has its number.
         Raises StreamNotFound, StreamClosed or WriterSuperseded.
         """
-        await self._scripts.run(script.release(sid, pen))
+        await self._scripts.run(script.release(sid, pen, unbegun=unbegun))
         await self.redis.zadd(self.keys.leases, {sid: 0}, xx=True)
 
     async def seize_or_put_back(self, seizure: Seizure, *, only_expired: bool = False) -> Seized:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from broker.errors import ApprovalNotFound, RateLimited, StreamClosed, StreamNotFound
-from broker.log.inputs import INPUT, MAX_WAITING, MAX_WAITING_BYTES
+from broker.log.inputs import INPUT, MAX_WAITING_BYTES
 from broker.log.meta import Meta
 from broker.log.stream_log import StreamLog
-from tests.rig.streams import batch, ending, meta, queued, running, seize
+from tests.rig.streams import batch, ending, meta, queued, running, seize, tell_as_much_as_may_wait
 
 YES, NO = ({"approve": approve, "reason": "", "by": "key:1"} for approve in (True, False))
 
@@ -55,7 +54,7 @@ async def test_the_list_lives_as_long_as_its_stream(any_redis: Any, with_archive
         for each in (claimed, seized):
             await log.start_retention(each.sid, 7)
             await any_redis.zrem(log.keys.leases, each.sid)
-    assert all(0 < await any_redis.ttl(each) <= 500 for each in lists)
+    assert all([0 < await any_redis.ttl(each) <= 500 for each in lists])
 
 
 async def test_who_has_ended_is_told_nothing(log: StreamLog) -> None:
@@ -83,11 +82,11 @@ async def test_only_so_many_inputs_wait_and_what_is_taken_makes_room(redis: Redi
     log = StreamLog(redis)
     sid = await queued(log)
     await log.inputs.ask(sid, "a1", {})
-    told = await asyncio.gather(*(log.inputs.tell(sid, {}) for _ in range(MAX_WAITING)))
+    first, *_ = await tell_as_much_as_may_wait(log, sid)
     with pytest.raises(RateLimited, match="until the agent takes them"):
         await log.inputs.tell(sid, {})
     assert (await log.inputs.decide(sid, "a1", YES)).data == YES, "decisions are no inputs"
-    await log.inputs.remove(sid, told[0].id)
+    await log.inputs.remove(sid, first)
     await log.inputs.tell(sid, {})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from broker.errors import LeaseHeld
 from broker.log.event import encode_data
+from broker.log.inputs import MAX_WAITING
 from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.steps import Append, Claimed, Seized, Seizure, Unsent
 from broker.log.stream_log import StreamLog
@@ -76,6 +77,14 @@ def ending(kind: str = "done") -> Unsent:
 
 def batch(claimed: Claimed, first: int, *events: Unsent) -> Append:
     return Append(claimed.sid, claimed.pen, first, events)
+
+
+async def tell_as_much_as_may_wait(log: StreamLog, sid: str) -> list[str]:
+    """Inputs of this stream's agent, written at once as the step writes each of them; their ids."""
+    async with log.redis.pipeline(transaction=False) as pipe:
+        for _ in range(MAX_WAITING):
+            pipe.xadd(log.keys.stream(sid).inputs, {"k": "input", "d": "{}"})
+        return [entry_id.decode() for entry_id in await pipe.execute()]
 
 
 async def ids(log: StreamLog, sid: str) -> list[int]:

@@ -29,7 +29,7 @@ async def inputs(redis: Redis, log: StreamLog, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(worker.agents.inputs, "LOOK_S", LIMIT_S)
     listening = Inputs(redis, log.keys)
     loop = asyncio.create_task(listening.listen())
-    while not (await redis.pubsub_numsub(log.keys.input))[0][1]:
+    while not (await redis.pubsub_numsub(log.keys.input))[0][1]:  # noqa: ASYNC110 - Redis is asked
         await asyncio.sleep(0)
     try:
         async with asyncio.timeout(LIMIT_S):

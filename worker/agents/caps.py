@@ -44,10 +44,14 @@ T = TypeVar("T")
 class Ceilings(Protocol):
     """The settings over every agent's own limits. None: no ceiling."""
 
-    max_turns: int | None
-    max_tool_calls: int | None
-    session_tool_calls: int | None
-    session_cost_usd: float | None
+    @property
+    def max_turns(self) -> int | None: ...
+    @property
+    def max_tool_calls(self) -> int | None: ...
+    @property
+    def session_tool_calls(self) -> int | None: ...
+    @property
+    def session_cost_usd(self) -> float | None: ...
 
 
 class Limits(NamedTuple):

@@ -6,6 +6,7 @@ between the two. Inputs that an attempt before this one took come first here, an
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from broker.log.inputs import BEGINNING
@@ -26,6 +27,7 @@ class Inbox:
         self._earlier = list({data.get("input_id", at): data for at, data in enumerate(journal.inputs)}.values())
         self._ids = {data.get("input_id") for data in self._earlier}
         self._after = BEGINNING
+        self._taking = asyncio.Lock()
 
     def take_again(self, count: int) -> list[dict[str, Any]]:
         """Those of the log, until there are `count` in all."""
@@ -50,6 +52,14 @@ class Inbox:
             ids = [entry.id for entry in entries]
             await until_answered(lambda: self._inputs.taken(self._sid, *ids), f"stream {self._sid}: an input waits")
         return new
+
+    async def at(self, index: int) -> dict[str, Any]:
+        """That one of them, counted from 0, as soon as there is one."""
+        while len(self.taken) <= index:
+            async with self._taking:  # sub-agents listen too
+                if len(self.taken) <= index and not await self.take():
+                    await self._inputs.next(self._sid, self._after)
+        return self.taken[index]
 
     async def holds_more(self) -> bool:
         """Whether `take` would give anything."""

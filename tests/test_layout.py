@@ -61,12 +61,13 @@ ROOMS: dict[str, set[str]] = {
         *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),
     },
     "worker.generation": {
-        *("broker.log", "worker.execution", "worker.providers", "worker.schema", "worker.stage", "worker.turns"),
+        *("broker.log", "worker.agents", "worker.arguments", "worker.execution", "worker.providers", "worker.schema"),
+        *("worker.stage", "worker.turns", "worker.visibility"),
     },
     "worker.agents": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),
         *("worker.attempts", "worker.execution", "worker.providers", "worker.spending", "worker.stage"),
-        *("worker.turns",),
+        *("worker.arguments", "worker.turns", "worker.visibility"),
     },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},

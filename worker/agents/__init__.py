@@ -1,4 +1,4 @@
-"""Agents: users' own code, in processes of its own, on a log that survives it. A worker without an app loads none of it.
+"""Agents: users' own code, in processes of its own, on a log that survives it. Without an app none of it is loaded.
 
 work.py         what a worker with an app does besides: it announces its agents, and runs their streams
 app.py          the processes of the app: started, kept, replaced, ended

@@ -1,4 +1,4 @@
-"""An agent's stream, where its agent is not: viewers are told, its app's queue has it, and it does not wait for ever."""
+"""An agent's stream where its agent is not: viewers are told, its app's queue has it, and it does not wait for ever."""
 
 from __future__ import annotations
 

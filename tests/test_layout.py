@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
+    "worker.arguments": {"broker.log"},
     "worker.attempts": set(),
     "worker.providers": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process", "worker.standin"),
@@ -52,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
+    "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
     "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
@@ -76,6 +78,9 @@ ROOMS: dict[str, set[str]] = {
     "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
     "worker.checking": {"broker.settings", "worker.providers"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
+    # lastevent: what users import, in their own environment, where neither the broker nor the worker need be
+    "lastevent.host": {"lastevent"},
+    "lastevent": set(),
 }
 
 PURE = {
@@ -94,7 +99,7 @@ PURE = {
 def modules(*packages: str) -> dict[str, Path]:
     """Module name → its file, of the product or of these packages."""
     found = {}
-    for package in packages or ("broker", "worker"):
+    for package in packages or ("broker", "lastevent", "worker"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
@@ -185,7 +190,7 @@ def test_the_modules_form_no_circle() -> None:
     assert circles(arrows(product())) == []
 
 
-@pytest.mark.parametrize("package", ["broker", "worker"])
+@pytest.mark.parametrize("package", ["broker", "lastevent", "worker"])
 def test_the_product_knows_nothing_of_its_tests(package: str) -> None:
     outside = {"tests", "bench", "pytest", "hypothesis", "fakeredis"}
     for name, path in modules(package).items():
@@ -257,6 +262,19 @@ def test_a_worker_does_not_load_the_web_tier() -> None:
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
     assert "genai_prices" not in loaded
     assert "worker" in loaded
+
+
+def test_lastevent_stands_on_the_standard_library_and_pydantic_alone() -> None:
+    files = modules("lastevent").values()
+    found = {module.partition(".")[0] for path in files for module in imports(path.read_text(), ())}
+    assert found - set(sys.stdlib_module_names) == {"lastevent", "pydantic", "pydantic_core"}
+
+
+def test_importing_lastevent_loads_no_pydantic() -> None:
+    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__]"
+    loaded = loaded_by(f"{program}\n@lastevent.tool\ndef f(x: int) -> int: ...")
+    assert "lastevent" in loaded
+    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions"}
 
 
 def test_what_supervises_web_processes_loads_none() -> None:

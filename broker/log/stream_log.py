@@ -25,6 +25,7 @@ from broker.log import script
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.idempotency import mark_created
 from broker.log.index import Index
+from broker.log.inputs import InputList
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
 from broker.log.readable import ReadableLog
@@ -77,6 +78,7 @@ class StreamLog(ReadableLog):
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
         self._batches = Scripts(redis, self.keys, in_batches=True)
+        self.inputs = InputList(redis, self.keys, self._scripts)
         self.requests = Requests(redis, self.keys, self._scripts, retention_s=retention_s, is_archived=is_archived)
 
     # -- steps that change a stream ------------------------------------------------------------------
@@ -143,8 +145,8 @@ class StreamLog(ReadableLog):
         """Group commit: the appends of many streams in one round trip. Returns the outcome of each, in the same order.
         One such batch at a time is under way.
 
-        `appends`: asked before each sending. It gives the same events of the same streams, with the right to heal that
-        their writers have by then.
+        `appends`: asked at each sending, once there is a connection. It gives the same events of the same streams (one
+        at least), with the right to heal that their writers have by then.
         """
         return await self._append(appends, self._batches)
 

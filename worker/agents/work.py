@@ -17,8 +17,9 @@ from broker.log.writer import StreamWriter
 from broker.settings import Settings
 from broker.store.connect import Client
 from worker.agents.app import App
-from worker.agents.inputs import Inputs  # type: ignore[import-not-found]  # until `api` is merged
-from worker.agents.run import AgentRun, Means  # type: ignore[import-not-found]  # the lead's
+from worker.agents.attempt import Means
+from worker.agents.inputs import Inputs
+from worker.agents.run import AgentRun
 from worker.execution import Execution
 from worker.providers.chain import Breaker
 from worker.providers.choose import Providers
@@ -50,7 +51,7 @@ class AgentWork:
         return {"app": self.app.run, "inputs": self._inputs.listen}
 
     def execution(self, claimed: Claimed, writer: StreamWriter) -> Execution:
-        return AgentRun(claimed, writer, self._means)  # type: ignore[no-any-return]  # as above
+        return AgentRun(claimed, writer, self._means)
 
     async def announce(self, wake: Callable[[], object]) -> None:
         """Whenever the app's processes come or go, and every RENEWED_S. Ends by cancellation.

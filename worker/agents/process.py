@@ -209,8 +209,8 @@ class Child(asyncio.Protocol):
             self._hello.set_exception(ChildLost(how))
         elif self.agents and (self.runs or not self._is_leaving):
             logger.error(
-                "the app's process %d ended (%s) with %d runs, which begin again: %s",
-                *(self.pid, how, len(self.runs), self._named(self.runs.values())),
+                "the app's process %d ended (%s). It ran: %s",
+                *(self.pid, how, self._named(self.runs.values())),
             )
         for run in list(self.runs.values()):
             run.receive({"op": "lost", "how": how})

@@ -6,7 +6,7 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -37,7 +37,7 @@ class Attempt(Protocol):
     """What the code's stream shares (attempt.py)."""
 
     stage: AgentStage
-    show: Container[str]
+    show: frozenset[str]
     calls: Calls
     inbox: Inbox
 

@@ -257,6 +257,22 @@ async def test_what_thought_has_shown_is_taken_back_too(commit: GroupCommit, pro
     assert endings(events) == ["error"]
 
 
+async def test_thoughts_are_for_operators_unless_the_stream_shows_them(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    events = await generate(commit, provider, f"[[tokens=2 thinking=3 {FAST}]]")
+    assert kinds(events) == ["queued", "start", "text_delta", "text_delta", "done"]
+    # Gathered: nobody waits for them.
+    assert [event.kind for event in events].count("internal.thinking_delta") == 1
+
+
+async def test_a_try_that_only_thought_is_repeated_without_a_restart(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    events = await generate(commit, provider, f"[[tokens=3 thinking=1 cut_at=0 cut_times=1 {FAST}]]")
+    assert kinds(events) == ["queued", "start", "status", *3 * ["text_delta"], "done"]
+
+
 @pytest.mark.parametrize(("refusals", "statuses", "ending"), [(1, 1, "done"), (2, 2, "done"), (3, 2, "error")])
 async def test_an_overloaded_provider_is_tried_three_times(
     commit: GroupCommit, provider: AnthropicProvider, refusals: int, statuses: int, ending: str

@@ -253,7 +253,7 @@ class OpenRun(Run):
             code = "invalid_args" if what == "check" else "invalid_input"
             reply = {"error": {"code": code, "message": str(error)}}
         except asyncio.CancelledError:
-            reply = {"error": _CUT}
+            reply = {"error": told_error("agent_blocked", self.blocked) if self.blocked else _CUT}
         except AgentBlocked as error:
             reply = {"error": told_error("agent_blocked", error)}
         except (Exception, SystemExit, KeyboardInterrupt) as error:

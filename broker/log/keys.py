@@ -26,6 +26,8 @@
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
+| le:calls:<tenant>:<session>   | set     | key of each call its agents made (caps.py)  | a week after the last one  |
+| le:cost:<tenant>:<session>    | hash    | sid → what it cost, millionths of a dollar  | a week after the last one  |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
 | le:jobs:<app>                 | arq's   | those that wait for a worker of this app    | removed by arq             |
 | le:probe                      | -       | never there: needs.py asks what may be done | -                          |
@@ -104,3 +106,9 @@ class Keys:
 
     def session(self, tenant: str, session: str) -> str:
         return f"{self.prefix}session:{tenant}:{session}"
+
+    def calls(self, tenant: str, session: str) -> str:
+        return f"{self.prefix}calls:{tenant}:{session}"
+
+    def cost(self, tenant: str, session: str) -> str:
+        return f"{self.prefix}cost:{tenant}:{session}"

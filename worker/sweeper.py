@@ -49,7 +49,7 @@ SPARE_S = 2 * HEARTBEAT_S
 SWEEP_BATCH = 500
 """Streams read in one pipeline."""
 
-READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "request_of", "erased"]
+READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "request_of", "erased"]
 """Fields of meta: the whole one may be large."""
 
 
@@ -134,7 +134,7 @@ class Sweeper:
             await self._look_again(stream, lease_until_ms)
         elif meta.is_external:
             await self._end(stream, PRODUCER_LOST, now_ms)
-        elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0):
+        elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0, meta.kept or 0):
             await self._end(stream, WORKER_LOST, now_ms)
         else:
             await self._take(stream.sid)

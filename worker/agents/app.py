@@ -210,7 +210,9 @@ class App:
     def _say(self, failed: ImportFailed | ChildLost, again_s: float) -> None:
         """The whole traceback once: an app that is broken stays so until somebody mends it."""
         said = failed.said if isinstance(failed, ImportFailed) else f"its process ended: {failed}"
-        where = f"the app {self._options.app} cannot be imported; its streams wait. It is tried again in {again_s:.1f} s"
+        where = (
+            f"the app {self._options.app} cannot be imported; its streams wait. It is tried again in {again_s:.1f} s"
+        )
         if said == self._failure:
             logger.error("%s. (The reason is the same as before.)", where)
         else:
@@ -226,7 +228,9 @@ class App:
 
     def _command(self) -> Command:
         environment = {
-            name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX) or name in OF_THE_HOST
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith(PREFIX) or name in OF_THE_HOST
         }
         environment[PREFIX + "AGENT_BLOCKED_S"] = str(self._blocked_s)
         python = sys.executable

@@ -233,9 +233,7 @@ class Child(asyncio.Protocol):
         """Make the tools of a built-in agent ready to be called, by `ask`, until `close`."""
         return self._begin("open", run, agent, input, info, handler)
 
-    def _begin(
-        self, op: str, run: str, agent: str, input: Any, info: Mapping[str, Any], handler: Handler
-    ) -> ChildRun:
+    def _begin(self, op: str, run: str, agent: str, input: Any, info: Mapping[str, Any], handler: Handler) -> ChildRun:
         if run in self.runs:
             raise ValueError(f"the run {run} is in this child already")
         self.begun.set()
@@ -243,7 +241,9 @@ class Child(asyncio.Protocol):
         try:
             self.send({"op": op, "run": run, "agent": agent, "input": input, "info": info, "credit": CREDIT})
         except LineTooLong:
-            begun.receive({"op": "end", "error": {"code": "invalid_input", "message": "The input is larger than 4 MiB."}})
+            begun.receive(
+                {"op": "end", "error": {"code": "invalid_input", "message": "The input is larger than 4 MiB."}}
+            )
         if self._wire_closed.is_set():
             begun.receive({"op": "lost", "how": "it had ended before the run began"})
         return begun
@@ -334,7 +334,9 @@ class Child(asyncio.Protocol):
             asking.set_result(message["ok"])
         else:
             words = {name: str(error.get(name) or "") for name in ("type", "traceback")}
-            refused = AskRefused(str(error["code"]), str(error.get("message") or ""), retry=bool(error.get("retry")), **words)
+            refused = AskRefused(
+                str(error["code"]), str(error.get("message") or ""), retry=bool(error.get("retry")), **words
+            )
             asking.set_exception(refused)
 
     def _was_too_long(self, skipped: TooLong) -> None:

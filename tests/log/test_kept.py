@@ -15,7 +15,7 @@ from broker.log.event import encode_data
 from broker.log.steps import Unsent
 from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, meta, remember, running, survive_a_restart_of_redis, taken_over, text
-from worker.attempts import MAX_ATTEMPTS, may_restart
+from worker.attempts import MOST_ATTEMPTS, may_restart
 
 TURN = Unsent("internal.turn", encode_data({"turn": 0}))
 RESULT = Unsent("internal.tool_result", encode_data({"key": "k", "tool_call_id": "c", "tool": "t", "output": 1}))
@@ -92,4 +92,4 @@ def test_attempts_without_progress_are_counted() -> None:
     assert [may_restart("restart", attempt, 0) for attempt in (1, 2, 3)] == [True, True, False]
     assert [may_restart("restart", attempt, 7) for attempt in (7, 8, 9, 10)] == [True, True, True, False]
     assert not may_restart("fail", 7, 7)
-    assert MAX_ATTEMPTS == 3
+    assert not may_restart("restart", MOST_ATTEMPTS, MOST_ATTEMPTS)

@@ -62,14 +62,10 @@ SPARE_S = 2 * HEARTBEAT_S
 SWEEP_BATCH = 500
 """Streams read in one pipeline."""
 
-<<<<<<< HEAD
-READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "request_of", "erased"]
-=======
 READ = [
     *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
     *("request_of", "erased"),
 ]
->>>>>>> main
 """Fields of meta: the whole one may be large."""
 
 

@@ -10,6 +10,11 @@ WORKER_LOST = {
     "message": "The worker running this generation stopped and no other worker will resume it. Start it again.",
     "recoverable": True,
 }
+NO_WORKER = {
+    "code": "no_worker",
+    "message": "No worker that runs this agent was there. Start it again when one is.",
+    "recoverable": True,
+}
 PRODUCER_LOST = {
     "code": "producer_lost",
     "message": "The producer has not been heard from and its lease expired.",

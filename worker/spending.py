@@ -62,7 +62,7 @@ class Spending:
         if usage is None:
             self._is_incomplete |= answered
             return None
-        cost = _cost(target, usage, model)
+        cost = cost_of(target, usage, model)
         self._usage = _sum(self._usage, usage)
         self._cost = None if self._cost is None or cost is None else self._cost + cost
         self._is_incomplete |= is_incomplete
@@ -75,7 +75,7 @@ class Spending:
         """For an ending: {"usage", "cost_usd", "usage_incomplete" if it is}; {} if nothing was counted."""
         usage, cost, is_incomplete = self._usage, self._cost, self._is_incomplete
         for target, counted in self._under_way.values():
-            usage, one = _sum(usage, counted), _cost(target, counted, None)
+            usage, one = _sum(usage, counted), cost_of(target, counted, None)
             cost, is_incomplete = (None if cost is None or one is None else cost + one), True
         is_incomplete |= bool(self._have_begun)
         if not usage:
@@ -101,15 +101,15 @@ def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**one, **other, **counts}
 
 
-def _cost(target: Target, usage: Mapping[str, Any], model: str | None) -> Decimal | None:
+def cost_of(target: Target, usage: Mapping[str, Any], model: str | None) -> Decimal | None:
     """By the name that was asked for, or else by that of what answered."""
     for name in (target.model, model):
-        if name and (cost := _cost_of(target, name, usage)) is not None:
+        if name and (cost := _cost_by_name(target, name, usage)) is not None:
             return cost
     return None
 
 
-def _cost_of(target: Target, model: str, usage: Mapping[str, Any]) -> Decimal | None:
+def _cost_by_name(target: Target, model: str, usage: Mapping[str, Any]) -> Decimal | None:
     return prices.cost_usd(target.priced_as, model, usage, target.price, base_url=target.base_url)
 
 

@@ -123,7 +123,7 @@ class Turns:
 
     def interrupt(self, target: Target) -> list[ProviderEvent]:
         """`ask` was cancelled, and what has come of the turn stands. It was paid for."""
-        self._close(target, None)
+        self._close(target, None, answered=bool(self.said))
         return self.said
 
     def end(self, characters: int) -> None:
@@ -177,6 +177,7 @@ class Turns:
                         await stage.writer.drain()
         except ProviderFailure as failure:
             stage.void(self.part)
+            self.said = []  # a turn that is interrupted before its next try has said nothing
             raise TryBroke(failure, target, shown=shown) from failure
         raise AssertionError("a provider's stream ended with neither a Finish nor a failure")
 

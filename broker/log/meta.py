@@ -16,7 +16,7 @@ Each script shows which fields it reads and writes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
@@ -246,6 +246,8 @@ class NewStream:
     session: str
     sid: str = field(default_factory=new_sid)
     producer: str = WORKER
+    agent: str | None = None
+    show: Sequence[str] | None = None
     user: str | None = None
     model: str = ""
     request: dict[str, Any] | bytes | None = None
@@ -262,6 +264,8 @@ class NewStream:
         return cls(
             tenant=meta.tenant,
             session=meta.session or "",
+            agent=meta.agent,
+            show=meta.show,
             user=meta.user,
             model=meta.model or "",
             request=meta.fields["request"].encode() if meta.request_of is None else None,
@@ -292,6 +296,8 @@ class NewStream:
             "session": self.session,
             "producer": self.producer,
             "model": self.model,
+            "agent": self.agent,
+            "show": None if self.show is None else orjson.dumps(list(self.show)),
             "request_of": None if self._has_none else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,

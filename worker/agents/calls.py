@@ -136,6 +136,8 @@ class Calls:
 
     def drop(self, call: Call) -> None:
         """It was cut by a cancel, which is no outcome: a later call under its key finds it unfinished."""
+        if isinstance(call.found, UnderWay):  # it waited for another one, which goes on
+            return
         self._open.pop(call.tool_call_id, None)
         self.journal.drop(call.tool_call_id)
         self._wake(call)

@@ -150,8 +150,9 @@ class Journal:
     ) -> Begun:
         """A call of this attempt, and what is known of it. `path`: its agent's, '' for the top one.
 
-        `key`: the arguments that name its effect: one call a stream for these, whatever the others are.
-        `turn_call`: of a model's turn, its number and the id that the call has there. Else the call is counted.
+        `key`: the arguments that name its effect: one call a stream for these, whatever the others are, and whichever
+        turn makes it. `turn_call`: of a model's turn, its number and the id that the call has there. With neither, the
+        call is counted.
         Raises ValueError if `args` are no JSON.
         """
         name = self._name(path, tool, args, key, turn_call)
@@ -181,12 +182,12 @@ class Journal:
         self, path: str, tool: str, args: Any, key: Sequence[str] | None, turn_call: tuple[int, str] | None
     ) -> str:
         of_agent = "/".join(quote(part, safe="") for part in (self.sid, *path.split("/")) if part)
-        if turn_call:
-            number, call_id = turn_call
-            return f"{of_agent}/{number}.{quote(call_id, safe='')}"
         if key is not None:
             named = {name: args.get(name) for name in key}
             return f"{of_agent}/{quote(tool, safe='')}.{_digest(canonical(named))}"
+        if turn_call:
+            number, call_id = turn_call
+            return f"{of_agent}/{number}.{quote(call_id, safe='')}"
         very_call = f"{of_agent}/{quote(tool, safe='')}.{_digest(canonical(args))}"
         self._begun[very_call] += 1
         return f"{very_call}.{self._begun[very_call]}"

@@ -46,7 +46,7 @@ from worker.agents.history import (
 from worker.agents.history import Call as Said
 from worker.agents.in_text import InText
 from worker.agents.inbox import Inbox
-from worker.agents.journal import TURN, UNKNOWN, Finished, Found
+from worker.agents.journal import TURN, UNKNOWN, Finished, Found, Unfinished
 from worker.agents.runs import AskRefused
 from worker.agents.speech import Speech
 from worker.agents.stage import AgentStage
@@ -305,17 +305,26 @@ class Loop:
         if said.fault:  # nobody but the model is told: half of a call is no call
             return _failed(said.fault, INVALID_ARGS)
         tool = self._tool_named.get(said.name)
-        call = self._calls.begin(self._asked(number, said, tool))
+        asked = self._asked(number, said, tool)
+        call = self._calls.begin(asked)
         try:
-            if call.found is None and (refused := await self._refusal(call, at, tool)):
-                return Finished(error=(await self._calls.refuse(call, *refused)).error)
-            if call.found is not None and not _was_refused(call.found):
-                self._allowance.count_call()
+            if isinstance(call.found, Finished | Unfinished):
+                if not _was_refused(call.found):
+                    self._allowance.count_call()
+            elif refused := await self._refusal(call, at, tool):
+                if asked.key is not None:  # what is not run has no effect that its key could name
+                    self._calls.drop(call)
+                    call = self._calls.begin(asked._replace(key=None))
+                return await self._refused(call, refused)
             async with places:
                 return await self._made(call, tool, path)
         except BaseException:
             self._calls.drop(call)  # cut off: no outcome
             raise
+
+    async def _refused(self, call: Call, refused: tuple[str, str]) -> Finished:
+        opened = await (self._calls.open(call) if call.is_finished else self._calls.refuse(call, *refused))
+        return Finished(error=opened.error)
 
     def _asked(self, number: int, said: Said, tool: Tool | None) -> Asked:
         asked = Asked(self._path, said.name, said.args, turn_call=(number, said.id))
@@ -323,7 +332,7 @@ class Loop:
             return asked
         key = tool.get("key")
         return asked._replace(
-            key=None if key is None else tuple(key),
+            key=tuple(key) if key is not None and isinstance(said.args, dict) else None,
             title=tool.get("title"),
             # An agent's calls have keys of their own: those that are finished are not made again.
             is_idempotent=bool(tool.get("idempotent")) or tool.get("agent") is not None,
@@ -359,20 +368,11 @@ class Loop:
                 checked = await self._tools.ask("check", {"tool": call.asked.tool, "args": call.asked.args})
             except AskRefused as refused:
                 return refused.code, refused.message
-            if checked.get("needs_approval") and (why := await self._why_not_approved(call)):
+            if checked.get("needs_approval") and (why := await self._approvals.why_not(call, self._allowance)):
                 return NOT_APPROVED, why
         if why := await self._allowance.take_call(call.key):
             return TOO_MANY_CALLS, why
         return None
-
-    async def _why_not_approved(self, call: Call) -> str | None:
-        title = {"title": call.asked.title} if call.asked.title else {}
-        of_agent = {"agent": self._path} if self._path else {}
-        told = {"tool_call_id": call.tool_call_id, "tool": call.asked.tool, **title, **of_agent}
-        decision = await self._approvals.decision(call.key, told, self._allowance)
-        if decision.approve:
-            return None
-        return f"This call was not approved. {decision.reason}".rstrip()
 
     # -- the tool ----------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
+    "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
     "worker.turns": {"broker.log", "worker.providers", "worker.stage"},

@@ -48,7 +48,7 @@ class Agents:
         now_ms, before = await self._now_ms(), await self._read()
         if agents:
             entries = {name: orjson.dumps(agent._replace(at=now_ms)._asdict()) for name, agent in agents.items()}
-            await self._redis.hset(self._key, mapping=entries)  # type: ignore[misc, arg-type]  # of redis-py: it may be sync
+            await self._redis.hset(self._key, mapping=entries)  # type: ignore[misc]  # of redis-py: it may be sync
             await self._redis.expire(self._key, KEPT_S)
         if outdated := [name for name, agent in before.items() if not _is_kept(agent, now_ms) and name not in agents]:
             await self._redis.hdel(self._key, *outdated)  # type: ignore[misc]

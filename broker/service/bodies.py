@@ -270,7 +270,7 @@ class Decide(Body):
     """POST /v1/streams/{id}/approvals/{approval_id}."""
 
     approve: bool
-    reason: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=2000)] = ""
     """For the agent: why, or what to do instead."""
 
 

@@ -346,6 +346,35 @@ async def test_a_writer_that_stood_still_between_two_tries_heals_nothing_either(
     assert await ids(StreamLog(redis), writer.sid) == [1]
 
 
+async def test_a_writer_that_stood_still_while_it_connected_heals_nothing_either(
+    redis: Redis, valkey_url: str, zombie_clock: _Clock
+) -> None:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as held, committing(StreamLog(held)) as commit:
+        claimed = await running(StreamLog(redis))
+        await StreamLog(redis).append(batch(claimed, 2))  # Redis has the script: the events are sent only once
+        writer = StreamWriter(commit, on_another_server(claimed))
+        proxy.hold()
+        writer.write("text_delta", {"text": "Salt"})
+        await until(lambda: proxy.held, "its first connection waits for Redis' greeting")
+        zombie_clock.go_on(30)
+        proxy.release()
+        with pytest.raises(WriterSuperseded):
+            await writer.flush()
+    assert await ids(StreamLog(redis), writer.sid) == [1]
+
+
+async def test_a_process_that_writes_nothing_asks_redis_for_nothing(redis: Redis, valkey_url: str) -> None:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as watched, committing(StreamLog(watched)) as commit:
+        await Heartbeat(commit.log).renew()
+        lost = StreamWriter(commit, await running(StreamLog(redis)))
+        lost.lose(WriterSuperseded("taken"))
+        commit.gather(lost)
+        await until(lambda: not commit._dirty, "its commit is over")
+        assert proxy.connections == 0
+    await seize(StreamLog(redis), lost.sid, "cancelled", b"{}")
+    await redis.delete(StreamLog(redis).keys.leases)
+
+
 async def test_a_writer_that_stood_still_puts_no_stream_back(
     log: StreamLog, zombie_clock: _Clock, commit: GroupCommit
 ) -> None:

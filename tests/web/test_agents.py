@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -13,12 +12,9 @@ from broker.log.agents import Agents, Announced
 from broker.log.inputs import Entry
 from broker.log.keys import Keys
 from broker.log.stream_log import StreamLog
-from broker.store.connect import connect
 from tests.rig.deployment import Deployment
-from tests.rig.streams import tell_as_much_as_may_wait
+from tests.rig.streams import tell_as_much_as_may_wait, with_redis
 from tests.web.wire import Api, problem
-
-T = TypeVar("T")
 
 APP = "tests-of-http"
 SCHEMA = {
@@ -35,17 +31,9 @@ ASK = {"agent": "support", "input": {"question": "Where is A17?"}}
 @pytest.fixture(scope="module", autouse=True)
 def announced(deployment: Deployment) -> Iterator[None]:
     """As a worker with an app would. The deployment's own have none, so these streams stay queued."""
-    in_redis(deployment, lambda log: Agents(log.redis, log.keys).announce({"support": SUPPORT, "digest": DIGEST}))
+    with_redis(deployment, lambda log: Agents(log.redis, log.keys).announce({"support": SUPPORT, "digest": DIGEST}))
     yield
-    in_redis(deployment, lambda log: log.redis.delete(log.keys.agents, log.keys.jobs_of(APP)))
-
-
-def in_redis(deployment: Deployment, step: Callable[[StreamLog], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with connect(deployment.redis_url) as redis:
-            return await step(StreamLog(redis))
-
-    return asyncio.run(run())
+    with_redis(deployment, lambda log: log.redis.delete(log.keys.agents, log.keys.jobs_of(APP)))
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def sid(start: Callable[..., dict[str, Any]]) -> str:
 
 
 def told(deployment: Deployment, sid: str) -> list[Entry]:
-    return in_redis(deployment, lambda log: log.inputs.read(sid))
+    return with_redis(deployment, lambda log: log.inputs.read(sid))
 
 
 def stored(deployment: Deployment, sid: str, field: str) -> Any:
@@ -80,7 +68,7 @@ def stored(deployment: Deployment, sid: str, field: str) -> Any:
         [meta] = await log.read_meta(sid)
         return getattr(meta, field)
 
-    return in_redis(deployment, read)
+    return with_redis(deployment, read)
 
 
 # -- which there are, and how one starts ---------------------------------------------------------------------
@@ -113,9 +101,9 @@ def test_an_agent_may_be_given_messages(
 
 def test_it_waits_in_the_queue_of_its_app(deployment: Deployment, sid: str) -> None:
     keys = Keys()
-    places = in_redis(deployment, lambda log: log.redis.zrange(keys.jobs_of(APP), 0, -1))
+    places = with_redis(deployment, lambda log: log.redis.zrange(keys.jobs_of(APP), 0, -1))
     assert sid.encode() in places
-    assert sid.encode() not in in_redis(deployment, lambda log: log.redis.zrange(keys.jobs, 0, -1))
+    assert sid.encode() not in with_redis(deployment, lambda log: log.redis.zrange(keys.jobs, 0, -1))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +119,7 @@ def test_run_again_it_is_the_same_agent_with_the_same_input(deployment: Deployme
     again = api.post(f"/v1/streams/{sid}/regenerate").json()
     assert (again["agent"], again["request"], again["regenerates"]) == ("support", ASK, sid)
     assert stored(deployment, again["id"], "show") == ["args"]
-    assert again["id"].encode() in in_redis(deployment, lambda log: log.redis.zrange(log.keys.jobs_of(APP), 0, -1))
+    assert again["id"].encode() in with_redis(deployment, lambda log: log.redis.zrange(log.keys.jobs_of(APP), 0, -1))
     api.post(f"/v1/streams/{again['id']}/cancel")
 
 
@@ -235,7 +223,7 @@ def test_what_is_too_large_or_too_much_is_refused(deployment: Deployment, api: A
     path = f"/v1/streams/{sid}/input"
     problem(api.post(path, {"text": "x" * 256 * 1024}), 413, "body_too_large")
 
-    in_redis(deployment, lambda log: tell_as_much_as_may_wait(log, sid))
+    with_redis(deployment, lambda log: tell_as_much_as_may_wait(log, sid))
     answer = api.post(path, {"text": "one more"})
     assert problem(answer, 429, "rate_limited")["limit"] == "waiting_inputs"
     assert answer.headers["retry-after"]
@@ -250,7 +238,7 @@ def test_who_has_no_agent_is_told_nothing(api: Api) -> None:
 
 
 def test_who_has_ended_or_never_was_is_told_nothing(deployment: Deployment, api: Api, sid: str) -> None:
-    in_redis(deployment, lambda log: log.inputs.ask(sid, "a1", {}))
+    with_redis(deployment, lambda log: log.inputs.ask(sid, "a1", {}))
     api.post(f"/v1/streams/{sid}/cancel")
     for path, body in (("input", {"text": "x"}), ("approvals/a1", {"approve": True})):
         problem(api.post(f"/v1/streams/{sid}/{path}", body), 409, "stream_closed")
@@ -265,7 +253,7 @@ def test_who_has_ended_or_never_was_is_told_nothing(deployment: Deployment, api:
 def test_an_approval_is_decided_once_and_the_same_decision_again_is_answered_alike(
     deployment: Deployment, api: Api, sid: str
 ) -> None:
-    in_redis(deployment, lambda log: log.inputs.ask(sid, "a 1/ő", {"tool": "refund"}))
+    with_redis(deployment, lambda log: log.inputs.ask(sid, "a 1/ő", {"tool": "refund"}))
     path = f"/v1/streams/{sid}/approvals/a%201%2F%C5%91"
     first = api.post(path, {"approve": False, "reason": "Too much."})
     assert first.status_code == 200
@@ -276,7 +264,7 @@ def test_an_approval_is_decided_once_and_the_same_decision_again_is_answered_ali
 
 
 def test_of_many_who_decide_at_once_one_decides(deployment: Deployment, api: Api, other_api: Api, sid: str) -> None:
-    in_redis(deployment, lambda log: log.inputs.ask(sid, "a1", {}))
+    with_redis(deployment, lambda log: log.inputs.ask(sid, "a1", {}))
     path = f"/v1/streams/{sid}/approvals/a1"
     with ThreadPoolExecutor(8) as callers:
         answers = [

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 class Decision(NamedTuple):
     approve: bool
-    reason: str | None
+    reason: str
     by: str
 
 

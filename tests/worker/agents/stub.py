@@ -56,10 +56,16 @@ def begin(run, agent, given):
             say("event", run=name, kind="text_delta", data={"text": "\ud800", "n": float("nan")})
             say("end", run=name, result=None)
         case "blocked":
-            say("end", run=name, error={"code": "agent_blocked", "type": "AgentBlocked", "message": "", "traceback": ""})
+            say(
+                "end", run=name, error={"code": "agent_blocked", "type": "AgentBlocked", "message": "", "traceback": ""}
+            )
         case "held_up":
             say("held_up", run=name, seconds=1.0, stack='File "app.py", line 5, in think')
-            say("end", run=name, error={"code": "agent_failed", "type": "KeyError", "message": "'pin'", "traceback": "T"})
+            say(
+                "end",
+                run=name,
+                error={"code": "agent_failed", "type": "KeyError", "message": "'pin'", "traceback": "T"},
+            )
 
 
 def cancelled(run, agent):

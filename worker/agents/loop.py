@@ -144,6 +144,7 @@ class Loop:
         self._sub_agents = sub_agents
         self._inbox = inbox
         self._spawned: Counter[str] = Counter()
+        self._heard = 0  # of the inbox
         self._finish: Finish | None = None  # of the last turn, if it was asked for here
         self._paused_at: Target | None = None
 
@@ -170,7 +171,9 @@ class Loop:
         """A turn without calls is the last one, unless somebody waits to be heard."""
         if turn.stop_reason in (INTERRUPTED, PAUSED) or self._kept(turn.number + 1):
             return True
-        return self._inbox is not None and await self._inbox.holds_more()
+        if self._inbox is None:
+            return False
+        return len(self._inbox.taken) > self._heard or await self._inbox.holds_more()
 
     # -- a turn ------------------------------------------------------------------------------------------
 
@@ -178,10 +181,14 @@ class Loop:
         self._allowance.take_turn()
         if kept := self._kept(number):
             turn = SaidTurn.read(kept)
-            self._hear(history, self._inbox.take_again(turn.inputs) if self._inbox else [])
+            if self._inbox:
+                self._inbox.take_again(turn.inputs)
+                self._hear(history, self._inbox.taken[: turn.inputs])
             self._say_again(turn)
         else:
-            self._hear(history, await self._inbox.take() if self._inbox else [])
+            if self._inbox:
+                await self._inbox.take()
+                self._hear(history, self._inbox.taken)
             await self._allowance.spend(self._cost_usd)
             turn = await self._ask(number, history)
             await self._stage.flush()
@@ -192,10 +199,11 @@ class Loop:
     def _kept(self, number: int) -> Mapping[str, Any] | None:
         return self._calls.journal.turn(self._path, number)
 
-    @staticmethod
-    def _hear(history: History, inputs: Sequence[Mapping[str, Any]]) -> None:
-        for data in inputs:
+    def _hear(self, history: History, taken: Sequence[Mapping[str, Any]]) -> None:
+        """All that was not heard of it, also what a sub-agent took."""
+        for data in taken[self._heard :]:
             history.add_input(data)
+        self._heard = len(taken)
 
     def _say_again(self, turn: SaidTurn) -> None:
         self._finish = self._paused_at = None
@@ -232,7 +240,7 @@ class Loop:
             self._paused_at = said.target
         calls = self._in_text.calls() if self._in_text else self._speech.calls()
         written = self._in_text.transform.said if self._in_text else None
-        turn = whole_turn(number, said.target, said.finish, said.said, calls, self._inputs_taken, written=written)
+        turn = whole_turn(number, said.target, said.finish, said.said, calls, self._heard, written=written)
         self._write(turn, _spent(said))
         return turn
 
@@ -241,11 +249,7 @@ class Loop:
         if not said:  # or only by a try that broke, which is void
             self._speech.begin(number)
         text = self._in_text.transform.said if self._in_text and said else text_of(said)
-        return interrupted_turn(number, target, text, self._inputs_taken)
-
-    @property
-    def _inputs_taken(self) -> int:
-        return len(self._inbox.taken) if self._inbox else 0
+        return interrupted_turn(number, target, text, self._heard)
 
     def _write(self, turn: SaidTurn, spent: Json) -> None:
         self._stage.write(TURN, {"agent": self._path, **turn.written(), "usage": None, "cost_usd": None, **spent})

@@ -657,3 +657,12 @@ async def test_a_call_that_was_refused_has_no_effect_that_its_key_could_name(des
     assert len(desk.child.ran) == 1
     assert results(peer, 1) == [("not_approved: This call was not approved.", True)]
     assert results(peer, 2) == [("A is fine", False)]
+
+
+async def test_a_call_in_text_that_cannot_be_read_is_told_to_the_model_alone(desk: Desk, peer: WirePeer) -> None:
+    peer.says_in_turn(turn(text="Action: look\nAction Input: {A"), turn(text="Final Answer: Sorry."))
+    run = await desk.begin("Look!", transform="react")
+    assert (await run.do()).text == "Sorry."
+    assert "not one JSON object" in texts(peer, 1)[-1][1][0]
+    assert kinds(await desk.events(run)) == ["queued", "start", "text_delta", "done"]
+    assert desk.child.ran == []

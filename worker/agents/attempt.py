@@ -72,7 +72,6 @@ class Attempt:
         self.show: frozenset[str] = frozenset(meta.show or ())
         self.calls = Calls(journal, stage, show=self.show)
         self.inbox = Inbox(stage, means.inputs, journal)
-        self.first_text_at_s: float | None = None
         self._means = means
         self._claimed = claimed
         self._child = child
@@ -194,10 +193,6 @@ class Attempt:
         meta = self._claimed.meta
         who = {"stream_id": self._claimed.sid, "session_id": meta.session, "user_id": meta.user}
         return {**who, "metadata": meta.metadata or {}, "attempt": self.stage.attempt, "agent": path}
-
-    def note_first_text(self) -> None:
-        if self.first_text_at_s is None:
-            self.first_text_at_s = time.monotonic()
 
     def trace(self, error: AgentError, path: str) -> None:
         """For operators: what went wrong, in the exception's own words."""

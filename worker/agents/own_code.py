@@ -6,7 +6,7 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
@@ -37,13 +37,12 @@ class Attempt(Protocol):
     """What the code's stream shares (attempt.py)."""
 
     stage: AgentStage
-    show: Container[str]
+    show: frozenset[str]
     calls: Calls
     inbox: Inbox
 
     def name_of(self, path: str) -> str: ...
     def info(self, path: str) -> Mapping[str, Any]: ...
-    def note_first_text(self) -> None: ...
     async def open_call(self, asked: Asked, allowance: Allowance, *, needs_approval: bool) -> Opened: ...
     async def run(self, name: str, input: Any, *, path: str, is_public: bool, allowance: Allowance) -> str: ...
     async def route(self, text: str, choices: Mapping[str, str]) -> str: ...
@@ -87,8 +86,6 @@ class OwnCode:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
         if kind == TEXT_DELTA and isinstance(text := data.get("text"), str):
             self._texts.append(text)
-            if not self._path:
-                self._attempt.note_first_text()
         for event in visible(kind, data, self._attempt.show, ()):
             stage.write(*(self._attributed(*event) if self._path else event))
         await stage.drain()

@@ -9,13 +9,14 @@ together is held back, and follows.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence, Set
 from typing import Any
 from weakref import WeakSet
 
 import orjson
 
-from broker.log.event import Event, is_internal
+from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.stage import UNREPEATED, Part, Repeated, Stage
@@ -38,6 +39,8 @@ class AgentStage(Stage):
         self._parts: WeakSet[Part] = WeakSet()
         self._held: list[Repeated] | None = None
         self._restarting = asyncio.Lock()
+        self.first_text_at_s: float | None = None
+        """Of the answer, by the clock of time.monotonic."""
 
     def write(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
         if self._held is not None:
@@ -46,6 +49,8 @@ class AgentStage(Stage):
         super().write(kind, data, part)
         if kind in KEEPS:
             self.kept = self.attempt
+        elif kind == TEXT_DELTA and self.first_text_at_s is None:
+            self.first_text_at_s = time.monotonic()
 
     def _put(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
         if part is not None:

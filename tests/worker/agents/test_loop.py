@@ -203,6 +203,16 @@ async def test_one_turn_by_one_provider_and_the_next_by_another(
     assert shown == [one["tool_call_id"] for one in of_kind(events, "tool_start")]
 
 
+async def test_a_provider_that_pauses_goes_on_in_the_next_turn(commit: GroupCommit, wires: list[Provider]) -> None:
+    desk = Desk(commit, Wires(wires[0]), Child(), tools=[])
+    prompt = f"[[tokens=3 pause=1 {FAST}]]"
+    run = await desk.begin(prompt)
+    answer = await run.do()
+    assert answer.text == "".join(islice(words(prompt), 6)) == text_since_restart(await desk.events(run))
+    turns = of_kind(await desk.events(run), "internal.turn")
+    assert [one["stop_reason"] for one in turns] == ["paused", "end_turn"]
+
+
 # -- what a model reads instead of a result -----------------------------------------------------------------
 
 
@@ -377,7 +387,9 @@ async def test_a_call_that_needs_approval_waits_for_it_without_a_slot(
     assert len(desk.child.ran) == approve
     told = ("A is fine", False) if approve else ("not_approved: This call was not approved. As you like.", True)
     assert results(peer, 1) == [told]
-    [noted] = of_kind(await desk.events(run), "internal.approval")
+    events = await desk.events(run)
+    assert [one.keys() for one in of_kind(events, "tool_error")] == (not approve) * [{"tool_call_id", "tool", "code"}]
+    [noted] = of_kind(events, "internal.approval")
     assert noted == {
         "approval_id": request["approval_id"],
         "approve": approve,

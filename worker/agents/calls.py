@@ -37,8 +37,8 @@ from worker.agents.journal import (
 )
 from worker.stage import Stage
 
-OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "not_approved", "timeout", "result_too_large"})
-"""Codes whose message is a sentence of ours, so that anybody may read it."""
+OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "timeout", "result_too_large"})
+"""Codes whose message is a sentence of ours, so that anybody may read it. `not_approved` has an operator's reason."""
 
 NOT_FINISHED = {
     "code": "failed",

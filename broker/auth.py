@@ -16,13 +16,14 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from broker.errors import RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
+from broker.errors import Forbidden, RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
 from broker.log.meta import Meta
 
 DEFAULT_TENANT = "default"
@@ -31,11 +32,18 @@ TOKEN_CHARACTERS = 200
 """More than any token has."""
 
 
+class Audience(Enum):
+    """Whose eyes a stream's events are for: operators see all of them, users what is not internal (log/event.py)."""
+
+    ALL = "all"
+    PUBLIC = "public"
+
+
 class Grant(NamedTuple):
     """What a caller may touch: a tenant's streams. (A read token is checked against the one stream of the request.)
 
     `who`: the caller's name in the access record. `is_masked`: the caller may only read, with masks applied.
-    `token`: the read token, if it was one; `expires`: when it ends, in s since 1970.
+    `token`: the read token, if it was one; `expires`: when it ends, in s since 1970. `audience`: what it sees of them.
     """
 
     tenant: str
@@ -43,6 +51,21 @@ class Grant(NamedTuple):
     is_masked: bool = False
     token: str | None = None
     expires: int | None = None
+    audience: Audience = Audience.ALL
+
+    @property
+    def is_public(self) -> bool:
+        return self.audience is Audience.PUBLIC
+
+    def names(self, form: str) -> str:
+        """What the access record calls a reading in this form: it says for whose eyes it was."""
+        return f"public-{form}" if self.is_public else form
+
+    def narrowed(self, wanted: Audience | None) -> Grant:
+        """For a caller that asked for this audience. Raises Forbidden if it may not see so much."""
+        if wanted is Audience.ALL and self.is_public:
+            raise Forbidden("A read token shows what users see. `audience=all` takes an API key.")
+        return self if wanted is None else self._replace(audience=wanted)
 
 
 class Auth:
@@ -94,7 +117,7 @@ class Auth:
         ):
             expires = int(signed.partition(".")[0])
             if expires > time.time():
-                return Grant(DEFAULT_TENANT, who="token", token=token, expires=expires)
+                return Grant(DEFAULT_TENANT, who="token", token=token, expires=expires, audience=Audience.PUBLIC)
             raise TokenExpired("The token in this URL has expired. Get a new events_url.")
         raise Unauthorized("The token in this URL is not valid for this stream. Get a new events_url.")
 

@@ -7,16 +7,20 @@ LasteventError
 ├── StreamRunning           it has no terminal event yet; only a stream that has ended can be erased
 ├── WriterSuperseded        another writer holds the pen
 ├── AppendGap               the log is shorter than the writer thinks; it sends again from tail + 1
+├── ApprovalNotFound        the stream has not asked for this approval
+├── ApprovalDecided         somebody has decided otherwise
 ├── StreamLimit             the stream is at its limit of events or bytes
 ├── LeaseHeld               a live writer holds the pen
 ├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
 ├── InvalidJson             the body is not JSON as RFC 8259 and this API require
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
-│   └── UnknownModel        of a provider that no worker has
+│   ├── UnknownModel        of a provider that no worker has
+│   ├── UnknownAgent        no worker has an agent of this name
+│   └── InvalidInput        not what the agent takes
 ├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, of a stream or of a read token
-├── RateLimited             a read token connects too often
+├── RateLimited             a read token connects too often; more inputs wait than may
 ├── Unauthorized            no key, or an unknown one
 │   └── TokenExpired        a read token that was good
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
@@ -81,6 +85,14 @@ class AppendGap(LasteventError):
         self.tail = tail
 
 
+class ApprovalNotFound(LasteventError):
+    status, code, title = 404, "approval_not_found", "There is no such approval"
+
+
+class ApprovalDecided(LasteventError):
+    status, code, title = 409, "approval_decided", "The approval has been decided otherwise"
+
+
 class StreamLimit(LasteventError):
     status, code, title = 409, "stream_limit", "The stream has reached its size limit"
 
@@ -107,6 +119,14 @@ class InvalidRequest(LasteventError):
 
 class UnknownModel(InvalidRequest):
     code, title = "unknown_model", "There is no such provider"
+
+
+class UnknownAgent(InvalidRequest):
+    code, title = "unknown_agent", "There is no such agent"
+
+
+class InvalidInput(InvalidRequest):
+    code, title = "invalid_input", "The agent does not take this input"
 
 
 class UnsupportedMediaType(LasteventError):

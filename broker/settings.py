@@ -176,6 +176,18 @@ class Settings(BaseSettings):
     """One attempt's answer on the wire: 128,000 deltas of 130 to 300 bytes are 17 to 38 MB."""
     worker_drain_s: float = Field(30, ge=0)
 
+    # Agents
+    agent_wait_s: float = Field(300, gt=0)
+    """How long an agent's stream waits while no worker has that agent."""
+    agent_blocked_s: float = Field(5, gt=0)
+    """How long an agent's code may hold up its process; for twice as long, and the process is killed."""
+    approval_timeout_s: float = Field(600, gt=0)
+    max_turns: int | None = Field(None, ge=1)
+    """Ceilings over what agents allow themselves, as the next three; None: an agent's own limits alone."""
+    max_tool_calls: int | None = Field(None, ge=0)
+    session_tool_calls: int | None = Field(None, ge=0)
+    session_cost_usd: float | None = Field(None, ge=0)
+
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
 
     @field_validator("api_keys", "masked_keys", "token_secret", "cors_origins", mode="before")

@@ -43,30 +43,49 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
+    "worker.arguments": {"broker.log"},
     "worker.attempts": set(),
     "worker.providers": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process", "worker.standin"),
     },
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
-    "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
+    "worker.waiting": {"broker.log", "worker.attempts"},
+    "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat", "worker.waiting"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
+    "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
+    "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
+    "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
+    "worker.execution": {
+        *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),
+    },
     "worker.generation": {
-        *("broker.errors", "broker.log", "broker.process"),
-        *("worker.attempts", "worker.providers", "worker.schema", "worker.spending"),
+        *("broker.log", "worker.agents", "worker.arguments", "worker.execution", "worker.providers", "worker.schema"),
+        *("worker.stage", "worker.turns", "worker.visibility"),
+    },
+    "worker.agents": {
+        *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),
+        *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
+        *("worker.arguments", "worker.turns", "worker.visibility"),
     },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.process"),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
-        *("worker.dispatch", "worker.providers"),
+        *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
     },
-    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
+    "worker.main": {
+        *("broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),
+        "worker.agents",  # only if it is given an app
+    },
     "worker.checking": {"broker.settings", "worker.providers"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
+    # lastevent: what users import, in their own environment, where neither the broker nor the worker need be
+    "lastevent.host": {"lastevent"},
+    "lastevent": set(),
 }
 
 PURE = {
@@ -85,7 +104,7 @@ PURE = {
 def modules(*packages: str) -> dict[str, Path]:
     """Module name → its file, of the product or of these packages."""
     found = {}
-    for package in packages or ("broker", "worker"):
+    for package in packages or ("broker", "lastevent", "worker"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
@@ -176,7 +195,7 @@ def test_the_modules_form_no_circle() -> None:
     assert circles(arrows(product())) == []
 
 
-@pytest.mark.parametrize("package", ["broker", "worker"])
+@pytest.mark.parametrize("package", ["broker", "lastevent", "worker"])
 def test_the_product_knows_nothing_of_its_tests(package: str) -> None:
     outside = {"tests", "bench", "pytest", "hypothesis", "fakeredis"}
     for name, path in modules(package).items():
@@ -227,7 +246,7 @@ def test_a_planted_circle_is_found() -> None:
 
 def loaded_by(statement: str) -> set[str]:
     """Which packages a fresh interpreter has loaded after the statement."""
-    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.partition(".")[0] for name in ran.stdout.split()}
 
@@ -244,10 +263,23 @@ def test_log_and_live_stand_on_no_web_framework() -> None:
 
 
 def test_a_worker_does_not_load_the_web_tier() -> None:
-    loaded = loaded_by("import worker.main, worker.providers.prices")
+    loaded = loaded_by("import worker.main, worker.providers.prices\nassert 'worker.agents' not in sys.modules")
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
     assert "genai_prices" not in loaded
     assert "worker" in loaded
+
+
+def test_lastevent_stands_on_the_standard_library_and_pydantic_alone() -> None:
+    files = modules("lastevent").values()
+    found = {module.partition(".")[0] for path in files for module in imports(path.read_text(), ())}
+    assert found - set(sys.stdlib_module_names) == {"lastevent", "pydantic", "pydantic_core"}
+
+
+def test_importing_lastevent_loads_no_pydantic() -> None:
+    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__]"
+    loaded = loaded_by(f"{program}\n@lastevent.tool\ndef f(x: int) -> int: ...")
+    assert "lastevent" in loaded
+    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions"}
 
 
 def test_what_supervises_web_processes_loads_none() -> None:

@@ -10,6 +10,11 @@ WORKER_LOST = {
     "message": "The worker running this generation stopped and no other worker will resume it. Start it again.",
     "recoverable": True,
 }
+NO_WORKER = {
+    "code": "no_worker",
+    "message": "No worker that runs this agent was there. Start it again when one is.",
+    "recoverable": True,
+}
 PRODUCER_LOST = {
     "code": "producer_lost",
     "message": "The producer has not been heard from and its lease expired.",
@@ -17,6 +22,6 @@ PRODUCER_LOST = {
 }
 
 
-def may_restart(on_worker_loss: str | None, attempt: int) -> bool:
-    """Whether another worker may restart the generation after this attempt lost its worker."""
-    return on_worker_loss != "fail" and attempt < MAX_ATTEMPTS
+def may_restart(on_worker_loss: str | None, attempt: int, kept: int = 0) -> bool:
+    """Whether another worker may restart the generation after this attempt lost its worker. `kept`: Meta.kept."""
+    return on_worker_loss != "fail" and attempt - kept < MAX_ATTEMPTS

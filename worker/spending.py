@@ -26,35 +26,43 @@ class Spending:
         cost = before.get("cost_usd", 0 if not before else None)
         self._cost: Decimal | None = None if cost is None else Decimal(str(cost))
         self._is_incomplete = bool(before)  # a worker that was lost had not been told everything
-        self._under_way: tuple[Target, dict[str, Any]] | None = None
-        self._has_begun = False
+        self._under_way: dict[object, tuple[Target, dict[str, Any]]] = {}
+        self._have_begun: set[object] = set()
         self.tries = 1 if before else 0
         self._encoded: bytes | None = None
 
-    def begin(self) -> None:
-        """The try that is under way says something, and so costs something."""
-        self._has_begun, self._encoded = True, None
+    def begin(self, of: object = None) -> None:
+        """The try that is under way says something, and so costs something. `of`: whose it is, if several are."""
+        self._have_begun.add(of)
+        self._encoded = None
 
-    def count(self, target: Target, usage: dict[str, Any]) -> None:
-        """The attempt that is under way has cost this so far."""
-        self._under_way, self._encoded = (target, usage), None
+    def count(self, target: Target, usage: dict[str, Any], of: object = None) -> None:
+        """The try that is under way has cost this so far."""
+        self._under_way[of] = target, usage
+        self._encoded = None
 
     def close(
-        self, target: Target, usage: dict[str, Any] | None, *, model: str | None = None, answered: bool = True
+        self,
+        target: Target,
+        usage: dict[str, Any] | None,
+        *,
+        model: str | None = None,
+        answered: bool = True,
+        of: object = None,
     ) -> dict[str, Any] | None:
         """The try has ended: with its usage, or without (None: it broke off), and then what was counted so far is what
         is known. What it cost, as `internal.usage` says it; None if nothing is known of it.
 
         `answered`: something had come, so it cost something even if nothing was counted.
         """
-        counted, self._under_way, self._encoded = self._under_way, None, None
-        self._has_begun = False
+        counted, self._encoded = self._under_way.pop(of, None), None
+        self._have_begun.discard(of)
         is_incomplete = usage is None or "provider" not in usage
         usage = usage if usage is not None else counted[1] if counted else None
         if usage is None:
             self._is_incomplete |= answered
             return None
-        cost = _cost(target, usage, model)
+        cost = cost_of(target, usage, model)
         self._usage = _sum(self._usage, usage)
         self._cost = None if self._cost is None or cost is None else self._cost + cost
         self._is_incomplete |= is_incomplete
@@ -66,11 +74,10 @@ class Spending:
     def told(self) -> dict[str, Any]:
         """For an ending: {"usage", "cost_usd", "usage_incomplete" if it is}; {} if nothing was counted."""
         usage, cost, is_incomplete = self._usage, self._cost, self._is_incomplete
-        if self._under_way:
-            target, counted = self._under_way
-            usage, one = _sum(usage, counted), _cost(target, counted, None)
+        for target, counted in self._under_way.values():
+            usage, one = _sum(usage, counted), cost_of(target, counted, None)
             cost, is_incomplete = (None if cost is None or one is None else cost + one), True
-        is_incomplete |= self._has_begun
+        is_incomplete |= bool(self._have_begun)
         if not usage:
             return {"usage_incomplete": True} if is_incomplete else {}
         told = {"usage": usage, "cost_usd": _number(cost)}
@@ -94,15 +101,15 @@ def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**one, **other, **counts}
 
 
-def _cost(target: Target, usage: Mapping[str, Any], model: str | None) -> Decimal | None:
+def cost_of(target: Target, usage: Mapping[str, Any], model: str | None) -> Decimal | None:
     """By the name that was asked for, or else by that of what answered."""
     for name in (target.model, model):
-        if name and (cost := _cost_of(target, name, usage)) is not None:
+        if name and (cost := _cost_by_name(target, name, usage)) is not None:
             return cost
     return None
 
 
-def _cost_of(target: Target, model: str, usage: Mapping[str, Any]) -> Decimal | None:
+def _cost_by_name(target: Target, model: str, usage: Mapping[str, Any]) -> Decimal | None:
     return prices.cost_usd(target.priced_as, model, usage, target.price, base_url=target.base_url)
 
 

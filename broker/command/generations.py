@@ -18,7 +18,7 @@ from broker.log.event import DONE
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to ask; - reads standard input")],
+    prompt: Annotated[str | None, typer.Argument(help="what to ask; - reads standard input")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="provider/name, or an alias of the server's; again for what is tried when it fails"),
@@ -29,19 +29,27 @@ def generate(
     schema: Annotated[
         Path | None, typer.Option(help="a file with the JSON Schema that the answer is to follow", dir_okay=False)
     ] = None,
+    agent: Annotated[str | None, typer.Option(help="the agent that answers, with a prompt or --input")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="what the agent takes; - reads standard input")
+    ] = None,
     url: Url = DEFAULT_URL,
     key: Key = "",
     as_json: AsJson = False,
 ) -> None:
     """Start a generation and follow it; a lost connection is resumed where it broke."""
+    if (prompt is None) == (input_ is None):
+        fail("give a prompt, or --agent and --input", code=2)
     output_schema = None if schema is None else _read_json(schema)
+    given = None if input_ is None else _parse_input(_text(input_))
     with connected(url, key) as client:
-        body: dict[str, Any] = {"prompt": sys.stdin.buffer.read().decode() if prompt == "-" else prompt}
+        body: dict[str, Any] = {"prompt": None if prompt is None else _text(prompt), "agent": agent}
         body |= {"model": model[0] if model and len(model) == 1 else model or None, "output_schema": output_schema}
         body |= {"system": system, "session_id": session, "max_tokens": max_tokens}
-        stream = client.call(
-            "POST", "/v1/streams", json={name: value for name, value in body.items() if value is not None}
-        )
+        body = {name: value for name, value in body.items() if value is not None}
+        if input_ is not None:  # which may be null
+            body["input"] = given
+        stream = client.call("POST", "/v1/streams", json=body)
         _follow(client, stream["id"], None, as_json)
 
 
@@ -92,6 +100,17 @@ def replay(
         for event in client.replay(stream, {"speed": speed, "from": from_}):
             screen.show(event)
     _exit_by_ending(stream, screen.ending)
+
+
+def _text(argument: str) -> str:
+    return sys.stdin.buffer.read().decode() if argument == "-" else argument
+
+
+def _parse_input(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        fail(f'--input: it is no JSON ({error}); a text is "in quotes"', code=2)
 
 
 def _read_json(path: Path) -> Any:

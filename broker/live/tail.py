@@ -18,6 +18,7 @@ The races, and why each is closed:
 - where the ring covers the cursor, the log is not read at all: the ring is dense from there on, and a message lost
   since the subscription was made shows as a hole, or breaks the ring
 - the stream vanishes while its viewers wait (evicted, flushed): the hub looks, and has them read the log
+- what a batch holds is not for this viewer's audience: its cursor moves, and its silence goes on
 - several viewers read the same page at once (a reconnect storm): they share one read that began after each of them had
   looked; a read that began before the topic's last change is not shared
 """
@@ -29,7 +30,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
-from broker.dialects.format import Batch
+from broker.dialects.format import Batch, Format
 from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable
 from broker.live.hub import Hub
@@ -70,11 +71,19 @@ async def replay(log: ReadableLog, sid: str, cursor: int) -> AsyncGenerator[Step
 
 
 async def follow(
-    log: StreamLog, hub: Hub, sid: str, cursor: int, lane: Lane | None = None, *, heartbeat_s: float | None = None
+    log: StreamLog,
+    hub: Hub,
+    sid: str,
+    cursor: int,
+    lane: Lane | None = None,
+    *,
+    form: Format = Format.EXACT,
+    heartbeat_s: float | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
 
     With a lane, events are written there as long as the viewer is at the tail and has got a first step.
+    `form`: as the viewer is sent them. A batch of which it shows nothing is no sign of life.
     `heartbeat_s`: the longest silence; by default the hub's.
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
@@ -88,6 +97,10 @@ async def follow(
         if topic.version and topic.covers(cursor):
             read_version = topic.version  # a viewer that returns soon finds everything here
         while True:
+            if silence.is_over:
+                yield None
+                has_begun = True
+                silence.begins()
             ahead = topic.after(cursor)
             hole = ahead is None and topic.changes != read_changes
             if topic.version and (topic.version != read_version or hole):
@@ -105,7 +118,7 @@ async def follow(
                         cursor = max(cursor, batch.events[-1].id)
                         yield batch
                         has_begun = True
-                        silence.begins()
+                        silence.after(batch, form)
                     if is_terminal(page.state) and not page.more:
                         return
                     if not page.more:
@@ -117,7 +130,7 @@ async def follow(
                 cursor = last.id
                 yield ahead
                 has_begun = True
-                silence.begins()
+                silence.after(ahead, form)
                 if last.is_terminal:
                     return
                 del last, ahead
@@ -132,10 +145,6 @@ async def follow(
                 continue
             else:
                 await silence.broken_by(topic.changed)
-            if silence.is_over:
-                yield None
-                has_begun = True
-                silence.begins()
 
 
 def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> bool:
@@ -195,6 +204,11 @@ class _Silence:
 
     def begins(self) -> None:
         self._until = self._clock() + self._limit_s
+
+    def after(self, batch: Batch, form: Format) -> None:
+        """It begins anew after this batch, if the viewer was sent any of it."""
+        if batch.span(form):
+            self.begins()
 
     @property
     def is_over(self) -> bool:

@@ -12,6 +12,9 @@ of them, and each continues by itself (tail.py), with the ring and the log:
   hub
 - an ending: it closes each viewer in its own way
 - the subscription broke
+Viewers that are written the same are *riders* together. Of a batch that holds nothing for their audience, they are
+written nothing: not even an empty chunk, which would be their body's end. Their silence goes on, until they are due a
+sign of life, whatever others are sent.
 A viewer whose connection accepts no more (its transport has paused) is released alone; its cursor counts what was
 written to it.
 
@@ -47,7 +50,7 @@ class Topic:
 
     __slots__ = (
         *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
-        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_turns"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at"),
     )
 
     def __init__(self, sid: str) -> None:
@@ -67,10 +70,8 @@ class Topic:
         self._first = 0  # the id of the ring's first event
         self._after: tuple[int, Batch] | None = None
         self._changed: asyncio.Event | None = None
-        self._live: dict[_Group, set[Lane]] = {}
+        self._live: dict[_Group, _Riders] = {}
         self._live_at = 0
-        self._turns = 0
-        """Of the hub's wheel, since something was written to all live viewers."""
 
     @property
     def changed(self) -> asyncio.Event:
@@ -155,10 +156,14 @@ class Topic:
         elif self._live:
             last = first + len(events) - 1
             if first == self._live_at + 1:
-                bodies = [(tuple(lanes), chunk(group[0].render_lines(lines))) for group, lanes in self._live.items()]
-                self._live_at = last  # before the writes: a connection that pauses leaves with these written to it
+                # Noted before the writes: a connection that pauses leaves with these written to it.
+                self._live_at = last
+                bodies = []
+                for riders in self._live.values():
+                    if shown := riders.form.shown_lines(lines):
+                        riders.written(shown)
+                        bodies.append((tuple(riders.lanes), chunk(riders.form.render_lines(shown))))
                 written = _write(bodies)
-                self._turns = 0
             elif last != self._live_at:  # not what they have just been written, said again
                 self._release_all()
         self.wake()
@@ -199,14 +204,14 @@ class Topic:
         left = asyncio.get_running_loop().create_future()
         lane.topic, lane.left = self, left
         self._live_at = cursor
-        self._live.setdefault(_group(lane), set()).add(lane)
+        group = _group(lane)
+        if group not in self._live:
+            self._live[group] = _Riders(lane.form)
+        self._live[group].add(lane)
         try:
             at: int = await left
             return at
         finally:
-            at = left.result() if left.done() and not left.cancelled() else self._live_at
-            if at > cursor:
-                lane.wrote = (lane.wrote[0] if lane.wrote else cursor + 1, at)
             self._forget(lane)
 
     def release_lane(self, lane: Lane) -> None:
@@ -216,26 +221,66 @@ class Topic:
 
     def turn(self) -> int:
         """A turn of the heartbeats' wheel. Returns how many bytes were written."""
-        self._turns += 1
         due = [
-            (tuple(lanes), chunk(heartbeat))
-            for (_, heartbeat, turns), lanes in self._live.items()
-            if self._turns % turns == 0
+            (tuple(riders.lanes), chunk(heartbeat))
+            for (_, heartbeat, turns), riders in self._live.items()
+            if riders.are_due(turns)
         ]
         return _write(due) if due else 0
 
     def _release_all(self) -> None:
         live, self._live = self._live, {}
-        for lanes in live.values():
-            for lane in lanes:
+        for riders in live.values():
+            for lane in tuple(riders.lanes):
+                riders.remove(lane)
                 lane.leave(self._live_at)
 
     def _forget(self, lane: Lane) -> None:
         lane.topic = None
-        if lanes := self._live.get(_group(lane)):
-            lanes.discard(lane)
-            if not lanes:
+        if riders := self._live.get(_group(lane)):
+            riders.remove(lane)
+            if not riders.lanes:
                 del self._live[_group(lane)]
+
+
+class _Riders:
+    """Live viewers that are written the same at the same time."""
+
+    __slots__ = ("_last", "_new", "_turns", "form", "lanes")
+
+    def __init__(self, form: Format) -> None:
+        self.form = form
+        self.lanes: set[Lane] = set()
+        self._new: set[Lane] = set()  # that have been written no event yet
+        self._last = b""  # the id of the last event that was written to them
+        self._turns = 0  # of the hub's wheel, since they were written anything
+
+    def add(self, lane: Lane) -> None:
+        self.lanes.add(lane)
+        self._new.add(lane)
+
+    def remove(self, lane: Lane) -> None:
+        """With it goes what it was written."""
+        if lane in self._new:
+            self._new.remove(lane)
+        elif lane in self.lanes and lane.wrote:
+            lane.wrote = lane.wrote[0], int(self._last)
+        self.lanes.discard(lane)
+
+    def written(self, lines: Sequence[bytes]) -> None:
+        """They are being written these events."""
+        self._turns = 0
+        self._last = lines[-PUBLISHED_LINES]
+        if self._new:
+            first = int(lines[0])
+            for lane in self._new:
+                lane.wrote = lane.wrote or (first, first)
+            self._new.clear()
+
+    def are_due(self, turns: int) -> bool:
+        """Whether a sign of life is, at this turn of the wheel."""
+        self._turns += 1
+        return self._turns % turns == 0
 
 
 _Group = tuple[Format, bytes, int]

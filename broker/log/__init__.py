@@ -14,6 +14,7 @@ turn.py         the assistant's message of an answer, for the next request
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 request.py      the requests of streams, each kept once, and the streams that hold it
+inputs.py       what an agent is told while it runs, and the approvals that it asks for
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
 pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal
@@ -23,7 +24,8 @@ secret.py       the secret that signs read tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
 models.py       the models that workers can run, as they announce them
+agents.py       the agents that workers can run, and when a worker last said so
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
-queue.py        arq's queue of streams that wait for a worker
+queue.py        arq's queues of streams that wait for a worker, or for a worker of an app
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

@@ -16,7 +16,13 @@ import orjson
 
 QUEUED, START, STATUS, RESTART, GAP = "queued", "start", "status", "restart", "gap"
 TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
+TOOL_ARGS_DELTA = "tool_args_delta"
 DONE, ERROR, CANCELLED = "done", "error", "cancelled"
+
+INTERNAL = "internal."
+"""An event whose kind begins so is for operators; any other is public. Who writes it decides, once: a kind that is
+shown to some viewers only has its name with this before it, and whoever compares kinds without knowing of this cannot
+take the one for the other."""
 
 TERMINAL = frozenset({DONE, ERROR, CANCELLED})
 """Every stream ends with exactly one of these. The state of a finished stream has the same name."""
@@ -33,6 +39,8 @@ NOTICES = frozenset({GAP, "ping", "token_expiring", "presence", "stream", "over"
 OF_CLIENTS = frozenset({"open", "close", "end", "message"})
 """Names that libraries give to what they themselves tell their user of a connection: an event would look like it.
 `error` is one too, and a kind of ours all the same (docs/API.md says what that means)."""
+
+_INTERNAL_LINE = INTERNAL.encode()
 
 PUBLISHED_LINES = 4
 """A published event is four lines: id, t, kind, data (scripts/prelude.lua)."""
@@ -62,6 +70,27 @@ class Event(NamedTuple):
 def is_terminal(state: str) -> bool:
     """Whether a stream in this state has ended."""
     return state in TERMINAL
+
+
+def is_internal(kind: str) -> bool:
+    """Whether events of this kind are for operators alone."""
+    return kind.startswith(INTERNAL)
+
+
+def public(events: Sequence[Event]) -> list[Event]:
+    """Those of them that everybody may see who may see the stream."""
+    return [event for event in events if not event.kind.startswith(INTERNAL)]
+
+
+def public_lines(lines: Sequence[bytes]) -> Sequence[bytes]:
+    """`public` of a published batch, which is PUBLISHED_LINES for each event."""
+    if len(lines) == PUBLISHED_LINES:
+        return () if lines[2].startswith(_INTERNAL_LINE) else lines
+    shown: list[bytes] = []
+    for at in range(0, len(lines), PUBLISHED_LINES):
+        if not lines[at + 2].startswith(_INTERNAL_LINE):
+            shown += lines[at : at + PUBLISHED_LINES]
+    return shown
 
 
 def encode_data(value: Any) -> bytes:
@@ -129,8 +158,11 @@ def merge_deltas(events: Sequence[Event]) -> list[Event]:
     return merged
 
 
+_OF_TEXT = frozenset({TEXT_DELTA, THINKING_DELTA, INTERNAL + THINKING_DELTA})
+
+
 def _plain_text(event: Event) -> str | None:
-    if event.kind not in (TEXT_DELTA, THINKING_DELTA):
+    if event.kind not in _OF_TEXT:
         return None
     data = orjson.loads(event.data)
     if isinstance(data, dict) and data.keys() == {"text"} and isinstance(data["text"], str):

@@ -7,6 +7,7 @@
 | le:{sid}:request              | string  | the request of this stream, JSON            | its last holder's          |
 | le:{sid}:holders              | zset    | sid that needs this request → until (ms)    | its last holder's          |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
+| le:{sid}:inputs               | stream  | what its agent is told (inputs.py)          | the log's                  |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
 | le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
@@ -14,16 +15,21 @@
 | le:archiver                   | string  | which worker archives                       | 10 s after its last beat   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:models                     | hash    | what workers can run (models.py)            | a week, renewed by workers |
+| le:agents                     | hash    | agent → its app, schema, … (agents.py)      | a week, renewed by workers |
 | le:breaker:<provider/model>   | string  | its failures in a row, of all workers       | 30 s                       |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
 | le:secret                     | string  | signs read tokens (secret.py)               | -                          |
+| le:input                      | channel | sid of each stream whose agent is told      | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
 | le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
+| le:calls:<tenant>:<session>   | set     | key of each call its agents made (caps.py)  | a week after the last one  |
+| le:cost:<tenant>:<session>    | hash    | sid → what it cost, millionths of a dollar  | a week after the last one  |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |
+| le:jobs:<app>                 | arq's   | those that wait for a worker of this app    | removed by arq             |
 | le:probe                      | -       | never there: needs.py asks what may be done | -                          |
 | le:queued                     | channel | sid of each stream put into arq's queue     | -                          |
 
@@ -49,6 +55,7 @@ class StreamKeys(NamedTuple):
     log: str
     meta: str
     live: str
+    inputs: str
     request: str
     holders: str
 
@@ -62,6 +69,7 @@ class Keys:
         self.jobs = f"{prefix}jobs"
         self.queued = f"{prefix}queued"
         self.seized = f"{prefix}seized"
+        self.input = f"{prefix}input"
         self.servers = f"{prefix}servers"
         self.unarchived = f"{prefix}unarchived"
         self.archiver = f"{prefix}archiver"
@@ -69,6 +77,7 @@ class Keys:
         self.views = f"{prefix}views"
         self.tiers = f"{prefix}tiers"
         self.models = f"{prefix}models"
+        self.agents = f"{prefix}agents"
         self.secret = f"{prefix}secret"
         self.probe = f"{prefix}probe"
 
@@ -82,6 +91,10 @@ class Keys:
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"
 
+    def jobs_of(self, app: str | None) -> str:
+        """The queue of an app's streams; of plain ones, without an app."""
+        return self.jobs if app is None else f"{self.jobs}:{app}"
+
     def breaker(self, model: str) -> str:
         return f"{self.prefix}breaker:{model}"
 
@@ -93,3 +106,9 @@ class Keys:
 
     def session(self, tenant: str, session: str) -> str:
         return f"{self.prefix}session:{tenant}:{session}"
+
+    def calls(self, tenant: str, session: str) -> str:
+        return f"{self.prefix}calls:{tenant}:{session}"
+
+    def cost(self, tenant: str, session: str) -> str:
+        return f"{self.prefix}cost:{tenant}:{session}"

@@ -16,7 +16,7 @@ Each script shows which fields it reads and writes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
@@ -108,6 +108,10 @@ class Meta:
     request_of = Field(str, is_restored=True, outlives_erasure=True)
     """The stream under whose id the request is kept: this one, or the first one that had it.
     An erased stream keeps it until its request has been let go."""
+    agent = Field(str, is_restored=True, is_archived=True, api_name="agent")
+    """The agent that answers. None: a model does, or an external producer."""
+    show = Field(orjson.loads, is_restored=True, is_archived=True)
+    """What viewers see besides the answer: a JSON list of `thinking`, `args`, `results`."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
@@ -139,6 +143,8 @@ class Meta:
     events = Field(int, is_archived=True, outlives_erasure=True)
     bytes = Field(int, is_archived=True)
     """The size of all events' data."""
+    kept = Field(int)
+    """The attempt in which an agent's turn or a tool's result was written last."""
     usage = Field(orjson.loads)
     """While it runs: what its provider has counted so far, as the members that an ending by seizure takes over, JSON:
     {"usage": {…}, "cost_usd": …, "usage_incomplete": true}. The step that ends the stream removes it."""
@@ -240,6 +246,8 @@ class NewStream:
     session: str
     sid: str = field(default_factory=new_sid)
     producer: str = WORKER
+    agent: str | None = None
+    show: Sequence[str] | None = None
     user: str | None = None
     model: str = ""
     request: dict[str, Any] | bytes | None = None
@@ -256,6 +264,8 @@ class NewStream:
         return cls(
             tenant=meta.tenant,
             session=meta.session or "",
+            agent=meta.agent,
+            show=meta.show,
             user=meta.user,
             model=meta.model or "",
             request=meta.fields["request"].encode() if meta.request_of is None else None,
@@ -286,6 +296,8 @@ class NewStream:
             "session": self.session,
             "producer": self.producer,
             "model": self.model,
+            "agent": self.agent,
+            "show": None if self.show is None else orjson.dumps(list(self.show)),
             "request_of": None if self._has_none else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,

@@ -1,4 +1,6 @@
-"""arq's queue of streams that wait for a worker. Only this file puts streams into it, and so chooses their order.
+"""arq's queues of streams that wait for a worker. Only this file puts streams into them, and so chooses their order.
+
+A plain stream any worker can run; an agent's only a worker that was given the agent's app: it waits in the app's queue.
 
 arq scores a job with the clock of the host that queues it, and a worker takes what its own clock has passed: behind a
 slow clock every job would wait. Here Redis' clock scores, in seconds, where a worker compares with milliseconds. To any
@@ -13,6 +15,7 @@ import orjson
 from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
 from arq.jobs import serialize_job
+from redis.asyncio import Redis
 
 from broker.log.keys import Keys
 from broker.store.connect import ReleasingPipeline, pool
@@ -58,13 +61,23 @@ return 1
 """
 
 
-async def enqueue(queue: ArqRedis, keys: Keys, sid: str) -> None:
-    """Queue this stream for any worker, and wake the workers that wait for work. Raises RedisUnavailable."""
-    job = serialize_job(JOB, (sid,), {}, None, 0, serializer=queue.job_serializer)
+async def enqueue(queue: Redis, keys: Keys, sid: str, app: str | None = None) -> None:
+    """Queue this stream for any worker of its app, or for any at all, and wake the workers that wait for work.
+
+    Harmless if it waits already. Raises RedisUnavailable.
+    """
+    job = serialize_job(JOB, (sid,), {}, None, 0, serializer=_dumps)
     with translating_redis_errors():
         await queue.register_script(_ENQUEUE)(
-            keys=[keys.jobs, job_key_prefix + sid], args=[sid, job, LIFE_MS, keys.queued]
+            keys=[keys.jobs_of(app), job_key_prefix + sid], args=[sid, job, LIFE_MS, keys.queued]
         )
+
+
+async def take_out(queue: Redis, keys: Keys, sid: str, app: str) -> None:
+    """This stream waits no more, and no worker of its app may ever come to find that. Raises RedisUnavailable."""
+    with translating_redis_errors():
+        await queue.zrem(keys.jobs_of(app), sid)
+        await queue.delete(job_key_prefix + sid)
 
 
 def _dumps(job: dict[str, Any]) -> bytes:

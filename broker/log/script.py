@@ -18,9 +18,11 @@ from redis.asyncio import Redis
 
 from broker.errors import (
     AppendGap,
+    ApprovalNotFound,
     LasteventError,
     LeaseHeld,
     LogHealing,
+    RateLimited,
     RedisRefuses,
     StreamClosed,
     StreamLimit,
@@ -38,14 +40,14 @@ from broker.store.line import Command
 class Script:
     """A Lua step with the prelude in front, called by its SHA-1 digest (EVALSHA) with so many of a stream's keys."""
 
-    def __init__(self, name: str, keys: int = 3) -> None:
+    def __init__(self, name: str, keys: int = 4) -> None:
         self.keys = keys
         folder = resources.files("broker.log.scripts")
         self.text = folder.joinpath("prelude.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-WITH_REQUEST = 5
+WITH_REQUEST = 6
 
 STREAMS_KEPT = 1024
 """Writers append again and again: for so many streams, what does not change from call to call is encoded once."""
@@ -54,6 +56,7 @@ CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQ
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize")
 ARCHIVED, ERASE = Script("archived"), Script("erase")
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
+INPUTS = Script("inputs")
 
 
 class Seen(NamedTuple):
@@ -122,8 +125,8 @@ def restore(
     return Call(RESTORE, sid, (claimed_under, created_ms, lease_ms, _or_empty(held_ms), request, *_flat(fields)))
 
 
-def release(sid: str, pen: Pen) -> Call:
-    return Call(RELEASE, sid, (pen.epoch, pen.claim_id))
+def release(sid: str, pen: Pen, *, unbegun: bool = False) -> Call:
+    return Call(RELEASE, sid, (pen.epoch, pen.claim_id, int(unbegun)))
 
 
 def seize(seizure: Seizure, lease_ms: int, retention_ms: int, only_expired: bool, seen: Seen, channel: str) -> Call:
@@ -149,6 +152,11 @@ def hold(request_of: str, sid: str, held_ms: int | None, request: str = "") -> C
 
 def let_go(request_of: str, sid: str, held_ms: int) -> Call:
     return Call(LET_GO, request_of, (sid, held_ms))
+
+
+def inputs(sid: str, what: str, data: bytes, about: str, channel: str, max_waiting: int, max_bytes: int) -> Call:
+    """`about`: an approval's id, or ''. → id of the entry that stands, its data"""
+    return Call(INPUTS, sid, (what, data, about, channel, max_waiting, max_bytes))
 
 
 def _or_empty(number: int | None) -> int | str:
@@ -250,6 +258,13 @@ def typed(answer: Any) -> list[Any] | LasteventError:
             return StreamRunning("The stream is still running. Cancel it first, or wait until it has ended.")
         case [b"HEALING", wait_ms]:
             return LogHealing(wait_ms / 1000)
+        case [b"NOT_ASKED"]:
+            return ApprovalNotFound("This stream has not asked for an approval with this id.")
+        case [b"FULL"]:
+            return RateLimited(
+                "As many inputs as may (1,000, or 1 MiB) wait until the agent takes them. Send more when it has.",
+                "waiting_inputs",
+            )
         case [b"NEW_SERVER", server]:
             return NewServer(server.decode())
     raise AssertionError(f"script.py does not know this answer of a script: {answer[:1]!r}")

@@ -25,6 +25,7 @@ from broker.log import script
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.idempotency import mark_created
 from broker.log.index import Index
+from broker.log.inputs import InputList
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
 from broker.log.readable import ReadableLog
@@ -77,6 +78,7 @@ class StreamLog(ReadableLog):
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
         self._batches = Scripts(redis, self.keys, in_batches=True)
+        self.inputs = InputList(redis, self.keys, self._scripts)
         self.requests = Requests(redis, self.keys, self._scripts, retention_s=retention_s, is_archived=is_archived)
 
     # -- steps that change a stream ------------------------------------------------------------------
@@ -205,12 +207,13 @@ class StreamLog(ReadableLog):
             key, digest = meta.idempotency_key
             await mark_created(self.redis, self.keys.idempotency(meta.tenant, key), sid, digest)
 
-    async def release(self, sid: str, pen: Pen) -> None:
+    async def release(self, sid: str, pen: Pen, *, unbegun: bool = False) -> None:
         """Release the pen: the next claim need not wait for the lease.
 
+        `unbegun`: this pen's attempt did not begin; the next claim's has its number.
         Raises StreamNotFound, StreamClosed or WriterSuperseded.
         """
-        await self._scripts.run(script.release(sid, pen))
+        await self._scripts.run(script.release(sid, pen, unbegun=unbegun))
         await self.redis.zadd(self.keys.leases, {sid: 0}, xx=True)
 
     async def seize_or_put_back(self, seizure: Seizure, *, only_expired: bool = False) -> Seized:

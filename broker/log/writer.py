@@ -38,7 +38,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.event import TERMINAL, TEXT_DELTA, THINKING_DELTA, Event, encode_data
+from broker.log.event import INTERNAL, TERMINAL, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, Event, encode_data
 from broker.log.pulse import Pulse, now_s
 from broker.log.steps import (
     Append,
@@ -66,7 +66,9 @@ PACE_S = 0.005
 """Commits of texts that go on begin so far apart: at a few hundred events a second, half as many commits. The reader of
 a text does not see 5 ms, a sixth of the time between two deltas. The first commit after a pause is made at once."""
 
-GOES_ON = frozenset({TEXT_DELTA, THINKING_DELTA, "tool_args_delta"})
+GOES_ON = frozenset(
+    {TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, INTERNAL + THINKING_DELTA, INTERNAL + TOOL_ARGS_DELTA}
+)
 """Kinds of which one carries the one before on, if it is of its kind."""
 
 RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)

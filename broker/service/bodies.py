@@ -10,6 +10,7 @@ import re
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -30,7 +31,18 @@ ModelName = Annotated[str, StringConstraints(pattern=rf"^[^\x00-\x1f\x7f]{{1,{MO
 
 Words = Annotated[str, Field(min_length=1)]
 
+AGENT = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+AgentName = Annotated[str, StringConstraints(pattern=AGENT)]
+
+Tag = Literal["think", "thinking", "thought", "reasoning", "tool", "tool_call", "function_call"]
+"""As a model writes it, between < and >: what is in there is thinking, or a call."""
+
+Shown = Literal["thinking", "args", "results"]
+
 MAX_CHAIN = 8
+MAX_INPUT_BYTES = 256 * 1024
+"""Of an agent, as JSON: what more than that is belongs where the agent can fetch it."""
+
 MAX_TOOLS = 512
 MAX_STOP_SEQUENCES = 64
 
@@ -105,6 +117,12 @@ class Message(Body):
         return plain if self.native is None else {**plain, "native": self.native}
 
 
+class Tags(Body):
+    """Tags that a model writes within its text."""
+
+    tags: Annotated[list[Tag], Field(min_length=1, max_length=7, fail_fast=True)]
+
+
 OF_PROVIDERS = (
     *("tools", "tool_choice", "thinking", "effort", "stop_sequences", "temperature", "output_schema"),
     *("provider_options", "on_tool_effects"),
@@ -112,8 +130,12 @@ OF_PROVIDERS = (
 """Fields that are in a worker's request just as they were given."""
 
 
+OF_AN_AGENT = ("model", "system", "max_tokens", *OF_PROVIDERS, "transform")
+"""What is the agent's own."""
+
+
 class CreateStream(Body):
-    """POST /v1/streams. Either `messages` or `prompt`; an external stream may have neither.
+    """POST /v1/streams. Either `messages` or `prompt`, or an agent's `input`; an external stream may have none.
 
     What an external one says here is kept as its producer's word for what was asked: nothing is sent to a model.
     """
@@ -136,6 +158,13 @@ class CreateStream(Body):
     """Provider's name → parameters of its own, which the worker checks."""
     on_tool_effects: Literal["restart", "fail"] | None = None
     """Whether a try that failed is repeated although the provider has run a tool in it. Default: fail."""
+    agent: AgentName | None = None
+    input: Any = None
+    """What the agent takes, any JSON."""
+    show: Annotated[list[Shown], Field(max_length=3)] | None = None
+    """What viewers see besides the answer. Default: what the agent says, and of a plain stream nothing."""
+    transform: Literal["react"] | Tags | None = None
+    """The model thinks and acts in its text: how that becomes events."""
     session_id: Name | None = None
     user_id: Name | None = None
     metadata: Object | None = None
@@ -146,8 +175,13 @@ class CreateStream(Body):
 
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:
-        given = sum(value is not None for value in (self.messages, self.prompt))
-        if given > 1 or (self.producer == "worker" and not given):
+        has_input = "input" in self.model_fields_set
+        given = sum((self.messages is not None, self.prompt is not None, has_input))
+        if self.agent is not None:
+            self._require_what_agents_take(given)
+        elif has_input:
+            raise ValueError("input: it is for an agent; give its name as agent, or give messages or prompt")
+        elif given > 1 or (self.producer == "worker" and not given):
             raise ValueError("give either messages or prompt")
         if self.producer == "external":
             self._require_what_producers_say()
@@ -155,11 +189,23 @@ class CreateStream(Body):
             raise ValueError("model: provider/name, an alias or a model's name; letters, digits and / [ ] : @ . _ - +")
         return self
 
+    def _require_what_agents_take(self, given: int) -> None:
+        if self.producer == "external":
+            raise ValueError("agent: a worker runs it; the producer of an external stream runs its own code")
+        if given != 1:
+            raise ValueError("give the agent either input, or messages or prompt")
+        if found := next((name for name in OF_AN_AGENT if getattr(self, name) is not None), None):
+            raise ValueError(f"{found}: it is the agent's own; leave it out, or start a stream without agent")
+        if "input" in self.model_fields_set and len(orjson.dumps(self.input)) > MAX_INPUT_BYTES:
+            raise ValueError(f"input: at most {MAX_INPUT_BYTES} bytes as JSON")
+
     def _require_what_producers_say(self) -> None:
         if self.abandon_after_s is not None:
             raise ValueError("abandon_after_s stops a worker; the producer of an external stream stops by itself")
-        if found := next((name for name in OF_PROVIDERS if getattr(self, name) is not None), None):
+        if found := next((name for name in (*OF_PROVIDERS, "transform") if getattr(self, name) is not None), None):
             raise ValueError(f"{found}: the producer of an external stream calls its model itself")
+        if self.show is not None:
+            raise ValueError("show: the producer of an external stream decides by the kinds of its events")
         if not (isinstance(self.model, str | None) and re.fullmatch(ANY_MODEL, self.model or "any/model")):
             raise ValueError("model: of an external stream provider/name, one")
         if not isinstance(self.system, str | None) or self.max_tokens == 0:
@@ -180,7 +226,15 @@ class CreateStream(Body):
         max_tokens = default_max_tokens if self.max_tokens is None else self.max_tokens
         asked = {**self.stated_request(), "max_tokens": max_tokens}
         asked |= {name: value for name in OF_PROVIDERS if (value := getattr(self, name)) is not None}
+        if self.transform is not None:
+            asked["transform"] = self.transform if isinstance(self.transform, str) else self.transform.model_dump()
         return {**asked, "model": self.chain} if len(self.chain) > 1 else asked
+
+    def agent_request(self) -> dict[str, Any]:
+        """What the agent is given: its input, or messages."""
+        if "input" in self.model_fields_set:
+            return {"agent": self.agent, "input": self.input}
+        return {"agent": self.agent, **self.stated_request()}
 
     def stated_request(self) -> dict[str, Any]:
         """As much of it as the caller gave: the producer of an external stream need not say what was asked."""
@@ -189,6 +243,35 @@ class CreateStream(Body):
             asked = [{"role": "user", "content": self.prompt}]
         stated = {"messages": asked or None, "max_tokens": self.max_tokens, "system": self.system}
         return {name: value for name, value in stated.items() if value is not None}
+
+
+class GiveInput(Body):
+    """POST /v1/streams/{id}/input. Either `text` or `data`."""
+
+    text: Annotated[str, Field(min_length=1)] | None = None
+    data: Any = None
+    """Any JSON, for an agent that takes more than a text."""
+    interrupt: bool = False
+    """Whether the agent stops saying what it says."""
+
+    @model_validator(mode="after")
+    def _has_one(self) -> GiveInput:
+        if (self.text is not None) == ("data" in self.model_fields_set):
+            raise ValueError("give either text or data")
+        return self
+
+    def told(self) -> dict[str, Any]:
+        """{"text"} or {"data"}, and "interrupt" only if it is true."""
+        what = {"text": self.text} if self.text is not None else {"data": self.data}
+        return {**what, "interrupt": True} if self.interrupt else what
+
+
+class Decide(Body):
+    """POST /v1/streams/{id}/approvals/{approval_id}."""
+
+    approve: bool
+    reason: Annotated[str, StringConstraints(max_length=2000)] = ""
+    """For the agent: why, or what to do instead."""
 
 
 class Regenerate(Body):

@@ -11,7 +11,8 @@ A TOML file declares them:
 
 A pattern is applied to every text (also keys and numbers), and to the text as a person reads it: text, thinking and
 each tool call's arguments, each joined over all deltas since the last restart, so that a match may span deltas. Where
-deltas of several agents are woven into one another, each agent's are joined by themselves too. Each character of a
+deltas of several agents are woven into one another, each agent's are joined by themselves too; and where some of them
+are internal and others public, all of them and either by themselves. Each character of a
 match becomes █, so that events keep their ids and lengths. A value found by its path becomes █████.
 
 Patterns are the operator's own, and some take for ever on some texts. A Watch ends what takes too long. All of this is
@@ -33,7 +34,7 @@ import orjson
 import regex
 
 from broker.errors import MasksTooSlow
-from broker.log.event import RESTART, Event, encode_data
+from broker.log.event import INTERNAL, RESTART, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, Event, encode_data
 from broker.service.record import OURS
 
 CLIENT_SUPPLIED = ("user_agent", "forwarded_for", "address")
@@ -52,8 +53,8 @@ A thread that rests so often gives it the lock at once."""
 BLOCK = "█"
 HIDDEN = BLOCK * 5
 
-DELTAS = {"text_delta": "text", "thinking_delta": "text", "tool_args_delta": "partial_json"}
-"""Kinds whose texts are joined before a pattern is applied, and the field that holds each piece."""
+DELTAS = {TEXT_DELTA: "text", THINKING_DELTA: "text", "agent_text_delta": "text", TOOL_ARGS_DELTA: "partial_json"}
+"""Kinds whose texts are joined before a pattern is applied, internal or not, and the field that holds each piece."""
 
 
 SPANS = 1000
@@ -247,19 +248,24 @@ def _texts(events: Sequence[Event], data: Sequence[Any]) -> Iterable[list[_Piece
         if event.kind == RESTART:
             yield from _each_once(texts.values())
             texts.clear()
-        field = DELTAS.get(event.kind)
+        field = DELTAS.get(event.kind.removeprefix(INTERNAL))
         if field and isinstance(value, dict) and isinstance(value.get(field), str):
+            piece = _Piece(at, field)
             for text in _texts_of(event.kind, value):
-                texts[text].append(_Piece(at, field))
+                texts[text].append(piece)
     yield from _each_once(texts.values())
 
 
 def _texts_of(kind: str, value: dict[str, Any]) -> Iterable[tuple[str, ...]]:
     """Which joined texts a delta is a piece of: its kind's (a tool call's by itself) in the order of the log, which a
-    reader who knows no agents joins; and its agent's. A delta that names no agent is the main agent's.
+    reader who knows no agents joins; and its agent's. A delta that names no agent is the main agent's. Of each there is
+    one as operators read it, and one as users do, or as they do not.
     """
-    text = (kind, _name(value, "tool_call_id")) if kind == "tool_args_delta" else (kind,)
-    return text, (*text, _name(value, "agent"), "agent")
+    bare = kind.removeprefix(INTERNAL)
+    call, agent = _name(value, "tool_call_id") if bare == TOOL_ARGS_DELTA else "", _name(value, "agent")
+    for name in (bare, "of all"), (kind, ""):
+        yield *name, call
+        yield *name, call, agent
 
 
 def _name(value: dict[str, Any], field: str) -> str:

@@ -17,7 +17,7 @@ from broker.archive.setup import NOT_SEALED, Archive
 from broker.auth import Grant
 from broker.errors import ArchiveDamaged, Forbidden, InvalidRequest, StreamNotFound, StreamRunning
 from broker.log.access import read_views
-from broker.log.event import RESTART, Event, text_since_restart, to_ndjson
+from broker.log.event import RESTART, Event, public, text_since_restart, to_ndjson
 from broker.log.index import Place
 from broker.log.readable import ReadableLog
 from broker.log.steps import PAGE_EVENTS, Page
@@ -81,7 +81,7 @@ class Reading:
     async def export(self, sid: str, grant: Grant, *, is_redacted: bool) -> Content:
         """NDJSON: an event a line; then, if masks were laid over them, which; then the seal, if there is one.
 
-        Raises as `text` does.
+        What users see has no seal: it is that of the whole log, which such a file is not. Raises as `text` does.
         """
         if is_redacted and not self._masking:
             raise InvalidRequest(f"This server has no masks: set {PREFIX}REDACT_FILE.")
@@ -94,6 +94,8 @@ class Reading:
         first_id, last_id = await self._each_page(sid, grant._replace(is_masked=is_redacted), take, pages.clear)
         if is_redacted and self._masking:
             pages.append(orjson.dumps({"redacted": self._masking.names}) + b"\n")
+        if grant.is_public:
+            return Content(b"".join(pages), first_id, last_id)
         if self._archive and (sealed := await self._archive.reader.sealed(sid)) and sealed.seal:
             pages.append(await asyncio.to_thread(_seal_line, sealed, is_redacted=is_redacted))  # a request of 32 MiB
         return Content(b"".join(pages), first_id, last_id)
@@ -101,8 +103,9 @@ class Reading:
     async def _each_page(
         self, sid: str, grant: Grant, take: Callable[[Sequence[Event]], object], forget: Callable[[], object]
     ) -> tuple[int, int]:
-        """Hand over the whole log in pages, between which others have their turns: 150,000 events at once would hold
-        the loop for 0.2 s. `forget`: it begins again. Returns the first and the last id.
+        """Hand over the whole log in pages, as far as this caller sees it, between which others have their turns:
+        150,000 events at once would hold the loop for 0.2 s. `forget`: it begins again. Returns the first and the last
+        id that it was given.
         """
         try:
             return await self._each_page_once(sid, grant, take)
@@ -115,16 +118,17 @@ class Reading:
     ) -> tuple[int, int]:
         found = await self._streams.look_up_content(sid, grant, as_sealed=True)
         log = await self.log(sid, found, grant)
-        first_id, cursor, more = 0, 0, True
+        first_id, last_id, cursor, more = 0, 0, 0, True
         while more:
             page = await log.read_page(sid, cursor)
             await asyncio.sleep(0)  # what is masked is in memory: it has no wait of its own
+            if events := public(page.events) if grant.is_public else page.events:
+                take(events)
+                first_id, last_id = first_id or events[0].id, events[-1].id
             if page.events:
-                take(page.events)
-                first_id = first_id or page.events[0].id
                 cursor = page.events[-1].id
             more = page.more
-        return first_id, cursor
+        return first_id, last_id
 
     async def records(self, records: Sequence[dict[str, Any]], grant: Grant) -> Sequence[dict[str, Any]]:
         """Streams' records as this caller may see them, in the same order. Raises MasksTooSlow."""

@@ -1,6 +1,6 @@
 """What the API returns about a stream, as JSON: its record, its viewers' records, the verdict on its seal.
 
-And about the models that there are.
+And about the models and agents that there are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from broker.archive.setup import Verdict
+from broker.log.agents import Announced
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
 from broker.service.totals import cost_of, is_incomplete
@@ -49,7 +50,7 @@ def stream_record(meta: Meta, sid: str, token: str | None, *, is_parsed: bool = 
 
 
 VIEWERS_FIELDS = frozenset(
-    {"id", "state", "attempt", "last_event_id", "events_url"}
+    {"id", "state", "agent", "attempt", "last_event_id", "events_url"}
     | {"created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at"}
 )
 """What a read token shows of a stream's record: nothing of what was asked, by whom, or what it cost."""
@@ -80,6 +81,14 @@ def models_json(known: Known, default: str) -> dict[str, Any]:
     ]
     providers = [{"name": name, "is_standin": one.is_standin} for name, one in known.providers.items()]
     return {"object": "list", "data": [*models, *aliases], "default": default, "providers": providers}
+
+
+def agents_json(known: Mapping[str, Announced]) -> dict[str, Any]:
+    """What GET /v1/agents gives."""
+    fields = ("app", "input_schema", "show", "tools")
+    return {
+        "agents": [{"name": name, **{field: getattr(one, field) for field in fields}} for name, one in known.items()]
+    }
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

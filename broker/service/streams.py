@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -15,7 +16,9 @@ from arq.connections import ArqRedis
 from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
+    ApprovalDecided,
     ArchiveUnavailable,
+    BodyTooLarge,
     Forbidden,
     InvalidRequest,
     LasteventError,
@@ -25,9 +28,11 @@ from broker.errors import (
     StreamLimit,
     StreamNotFound,
     StreamRunning,
+    UnknownAgent,
     UnknownModel,
     WriterSuperseded,
 )
+from broker.log.agents import Agents, Announced
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, digest_of, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, FIELDS, Meta, NewStream, new_sid
@@ -45,7 +50,8 @@ from broker.log.steps import (
     Unsent,
 )
 from broker.log.stream_log import StreamLog
-from broker.service.bodies import AppendEvents, CreateStream
+from broker.service.agent_input import require_input
+from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
@@ -65,13 +71,17 @@ ARCHIVE_ANSWER_S, ARCHIVE_PAUSE_S = 1.0, 5.0
 """What Redis has as well does not wait longer for the archive; one that is away is not asked again for the pause."""
 
 
+NAMED_AGENTS = 8
+"""Names that an answer lists; all of them has GET /v1/agents."""
+
 REPEATED_BYTES = 2**20
 """A longer request is not in the answer to its start: who has just sent 32 MiB would get them back."""
 
 _LOOKED_UP = [
     field.name
     for field in FIELDS
-    if field.name in ("session", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after")
+    if field.name
+    in ("session", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
     or field.outlives_erasure
     or field is Meta.erased
 ]
@@ -124,6 +134,7 @@ class Streams:
     ) -> None:
         self.log = log
         self.models = Models(log.redis, log.keys)
+        self.agents = Agents(log.redis, log.keys)
         self._archive = archive
         self._seizures = seizures
         self._queue = queue
@@ -206,23 +217,29 @@ class Streams:
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises StoreFull, UnknownModel, or InvalidRequest for an Idempotency-Key that is malformed or was used for
-        another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema` that is none.
+        Raises StoreFull, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for an Idempotency-Key that is
+        malformed or was used for another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema`
+        that is none.
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
         external = body.producer == EXTERNAL
-        if not external:
+        agent = await self._agent(body.agent) if body.agent is not None else None
+        if agent and "input" in body.model_fields_set:  # whether it takes messages, its app says
+            await asyncio.to_thread(require_input, str(body.agent), agent.input_schema, body.input)
+        elif not (agent or external):
             await self._require_providers(body.chain, body.provider_options or ())
         if body.output_schema is not None:
             await asyncio.to_thread(require_schema, body.output_schema)
-        request = body.stated_request() if external else body.provider_request(settings.max_tokens)
+        request = self._request(body)
         new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
             user=body.user_id,
-            model=next(iter(body.chain), "" if external else settings.default_model),
+            agent=body.agent,
+            show=_shown(body, agent),
+            model=next(iter(body.chain), "" if external or agent else settings.default_model),
             request=await _maybe_in_thread(is_large, _stored, request) if request else None,
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
@@ -231,14 +248,48 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, body)
-        return await self._start(new, grant, idempotency_key, digest)
+        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant, whole=True)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
-        return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest_of({"regenerates": sid}))
+        app = (await self._agent(meta.agent)).app if meta.agent is not None else None
+        digest = digest_of({"regenerates": sid})
+        return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest, app)
+
+    async def give_input(self, sid: str, grant: Grant, body: GiveInput) -> str:
+        """Tell the stream's agent something; returns the input's id. Each call tells it once.
+
+        Raises StreamClosed, InvalidRequest for a stream without agent, BodyTooLarge, or RateLimited while too much of
+        it waits.
+        """
+        await self._require_agents_stream(sid, grant)
+        told = body.told()
+        if len(orjson.dumps(told)) > MAX_INPUT_BYTES:
+            raise BodyTooLarge(f"An input may have {MAX_INPUT_BYTES} bytes as JSON.")
+        return (await self.log.inputs.tell(sid, told)).id
+
+    async def decide(self, sid: str, approval_id: str, grant: Grant, body: Decide) -> str:
+        """Decide an approval that the stream's agent waits for; returns the decision's id. Repeating it is harmless.
+
+        Raises StreamClosed, ApprovalNotFound, or ApprovalDecided if it was decided otherwise, or by somebody else.
+        """
+        await self._require_agents_stream(sid, grant)
+        decision = {"approve": body.approve, "reason": body.reason, "by": grant.who}
+        stands = await self.log.inputs.decide(sid, approval_id, decision)
+        if stands.data != decision:
+            raise ApprovalDecided("It was decided before, by another call or because nobody decided in time.")
+        return stands.id
+
+    async def _require_agents_stream(self, sid: str, grant: Grant) -> None:
+        """Raises InvalidRequest for a stream that no agent answers, StreamClosed for one that has ended."""
+        meta, is_in_redis = await self.look_up_content(sid, grant)
+        if meta.agent is None:
+            raise InvalidRequest("No agent answers this stream, so nobody would take it. Start a stream with an agent.")
+        if meta.has_ended or not is_in_redis:
+            raise StreamClosed("The stream has its terminal event: its agent takes nothing more. Start a new stream.")
 
     async def cancel(self, sid: str, grant: Grant, reason: str) -> Ended:
         """End a stream now, wherever it runs. Cancelling a stream that has ended is not an error (`already`)."""
@@ -271,6 +322,23 @@ class Streams:
         if is_terminal(renewed.state):
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
+
+    def _request(self, body: CreateStream) -> dict[str, Any]:
+        if body.agent is not None:
+            return body.agent_request()
+        return body.stated_request() if body.producer == EXTERNAL else body.provider_request(self._settings.max_tokens)
+
+    async def _agent(self, name: str) -> Announced:
+        """Raises UnknownAgent, which names some that there are."""
+        if found := await self.agents.find(name):
+            return found
+        known = list(await self.agents.known())
+        if not known:
+            raise UnknownAgent("agent: no worker has one. Start a worker with an app: `lastevent up --app`.")
+        near = get_close_matches(name, known, n=1)
+        meant = f"did you mean `{near[0]}`? " if near else ""
+        more = "" if len(known) <= NAMED_AGENTS else f" and {len(known) - NAMED_AGENTS} more (GET /v1/agents)"
+        raise UnknownAgent(f"agent: {meant}There are {', '.join(known[:NAMED_AGENTS])}{more}.")
 
     async def _require_providers(self, chain: list[str], options: Collection[str]) -> None:
         """Of names with a prefix; what one without it means, an alias or a model, a worker decides.
@@ -312,7 +380,10 @@ class Streams:
             raise StreamClosed("The stream has its terminal event and its retention is over.")
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
-    async def _start(self, new: NewStream, grant: Grant, key: str | None, digest: str) -> Started:
+    async def _start(
+        self, new: NewStream, grant: Grant, key: str | None, digest: str, app: str | None = None
+    ) -> Started:
+        """`app`: of the agent, if one answers."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -337,7 +408,7 @@ class Streams:
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
-            await self._enqueue(new.sid)
+            await self._enqueue(new.sid, app)
         record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
@@ -365,14 +436,21 @@ class Streams:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
-    async def _enqueue(self, sid: str) -> None:
+    async def _enqueue(self, sid: str, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, sid)
+            await enqueue(self._queue, self.log.keys, sid, app)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
             logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+
+
+def _shown(body: CreateStream, agent: Announced | None) -> list[str] | None:
+    """What was asked for counts, if anything was; else what the agent says."""
+    if body.show is not None:
+        return list(dict.fromkeys(body.show))
+    return list(agent.show) if agent else None
 
 
 def _stored(request: dict[str, Any]) -> bytes:

@@ -30,8 +30,15 @@ class RequestMessage(BaseModel):
     native: dict[str, Json] = Absent
 
 
+class TagsInText(BaseModel):
+    tags: list[str]
+
+
 class ProviderRequest(BaseModel):
-    """What is asked of the model. Of an external stream: what its producer says of that."""
+    """What is asked of the model, or of the agent. Of an external stream: what its producer says of that."""
+
+    agent: str = Absent
+    input: Annotated[Json, Field(description="Of an agent")] = Absent
 
     messages: list[RequestMessage] = Absent
     max_tokens: int = Absent
@@ -46,6 +53,7 @@ class ProviderRequest(BaseModel):
     output_schema: dict[str, Json] = Absent
     provider_options: dict[str, dict[str, Json]] = Absent
     on_tool_effects: Literal["restart", "fail"] = Absent
+    transform: Literal["react"] | TagsInText = Absent
 
 
 class StreamState(BaseModel):
@@ -53,6 +61,7 @@ class StreamState(BaseModel):
 
     id: str
     state: State
+    agent: Annotated[str | None, Field(description="Who answers; null: a model, or an external producer")]
     attempt: Annotated[int | None, Field(description="1 from the first start; null if erased")]
     last_event_id: int
     created_at: Time
@@ -243,6 +252,27 @@ class ModelList(BaseModel):
     providers: list[ListedProvider]
 
 
+class AgentsTool(BaseModel):
+    name: str
+    title: str | None
+
+
+class ListedAgent(BaseModel):
+    name: Annotated[str, Field(description="As `agent` in a start")]
+    app: str
+    input_schema: Annotated[Json, Field(description="The JSON Schema of its `input`; null: any will do")]
+    show: list[Literal["thinking", "args", "results"]]
+    tools: list[AgentsTool]
+
+
+class AgentList(BaseModel):
+    agents: list[ListedAgent]
+
+
+class Told(BaseModel):
+    id: str
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -258,5 +288,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, Status, Event),
 )

@@ -12,7 +12,7 @@ from broker import console
 from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting
+from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, telling
 from broker.web.tier import Tier
 
 _HEADERS = (
@@ -30,7 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Lastevent", docs_url=None, redoc_url=None, lifespan=tier.running, redirect_slashes=False)
     app.state.tier = tier
     problems.install(app)
-    for routes in (starting, following, reading, producing, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, telling, listings, auditing, operating):
         app.router.routes.extend(routes.router.routes)
     console.install(app)
     app.add_middleware(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_plus
 
-from fastapi import Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from broker.auth import Grant
+from broker.auth import Audience, Grant
 from broker.errors import Forbidden, StoreUnavailable
 from broker.web.tier import Tier
 
@@ -84,6 +84,19 @@ def needs(check: Check, *, passing: Passing | None = None) -> Callable[[Route], 
 def grant_of(request: Request) -> Grant:
     found: Grant = request.state.grant
     return found
+
+
+def _reader_of(
+    request: Request,
+    audience: Annotated[
+        Audience | None, Query(description="public: what users see. Default: all that the caller may see")
+    ] = None,
+) -> Grant:
+    return grant_of(request).narrowed(audience)
+
+
+ReaderGrant = Annotated[Grant, Depends(_reader_of)]
+"""Of a route that shows events: the caller's grant, or less if it asked for less."""
 
 
 class CheckedRoute(APIRoute):

@@ -61,7 +61,9 @@ def _heartbeat(
 SignsOfLife = Annotated[Heartbeat, Depends(_heartbeat)]
 
 
-def wanted_format(accept: str, compact: bool) -> Format:
+def wanted_format(accept: str, *, compact: bool = False, is_public: bool = False) -> Format:
     if NDJSON_MEDIA_TYPE in accept:
-        return Format.COMPACT_NDJSON if compact else Format.NDJSON
-    return Format.COMPACT if compact else Format.EXACT
+        form = Format.COMPACT_NDJSON if compact else Format.NDJSON
+    else:
+        form = Format.COMPACT if compact else Format.EXACT
+    return form.for_public if is_public else form

@@ -13,12 +13,24 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from broker.dialects.sse import MEDIA_TYPE
-from broker.service.bodies import AppendEvents, Body, Cancel, CreateStream, ProducerHeartbeat, Regenerate
+from broker.service.bodies import (
+    AppendEvents,
+    Body,
+    Cancel,
+    CreateStream,
+    Decide,
+    GiveInput,
+    ProducerHeartbeat,
+    Regenerate,
+)
 from broker.web import problems
 from broker.web.answers import ANSWERS
 
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
-_BODIES: tuple[type[Body], ...] = (CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat)
+_BODIES: tuple[type[Body], ...] = (
+    *(CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat),
+    *(GiveInput, Decide),
+)
 _REF = "#/components/schemas/{model}"
 _STRING = {"schema": {"type": "string"}}
 _SSE = {
@@ -55,6 +67,7 @@ TAGS = {
     "Start": "Start a generation, once more, and stop it",
     "Follow": "Responses that continue",
     "Read": "A stream as it is now",
+    "Agents": "Which there are, what one is told while it runs, and what it may do",
     "Produce": "Write a stream from outside",
     "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
-from broker.dialects.format import Batch
+from broker.dialects.format import Batch, Format
 from broker.live.tail import Step
 from broker.log.event import Event
 from broker.log.readable import ReadableLog
@@ -21,16 +21,17 @@ class Span(NamedTuple):
 
 
 async def paced(
-    log: ReadableLog, sid: str, span: Span, *, speed: float, heartbeat_s: float
+    log: ReadableLog, sid: str, span: Span, form: Format, *, speed: float, heartbeat_s: float
 ) -> AsyncGenerator[Step, None]:
     """Events, each at its own time: t (ms) after the first event's, divided by speed; speed 0 is all at once.
 
-    Against absolute deadlines, so that no error adds up. Silence is broken by signs of life.
+    Those alone that `form` shows: what is hidden takes no time. Against absolute deadlines, so that no error adds up.
+    Silence is broken by signs of life.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
     first: Event | None = None
-    async for page in _pages(log, sid, span):
+    async for page in _pages(log, sid, span, form):
         if not speed:
             yield Batch(page)
             continue
@@ -44,17 +45,18 @@ async def paced(
             yield Batch([event])
 
 
-async def is_empty(log: ReadableLog, sid: str, span: Span) -> bool:
-    async with aclosing(_pages(log, sid, span)) as pages:
+async def is_empty(log: ReadableLog, sid: str, span: Span, form: Format) -> bool:
+    async with aclosing(_pages(log, sid, span, form)) as pages:
         return await anext(pages, None) is None
 
 
-async def _pages(log: ReadableLog, sid: str, span: Span) -> AsyncGenerator[list[Event], None]:
+async def _pages(log: ReadableLog, sid: str, span: Span, form: Format) -> AsyncGenerator[Sequence[Event], None]:
     cursor, more = span.after, True
     while more:
         page = await log.read_page(sid, cursor)
         events = [event for event in page.events if event.id <= span.last]
         if events:
-            yield events
+            if shown := form.shown(events):
+                yield shown
             cursor = events[-1].id
         more = page.more and len(events) == len(page.events)

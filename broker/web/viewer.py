@@ -266,9 +266,10 @@ class EventsResponse(Response):
                     opening = b""
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
-                    span = (step.events[0].id, step.events[-1].id) if isinstance(step, Batch) else None
+                    span = step.span(self._format) if isinstance(step, Batch) else None
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
-                    await self._send(send, body)
+                    if body:  # an empty chunk would be the body's end
+                        await self._send(send, body)
                     del body
                     if span:
                         self._view.delivered(*span)

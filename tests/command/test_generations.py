@@ -4,13 +4,16 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.log.agents import Agents, Announced
 from tests.command.conftest import Ended, Running
 from tests.rig.deployment import HTTP, Deployment, wait_until
+from tests.rig.streams import with_redis
 
 Lastevent = Callable[..., Ended]
 Start = Callable[..., Running]
@@ -79,6 +82,41 @@ def test_generate_takes_several_models_and_a_schema_and_says_that_the_answer_is_
     assert request["output_schema"] == {"type": "object"}
     assert ended.returncode == 1
     assert ended.stderr.decode().endswith("the answer is not what its schema asks for: The answer is not JSON.\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "request_"),
+    [
+        (["hello"], "", {"messages": [{"role": "user", "content": "hello"}]}),
+        (["--input", "null"], "", {"input": None}),
+        (["--input", "-"], '{"order": ["A17", 5]}', {"input": {"order": ["A17", 5]}}),
+    ],
+)
+def test_generate_asks_an_agent_with_a_prompt_or_with_an_input(
+    lastevent: Lastevent, deployment: Deployment, asked: list[str], given: str, request_: dict[str, Any]
+) -> None:
+    agents, session = {"support": Announced("of-the-command", None, [], [])}, f"cmd-agent {given} {asked}"
+    with_redis(deployment, lambda log: Agents(log.redis, log.keys).announce(agents))
+    options = ["--agent", "support", "--session", session]
+    with ThreadPoolExecutor(1) as beside:
+        generating = beside.submit(lastevent, "generate", *asked, *options, url=deployment.url, given=given.encode())
+        path = f"{deployment.url}/v1/sessions/{session}?include=request"
+        wait_until(lambda: generating.done() or HTTP.get(path).json()["streams"], "it has started a stream")
+        stream = HTTP.get(path).json()["streams"][0]
+        HTTP.post(f"{deployment.url}/v1/streams/{stream['id']}/cancel")
+        assert generating.result().returncode == 1
+    assert stream["request"] == {"agent": "support", **request_}
+    with_redis(deployment, lambda log: log.redis.delete(log.keys.agents, log.keys.jobs_of("of-the-command")))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [([], b"give a prompt"), (["x", "--input", "1"], b"give a prompt"), (["--input", "{"], b"it is no JSON")],
+)
+def test_what_generate_is_to_ask_is_given_once(lastevent: Lastevent, options: list[str], why: bytes) -> None:
+    ended = lastevent("generate", *options, "--agent", "support")
+    assert ended.returncode == 2
+    assert why in ended.stderr
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, b"cannot be read"), ("{", b"no JSON")])

@@ -192,16 +192,36 @@ def test_thinking_and_tools_are_told_on_a_terminal(terminal: io.StringIO, capsys
         for one, said in (
             (event("thinking_delta", text="secret"), "thinking"),
             (event("tool_start", tool="web_search"), "web_search is called"),
+            (event("internal.thinking_delta", text="secret"), "thinking"),
+            (event("internal.tool_start", tool="a_step"), "a_step is called"),
             (event("tool_progress", tool="web_search", message="page 3"), "page 3"),
-            (event("tool_error", tool="web_search"), "web_search failed"),
+            (event("tool_error", tool="web_search", code="timeout"), "[web_search: timeout]"),
+            (event("tool_start", tool="refund", title="Refunding", tool_call_id="c1"), "Refunding is called"),
+            (event("tool_end", tool="refund", tool_call_id="c1", duration_ms=1234), "[Refunding: done (1.2 s)]"),
         ):
             shown.show(one)
             wait_until(lambda said=said: said in terminal.getvalue(), f"it says {said}")
+        shown.show(event("internal.text_delta", text="secret"))
         shown.show(event("text_delta", text="half a "))
         shown.show(event("thinking_delta", text="between two words"))
+        shown.show(event("tool_end", tool="refund", tool_call_id="c1", duration_ms=9999))
         shown.show(event("text_delta", text="line"))
     assert capsys.readouterr().out == "half a line\n"
     assert "secret" not in terminal.getvalue()
+    assert "10.0 s" not in terminal.getvalue(), "in the middle of a line"
+
+
+def test_that_an_approval_is_waited_for_is_said_also_where_nobody_sees_a_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Screen(as_json=False) as shown:
+        shown.show({"id": 5, "event": "text_delta", "data": {"text": "I ask."}})
+        shown.show({"id": 6, "event": "approval_request", "data": {"approval_id": "a1", "tool": "refund\x1b[2J"}})
+        shown.show({"id": 7, "event": "tool_end", "data": {"tool": "refund"}})
+    said = capsys.readouterr()
+    assert said.out == "I ask.\n"
+    assert said.err.startswith("[refund[2J: waits for an approval. POST /v1/streams/…/approvals/a1 ")
+    assert said.err.count("\n") == 1
 
 
 def test_on_a_terminal_ls_leaves_out_what_does_not_fit(deployment: Deployment, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from broker.live.topic import Topic
 from broker.log.access import AccessRecord, View
 from broker.log.event import encode_data
 from broker.log.keys import Keys
-from broker.log.steps import Claimed
+from broker.log.steps import Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.web.viewer import Ended, EventsResponse, Viewers
 from tests.rig.long import LONG
@@ -45,6 +45,7 @@ class Wire(asyncio.Transport):
         self.is_closed = False
 
     def write(self, data: Any) -> None:
+        assert not data.startswith(b"0\r\n"), "an empty chunk is the end of a body"
         if self.is_closed:
             raise RuntimeError("the handler is closed")
         self.body += data
@@ -66,6 +67,10 @@ def lane(form: Format = Format.EXACT, turns: int = 8) -> tuple[Lane, Wire]:
 
 def said(first: int, *words: str, kind: str = "text_delta") -> bytes:
     return "\n".join(f"{n}\n0\n{kind}\n{word}" for n, word in enumerate(words, first)).encode()
+
+
+def kept_back(first: int, *words: str) -> bytes:
+    return said(first, *words, kind="internal.note")
 
 
 # -- a topic and its live viewers ----------------------------------------------------------------------------
@@ -207,6 +212,48 @@ async def test_one_wheel_breaks_the_silence_of_all_live_viewers(topic: Topic) ->
         task.cancel()
 
 
+async def test_what_is_internal_is_written_to_those_who_may_see_it(topic: Topic) -> None:
+    carriers = {form: lane(form) for form in Format}
+    tasks = [await carried(topic, one, 4) for one, _ in carriers.values()]
+    topic.publish([kept_back(5, "a")])
+    topic.publish([said(6, '{"text":"b"}') + b"\n" + kept_back(7, "c", "d") + b"\n" + said(9, '{"text":"e"}')])
+    topic.publish([kept_back(10, "f")])
+    topic.reset(version=0)
+    assert [await task for task in tasks] == [10] * len(tasks), "all are at the same place"
+    seen = {form: (b"internal" in wire.body, one.wrote) for form, (one, wire) in carriers.items()}
+    assert seen == {form: (False, (6, 9)) if form.is_public else (True, (5, 10)) for form in Format}
+    for (_, wire), (_, other) in ((carriers[form], carriers[form.for_public]) for form in Format if not form.is_public):
+        assert other.body
+        assert len(other.body) < len(wire.body)
+
+
+async def test_who_is_written_nothing_leaves_without_a_range(topic: Topic) -> None:
+    viewer, wire = lane(Format.PUBLIC_EXACT)
+    task = await carried(topic, viewer, 4)
+    topic.publish([kept_back(5, "a", "b")])
+    topic.release_lane(viewer)
+    assert await task == 6
+    assert (viewer.wrote, wire.body) == (None, b"")
+    task = await carried(topic, viewer, 6)
+    topic.publish([said(7, "c")])
+    topic.publish([kept_back(8, "d")])
+    viewer.pause()
+    assert await task == 8
+    assert viewer.wrote == (7, 7)
+
+
+async def test_a_sign_of_life_is_due_by_what_a_viewer_was_sent_and_not_by_what_others_were(topic: Topic) -> None:
+    (owner, wire), (user, user_wire) = lane(turns=3), lane(Format.PUBLIC_EXACT, turns=3)
+    tasks = [await carried(topic, viewer, 0) for viewer in (owner, user)]
+    for n in range(1, 7):
+        topic.publish([kept_back(n, "a")])
+        topic.turn()
+    assert user_wire.body == 2 * chunk(b": ping\n")
+    assert b"ping" not in wire.body
+    for task in tasks:
+        task.cancel()
+
+
 async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carried() -> None:
     """Its task could learn of it too late: after it had joined the live ones, with a connection that is closed."""
     redis = fakeredis.FakeAsyncRedis()
@@ -239,9 +286,10 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
 class Viewer:
     """Serves a stream to a wire as viewer.py does; `send` waits while the connection takes no more."""
 
-    def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int) -> None:
+    def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int, form: Format) -> None:
         self.cursor = cursor
-        self.lane, self.wire = lane()
+        self.form = form
+        self.lane, self.wire = lane(form)
         self.has_left = False
         self._room = asyncio.Event()
         self._room.set()
@@ -269,11 +317,12 @@ class Viewer:
         self.task.cancel()
 
     async def _serve(self, log: StreamLog, hub: Hub, sid: str) -> None:
-        async for step in follow(log, hub, sid, self.cursor, self.lane):
+        async for step in follow(log, hub, sid, self.cursor, self.lane, form=self.form):
             await self._room.wait()
             if step is not None:
                 assert not isinstance(step, tuple), "nothing is lost here: no gap"
-                self.wire.write(chunk(step.render(Format.EXACT)))
+                if body := step.render(self.form):
+                    self.wire.write(chunk(body))
 
 
 class World:
@@ -284,7 +333,7 @@ class World:
         self.claimed = claimed
         self.hub = Hub(log.redis, log.keys)
         self.channel = log.keys.stream(claimed.sid).live.encode()
-        self.tail = 1
+        self.tail = self.public_tail = 1
         self.coming: deque[bytes] = deque()
         self.came: list[bytes] = []
         self.viewers: list[Viewer] = []
@@ -309,7 +358,8 @@ class World:
             case "subscribe":
                 self.subscribe()
             case "join":
-                self.viewers.append(Viewer(self.log, self.hub, self.claimed.sid, n % (self.tail + 1)))
+                form = Format.PUBLIC_EXACT if n % 2 else Format.EXACT
+                self.viewers.append(Viewer(self.log, self.hub, self.claimed.sid, n % (self.tail + 1), form))
             case "stall" if here:
                 here[n % len(here)].stall()
             case "resume" if here:
@@ -323,10 +373,11 @@ class World:
                     await asyncio.sleep(0)
 
     async def append(self, count: int) -> None:
-        events = text(*map(str, range(count)))
         first, self.tail = self.tail + 1, self.tail + count
-        await self.log.append(batch(self.claimed, first, *events))
-        self.coming.append(said(first, *(event.data.decode() for event in events)))
+        kinds = {n: "internal.note" if n % 8 in (3, 4, 5, 7) else "text_delta" for n in range(first, self.tail + 1)}
+        self.public_tail = max((n for n, kind in kinds.items() if kind == "text_delta"), default=self.public_tail)
+        await self.log.append(batch(self.claimed, first, *(Unsent(kind, b'{"text":"a"}') for kind in kinds.values())))
+        self.coming.append(b"\n".join(said(n, '{"text":"a"}', kind=kind) for n, kind in kinds.items()))
 
     async def quiet(self, *, by_subscription: bool) -> None:
         """Whatever was lost, a new subscription or the next event brings everybody who reads to the tail."""
@@ -339,7 +390,9 @@ class World:
         async with asyncio.timeout(LIMIT_S):
             # Every turn of the loop counts here.
             while any(  # noqa: ASYNC110
-                v.has_got < self.tail for v in self.viewers if not (v.has_left or v.is_stalled)
+                v.has_got < (self.public_tail if v.form.is_public else self.tail)
+                for v in self.viewers
+                if not (v.has_left or v.is_stalled)
             ):
                 await asyncio.sleep(0)
 
@@ -370,9 +423,10 @@ class World:
                     await viewer.task
 
     async def check(self) -> None:
-        everything = [event.id for event in await self.log.read_all(self.claimed.sid)]
+        everything = await self.log.read_all(self.claimed.sid)
         for viewer in self.viewers:
-            expected = [n for n in everything if n > viewer.cursor]
+            expected = [event.id for event in viewer.form.shown(everything) if event.id > viewer.cursor]
+            assert set(viewer.lane.wrote or ()) <= set(expected)
             if viewer.has_left:
                 assert viewer.wire.ids == expected[: len(viewer.wire.ids)]
             else:
@@ -399,7 +453,7 @@ def test_viewers_that_join_stall_resume_and_leave_at_every_step_get_every_event_
         async with fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()) as client:
             log = StreamLog(client, Keys())
             world = World(log, await running(log))
-            for action, n in [("join", 0), ("join", 0), ("join", 0), ("wait", 1), ("quiet", 0), *steps]:
+            for action, n in [("join", 0), ("join", 1), ("join", 2), ("wait", 1), ("quiet", 0), *steps]:
                 await world.step(action, n)
             await world.end(by_seizure=by_seizure)
             await world.check()

@@ -401,6 +401,15 @@ async def test_a_released_stream_may_be_claimed_at_once_and_its_old_writer_is_fe
     assert await log.redis.zscore(log.keys.leases, first.sid) == 0, "a sweeper looks at once"
 
 
+async def test_an_attempt_that_did_not_begin_gives_its_number_back(log: StreamLog) -> None:
+    first = await running(log)
+    second = await taken_over(log, first.sid)
+    await log.release(second.sid, second.pen, unbegun=True)
+    third = await log.claim(first.sid, "claim-3", "worker-3")
+    assert (second.attempt, third.attempt) == (2, 2)
+    assert third.pen.epoch == second.pen.epoch + 1
+
+
 async def test_only_who_holds_the_pen_can_give_it_up(log: StreamLog) -> None:
     first = await running(log)
     await taken_over(log, first.sid)

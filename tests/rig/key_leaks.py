@@ -16,11 +16,12 @@ UNARCHIVED, ERASING, VIEWS = "le:unarchived", "le:erasing", "le:views"
 # Zsets whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run,
 # the others by the archiver.
 WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS})
+OF_AN_APP = "le:jobs:"
 
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:
@@ -39,7 +40,7 @@ async def _keys(client: Any) -> Any:
 
 async def _is_leaked(client: Any, key: str) -> bool:
     # -1 is "no TTL"; -2 is "expired since the scan saw it".
-    if await client.ttl(key) != -1 or key in WORKED_OFF or key == SECRET:
+    if await client.ttl(key) != -1 or key in WORKED_OFF or key.startswith(OF_AN_APP) or key == SECRET:
         return False
     of_a_stream = _OF_A_STREAM.fullmatch(key)
     if of_a_stream and of_a_stream["what"] == "views":

@@ -9,14 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from broker.errors import LeaseHeld
 from broker.log.event import encode_data
+from broker.log.inputs import MAX_WAITING
 from broker.log.meta import NewStream, new_claim_id, new_sid
 from broker.log.steps import Append, Claimed, Seized, Seizure, Unsent
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
+from broker.store.connect import connect
+
+if TYPE_CHECKING:
+    from tests.rig.deployment import Deployment
+
+T = TypeVar("T")
 
 LIMIT_S = 60.0
 PROMPT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
@@ -78,6 +85,14 @@ def batch(claimed: Claimed, first: int, *events: Unsent) -> Append:
     return Append(claimed.sid, claimed.pen, first, events)
 
 
+async def tell_as_much_as_may_wait(log: StreamLog, sid: str) -> list[str]:
+    """Inputs of this stream's agent, written at once as the step writes each of them; their ids."""
+    async with log.redis.pipeline(transaction=False) as pipe:
+        for _ in range(MAX_WAITING):
+            pipe.xadd(log.keys.stream(sid).inputs, {"k": "input", "d": "{}"})
+        return [entry_id.decode() for entry_id in await pipe.execute()]
+
+
 async def ids(log: StreamLog, sid: str) -> list[int]:
     return [event.id for event in await log.read_all(sid)]
 
@@ -96,6 +111,16 @@ async def meta(log: StreamLog, sid: str) -> dict[str, str]:
 async def seize(log: StreamLog, sid: str, kind: str, data: bytes, *, claim_id: str = "", **options: bool) -> Seized:
     """An ending that nobody keeps."""
     return await log.seize_or_put_back(Seizure(sid, claim_id or new_claim_id(), kind, data), **options)
+
+
+def with_redis(deployment: Deployment, step: Callable[[StreamLog], Awaitable[T]]) -> T:
+    """What a step on a deployment's own log gives, for tests that are no coroutines."""
+
+    async def run() -> T:
+        async with connect(deployment.redis_url) as redis:
+            return await step(StreamLog(redis))
+
+    return asyncio.run(run())
 
 
 # -- what may befall a stream ----------------------------------------------------------------------------

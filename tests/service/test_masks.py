@@ -85,6 +85,21 @@ def test_thinking_and_each_tool_calls_arguments_are_read_joined_too(redactor: Re
     ]
 
 
+def test_internal_deltas_are_read_joined_too_by_themselves_and_with_the_public_ones(redactor: Redactor) -> None:
+    events = log(
+        *texts("555", kind="internal.thinking_delta"),
+        *texts("777", kind="thinking_delta"),
+        ("internal.tool_args_delta", {"tool_call_id": "a", "partial_json": "666-"}),
+        *texts("-1234", kind="internal.thinking_delta"),
+        ("internal.tool_args_delta", {"tool_call_id": "a", "partial_json": "1234"}),
+        *texts("888", kind="internal.agent_text_delta"),
+        *texts("-1234", kind="internal.agent_text_delta"),
+    )
+    masked = data(redactor.mask_events(events, Watch()))
+    said = [one.get("text") or one["partial_json"] for one in masked]
+    assert said == ["███", "███", "████", "█████", "████", "███", "█████"]
+
+
 def test_a_match_in_one_delta_hides_no_longer_one_across_two(redactor: Redactor) -> None:
     redactor = Redactor([Mask("number", regex.compile(r"[0-9]{6,}"))])
     masked = data(redactor.mask_events(log(*texts("411111", "1111", "9")), Watch()))

@@ -8,13 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from broker.log.agents import Agents, Announced
 from broker.settings import load_settings
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment, wait_until
 from tests.rig.npm import install
+from tests.rig.streams import with_redis
 from tests.web.test_start import EVERYTHING
 from tests.web.wire import Api
 
@@ -26,7 +29,7 @@ OPERATIONS = [
 ]
 THEIRS = {
     *("metadata", "data", "content", "usage", "native", "system", "tools", "tool_choice", "thinking"),
-    *("output_schema", "provider_options"),
+    *("output_schema", "provider_options", "input", "input_schema"),
 }
 """Fields whose JSON is a caller's or a provider's own, so no client can know its form. (`usage`: an external
 producer's ending may say anything there.)"""
@@ -103,6 +106,8 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
             ("readyz", api.get("/readyz")),
             ("models", api.get("/v1/models")),
             ("create_stream", api.post("/v1/streams", json={**EVERYTHING, "model": ["anthropic/a", "fast"]})),
+            ("create_stream", api.post("/v1/streams", json={"prompt": "x", "transform": {"tags": ["tool"]}})),
+            *of_an_agent(archived, api),
         ]
         assert api.delete(f"/v1/streams/{erased}").status_code in (202, 204)
         wait_until(
@@ -118,6 +123,24 @@ def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None
         assert errors(schema_of(name, str(answer.status_code)), answer.json()) == [], name
     for line in lines.text.splitlines():
         assert errors({"$ref": "#/components/schemas/Event"}, json.loads(line)) == []
+
+
+def of_an_agent(deployment: Deployment, api: Api) -> list[tuple[str, httpx.Response]]:
+    agent = Announced("of-openapi", {"type": "string"}, ["args"], [{"name": "refund", "title": None}])
+    with_redis(deployment, lambda log: Agents(log.redis, log.keys).announce({"support": agent}))
+    started = api.post("/v1/streams", json={"agent": "support", "input": "x"})
+    sid = started.json()["id"]
+    with_redis(deployment, lambda log: log.inputs.ask(sid, "a1", {}))
+    answers = [
+        ("create_stream", started),
+        ("stream", api.get(f"/v1/streams/{sid}")),
+        ("agents", api.get("/v1/agents")),
+        ("give_input", api.post(f"/v1/streams/{sid}/input", json={"text": "x"})),
+        ("decide", api.post(f"/v1/streams/{sid}/approvals/a1", json={"approve": True})),
+        ("cancel", api.post(f"/v1/streams/{sid}/cancel")),
+    ]
+    with_redis(deployment, lambda log: log.redis.delete(log.keys.agents, log.keys.jobs_of("of-openapi")))
+    return answers
 
 
 def schema_of(name: str, status: str) -> dict[str, Any]:

@@ -65,6 +65,15 @@ async def test_a_stream_waits_once_in_its_first_place(redis: Redis, queue: ArqRe
     await redis.flushdb()
 
 
+async def test_an_apps_streams_wait_in_a_queue_of_their_own(redis: Redis, queue: ArqRedis) -> None:
+    await enqueue(queue, Keys(), "plain")
+    await enqueue(queue, Keys(), "an agent's", app="shop")
+    await enqueue(redis, Keys(), "another's", app="shop")  # any client will do
+    assert await redis.zrange("le:jobs", 0, -1) == [b"plain"]
+    assert await redis.zrange("le:jobs:shop", 0, -1) == [b"an agent's", b"another's"]
+    await redis.flushdb()
+
+
 async def test_the_order_is_redis_clock_and_to_every_worker_long_past(redis: Redis, queue: ArqRedis) -> None:
     await enqueue(queue, Keys(), "a")
     [(_, score)] = await redis.zrange(Keys().jobs, 0, -1, withscores=True)

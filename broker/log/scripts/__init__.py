@@ -5,4 +5,5 @@ create.lua    a stream with its event 1           seize.lua     take the pen and
 claim.lua     a worker takes the pen              restore.lua   put back a stream that Redis lost
 append.lua    add events, renew the lease         archived.lua  the archive holds it: retention starts
 release.lua   give the pen back                   erase.lua     content goes, a tombstone stays
+inputs.lua    tell the agent something
 """

@@ -14,4 +14,5 @@ end
 redis.call('HSETNX', META, 'archived', ARGV[1])
 redis.call('PEXPIRE', META, ARGV[2])
 redis.call('PEXPIRE', LOG, ARGV[2])
+redis.call('PEXPIRE', INPUTS, ARGV[2])
 return { 'OK' }

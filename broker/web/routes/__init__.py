@@ -4,6 +4,7 @@ starting.py   POST /v1/streams, …/regenerate, …/cancel
 following.py  GET …/events, …/replay: responses that continue
 reading.py    GET …/{id}, …/text, …/message, …/export: a stream as it is now
 producing.py  POST …/events, …/heartbeat: external producers
+telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
 listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 operating.py  GET /healthz, /readyz, /metrics

@@ -27,7 +27,7 @@ from broker.log.access import View
 from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
-from broker.web.grants import CheckedRoute, grant_of, needs, reader, reader_by_key
+from broker.web.grants import CheckedRoute, ReaderGrant, needs, reader, reader_by_key
 from broker.web.inputs import (
     Accept,
     Cursors,
@@ -45,7 +45,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
 def cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: an EventSource gets an answer that it comes back after, others the error."""
-    if wanted_format(request.headers.get("accept", ""), compact=False).is_ndjson:
+    if wanted_format(request.headers.get("accept", "")).is_ndjson:
         raise passing
     return CutResponse(passing)
 
@@ -56,6 +56,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 async def events(
     request: Request,
     sid: str,
+    grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
     accept: Accept = "*/*",
@@ -64,8 +65,7 @@ async def events(
 ) -> Response:
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
-    grant = grant_of(request)
-    form = wanted_format(accept, compact == "1")
+    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
     try:
         tier.require_place(sid, grant)
         cursor = cursors.resume_at()
@@ -78,7 +78,7 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    steps = steps_of(tier, found, grant, log, sid, cursor, follows=follows == "1", heartbeat=heartbeat)
+    steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
         steps,
@@ -95,6 +95,7 @@ async def events(
 async def replay_paced(
     request: Request,
     sid: str,
+    grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
     speed: Annotated[float, Query(ge=0, le=10_000, allow_inf_nan=False, description="0: at once")] = 1.0,
@@ -103,22 +104,22 @@ async def replay_paced(
 ) -> Response:
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
-    grant = grant_of(request)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
     tier.require_place(sid, grant)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     cursor = found.meta.tail if cursor is None else cursor
     log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
-    if cursor and await is_empty(log, sid, span):
+    if cursor and await is_empty(log, sid, span, form):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
-    view = view_of(request, sid, grant, "replay", cursor)
+    view = view_of(request, sid, grant, grant.names("replay"), cursor)
     silence_s = heartbeat.every_s or tier.settings.heartbeat_s
     return EventsResponse(
         tier.viewers,
-        lambda _: paced(log, sid, span, speed=speed, heartbeat_s=silence_s),
-        Format.EXACT,
-        heartbeat=Format.EXACT.render_heartbeat(heartbeat),
+        lambda _: paced(log, sid, span, form, speed=speed, heartbeat_s=silence_s),
+        form,
+        heartbeat=form.render_heartbeat(heartbeat),
         view=view,
         grant=grant,
         refuses_with_status=True,
@@ -132,13 +133,14 @@ def steps_of(
     log: ReadableLog,
     sid: str,
     cursor: int,
+    form: Format,
     *,
     follows: bool = True,
     heartbeat: Heartbeat,
 ) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
     """A stream that Redis has is followed. One that the archive has is at its end, and so is what is read masked."""
     if follows and found.is_in_redis and not grant.is_masked:
-        return partial(follow, tier.log, tier.hub, sid, cursor, heartbeat_s=heartbeat.every_s)
+        return partial(follow, tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=heartbeat.every_s)
     return lambda _: replay(log, sid, cursor)
 
 

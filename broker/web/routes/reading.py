@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
 from broker.web.answers import AssistantMessage, Stream, StreamState
-from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs, reader
+from broker.web.grants import CheckedRoute, ReaderGrant, any_key, full_key, grant_of, needs, reader
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -32,13 +32,13 @@ async def stream(request: Request, sid: str) -> Response:
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
 @needs(reader)
-async def text(request: Request, sid: str) -> Response:
+async def text(request: Request, sid: str, grant: ReaderGrant) -> Response:
     """The text since the last restart, and in Last-Event-ID where to continue."""
-    tier, grant = Tier.of(request), grant_of(request)
+    tier = Tier.of(request)
     if grant.token:
         tier.connects.require(grant.token)
     answer, *span = await while_here(request, tier.reading.text(sid, grant))
-    tier.note_reading(request, grant, "text", sid, span=(span[0], span[1]))
+    tier.note_reading(request, grant, grant.names("text"), sid, span=(span[0], span[1]))
     return Response(answer, media_type="text/plain; charset=utf-8", headers={"Last-Event-ID": str(span[1])})
 
 
@@ -59,13 +59,15 @@ async def message(request: Request, sid: str) -> Response:
 async def export(
     request: Request,
     sid: str,
+    grant: ReaderGrant,
     redacted: Annotated[Literal["0", "1"], Query(description="1: with masks applied")] = "0",
 ) -> Response:
-    """The last line is its seal, if there is one. A masked export names its masks before that."""
+    """The last line is its seal, if there is one. A masked export names its masks before that. What users see has no
+    seal: that is the whole log's.
+    """
     tier = Tier.of(request)
-    grant = grant_of(request)
     export = tier.reading.export(sid, grant, is_redacted=redacted == "1")
     body, *span = await while_here(request, export)
-    tier.note_reading(request, grant, "export", sid, span=(span[0], span[1]))
+    tier.note_reading(request, grant, grant.names("export"), sid, span=(span[0], span[1]))
     name = {"Content-Disposition": f'attachment; filename="{sid}.ndjson"'}
     return Response(body, media_type=NDJSON_MEDIA_TYPE, headers=name)

@@ -6,18 +6,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
-from broker.dialects.format import Format, Heartbeat
+from broker.dialects.format import Heartbeat
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
 from broker.web.answers import Ended, StartedStream, Stream
-from broker.web.grants import CheckedRoute, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, ReaderGrant, full_key, grant_of, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
     IdempotencyKey,
     SignsOfLife,
+    wanted_format,
 )
 from broker.web.openapi import takes
 from broker.web.routes.following import has_ended_at, steps_of, view_of
@@ -35,6 +36,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Start"])
 @needs(full_key)
 async def create_stream(
     request: Request,
+    grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
     accept: Accept = "*/*",
@@ -42,7 +44,6 @@ async def create_stream(
 ) -> Response:
     """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
-    grant = grant_of(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     with tier.intake.place() as place:
@@ -61,6 +62,7 @@ async def create_stream(
 async def regenerate(
     request: Request,
     sid: str,
+    grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
     accept: Accept = "*/*",
@@ -68,7 +70,6 @@ async def regenerate(
 ) -> Response:
     """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
-    grant = grant_of(request)
     _require_place(tier, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
@@ -115,13 +116,14 @@ async def _answer(
     cursor = record["last_event_id"] if cursor is None else cursor
     found = await tier.streams.look_up_content(sid, grant)
     log = await tier.reading.log(sid, found, grant)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
     return EventsResponse(
         tier.viewers,
-        steps_of(tier, found, grant, log, sid, cursor, heartbeat=heartbeat),
-        Format.EXACT,
+        steps_of(tier, found, grant, log, sid, cursor, form, heartbeat=heartbeat),
+        form,
         location,
-        heartbeat=Format.EXACT.render_heartbeat(heartbeat),
-        view=view_of(request, sid, grant, Format.EXACT.access_name, cursor),
+        heartbeat=form.render_heartbeat(heartbeat),
+        view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
         joins_at=joins_at,
     )

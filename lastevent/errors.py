@@ -1,0 +1,51 @@
+"""Everything that can go wrong, for those who write agents.
+
+Exception
+├── ToolError          what a tool raises: its message reaches the model
+│   └── CallFailed     a call did not work out; `code` says why
+├── InvalidValue       a value is not what its type asks for
+└── AppError           the app itself cannot be run: said at its import
+BaseException
+└── AgentBlocked       this code held the event loop up; raised right within it
+"""
+
+from __future__ import annotations
+
+
+class ToolError(Exception):
+    """A tool failed, and its message may be read by the model. Of any other exception the model reads the type alone.
+
+    `retry`: try twice more, with the same idempotency key, before the model hears of it.
+    """
+
+    def __init__(self, message: str, retry: bool = False) -> None:
+        super().__init__(message)
+        self.retry = retry
+
+
+class CallFailed(ToolError):
+    """A call of a tool, a step or another agent did not work out.
+
+    `code`: failed, timeout, result_too_large, outcome_unknown (it was begun before a worker was lost, and nobody knows
+    how it ended), not_approved, too_many_calls, or what the worker said. It is the same, and raised at the same place,
+    when the run is taken over: the journal has it.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidValue(Exception):
+    """Says where and why, never what was there."""
+
+
+class AppError(Exception):
+    pass
+
+
+class AgentBlocked(BaseException):
+    """The code held the event loop up for LASTEVENT_AGENT_BLOCKED_S seconds, and every other run of this process.
+
+    A BaseException, since `except Exception` around a slow call must not keep it going.
+    """

@@ -1,0 +1,147 @@
+"""An app with one of each: own code as a generator and as a coroutine, the built-in loop, tools of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from lastevent import NOT_DONE, Agent, Context, Limits, Status, ToolError, agent, tool
+
+
+class Order(BaseModel):
+    order_id: str
+    cents: int
+
+
+@dataclass
+class Ask:
+    question: str
+    times: int = 1
+
+
+@tool(idempotent=True, title="Looking it up")
+async def find_order(order_id: str) -> Order:
+    """Find an order by its number."""
+    return Order(order_id=order_id, cents=1200)
+
+
+@tool(timeout_s=20, key=("order_id",), approval=lambda args: args["cents"] > 10_000)
+def refund(ctx: Context, order_id: str, cents: Annotated[int, Field(gt=0, le=50_000)]) -> str:
+    """Refund an order."""
+    ctx.progress("Asking the bank…", order_id=order_id)
+    return f"refunded {cents} of {order_id} under {ctx.idempotency_key}"
+
+
+async def ask_the_bank(ctx: Context, order_id: str) -> object:
+    return NOT_DONE if order_id == "new" else {"paid": order_id, "by": ctx.idempotency_key}
+
+
+@tool(resolve=ask_the_bank, public=False)
+async def pay(order_id: str) -> dict[str, str]:
+    return {"paid": order_id}
+
+
+@tool(timeout_s=0.1)
+async def sleepy(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "awake"
+
+
+tries = 0
+
+
+@tool
+async def moody(good_after: int) -> int:
+    global tries
+    tries += 1
+    if tries <= good_after:
+        raise ToolError("Not in the mood.", retry=True)
+    return tries
+
+
+@tool
+def broken(secret: str) -> str:
+    raise ValueError(f"never show {secret}")
+
+
+@tool
+def holding(how: str) -> None:
+    hold(how)
+
+
+@agent("digest")
+async def digest(ctx: Context, ask: Ask):
+    """Says its question back."""
+    yield Status("Reading…")
+    for _ in range(ask.times):
+        yield ask.question
+
+
+@agent("clerk", limits=Limits(seconds=30))
+async def clerk(ctx: Context, order_id: str) -> dict[str, object]:
+    order = await find_order(order_id)
+    said = await asyncio.to_thread(refund, order_id, order.cents)
+    await ctx.text(said)
+    noted = await ctx.step("note", lambda one: {"noted": one}, order_id)
+    return {"order": order, "noted": noted}
+
+
+@agent("sturdy")
+async def sturdy(ctx: Context, seconds: float) -> None:
+    try:
+        await ctx.text("waiting")
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(seconds)
+        print("the finally is over", flush=True)
+
+
+@agent("blocker")
+async def blocker(ctx: Context, how: str):
+    yield "I hold it up."
+    if how == "task":
+        await asyncio.create_task(_hold_soon("sleep"))
+    else:
+        hold(how)
+    yield "never said"
+
+
+@agent("counter")
+async def counter(ctx: Context, times: int):
+    for number in range(times):
+        yield f"{number} "
+
+
+@agent("leaver")
+async def leaver(ctx: Context, code: int) -> None:
+    raise SystemExit(code)
+
+
+support = Agent(
+    "support",
+    model="anthropic/claude-sonnet-5-5",
+    fallbacks=["openai/gpt-5.2"],
+    instructions=lambda ctx, prompt: f"You help {ctx.user_id}, who asked: {prompt.text}",
+    tools=[find_order, refund, pay, sleepy, moody, broken, holding, digest],
+    show=["results"],
+)
+
+
+async def _hold_soon(how: str) -> None:
+    hold(how)
+
+
+def hold(how: str) -> None:
+    if how == "sleep":
+        time.sleep(60)
+    elif how == "spin":
+        while True:
+            pass
+    else:
+        ours, _theirs = socket.socketpair()
+        ours.recv(1)

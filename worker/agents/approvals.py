@@ -1,0 +1,79 @@
+"""A person's word before a call. The run waits for it without a slot, and its time does not run meanwhile.
+
+    approval_request → a decision by POST, or none in time, which is a refusal → internal.approval → the call, or not
+
+An approval's id is made of its call's key, so a takeover waits for the same one, or finds it decided. What came before
+is not done again: it is in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from broker.log.event import OURSELVES
+from worker.agents import inputs
+from worker.agents.caps import Allowance, until_answered
+from worker.agents.inputs import Inputs
+from worker.agents.journal import APPROVAL, Decision, Journal
+
+REQUEST = "approval_request"
+
+
+class Stage(Protocol):
+    def write(self, kind: str, data: dict[str, Any], /) -> object: ...
+
+    async def flush(self) -> None: ...
+
+
+class Approvals:
+    """One a stream. `without_slot`: leaves the worker's slot to others while it is entered."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        journal: Journal,
+        told: Inputs,
+        *,
+        timeout_s: float,
+        without_slot: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        self._stage = stage
+        self._journal = journal
+        self._inputs = told
+        self._timeout_s = timeout_s
+        self._without_slot = without_slot
+
+    async def decision(self, key: str, told: dict[str, Any], allowance: Allowance) -> Decision:
+        """`key`: of the call. `told`: what viewers learn of it (tool_call_id, tool, title)."""
+        approval_id = approval_id_of(key)
+        if decided := self._journal.approvals.get(approval_id):
+            return decided
+        self._stage.write(REQUEST, {"approval_id": approval_id, **told})
+        await self._stage.flush()  # nobody may decide what no viewer can know of yet
+        with allowance.untimed():
+            async with self._without_slot():
+                decision = await self._decided(approval_id, told)
+        self._stage.write(APPROVAL, {"approval_id": approval_id, **decision._asdict()})
+        self._journal.approvals[approval_id] = decision
+        return decision
+
+    async def _decided(self, approval_id: str, told: dict[str, Any]) -> Decision:
+        sid = self._journal.sid
+        waits = f"stream {sid}: an approval waits"
+        await until_answered(lambda: self._inputs.ask(sid, approval_id, told), waits)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return Decision(*await self._inputs.decided(sid, approval_id))
+        except TimeoutError:
+            reason = f"Nobody decided within {self._timeout_s:g} s."
+            refusal = inputs.Decision(approve=False, reason=reason, by=OURSELVES)
+            # Somebody may have been first: theirs stands.
+            return Decision(*await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits))
+
+
+def approval_id_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

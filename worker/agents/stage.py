@@ -1,0 +1,107 @@
+"""The stage of an agent's stream: several speak at once, and what they finish is kept.
+
+A turn of one agent may break off after viewers have seen some of it, while others go on. Then `restart` takes back what
+all have said, `start` follows at once, and all but the broken turn is said again: what is said again of a turn that is
+still under way belongs to that turn, so it can become void in its turn. What others say while the old events are put
+together is held back, and follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence, Set
+from typing import Any
+from weakref import WeakSet
+
+import orjson
+
+from broker.log.event import TEXT_DELTA, Event, is_internal
+from broker.log.steps import Claimed
+from broker.log.writer import StreamWriter
+from worker.stage import UNREPEATED, Part, Repeated, Stage
+
+KEEPS = frozenset({"internal.turn", "internal.tool_result"})
+"""What an attempt has achieved: the next one does not have to do it again (append.lua notes the attempt in meta)."""
+
+JOINED = {"text_delta": "text", "thinking_delta": "text", "agent_text_delta": "text", "tool_args_delta": "partial_json"}
+"""Kind → the member whose pieces are joined when they are said again."""
+
+JOINED_CHARACTERS = 4096
+
+
+class AgentStage(Stage):
+    """`told`: what `start` says."""
+
+    def __init__(self, claimed: Claimed, writer: StreamWriter, told: dict[str, Any]) -> None:
+        super().__init__(claimed, writer)
+        self._told = told
+        self._parts: WeakSet[Part] = WeakSet()
+        self._held: list[Repeated] | None = None
+        self._restarting = asyncio.Lock()
+        self.first_text_at_s: float | None = None
+        """Of the answer, by the clock of time.monotonic."""
+
+    def write(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
+        if self._held is not None:
+            self._held.append((kind, data, part))
+            return
+        super().write(kind, data, part)
+        if kind in KEEPS:
+            self.kept = self.attempt
+        elif kind == TEXT_DELTA and self.first_text_at_s is None:
+            self.first_text_at_s = time.monotonic()
+
+    def _put(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
+        if part is not None:
+            self._parts.add(part)
+        super()._put(kind, data, part)
+
+    async def flush(self) -> None:
+        async with self._restarting:
+            self.release()
+        await super().flush()
+
+    def begin(self) -> None:
+        self.start(self._told)
+
+    async def restart(self, reason: str, *, repeats: bool = True) -> None:
+        """`repeats`: what is not void is said again, at once. Without it everybody begins anew."""
+        async with self._restarting:
+            self.release()
+            self._held = []
+            try:
+                if not repeats:
+                    self._started_at = self.writer.tail
+                await super().restart(reason)
+                self.begin()
+            finally:
+                held, self._held = self._held, None
+            for kind, data, part in held:
+                self.write(kind, data, part)
+
+    def _stand(self, events: Sequence[Event], void: Set[int]) -> list[Repeated]:
+        parts = list(self._parts)
+        said: list[Repeated] = []
+        for event in events:
+            # What operators alone see is in the log already, and the journal reads all of it.
+            if event.id in void or event.kind in UNREPEATED or is_internal(event.kind):
+                continue
+            part = next((part for part in parts if event.id in part), None)
+            data = orjson.loads(event.data)
+            if not (said and _is_joined(said[-1], event.kind, data, part)):
+                said.append((event.kind, data, part))
+        return said
+
+
+def _is_joined(last: Repeated, kind: str, data: dict[str, Any], part: Part | None) -> bool:
+    """Whether this went into the event before it."""
+    member = JOINED.get(kind)
+    if member is None or last[0] != kind or last[2] is not part or data.keys() != last[1].keys():
+        return False
+    if any(last[1][name] != value for name, value in data.items() if name != member):
+        return False
+    if not isinstance(data[member], str) or len(last[1][member]) > JOINED_CHARACTERS:
+        return False
+    last[1][member] += data[member]
+    return True

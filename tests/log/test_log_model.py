@@ -51,6 +51,7 @@ from broker.log.steps import (
 from broker.log.stream_log import StreamLog
 from tests.protocol import model
 from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
+from tests.rig.long import LONG
 from tests.rig.streams import expire_lease, meta, new_stream
 
 SID = "s1"
@@ -419,8 +420,8 @@ def _run(connect: Callable[[], Redis], examples: int, steps: int) -> None:
 
 def test_the_scripts_do_what_the_model_does() -> None:
     with _fakeredis_with_info():
-        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20, steps=40)
+        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20 if LONG else 10, steps=40)
 
 
 def test_a_real_server_does_too(valkey_url: str) -> None:
-    _run(lambda: Redis.from_url(valkey_url), examples=60, steps=40)
+    _run(lambda: Redis.from_url(valkey_url), examples=60 if LONG else 20, steps=40)

@@ -50,9 +50,11 @@ ROOMS: dict[str, set[str]] = {
     },
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
-    "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat"},
+    "worker.waiting": {"broker.log", "worker.attempts"},
+    "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat", "worker.waiting"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
+    "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
     "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
@@ -60,21 +62,25 @@ ROOMS: dict[str, set[str]] = {
         *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),
     },
     "worker.generation": {
-        *("broker.log", "worker.execution", "worker.providers", "worker.schema", "worker.stage", "worker.turns"),
+        *("broker.log", "worker.agents", "worker.arguments", "worker.execution", "worker.providers", "worker.schema"),
+        *("worker.stage", "worker.turns", "worker.visibility"),
     },
     "worker.agents": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),
         *("worker.attempts", "worker.execution", "worker.providers", "worker.spending", "worker.stage"),
-        *("worker.turns",),
+        *("worker.arguments", "worker.turns", "worker.visibility"),
     },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.process"),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
-        *("worker.dispatch", "worker.execution", "worker.providers"),
+        *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
     },
-    "worker.main": {"broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"},
+    "worker.main": {
+        *("broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),
+        "worker.agents",  # only if it is given an app
+    },
     "worker.checking": {"broker.settings", "worker.providers"},
     "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
     # lastevent: what users import, in their own environment, where neither the broker nor the worker need be
@@ -240,7 +246,7 @@ def test_a_planted_circle_is_found() -> None:
 
 def loaded_by(statement: str) -> set[str]:
     """Which packages a fresh interpreter has loaded after the statement."""
-    program = f"{statement}\nimport sys\nprint(*sys.modules)"
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.partition(".")[0] for name in ran.stdout.split()}
 
@@ -257,7 +263,7 @@ def test_log_and_live_stand_on_no_web_framework() -> None:
 
 
 def test_a_worker_does_not_load_the_web_tier() -> None:
-    loaded = loaded_by("import worker.main, worker.providers.prices")
+    loaded = loaded_by("import worker.main, worker.providers.prices\nassert 'worker.agents' not in sys.modules")
     assert not loaded & {"fastapi", "starlette", "sse_starlette"}
     assert "genai_prices" not in loaded
     assert "worker" in loaded

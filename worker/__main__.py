@@ -15,6 +15,7 @@ with imports_outside_gc():
     import uvloop
 
     from broker.archive.signing import BadKey
+    from broker.process.app_options import add_app_options, given_app
     from broker.process.logs import set_up_logs
     from broker.settings import (
         NO_ARCHIVE,
@@ -30,9 +31,11 @@ with imports_outside_gc():
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run LLM generations into the log.")
     parser.add_argument("--concurrency", type=int, help="generations at a time (LASTEVENT_CONCURRENCY)")
+    add_app_options(parser)
     parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
+        app = given_app(options)
         settings = with_options(load_settings(), concurrency=("--concurrency", options.concurrency))
         require_a_provider(settings)
     except SettingsError as error:
@@ -46,7 +49,7 @@ def main() -> int:
             print(line, file=sys.stderr)
         print(waiting_for_work(settings), file=sys.stderr, flush=True)
     try:
-        return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe)) else 1
+        return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe, app=app)) else 1
     except (BadKey, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2

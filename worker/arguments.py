@@ -13,7 +13,8 @@ from typing import Any
 import jiter
 import orjson
 
-from broker.log.turn import TOOL_ARGS, TOOL_ARGS_DELTA, TOOL_START
+from broker.log.event import TOOL_ARGS_DELTA
+from broker.log.turn import TOOL_ARGS, TOOL_START
 
 FIRST_AT = 64
 """Bytes. What is shorter is whole before anybody has read a part of it."""

@@ -75,7 +75,8 @@ class Dispatcher(arq.worker.Worker):
 
 
 class Dispatch:
-    """`room()`: how many more generations may start here. `take(sid)` claims a stream and runs it."""
+    """`room()`: how many more streams of this queue may start here. `take(sid)` claims a stream and runs it.
+    `app`: whose queue it is; None: that of plain streams."""
 
     def __init__(
         self,
@@ -85,12 +86,14 @@ class Dispatch:
         *,
         room: Callable[[], int],
         take: Callable[[str], Awaitable[object]],
+        app: str | None = None,
     ) -> None:
         self._redis_url = redis_url
         self._redis = redis
         self._keys = keys
         self._room = room
         self._take = take
+        self._queue = keys.jobs_of(app)
         self._has_work = asyncio.Event()
         self._has_looked = asyncio.Event()
         self._is_listening = asyncio.Event()
@@ -109,7 +112,7 @@ class Dispatch:
         queue = connect_queue(self._redis_url, self._keys)
         dispatcher = Dispatcher(
             [arq.worker.func(self._job, name=JOB, keep_result=0)],  # type: ignore[arg-type]  # a bound method will do
-            queue_name=self._keys.jobs,
+            queue_name=self._queue,
             redis_pool=queue,
             room=self._room,
             handle_signals=False,

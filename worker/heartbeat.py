@@ -78,6 +78,8 @@ class Heartbeat:
                     self.forget(writer)
 
     async def renew(self) -> None:
+        if not self._writers:
+            return
         writers = list(self._writers.values())
         renewals = [writer.renewal() for writer in writers]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from typing import TYPE_CHECKING
 
+from broker.process.app_options import AppOptions
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.parent import on_parents_end, tell_parent
 from broker.settings import PROVIDERS, Settings, SettingsError, configured_by, variables_of
@@ -14,10 +16,13 @@ from worker.providers.models_file import read_models_file
 from worker.standin.server import StandIn
 from worker.worker import Worker
 
+if TYPE_CHECKING:
+    from worker.agents.app import App
+
 logger = logging.getLogger(__name__)
 
 
-async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
+async def work(settings: Settings, *, parent_pipe: bool = False, app: AppOptions | None = None) -> bool:
     """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone. The
     parent is told when this worker takes generations.
 
@@ -27,7 +32,8 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
     models = Providers(settings, standin)
     for lack in models.lacks():
         logger.warning("%s", lack)
-    worker = Worker(_with_room(settings, descriptors_each=2 if standin else 1), models)
+    room = _with_room(settings, descriptors_each=2 if standin else 1)
+    worker = Worker(room, models, _app(app, settings) if app else None)
     loop = asyncio.get_running_loop()
     if standin:
         standin.on_death = lambda: loop.call_soon_threadsafe(worker.fail)
@@ -43,6 +49,12 @@ async def work(settings: Settings, *, parent_pipe: bool = False) -> bool:
         if standin:
             standin.close()
     return not worker.has_failed
+
+
+def _app(options: AppOptions, settings: Settings) -> App:
+    from worker.agents.app import App  # a worker without an app loads nothing of it
+
+    return App(options, blocked_s=settings.agent_blocked_s)
 
 
 def require_a_provider(settings: Settings) -> None:

@@ -7,6 +7,16 @@ inside the scripts.
 A Redis that was away (stopped, full, cut off) comes back with expired leases whose owners live. So a sweeper that could
 not reach it for a while first gives every owner two heartbeats.
 
+An agent's stream is taken only where its agent is. Elsewhere it is looked after until a worker of its app takes it
+(waiting.py). The races between the two:
+- Released by a worker that stops: that worker queues it for its app. For a grace it is left to the queue, or each stop
+  of a worker would be announced twice.
+- Its agent comes or goes between two looks: each look asks anew, and whoever is wrong by then finds a lease, or the
+  queue. A worker whose app has just lost its last process looks after it like any other.
+- Taken here, and the process is gone before the run begins: this worker holds the pen, and waits for the next process.
+- A worker of an older release of the app, without this agent, finds it in the app's queue: it leaves it to the sweeper
+  of one that has the agent (worker.py).
+
 The index `le:leases` only says when to look: at a new stream at once, then at the time that its meta names. So an entry
 is never later than the lease it stands for, and neither clocks nor a lost update can hide a stream.
 """
@@ -21,11 +31,13 @@ from typing import NamedTuple
 
 from broker.errors import (
     REDIS_AWAY,
+    AppendGap,
     LeaseHeld,
     LogHealing,
     RedisUnavailable,
     StreamClosed,
     StreamNotFound,
+    WriterSuperseded,
 )
 from broker.log.event import ERROR, encode_data, is_terminal
 from broker.log.meta import Meta
@@ -33,6 +45,7 @@ from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from worker.attempts import PRODUCER_LOST, WORKER_LOST, may_restart
 from worker.heartbeat import HEARTBEAT_S
+from worker.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +62,10 @@ SPARE_S = 2 * HEARTBEAT_S
 SWEEP_BATCH = 500
 """Streams read in one pipeline."""
 
-READ = ["state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "request_of", "erased"]
+READ = [
+    *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
+    *("request_of", "erased"),
+]
 """Fields of meta: the whole one may be large."""
 
 
@@ -62,7 +78,8 @@ class Overdue(NamedTuple):
 
 
 class Sweeper:
-    """Every worker has one. `room()` tells whether this worker can run one more; `take(sid)` claims and runs."""
+    """Every worker has one. `room()` tells whether this worker can run one more; `take(sid)` claims and runs;
+    `runs(agent)` tells whether this worker's own app has this agent."""
 
     def __init__(
         self,
@@ -71,11 +88,15 @@ class Sweeper:
         *,
         room: Callable[[], bool],
         take: Callable[[str], Awaitable[object]],
+        runs: Callable[[str], bool],
+        waiting: Waiting,
     ) -> None:
         self._log = log
         self._seizures = seizures
         self._room = room
         self._take = take
+        self._runs = runs
+        self._waiting = waiting
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -108,6 +129,8 @@ class Sweeper:
             await self._decide(stream, now_ms)
         except LeaseHeld as held:  # another sweeper, or the owner itself, was faster
             await self._look_again(stream, held.until_ms)
+        except (WriterSuperseded, AppendGap):  # this process stood still, or Redis has just lost something
+            await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
         except LogHealing as healing:
             await self._look_again(stream, now_ms + round(healing.retry_after_s * 1000))
         except (StreamClosed, StreamNotFound):
@@ -126,19 +149,29 @@ class Sweeper:
             return
         queued_until_ms = meta.created + round(QUEUED_GRACE_S * 1000)
         lease_until_ms, is_running = meta.lease_until or 0, meta.state == "running"
+        is_for_us = meta.agent is None or self._runs(meta.agent)
         if meta.has_ended:
             await self._forget(stream, now_ms)
-        elif meta.state == "queued" and (now_ms < queued_until_ms or not self._room()):
+        elif meta.state == "queued" and (now_ms < queued_until_ms or (is_for_us and not self._room())):
             await self._look_again(stream, max(queued_until_ms, now_ms + round(QUEUED_GRACE_S * 1000)))
         elif is_running and now_ms < lease_until_ms:
             await self._look_again(stream, lease_until_ms)
         elif meta.is_external:
             await self._end(stream, PRODUCER_LOST, now_ms)
-        elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0):
+        elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0, meta.kept or 0):
             await self._end(stream, WORKER_LOST, now_ms)
+        elif meta.agent is not None and not is_for_us:
+            await self._look_after(stream, meta.agent, meta, now_ms)
         else:
             await self._take(stream.sid)
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
+
+    async def _look_after(self, stream: Overdue, agent: str, meta: Meta, now_ms: int) -> None:
+        is_just_released = stream.look_ms == 0 and not meta.lease_until
+        if is_just_released or await self._waiting.look_after(stream.sid, agent, meta, now_ms):
+            await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
+        else:
+            await self._forget(stream, now_ms)
 
     async def _end(self, stream: Overdue, reason: dict[str, object], now_ms: int) -> None:
         seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)

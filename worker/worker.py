@@ -1,9 +1,9 @@
 """Worker: claims streams, runs each in a task of its own, and keeps their leases.
 
 In the order things happen:
-  Dispatch takes a job while there is room → `take` claims the stream → a task runs the Generation → its StreamWriter →
-  GroupCommit → the log. Beside them: the Heartbeat keeps the leases, the Sweeper takes over streams without a living
-  owner, the Archiver moves ended streams into the archive.
+  Dispatch takes a job while there is room → `take` claims the stream → a task runs the Generation, or of an agent the
+  AgentRun → its StreamWriter → GroupCommit → the log. Beside them: the Heartbeat keeps the leases, the Sweeper takes
+  over streams without a living owner, the Archiver moves ended streams into the archive.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from arq.connections import ArqRedis
 
@@ -44,6 +45,11 @@ from worker.heartbeat import Heartbeat
 from worker.providers.chain import Breaker
 from worker.providers.choose import Providers
 from worker.sweeper import Sweeper
+from worker.waiting import Waiting
+
+if TYPE_CHECKING:
+    from worker.agents.app import App
+    from worker.agents.work import AgentWork
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +58,12 @@ HAND_OVER_S = 5.0
 
 
 class Worker:
-    """Raises BadKey if there is an archive but no key to seal it with."""
+    """`app`: whose agents it runs, besides plain generations.
 
-    def __init__(self, settings: Settings, models: Providers) -> None:
+    Raises BadKey if there is an archive but no key to seal it with.
+    """
+
+    def __init__(self, settings: Settings, models: Providers, app: App | None = None) -> None:
         self._settings = settings
         self._models = models
         self._name = f"{socket.gethostname()}:{os.getpid()}"
@@ -79,14 +88,42 @@ class Worker:
         self._heartbeat = Heartbeat(self._log)
         self._abandonment = Abandonment(self._log, self._seizures)
         self._archive = open_writer(settings) if settings.archive_url else None
-        self._sweeper = Sweeper(self._log, self._seizures, room=lambda: self.room() > 0, take=self.take)
+        self._agents = self._agent_work(app) if app else None
+        self._sweeper = Sweeper(
+            self._log,
+            self._seizures,
+            room=lambda: self.room() > 0,
+            take=self.take,
+            runs=self._runs,
+            waiting=Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name),
+        )
         self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
+        self._dispatches = [self._dispatch, *self._dispatch_of_agents()]
 
     def room(self) -> int:
         """How many more generations may start here."""
         if self._stopping.is_set() or not self._needs.are_met:
             return 0
         return max(0, self._settings.concurrency - len(self._running))
+
+    def _agent_work(self, app: App) -> AgentWork:
+        from worker.agents.work import AgentWork  # a worker without an app loads nothing of it
+
+        return AgentWork(app, self._log, self._redis, self._keys, self._models, self._breaker, self._settings)
+
+    def _dispatch_of_agents(self) -> list[Dispatch]:
+        if not self._agents:
+            return []
+        name = self._agents.app.name
+        url, room, take = self._settings.redis_url, self._room_for_agents, self._take_of_app
+        return [Dispatch(url, self._redis, self._keys, room=room, take=take, app=name)]
+
+    def _runs(self, agent: str) -> bool:
+        return self._agents is not None and self._agents.app.runs(agent)
+
+    def _room_for_agents(self) -> int:
+        """None while no process of the app could take a run: its streams wait in the queue, not under our pen."""
+        return self.room() if self._agents and self._agents.app.is_ready else 0
 
     async def run(self) -> None:
         """Work until `stop`; then let running generations finish, for `worker_drain_s` at most."""
@@ -108,6 +145,8 @@ class Worker:
                 view_records=self._settings.view_records_per_stream,
             )
             keeping["archiver"] = archiver.run
+        if self._agents:
+            keeping.update(self._agents.keeping)
         keepers = Loops(keeping, self.fail)
         try:
             await self._models.warm_up()  # before anything is claimed: another worker may be warm
@@ -117,6 +156,8 @@ class Worker:
         finally:
             await _end(list(self._running))
             await keepers.end()
+            if self._agents:
+                await self._agents.app.aclose()
             await self._models.aclose()
             await self._redis.aclose()
             if self._archive:
@@ -129,6 +170,13 @@ class Worker:
             "queue listener": self._once_fit(self._dispatch.listen),
             "models": self._once_fit(self._announce_models),
         }
+        if self._agents:
+            agents, [dispatch] = self._agents, self._dispatches[1:]
+            finding |= {
+                "agents' dispatch": self._once_fit(dispatch.run),
+                "agents' queue listener": self._once_fit(dispatch.listen),
+                "agents": self._once_fit(lambda: agents.announce(dispatch.wake)),
+            }
         finders = Loops(finding, self.fail)
         try:
             await self._stopping.wait()
@@ -171,6 +219,8 @@ class Worker:
         """Until a generation that is asked for now would start here at once."""
         await self._heartbeat.is_listening.wait()
         await self._dispatch.wait_until_taking()
+        if self._agents:
+            await self._agents.is_announced.wait()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -187,12 +237,37 @@ class Worker:
         """
         await self._needs.require()
         claimed = await self._claim(sid)
-        generation = Generation(claimed, StreamWriter(self._commit, claimed), self._models, self._breaker)
+        if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):
+            await self._give_back(claimed)
+            return
+        generation = self._execution(claimed, StreamWriter(self._commit, claimed))
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
         self._heartbeat.keep(generation.writer)
         self._abandonment.begin(claimed)
         task.add_done_callback(self._ended)
+
+    async def _take_of_app(self, sid: str) -> None:
+        """A worker of another release of the app has queued it, perhaps, and this one's has no such agent."""
+        [meta] = await self._log.read_fields(["agent"], sid)
+        if meta and meta.agent is not None and not self._runs(meta.agent):
+            logger.info(
+                "stream %s: this worker has no agent %s; a sweeper of one that has will find it", sid, meta.agent
+            )
+        else:
+            await self.take(sid)
+
+    async def _give_back(self, claimed: Claimed) -> None:
+        """It came by the wrong queue, or the app's last process has ended since: the sweepers find it."""
+        logger.warning(
+            "stream %s: this worker cannot run the agent %s now; it waits for another", claimed.sid, claimed.meta.agent
+        )
+        await self._log.release(claimed.sid, claimed.pen, unbegun=True)
+
+    def _execution(self, claimed: Claimed, writer: StreamWriter) -> Execution:
+        if self._agents and claimed.meta.agent is not None:
+            return self._agents.execution(claimed, writer)
+        return Generation(claimed, writer, self._models, self._breaker)
 
     async def _claim(self, sid: str) -> Claimed:
         claim_id = new_claim_id()
@@ -205,7 +280,8 @@ class Worker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         generation = self._running.pop(task)
-        self._dispatch.wake()  # there is room for it
+        for dispatch in self._dispatches:
+            dispatch.wake()  # there is room for it
         self._abandonment.end(generation.writer.sid)
         if task.cancelled():
             self._heartbeat.forget(generation.writer)
@@ -234,10 +310,13 @@ class Worker:
         finally:
             await queue.aclose(close_connection_pool=True)
 
+    def _app_of(self, generation: Execution) -> str | None:
+        return None if isinstance(generation, Generation) or not self._agents else self._agents.app.name
+
     async def _hand_one_over(self, generation: Execution, queue: ArqRedis) -> None:
         try:
             if await generation.hand_over():
-                await enqueue(queue, self._keys, generation.writer.sid)
+                await enqueue(queue, self._keys, generation.writer.sid, self._app_of(generation))
         except StoreUnavailable:
             raise
         except LasteventError as lost:

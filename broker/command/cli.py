@@ -29,11 +29,25 @@ from broker.command.terminal import (
     warn_of_unknown_variables,
 )
 from broker.command.version import print_version
+from broker.process.app_options import DEFAULT_NAME, MAX_PROCESSES, AppOptions
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
 from broker.process.providers import set_up
 from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, listening, refusal_to_listen
 from broker.store.host import require_host
+
+App = Annotated[
+    str | None, typer.Option(metavar="MODULE", help="your agents: a module, or module:attribute", show_default=False)
+]
+AppName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="of the queue of your agents' streams", show_default=DEFAULT_NAME)
+]
+AgentProcesses = Annotated[
+    int | None, typer.Option(min=1, max=MAX_PROCESSES, help="processes of your agents, each worker", show_default="1")
+]
+Python = Annotated[
+    str | None, typer.Option(metavar="PATH", help="another interpreter for your agents", show_default=False)
+]
 
 app = typer.Typer(
     name="lastevent",
@@ -69,12 +83,18 @@ def up(
     data_dir: Annotated[Path, typer.Option(help="where the embedded server keeps its data")] = Path(".lastevent"),
     web: Annotated[int, typer.Option(min=1, max=64, help="web processes")] = 1,
     workers: Annotated[int, typer.Option(min=1, max=64, help="worker processes")] = 1,
+    app: App = None,
+    app_name: AppName = None,
+    agent_processes: AgentProcesses = None,
+    python: Python = None,
+    reload: Annotated[bool, typer.Option("--reload", help="import your agents anew when their code changes")] = False,
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless LASTEVENT_REDIS_URL is set), web and workers."""
     from broker.process.embedded import EmbeddedServerError
     from broker.process.supervisor import SettingsRefused, StartFailed, run_everything
 
     settings = read_settings()
+    agents = _app_options(app, app_name, agent_processes, python, reloads=reload)
     warn_of_unknown_variables()
     _require_permission_to_listen(settings, host)
     standin = _needs_the_standin(settings)
@@ -82,11 +102,21 @@ def up(
         note("No model provider is set up: answers come from the stand-in, which is not a model. (lastevent doctor)")
     redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
-        run_everything(host, port, data_dir, web, workers, redis_url, settings.key_prefix, standin=standin)
+        prefix = settings.key_prefix
+        run_everything(host, port, data_dir, web, workers, redis_url, prefix, standin=standin, app=agents)
     except SettingsRefused as error:
         fail(str(error), code=2)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
+
+
+def _app_options(
+    app: str | None, name: str | None, processes: int | None, python: str | None, *, reloads: bool = False
+) -> AppOptions | None:
+    try:
+        return AppOptions.checked(app, name, processes, python, reloads=reloads)
+    except SettingsError as error:
+        fail(str(error), code=2)
 
 
 def _needs_the_standin(settings: Settings) -> bool:
@@ -137,10 +167,16 @@ def work(
     concurrency: Annotated[
         int, typer.Option(min=1, help="generations at a time", envvar="LASTEVENT_CONCURRENCY")
     ] = 500,
+    app: App = None,
+    app_name: AppName = None,
+    agent_processes: AgentProcesses = None,
+    python: Python = None,
 ) -> None:
-    """Run one worker process: generations from the queue into the log."""
+    """Run one worker process: generations from the queue into the log, and your agents."""
+    agents = _app_options(app, app_name, agent_processes, python)
+    arguments = agents.arguments() if agents else []
     # A process of its own program: the SSE tier never imports the worker.
-    os.execv(sys.executable, [sys.executable, "-m", "worker", "--concurrency", str(concurrency)])
+    os.execv(sys.executable, [sys.executable, "-m", "worker", "--concurrency", str(concurrency), *arguments])
 
 
 def doctor(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.command.terminal import clean, note, print_json, quiet
-from broker.log.event import RESTART, STATUS, TERMINAL, TEXT_DELTA, THINKING_DELTA
+from broker.log.event import INTERNAL, RESTART, STATUS, TERMINAL, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA
 
 SILENT_S = 1.0
 
@@ -59,7 +59,7 @@ class Screen:
 
     def _say_what_happens(self, event: dict[str, Any]) -> None:
         """For minutes an agent may only think and use tools."""
-        happens = _HAPPENS.get(event["event"])
+        happens = _HAPPENS.get(event["event"].removeprefix(INTERNAL))
         if self._status is None or happens is None or self._is_writing():
             return
         self._end_line()
@@ -119,7 +119,7 @@ _HAPPENS: dict[str, Callable[[dict[str, Any]], str]] = {
     STATUS: lambda data: str(data.get("message", "")),
     THINKING_DELTA: lambda _: "thinking",
     "tool_start": lambda data: _tool(data, "is called"),
-    "tool_args_delta": lambda data: _tool(data, "is called"),
+    TOOL_ARGS_DELTA: lambda data: _tool(data, "is called"),
     "tool_progress": lambda data: str(data.get("message") or _tool(data, "works")),
 }
 

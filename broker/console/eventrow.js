@@ -43,6 +43,7 @@ const TONES = new Map(
     tool_error: "bad",
     text_delta: "text",
     thinking_delta: "thinking",
+    "internal.thinking_delta": "thinking",
   }),
 );
 export const tone = (kind) => TONES.get(kind) ?? (kind.startsWith("tool_") ? "tool" : "plain");

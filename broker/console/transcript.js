@@ -24,7 +24,7 @@ export class Transcript {
   apply({ event: kind, data }) {
     // An external producer need not write a `start`: what writes is running.
     if (this.state === "queued" && kind !== "queued" && kind !== "status") this.state = "running";
-    const take = HANDLERS.get(kind);
+    const take = HANDLERS.get(ALSO_INTERNAL.has(kind) ? kind.slice("internal.".length) : kind);
     if (take) take(this, data ?? {});
   }
 
@@ -108,6 +108,13 @@ function endOfPart(text) {
   const isHalf = /[\ud800-\udbff]/.test(text[LONGEST_PART - 1]); // of a character: its other half is next
   return isHalf ? LONGEST_PART - 1 : LONGEST_PART;
 }
+
+/** What is told here whether users see it too or not. An internal text is none of the answer. */
+const ALSO_INTERNAL = new Set(
+  ["thinking_delta", "tool_start", "tool_args_delta", "tool_args", "tool_progress", "tool_end", "tool_error"].map(
+    (kind) => `internal.${kind}`,
+  ),
+);
 
 const HANDLERS = new Map(
   Object.entries({

@@ -73,6 +73,13 @@ async def enqueue(queue: Redis, keys: Keys, sid: str, app: str | None = None) ->
         )
 
 
+async def take_out(queue: Redis, keys: Keys, sid: str, app: str) -> None:
+    """This stream waits no more, and no worker of its app may ever come to find that. Raises RedisUnavailable."""
+    with translating_redis_errors():
+        await queue.zrem(keys.jobs_of(app), sid)
+        await queue.delete(job_key_prefix + sid)
+
+
 def _dumps(job: dict[str, Any]) -> bytes:
     return orjson.dumps(job, default=str)
 

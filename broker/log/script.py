@@ -195,28 +195,30 @@ class Scripts:
     async def run_many(self, calls: Callable[[], Sequence[Call]]) -> list[Any]:
         """The answers of many steps in one round trip, in their order, still to be `typed`.
 
-        `calls`: asked before each sending; what a call says may no longer hold when it has to be sent again.
+        `calls`: asked at each sending, on a line once it is connected: what a call says may no longer hold when it
+        has waited, or has to be sent again.
         Raises RedisUnavailable if any call did not reach Redis; all of them may be repeated.
         """
-        first = calls()
-        answers = await self._evalsha(first)
+        sent: Sequence[Call] = ()
+
+        def commands() -> list[Command]:
+            nonlocal sent
+            sent = calls()
+            return [(*_beginning(call.script, self._keys, call.sid), *call.args) for call in sent]
+
+        answers = await self._send(commands)
         if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
             # On the way that the calls take: another connection may lead to another server, after a failover.
-            scripts = {call.script for call in first}
-            for loaded in await self._send([("SCRIPT", "LOAD", script.text) for script in scripts]):
+            loads = [("SCRIPT", "LOAD", script.text) for script in {call.script for call in sent}]
+            for loaded in await self._send(lambda: loads):
                 if isinstance(loaded, Exception):
                     raise translated(loaded) or loaded
-            answers = await self._evalsha(calls())
+            answers = await self._send(commands)
         return answers
 
-    async def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
-        if not calls:
-            return []
-        return await self._send([(*_beginning(call.script, self._keys, call.sid), *call.args) for call in calls])
-
-    async def _in_a_pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def _in_a_pipeline(self, commands: Callable[[], Sequence[Command]]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:
-            for command in commands:
+            for command in commands():
                 pipe.execute_command(*command)
             return await pipe.execute(raise_on_error=False)
 

@@ -145,8 +145,8 @@ class StreamLog(ReadableLog):
         """Group commit: the appends of many streams in one round trip. Returns the outcome of each, in the same order.
         One such batch at a time is under way.
 
-        `appends`: asked before each sending. It gives the same events of the same streams, with the right to heal that
-        their writers have by then.
+        `appends`: asked at each sending, once there is a connection. It gives the same events of the same streams (one
+        at least), with the right to heal that their writers have by then.
         """
         return await self._append(appends, self._batches)
 

@@ -5,10 +5,16 @@ signatures and calls go back as they came, or the provider refuses them. What ot
 in it but referred to, since most of a log would be there twice:
 
     {"$lastevent": "text", "characters": 12}         the next 12 characters (code points) of the answer's text_delta
-    {"$lastevent": "thinking", "characters": 12}     likewise of its thinking_delta
+    {"$lastevent": "thinking", "characters": 12}     likewise of its thinking_delta, or internal.thinking_delta
     {"$lastevent": "args", "tool_call_id": "c1"}     the joined partial_json of that call, a string
     {"$lastevent": "input", "tool_call_id": "c1"}    its parsed arguments, tool_args.args
     {"$lastevent": "literal", "value": …}            this value as it is: it has a key that looks like a reference
+
+Thinking and arguments count under both of their names, public or internal. While viewers have seen nothing of a try
+that fails, no `restart` takes it back: its `internal.trace` does, which voids what it thought.
+
+What bears an `agent` is an agent's: its calls were answered within its own run, and in the conversation nothing is left
+of it but its text.
 """
 
 from __future__ import annotations
@@ -20,11 +26,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from broker.errors import LogDamaged
-from broker.log.event import RESTART, TEXT_DELTA, THINKING_DELTA, Event
+from broker.log.event import INTERNAL, RESTART, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, Event
 
-TOOL_START, TOOL_ARGS_DELTA, TOOL_ARGS, TURN = "tool_start", "tool_args_delta", "tool_args", "internal.turn"
+TOOL_START, TOOL_ARGS, TURN, TRACE = "tool_start", "tool_args", "internal.turn", "internal.trace"
 
-MAKE_A_MESSAGE = frozenset({RESTART, TEXT_DELTA, THINKING_DELTA, TOOL_START, TOOL_ARGS_DELTA, TOOL_ARGS, TURN})
+_PUBLIC_NAMES = {INTERNAL + kind: kind for kind in (THINKING_DELTA, TOOL_ARGS_DELTA, TOOL_ARGS)}
+
+MAKE_A_MESSAGE = frozenset(
+    {RESTART, TEXT_DELTA, TOOL_START, TURN, TRACE, *_PUBLIC_NAMES, *_PUBLIC_NAMES.values()},
+)
 """All other events of a log add nothing to the message."""
 
 REFERENCE = "$lastevent"
@@ -53,7 +63,7 @@ def message(events: Iterable[Event]) -> dict[str, Any]:
         if event.kind == RESTART:
             answer = _Answer()
         elif event.kind in MAKE_A_MESSAGE and isinstance(data := orjson.loads(event.data), dict):
-            answer.take(event.kind, data)
+            answer.take(_PUBLIC_NAMES.get(event.kind, event.kind), data)
     return answer.message()
 
 
@@ -76,11 +86,16 @@ class _Answer:
         self._inputs: dict[str, Any] = {}
 
     def take(self, kind: str, data: dict[str, Any]) -> None:
+        """`kind`: by its public name."""
+        if "agent" in data and kind != TEXT_DELTA:
+            return
         if kind in TEXTS:
             if isinstance(text := data.get("text"), str):
                 self._say(TEXTS[kind], text)
         elif kind == TURN:
             self._end_turn(data)
+        elif kind == TRACE:
+            self._forget_try()
         elif isinstance(call_id := data.get("tool_call_id"), str):
             self._take_call(kind, call_id, data)
 
@@ -123,6 +138,12 @@ class _Answer:
             self._inputs[call_id] = data.get("args")
             if call_id in self._calls:
                 self._calls[call_id]["input"] = data.get("args")
+
+    def _forget_try(self) -> None:
+        """It failed. Text that it had shown stays if no `restart` follows: then the answer ended with it."""
+        self._new["thinking"] = []
+        self._pieces.clear()
+        self._inputs.clear()
 
     def _end_turn(self, data: dict[str, Any]) -> None:
         native = data.get("native")

@@ -353,6 +353,8 @@ class GroupCommit:
                 await self._restore(writer)
         batches = [writer.batch() for writer in writers if not writer.lost]
         writers = [writer for writer in writers if not writer.lost]
+        if not writers:
+            return
         for writer, sent, outcome in zip(writers, batches, await self._append(writers, batches), strict=True):
             writer.settle(sent, outcome)
 

@@ -8,6 +8,7 @@ listener.py     the listening socket of a web process
 descriptors.py  how many descriptors this process may have
 imports.py      imports that the cycle collector never walks
 supervisor.py   `up` and `serve --web N`: children started, watched, restarted and ended in order
+app_options.py  the options that give workers an app, and how they are passed on
 environments.py the environment of each of those children: its own secrets and nobody else's
 providers.py    which model providers are set up here
 embedded.py     the embedded Valkey: one owner, one server, one data directory

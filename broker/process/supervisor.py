@@ -30,6 +30,7 @@ from broker.errors import RedisUnavailable
 from broker.log.keys import Keys
 from broker.log.servers import Servers
 from broker.log.steps import LEASE_S
+from broker.process.app_options import AppOptions
 from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
 from broker.process.environments import for_a_server, for_a_worker
@@ -169,8 +170,8 @@ def web_child(host: str, port: int, number: int, environment: Mapping[str, str])
     return Child(f"web process {number}", argv, for_a_server(environment))
 
 
-def worker_child(number: int, environment: Mapping[str, str]) -> Child:
-    argv = [sys.executable, "-m", "worker", "--parent-pipe"]
+def worker_child(number: int, environment: Mapping[str, str], app: AppOptions | None) -> Child:
+    argv = [sys.executable, "-m", "worker", "--parent-pipe", *(app.arguments() if app else ())]
     return Child(f"worker {number}", argv, for_a_worker(environment))
 
 
@@ -199,8 +200,9 @@ def run_everything(
     key_prefix: str,
     *,
     standin: bool = False,
+    app: AppOptions | None = None,
 ) -> None:
-    """Everything on one machine, until a signal. `standin`: workers let the stand-in answer.
+    """Everything on one machine, until a signal. `standin`: workers let the stand-in answer. `app`: what else they run.
 
     Raises StartFailed (SettingsRefused) or EmbeddedServerError.
     """
@@ -216,7 +218,7 @@ def run_everything(
         environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
         environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
         of_workers = {**environment, "LASTEVENT_STANDIN": "1"} if standin else environment
-        working = [worker_child(n + 1, of_workers) for n in range(workers)]
+        working = [worker_child(n + 1, of_workers, app) for n in range(workers)]
         serving = [web_child(host, port, n + 1, environment) for n in range(web)]
         supervisor = Supervisor([*working, *serving])
         supervisor.start()

@@ -201,10 +201,10 @@ class Client(Redis):
     on_refused: Callable[[], object] = staticmethod(lambda: None)
     _line: Line | None = None
 
-    async def send_batch(self, commands: Sequence[Command]) -> list[Any]:
+    async def send_batch(self, commands: Callable[[], Sequence[Command]]) -> list[Any]:
         """Many commands in one round trip, on a connection which the client keeps for that alone: batch after batch,
         one under way at a time. The answers in order; what concerns one command alone is among them, as redis-py's
-        error.
+        error. `commands`: asked, for one at least, at the moment of sending.
 
         Raises RedisUnavailable, after which some of the batch may have been carried out, or RedisRefuses.
         """

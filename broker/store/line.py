@@ -46,15 +46,18 @@ class Line:
         self._wire: _Wire | None = None
         self._is_closed = False
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Callable[[], Sequence[Command]]) -> list[Any]:
         """Their answers, in order. What Redis refused is among them, as the exception that redis-py makes of it.
 
+        `commands`: asked, for one at least, when nothing is waited for any more: neither a turn nor a connection, amid
+        which the process may stand still, so that what they would have said holds no more.
         Raises RedisError or OSError if not every answer came.
         """
         async with self._turn:
             if self._wire is None or self._wire.is_lost:
                 self._wire = await self._connect()
-            return await self._wire.exchange(b"".join(map(hiredis.pack_command, commands)), len(commands))
+            batch = commands()
+            return await self._wire.exchange(b"".join(map(hiredis.pack_command, batch)), len(batch))
 
     def close(self) -> None:
         """For good: a batch under way fails."""

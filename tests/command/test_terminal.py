@@ -192,6 +192,8 @@ def test_thinking_and_tools_are_told_on_a_terminal(terminal: io.StringIO, capsys
         for one, said in (
             (event("thinking_delta", text="secret"), "thinking"),
             (event("tool_start", tool="web_search"), "web_search is called"),
+            (event("internal.thinking_delta", text="secret"), "thinking"),
+            (event("internal.tool_start", tool="a_step"), "a_step is called"),
             (event("tool_progress", tool="web_search", message="page 3"), "page 3"),
             (event("tool_error", tool="web_search", code="timeout"), "[web_search: timeout]"),
             (event("tool_start", tool="refund", title="Refunding", tool_call_id="c1"), "Refunding is called"),
@@ -199,6 +201,7 @@ def test_thinking_and_tools_are_told_on_a_terminal(terminal: io.StringIO, capsys
         ):
             shown.show(one)
             wait_until(lambda said=said: said in terminal.getvalue(), f"it says {said}")
+        shown.show(event("internal.text_delta", text="secret"))
         shown.show(event("text_delta", text="half a "))
         shown.show(event("thinking_delta", text="between two words"))
         shown.show(event("tool_end", tool="refund", tool_call_id="c1", duration_ms=9999))

@@ -346,6 +346,35 @@ async def test_a_writer_that_stood_still_between_two_tries_heals_nothing_either(
     assert await ids(StreamLog(redis), writer.sid) == [1]
 
 
+async def test_a_writer_that_stood_still_while_it_connected_heals_nothing_either(
+    redis: Redis, valkey_url: str, zombie_clock: _Clock
+) -> None:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as held, committing(StreamLog(held)) as commit:
+        claimed = await running(StreamLog(redis))
+        await StreamLog(redis).append(batch(claimed, 2))  # Redis has the script: the events are sent only once
+        writer = StreamWriter(commit, on_another_server(claimed))
+        proxy.hold()
+        writer.write("text_delta", {"text": "Salt"})
+        await until(lambda: proxy.held, "its first connection waits for Redis' greeting")
+        zombie_clock.go_on(30)
+        proxy.release()
+        with pytest.raises(WriterSuperseded):
+            await writer.flush()
+    assert await ids(StreamLog(redis), writer.sid) == [1]
+
+
+async def test_a_process_that_writes_nothing_asks_redis_for_nothing(redis: Redis, valkey_url: str) -> None:
+    async with proxy_to(valkey_url) as proxy, connect(proxy.url) as watched, committing(StreamLog(watched)) as commit:
+        await Heartbeat(commit.log).renew()
+        lost = StreamWriter(commit, await running(StreamLog(redis)))
+        lost.lose(WriterSuperseded("taken"))
+        commit.gather(lost)
+        await until(lambda: not commit._dirty, "its commit is over")
+        assert proxy.connections == 0
+    await seize(StreamLog(redis), lost.sid, "cancelled", b"{}")
+    await redis.delete(StreamLog(redis).keys.leases)
+
+
 async def test_a_writer_that_stood_still_puts_no_stream_back(
     log: StreamLog, zombie_clock: _Clock, commit: GroupCommit
 ) -> None:
@@ -370,6 +399,15 @@ async def test_a_released_stream_may_be_claimed_at_once_and_its_old_writer_is_fe
     second = await log.claim(first.sid, "claim-2", "worker-2")
     assert second.pen == (first.pen.epoch + 1, "claim-2", SECOND_BLOCK)
     assert await log.redis.zscore(log.keys.leases, first.sid) == 0, "a sweeper looks at once"
+
+
+async def test_an_attempt_that_did_not_begin_gives_its_number_back(log: StreamLog) -> None:
+    first = await running(log)
+    second = await taken_over(log, first.sid)
+    await log.release(second.sid, second.pen, unbegun=True)
+    third = await log.claim(first.sid, "claim-3", "worker-3")
+    assert (second.attempt, third.attempt) == (2, 2)
+    assert third.pen.epoch == second.pen.epoch + 1
 
 
 async def test_only_who_holds_the_pen_can_give_it_up(log: StreamLog) -> None:

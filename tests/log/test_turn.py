@@ -192,6 +192,53 @@ def test_arguments_that_came_at_once_are_json_text_too() -> None:
     assert made["native"]["content"] == [{"arguments": '{"a":1}'}]
 
 
+def kept_back(*said: tuple[str, Any]) -> list[tuple[str, Any]]:
+    kinds = ("thinking_delta", "tool_args_delta", "tool_args")
+    return [(f"internal.{kind}" if kind in kinds else kind, data) for kind, data in said]
+
+
+TRACE = ("internal.trace", {"model": "anthropic/m", "code": "provider_cut", "message": "gone"})
+
+
+@pytest.mark.parametrize("names", [list, lambda said: kept_back(*said)], ids=["public", "internal"])
+def test_thinking_and_arguments_count_under_both_of_their_names(names: Any) -> None:
+    native = [
+        {"type": "thinking", "thinking": of("thinking", characters=3), "signature": "s"},
+        {"type": "tool_use", "id": "c1", "name": "weather", "input": of("input", tool_call_id="c1")},
+        {"json": of("args", tool_call_id="c1")},
+    ]
+    spoken = names([thought("hmm"), *call("c1", {"in": "Oslo"}, '{"in":', '"Oslo"}')])
+    assert message(events(*spoken, turn(native)))["content"] == [
+        {"type": "thinking", "thinking": "hmm", "signature": "s"},
+        {"type": "tool_use", "id": "c1", "name": "weather", "input": {"in": "Oslo"}},
+        {"json": '{"in":"Oslo"}'},
+    ]
+
+
+def test_a_try_that_failed_in_silence_leaves_its_thinking_and_nothing_of_it_is_in_the_message() -> None:
+    native: list[Any] = [{"type": "thinking", "thinking": of("thinking", characters=6), "signature": "s"}]
+    native.append({"type": "text", "text": of("text", characters=4)})
+    in_vain = kept_back(thought("nonsense"), *call("c1", {"x": 1}, '{"x":1}', client=False))
+    said_again = kept_back(thought("he "), thought("asks"))
+    made = message(events(*in_vain, TRACE, *said_again, text("Oslo"), turn(native)))
+    assert made["content"][0]["thinking"] == "he ask"
+    with pytest.raises(LogDamaged):
+        message(events(*in_vain, TRACE, turn([of("args", tool_call_id="c1")])))
+
+
+def test_of_an_answer_that_ended_in_a_failure_the_text_is_left() -> None:
+    assert message(events(thought("hm"), text("As far as "), TRACE, ("error", {}))) == said(block("As far as "))
+
+
+def test_of_agents_the_text_alone_is_left_of_the_conversation() -> None:
+    kind, told = turn(None)
+    one, other = (kind, {**told, "agent": ""}), (kind, {**told, "agent": "researcher.1"})
+    found = ("internal.thinking_delta", {"text": "deep", "agent": "researcher.1"})
+    failed = (TRACE[0], {**TRACE[1], "agent": "researcher.1"})
+    whole = events(text("Let me see. "), one, found, failed, other, text("Oslo."), one)
+    assert message(whole) == said(block("Let me see. Oslo."))
+
+
 def test_what_only_looks_like_a_reference_is_itself() -> None:
     """A tool may answer anything."""
     answer = {"rows": [{"$lastevent": "text", "characters": 3}, {"$lastevent": None}]}

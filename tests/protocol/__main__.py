@@ -3,8 +3,9 @@
 import sys
 import time
 
+from tests.protocol.calls import CallSearch
 from tests.protocol.search import Bounds, Search
-from tests.protocol.test_model import BLIND, CLEAN, NEEDED, PAID
+from tests.protocol.test_model import BLIND, CALLS, CLEAN, NEEDED, NEEDED_BY_CALLS, PAID
 
 LARGE = {
     "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
@@ -19,18 +20,24 @@ LARGE = {
     "usage, two rollbacks": PAID._replace(counts=2, rollbacks=2),
     "usage, lost replies, releases": PAID._replace(lost_replies=1, releases=True),
     "two rollbacks": BLIND._replace(rollbacks=2),
+    "calls, lost replies": CALLS._replace(lost_replies=1),
+    "calls, three workers, a cancel": CALLS._replace(workers=3, cancels=1),
+    "calls, releases, idempotent": CALLS._replace(releases=True, idempotent=True),
+    "calls, two rollbacks": CALLS._replace(rollbacks=2),
 }
 
 
 def main() -> int:
     failed = 0
     for name, bounds in LARGE.items():
-        began, search = time.monotonic(), Search(bounds)
+        began, search = time.monotonic(), (CallSearch if bounds.calls else Search)(bounds)
         trace = search.run()
         failed += trace is not None
         print(f"{name}: {search.states} states, {time.monotonic() - began:.0f} s: {trace or 'holds'}", flush=True)
     for rule, (bounds, _) in NEEDED.items():
         print(f"without {rule!r}: {Search(bounds, frozenset([rule])).run()}")
+    for rule, (bounds, _) in NEEDED_BY_CALLS.items():
+        print(f"without {rule!r}: {CallSearch(bounds, frozenset([rule])).run()}")
     return failed
 
 

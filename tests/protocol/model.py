@@ -13,7 +13,8 @@ import json
 from typing import Any, NamedTuple
 
 TERMINAL = frozenset({"done", "error", "cancelled"})
-QUEUED = "queued"
+QUEUED, RESTART = "queued", "restart"
+TURN, TOOL_RESULT = "internal.turn", "internal.tool_result"
 
 
 class Event(NamedTuple):
@@ -23,6 +24,11 @@ class Event(NamedTuple):
     @property
     def is_terminal(self) -> bool:
         return self.kind in TERMINAL
+
+    @property
+    def is_progress(self) -> bool:
+        """An agent's turn, or a call's result: a takeover goes on from it. A result without a key is a provider's."""
+        return self.kind == TURN or (self.kind == TOOL_RESULT and self.data.startswith('{"key":'))
 
 
 class Pen(NamedTuple):
@@ -47,6 +53,7 @@ class Stream(NamedTuple):
     """Meta and log. `leased`: the writer's lease runs. `created` and `boot`: when and on which server.
 
     `usage`: what an ending by seizure takes over, a JSON object. '': nothing was counted, or the stream is over.
+    `kept`: the attempt that wrote the last progress (of an agent's stream).
     """
 
     state: str
@@ -59,6 +66,7 @@ class Stream(NamedTuple):
     log: tuple[tuple[int, Event], ...]
     claimed_under: int = 0
     usage: str = ""
+    kept: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -144,6 +152,8 @@ class Steps:
             return stream, ("NOT_FOUND",)
         if not self.has("only the pen sets the usage"):
             stream = _counted(stream, usage)
+        if not self.has("kept is set with the event") and any(event.is_progress for event in events):
+            stream = stream._replace(kept=attempt)
         if self.has("stood still: append") and stood_still_since not in (None, server.id):
             return stream, ("SUPERSEDED",)
         same_pen = pen.epoch == stream.pen.epoch and (pen.claim == stream.pen.claim or not self.has("claim id"))
@@ -275,5 +285,10 @@ def _counted(stream: Stream, usage: str) -> Stream:
 
 def _added(stream: Stream, first: int, events: tuple[Event, ...]) -> Stream:
     log = (*stream.log, *enumerate(events, first))
-    stream = stream._replace(log=log, tail=log[-1][0])
+    attempt, kept = stream.attempt, stream.kept
+    for at, event in enumerate(events, first):
+        # A takeover's own restart was counted by its claim.
+        attempt += event.kind == RESTART and at > stream.pen.base
+        kept = attempt if event.is_progress else kept
+    stream = stream._replace(log=log, tail=log[-1][0], attempt=attempt, kept=kept)
     return stream._replace(state=events[-1].kind, leased=False, usage="") if events[-1].is_terminal else stream

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.protocol.model import (
     ALL_RULES,
@@ -57,6 +57,8 @@ class Bounds(NamedTuple):
     absences: int = 1
     cursor: int = 0
     counts: int = 0  # of the provider's, in an attempt
+    calls: bool = False  # of an agent's tool: calls.py
+    idempotent: bool = False
 
 
 class Worker(NamedTuple):
@@ -70,6 +72,7 @@ class Worker(NamedTuple):
     created: int = 0
     boot: int = 0
     written: int = 0
+    kinds: tuple[str, ...] = ()
     ended: bool = False
     confirmed: int = 0
     acked: int = 0
@@ -87,6 +90,8 @@ class Worker(NamedTuple):
     was_superseded: bool = False
 
     def event(self, at: int) -> Event:
+        if at < len(self.kinds):
+            return Event(self.kinds[at], f'{{"key":"{self.name}{at}"}}')
         return Event("done" if self.ended and at == self.written - 1 else "text_delta", f"{self.name}{at}")
 
     @property
@@ -154,6 +159,7 @@ class World(NamedTuple):
     absences: int
     clean_restarts: int = 0
     admitted: frozenset[str] = frozenset()
+    calls: Any = None
 
 
 class Violation(Exception):
@@ -292,7 +298,7 @@ class Search:
             assert me.pen
             stream, answer = self.steps.release(w.server, w.stream, me.pen)
             if answer[0] == "OK":
-                move, gone = f"{me.name} releases", me._replace(lost=True, was_away=True)
+                move, gone = f"{me.name} releases", _gone(me._replace(was_away=True))
                 yield move, _with(self._changed(w, stream, move, by=n), n, gone)
 
     def _send(self, w: World, n: int, me: Worker, what: str, *, renew: bool = False) -> Iterator[tuple[str, World]]:
@@ -346,12 +352,12 @@ class Search:
                 return me._replace(confirmed=min(me.written, max(0, tail - me.pen.base + 1)), has_beaten=True)
             case ("NOT_FOUND",) if self._has("restore") and not (me.stood_still and self._has("stood still: restore")):
                 return me._replace(vanished=True, confirmed=0)
-        return me._replace(lost=True)
+        return _gone(me)
 
     def _restore(self, w: World, n: int, me: Worker) -> Iterator[tuple[str, World]]:
         assert me.pen
         if me.stood_still and self._has("stood still: restore"):
-            yield f"{me.name} may not restore", _with(w, n, me._replace(lost=True))
+            yield f"{me.name} may not restore", _with(w, n, _gone(me))
             return
         stream, answer = self.steps.restore(
             w.server, w.stream, me.pen, me.attempt, me.boot, me.created, claimed_under=me.claimed_under
@@ -428,7 +434,7 @@ class Search:
         """Nothing is lost; but Redis may have been away for longer than leases last, and nobody is listened to."""
         return "Redis restarts cleanly", w._replace(
             server=self.steps.restart(w.server, cleanly=True),
-            workers=tuple(worker._replace(has_beaten=False) for worker in w.workers),
+            workers=tuple(_unheard(me, has_renewed=me.has_renewed) for me in w.workers),
             hub=Hub(last=w.hub.last),
             viewer=w.viewer._replace(has_read=False),
             clean_restarts=w.clean_restarts + 1,
@@ -443,7 +449,7 @@ class Search:
     def _rollback(self, w: World) -> tuple[str, World]:
         server = self.steps.restart(w.server, cleanly=self._is_taken_for_clean(w))
         counts = self.bounds.counts > 0
-        workers = tuple(me._replace(has_beaten=False, has_renewed=not counts) for me in w.workers)
+        workers = tuple(_unheard(me, has_renewed=not counts) for me in w.workers)
         hub = w.hub._replace(deaf=True) if self.bounds.late_hub and w.hub.up else Hub(last=w.hub.last)
         viewer = w.viewer if self.bounds.late_hub and w.hub.up else w.viewer._replace(has_read=False)
         to = f"to {[id for id, _ in w.saved.log]}" if w.saved else "past the stream's creation"
@@ -591,6 +597,25 @@ def _after(ring: tuple[tuple[int, Event], ...], cursor: int) -> tuple[tuple[int,
         return ()
     first = ring[0][0]
     return ring[cursor + 1 - first :] if first <= cursor + 1 else None
+
+
+def _unheard(me: Worker, *, has_renewed: bool) -> Worker:
+    """Redis has restarted, and has not heard of it since. Nobody waits for one that is lost."""
+    return me if me.lost else me._replace(has_beaten=False, has_renewed=has_renewed)
+
+
+def _gone(me: Worker) -> Worker:
+    """It writes no more: whatever only its writing depends on is the same for all that are lost."""
+    return me._replace(
+        lost=True,
+        has_beaten=True,
+        has_renewed=True,
+        vanished=False,
+        stood_still=False,
+        claimed_under=0,
+        boot=0,
+        created=0,
+    )
 
 
 def _with(w: World, n: int, worker: Worker) -> World:

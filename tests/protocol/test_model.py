@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.protocol.calls import CallSearch
 from tests.protocol.search import (
     Bounds,
     Search,
@@ -28,6 +29,8 @@ BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
 PAID = BLIND._replace(cancels=1, counts=1, endings=False, absences=0)
 
 CLEAN = BLIND._replace(clean_restarts=1, absences=0)
+CALLS = BLIND._replace(texts=0, endings=False, calls=True)
+"""A call of an agent's tool, which may not run again by itself."""
 
 QUICK = [
     pytest.param(BLIND._replace(cancels=1), id="two workers, a cancel, one of all goes away"),
@@ -123,3 +126,51 @@ def test_what_is_admitted_does_happen(loss: str) -> None:
     trace = Search(bounds, check=check).run(STATES)
     print(f"\n{loss}: {trace}")
     assert trace is not None
+
+
+# -- calls of an agent's tools: calls.py ---------------------------------------------------------------------
+
+QUICK_CALLS = [
+    pytest.param(CALLS._replace(cancels=1, zombies=False, cut_off=False), id="one of all dies, a rollback, a cancel"),
+    pytest.param(CALLS, id="one of all goes away and may come back, a rollback"),
+    pytest.param(CALLS._replace(idempotent=True, cut_off=False), id="likewise, idempotent"),
+    pytest.param(
+        CALLS._replace(idempotent=True, absences=2, rollbacks=0, lost_replies=1), id="idempotent, lost replies"
+    ),
+    pytest.param(CALLS._replace(absences=2, rollbacks=0, lost_replies=1), id="two go away, lost replies"),
+    pytest.param(CALLS._replace(releases=True, absences=0), id="workers that hand over, a rollback"),
+]
+
+NEEDED_BY_CALLS = {
+    "begun before it runs": (CALLS._replace(rollbacks=0), "J2"),
+    "ended before it is used": (CALLS._replace(rollbacks=0, idempotent=True), "J3"),
+    "a finished call is not run again": (CALLS._replace(rollbacks=0, idempotent=True), "J1"),
+    "an unknown call is not run again": (CALLS._replace(rollbacks=0), "J2"),
+    "kept is set with the event": (CALLS._replace(rollbacks=0), "J4"),
+}
+
+
+@pytest.mark.parametrize("bounds", QUICK_CALLS)
+def test_a_finished_call_never_runs_again_and_an_unknown_one_only_if_it_may(bounds: Bounds) -> None:
+    trace = CallSearch(bounds).run(STATES)
+    assert trace is None, f"\n{trace}"
+
+
+@pytest.mark.parametrize("rule", NEEDED_BY_CALLS)
+def test_no_rule_of_calls_can_be_left_out(rule: str) -> None:
+    bounds, harm = NEEDED_BY_CALLS[rule]
+    trace = CallSearch(bounds, frozenset([rule])).run(STATES)
+    print(f"\nwithout {rule!r}: {trace}")
+    assert trace is not None
+    assert harm in trace.violation, f"\n{trace}"
+
+
+def test_what_redis_forgets_with_the_worker_gone_may_run_again() -> None:
+    """Admitted: Redis loses its last second, and who wrote it is not there to put it back."""
+    bounds = CALLS._replace(zombies=False, cut_off=False)
+    trace = CallSearch(bounds, excuses=False).run(STATES)
+    print(f"\n{trace}")
+    assert trace is not None
+    assert any("rolled back" in move for move in trace.moves)
+    assert CallSearch(bounds._replace(rollbacks=0), excuses=False).run(STATES) is None
+    assert CallSearch(bounds._replace(absences=0), excuses=False).run(STATES) is None

@@ -42,17 +42,22 @@ class Answer(NamedTuple):
 
 
 class WirePeer:
-    """`answer`: what every request gets from now on. `asked`: the requests, in their order."""
+    """`answer`: what every request gets from now on, after those that are `next`. `asked`: the requests, in order."""
 
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[Asked] = []
         self.answer = Answer(())
+        self.next: list[Answer] = []
         self.writers: set[asyncio.StreamWriter] = set()
 
     def says(self, *pieces: bytes, **options: Any) -> None:
         self.asked.clear()
         self.answer = Answer(pieces, **options)
+
+    def says_in_turn(self, *answers: Answer) -> None:
+        self.asked.clear()
+        self.next = list(answers)
 
     def refuses(self, status: int, body: Any, **headers: str) -> None:
         """With a JSON body. Headers by their names, `_` for `-`."""
@@ -72,7 +77,7 @@ class WirePeer:
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", head)
         self.asked.append(Asked(head, await reader.readexactly(int(length[1]) if length else 0)))
-        answer = self.answer
+        answer = self.next.pop(0) if self.next else self.answer
         lines = [f"HTTP/1.1 {answer.status} x", f"Content-Type: {answer.content_type}", "Transfer-Encoding: chunked"]
         lines += [f"{name}: {value}" for name, value in answer.headers]
         writer.write("\r\n".join([*lines, "", ""]).encode())

@@ -19,7 +19,7 @@ SOON_S = 0.2
 
 
 async def echo(client: Client, *words: str) -> list[str]:
-    return [answer.decode() for answer in await client.send_batch([("ECHO", word) for word in words])]
+    return [answer.decode() for answer in await client.send_batch(lambda: [("ECHO", word) for word in words])]
 
 
 async def test_answers_come_in_the_order_of_the_commands(client: Client, proxy: Proxy) -> None:
@@ -35,9 +35,25 @@ async def test_one_batch_is_under_way_at_a_time_and_each_gets_its_own_answers(cl
     assert proxy.connections == 1
 
 
+async def test_what_is_sent_is_asked_for_when_nothing_is_waited_for_any_more(client: Client, proxy: Proxy) -> None:
+    for waits_for in ("a connection", "a turn"):
+        now = "before"
+        proxy.hold()
+        under_way = asyncio.create_task(echo(client, "first")) if waits_for == "a turn" else None
+        sent = asyncio.create_task(client.send_batch(lambda: [("ECHO", now)]))  # noqa: B023  (it is what is tested)
+        await until(lambda: proxy.held, "Redis is waited for")
+        now = "by then"
+        proxy.release()
+        assert await sent == [b"by then"], waits_for
+        if under_way:
+            assert await under_way == ["first"]
+    assert proxy.connections == 1
+
+
 async def test_what_redis_refuses_is_redis_pys_own_error_among_the_other_answers(client: Client) -> None:
     await client.set("le:line", "no list", ex=60)
-    wrong, unknown, right = await client.send_batch([("LPUSH", "le:line", 1), ("EVALSHA", "0" * 40, 0), ("ECHO", "x")])
+    commands = [("LPUSH", "le:line", 1), ("EVALSHA", "0" * 40, 0), ("ECHO", "x")]
+    wrong, unknown, right = await client.send_batch(lambda: commands)
     assert type(wrong) is redis.exceptions.ResponseError
     assert str(wrong).startswith("WRONGTYPE")
     assert type(unknown) is redis.exceptions.NoScriptError
@@ -50,7 +66,7 @@ async def test_an_answer_that_says_that_redis_cannot_serve_is_that_of_the_whole_
     await redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(RedisUnavailable, match="no memory left"):
-            await client.send_batch([("ECHO", "x"), ("SET", "le:line", "x", "EX", 60)])
+            await client.send_batch(lambda: [("ECHO", "x"), ("SET", "le:line", "x", "EX", 60)])
     finally:
         await redis.config_set("maxmemory", 0)
     assert await echo(client, "x") == ["x"]
@@ -61,7 +77,7 @@ async def test_a_replica_is_left_at_once(client: Client, proxy: Proxy, redis: Re
     await redis.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
     try:
         with pytest.raises(RedisUnavailable, match="replica"):
-            await client.send_batch([("SET", "le:line", "x", "EX", 60)])
+            await client.send_batch(lambda: [("SET", "le:line", "x", "EX", 60)])
     finally:
         await redis.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
     assert await echo(client, "x") == ["x"]
@@ -111,7 +127,7 @@ async def test_a_redis_that_goes_on_answering_is_not_away_however_long_it_takes(
     monkeypatch.setattr(broker.store.line, "SILENCE_S", 2 * SOON_S)
     slow = [("EVAL", "for _ = 1, 1000000 do end", 0), ("ECHO", "x" * 20_000)]
     began_s = time.monotonic()
-    assert len(await client.send_batch(slow * 100)) == 200
+    assert len(await client.send_batch(lambda: slow * 100)) == 200
     assert time.monotonic() - began_s > broker.store.line.SILENCE_S
 
 
@@ -137,7 +153,7 @@ async def test_a_reply_that_is_no_redis_is_said_and_not_read_on(client: Client, 
 async def test_what_comes_between_two_batches_is_no_answer_to_the_next(
     client: Client, proxy: Proxy, redis: Redis
 ) -> None:
-    await client.send_batch([("SUBSCRIBE", "le:line")])
+    await client.send_batch(lambda: [("SUBSCRIBE", "le:line")])
     await redis.publish("le:line", "nobody asked")
 
     async def is_dropped() -> bool:
@@ -166,7 +182,7 @@ async def test_a_connection_that_was_forgotten_costs_one_short_wait(
 async def test_a_refused_password_is_named(valkey_url: str) -> None:
     client = connect(valkey_url.replace("unix://", "unix://nobody:wrong@"))
     with pytest.raises(RedisRefuses, match="user or the password"):
-        await client.send_batch([("ECHO", "x")])
+        await client.send_batch(lambda: [("ECHO", "x")])
     await client.aclose()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,9 +47,11 @@ from worker.heartbeat import HEARTBEAT_S, Heartbeat
 from worker.providers.choose import Providers
 from worker.standin.server import StandIn
 from worker.sweeper import QUEUED_GRACE_S, Sweeper
+from worker.waiting import Waiting
 from worker.worker import Worker
 
 LIMIT_S = 60.0
+WAIT_S = 300.0
 FAST = "rate=0 ttft_ms=0"
 
 
@@ -255,10 +257,13 @@ async def test_a_job_delivered_twice_runs_once(
 class Sweep:
     """A sweeper whose worker takes note of what it is given, and claims it."""
 
-    def __init__(self, log: StreamLog, room: bool = True) -> None:
+    def __init__(self, log: StreamLog, room: bool = True, agents: Container[str] = (), wait_s: float = WAIT_S) -> None:
         self.taken: list[Claimed] = []
         self._log = log
-        self._sweeper = Sweeper(log, Seizures(log), room=lambda: room, take=self._take)
+        seizures = Seizures(log)
+        waiting = Waiting(log, seizures, wait_s=wait_s, name="worker-3")
+        runs = agents.__contains__
+        self._sweeper = Sweeper(log, seizures, room=lambda: room, take=self._take, runs=runs, waiting=waiting)
 
     async def _take(self, sid: str) -> None:
         self.taken.append(await self._log.claim(sid, new_claim_id(), "worker-2"))

@@ -1,5 +1,6 @@
-"""Agents: users' own code, in processes of its own, on a log that survives it. A worker without an app loads nothing.
+"""Agents: users' own code, in processes of its own, on a log that survives it. Without an app none of it is loaded.
 
+work.py         what a worker with an app does besides: it announces its agents, and runs their streams
 run.py          a stream that an agent answers, from its claim to its ending
 attempt.py      what all agents of a stream share while it is tried once
 own_code.py     a run of a team's own code

@@ -46,8 +46,6 @@ OF_THE_HOST = frozenset({PREFIX + "AGENT_BLOCKED_S"})
 
 
 class App:
-    """`changed` is set when children come or go: whoever waits for it clears it."""
-
     def __init__(self, options: AppOptions, *, blocked_s: float) -> None:
         self.name = options.name
         self.agents: Mapping[str, AnnouncedAgent] = {}
@@ -95,13 +93,16 @@ class App:
                 woken.clear()
             return min(ready, key=lambda child: len(child.runs))
         finally:
-            self._changes.discard(woken)
+            self.forget_changes(woken)
 
     def changes(self) -> asyncio.Event:
-        """Set at each change from now on."""
+        """Set whenever children, or their runs, come or go. To be forgotten when it is needed no more."""
         event = asyncio.Event()
         self._changes.add(event)
         return event
+
+    def forget_changes(self, event: asyncio.Event) -> None:
+        self._changes.discard(event)
 
     def reload(self) -> None:
         """New runs get the app as its code is now; runs that have begun end with the code that they began with."""
@@ -138,7 +139,7 @@ class App:
                     woken.clear()
             finally:
                 self._shared.remove(child)
-                self._changes.discard(woken)
+                self.forget_changes(woken)
             if not child.gone.is_set():
                 continue  # it leaves, in peace
             deaths = 0 if clock() - began > STABLE_S else deaths + 1
@@ -173,7 +174,7 @@ class App:
                 woken.clear()
             await child.end()
         finally:
-            self._changes.discard(woken)
+            self.forget_changes(woken)
             self._alone.release()
 
     async def _start(self) -> Child:
@@ -210,7 +211,9 @@ class App:
     def _say(self, failed: ImportFailed | ChildLost, again_s: float) -> None:
         """The whole traceback once: an app that is broken stays so until somebody mends it."""
         said = failed.said if isinstance(failed, ImportFailed) else f"its process ended: {failed}"
-        where = f"the app {self._options.app} cannot be imported; its streams wait. It is tried again in {again_s:.1f} s"
+        where = (
+            f"the app {self._options.app} cannot be imported; its streams wait. It is tried again in {again_s:.1f} s"
+        )
         if said == self._failure:
             logger.error("%s. (The reason is the same as before.)", where)
         else:
@@ -226,7 +229,9 @@ class App:
 
     def _command(self) -> Command:
         environment = {
-            name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX) or name in OF_THE_HOST
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith(PREFIX) or name in OF_THE_HOST
         }
         environment[PREFIX + "AGENT_BLOCKED_S"] = str(self._blocked_s)
         python = sys.executable
@@ -237,12 +242,12 @@ class App:
         return Command([python, "-m", "lastevent.host", "--fd", FD, self._options.app], environment)
 
     def _only_lastevent(self) -> str:
-        """A folder with our package for users' code and nothing else: the other interpreter has packages of its own, and
-        must not see this one's."""
+        """A folder with our package for users' code and nothing else: the other interpreter has packages of its own."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="lastevent-")
             found = importlib.util.find_spec("lastevent")
-            assert found and found.origin
+            assert found
+            assert found.origin
             Path(self._folder.name, "lastevent").symlink_to(Path(found.origin).parent)
         return self._folder.name
 

@@ -37,6 +37,16 @@ class InText:
         of_tools = self.transform.instructions((tool["name"], tool.get("description") or "") for tool in self._tools)
         return "\n\n".join(filter(None, (instructions, of_tools)))
 
+    def request_for(self, request: Json, target: Target, number: int) -> Json:
+        """Of a caller who gives the tools, for a try of this turn: they are told of in text."""
+        self.begin(number)
+        asked = {name: value for name, value in request.items() if name not in ("tools", "tool_choice", "transform")}
+        system = request.get("system") or ""
+        if instructions := self.instructed(""):
+            block = {"type": "text", "text": instructions}
+            asked["system"] = f"{system}\n\n{instructions}".strip() if isinstance(system, str) else [*system, block]
+        return self.stopping(asked, target)
+
     def stopping(self, request: Json, target: Target) -> Json:
         return stopping(request, self.transform, target)
 

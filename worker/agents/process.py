@@ -1,7 +1,7 @@
 """One process of the app: started, listened to, held to its limits, ended.
 
-Users' code never runs in the worker's own loop, where one `time.sleep` would silence every stream of the worker. It runs
-in a child (`python -m lastevent.host`), which speaks lines of JSON over a socket pair. Here is the worker's end:
+Users' code never runs in the worker's own loop, where one `time.sleep` would silence every stream of the worker. It
+runs in a child (`python -m lastevent.host`), which speaks lines of JSON over a socket pair. Here is the worker's end:
 
     start → hello, or failed → runs (runs.py): events, asks and their replies, the end → stop → it exits
 
@@ -52,7 +52,7 @@ OVERDUE_S = 2.0
 """How long cancelled code may take for its `finally`."""
 
 LEAVE_S = 3.0
-"""How long a child may take to exit once its wire is closed: as long as `finally` may, and a second for Python's own."""
+"""How long a child may take to exit once its wire is closed: as long as `finally` may, and a second more."""
 
 SLOW_IMPORT_S = 30.0
 
@@ -209,8 +209,8 @@ class Child(asyncio.Protocol):
             self._hello.set_exception(ChildLost(how))
         elif self.agents and (self.runs or not self._is_leaving):
             logger.error(
-                "the app's process %d ended (%s) with %d runs, which begin again: %s",
-                *(self.pid, how, len(self.runs), self._named(self.runs.values())),
+                "the app's process %d ended (%s). It ran: %s",
+                *(self.pid, how, self._named(self.runs.values())),
             )
         for run in list(self.runs.values()):
             run.receive({"op": "lost", "how": how})
@@ -233,9 +233,7 @@ class Child(asyncio.Protocol):
         """Make the tools of a built-in agent ready to be called, by `ask`, until `close`."""
         return self._begin("open", run, agent, input, info, handler)
 
-    def _begin(
-        self, op: str, run: str, agent: str, input: Any, info: Mapping[str, Any], handler: Handler
-    ) -> ChildRun:
+    def _begin(self, op: str, run: str, agent: str, input: Any, info: Mapping[str, Any], handler: Handler) -> ChildRun:
         if run in self.runs:
             raise ValueError(f"the run {run} is in this child already")
         self.begun.set()
@@ -243,7 +241,9 @@ class Child(asyncio.Protocol):
         try:
             self.send({"op": op, "run": run, "agent": agent, "input": input, "info": info, "credit": CREDIT})
         except LineTooLong:
-            begun.receive({"op": "end", "error": {"code": "invalid_input", "message": "The input is larger than 4 MiB."}})
+            begun.receive(
+                {"op": "end", "error": {"code": "invalid_input", "message": "The input is larger than 4 MiB."}}
+            )
         if self._wire_closed.is_set():
             begun.receive({"op": "lost", "how": "it had ended before the run began"})
         return begun
@@ -254,7 +254,8 @@ class Child(asyncio.Protocol):
         for owner, asking in self._asks.values():
             if owner == run and not asking.done():
                 asking.set_exception(AskRefused(CANCELLED, "This run has ended."))
-        self._changed()
+        if not self.runs:
+            self._changed()
 
     async def ask(self, run: str, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
         if self._wire_closed.is_set():
@@ -323,8 +324,8 @@ class Child(asyncio.Protocol):
                         self._hello.set_exception(ImportFailed(NO_AGENTS))
             case "failed":
                 if not self._hello.done():
-                    said = "\n".join(str(message[name]) for name in ("message", "traceback") if message.get(name))
-                    self._hello.set_exception(ImportFailed(said))
+                    short, trace = str(message["message"]), str(message.get("traceback") or "").rstrip()
+                    self._hello.set_exception(ImportFailed(trace if short in trace else f"{short}\n{trace}"))
 
     def _replied(self, number: int, message: Mapping[str, Any]) -> None:
         _, asking = self._asks.get(number, ("", None))
@@ -334,7 +335,9 @@ class Child(asyncio.Protocol):
             asking.set_result(message["ok"])
         else:
             words = {name: str(error.get(name) or "") for name in ("type", "traceback")}
-            refused = AskRefused(str(error["code"]), str(error.get("message") or ""), retry=bool(error.get("retry")), **words)
+            refused = AskRefused(
+                str(error["code"]), str(error.get("message") or ""), retry=bool(error.get("retry")), **words
+            )
             asking.set_exception(refused)
 
     def _was_too_long(self, skipped: TooLong) -> None:
@@ -378,9 +381,9 @@ class Child(asyncio.Protocol):
                 beats = self._cancelled_beats[name] = self._cancelled_beats.get(name, 0) + 1
                 if beats == round(OVERDUE_S / BEAT_S) + 1:
                     logger.error(
-                        "stream %s: agent %s has not ended %.0f s after it was cancelled. What it does goes on until the "
-                        "other runs of its process (%d) have ended; then that is replaced. Code that must run on after a "
-                        "cancel should look at ctx.cancelled.",
+                        "stream %s: agent %s has not ended %.0f s after it was cancelled. It goes on until the other "
+                        "runs of its process (%d) have ended; then that is killed. Code in threads learns of a cancel "
+                        "by ctx.cancelled.",
                         *(run.stream_id, run.agent, OVERDUE_S, self.pid),
                     )
                     self.leave()
@@ -400,8 +403,8 @@ class Child(asyncio.Protocol):
         error = message.get("error")
         if error and error.get("code") == BLOCKED:
             logger.error(
-                "stream %s: agent %s held up its process (%d) and was interrupted; that is replaced when its other runs "
-                "have ended",
+                "stream %s: agent %s held up its process (%d) and was interrupted; that is replaced when its other "
+                "runs have ended",
                 *(run.stream_id, run.agent, self.pid),
             )
             self.leave()

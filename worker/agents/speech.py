@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterator, Set
 from typing import Any
 
-from broker.log.event import INTERNAL, TEXT_DELTA, THINKING_DELTA
-from broker.log.turn import TOOL_ARGS, TOOL_ARGS_DELTA, TOOL_START
+from broker.log.event import INTERNAL, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA
+from broker.log.turn import TOOL_ARGS, TOOL_START
 from worker.agents.history import Call, calls_in, text_of
 from worker.arguments import Snapshots
 from worker.providers.provider import ProviderEvent

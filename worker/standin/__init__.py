@@ -1,6 +1,7 @@
 """The stand-in: a loopback server in a provider's place, for demos, tests and benchmarks. It is not a model.
 
 directives.py       what a message asks of it, between double brackets
+calling.py          which tools of the request it calls, and with which arguments
 words.py            the text it answers with
 reply.py            Reply: what is said, how fast, with which fault; the same on every wire
 wire.py             Wire: what each wire turns into bytes

@@ -16,12 +16,17 @@ from worker.standin.wire import (
     Refused,
     Request,
     Wire,
+    asked_last,
     demand,
     event,
+    list_of,
+    object_of,
     objects,
     read_object,
     stop_sequence_of,
     text_of,
+    texts_of,
+    tools_of,
     torn_quoted,
 )
 
@@ -147,8 +152,8 @@ class AnthropicWire(Wire):
     def close_text(self) -> bytes:
         return self._close_block()
 
-    def open_call(self, call: int, args: str) -> bytes:
-        tool = {"type": "tool_use", "id": f"toolu_standin_{self._number}_{call}", "name": "get_weather", "input": {}}
+    def open_call(self, call: int, name: str, args: str) -> bytes:
+        tool = {"type": "tool_use", "id": f"toolu_standin_{self._number}_{call}", "name": name, "input": {}}
         return self._open_block(tool) + self.call_args(call, "")  # the API's first piece is empty too
 
     def call_args(self, call: int, piece: str) -> bytes:
@@ -227,24 +232,33 @@ def read_request(body: bytes) -> Request:
     said = [i for i, m in enumerate(messages) if m.get("role") == "user"]
     demand(bool(said), "messages: one must be the user's")
     texts = [text_of(messages[i].get("content")) for i in said]
-    asked = next((i for i in reversed(said) if not _is_tool_results(messages[i])), said[-1])
+    message, results = asked_last(one for i in said for one in _said(messages[i].get("content")))
+    behind = max((i for i in said if text_of(messages[i].get("content")) == message), default=said[-1])
+    choice = object_of(request.get("tool_choice"))
     return Request(
         request["model"],
-        text_of(messages[asked].get("content")),
+        message,
         input_tokens=1 + sum(map(len, texts)) // 4,
-        has_tool_results=asked < said[-1],
-        pauses=_pauses(messages[asked + 1 :]),
+        results=results,
+        pauses=_pauses(messages[behind + 1 :]),
         fields=request,
+        tools=tools_of(list_of(request.get("tools")), "input_schema"),
+        forced=str(choice.get("name") or choice.get("type") or ""),
+        stops=texts_of(request.get("stop_sequences")),
     )
+
+
+def _said(content: Any) -> Iterator[tuple[bool, str]]:
+    """A user's message: results, then what was said beside them."""
+    results = [block for block in list_of(content) if object_of(block).get("type") == "tool_result"]
+    yield from ((True, text_of(block.get("content"))) for block in results)
+    if not results or len(results) < len(content):
+        yield False, text_of(content)
 
 
 def _blocks(message: dict[str, Any], kind: str) -> list[Any]:
     content = message.get("content")
     return [b for b in content if isinstance(b, dict) and b.get("type") == kind] if isinstance(content, list) else []
-
-
-def _is_tool_results(message: dict[str, Any]) -> bool:
-    return bool(results := _blocks(message, "tool_result")) and len(results) == len(message["content"])
 
 
 def _pauses(after: list[dict[str, Any]]) -> int:

@@ -18,13 +18,19 @@ from worker.standin.wire import (
     Refused,
     Request,
     Wire,
+    asked_last,
     demand,
     encoded,
+    forced_of,
+    list_of,
+    object_of,
     objects,
     quoted,
     read_object,
     stop_sequence_of,
     text_of,
+    texts_of,
+    tools_of,
     torn_quoted,
 )
 
@@ -93,9 +99,9 @@ class ChatWire(Wire):
         }
         return self._delta({"annotations": [{"type": "url_citation", "url_citation": cited}]})
 
-    def open_call(self, call: int, args: str) -> bytes:
+    def open_call(self, call: int, name: str, args: str) -> bytes:
         own_id = {"id": f"call_standin_{self._number}_{call}"} if self._asked.call_ids else {}
-        function = {"name": "get_weather", "arguments": args if self._asked.ollama else ""}
+        function = {"name": name, "arguments": args if self._asked.ollama else ""}
         index = 0 if self._asked.ollama else call
         return self._delta({"tool_calls": [{"index": index, **own_id, "type": "function", "function": function}]})
 
@@ -146,10 +152,19 @@ def read_request(body: bytes) -> Request:
     messages = objects(request, "messages")
     user = [i for i, message in enumerate(messages) if message.get("role") == "user"]
     demand(bool(user), "messages: one must be the user's")
+    message, results = asked_last(
+        (one.get("role") == "tool", text_of(one.get("content")))
+        for one in messages
+        if one.get("role") in ("user", "tool")
+    )
+    choice = request.get("tool_choice")
     return Request(
         model,
-        text_of(messages[user[-1]].get("content")),
+        message,
         input_tokens=1 + sum(len(text_of(messages[i].get("content"))) for i in user) // 4,
-        has_tool_results=any(message.get("role") == "tool" for message in messages[user[-1] :]),
+        results=results,
         fields=request,
+        tools=tools_of((object_of(tool).get("function") for tool in list_of(request.get("tools"))), "parameters"),
+        forced=forced_of(object_of(object_of(choice).get("function")).get("name") or choice),
+        stops=texts_of(request.get("stop")),
     )

@@ -13,6 +13,16 @@ What is unknown or malformed in there is ignored, and so is what a provider's wi
     ollama=1             as Ollama does it: tool calls come whole, each with index 0; thinking is `reasoning`, not
                          `reasoning_content` (Chat)
     args_piece=N         arguments come in pieces of N characters, not 12
+    call=NAME:{…}        a call of this tool of the request's, with these arguments (JSON; without them: what the
+                         tool's schema wants, with words of the message). Several are called at once; `then` begins
+                         the next turn's, as in [[call=find_order:{"order_id":"A17"} call=now then call=refund]]. When
+                         all have their results, the text quotes them
+    guess=1              a tool that shares words with the message is called, once, if the request has one; then the
+                         text quotes its result. So it is without any directive, too
+    say=react            the turn is text, as by a model that has no tools: Thought, Action, Action Input, and at the
+                         end Final Answer. A user's message that begins with Observation: is a result
+    say=tags             likewise: <think>…</think> and <tool>{"name": …, "args": …}</tool>; <tool_result> is a result
+    invent=1             behind its Action, say=react goes on with an Observation of its own
     server_tool=ok       a server-side search after the text, and its result (server_tool=error: it failed)
     mcp=1                before the text, the provider calls a tool of an MCP server (Anthropic, Responses)
     stop=refusal         the stop reason to give, in Anthropic's words or the wire's own
@@ -53,9 +63,13 @@ and what is right, or the client's to refuse, but seldom met:
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import orjson
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,11 @@ class Directives:
     call_ids: int = 1
     ollama: int = 0
     args_piece: int = 12
+    plan: tuple[tuple[tuple[str, str | None], ...], ...] = ()
+    """Each turn's calls: the tool, and its arguments as JSON."""
+    guess: int = 0
+    say: str = ""
+    invent: int = 0
     server_tool: str = ""
     mcp: int = 0
     stop: str = ""
@@ -100,6 +119,8 @@ class Directives:
     line_end: str = ""
     piece: int = 0
     gzip: int = 0
+    is_given: bool = field(default=False, compare=False)
+    """Whether anything was asked, even if it was ignored."""
 
     def first_fault(self) -> tuple[int, str]:
         """How many text deltas are sent before the first fault, and which it is ("" when none is reached)."""
@@ -130,10 +151,9 @@ class Directives:
         return replace(self, cut_at=cut_at, error_at=error_at)
 
 
-BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _COUNTS = (
-    "tokens ttft_ms thinking citations json tools parallel call_ids ollama mcp max stop_seq refuse pause cached "
-    "overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
+    "tokens ttft_ms thinking citations json tools parallel call_ids ollama guess invent mcp max stop_seq refuse pause "
+    "cached overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
 )
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {
@@ -141,6 +161,7 @@ _SHAPES = {
     "rate": (r"[0-9]{1,7}(\.[0-9]{1,3})?", float),
     "status": (r"200|[45][0-9]{2}", int),
     "args_piece": (r"[1-9][0-9]{0,8}", int),
+    "say": (r"react|tags", str),
     "server_tool": (r"ok|error", str),
     "stop": (r"[a-z_]{1,64}", str),
     "error": (r"[a-z_]{1,64}", str),
@@ -148,12 +169,74 @@ _SHAPES = {
     "line_end": (r"lf|cr|crlf|torn", str),
 }
 
+THEN = "then"
+_CALL = re.compile(r"call=([\w.-]{1,128})(?::(?={))?", re.ASCII)
+_BLANKS = re.compile(r"[\s,]*")
+_PART = re.compile(r"[^\[\]\s,]+")
+_JSON = json.JSONDecoder()
+
+_Part = str | tuple[str, str | None]
+"""A directive's text; or a call."""
+
 
 def read_directives(message: str) -> Directives:
     asked: dict[str, Any] = {}
-    for part in " ".join(BRACKETS.findall(message)).replace(",", " ").split():
+    turns: list[list[tuple[str, str | None]]] = [[]]
+    found = [parts for _, _, parts in _brackets(message)]
+    for part in (part for parts in found for part in parts):
+        if isinstance(part, tuple):
+            turns[-1].append(part)
+            continue
+        if part == THEN:
+            turns.append([])
         name, _, value = part.partition("=")
         shape, read = _SHAPES.get(name, ("", str))
         if shape and re.fullmatch(shape, value):
             asked[name] = read(value)
-    return Directives(**asked)
+    plan = tuple(tuple(calls) for calls in turns if calls)
+    return Directives(**asked, plan=plan, is_given=bool(found))
+
+
+def without_directives(message: str) -> str:
+    kept, behind = [], 0
+    for start, end, _ in _brackets(message):
+        kept.append(message[behind:start])
+        behind = end
+    return " ".join([*kept, message[behind:]])
+
+
+def _brackets(message: str) -> Iterator[tuple[int, int, list[_Part]]]:
+    """Where the double brackets begin and end, and what stands in them. Others may stand only in a call's JSON."""
+    at = message.find("[[")
+    while at >= 0:
+        if read := _read_brackets(message, at + 2):
+            yield at, *read
+        at = message.find("[[", read[0] if read else at + 1)
+
+
+def _read_brackets(message: str, at: int) -> tuple[int, list[_Part]] | None:
+    parts: list[_Part] = []
+    while True:
+        blanks = _BLANKS.match(message, at)
+        at = blanks.end() if blanks else at
+        if message.startswith("]]", at):
+            return at + 2, parts
+        if call := _CALL.match(message, at):
+            args, at = _read_args(message, call.end())
+            parts.append((call[1], args))
+        elif part := _PART.match(message, at):
+            at = part.end()
+            parts.append(part[0])
+        else:
+            return None
+
+
+def _read_args(message: str, at: int) -> tuple[str | None, int]:
+    """What stands there as JSON, and where it ends; None if nothing does."""
+    if not message.startswith("{", at):
+        return None, at
+    try:
+        _, end = _JSON.raw_decode(message, at)
+        return orjson.dumps(orjson.loads(message[at:end])).decode(), end
+    except (ValueError, TypeError, RecursionError):
+        return None, at

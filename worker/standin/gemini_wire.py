@@ -12,8 +12,24 @@ from typing import Any
 
 import orjson
 
+from worker.standin.calling import Tool
 from worker.standin.directives import Directives
-from worker.standin.wire import Citation, Refused, Request, Wire, demand, objects, quoted, read_object, torn_quoted
+from worker.standin.wire import (
+    Citation,
+    Refused,
+    Request,
+    Wire,
+    asked_last,
+    demand,
+    list_of,
+    object_of,
+    objects,
+    quoted,
+    read_object,
+    texts_of,
+    tools_of,
+    torn_quoted,
+)
 
 _PATH = re.compile(r"/v1(?:beta|alpha)?/models/([^/:?]+):streamGenerateContent")
 _STATUSES = {
@@ -97,10 +113,10 @@ class GeminiWire(Wire):
         self._cited.append(citation)
         return b""
 
-    def open_call(self, call: int, args: str) -> bytes:
+    def open_call(self, call: int, name: str, args: str) -> bytes:
         self._candidates += 1
         own_id = {"id": f"standin_{self._number}_{call}"} if self._asked.call_ids else {}
-        function = {**own_id, "name": "get_weather", "args": json.loads(args)}
+        function = {**own_id, "name": name, "args": json.loads(args)}
         return self._parts({"functionCall": function, **self._signature()})
 
     def call_args(self, call: int, piece: str) -> bytes:
@@ -188,15 +204,39 @@ def read_request(body: bytes, path: str, query: str) -> Request:
     contents = objects(request, "contents")
     user = [(i, _parts(content)) for i, content in enumerate(contents) if content.get("role", "user") == "user"]
     demand(bool(user), "contents: one must be the user's")
-    # What a tool said is the user's too.
-    asked = next((i for i, parts in reversed(user) if not any("functionResponse" in part for part in parts)), 0)
+    message, results = asked_last(one for _, parts in user for one in _said(parts))
     return Request(
         at[1],
-        _text_of(_parts(contents[asked])),
+        message,
         input_tokens=1 + sum(len(_text_of(parts)) for _, parts in user) // 4,
-        has_tool_results=asked < user[-1][0],
+        results=results,
         fields=request,
+        tools=_tools(request),
+        forced=_forced(request),
+        stops=texts_of(object_of(request.get("generationConfig")).get("stopSequences")),
     )
+
+
+def _said(parts: list[dict[str, Any]]) -> Iterator[tuple[bool, str]]:
+    """What a tool said is the user's too."""
+    results = [object_of(part["functionResponse"]) for part in parts if "functionResponse" in part]
+    yield from ((True, orjson.dumps(result.get("response")).decode()) for result in results)
+    if not results:
+        yield False, _text_of(parts)
+
+
+def _tools(request: dict[str, Any]) -> tuple[Tool, ...]:
+    declared = [
+        one for tool in list_of(request.get("tools")) for one in list_of(object_of(tool).get("functionDeclarations"))
+    ]
+    # The second is how the SDK writes the first.
+    return tools_of(declared, "parametersJsonSchema", "parameters_json_schema", "parameters")
+
+
+def _forced(request: dict[str, Any]) -> str:
+    config = object_of(object_of(request.get("toolConfig")).get("functionCallingConfig"))
+    names = texts_of(config.get("allowedFunctionNames"))
+    return names[0] if names else str(config.get("mode", "")).lower()
 
 
 def _parts(content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from uvicorn._types import ASGISendCallable
 
+from worker.standin.calling import acted, turn_of
 from worker.standin.directives import Directives
 from worker.standin.framing import Framing
 from worker.standin.wire import Citation, Request, Wire
@@ -21,7 +22,6 @@ BATCH_EVENTS = 64  # events in one write when there is no pace: some 8 KiB, and 
 PING_EVERY_S = 10.0  # the APIs ping through long pauses, so that no client takes them for a dead connection
 PING_ONLY_EVERY_S = 0.05  # where nothing else comes: a client is shown many, soon
 
-CALL_ARGS = '{"city": "Oslo", "unit": "celsius", "days": 3}'
 SEARCH_QUERY = "resumable streams"
 MCP_ARGS = '{"room": "north"}'
 MCP_OUTPUT = "21 degrees"
@@ -40,7 +40,9 @@ class Reply:
         self._loop = asyncio.get_running_loop()
         self._first_due = self._loop.time() + asked.ttft_ms / 1000
         self._paced = 0  # events the pace has let through
-        self._calls = 0 if request.has_tool_results else asked.calls
+        self._turn = turn_of(request.message, asked, request.tools, request.results, request.forced)
+        self._acted, self._is_stopped = self._act() if asked.say else ("", False)
+        self._calls = () if self._acted else self._turn.calls
 
     async def speak(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         await self._begin(headers)
@@ -94,8 +96,22 @@ class Reply:
     def _texts(self) -> Iterator[str]:
         if self._asked.json:
             return _pieces(JSON_TEXT, 5)
+        if self._acted:
+            return _pieces(self._acted, 5)
+        return self._words()
+
+    def _words(self) -> Iterator[str]:
         before = self._request.pauses * self._asked.tokens
-        return islice(words(self._request.message), before, before + self._asked.tokens)
+        said = words(self._request.message, self._turn.opening)
+        if self._turn.is_all:
+            said = islice(said, len(self._turn.opening.split()))
+        return islice(said, before, before + self._asked.tokens)
+
+    def _act(self) -> tuple[str, bool]:
+        """What is said in text, and whether a stop sequence ended it."""
+        text = acted(self._asked.say, self._turn, "".join(self._words()), bool(self._asked.invent))
+        ends = [at for stop in self._request.stops if (at := text.find(stop)) >= 0]
+        return text[: min(ends, default=len(text))], bool(ends)
 
     def _text_deltas(self) -> Iterator[bytes]:
         if self._asked.surrogate_at is None:
@@ -132,18 +148,19 @@ class Reply:
         if self._asked.parallel and self._wire.INTERLEAVES:
             await self._write_paced(self._interleaved_calls())
         else:
-            for call in range(self._calls):
+            for call in range(len(self._calls)):
                 await self._write_paced(self._one_call(call))
         if self._is_paused() or (self._asked.server_tool and not self._request.has_tool_results):
             await self._write_paced(self._wire.search(SEARCH_QUERY, self._asked.server_tool != "error"))
 
     def _one_call(self, call: int) -> Iterator[bytes]:
-        yield self._wire.open_call(call, CALL_ARGS)
-        yield from (self._wire.call_args(call, piece) for piece in _pieces(CALL_ARGS, self._asked.args_piece))
-        yield self._wire.close_call(call, CALL_ARGS)
+        name, args = self._calls[call]
+        yield self._wire.open_call(call, name, args)
+        yield from (self._wire.call_args(call, piece) for piece in _pieces(args, self._asked.args_piece))
+        yield self._wire.close_call(call, args)
 
     def _interleaved_calls(self) -> Iterator[bytes]:
-        for events in zip_longest(*map(self._one_call, range(self._calls)), fillvalue=b""):
+        for events in zip_longest(*map(self._one_call, range(len(self._calls))), fillvalue=b""):
             yield b"".join(events)
 
     def _is_paused(self) -> bool:
@@ -155,7 +172,7 @@ class Reply:
             (self._is_paused(), "pause_turn"),
             (self._asked.refuse, "refusal"),
             (self._asked.max, "max_tokens"),
-            (self._asked.stop_seq, "stop_sequence"),
+            (self._asked.stop_seq or self._is_stopped, "stop_sequence"),
             (self._calls, "tool_use"),
         )
         return next((reason for is_asked, reason in reasons if is_asked), "end_turn")

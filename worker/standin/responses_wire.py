@@ -19,12 +19,17 @@ from worker.standin.wire import (
     Refused,
     Request,
     Wire,
+    asked_last,
     demand,
     event,
+    forced_of,
+    list_of,
+    object_of,
     objects,
     quoted,
     read_object,
     text_of,
+    tools_of,
     torn_quoted,
 )
 
@@ -128,7 +133,7 @@ class ResponsesWire(Wire):
             + self._done(status="incomplete" if self._asked.max else "completed", content=[part])
         )
 
-    def open_call(self, call: int, args: str) -> bytes:
+    def open_call(self, call: int, name: str, args: str) -> bytes:
         self._opened_calls[call] = len(self._output)
         return self._add(
             {
@@ -137,7 +142,7 @@ class ResponsesWire(Wire):
                 "status": "in_progress",
                 "arguments": "",
                 "call_id": f"call_standin_{self._number}_{call}",
-                "name": "get_weather",
+                "name": name,
             }
         )
 
@@ -296,10 +301,23 @@ def read_request(body: bytes) -> Request:
     items = [{"role": "user", "content": given}] if isinstance(given, str) else objects(request, "input")
     user = [i for i, item in enumerate(items) if item.get("role") == "user"]
     demand(bool(user), "input: one must be the user's")
+    message, results = asked_last(one for item in items for one in _said(item))
+    choice = request.get("tool_choice")
     return Request(
         model,
-        text_of(items[user[-1]].get("content")),
+        message,
         input_tokens=1 + sum(len(text_of(items[i].get("content"))) for i in user) // 4,
-        has_tool_results=any(str(item.get("type")).endswith("_output") for item in items[user[-1] :]),
+        results=results,
         fields=request,
+        tools=tools_of(
+            (t for t in list_of(request.get("tools")) if object_of(t).get("type") == "function"), "parameters"
+        ),
+        forced=forced_of(object_of(choice).get("name") or choice),
     )
+
+
+def _said(item: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+    if item.get("role") == "user":
+        yield False, text_of(item.get("content"))
+    elif str(item.get("type")).endswith("_output"):
+        yield True, text_of(item.get("output"))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
+from worker.standin.calling import Tool, told_results
 from worker.standin.directives import Directives
 
 
@@ -21,12 +22,23 @@ class Request(NamedTuple):
     model: str
     message: str  # the last of the user's: the directives stand in it
     input_tokens: int
-    has_tool_results: bool = False
-    """What a tool said is behind that message: the tools that it asks for were called already."""
+    results: tuple[str, ...] = ()
+    """What tools have said since that message."""
     pauses: int = 0
     """How many paused turns are behind that message."""
     fields: Mapping[str, Any] = MappingProxyType({})
     """The whole request."""
+    tools: tuple[Tool, ...] = ()
+    """The functions that may be called."""
+    forced: str = ""
+    """Which of them must be: none, any, or a name."""
+    stops: tuple[str, ...] = ()
+    """Its stop sequences."""
+
+    @property
+    def has_tool_results(self) -> bool:
+        """The tools that the message asks for were called already."""
+        return bool(self.results)
 
 
 class Citation(NamedTuple):
@@ -128,7 +140,7 @@ class Wire:
     def close_text(self) -> bytes:
         return b""
 
-    def open_call(self, call: int, args: str) -> bytes:
+    def open_call(self, call: int, name: str, args: str) -> bytes:
         raise NotImplementedError
 
     def call_args(self, call: int, piece: str) -> bytes:
@@ -176,6 +188,52 @@ def objects(request: dict[str, Any], name: str) -> list[dict[str, Any]]:
         raise Refused(400, f"{name}: at least one message is required")
     demand(all(isinstance(entry, dict) for entry in given), f"{name}: every message must be an object")
     return given
+
+
+def asked_last(said: Iterable[tuple[bool, str]]) -> tuple[str, tuple[str, ...]]:
+    """(the last message that is a person's, the results behind it) of what the user's side has said: (whether it is a
+    tool's result, text) each.
+    """
+    message, results = "", []
+    for is_result, text in said:
+        if is_result:
+            results.append(text)
+        elif told := told_results(text):
+            results += told
+        else:
+            message, results = text, []
+    return message, tuple(results)
+
+
+def tools_of(given: Iterable[Any], *schema: str) -> tuple[Tool, ...]:
+    """`given`: what should be objects with a name each. `schema`: the fields one of which has it."""
+    return tuple(
+        Tool(tool["name"], str(tool.get("description") or ""), object_of(_first_of(tool, schema)))
+        for tool in given
+        if isinstance(tool, dict) and isinstance(tool.get("name"), str)
+    )
+
+
+def _first_of(fields: dict[str, Any], names: Iterable[str]) -> Any:
+    return next((fields[name] for name in names if fields.get(name)), None)
+
+
+def forced_of(choice: Any) -> str:
+    """OpenAI's tool_choice, or the name in it."""
+    return {"required": "any"}.get(choice, choice) if isinstance(choice, str) else ""
+
+
+def list_of(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else []
+
+
+def object_of(given: Any) -> dict[str, Any]:
+    return given if isinstance(given, dict) else {}
+
+
+def texts_of(given: Any) -> tuple[str, ...]:
+    """Of one or several."""
+    return tuple(text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str) and text)
 
 
 def text_of(content: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from itertools import chain, count
 
-from worker.standin.directives import BRACKETS
+from worker.standin.directives import without_directives
 
 _OPENING = "This is a stand-in and no model: nobody has understood your message."
 JSON_TEXT = '{"city":"Oslo","celsius":3}'
@@ -38,9 +38,11 @@ _SENTENCES = (
 )  # a prime number of them, so that every step through them visits all
 
 
-def words(message: str) -> Iterator[str]:
-    """The answer to `message`, word by word, for ever. Joined, they are the text."""
-    return _strung([*_OPENING.split(), *_quote(message)], message)
+def words(message: str, told: str = "") -> Iterator[str]:
+    """The answer to `message`, word by word, for ever. Joined, they are the text. `told`: what tools have said, which
+    comes first.
+    """
+    return _strung([*told.split(), *_OPENING.split(), *_quote(message)], message)
 
 
 def thoughts(message: str) -> Iterator[str]:
@@ -55,7 +57,7 @@ def _strung(opening: list[str], message: str) -> Iterator[str]:
 
 
 def _quote(message: str) -> list[str]:
-    said = BRACKETS.sub(" ", message[:400]).split()[:8]
+    said = without_directives(message[:4000])[:400].split()[:8]
     return f"You wrote: “{' '.join(said)[:80]}”.".split() if said else []
 
 

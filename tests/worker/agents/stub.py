@@ -13,10 +13,19 @@ import time
 wire = socket.socket(fileno=int(sys.argv[2]))
 lines = wire.makefile("rb")
 runs = {}
+is_stopping = False
 
 
 def say(op, **fields):
     wire.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
+    if op == "end":
+        over(fields["run"])
+
+
+def over(run):
+    runs.pop(run, None)
+    if is_stopping and not runs:
+        sys.exit(0)
 
 
 def flood(run, n):
@@ -25,7 +34,6 @@ def flood(run, n):
         run["credit"], run["sent"] = run["credit"] - 1, run["sent"] + 1
         say("event", run=run["name"], kind="text_delta", data={"text": str(run["sent"])})
     if run["sent"] == n:
-        run["sent"] = None  # what is given back later is of no use
         say("end", run=run["name"], result=n)
 
 
@@ -39,6 +47,8 @@ def begin(run, agent, given):
             say("ask", run=name, id=1, what="open_call", data={"tool": "a"})
             say("event", run=name, kind="text_delta", data={"text": "between"})
             say("ask", run=name, id=2, what="open_call", data={"tool": "b"})
+        case "environment":
+            say("end", run=name, result=dict(os.environ))
         case "stuck":
             time.sleep(1000)
         case "exit":
@@ -56,10 +66,16 @@ def begin(run, agent, given):
             say("event", run=name, kind="text_delta", data={"text": "\ud800", "n": float("nan")})
             say("end", run=name, result=None)
         case "blocked":
-            say("end", run=name, error={"code": "agent_blocked", "type": "AgentBlocked", "message": "", "traceback": ""})
+            say(
+                "end", run=name, error={"code": "agent_blocked", "type": "AgentBlocked", "message": "", "traceback": ""}
+            )
         case "held_up":
             say("held_up", run=name, seconds=1.0, stack='File "app.py", line 5, in think')
-            say("end", run=name, error={"code": "agent_failed", "type": "KeyError", "message": "'pin'", "traceback": "T"})
+            say(
+                "end",
+                run=name,
+                error={"code": "agent_failed", "type": "KeyError", "message": "'pin'", "traceback": "T"},
+            )
 
 
 def cancelled(run, agent):
@@ -70,12 +86,18 @@ def cancelled(run, agent):
         say("end", run=run["name"], error={"code": "cancelled"})
 
 
-match sys.argv[3]:
+app = sys.argv[3]
+if app == "written":
+    with open("behaviour.py") as file:
+        app = file.read()
+match app:
     case "broken":
         say("failed", message="ModuleNotFoundError: No module named 'nowhere'", traceback="Traceback: line 1")
         sys.exit(1)
     case "dies":
         os._exit(7)
+    case "imports":
+        time.sleep(1000)
     case "empty":
         say("hello", protocol=1, agents=[])
     case _:
@@ -91,13 +113,15 @@ for line in lines:
             run["input"] = message["input"]
             runs[message["run"]] = run
             begin(run, message["agent"], message["input"])
-        case "credit":
+        case "credit" if run:
             run["credit"] += message["n"]
-            if run["agent"] == "flood" and run["sent"] is not None:
+            if run["agent"] == "flood":
                 flood(run, run["input"])
-        case "cancel":
+        case "cancel" if run:
             cancelled(run, run["agent"])
-        case "reply":
+        case "close":
+            over(message["run"])
+        case "reply" if run:
             if message["id"] == 9:
                 say("end", run=run["name"], result=message["error"]["code"])
             elif message["id"] == 2:
@@ -116,5 +140,5 @@ for line in lines:
         case "ping":
             say("pong", n=message["n"])
         case "stop":
-            if not runs or sys.argv[3] == "leaves":
-                sys.exit(0)
+            is_stopping = True
+            over(None)

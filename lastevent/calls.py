@@ -17,13 +17,12 @@ import concurrent.futures
 import contextvars
 import inspect
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lastevent.context import CURRENT, Call, Context
-from lastevent.errors import CallFailed, ToolError
+from lastevent.errors import CallFailed, ToolError, text_of, trace_of
 from lastevent.functions import NOT_DONE, Tool
 from lastevent.schema import jsonable, size_of
 
@@ -67,7 +66,7 @@ class Outcome:
         """None for what a tool says on purpose."""
         if self.error is None or isinstance(self.error, (ToolError, TookTooLong)):
             return None
-        return "".join(traceback.format_exception(type(self.error), self.error, self.error.__traceback__))
+        return trace_of(self.error)
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _failed(tool: Tool, error: BaseException) -> Outcome:
     if isinstance(error, TookTooLong):
         return Outcome(code="timeout", message=f"{tool.name} took longer than {tool.timeout_s:g} s.", error=error)
     if isinstance(error, ToolError):
-        return Outcome(code="failed", message=str(error), retry=error.retry, error=error)
+        return Outcome(code="failed", message=text_of(error), retry=error.retry, error=error)
     # Its text may hold what no model and no user should read.
     return Outcome(code="failed", message=type(error).__name__, error=error)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any
 from lastevent import calls
 from lastevent.agents import Agent, CodeAgent
 from lastevent.context import CURRENT, DONE, Call, Context
-from lastevent.errors import AgentBlocked, InvalidValue, ToolError
+from lastevent.errors import AgentBlocked, InvalidValue, ToolError, text_of, trace_of
 from lastevent.events import Event
 from lastevent.functions import Tool
 from lastevent.host.wire import Credit, TooLong, Wire
@@ -325,13 +324,9 @@ class OpenRun(Run):
 _CANCELLED = {"code": "cancelled", "type": "CancelledError", "message": "It was cancelled.", "traceback": None}
 _CUT = {"code": "cancelled", "message": "It was cut before it ended."}
 
-_MAX_TRACEBACK = 64 * 1024
-"""Characters, the last ones: a recursion without end has frames by the thousand, and is told by the innermost."""
-
 
 def told_error(code: str, error: BaseException) -> dict[str, Any]:
-    frames = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return {"code": code, "type": type(error).__name__, "message": str(error), "traceback": frames[-_MAX_TRACEBACK:]}
+    return {"code": code, "type": type(error).__name__, "message": text_of(error), "traceback": trace_of(error)}
 
 
 def _replied(outcome: calls.Outcome) -> dict[str, Any]:
@@ -341,12 +336,12 @@ def _replied(outcome: calls.Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         told["type"] = type(outcome.error).__name__
     if trace := outcome.trace():
-        told["traceback"] = trace[-_MAX_TRACEBACK:]
+        told["traceback"] = trace
     return {"error": told}
 
 
 def _for_the_model(error: BaseException) -> str:
-    return str(error) if isinstance(error, ToolError) else type(error).__name__
+    return text_of(error) if isinstance(error, ToolError) else type(error).__name__
 
 
 def _json_result(value: Any) -> Any:

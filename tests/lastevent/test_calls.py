@@ -172,6 +172,25 @@ async def test_a_result_that_is_too_large_or_no_json_is_an_error() -> None:
     assert (await got(odd))[0] == {"code": "failed", "message": "odd gave lock, which is not JSON."}
 
 
+async def test_a_failure_is_told_however_long_its_text_is() -> None:
+    @tool
+    async def chatty() -> None:
+        raise ToolError("x" * 5_000_000)
+
+    @tool
+    async def mumbling() -> None:
+        class Mumble(Exception):
+            def __str__(self) -> str:
+                raise ValueError(5_000_000 * "x")
+
+        raise Mumble
+
+    told, worker = await got(chatty)
+    assert told == {"code": "failed", "message": "x" * 65_536}
+    assert asks(worker) == CLOSED
+    assert (await got(mumbling))[0] == {"code": "failed", "message": "Mumble"}
+
+
 async def test_a_tool_that_ends_its_process_only_fails() -> None:
     @tool
     async def leaves() -> None:

@@ -17,21 +17,20 @@ import concurrent.futures
 import contextvars
 import inspect
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lastevent.context import CURRENT, Call, Context
-from lastevent.errors import CallFailed, ToolError
+from lastevent.errors import CallFailed, ToolError, text_of, trace_of
 from lastevent.functions import NOT_DONE, Tool
 from lastevent.schema import jsonable, size_of
 
 MAX_RESULT = 256 * 1024
 """Bytes of a result as JSON. It is in the log, and in every later request to the model."""
 
-TRIES = 3
-"""Of a tool that raises ToolError(retry=True)."""
+RETRY_S = (0.5, 1.0)
+"""Before each further try of a tool that raised ToolError(retry=True)."""
 
 CUT_S = 2.0
 """How long a tool that took too long has for its `finally`, before its caller goes on without it."""
@@ -67,7 +66,7 @@ class Outcome:
         """None for what a tool says on purpose."""
         if self.error is None or isinstance(self.error, (ToolError, TookTooLong)):
             return None
-        return "".join(traceback.format_exception(type(self.error), self.error, self.error.__traceback__))
+        return trace_of(self.error)
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class Way(Protocol):
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
     async def execute(self, work: Work, limit_s: float | None) -> Any: ...
+    async def pause(self, seconds: float) -> None: ...
 
 
 async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
@@ -136,11 +136,12 @@ async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
 
 
 async def tried(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:
-    for _ in range(TRIES):
+    for wait_s in RETRY_S:
         outcome = await once(way, tool, context, args)
         if not outcome.retry:
-            break
-    return outcome
+            return outcome
+        await way.pause(wait_s)
+    return await once(way, tool, context, args)
 
 
 async def once(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:
@@ -174,7 +175,7 @@ def _failed(tool: Tool, error: BaseException) -> Outcome:
     if isinstance(error, TookTooLong):
         return Outcome(code="timeout", message=f"{tool.name} took longer than {tool.timeout_s:g} s.", error=error)
     if isinstance(error, ToolError):
-        return Outcome(code="failed", message=str(error), retry=error.retry, error=error)
+        return Outcome(code="failed", message=text_of(error), retry=error.retry, error=error)
     # Its text may hold what no model and no user should read.
     return Outcome(code="failed", message=type(error).__name__, error=error)
 
@@ -213,6 +214,9 @@ class Awaiting:
         # A `def` may give a coroutine (a lambda around one, a partial): its result is meant.
         return await Work(work.context, _itself, [given], {}).do_async() if inspect.isawaitable(given) else given
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     def _begun(self, work: Work) -> asyncio.Future[Any]:
         if work.is_async:
             return asyncio.ensure_future(work.do_async())
@@ -241,6 +245,11 @@ class Blocking:
         except concurrent.futures.TimeoutError:
             work.context.cut()
             return Raised(TookTooLong())
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 (its thread waits)
+        if self.context.cancelled:
+            raise asyncio.CancelledError
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

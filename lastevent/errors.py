@@ -11,6 +11,11 @@ BaseException
 
 from __future__ import annotations
 
+import traceback
+
+MAX_TOLD = 64 * 1024
+"""Characters of an exception's text or traceback: more than a line takes must not keep a failure from being told."""
+
 
 class ToolError(Exception):
     """A tool failed, and its message may be read by the model. Of any other exception the model reads the type alone.
@@ -49,3 +54,15 @@ class AgentBlocked(BaseException):
 
     A BaseException, since `except Exception` around a slow call must not keep it going.
     """
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_TOLD]
+    except Exception:  # its own __str__ is broken
+        return type(error).__name__
+
+
+def trace_of(error: BaseException) -> str:
+    """The last characters: a recursion without end is told by its innermost frames."""
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-MAX_TOLD:]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.settings import SettingsError
+
+if TYPE_CHECKING:
+    import argparse
 
 _NAME = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 APP = re.compile(rf"{_NAME}(:{_NAME})?")
@@ -44,7 +46,9 @@ class AppOptions(NamedTuple):
             if given := [option for option, value in alone.items() if value is not None]:
                 raise SettingsError(f"{', '.join(given)}: without --app there is no app that this could be about")
             return None
-        options = cls(app, name or DEFAULT_NAME, processes or 1, python, reloads)
+        options = cls(
+            app, DEFAULT_NAME if name is None else name, 1 if processes is None else processes, python, reloads
+        )
         if problems := "\n".join(options._problems()):
             raise SettingsError(problems)
         return options

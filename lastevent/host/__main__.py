@@ -6,9 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-import traceback
 
-from lastevent.errors import AppError
+from lastevent.errors import AppError, text_of, trace_of
 from lastevent.host import process
 from lastevent.host.app import announced, load
 from lastevent.host.serving import FINALLY_S, Host
@@ -34,7 +33,7 @@ def main() -> int:
         hello = {"op": "hello", "protocol": 1, "agents": announced(agents)}
         encoded(hello)
     except BaseException as error:  # also SystemExit: an app that ends its process cannot be run
-        wire.send({"op": "failed", "message": _in_short(error), "traceback": _trace(error)})
+        wire.send({"op": "failed", "message": _in_short(error), "traceback": trace_of(error)})
         wire.finish(FINALLY_S)
         process.end_within(_LEAVING_S)
         return 1
@@ -59,11 +58,7 @@ def _options() -> argparse.Namespace:
 
 
 def _in_short(error: BaseException) -> str:
-    return str(error) if isinstance(error, AppError) else f"{type(error).__name__}: {error}"
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return text_of(error) if isinstance(error, AppError) else f"{type(error).__name__}: {text_of(error)}"
 
 
 if __name__ == "__main__":

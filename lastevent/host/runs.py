@@ -8,27 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from lastevent import calls
 from lastevent.agents import Agent, CodeAgent
 from lastevent.context import CURRENT, DONE, Call, Context
-from lastevent.errors import AgentBlocked, InvalidValue, ToolError
+from lastevent.errors import AgentBlocked, InvalidValue, ToolError, text_of, trace_of
 from lastevent.events import Event
 from lastevent.functions import Tool
 from lastevent.host.wire import Credit, TooLong, Wire
 from lastevent.schema import jsonable
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where runs are: what they share."""
+
+    wire: Wire
+    threads: concurrent.futures.Executor
+    """Where plain functions run."""
+    is_left: Callable[[Any], object]
+    """Called with a run when nothing of it is at work any more."""
+
+
 class Run:
     """What a Context stands on (context.Run)."""
 
-    def __init__(self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any]) -> None:
-        self.wire, self.threads = wire, threads
+    def __init__(self, place: Place, told: Mapping[str, Any]) -> None:
+        self.wire, self.threads, self._is_left = place.wire, place.threads, place.is_left
         self.id = told["run"]
         self.info: Mapping[str, Any] = told.get("info") or {}
         self.input = told.get("input")
@@ -112,7 +123,7 @@ class Run:
         self.credit.refuse()
 
     def end_blocked(self, blocked: AgentBlocked, task: asyncio.Task[Any] | None) -> None:
-        """It held the loop up, and `blocked` was raised in `task`."""
+        """It held the loop up, and `blocked` was raised in `task`: all of it ends."""
         raise NotImplementedError
 
     def _end(self, told: Mapping[str, Any]) -> None:
@@ -126,10 +137,8 @@ class Run:
 
 
 class CodeRun(Run):
-    def __init__(
-        self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any], agent: CodeAgent
-    ) -> None:
-        super().__init__(wire, threads, told)
+    def __init__(self, place: Place, told: Mapping[str, Any], agent: CodeAgent) -> None:
+        super().__init__(place, told)
         self._agent = agent
         self.task: asyncio.Task[None] | None = None
 
@@ -145,6 +154,7 @@ class CodeRun(Run):
     def _done(self, task: asyncio.Task[None]) -> None:
         if not self.is_ended:  # cancelled before its first step
             self._end({"error": _CANCELLED})
+        self._is_left(self)
 
     def cancel(self) -> None:
         super().cancel()
@@ -196,10 +206,11 @@ class CodeRun(Run):
 
 
 class OpenRun(Run):
-    def __init__(self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any], agent: Agent) -> None:
-        super().__init__(wire, threads, told)
+    def __init__(self, place: Place, told: Mapping[str, Any], agent: Agent) -> None:
+        super().__init__(place, told)
         self._agent = agent
         self._doing: dict[Any, asyncio.Task[None]] = {}
+        self._leaving: asyncio.Task[None] | None = None
 
     def asked(self, number: Any, what: str, data: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         token = CURRENT.set(self.context)
@@ -223,27 +234,30 @@ class OpenRun(Run):
         return list(self._doing.values())
 
     def cancel(self) -> None:
+        """`end` follows, once its tools' `finally` are over."""
         super().cancel()
         for task in self.tasks():
             task.cancel()
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self.until_left())
 
-    async def cancelled(self) -> None:
+    async def until_left(self) -> None:
         """Until its tools' `finally` are over; then it has ended."""
         if tasks := self.tasks():
             await asyncio.wait(tasks)
         if not self.is_ended:
             self._end({"error": _CANCELLED})
+        self._is_left(self)
 
     def close(self) -> None:
+        """The worker needs it no more, and no word of its end."""
         self.is_ended = True
         self.cancel()
 
     def end_blocked(self, blocked: AgentBlocked, task: asyncio.Task[Any] | None) -> None:
         if not self.is_ended:
             self._end({"error": told_error("agent_blocked", blocked)})
-        for other in self.tasks():
-            if other is not task:
-                other.cancel()
+        self.cancel()
 
     async def _reply(self, number: Any, what: str, data: Mapping[str, Any]) -> None:
         reply: dict[str, Any]
@@ -253,7 +267,7 @@ class OpenRun(Run):
             code = "invalid_args" if what == "check" else "invalid_input"
             reply = {"error": {"code": code, "message": str(error)}}
         except asyncio.CancelledError:
-            reply = {"error": _CUT}
+            reply = {"error": told_error("agent_blocked", self.blocked) if self.blocked else _CUT}
         except AgentBlocked as error:
             reply = {"error": told_error("agent_blocked", error)}
         except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -310,13 +324,9 @@ class OpenRun(Run):
 _CANCELLED = {"code": "cancelled", "type": "CancelledError", "message": "It was cancelled.", "traceback": None}
 _CUT = {"code": "cancelled", "message": "It was cut before it ended."}
 
-_MAX_TRACEBACK = 64 * 1024
-"""Characters, the last ones: a recursion without end has frames by the thousand, and is told by the innermost."""
-
 
 def told_error(code: str, error: BaseException) -> dict[str, Any]:
-    frames = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return {"code": code, "type": type(error).__name__, "message": str(error), "traceback": frames[-_MAX_TRACEBACK:]}
+    return {"code": code, "type": type(error).__name__, "message": text_of(error), "traceback": trace_of(error)}
 
 
 def _replied(outcome: calls.Outcome) -> dict[str, Any]:
@@ -326,12 +336,12 @@ def _replied(outcome: calls.Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         told["type"] = type(outcome.error).__name__
     if trace := outcome.trace():
-        told["traceback"] = trace[-_MAX_TRACEBACK:]
+        told["traceback"] = trace
     return {"error": told}
 
 
 def _for_the_model(error: BaseException) -> str:
-    return str(error) if isinstance(error, ToolError) else type(error).__name__
+    return text_of(error) if isinstance(error, ToolError) else type(error).__name__
 
 
 def _json_result(value: Any) -> Any:

@@ -22,6 +22,15 @@ HOSTILE = [
     *(("up", *case) for case in [*rejected("--port", "--web", "--workers"), ("--port", "99999"), ("--web", HUGE)]),
     *(("serve", *case) for case in [*rejected("--web"), ("--port", "-1"), ("--port", "x"), ("--port", "99999")]),
     *(("work", *case) for case in rejected("--concurrency")),
+    *(
+        (command, "--app", value)
+        for command in ("up", "work")
+        for value in ("", "a b", "shop.py/", "../shop", "1:2", "a:")
+    ),
+    *((command, "--app", "shop", *case) for command in ("up", "work") for case in rejected("--agent-processes")),
+    *(("up", "--app", "shop", "--app-name", value) for value in ("", "a b", "a:b", "x" * 65)),
+    *(("work", "--app", "shop", "--python", value) for value in ("", "nowhere", "/nowhere/python", "shop.py")),
+    *(("up", *alone) for alone in (("--app-name", "shop"), ("--agent-processes", "2"), ("--python", sys.executable))),
     *(("generate", "a prompt", *case) for case in rejected("--max-tokens") if case[1] != "0"),
     *(("replay", "a", *case) for case in [*rejected("--from"), ("--speed", "-1"), ("--speed", "x")]),
     *((command, *case) for command in ("ls", "sessions") for case in [*rejected("--limit"), ("--limit", HUGE)]),

@@ -191,10 +191,6 @@ def test_a_plain_stream_may_show_more_and_have_its_text_transformed(
     api.post(f"/v1/streams/{record['id']}/cancel")
 
 
-def test_a_read_token_sees_which_agent_answers(deployment: Deployment, api: Api, sid: str) -> None:
-    assert "agent" in api.get(f"/v1/streams/{sid}").json()
-
-
 # -- told something ------------------------------------------------------------------------------------------
 
 

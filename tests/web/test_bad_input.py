@@ -199,7 +199,7 @@ def test_64_levels_are_taken(api: Api) -> None:
 def test_every_call_that_takes_a_body_is_as_strict(api: Api, nothing_changes: set[str]) -> None:
     nothing_changes.add(sid := api.start_external())
     before = api.record(sid)
-    for call in ("events", "heartbeat", "cancel", "regenerate"):
+    for call in ("events", "heartbeat", "cancel", "regenerate", "input", "approvals/a1"):
         path = f"/v1/streams/{sid}/{call}"
         for body in filter(None, MALFORMED.values()):  # none at all is none for a call that needs none
             refused(post_raw(api, body, path), 400, "invalid_json")

@@ -194,10 +194,10 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     for key_path in ("/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
     before = owner.newest_ids()
-    for call in ("cancel", "regenerate", "events", "heartbeat"):
+    for call in ("cancel", "regenerate", "events", "heartbeat", "input", "approvals/a1"):
         problem(browser.post(f"/v1/streams/{sid}/{call}?access_token={token}"), 401, "unauthorized")
     problem(browser.post(f"/v1/streams?access_token={token}", {"prompt": "x"}), 401, "unauthorized")
-    for path in ("/v1/streams", "/v1/sessions", "/metrics"):
+    for path in ("/v1/streams", "/v1/sessions", "/v1/agents", "/metrics"):
         problem(browser.get(f"{path}?access_token={token}"), 401, "unauthorized")
     assert owner.newest_ids() == before
 
@@ -281,6 +281,7 @@ def test_a_token_shows_what_a_viewer_needs_and_makes_no_other(keyed: Deployment,
     assert answer.json() == {
         "id": sid,
         "state": "done",
+        "agent": None,
         "attempt": 1,
         "last_event_id": 4,
         "events_url": f"/v1/streams/{sid}/events",

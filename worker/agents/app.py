@@ -59,7 +59,8 @@ class App:
         """Those that take any run."""
         self._alone = asyncio.Semaphore(ALONE_AT_ONCE)
         self._changes: set[asyncio.Event] = set()
-        self._reloads = asyncio.Event()
+        self._outdated = asyncio.Event()
+        """Set when the code that is imported now has changed; then there is another one, for the code as it is."""
         self._ending: set[asyncio.Task[None]] = set()
         self._failure = ""
 
@@ -106,8 +107,9 @@ class App:
 
     def reload(self) -> None:
         """New runs get the app as its code is now; runs that have begun end with the code that they began with."""
-        self._reloads.set()
-        for child in list(self._children):
+        self._outdated.set()
+        self._outdated = asyncio.Event()
+        for child in list(self._shared):
             child.leave()
 
     # -- its loops, and its end ----------------------------------------------------------------------------
@@ -140,10 +142,11 @@ class App:
             finally:
                 self._shared.remove(child)
                 self.forget_changes(woken)
-            if not child.gone.is_set():
-                continue  # it leaves, in peace
-            deaths = 0 if clock() - began > STABLE_S else deaths + 1
-            await asyncio.sleep(_wait_s(deaths))
+                child.leave()  # in peace, if it has not died
+            if child.gone.is_set():
+                deaths = 0 if clock() - began > STABLE_S else deaths
+                await asyncio.sleep(_wait_s(deaths))
+                deaths += 1
 
     async def _watch(self) -> None:
         folder = folder_of(self._options.app, Path.cwd())
@@ -181,7 +184,7 @@ class App:
         """A child that has imported the app, however often that takes."""
         tries = 0
         while True:
-            self._reloads.clear()
+            outdated = self._outdated
             child = Child(self._command(), blocked_s=self._blocked_s, changed=self._tell)
             self._children.add(child)
             try:
@@ -192,21 +195,16 @@ class App:
                 await child.end()
                 raise
             else:
-                self.agents, self._failure = child.agents, ""
-                self.tried.set()
-                return child
-            finally:
-                if not child.agents:
-                    self._children.discard(child)
+                if not outdated.is_set():
+                    self.agents, self._failure = child.agents, ""
+                    self.tried.set()
+                    return child
             self.tried.set()
             await child.end()
-            await self._until_reloaded(_wait_s(tries))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_wait_s(tries)):
+                    await outdated.wait()
             tries += 1
-
-    async def _until_reloaded(self, wait_s: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._reloads.wait()
 
     def _say(self, failed: ImportFailed | ChildLost, again_s: float) -> None:
         """The whole traceback once: an app that is broken stays so until somebody mends it."""

@@ -19,10 +19,8 @@ import orjson
 from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from worker.agents.journal import is_progress
 from worker.stage import UNREPEATED, Part, Repeated, Stage
-
-KEEPS = frozenset({"internal.turn", "internal.tool_result"})
-"""What an attempt has achieved: the next one does not have to do it again (append.lua notes the attempt in meta)."""
 
 JOINED = {"text_delta": "text", "thinking_delta": "text", "agent_text_delta": "text", "tool_args_delta": "partial_json"}
 """Kind → the member whose pieces are joined when they are said again."""
@@ -47,7 +45,7 @@ class AgentStage(Stage):
             self._held.append((kind, data, part))
             return
         super().write(kind, data, part)
-        if kind in KEEPS:
+        if is_progress(kind, data):  # append.lua notes the attempt in meta
             self.kept = self.attempt
         elif kind == TEXT_DELTA and self.first_text_at_s is None:
             self.first_text_at_s = time.monotonic()

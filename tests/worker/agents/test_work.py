@@ -1,0 +1,119 @@
+"""A worker with an app: what it announces, which streams it takes, and to whom it leaves them when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+import worker.sweeper
+from broker.log.agents import Agents
+from broker.log.keys import Keys
+from broker.log.queue import enqueue
+from broker.log.stream_log import StreamLog
+from broker.process.app_options import AppOptions
+from broker.settings import Settings
+from tests.rig.streams import kinds, meta, queued
+from tests.worker.agents.test_process import LIMIT_S
+from worker.agents.app import App
+from worker.providers.choose import Providers
+from worker.standin.server import StandIn
+from worker.worker import Worker
+
+pytestmark = pytest.mark.processes
+
+AGENTS = """
+import asyncio
+from lastevent import agent
+
+@agent("greeter")
+async def greeter(ctx, name: str):
+    yield f"Hello, {name}!"
+
+@agent("patient")
+async def patient(ctx, name: str):
+    yield "One moment."
+    await asyncio.sleep(1000)
+"""
+
+
+@pytest.fixture
+def log(redis: Redis) -> StreamLog:
+    return StreamLog(redis)
+
+
+@pytest.fixture
+def start_worker(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """`async with start_worker()`: a whole worker in this process, with an app; it leaves at once when it stops."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(worker.sweeper, "SWEEP_S", 0.02)
+    (tmp_path / "shop.py").write_text(AGENTS)
+
+    @asynccontextmanager
+    async def started() -> AsyncIterator[Worker]:
+        settings, standin = Settings(redis_url=valkey_url, worker_drain_s=0), StandIn()
+        app = App(AppOptions("shop", "books", 1, None, reloads=False), blocked_s=5)
+        working = Worker(settings, Providers(settings, standin), app)
+        task = asyncio.create_task(working.run())
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await working.wait_until_taking()
+                yield working
+        finally:
+            working.stop()
+            await task
+            standin.close()
+
+    return started
+
+
+async def ask(log: StreamLog, agent: str) -> str:
+    """Queued for the app, as a server does it."""
+    sid = await queued(log, agent=agent, model="", request={"agent": agent, "input": "Ada"})
+    await enqueue(log.redis, log.keys, sid, "books")
+    return sid
+
+
+async def states(log: StreamLog, *sids: str) -> list[str]:
+    return [(await meta(log, sid))["state"] for sid in sids]
+
+
+async def test_a_worker_with_an_app_runs_its_agents_streams_and_leaves_them_to_its_app_when_it_stops(
+    log: StreamLog, start_worker: Callable[[], Any]
+) -> None:
+    async with start_worker():
+        assert {name: agent.app for name, agent in (await Agents(log.redis, Keys()).known()).items()} == {
+            "greeter": "books",
+            "patient": "books",
+        }
+        unknown, greeted, unfinished = [await ask(log, agent) for agent in ("of a newer release", "greeter", "patient")]
+        while await states(log, greeted, unfinished) != ["done", "running"]:
+            pass
+        while "text_delta" not in await kinds(log, unfinished):
+            pass
+        assert await kinds(log, greeted) == ["queued", "start", "text_delta", "done"]
+        assert await states(log, unknown) == ["queued"]
+    assert await states(log, unfinished) == ["running"]
+    assert (await meta(log, unfinished))["lease_until"] == "0"
+    assert await log.redis.zrange("le:jobs:books", 0, -1) == [unfinished.encode()]
+    assert await log.redis.zcard("le:jobs") == 0
+
+
+async def test_an_app_that_cannot_be_imported_keeps_no_plain_stream_waiting_and_takes_none_of_its_own(
+    log: StreamLog, start_worker: Callable[[], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shop.py").write_text("import nowhere")
+    async with start_worker():
+        assert "No module named 'nowhere'" in caplog.text
+        assert await Agents(log.redis, Keys()).known() == {}
+        waiting, plain = await ask(log, "greeter"), await queued(log)
+        await enqueue(log.redis, log.keys, plain)
+        while await states(log, plain) != ["done"]:
+            pass
+        assert await states(log, waiting) == ["queued"]
+    assert await log.redis.zrange("le:jobs:books", 0, -1) == [waiting.encode()]

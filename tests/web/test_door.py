@@ -375,7 +375,7 @@ def routes(api: Api) -> list[tuple[str, str]]:
     known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
     known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
     known += [("OPTIONS", path) for path in paths]
-    return [(method, path.format(sid=sid, session_id="s")) for method, path in known]
+    return [(method, path.format(sid=sid, session_id="s", approval_id="a")) for method, path in known]
 
 
 FOREIGN: dict[str, list[tuple[str, str]]] = {

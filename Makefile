@@ -3,6 +3,7 @@
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
 #   make quick     the tests that start no processes, at each save: under a minute (make quick ARGS="-x")
 #   make test      all tests (make test ARGS="tests/log -x")
+#   make long      all tests, with searches in their long form (make long ARGS="tests/protocol")
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #   make clients   clients of others, also those that compile for minutes (Rust, Kotlin), through a proxy that cuts
@@ -11,7 +12,7 @@
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup up quick test check chaos clients bench requirements
+.PHONY: setup up quick test long check chaos clients bench requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -28,9 +29,14 @@ up: .venv/installed
 test: .venv/installed-dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# Several times as long.
+long: export LASTEVENT_LONG_TESTS = 1
+long: test
+	@:
+
 # What starts processes is left out by tests/rig/starts.py; the search of the protocol takes too long for it.
 quick: .venv/installed-dev
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not processes" -p no:schemathesis --ignore tests/protocol $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not processes" --ignore tests/protocol $(ARGS)
 
 check: .venv/installed-dev
 	@$(BIN)/ruff check --quiet

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from lastevent.context import AGENT_ATTRIBUTE
 from lastevent.errors import AppError
-from lastevent.functions import NAME, Tool
+from lastevent.functions import NAME, NAMING, Tool
 from lastevent.schema import Value, hints_of
 from lastevent.tools import as_tool
 
@@ -85,7 +85,7 @@ def tags(*names: str) -> Tags:
     """For a model that acts in text: what stands in `<name>…</name>` is thinking or a tool's call."""
     for name in names:
         if not NAME.fullmatch(name):
-            raise AppError(f"tags({name!r}): a tag is a letter, then up to 63 letters, digits, _ and -.")
+            raise AppError(f"tags({name!r}): a tag is up to 64 letters, digits, _ and -, and begins with no digit.")
     if not names:
         raise AppError("tags() needs names: tags('think', 'tool').")
     return Tags(names)
@@ -98,7 +98,7 @@ class _Base:
 
     def _set_up(self, name: str, show: Iterable[str], limits: Limits) -> None:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise AppError(f"An agent is named {name!r}: a name is a letter, then up to 63 letters, digits, _ and -.")
+            raise AppError(f"An agent is named {name!r}: {NAMING}")
         self.name, self.limits, self.show = name, limits, tuple(show)
         wrong = [one for one in self.show if one not in SHOWABLE]
         if wrong or isinstance(show, str):

@@ -30,8 +30,8 @@ from lastevent.schema import jsonable, size_of
 MAX_RESULT = 256 * 1024
 """Bytes of a result as JSON. It is in the log, and in every later request to the model."""
 
-TRIES = 3
-"""Of a tool that raises ToolError(retry=True)."""
+RETRY_S = (0.5, 1.0)
+"""Before each further try of a tool that raised ToolError(retry=True)."""
 
 CUT_S = 2.0
 """How long a tool that took too long has for its `finally`, before its caller goes on without it."""
@@ -110,6 +110,7 @@ class Way(Protocol):
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
     async def execute(self, work: Work, limit_s: float | None) -> Any: ...
+    async def pause(self, seconds: float) -> None: ...
 
 
 async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
@@ -136,11 +137,12 @@ async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
 
 
 async def tried(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:
-    for _ in range(TRIES):
+    for wait_s in RETRY_S:
         outcome = await once(way, tool, context, args)
         if not outcome.retry:
-            break
-    return outcome
+            return outcome
+        await way.pause(wait_s)
+    return await once(way, tool, context, args)
 
 
 async def once(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:
@@ -213,6 +215,9 @@ class Awaiting:
         # A `def` may give a coroutine (a lambda around one, a partial): its result is meant.
         return await Work(work.context, _itself, [given], {}).do_async() if inspect.isawaitable(given) else given
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     def _begun(self, work: Work) -> asyncio.Future[Any]:
         if work.is_async:
             return asyncio.ensure_future(work.do_async())
@@ -241,6 +246,11 @@ class Blocking:
         except concurrent.futures.TimeoutError:
             work.context.cut()
             return Raised(TookTooLong())
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 (its thread waits)
+        if self.context.cancelled:
+            raise asyncio.CancelledError
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -15,8 +15,10 @@ from lastevent.schema import Arguments, Value, hints_of, jsonable
 Approval = bool | Callable[[dict[str, Any]], bool]
 """Whether somebody must approve a call, always or by its arguments."""
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 """What every provider takes as a tool's name; agents may be tools too, and their names stand in paths."""
+
+NAMING = "a name is up to 64 letters, digits, _ and -, and begins with no digit."
 
 
 class _NotDone:
@@ -55,7 +57,7 @@ class Tool:
 
     def _check(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise AppError(f"@tool {self.name!r}: a name is a letter, then up to 63 letters, digits, _ and -.")
+            raise AppError(f"@tool {self.name!r}: {NAMING}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise AppError(f"@tool {self.name}: timeout_s is {self.timeout_s!r}; it is seconds, or None for no limit.")
         unknown = [name for name in self.key or () if name not in self.parameters]

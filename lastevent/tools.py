@@ -78,7 +78,7 @@ def _async_wrapper(made: Tool) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         context = _context_of_a_run()
         if context is None:
-            return await made.function(*args, **_with_context(made, args, kwargs))
+            return await _plain(made, args, kwargs)
         return await calls.journalled(calls.Awaiting(context), made, made.bound(args, kwargs))
 
     return wrapper
@@ -88,7 +88,7 @@ def _wrapper(made: Tool) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         context = _context_of_a_run()
         if context is None:
-            return made.function(*args, **_with_context(made, args, kwargs))
+            return _plain(made, args, kwargs)
         return calls.at_once(calls.journalled(calls.Blocking(context), made, made.bound(args, kwargs)))
 
     return wrapper
@@ -99,17 +99,13 @@ def _context_of_a_run() -> Context | None:
     return context if context is not None and context._run is not None else None
 
 
-def _with_context(made: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Frameworks do not know of the Context parameter, so outside of a run it is filled with one that is alone."""
+def _plain(made: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The function's own call. A Context that nobody gives, as frameworks know of none, is one that is alone."""
     name = made.context_parameter
     if name is None or name in kwargs or any(isinstance(arg, Context) for arg in args):
-        return kwargs
+        return made.function(*args, **kwargs)
     try:
-        inspect.signature(made.function).bind(*args, **kwargs)
-    except TypeError:
-        return {**_named(made, args), **kwargs, name: Context()}
-    return kwargs  # something stands in its place: a test's own
-
-
-def _named(made: Tool, args: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(made.signature.bind_partial(*args).arguments)
+        named = made.signature.bind(*args, **kwargs).arguments
+    except TypeError:  # something else stands in its place: a test's own; or the call is wrong, and says so
+        return made.function(*args, **kwargs)
+    return made.function(**named, **{name: Context()})

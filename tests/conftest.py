@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fakeredis
+import hypothesis
 import pytest
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
@@ -27,6 +28,7 @@ from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.rig import starts
 from tests.rig.deployment import Deployment, Process
 from tests.rig.key_leaks import fail_on_leaked_keys
+from tests.rig.long import LONG
 from tests.rig.streams import committing
 
 START_LIMIT_S = 20.0
@@ -52,6 +54,9 @@ def left_over():
 while os.path.isdir("/proc") and list(left_over()):
     pass
 """
+
+hypothesis.settings.register_profile("suite", max_examples=100 if LONG else 25)
+hypothesis.settings.load_profile("suite")
 
 # Most of what is imported and collected stays: the cycle collector need not walk it while it grows, nor afterwards.
 gc.disable()
@@ -80,9 +85,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    for item in items:
-        if label := getattr(item, "operation_label", None):  # schemathesis gives its tests one id, all of them
-            item._id = item.id.with_params(label)
     # xdist, which hands out whole files here, would run only one of those that share an id.
     assert len({item.nodeid for item in items}) == len(items)
     items.sort(key=lambda item: WAITING.index(folder) if (folder := item.path.parent.name) in WAITING else len(WAITING))

@@ -67,7 +67,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "worker.agents": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.process"),
-        *("worker.attempts", "worker.execution", "worker.providers", "worker.spending", "worker.stage"),
+        *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
         *("worker.arguments", "worker.turns", "worker.visibility"),
     },
     "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 MAX_ATTEMPTS = 3
-"""A request that has failed three times, at its provider or by its worker, will fail a fourth time too."""
+"""A request that has failed three times, at its provider or by its worker, will fail a fourth time too.
+
+Of an agent, attempts without progress are counted: one of ten minutes would else die of three deploys."""
+
+MOST_ATTEMPTS = 30
+"""Progress or not: an agent that does something new each time, with a time among its arguments perhaps, and then
+crashes its process would begin again until its log is full."""
 
 WORKER_LOST = {
     "code": "worker_lost",
@@ -24,4 +30,4 @@ PRODUCER_LOST = {
 
 def may_restart(on_worker_loss: str | None, attempt: int, kept: int = 0) -> bool:
     """Whether another worker may restart the generation after this attempt lost its worker. `kept`: Meta.kept."""
-    return on_worker_loss != "fail" and attempt - kept < MAX_ATTEMPTS
+    return on_worker_loss != "fail" and attempt - kept < MAX_ATTEMPTS and attempt < MOST_ATTEMPTS

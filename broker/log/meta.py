@@ -144,7 +144,8 @@ class Meta:
     bytes = Field(int, is_archived=True)
     """The size of all events' data."""
     kept = Field(int)
-    """The attempt in which an agent's turn or a tool's result was written last."""
+    """The attempt in which an agent's turn or a call's result was written last: what a takeover need not do again.
+    `append` sets it with the event, so it is what the log says. Attempts without any are what is counted."""
     usage = Field(orjson.loads)
     """While it runs: what its provider has counted so far, as the members that an ending by seizure takes over, JSON:
     {"usage": {…}, "cost_usd": …, "usage_incomplete": true}. The step that ends the stream removes it."""

@@ -15,7 +15,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -106,16 +105,15 @@ class Supervisor:
 
     def __init__(self, children: Sequence[Child]) -> None:
         self._children = children
-        self._stopping = threading.Event()
+        self.is_stopping = False
         self._forced = False
 
     def stop(self, signum: int, _: FrameType | None) -> None:
-        self._forced = self._stopping.is_set() and signum == signal.SIGINT
-        self._stopping.set()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
+        """As a signal's handler, which may come amid anything that the main thread does: it takes no lock. (That of a
+        threading.Event may be held by the very thread that it interrupts, which then waits for itself for ever.)
+        """
+        self._forced = self.is_stopping and signum == signal.SIGINT
+        self.is_stopping = True
 
     def start(self) -> None:
         for signum in STOP_SIGNALS:
@@ -125,11 +123,12 @@ class Supervisor:
 
     def watch(self, embedded: EmbeddedServer | None = None) -> None:
         """Until a signal: look after every child, and after the embedded server."""
-        while not self._stopping.wait(POLL_S):
+        while not self.is_stopping:
             if embedded and not embedded.is_alive():
                 say("the embedded server died; starting it again")
                 embedded.start()
             self.look_after_children()
+            time.sleep(POLL_S)
 
     def look_after_children(self) -> None:
         for child in self._children:

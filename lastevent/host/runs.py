@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from lastevent import calls
@@ -24,11 +25,22 @@ from lastevent.host.wire import Credit, TooLong, Wire
 from lastevent.schema import jsonable
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where runs are: what they share."""
+
+    wire: Wire
+    threads: concurrent.futures.Executor
+    """Where plain functions run."""
+    is_left: Callable[[Any], object]
+    """Called with a run when nothing of it is at work any more."""
+
+
 class Run:
     """What a Context stands on (context.Run)."""
 
-    def __init__(self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any]) -> None:
-        self.wire, self.threads = wire, threads
+    def __init__(self, place: Place, told: Mapping[str, Any]) -> None:
+        self.wire, self.threads, self._is_left = place.wire, place.threads, place.is_left
         self.id = told["run"]
         self.info: Mapping[str, Any] = told.get("info") or {}
         self.input = told.get("input")
@@ -112,7 +124,7 @@ class Run:
         self.credit.refuse()
 
     def end_blocked(self, blocked: AgentBlocked, task: asyncio.Task[Any] | None) -> None:
-        """It held the loop up, and `blocked` was raised in `task`."""
+        """It held the loop up, and `blocked` was raised in `task`: all of it ends."""
         raise NotImplementedError
 
     def _end(self, told: Mapping[str, Any]) -> None:
@@ -126,10 +138,8 @@ class Run:
 
 
 class CodeRun(Run):
-    def __init__(
-        self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any], agent: CodeAgent
-    ) -> None:
-        super().__init__(wire, threads, told)
+    def __init__(self, place: Place, told: Mapping[str, Any], agent: CodeAgent) -> None:
+        super().__init__(place, told)
         self._agent = agent
         self.task: asyncio.Task[None] | None = None
 
@@ -145,6 +155,7 @@ class CodeRun(Run):
     def _done(self, task: asyncio.Task[None]) -> None:
         if not self.is_ended:  # cancelled before its first step
             self._end({"error": _CANCELLED})
+        self._is_left(self)
 
     def cancel(self) -> None:
         super().cancel()
@@ -196,10 +207,11 @@ class CodeRun(Run):
 
 
 class OpenRun(Run):
-    def __init__(self, wire: Wire, threads: concurrent.futures.Executor, told: Mapping[str, Any], agent: Agent) -> None:
-        super().__init__(wire, threads, told)
+    def __init__(self, place: Place, told: Mapping[str, Any], agent: Agent) -> None:
+        super().__init__(place, told)
         self._agent = agent
         self._doing: dict[Any, asyncio.Task[None]] = {}
+        self._leaving: asyncio.Task[None] | None = None
 
     def asked(self, number: Any, what: str, data: Mapping[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         token = CURRENT.set(self.context)
@@ -223,27 +235,30 @@ class OpenRun(Run):
         return list(self._doing.values())
 
     def cancel(self) -> None:
+        """`end` follows, once its tools' `finally` are over."""
         super().cancel()
         for task in self.tasks():
             task.cancel()
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self.until_left())
 
-    async def cancelled(self) -> None:
+    async def until_left(self) -> None:
         """Until its tools' `finally` are over; then it has ended."""
         if tasks := self.tasks():
             await asyncio.wait(tasks)
         if not self.is_ended:
             self._end({"error": _CANCELLED})
+        self._is_left(self)
 
     def close(self) -> None:
+        """The worker needs it no more, and no word of its end."""
         self.is_ended = True
         self.cancel()
 
     def end_blocked(self, blocked: AgentBlocked, task: asyncio.Task[Any] | None) -> None:
         if not self.is_ended:
             self._end({"error": told_error("agent_blocked", blocked)})
-        for other in self.tasks():
-            if other is not task:
-                other.cancel()
+        self.cancel()
 
     async def _reply(self, number: Any, what: str, data: Mapping[str, Any]) -> None:
         reply: dict[str, Any]
@@ -253,7 +268,7 @@ class OpenRun(Run):
             code = "invalid_args" if what == "check" else "invalid_input"
             reply = {"error": {"code": code, "message": str(error)}}
         except asyncio.CancelledError:
-            reply = {"error": _CUT}
+            reply = {"error": told_error("agent_blocked", self.blocked) if self.blocked else _CUT}
         except AgentBlocked as error:
             reply = {"error": told_error("agent_blocked", error)}
         except (Exception, SystemExit, KeyboardInterrupt) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lastevent.agents import Agent, AnyAgent, CodeAgent
 from lastevent.context import CURRENT
-from lastevent.host.runs import CodeRun, OpenRun, Run
+from lastevent.host.runs import CodeRun, OpenRun, Place, Run
 from lastevent.host.wire import Wire
 
 THREADS = 128
@@ -23,10 +23,10 @@ class Host:
     def __init__(self, wire: Wire, agents: dict[str, AnyAgent]) -> None:
         self._wire, self._agents = wire, agents
         self._runs: dict[Any, Run] = {}
-        self._threads = concurrent.futures.ThreadPoolExecutor(THREADS, "lastevent")
+        threads = concurrent.futures.ThreadPoolExecutor(THREADS, "lastevent")
+        self._place = Place(wire, threads, self._leave_out)
         self._is_stopping = self._is_left = False
         self._idle: asyncio.Event
-        self._background: set[asyncio.Task[Any]] = set()
         self._owners: weakref.WeakKeyDictionary[asyncio.Task[Any], Run] = weakref.WeakKeyDictionary()
 
     async def serve(self, hello: dict[str, Any]) -> bool:
@@ -55,14 +55,13 @@ class Host:
         elif op == "run" or op == "open":
             self._begin(message)
         elif op == "cancel" and run:
-            self._cancel(run)
+            run.cancel()
         elif op == "cancel_ask":
             for one in self._runs.values():
                 if isinstance(one, OpenRun):
                     one.cancel_ask(message["id"])
         elif op == "close" and isinstance(run, OpenRun):
             run.close()
-            self._leave_out(run)
         elif op == "ping":
             self._wire.send({"op": "pong", "n": message["n"]})
         elif op == "stop":
@@ -72,30 +71,22 @@ class Host:
     def _begin(self, message: dict[str, Any]) -> None:
         agent = self._agents.get(message["agent"])
         if message["op"] == "run" and isinstance(agent, CodeAgent):
-            run = CodeRun(self._wire, self._threads, message, agent)
+            run = CodeRun(self._place, message, agent)
             self._runs[run.id] = run
-            run.begin(self._loop).add_done_callback(lambda _: self._leave_out(run))
+            run.begin(self._loop)
         elif message["op"] == "open" and isinstance(agent, Agent):
-            self._runs[message["run"]] = OpenRun(self._wire, self._threads, message, agent)
+            self._runs[message["run"]] = OpenRun(self._place, message, agent)
         else:
             told = f"There is no agent {message['agent']} here that could be {message['op']}: the app has changed."
             error = {"code": "agent_failed", "type": "LookupError", "message": told, "traceback": None}
             self._wire.send({"op": "end", "run": message["run"], "error": error})
 
     def _asked(self, run: Run | None, message: dict[str, Any]) -> None:
-        if isinstance(run, OpenRun):
+        if isinstance(run, OpenRun) and not run.is_over:
             run.asked(message["id"], message["what"], message.get("data") or {}, self._loop)
         else:
             error = {"code": "no_run", "message": "The run is not open here; it may have ended."}
             self._wire.send({"op": "reply", "id": message["id"], "error": error})
-
-    def _cancel(self, run: Run) -> None:
-        run.cancel()
-        if isinstance(run, OpenRun):
-            task = self._loop.create_task(run.cancelled())
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-            task.add_done_callback(lambda _: self._leave_out(run))
 
     # -- its end ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from broker.log.stream_log import StreamLog
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until
+from tests.rig.long import LONG
 from tests.rig.streams import ids, meta, queued, running
 from worker.archiving.archiver import TURN_MS, Archiver
 from worker.archiving.streams import AGAIN_S
@@ -553,7 +553,7 @@ async def test_killed_at_any_step_it_archives_each_stream_once_and_releases_none
     log: StreamLog, either_url: str, valkey_url: str, tmp_path: Path
 ) -> None:
     """A full turn: two streams to archive, one to erase that is archived, one that is not, and viewers' records."""
-    every = 1 if os.environ.get("LASTEVENT_LONG_TESTS") else 17
+    every = 1 if LONG else 41
     async with open_archive(either_url, tmp_path) as archive:
         whole = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None)
         argv = [sys.executable, "-m", "tests.archive.killed", valkey_url, either_url, str(tmp_path)]

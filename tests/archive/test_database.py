@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -24,31 +23,14 @@ from broker.archive.schema import METADATA, REVISION, REVISIONS, STREAMS
 from broker.errors import ArchiveUnavailable
 from broker.store.archive_url import parse_archive_url
 from tests.archive.archive import TestArchive
+from tests.rig.long import LONG
+from tests.rig.zygote import run_module
 
-PREPARE = """
-import asyncio, os, signal, sys
-import sqlalchemy as sa
-from broker.archive.database import Database
-
-url, kill_at = sys.argv[1], int(sys.argv[2])
-seen = 0
-
-def count(*_):
-    global seen
-    seen += 1
-    if seen == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sa.event.listen(sa.Engine, "before_cursor_execute", count)
-sa.event.listen(sa.Engine, "commit", count)
-asyncio.run(Database(url).prepared())
-print(seen)
-"""
+FOLDER = Path(__file__).parents[2]
 
 
-def prepare(url: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-c", PREPARE, url, str(kill_at)]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def prepare(url: str, kill_at: int = 0) -> subprocess.CompletedProcess[bytes]:
+    return run_module("tests.archive.prepared", [url, str(kill_at)], dict(os.environ), FOLDER)
 
 
 async def is_whole(url: str) -> bool:
@@ -89,19 +71,16 @@ async def test_a_second_start_finds_it_done(archive_url: str) -> None:
 
 @pytest.mark.processes
 async def test_two_that_start_together_both_succeed(archive_url: str) -> None:
-    started = [prepare(archive_url) for _ in range(3)]
-    for process in started:
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 0, said.decode()
+    for ended in await asyncio.gather(*(asyncio.to_thread(prepare, archive_url) for _ in range(3))):
+        assert ended.returncode == 0, ended.stderr.decode()
     assert await is_whole(archive_url)
 
 
 @pytest.mark.processes
 async def test_one_that_is_killed_at_any_step_leaves_nothing_in_the_way(archive_url: str) -> None:
-    steps = range(1, 200, 3) if os.environ.get("LASTEVENT_LONG_TESTS") else (4, 14, 20)
+    steps = range(1, 200, 3) if LONG else (4, 14, 20)
     for kill_at in steps:
         killed = prepare(archive_url, kill_at)
-        killed.communicate(timeout=60)
         if killed.returncode == 0:
             break
         assert killed.returncode == -signal.SIGKILL

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Awaitable
@@ -18,12 +17,13 @@ from broker.log.meta import new_claim_id
 from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from tests.rig.deployment import Deployment
+from tests.rig.long import LONG
 from tests.rig.streams import new_stream
 
 LASTS_S = 60
 EVENTS = 1500
 SPEED = 16
-IS_ALONE = bool(os.environ.get("LASTEVENT_LONG_TESTS"))
+IS_ALONE = LONG
 
 
 async def a_generation(deployment: Deployment, lasted_s: float, events: int = EVENTS) -> str:

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,15 @@ def environment(**settings: str) -> dict[str, str]:
 def lastevent(tmp_path: Path) -> Callable[..., Ended]:
     """lastevent("ls", "--json", url=…, input=b"…", LASTEVENT_…="…") → how it ended. None ends with a traceback."""
 
-    def run(*args: str | bytes, url: str = "http://127.0.0.1:1", given: bytes = b"", **settings: str) -> Ended:
-        ended = run_module("broker", args, environment(LASTEVENT_URL=url, **settings), tmp_path, given)
-        assert b"Traceback" not in ended.stderr, ended.stderr.decode()
-        return ended
+    return partial(run_lastevent, tmp_path)
 
-    return run
+
+def run_lastevent(
+    folder: Path, *args: str | bytes, url: str = "http://127.0.0.1:1", given: bytes = b"", **settings: str
+) -> Ended:
+    ended = run_module("broker", args, environment(LASTEVENT_URL=url, **settings), folder, given)
+    assert b"Traceback" not in ended.stderr, ended.stderr.decode()
+    return ended
 
 
 class Running:
@@ -105,10 +109,16 @@ def processes_in(folder: Path) -> dict[int, str]:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """start("up", "--port", …, LASTEVENT_…="…") → Running."""
+    with running_in(tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def running_in(folder: Path) -> Iterator[Callable[..., Running]]:
     with ExitStack() as stack:
 
         def start(*args: str, **settings: str) -> Running:
-            running = Running(tmp_path, *args, **settings)
+            running = Running(folder, *args, **settings)
             stack.callback(running.kill_all)
             return running
 

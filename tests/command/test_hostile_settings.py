@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from broker.command import cli
 from broker.command.client import shown
+from tests.rig.long import LONG
 from worker import __main__ as worker
 
 SECRETS = ("seCret1", "seCret2")
 PASSWORDS = [f"seCret1{between}seCret2" for between in ("/", "#", "?", "/?#", "?x=", "#@", "/@", "[", "]")]
-LONG = "a" * 300
+VERY_LONG = "a" * 300
 
 REDIS = [
     *(f"redis://user:{password}@host/0" for password in PASSWORDS),
@@ -24,7 +25,7 @@ REDIS = [
     *(f"unix://user:{password}@/tmp/s" for password in PASSWORDS),
     *("redis://user:seCret1@", "redis://h?x=seCret1", "redis://u:seCret1@h:port", "redis://u:seCret1@h:99999"),
     *("redis://u:seCret1@h:0", "redis://u:seCret1@h?db=x", "redis://u:seCret1@h?socket_timeout=x", "redis://u@h/x"),
-    *("redis://u:seCret1@[::1", f"redis://u:seCret1@{LONG}", "rediss://u:seCret1@h?ssl_cert_reqs=seCret2"),
+    *("redis://u:seCret1@[::1", f"redis://u:seCret1@{VERY_LONG}", "rediss://u:seCret1@h?ssl_cert_reqs=seCret2"),
     *("redis://u:seCret1@h?ssl_ca_certs=x", "redis://u:seCret1@h?protocol=x", "redis://u:seCret1@h?retry=x"),
     *("seCret1", "://seCret1", "redis+sentinel://:seCret1@a", "redis://:seCret1@a..b", "redis://u:seCret1@a b"),
     "redis+sentinel://a/main?sentinel_password=seCret1&x=y",
@@ -32,13 +33,17 @@ REDIS = [
 ARCHIVES = [
     *(f"postgresql://user:{password}@host:port/db" for password in PASSWORDS),
     *(f"postgresql://user:{password}@host:99999/db" for password in PASSWORDS),
-    *("postgresql://u:seCret1@h/db?x=seCret2", f"postgresql://u:seCret1@{LONG}/db", "postgresql://u:seCret1@[::1/db"),
+    *(
+        "postgresql://u:seCret1@h/db?x=seCret2",
+        f"postgresql://u:seCret1@{VERY_LONG}/db",
+        "postgresql://u:seCret1@[::1/db",
+    ),
     *("postgresql://u:seCret1@a,b:1,2/db", "postgresql://u:seCret1@h/", "mysql://u:seCret1@h/db", "seCret1"),
     *("postgresql://u:seCret1@h/db?port=x", "sqlite://u:seCret1@h/x.db", "sqlite:///x.db?key=seCret1"),
 ]
 URLS = [
     *("http://[", "http://", "http://u:seCret1@", "https://u:seCret1@[::1/x", "http://u:seCret1@h:port/"),
-    *(f"http://u:seCret1@{LONG}/", "http://u:seCret1@h:99999/", "http://u:seCret1/@h/"),
+    *(f"http://u:seCret1@{VERY_LONG}/", "http://u:seCret1@h:99999/", "http://u:seCret1/@h/"),
 ]
 HOSTILE = [
     *(("LASTEVENT_REDIS_URL", url) for url in REDIS),
@@ -62,12 +67,16 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+COMMANDS = (["doctor"], ["serve"], ["up"], ["verify", "--all"])
+
+
 @pytest.mark.parametrize(("variable", "value"), HOSTILE, ids=lambda word: repr(word)[:60])
 def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
-    for args in (["doctor"], ["serve"], ["up"], ["verify", "--all"]):
+    turn = HOSTILE.index((variable, value)) % len(COMMANDS)
+    for args in COMMANDS if LONG else COMMANDS[turn : turn + 1]:
         ended = CliRunner().invoke(cli.app, args)
         assert isinstance(ended.exception, SystemExit), ended.exception
         assert (ended.exit_code, ended.stdout) == (2, "")
@@ -81,7 +90,7 @@ def test_a_variable_that_cannot_be_used_is_named_and_not_repeated(
     assert not any(secret in line for secret in SECRETS)
 
 
-@pytest.mark.parametrize("host", [LONG, "a..b", "a b", "\u0130" * 80], ids=lambda host: repr(host)[:20])
+@pytest.mark.parametrize("host", [VERY_LONG, "a..b", "a b", "\u0130" * 80], ids=lambda host: repr(host)[:20])
 @pytest.mark.parametrize("command", ["serve", "up"])
 def test_a_host_that_is_none_is_said(command: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASTEVENT_API_KEYS", "a-key-of-thirty-two-and-more-of-it")

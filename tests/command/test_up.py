@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,9 @@ from redis import Redis
 from broker.log.servers import RETURN_LEASES
 from broker.log.steps import LEASE_S
 from broker.settings import NO_ARCHIVE
-from tests.command.conftest import Ended, Running, processes_in
+from tests.command.conftest import Ended, Running, processes_in, run_lastevent, running_in
 from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.long import LONG
 
 Start = Callable[..., Running]
 Lastevent = Callable[..., Ended]
@@ -50,37 +52,79 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def test_it_says_when_it_is_ready_ends_everything_and_goes_on_where_it_was(
-    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
-) -> None:
-    data_dir = "my däta ? [1]"
-    up = start("up", "--port", str(port), "--data-dir", data_dir)
-    up.wait_until_it_says("Lastevent is ready")
-    assert up.stdout == f"Lastevent is ready: {url}\n"
-    assert "stand-in, which is not a model" in up.stderr
-    first = lastevent("generate", "[[tokens=20 rate=0]] hello", "--session", "kept", url=url)
-    assert first.returncode == 0
-    asked = {"prompt": "[[tokens=60 rate=20 ttft_ms=0]] long"}
-    in_flight = HTTP.post(f"{url}/v1/streams", json=asked).json()["id"]
-    wait_until(lambda: HTTP.get(f"{url}/v1/streams/{in_flight}/text").text, "it has begun")
-    assert up.stop() == 0
-    assert processes_in(tmp_path) == {}
-    assert os.listdir(tmp_path / data_dir)
+@dataclass
+class Twice:
+    """What became of one that was started, stopped, started again and ended with Ctrl-C."""
 
-    again = start("up", "--port", str(port), "--data-dir", data_dir)
-    again.wait_until_it_says("Lastevent is ready")
-    [stream] = HTTP.get(f"{url}/v1/sessions/kept").json()["streams"]
-    followed = lastevent("follow", stream["id"], url=url)
-    assert (followed.returncode, followed.stdout) == (0, first.stdout)
-    followed = lastevent("follow", in_flight, url=url)
-    assert followed.returncode == 0
-    assert followed.stdout.decode().strip().endswith(HTTP.get(f"{url}/v1/streams/{in_flight}/text").text)
-    again.press_ctrl_c()
-    assert again.wait() == 0
-    assert processes_in(tmp_path) == {}
+    url: str
+    first: Running
+    again: Running
+    left: list[dict[int, str]]
+    data: list[str]
+    generated: Ended
+    followed: Ended
+    followed_in_flight: Ended
+    text_in_flight: str
+    queued_ms: int
+    began_ms: int
+    restarted_ms: int
+    in_use_since_ms: float
+    ended: list[int]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+    folder, port, data = tmp_path_factory.mktemp("twice"), free_port(), "my däta ? [1]"
+    url, options = f"http://127.0.0.1:{port}", ("up", "--port", str(port), "--data-dir", data)
+    with running_in(folder) as start:
+        first = start(*options)
+        first.wait_until_it_says("Lastevent is ready")
+        generated = run_lastevent(folder, "generate", "[[tokens=20 rate=0]] hello", "--session", "kept", url=url)
+        in_flight = _begun(url, tokens=60)
+        ended, left = [first.stop()], [processes_in(folder)]
+        kept = os.listdir(folder / data)
+
+        again = start(*options)
+        again.wait_until_it_says("Lastevent is ready")
+        new = _begun(url)  # nothing keeps this one from beginning as soon as a worker is there
+        wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
+        [stream] = HTTP.get(f"{url}/v1/sessions/kept").json()["streams"]
+        told = {
+            "followed": run_lastevent(folder, "follow", stream["id"], url=url),
+            "followed_in_flight": run_lastevent(folder, "follow", in_flight, url=url),
+            "text_in_flight": HTTP.get(f"{url}/v1/streams/{in_flight}/text").text,
+            "queued_ms": _time_of("queued", new, url),
+            "began_ms": _time_of("text_delta", new, url),
+            "restarted_ms": _time_of("restart", in_flight, url),
+            "in_use_since_ms": _server_in_use_since_ms(folder / data),
+        }
+        again.press_ctrl_c()
+        ended.append(again.wait())
+        left.append(processes_in(folder))
+        yield Twice(url=url, first=first, again=again, left=left, data=kept, generated=generated, ended=ended, **told)
+
+
+def test_it_says_when_it_is_ready_and_ends_everything(twice: Twice) -> None:
+    assert twice.first.stdout == f"Lastevent is ready: {twice.url}\n"
+    assert "stand-in, which is not a model" in twice.first.stderr
+    assert twice.ended == [0, 0], "stopped, and with Ctrl-C"
+    assert twice.left == [{}, {}]
+
+
+def test_it_goes_on_where_it_was(twice: Twice) -> None:
+    assert twice.data
+    assert twice.generated.returncode == 0
+    assert (twice.followed.returncode, twice.followed.stdout) == (0, twice.generated.stdout)
+    assert twice.followed_in_flight.returncode == 0
+    assert twice.followed_in_flight.stdout.decode().strip().endswith(twice.text_in_flight)
+
+
+def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a_worker(twice: Twice) -> None:
+    assert twice.queued_ms - twice.in_use_since_ms >= RETURN_LEASES * LEASE_S * 1000
+    assert twice.restarted_ms - twice.began_ms < WELL_BELOW_A_LEASE_MS
+
+
+@pytest.mark.parametrize("workers", ["1", "2"] if LONG else ["2"])
 def test_it_is_ready_only_when_a_worker_takes_generations(
     start: Start, tmp_path: Path, port: int, url: str, workers: str
 ) -> None:
@@ -107,22 +151,6 @@ def test_it_is_ready_only_when_a_worker_takes_generations(
     assert up.stop() == 0
 
 
-def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a_worker(
-    start: Start, tmp_path: Path, port: int, url: str
-) -> None:
-    up = start("up", "--port", str(port), "--data-dir", "data")
-    up.wait_until_it_says("Lastevent is ready")
-    in_flight = _begun(url)
-    assert up.stop() == 0
-    again = start("up", "--port", str(port), "--data-dir", "data")
-    again.wait_until_it_says("Lastevent is ready")
-    new = _begun(url)  # nothing keeps this one from beginning as soon as a worker is there
-    assert _time_of("queued", new, url) - _server_in_use_since_ms(tmp_path) >= RETURN_LEASES * LEASE_S * 1000
-    wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
-    assert _time_of("restart", in_flight, url) - _time_of("text_delta", new, url) < WELL_BELOW_A_LEASE_MS
-    assert again.stop() == 0
-
-
 def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
     start: Start, tmp_path: Path, port: int, url: str
 ) -> None:
@@ -135,20 +163,21 @@ def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
     again = start("up", "--port", str(port), "--data-dir", "data")
     again.wait_until_it_says("Lastevent is ready")
     wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
-    since_ms = _server_in_use_since_ms(tmp_path)
+    since_ms = _server_in_use_since_ms(tmp_path / "data")
     assert since_ms > _time_of("text_delta", in_flight, url)
     assert _time_of("restart", in_flight, url) - since_ms >= LEASE_S * 1000
     assert again.stop() == 0
 
 
-def _begun(url: str) -> str:
-    sid: str = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=200 rate=20 ttft_ms=0]] long"}).json()["id"]
+def _begun(url: str, tokens: int = 200) -> str:
+    asked = {"prompt": f"[[tokens={tokens} rate=20 ttft_ms=0]] long"}
+    sid: str = HTTP.post(f"{url}/v1/streams", json=asked).json()["id"]
     wait_until(lambda: HTTP.get(f"{url}/v1/streams/{sid}/text").text, "it has begun")
     return sid
 
 
-def _server_in_use_since_ms(folder: Path) -> float:
-    [path] = re.findall(r'^unixsocket "(.+)"$', (folder / "data" / "valkey.conf").read_text(), re.MULTILINE)
+def _server_in_use_since_ms(data: Path) -> float:
+    [path] = re.findall(r'^unixsocket "(.+)"$', (data / "valkey.conf").read_text(), re.MULTILINE)
     with Redis(unix_socket_path=path) as redis:
         [(_, since_ms)] = redis.zrange("le:servers", -1, -1, withscores=True)
     return float(since_ms)
@@ -207,8 +236,11 @@ def test_children_do_not_outlive_a_killed_parent_and_the_next_start_has_the_data
     assert processes_in(tmp_path) == {}
 
 
-@pytest.mark.parametrize("when", ["valkey", "-m worker"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+STOPS = [("valkey", signal.SIGINT), ("-m worker", signal.SIGTERM)]
+OTHER_STOPS = [("valkey", signal.SIGTERM), ("-m worker", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("when", "how"), STOPS + OTHER_STOPS if LONG else STOPS)
 def test_stopped_before_it_is_ready_it_leaves_nothing(
     start: Start, tmp_path: Path, port: int, when: str, how: signal.Signals
 ) -> None:

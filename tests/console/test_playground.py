@@ -249,7 +249,7 @@ def test_a_stream_whose_producer_wrote_no_start_is_running_when_it_writes(page: 
 def test_thinking_is_folded_until_it_is_asked_for(page: Page, seeds: Seeds) -> None:
     sid = send(page, seeds, "[[tokens=5 rate=0 ttft_ms=0 thinking=9]]")
     until_ended(page)
-    thought = "".join(event["data"]["text"] for event in seeds.log(sid) if event["event"] == "thinking_delta")
+    thought = "".join(event["data"]["text"] for event in seeds.log(sid) if event["event"] == "internal.thinking_delta")
     thinking = page.locator(".answer-thinking .answer-text")
     expect(thinking).not_to_be_visible()
     page.get_by_text("Thinking").click()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -16,12 +15,13 @@ import redis
 
 from tests.faults.conftest import Provider
 from tests.rig.deployment import HTTP, Deployment, Process, wait_until
+from tests.rig.long import LONG
 
 Deploy = Callable[..., Deployment]
 
 SILENT = "[[tokens=20 ttft_ms=0 rate=0 stall_at=5]]"
 SLOW = "[[tokens=100 rate=10 ttft_ms=0]]"
-STOPPED_S = 30 if os.environ.get("LASTEVENT_LONG_TESTS") else 8
+STOPPED_S = 30 if LONG else 8
 """Longer than a lease; `make chaos` takes the long form."""
 
 

@@ -7,7 +7,6 @@ again, at any point of any viewer's way.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections import deque
 from collections.abc import AsyncIterator
@@ -31,6 +30,7 @@ from broker.log.keys import Keys
 from broker.log.steps import Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.web.viewer import Ended, EventsResponse, Viewers
+from tests.rig.long import LONG
 from tests.rig.streams import batch, ending, running, seize, text
 
 LIMIT_S = 10.0
@@ -444,7 +444,7 @@ _ACTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=500 if os.environ.get("LASTEVENT_LONG_TESTS") else 200, deadline=None)
+@settings(max_examples=500 if LONG else 80, deadline=None)
 @given(st.lists(st.tuples(_ACTIONS, st.integers(0, 12)), max_size=60), st.booleans())
 def test_viewers_that_join_stall_resume_and_leave_at_every_step_get_every_event_once(
     steps: list[tuple[str, int]], by_seizure: bool

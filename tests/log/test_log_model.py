@@ -51,6 +51,7 @@ from broker.log.steps import (
 from broker.log.stream_log import StreamLog
 from tests.protocol import model
 from tests.protocol.model import NEW, SETTLED, Event, Server, Steps, Stream
+from tests.rig.long import LONG
 from tests.rig.streams import expire_lease, meta, new_stream
 
 SID = "s1"
@@ -68,7 +69,10 @@ T = TypeVar("T")
 
 WORKERS = st.integers(1, 2)
 SELDOM, OFTEN = (st.sampled_from([value, value, value, not value]) for value in (False, True))
-SAID = st.builds(Event, st.sampled_from(["text_delta", "status"]), st.sampled_from(["{}", "[]"]))
+PROGRESS = st.sampled_from(
+    [Event(model.TURN, "{}"), Event(model.TOOL_RESULT, '{"key":"k"}'), Event(model.TOOL_RESULT, "{}")]
+)
+SAID = st.builds(Event, st.sampled_from(["text_delta", model.RESTART]), st.sampled_from(["{}", "[]"])) | PROGRESS
 ENDINGS = st.builds(Event, st.sampled_from(sorted(model.TERMINAL)), st.sampled_from(["{}", '{"by":"a \\"caller\\""}']))
 TEXTS = st.lists(SAID, min_size=1, max_size=3).map(tuple)
 USAGES = st.sampled_from(["", "", '{"usage":{"input_tokens":7},"cost_usd":0.1}', '{"usage":{"input_tokens":9}}', "{}"])
@@ -132,7 +136,7 @@ class Beside(RuleBasedStateMachine):
     @rule(again=st.booleans())
     def create(self, again: bool = False) -> None:
         reserved_ms = self.run(self.log.now_ms()) - 1000 * self.server.now if again else None
-        is_new = self.run(self.log.create(new_stream(SID), reserved_ms=reserved_ms))
+        is_new = self.run(self.log.create(new_stream(SID, agent="a"), reserved_ms=reserved_ms))
         self.stream, answer = self.steps.create(self.server, self.stream, again=again)
         assert int(is_new) == answer[1]
 
@@ -368,6 +372,7 @@ class Beside(RuleBasedStateMachine):
         assert (found["state"], pen, int(found["tail"])) == (self.stream.state, self.stream.pen, self.stream.tail)
         assert int(found["attempt"]) == self.stream.attempt
         assert found.get("usage", "") == self.stream.usage
+        assert int(found.get("kept", 0)) == self.stream.kept
         assert found["boot"] == self.name_of(self.stream.boot)
         assert (int(found.get("lease_until", 0)) > 1) == self.stream.leased
 
@@ -415,8 +420,8 @@ def _run(connect: Callable[[], Redis], examples: int, steps: int) -> None:
 
 def test_the_scripts_do_what_the_model_does() -> None:
     with _fakeredis_with_info():
-        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20, steps=40)
+        _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20 if LONG else 10, steps=40)
 
 
 def test_a_real_server_does_too(valkey_url: str) -> None:
-    _run(lambda: Redis.from_url(valkey_url), examples=60, steps=40)
+    _run(lambda: Redis.from_url(valkey_url), examples=60 if LONG else 20, steps=40)

@@ -52,7 +52,8 @@ class CallSearch(Search):
 
     def _claim(self, w: World, n: int, me: Worker) -> Iterator[tuple[str, World]]:
         for move, after in super()._claim(w, n, me):
-            if after.workers[n].pen and after.stream:
+            if after.workers[n].pen:
+                assert after.stream
                 others = [other for other in w.workers if other is not me]
                 if any(_is_gone(other) and _has_lost(other, after.stream) for other in others):
                     after = after._replace(admitted=after.admitted | {FORGOTTEN})

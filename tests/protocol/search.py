@@ -760,4 +760,4 @@ def check_viewer(w: World) -> None:
     seen = w.viewer.closed
     if seen and not _may_be_lost(w, seen[1]) and _is_quiet(w) and w.stream and w.stream.ending not in (None, seen):
         assert w.stream.ending
-        raise Violation(f"G3: a viewer saw {w.viewer.closed[1].kind}, and the log ends with {w.stream.ending[1].kind}")
+        raise Violation(f"G3: a viewer saw {seen[1].kind}, and the log ends with {w.stream.ending[1].kind}")

@@ -95,8 +95,16 @@ class Zygote:
             return int(self._process.stdout.readline())
 
 
-@lru_cache(1)
+_starting = threading.Lock()
+
+
 def zygote() -> Zygote:
+    with _starting:  # threads that fork together would start one each
+        return _zygote()
+
+
+@lru_cache(1)
+def _zygote() -> Zygote:
     return Zygote()
 
 

@@ -56,7 +56,10 @@ def _place(answer: Answer) -> str:
 
 async def test_viewers_cut_at_any_byte_and_resumed_elsewhere_get_every_event_once(deployment: Deployment) -> None:
     streams = [
-        deployment.create(f"{PROMPT} [[thinking={thinking} tokens={EVENTS - others - thinking} rate={RATE} ttft_ms=0]]")
+        deployment.create(
+            f"{PROMPT} [[thinking={thinking} tokens={EVENTS - others - thinking} rate={RATE} ttft_ms=0]]",
+            show=["thinking"],
+        )
         for thinking, others in ((0, 3), (150, 5))
     ]  # queued, start and done stand around the deltas; and of who has thought a signature, and the turn
     uncut = {sid: Viewer(sid) for sid in streams}

@@ -7,7 +7,7 @@ import secrets
 from tests.rig.deployment import Deployment
 from tests.viewers.viewer import LIMIT_S, Answer, CutAt, Viewer, after_event, at_byte, connect, post
 
-PROMPT = {"prompt": "Straße 東京 🚀 [[thinking=20 tokens=60 rate=60 ttft_ms=100]]"}
+PROMPT = {"prompt": "Straße 東京 🚀 [[thinking=20 tokens=60 rate=60 ttft_ms=100]]", "show": ["thinking"]}
 EVERYTHING = list(range(1, 86))  # queued, start, the deltas, the thought's signature, the turn, done
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from tests.rig.deployment import Deployment, wait_until
+from tests.rig.long import LONG
 from tests.web.wire import Api
 
 KEY = "a-key-of-at-least-thirty-two-characters"
 MIB = 2**20
-SCALE = 4 if os.environ.get("LASTEVENT_LONG_TESTS") else 1
+SCALE = 4 if LONG else 1
 CLOSE, CLOSE_WAIT = 7, 8
 TICKS = os.sysconf("SC_CLK_TCK")
 

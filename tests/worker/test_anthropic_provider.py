@@ -276,21 +276,25 @@ async def test_an_answer_that_is_no_stream_is_not_asked_for_again(provider: Anth
     assert (caught.value.code, caught.value.retryable, caught.value.moves_on) == ("provider_bad_answer", False, True)
 
 
-async def test_why_a_request_was_refused_is_told_in_the_providers_words(provider: AnthropicProvider) -> None:
-    with pytest.raises(ProviderFailure, match="at least one") as caught:
+async def test_why_a_request_was_refused_is_told_to_operators_in_the_providers_words(
+    provider: AnthropicProvider,
+) -> None:
+    with pytest.raises(ProviderFailure) as caught:
         await anext(provider.stream("m", {"messages": [], "max_tokens": 1}))
     assert caught.value.code == "provider_refused"
+    assert "at least one" in (caught.value.said or "")
+    assert caught.value.message == "The model provider refused the request.", "users read a sentence of ours"
 
 
 async def test_the_providers_words_are_bounded_on_one_line_and_without_keys(provider: AnthropicProvider) -> None:
     model = "sk-secret-model\x1b[31m\n" * 200  # which the API repeats when it does not know it
     with pytest.raises(ProviderFailure) as caught:
         await anext(provider.stream(model, request("[[status=404]]")))
-    message = caught.value.message
-    assert "model: sk-…" in message
-    assert "secret" not in message
-    assert message.isprintable()
-    assert len(message) < 500
+    said = caught.value.said or ""
+    assert "model: sk-…" in said
+    assert "secret" not in said
+    assert said.isprintable()
+    assert len(said) < 500
 
 
 async def test_an_overloaded_provider_is_not_asked_again_by_the_sdk(provider: AnthropicProvider) -> None:

@@ -68,8 +68,8 @@ def request(prompt: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 100}
 
 
-async def claim(log: StreamLog, prompt: str) -> Claimed:
-    return await log.claim(await queued(log, request=request(prompt)), new_claim_id(), "worker-1")
+async def claim(log: StreamLog, prompt: str, **fields: Any) -> Claimed:
+    return await log.claim(await queued(log, request=request(prompt), **fields), new_claim_id(), "worker-1")
 
 
 def generation(claimed: Claimed, writer: StreamWriter, provider: Provider) -> Generation:
@@ -84,8 +84,8 @@ async def run(commit: GroupCommit, claimed: Claimed, provider: Provider) -> list
     return await commit.log.read_all(claimed.sid)
 
 
-async def generate(commit: GroupCommit, provider: Provider, prompt: str) -> list[Event]:
-    return await run(commit, await claim(commit.log, prompt), provider)
+async def generate(commit: GroupCommit, provider: Provider, prompt: str, **fields: Any) -> list[Event]:
+    return await run(commit, await claim(commit.log, prompt, **fields), provider)
 
 
 def kinds(events: list[Event]) -> list[str]:
@@ -157,10 +157,32 @@ async def test_a_stream_whose_request_is_gone_ends_with_an_error_that_says_so(
 
 
 async def test_thinking_and_tools_come_as_events_of_their_own(commit: GroupCommit, provider: AnthropicProvider) -> None:
-    events = await generate(commit, provider, f"[[tokens=1 thinking=2 tools=1 {FAST}]]")
-    assert kinds(events)[:5] == ["queued", "start", "thinking_delta", "thinking_delta", "text_delta"]
-    assert set(kinds(events)[5:-1]) == {"tool_start", "tool_args_delta", "tool_args"}
+    prompt = f"[[tokens=1 thinking=2 tools=1 {FAST}]]"
+    events = await generate(commit, provider, prompt)
+    assert kinds(events)[:3] == ["queued", "start", "text_delta"], "what it thinks is for operators"
+    assert set(kinds(events)[3:-1]) == {"tool_start", "tool_args_delta", "tool_args"}, "the caller's own to run"
     assert data(events[-1])["stop_reason"] == "tool_use"
+    thought = "".join(data(event)["text"] for event in events if event.kind == "internal.thinking_delta")
+    shown = await generate(commit, provider, prompt, show=["thinking"])
+    assert kinds(shown)[:5] == ["queued", "start", "thinking_delta", "thinking_delta", "text_delta"]
+    assert "internal.thinking_delta" not in [event.kind for event in shown]
+    assert thought == "".join(data(event)["text"] for event in shown if event.kind == "thinking_delta")
+
+
+async def test_of_a_tool_that_the_provider_runs_users_see_that_it_runs_and_operators_with_what(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    prompt = f"[[tokens=1 server_tool=ok {FAST}]]"
+    events = await generate(commit, provider, prompt)
+    assert [kind for kind in kinds(events) if kind.startswith("tool_")] == ["tool_start", "tool_end"]
+    [ended] = [data(event) for event in events if event.kind == "tool_end"]
+    [result] = [data(event) for event in events if event.kind == "internal.tool_result"]
+    assert ended.keys() == {"tool_call_id", "tool", "duration_ms"}
+    assert {"internal.tool_args", "internal.tool_args_delta"} <= {event.kind for event in events}
+    shown = await generate(commit, provider, prompt, show=["args", "results"])
+    [whole] = [data(event) for event in shown if event.kind == "tool_end"]
+    assert whole["output"] == result["output"]
+    assert {"tool_args", "tool_args_delta"} <= set(kinds(shown))
 
 
 async def test_an_answer_without_text_has_no_time_to_the_first(
@@ -219,11 +241,36 @@ async def test_the_stream_knows_its_attempts(commit: GroupCommit, provider: Anth
     assert (await meta(commit.log, claimed.sid))["attempt"] == "3"
 
 
-async def test_what_thought_has_shown_is_taken_back_too(commit: GroupCommit, provider: AnthropicProvider) -> None:
+async def test_thinking_that_nobody_was_shown_is_tried_again_in_silence(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
     events = await generate(commit, provider, f"[[tokens=3 thinking=1 cut_at=0 {FAST}]]")
+    assert kinds(events) == ["queued", "start", "status", "status", "error"]
+    tries = [event.kind for event in events if event.kind in ("internal.thinking_delta", "internal.trace")]
+    assert tries == 3 * ["internal.thinking_delta", "internal.trace"], "the trace takes back what was thought in vain"
+
+
+async def test_what_thought_has_shown_is_taken_back_too(commit: GroupCommit, provider: AnthropicProvider) -> None:
+    events = await generate(commit, provider, f"[[tokens=3 thinking=1 cut_at=0 {FAST}]]", show=["thinking"])
     assert kinds(events).count("restart") == 2
     assert "status" not in kinds(events)
     assert endings(events) == ["error"]
+
+
+async def test_thoughts_are_for_operators_unless_the_stream_shows_them(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    events = await generate(commit, provider, f"[[tokens=2 thinking=3 {FAST}]]")
+    assert kinds(events) == ["queued", "start", "text_delta", "text_delta", "done"]
+    # Gathered: nobody waits for them.
+    assert [event.kind for event in events].count("internal.thinking_delta") == 1
+
+
+async def test_a_try_that_only_thought_is_repeated_without_a_restart(
+    commit: GroupCommit, provider: AnthropicProvider
+) -> None:
+    events = await generate(commit, provider, f"[[tokens=3 thinking=1 cut_at=0 cut_times=1 {FAST}]]")
+    assert kinds(events) == ["queued", "start", "status", *3 * ["text_delta"], "done"]
 
 
 @pytest.mark.parametrize(("refusals", "statuses", "ending"), [(1, 1, "done"), (2, 2, "done"), (3, 2, "error")])

@@ -317,7 +317,6 @@ async def test_status_is_the_status_and_its_error_type(http: httpx2.AsyncClient)
         b"{",
         b"[]",
         b'{"model": NaN}',
-        json.dumps(body("x", stream=False)).encode(),
         json.dumps(body("x", max_tokens=0)).encode(),
         json.dumps(body("x", model=None)).encode(),
         json.dumps(body("x", messages=[])).encode(),

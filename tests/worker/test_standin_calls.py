@@ -13,6 +13,7 @@ import jsonschema_rs
 import openai
 import pytest
 from google import genai
+from google.genai import errors as genai_errors
 from google.genai import types as genai_types
 
 from worker.agents.transform import React, Tags, transformed
@@ -229,6 +230,16 @@ def test_what_is_asked_is_no_part_of_what_is_said() -> None:
     assert without_directives('Hello [[call=a:{"x": "[[1]]"}]]there[[ [[').split() == ["Hello", "there[[", "[["]
 
 
+@pytest.mark.parametrize("wire", WIRES)
+async def test_before_its_calls_a_turn_says_nothing_unless_it_is_asked_to(clients: Clients, wire: str) -> None:
+    # pydantic-ai's run_stream takes the first text for the answer, and Anthropic takes no empty one back.
+    silent = Conversation(clients, wire, f"[[call=now {FAST}]]")
+    assert (await silent.ask())[0] == ""
+    if wire == "anthropic":
+        assert [block.type for block in silent.said[1]["content"]] == ["tool_use"]
+    assert (await Conversation(clients, wire, f"[[call=now before=3 {FAST}]]").ask())[0] == "This is a"
+
+
 # -- by a guess ----------------------------------------------------------------------------------------------------
 
 
@@ -360,3 +371,45 @@ async def test_an_invented_observation_is_cut_or_stopped_at(clients: Clients) ->
     assert not stopped.is_cut
     assert finish.stop_reason == "tool_use"
     assert [call.name for call in cut.calls] == [call.name for call in stopped.calls] == ["now"]
+
+
+# -- without a stream ------------------------------------------------------------------------------------------------
+
+
+async def at_once(clients: Clients, wire: str, message: str) -> tuple[str, str, Called, Any]:
+    """(text, thinking, calls, stop reason) of an answer that is no stream."""
+    said: Any = [{"role": "user", "content": message}]
+    if wire == "anthropic":
+        answer: Any = await clients.anthropic.messages.create(model="m", max_tokens=9, messages=said)
+        of = {kind: [b for b in answer.content if b.type == kind] for kind in ("text", "thinking", "tool_use")}
+        text, thinking = of["text"][0].text, of["thinking"][0].thinking
+        return text, thinking, [(call.name, call.input) for call in of["tool_use"]], answer.stop_reason
+    if wire == "responses":
+        answer = await clients.openai.responses.create(model="m", input=said)
+        calls = [(i.name, json.loads(i.arguments)) for i in answer.output if i.type == "function_call"]
+        return answer.output_text, answer.output[0].summary[0].text, calls, answer.status
+    if wire == "chat":
+        answer = (await clients.openai.chat.completions.create(model="m", messages=said)).choices[0]
+        calls = [(c.function.name, json.loads(c.function.arguments)) for c in answer.message.tool_calls]
+        return answer.message.content, answer.message.reasoning_content, calls, answer.finish_reason
+    answer = await clients.gemini.models.generate_content(model="m", contents=message)
+    parts = answer.candidates[0].content.parts
+    text, thinking = ("".join(p.text or "" for p in parts if bool(p.thought) == is_it) for is_it in (False, True))
+    calls = [(p.function_call.name, p.function_call.args) for p in parts if p.function_call]
+    return text, thinking, calls, answer.candidates[0].finish_reason.value
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_request_without_a_stream_gets_the_same_at_once(clients: Clients, wire: str) -> None:
+    message = f'[[call=now call=gone:{{"a":[1]}} before=3 thinking=3 piece=1 gzip=1 {FAST}]]'
+    stops = {"anthropic": "tool_use", "responses": "completed", "chat": "tool_calls", "gemini": "STOP"}
+    expected = ("This is a", "A stand-in does", [("now", {}), ("gone", {"a": [1]})], stops[wire])
+    assert await at_once(clients, wire, message) == expected
+
+
+@pytest.mark.parametrize("fault", ["error_at=1", "end_at=1", "cut_at=1"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_half_of_an_answer_is_none_where_there_is_no_stream(clients: Clients, wire: str, fault: str) -> None:
+    errors = (anthropic.APIError, openai.APIError, genai_errors.APIError, httpx2.TransportError)
+    with pytest.raises(errors):
+        await at_once(clients, wire, f"[[{fault} {FAST}]]")

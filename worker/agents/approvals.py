@@ -14,8 +14,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import orjson
+
 from broker.log.event import OURSELVES
 from worker.agents import inputs
+from worker.agents.calls import Call
 from worker.agents.caps import Allowance, until_answered
 from worker.agents.inputs import Inputs
 from worker.agents.journal import APPROVAL, Decision, Journal
@@ -47,11 +50,16 @@ class Approvals:
         self._timeout_s = timeout_s
         self._without_slot = without_slot
 
-    async def decision(self, key: str, told: dict[str, Any], allowance: Allowance) -> Decision:
-        """`key`: of the call. `told`: what viewers learn of it (tool_call_id, tool, title)."""
-        approval_id = approval_id_of(key)
+    async def why_not(self, call: Call, allowance: Allowance) -> str | None:
+        """For the model. None: it was approved. Raises what lost the pen, or StreamLimit."""
+        decision = await self._decision(call, allowance)
+        return None if decision.approve else f"This call was not approved. {decision.reason}".rstrip()
+
+    async def _decision(self, call: Call, allowance: Allowance) -> Decision:
+        approval_id = approval_id_of(call)
         if decided := self._journal.approvals.get(approval_id):
             return decided
+        told = _told(call)
         self._stage.write(REQUEST, {"approval_id": approval_id, **told})
         await self._stage.flush()  # nobody may decide what no viewer can know of yet
         with allowance.untimed():
@@ -67,13 +75,26 @@ class Approvals:
         await until_answered(lambda: self._inputs.ask(sid, approval_id, told), waits)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return Decision(*await self._inputs.decided(sid, approval_id))
+                return _noted(await self._inputs.decided(sid, approval_id))
         except TimeoutError:
             reason = f"Nobody decided within {self._timeout_s:g} s."
             refusal = inputs.Decision(approve=False, reason=reason, by=OURSELVES)
             # Somebody may have been first: theirs stands.
-            return Decision(*await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits))
+            return _noted(await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits))
 
 
-def approval_id_of(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+def _noted(decision: inputs.Decision) -> Decision:
+    return Decision(decision.approve, decision.reason or "", decision.by)
+
+
+def approval_id_of(call: Call) -> str:
+    """Of this call, whatever attempt; and not of another one for the same `key=`, whose other arguments differ."""
+    name = (call.key, call.asked.turn_call) if call.asked.key is not None else call.key
+    return hashlib.sha256(orjson.dumps(name)).hexdigest()[:16]
+
+
+def _told(call: Call) -> dict[str, Any]:
+    asked = call.asked
+    told = {"tool_call_id": call.tool_call_id, "tool": asked.tool}
+    told |= {"title": asked.title} if asked.title else {}
+    return told | ({"agent": asked.path} if asked.path else {})

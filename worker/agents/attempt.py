@@ -22,7 +22,7 @@ from broker.settings import Settings
 from broker.store.connect import Client
 from worker.agents.app import App
 from worker.agents.approvals import Approvals
-from worker.agents.calls import Asked, Call, Calls, Opened
+from worker.agents.calls import Asked, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached, Limits, Session
 from worker.agents.history import Asker
 from worker.agents.inbox import Inbox
@@ -72,7 +72,6 @@ class Attempt:
         self.show: frozenset[str] = frozenset(meta.show or ())
         self.calls = Calls(journal, stage, show=self.show)
         self.inbox = Inbox(stage, means.inputs, journal)
-        self.first_text_at_s: float | None = None
         self._means = means
         self._claimed = claimed
         self._child = child
@@ -195,10 +194,6 @@ class Attempt:
         who = {"stream_id": self._claimed.sid, "session_id": meta.session, "user_id": meta.user}
         return {**who, "metadata": meta.metadata or {}, "attempt": self.stage.attempt, "agent": path}
 
-    def note_first_text(self) -> None:
-        if self.first_text_at_s is None:
-            self.first_text_at_s = time.monotonic()
-
     def trace(self, error: AgentError, path: str) -> None:
         """For operators: what went wrong, in the exception's own words."""
         trace = {"code": error.code, "type": error.type, "message": error.message, "traceback": error.traceback}
@@ -223,20 +218,12 @@ class Attempt:
                 allowance.count_call()  # it was allowed then
             elif refusal := await allowance.take_call(call.key):
                 return await self.calls.refuse(call, "too_many_calls", refusal)
-            elif needs_approval and (refused := await self._why_not_approved(call, allowance)):
+            elif needs_approval and (refused := await self._approvals.why_not(call, allowance)):
                 return await self.calls.refuse(call, "not_approved", refused)
             return await self.calls.open(call)
         except BaseException:
             self.calls.drop(call)
             raise
-
-    async def _why_not_approved(self, call: Call, allowance: Allowance) -> str | None:
-        asked = call.asked
-        told = {"tool_call_id": call.tool_call_id, "tool": asked.tool}
-        told |= {"title": asked.title} if asked.title else {}
-        told |= {"agent": asked.path} if asked.path else {}
-        decision = await self._approvals.decision(call.key, told, allowance)
-        return None if decision.approve else f"This call was not approved. {decision.reason}".rstrip()
 
     async def route(self, text: str, choices: Mapping[str, str]) -> str:
         """Which of these a text is for, by one turn of the default model. Raises Refused."""

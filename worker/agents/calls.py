@@ -37,8 +37,13 @@ from worker.agents.journal import (
 )
 from worker.stage import Stage
 
-OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "not_approved", "timeout", "result_too_large"})
-"""Codes whose message is a sentence of ours, so that anybody may read it."""
+OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "timeout", "result_too_large"})
+"""Codes whose message is a sentence of ours, so that anybody may read it. `not_approved` has an operator's reason."""
+
+NOT_FINISHED = {
+    "code": "failed",
+    "message": "The same call was under way at the same time, and came to nothing. This one was not run.",
+}
 
 
 class Asked(NamedTuple):
@@ -103,10 +108,10 @@ class Calls:
 
     async def open(self, call: Call) -> Opened:
         """Raises the error that lost the pen, or StreamLimit: then nothing may run."""
-        while isinstance(call.found, UnderWay):
-            await self._end_of(call)
+        if isinstance(call.found, UnderWay):
+            return await self._outcome_of_other(call)
         if isinstance(call.found, Finished):
-            return self._replay(call, call.found)
+            return await self._replay(call, call.found)
         if call.found is None or call.asked.is_idempotent or call.asked.has_resolve:
             return await self._run(call)
         self._say_start(call)
@@ -122,27 +127,34 @@ class Calls:
         """
         call = self._open[tool_call_id]
         self._write_outcome(call, outcome)
-        await self._stage.flush()
-        self._finish(call, outcome)
+        try:
+            await self._stage.flush()
+        finally:
+            self._finish(call, outcome)  # also if only this waiting was cancelled: it is on its way
 
     async def refuse(self, call: Call, code: str, message: str) -> Opened:
-        """It is not run: a limit, an approval that was refused, arguments that do not fit. This stays so."""
+        """It is not run: a limit, an approval that was refused, arguments that do not fit.
+
+        This stays so, except under a `key=`: it had no effect, so the effect that the key names may still come.
+        """
         outcome = Finished(error={"code": code, "message": message})
         self._say_start(call)
-        self._write_outcome(call, outcome)
-        await self._stage.flush()
-        self._finish(call, outcome)
+        if call.asked.key is None:
+            self._write_outcome(call, outcome)
+            await self._stage.flush()
+            self._finish(call, outcome)
+        else:
+            self._say_end(call, outcome)
+            self.drop(call)
         return Opened("error", call, error=outcome.error)
 
     def drop(self, call: Call) -> None:
-        """It was cut by a cancel, which is no outcome: a later call under its key finds it unfinished."""
+        """It was cut by a cancel, which is no outcome: a later call under its key finds it unfinished, if it ran."""
+        if isinstance(call.found, UnderWay):
+            return  # it waited for another one's end
         self._open.pop(call.tool_call_id, None)
         self.journal.drop(call.tool_call_id)
         self._wake(call)
-
-    def opened(self, tool_call_id: str) -> Call:
-        """A call that is to be closed. Raises KeyError."""
-        return self._open[tool_call_id]
 
     async def _run(self, call: Call) -> Opened:
         self._open[call.tool_call_id] = call
@@ -156,8 +168,10 @@ class Calls:
         await self._stage.flush()
         return Opened("run" if call.found is None or not call.asked.has_resolve else "resolve", call)
 
-    def _replay(self, call: Call, found: Finished) -> Opened:
-        if call.tool_call_id not in self._told:  # in this attempt
+    async def _replay(self, call: Call, found: Finished) -> Opened:
+        if call.tool_call_id in self._told:  # in this attempt: it may still be on its way
+            await self._stage.flush()
+        else:
             self._say_start(call, replayed=True)
             self._say_end(call, found, replayed=True)
         if found.error:
@@ -178,12 +192,16 @@ class Calls:
 
     # -- the same call twice, at the same time -----------------------------------------------------------
 
-    async def _end_of(self, call: Call) -> None:
-        await self._ended.setdefault(call.tool_call_id, asyncio.Event()).wait()
-        call.found = self.journal.begin_again(call.tool_call_id)
+    async def _outcome_of_other(self, call: Call) -> Opened:
+        """If that one comes to nothing, this one does not run in its place: only the other one was allowed."""
+        if self.journal.is_under_way(call.key):
+            await self._ended.setdefault(call.key, asyncio.Event()).wait()
+        if found := self.journal.outcome(call.key):
+            return await self._replay(call, found)
+        return Opened("error", call, error=NOT_FINISHED)
 
     def _wake(self, call: Call) -> None:
-        if ended := self._ended.pop(call.tool_call_id, None):
+        if ended := self._ended.pop(call.key, None):
             ended.set()
 
     # -- what viewers get --------------------------------------------------------------------------------

@@ -241,15 +241,12 @@ class Asker(NamedTuple):
         in a history without them, and has none of them called.
         """
         provider, options = _provider(target), self._options(target)
-        is_cached = target.form == NATIVE_BLOCKS and options.get("cache_control", EPHEMERAL) is not None
+        mark = {"cache_control": options["cache_control"]} if options.get("cache_control") is not None else {}
         request: Json = {"max_tokens": self.max_tokens}
         if self.instructions:
-            block = {"type": "text", "text": self.instructions}
-            request["system"] = [{**block, "cache_control": EPHEMERAL} if is_cached else block]
+            request["system"] = [{"type": "text", "text": self.instructions, **mark}]
         if tools := [_declared(tool) for tool in self.tools]:
-            if is_cached:
-                tools[-1]["cache_control"] = EPHEMERAL
-            request["tools"] = tools
+            request["tools"] = [*tools[:-1], {**tools[-1], **mark}]
             if not may_call:
                 request["tool_choice"] = {"type": "none"}
         if options := {name: value for name, value in options.items() if value is not None}:
@@ -259,7 +256,7 @@ class Asker(NamedTuple):
     def _options(self, target: Target) -> Json:
         given = self.options.get(_provider(target))
         ours: Json = {}
-        if target.base_url is None and target.form == "anthropic":
+        if target.base_url is None and target.form == NATIVE_BLOCKS:
             ours = {"cache_control": EPHEMERAL}
         elif target.base_url is None and target.form in ("openai", "openai-chat"):
             ours = {"prompt_cache_key": self.name}

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,10 +130,6 @@ class Journal:
             if event.kind in KINDS:
                 self._fold(event.kind, orjson.loads(event.data))
 
-    @property
-    def inputs_taken(self) -> int:
-        return len(self.inputs)
-
     def turn(self, path: str, number: int) -> FinishedTurn | None:
         """What `internal.turn` says of an agent's turn. None: it was not finished."""
         return self._turns.get((path, number))
@@ -150,8 +147,9 @@ class Journal:
     ) -> Begun:
         """A call of this attempt, and what is known of it. `path`: its agent's, '' for the top one.
 
-        `key`: the arguments that name its effect: one call a stream for these, whatever the others are.
-        `turn_call`: of a model's turn, its number and the id that the call has there. Else the call is counted.
+        `key`: the arguments that name its effect: one call a stream for these, whatever else differs.
+        `turn_call`: of a model's turn, its number and the id that the call has there. Without either, calls that are
+        alike are counted.
         Raises ValueError if `args` are no JSON.
         """
         name = self._name(path, tool, args, key, turn_call)
@@ -160,9 +158,12 @@ class Journal:
             call = self._add(name, self._unused(turn_call[1] if turn_call else f"call_{_digest(name)}", name))
         return Begun(name, call.tool_call_id, call.begin())
 
-    def begin_again(self, tool_call_id: str) -> Found:
-        """What became of a call that was under way."""
-        return self._ids[tool_call_id].begin()
+    def outcome(self, key: str) -> Finished | None:
+        call = self._calls.get(key)
+        return call.outcome if call else None
+
+    def is_under_way(self, key: str) -> bool:
+        return key in self._calls and self._calls[key].is_under_way
 
     def note_run(self, tool_call_id: str) -> None:
         """The log is about to say that this call was begun."""
@@ -174,19 +175,24 @@ class Journal:
         call.outcome, call.is_under_way = call.outcome or outcome, False
 
     def drop(self, tool_call_id: str) -> None:
-        """A call of this attempt was cut off by a cancel: nobody knows how it ended."""
-        self._ids[tool_call_id].is_under_way = False
+        """A call of this attempt came to nothing: it was cut off, or did not begin to run."""
+        call = self._ids.get(tool_call_id)
+        if call is None:
+            return
+        call.is_under_way = False
+        if not (call.may_have_run or call.outcome):
+            del self._calls[call.key], self._ids[tool_call_id]
 
     def _name(
         self, path: str, tool: str, args: Any, key: Sequence[str] | None, turn_call: tuple[int, str] | None
     ) -> str:
         of_agent = "/".join(quote(part, safe="") for part in (self.sid, *path.split("/")) if part)
-        if turn_call:
-            number, call_id = turn_call
-            return f"{of_agent}/{number}.{quote(call_id, safe='')}"
         if key is not None:
             named = {name: args.get(name) for name in key}
             return f"{of_agent}/{quote(tool, safe='')}.{_digest(canonical(named))}"
+        if turn_call:
+            number, call_id = turn_call
+            return f"{of_agent}/{number}.{quote(call_id, safe='')}"
         very_call = f"{of_agent}/{quote(tool, safe='')}.{_digest(canonical(args))}"
         self._begun[very_call] += 1
         return f"{very_call}.{self._begun[very_call]}"
@@ -236,14 +242,23 @@ async def read_journal(log: ReadableLog, sid: str) -> Journal:
     return await asyncio.to_thread(Journal, sid, events)
 
 
+def is_progress(kind: str, data: Mapping[str, Any]) -> bool:
+    """Whether the next attempt need not do this again. append.lua decides likewise: a result without a call's key is
+    that of a tool which a provider ran, in a turn that may still break off."""
+    return kind == TURN or (kind == TOOL_RESULT and "key" in data)
+
+
 def canonical(value: Any) -> bytes:
     """One text for one JSON value, whatever the order of its members: sorted, without blanks, UTF-8.
 
     Raises ValueError for what the log cannot hold."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError as error:
+        orjson.dumps(value)
+        # Python's own: its form of a number is the same in each release, and workers of two releases share streams.
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    return text.encode()
 
 
 def _digest(value: bytes | str) -> str:

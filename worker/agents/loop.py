@@ -46,7 +46,7 @@ from worker.agents.history import (
 from worker.agents.history import Call as Said
 from worker.agents.in_text import InText
 from worker.agents.inbox import Inbox
-from worker.agents.journal import TURN, UNKNOWN, Finished, Found
+from worker.agents.journal import TURN, UNKNOWN, Finished, Found, Unfinished
 from worker.agents.runs import AskRefused
 from worker.agents.speech import Speech
 from worker.agents.stage import AgentStage
@@ -144,6 +144,7 @@ class Loop:
         self._sub_agents = sub_agents
         self._inbox = inbox
         self._spawned: Counter[str] = Counter()
+        self._heard = 0  # of the inbox
         self._finish: Finish | None = None  # of the last turn, if it was asked for here
         self._paused_at: Target | None = None
 
@@ -170,7 +171,9 @@ class Loop:
         """A turn without calls is the last one, unless somebody waits to be heard."""
         if turn.stop_reason in (INTERRUPTED, PAUSED) or self._kept(turn.number + 1):
             return True
-        return self._inbox is not None and await self._inbox.holds_more()
+        if self._inbox is None:
+            return False
+        return len(self._inbox.taken) > self._heard or await self._inbox.holds_more()
 
     # -- a turn ------------------------------------------------------------------------------------------
 
@@ -178,10 +181,14 @@ class Loop:
         self._allowance.take_turn()
         if kept := self._kept(number):
             turn = SaidTurn.read(kept)
-            self._hear(history, self._inbox.take_again(turn.inputs) if self._inbox else [])
+            if self._inbox:
+                self._inbox.take_again(turn.inputs)
+                self._hear(history, self._inbox.taken[: turn.inputs])
             self._say_again(turn)
         else:
-            self._hear(history, await self._inbox.take() if self._inbox else [])
+            if self._inbox:
+                await self._inbox.take()
+                self._hear(history, self._inbox.taken)
             await self._allowance.spend(self._cost_usd)
             turn = await self._ask(number, history)
             await self._stage.flush()
@@ -192,10 +199,11 @@ class Loop:
     def _kept(self, number: int) -> Mapping[str, Any] | None:
         return self._calls.journal.turn(self._path, number)
 
-    @staticmethod
-    def _hear(history: History, inputs: Sequence[Mapping[str, Any]]) -> None:
-        for data in inputs:
+    def _hear(self, history: History, taken: Sequence[Mapping[str, Any]]) -> None:
+        """All that was not heard of it, also what a sub-agent took."""
+        for data in taken[self._heard :]:
             history.add_input(data)
+        self._heard = len(taken)
 
     def _say_again(self, turn: SaidTurn) -> None:
         self._finish = self._paused_at = None
@@ -232,7 +240,7 @@ class Loop:
             self._paused_at = said.target
         calls = self._in_text.calls() if self._in_text else self._speech.calls()
         written = self._in_text.transform.said if self._in_text else None
-        turn = whole_turn(number, said.target, said.finish, said.said, calls, self._inputs_taken, written=written)
+        turn = whole_turn(number, said.target, said.finish, said.said, calls, self._heard, written=written)
         self._write(turn, _spent(said))
         return turn
 
@@ -241,11 +249,7 @@ class Loop:
         if not said:  # or only by a try that broke, which is void
             self._speech.begin(number)
         text = self._in_text.transform.said if self._in_text and said else text_of(said)
-        return interrupted_turn(number, target, text, self._inputs_taken)
-
-    @property
-    def _inputs_taken(self) -> int:
-        return len(self._inbox.taken) if self._inbox else 0
+        return interrupted_turn(number, target, text, self._heard)
 
     def _write(self, turn: SaidTurn, spent: Json) -> None:
         self._stage.write(TURN, {"agent": self._path, **turn.written(), "usage": None, "cost_usd": None, **spent})
@@ -305,17 +309,26 @@ class Loop:
         if said.fault:  # nobody but the model is told: half of a call is no call
             return _failed(said.fault, INVALID_ARGS)
         tool = self._tool_named.get(said.name)
-        call = self._calls.begin(self._asked(number, said, tool))
+        asked = self._asked(number, said, tool)
+        call = self._calls.begin(asked)
         try:
-            if call.found is None and (refused := await self._refusal(call, at, tool)):
-                return Finished(error=(await self._calls.refuse(call, *refused)).error)
-            if call.found is not None and not _was_refused(call.found):
-                self._allowance.count_call()
+            if isinstance(call.found, Finished | Unfinished):
+                if not _was_refused(call.found):
+                    self._allowance.count_call()
+            elif refused := await self._refusal(call, at, tool):
+                if asked.key is not None:  # what is not run has no effect that its key could name
+                    self._calls.drop(call)
+                    call = self._calls.begin(asked._replace(key=None))
+                return await self._refused(call, refused)
             async with places:
                 return await self._made(call, tool, path)
         except BaseException:
             self._calls.drop(call)  # cut off: no outcome
             raise
+
+    async def _refused(self, call: Call, refused: tuple[str, str]) -> Finished:
+        opened = await (self._calls.open(call) if call.is_finished else self._calls.refuse(call, *refused))
+        return Finished(error=opened.error)
 
     def _asked(self, number: int, said: Said, tool: Tool | None) -> Asked:
         asked = Asked(self._path, said.name, said.args, turn_call=(number, said.id))
@@ -323,7 +336,7 @@ class Loop:
             return asked
         key = tool.get("key")
         return asked._replace(
-            key=None if key is None else tuple(key),
+            key=tuple(key) if key is not None and isinstance(said.args, dict) else None,
             title=tool.get("title"),
             # An agent's calls have keys of their own: those that are finished are not made again.
             is_idempotent=bool(tool.get("idempotent")) or tool.get("agent") is not None,
@@ -359,20 +372,11 @@ class Loop:
                 checked = await self._tools.ask("check", {"tool": call.asked.tool, "args": call.asked.args})
             except AskRefused as refused:
                 return refused.code, refused.message
-            if checked.get("needs_approval") and (why := await self._why_not_approved(call)):
+            if checked.get("needs_approval") and (why := await self._approvals.why_not(call, self._allowance)):
                 return NOT_APPROVED, why
         if why := await self._allowance.take_call(call.key):
             return TOO_MANY_CALLS, why
         return None
-
-    async def _why_not_approved(self, call: Call) -> str | None:
-        title = {"title": call.asked.title} if call.asked.title else {}
-        of_agent = {"agent": self._path} if self._path else {}
-        told = {"tool_call_id": call.tool_call_id, "tool": call.asked.tool, **title, **of_agent}
-        decision = await self._approvals.decision(call.key, told, self._allowance)
-        if decision.approve:
-            return None
-        return f"This call was not approved. {decision.reason}".rstrip()
 
     # -- the tool ----------------------------------------------------------------------------------------
 

@@ -6,20 +6,20 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import orjson
 
 from broker.log.event import INTERNAL, NOTICES, OF_CLIENTS, RESERVED, START, TERMINAL, TEXT_DELTA, is_internal
-from worker.agents.calls import Asked
+from worker.agents.calls import Asked, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached
+from worker.agents.inbox import Inbox
 from worker.agents.journal import Finished
 from worker.agents.process import AnnouncedAgent, Child
 from worker.agents.runs import AgentError, AskRefused, Refused
+from worker.agents.stage import AgentStage
 from worker.visibility import visible
-
-if TYPE_CHECKING:
-    from worker.agents.attempt import Attempt
 
 AGENT_TEXT_DELTA = "agent_text_delta"
 
@@ -31,6 +31,21 @@ OUR_INTERNALS = frozenset(
     for name in ("turn", "usage", "failover", "trace", "approval", "tool_start", "tool_args", "tool_result", "tool_end")
 ) | {f"{INTERNAL}tool_error"}
 OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
+
+
+class Attempt(Protocol):
+    """What the code's stream shares (attempt.py)."""
+
+    stage: AgentStage
+    show: frozenset[str]
+    calls: Calls
+    inbox: Inbox
+
+    def name_of(self, path: str) -> str: ...
+    def info(self, path: str) -> Mapping[str, Any]: ...
+    async def open_call(self, asked: Asked, allowance: Allowance, *, needs_approval: bool) -> Opened: ...
+    async def run(self, name: str, input: Any, *, path: str, is_public: bool, allowance: Allowance) -> str: ...
+    async def route(self, text: str, choices: Mapping[str, str]) -> str: ...
 
 
 class OwnCode:
@@ -71,8 +86,6 @@ class OwnCode:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
         if kind == TEXT_DELTA and isinstance(text := data.get("text"), str):
             self._texts.append(text)
-            if not self._path:
-                self._attempt.note_first_text()
         for event in visible(kind, data, self._attempt.show, ()):
             stage.write(*(self._attributed(*event) if self._path else event))
         await stage.drain()

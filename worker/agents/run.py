@@ -105,8 +105,7 @@ class AgentRun(Execution):
     # -- endings -----------------------------------------------------------------------------------------
 
     def _done(self, result: Any, answer: Answer | None) -> Ending:
-        assert self._attempt
-        first = self._attempt.first_text_at_s
+        first = self._agent_stage.first_text_at_s
         said = {
             "stop_reason": answer.stop_reason if answer else "end_turn",
             **self._stage.spending.told(),

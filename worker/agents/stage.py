@@ -9,19 +9,18 @@ together is held back, and follows.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence, Set
 from typing import Any
 from weakref import WeakSet
 
 import orjson
 
-from broker.log.event import Event, is_internal
+from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from worker.agents.journal import is_progress
 from worker.stage import UNREPEATED, Part, Repeated, Stage
-
-KEEPS = frozenset({"internal.turn", "internal.tool_result"})
-"""What an attempt has achieved: the next one does not have to do it again (append.lua notes the attempt in meta)."""
 
 JOINED = {"text_delta": "text", "thinking_delta": "text", "agent_text_delta": "text", "tool_args_delta": "partial_json"}
 """Kind → the member whose pieces are joined when they are said again."""
@@ -38,14 +37,18 @@ class AgentStage(Stage):
         self._parts: WeakSet[Part] = WeakSet()
         self._held: list[Repeated] | None = None
         self._restarting = asyncio.Lock()
+        self.first_text_at_s: float | None = None
+        """Of the answer, by the clock of time.monotonic."""
 
     def write(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
         if self._held is not None:
             self._held.append((kind, data, part))
             return
         super().write(kind, data, part)
-        if kind in KEEPS:
+        if is_progress(kind, data):  # append.lua notes the attempt in meta
             self.kept = self.attempt
+        elif kind == TEXT_DELTA and self.first_text_at_s is None:
+            self.first_text_at_s = time.monotonic()
 
     def _put(self, kind: str, data: dict[str, Any], part: Part | None = None) -> None:
         if part is not None:

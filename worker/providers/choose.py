@@ -104,7 +104,8 @@ class Providers:
             try:
                 await (await self._provider(name)).check()
             except ProviderFailure as failure:
-                yield name, False, failure.message
+                words = f" It said: {failure.said}" if failure.said else ""
+                yield name, False, f"{failure.message}{words}"
             else:
                 yield name, True, "it takes the key"
 

@@ -12,15 +12,15 @@ import httpx2
 
 from worker.providers.bounds import OutOfBounds
 
-QUOTE_LIMIT = 300  # characters of the provider's own words that are passed on to people
+QUOTE_LIMIT = 300  # characters of the provider's own words that are kept
 
 
 class ProviderFailure(Exception):
     """The provider's stream broke off or never began.
 
-    `code` is a stable word for clients (`provider_overloaded`), `message` is written for a person and never holds a
-    secret or a traceback, `retryable` says whether the same request may succeed later, and `retry_after_s` is the wait
-    that the provider asked for, if any.
+    `code` is a stable word for clients (`provider_overloaded`). `message` is a sentence of ours, since users read it:
+    it holds no secret, no traceback and none of the provider's own words. `retryable` says whether the same request may
+    succeed later, and `retry_after_s` is the wait that the provider asked for, if any.
     """
 
     status: int | None = None
@@ -62,8 +62,6 @@ STATUSES = {
     429: "provider_rate_limited",
     529: "provider_overloaded",
 }
-# The provider's own words help with these alone; about credentials they may reveal too much.
-_QUOTED = ("provider_refused", "provider_error")
 _MOVE_ON = ("provider_unauthorized",)
 
 
@@ -77,13 +75,11 @@ def failed(
     retry_after_s: float | None = None,
     moves_on: bool = False,
 ) -> ProviderFailure:
-    """`said`: the provider's own words. They are quoted where they help, and kept for operators always."""
+    """`said`: the provider's own words, for operators: they may repeat the prompt, or say whose account it is."""
     retryable, default = CODES[code]
-    words = shown(_without_our_keys(said)) if isinstance(said, str) and said else None
-    if not message:
-        message = f"{default} It said: {words}" if words and code in _QUOTED else default
-    failure = ProviderFailure(code, message, retryable=retryable, retry_after_s=retry_after_s)
-    failure.said, failure.status, failure.request_id = words, status, request_id
+    failure = ProviderFailure(code, message or default, retryable=retryable, retry_after_s=retry_after_s)
+    failure.said = shown(_without_our_keys(said)) if isinstance(said, str) and said else None
+    failure.status, failure.request_id = status, request_id
     failure.moves_on = moves_on or code in _MOVE_ON
     return failure
 

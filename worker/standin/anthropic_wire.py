@@ -101,6 +101,25 @@ class AnthropicWire(Wire):
         }
         return {"data": [model], "has_more": False, "first_id": model["id"], "last_id": model["id"]}
 
+    @staticmethod
+    def whole(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        message: dict[str, Any] = {}
+        args = ""
+        for said in events:
+            if said["type"] == "message_start":
+                message = said["message"]
+            elif said["type"] == "content_block_start":
+                message["content"].append(said["content_block"])
+                args = ""
+            elif said["type"] == "content_block_delta":
+                args += said["delta"].get("partial_json", "")
+                _add(message["content"][-1], said["delta"])
+            elif said["type"] == "content_block_stop" and args:
+                message["content"][-1]["input"] = json.loads(args)
+            elif said["type"] == "message_delta":
+                return {**message, **said["delta"], "usage": said["usage"]}
+        return None
+
     def ping(self) -> bytes:
         return _PING
 
@@ -218,13 +237,20 @@ class AnthropicWire(Wire):
         return self._open_block(block) + self._close_block()
 
 
+def _add(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    """To the block that is open; but no arguments, which are JSON only at its end."""
+    if delta["type"] == "citations_delta":
+        block.setdefault("citations", []).append(delta["citation"])
+    elif (name := delta["type"].removesuffix("_delta")) in block:
+        block[name] += delta[name]
+
+
 def error_event(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def read_request(body: bytes) -> Request:
     request = read_object(body)
-    demand(request.get("stream") is True, "stream: this stand-in only streams; it must be true")
     demand(isinstance(request.get("model"), str), "model: Field required")
     max_tokens = request.get("max_tokens")
     demand(type(max_tokens) is int and max_tokens > 0, "max_tokens: must be an integer greater than 0")
@@ -245,6 +271,7 @@ def read_request(body: bytes) -> Request:
         tools=tools_of(list_of(request.get("tools")), "input_schema"),
         forced=str(choice.get("name") or choice.get("type") or ""),
         stops=texts_of(request.get("stop_sequences")),
+        is_streamed=request.get("stream") is True,
     )
 
 

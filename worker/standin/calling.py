@@ -32,10 +32,10 @@ class Call(NamedTuple):
 
 class Turn(NamedTuple):
     calls: tuple[Call, ...] = ()
-    opening: str = ""
-    """What the text begins with."""
-    is_all: bool = False
-    """Nothing else is said."""
+    told: str = ""
+    """What the text begins with: what tools have said."""
+    is_calling: bool = False
+    """It is there for its calls. What is said before them some frameworks take for the whole answer (pydantic-ai)."""
 
 
 def turn_of(message: str, asked: Directives, tools: Sequence[Tool], results: Sequence[str], forced: str = "") -> Turn:
@@ -71,12 +71,12 @@ def _as_asked(asked: tuple[str, str | None], tools: Sequence[Tool], message: str
 
 
 def _calling(calls: tuple[Call, ...]) -> Turn:
-    return Turn(calls, f"I call {' and '.join(call.name for call in calls)}.", is_all=True)
+    return Turn(calls, is_calling=True)
 
 
 def _telling(results: Sequence[str]) -> Turn:
     said = " and ".join(f"“{' '.join(result.split())[:120]}”" for result in results[-4:])
-    return Turn(opening=f"The tools said {said}." if said else "")
+    return Turn(told=f"The tools said {said}." if said else "")
 
 
 # -- in text -------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def _telling(results: Sequence[str]) -> Turn:
 
 def acted(form: str, turn: Turn, answer: str, is_inventing: bool) -> str:
     """The turn as a model without tools writes it. `answer`: if it calls nothing."""
-    thought = turn.opening if turn.calls else "I know enough."
+    thought = f"I call {' and '.join(call.name for call in turn.calls)}." if turn.calls else "I know enough."
     if form == "tags":
         called = "".join(f'<tool>{{"name": {_json(call.name)}, "args": {call.args}}}</tool>' for call in turn.calls)
         return f"<think>{thought}</think>{called or answer}"

@@ -52,7 +52,7 @@ class ChatWire(Wire):
     def __init__(self, number: int, request: Request, asked: Directives) -> None:
         super().__init__(number, request, asked)
         options = request.fields.get("stream_options")
-        self._has_usage = isinstance(options, dict) and options.get("include_usage") is True
+        self._has_usage = not request.is_streamed or object_of(options).get("include_usage") is True
         self._chunk = {
             "id": f"chatcmpl-standin-{number}",
             "object": "chat.completion.chunk",
@@ -77,6 +77,24 @@ class ChatWire(Wire):
     @staticmethod
     def models() -> dict[str, Any]:
         return openai_errors.MODELS
+
+    @staticmethod
+    def whole(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        message: dict[str, Any] = {}
+        reason = None
+        for choice in (choice for said in events for choice in said.get("choices", [])):
+            reason = choice["finish_reason"] or reason
+            for name, value in choice["delta"].items():
+                if name == "tool_calls":
+                    _add_calls(message.setdefault(name, []), value)
+                elif isinstance(value, list):
+                    message.setdefault(name, []).extend(value)
+                else:
+                    message[name] = (message.get(name) or "") + value if value else message.get(name, value)
+        if reason is None:
+            return None
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return {**events[-1], "object": "chat.completion", "choices": [choice]}
 
     def begin(self) -> bytes:
         return self._delta({"role": "assistant", "content": "", "refusal": None})
@@ -143,9 +161,18 @@ class ChatWire(Wire):
         }
 
 
+def _add_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
+    """A piece with a name begins a call."""
+    for piece in pieces:
+        function = piece["function"]
+        if "name" in function:
+            calls.append({key: value for key, value in piece.items() if key != "index"})
+        else:
+            calls[piece["index"]]["function"]["arguments"] += function["arguments"]
+
+
 def read_request(body: bytes) -> Request:
     request = read_object(body)
-    demand(request.get("stream") is True, "stream: this stand-in only streams; it must be true")
     model = request.get("model")
     if not isinstance(model, str):
         raise Refused(400, "you must provide a model parameter")
@@ -164,6 +191,7 @@ def read_request(body: bytes) -> Request:
         input_tokens=1 + sum(len(text_of(messages[i].get("content"))) for i in user) // 4,
         results=results,
         fields=request,
+        is_streamed=request.get("stream") is True,
         tools=tools_of((object_of(tool).get("function") for tool in list_of(request.get("tools"))), "parameters"),
         forced=forced_of(object_of(object_of(choice).get("function")).get("name") or choice),
         stops=texts_of(request.get("stop")),

@@ -17,6 +17,7 @@ What is unknown or malformed in there is ignored, and so is what a provider's wi
                          tool's schema wants, with words of the message). Several are called at once; `then` begins
                          the next turn's, as in [[call=find_order:{"order_id":"A17"} call=now then call=refund]]. When
                          all have their results, the text quotes them
+    before=N             a turn that calls them says N words first
     guess=1              a tool that shares words with the message is called, once, if the request has one; then the
                          text quotes its result. So it is without any directive, too
     say=react            the turn is text, as by a model that has no tools: Thought, Action, Action Input, and at the
@@ -87,6 +88,7 @@ class Directives:
     args_piece: int = 12
     plan: tuple[tuple[tuple[str, str | None], ...], ...] = ()
     """Each turn's calls: the tool, and its arguments as JSON."""
+    before: int = 0
     guess: int = 0
     say: str = ""
     invent: int = 0
@@ -152,8 +154,8 @@ class Directives:
 
 
 _COUNTS = (
-    "tokens ttft_ms thinking citations json tools parallel call_ids ollama guess invent mcp max stop_seq refuse pause "
-    "cached overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
+    "tokens ttft_ms thinking citations json tools parallel call_ids ollama before guess invent mcp max stop_seq refuse "
+    "pause cached overload retry_after retry_date hold flat_error stall_ms cut_times error_times pings piece gzip"
 )
 _PLACES = "error_at cut_at end_at stall_at garbage_at surrogate_at"
 _SHAPES = {

@@ -31,7 +31,7 @@ from worker.standin.wire import (
     torn_quoted,
 )
 
-_PATH = re.compile(r"/v1(?:beta|alpha)?/models/([^/:?]+):streamGenerateContent")
+_PATH = re.compile(r"/v1(?:beta|alpha)?/models/([^/:?]+):(streamGenerateContent|generateContent)")
 _STATUSES = {
     400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
     401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
@@ -91,6 +91,16 @@ class GeminiWire(Wire):
             "supportedGenerationMethods": ["generateContent"],
         }
         return {"models": [model]}
+
+    @staticmethod
+    def whole(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        parts: list[dict[str, Any]] = []
+        for candidate in (one for said in events for one in said.get("candidates", [])):
+            parts += candidate.get("content", {}).get("parts", [])
+            if "finishReason" in candidate:
+                content = {"parts": _joined(parts), "role": "model"}
+                return {**events[-1], "candidates": [{**candidate, "content": content}]}
+        return next((said for said in events if "promptFeedback" in said), None)
 
     def ping(self) -> bytes:
         return b"\n"  # the API has none; a comment would be a piece of JSON to its SDK
@@ -187,6 +197,17 @@ class GeminiWire(Wire):
         return usage
 
 
+def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts of one kind that follow one another are one."""
+    joined: list[dict[str, Any]] = []
+    for part in parts:
+        if joined and "text" in part and joined[-1].keys() == part.keys():
+            joined[-1] = {**part, "text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
+
+
 def _error(status: int, message: str = "") -> dict[str, Any]:
     name, own = _STATUSES.get(status, _STATUSES[400 if status < 500 else 500])
     return {"error": {"code": status, "message": message or own, "status": name}}
@@ -199,7 +220,8 @@ def _not_found(model: str) -> str:
 def read_request(body: bytes, path: str, query: str) -> Request:
     at = _PATH.fullmatch(path)
     assert at, "the server looked"
-    demand("alt=sse" in query.split("&"), "alt: this stand-in only streams events; it must be sse")
+    is_streamed = at[2] == "streamGenerateContent"
+    demand(not is_streamed or "alt=sse" in query.split("&"), "alt: this stand-in streams only events; it must be sse")
     request = read_object(body)
     contents = objects(request, "contents")
     user = [(i, _parts(content)) for i, content in enumerate(contents) if content.get("role", "user") == "user"]
@@ -211,6 +233,7 @@ def read_request(body: bytes, path: str, query: str) -> Request:
         input_tokens=1 + sum(len(_text_of(parts)) for _, parts in user) // 4,
         results=results,
         fields=request,
+        is_streamed=is_streamed,
         tools=_tools(request),
         forced=_forced(request),
         stops=texts_of(object_of(request.get("generationConfig")).get("stopSequences")),

@@ -82,7 +82,9 @@ class Reply:
 
     async def _say(self) -> bool:
         """The text, up to the fault and, where that is survivable, beyond it."""
-        await self._write(self._wire.open_text())
+        is_silent = self._turn.is_calling and not (self._asked.before or self._acted)
+        if not is_silent:
+            await self._write(self._wire.open_text())
         deltas = self._text_deltas()
         until_fault, fault = self._asked.first_fault()
         await self._write_paced(islice(deltas, until_fault))
@@ -90,7 +92,8 @@ class Reply:
             return False
         await self._write_paced(deltas)
         await self._write(b"".join(self._wire.citation(i, said) for i, said in enumerate(self._citations())))
-        await self._write(self._wire.close_text())
+        if not is_silent:
+            await self._write(self._wire.close_text())
         return True
 
     def _texts(self) -> Iterator[str]:
@@ -102,10 +105,8 @@ class Reply:
 
     def _words(self) -> Iterator[str]:
         before = self._request.pauses * self._asked.tokens
-        said = words(self._request.message, self._turn.opening)
-        if self._turn.is_all:
-            said = islice(said, len(self._turn.opening.split()))
-        return islice(said, before, before + self._asked.tokens)
+        tokens = self._asked.before if self._turn.is_calling else self._asked.tokens
+        return islice(words(self._request.message, self._turn.told), before, before + tokens)
 
     def _act(self) -> tuple[str, bool]:
         """What is said in text, and whether a stop sequence ended it."""

@@ -66,6 +66,11 @@ class ResponsesWire(Wire):
     def models() -> dict[str, Any]:
         return openai_errors.MODELS
 
+    @staticmethod
+    def whole(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        ends = {"response.completed", "response.incomplete", "response.failed"}
+        return next((said["response"] for said in events if said["type"] in ends), None)
+
     def ping(self) -> bytes:
         return self._event("keepalive")  # which no reference names, but long answers have
 
@@ -293,7 +298,6 @@ class ResponsesWire(Wire):
 
 def read_request(body: bytes) -> Request:
     request = read_object(body)
-    demand(request.get("stream") is True, "stream: this stand-in only streams; it must be true")
     model = request.get("model")
     if not isinstance(model, str):
         raise Refused(400, "Missing required parameter: 'model'.")
@@ -309,6 +313,7 @@ def read_request(body: bytes) -> Request:
         input_tokens=1 + sum(len(text_of(items[i].get("content"))) for i in user) // 4,
         results=results,
         fields=request,
+        is_streamed=request.get("stream") is True,
         tools=tools_of(
             (t for t in list_of(request.get("tools")) if object_of(t).get("type") == "function"), "parameters"
         ),

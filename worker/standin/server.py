@@ -14,13 +14,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from hashlib import sha256
 from typing import Any
 
 import orjson
 import uvicorn
-from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from worker.standin.anthropic_wire import AnthropicWire
@@ -29,7 +30,7 @@ from worker.standin.directives import Directives, read_directives
 from worker.standin.gemini_wire import GeminiWire
 from worker.standin.reply import Reply
 from worker.standin.responses_wire import ResponsesWire
-from worker.standin.wire import Refused, Request, Wire
+from worker.standin.wire import Refused, Request, Wire, events_of
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024  # the real API's; without one, a runaway client fills this process's memory
 REMEMBERED_MESSAGES = (
@@ -103,7 +104,10 @@ class StandInApp:
         except Refused as refused:
             await _send_refusal(send, wire, number, refused, model)
             return
-        hang_up = scope["extensions"]["standin"]["hang_up"]
+        hang_up: Any = scope["extensions"]["standin"]["hang_up"]
+        if not request.is_streamed:
+            directives = replace(directives, piece=0, gzip=0)
+            send = _Whole(send, wire, hang_up).take
         reply = Reply(wire(number, request, directives), request, directives, send, hang_up)
         async with asyncio.TaskGroup() as tasks:
             speaking = tasks.create_task(reply.speak(wire.request_id(number)))
@@ -125,6 +129,34 @@ class StandInApp:
         if attempts >= asked.times:
             self._attempts.forget(request.message)
         return asked.after(attempts)
+
+
+class _Whole:
+    """What would have been streamed, as the one body that a request without `stream` gets; at the same time."""
+
+    def __init__(self, send: ASGISendCallable, wire: type[Wire], hang_up: Any) -> None:
+        self._send = send
+        self._wire = wire
+        self._hang_up = hang_up
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = bytearray()
+
+    async def take(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            self._headers = [header for header in message["headers"] if header[0] != b"content-type"]
+        elif message["type"] == "http.response.body":
+            self._body += message["body"]
+            if not message["more_body"]:
+                await self._end()
+
+    async def _end(self) -> None:
+        events = events_of(bytes(self._body))
+        if error := next((said for said in events if said.get("error") or said.get("type") == "error"), None):
+            await _send_json(self._send, self._wire.OVERLOADED, error, self._headers)
+        elif whole := self._wire.whole(events):
+            await _send_json(self._send, 200, whole, self._headers)
+        else:  # it was to end early, and half of a body is none
+            self._hang_up()
 
 
 class _Counts:

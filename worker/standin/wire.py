@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -34,6 +35,7 @@ class Request(NamedTuple):
     """Which of them must be: none, any, or a name."""
     stops: tuple[str, ...] = ()
     """Its stop sequences."""
+    is_streamed: bool = True
 
     @property
     def has_tool_results(self) -> bool:
@@ -104,6 +106,11 @@ class Wire:
     @classmethod
     def request_id(cls, number: int) -> list[tuple[bytes, bytes]]:
         return [(cls.REQUEST_ID, b"req_standin_%d" % number)] if cls.REQUEST_ID else []
+
+    @staticmethod
+    def whole(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """The answer to a request that wants no stream, of the events that it would have been. None: it has no end."""
+        raise NotImplementedError
 
     def ping(self) -> bytes:
         return b": keep-alive\n\n"
@@ -258,6 +265,16 @@ def quoted(text: str) -> bytes:
 def torn_quoted(text: str) -> bytes:
     # The standard library's encoder, because orjson refuses to write what this is for.
     return json.dumps(f"{text}\ud83d").encode()
+
+
+def events_of(body: bytes) -> list[dict[str, Any]]:
+    """Of a stream's body, those that are JSON."""
+    found = []
+    for line in body.splitlines():
+        if line.startswith(b"data: {"):
+            with suppress(ValueError):
+                found.append(orjson.loads(line[6:]))
+    return found
 
 
 def event(data: dict[str, Any]) -> bytes:

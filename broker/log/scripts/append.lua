@@ -6,6 +6,8 @@
 -- first 0: after the tail (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease and keeps the usage, if one is given, for an ending by seizure (seize.lua); with no events, that
 -- is all it does. Whatever renews the lease keeps the usage: so only the holder of the pen can, of a stream that runs.
+-- `kept`: the attempt that wrote the last progress of an agent's stream, a turn or a call's result, set with the event
+-- itself. So it is as the log is, also after Redis has lost a part of both and the writer has sent it again.
 -- The order of the checks is the protocol:
 --  0 a writer whose process stood still for a lease says which server ran its claim. On another server it has no
 --    right to heal: another worker may have taken over, and Redis may have lost that
@@ -135,6 +137,12 @@ for i = skip, count - 1 do
   elseif kind == 'restart' and id > base then
     -- The writer itself starts again (its provider failed). A takeover's restart was counted by its claim.
     redis.call('HINCRBY', META, 'attempt', 1)
+  elseif kind == 'internal.turn' or (kind == 'internal.tool_result' and string.sub(data, 1, 7) == '{"key":') then
+    -- A result without its call's key in front is a provider's, of a turn that may still break off.
+    local known = redis.call('HMGET', META, 'agent', 'attempt')
+    if known[1] then
+      redis.call('HSET', META, 'kept', known[2])
+    end
   end
   if TERMINAL[kind] then
     state = kind

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -70,8 +74,8 @@ def broken(secret: str) -> str:
 
 
 @tool
-def holding(how: str) -> None:
-    hold(how)
+async def hogging() -> None:
+    hold("sleep")
 
 
 @agent("digest")
@@ -122,12 +126,49 @@ async def leaver(ctx: Context, code: int) -> None:
     raise SystemExit(code)
 
 
+@agent("surroundings")
+async def surroundings(ctx: Context, what: str) -> object:
+    print("printed by the app")
+    if what == "starts":
+        return await asyncio.to_thread(_what_a_program_has)
+    if what == "forks":
+        return _what_a_fork_says()
+    await ctx.text("hanging")
+    await asyncio.to_thread(time.sleep, 3600)
+    return None
+
+
+def _what_a_program_has() -> object:
+    program = (
+        "import json, os, sys; wires = [one for one in os.listdir('/proc/self/fd') if int(one) > 2 "
+        "and os.path.exists(f'/proc/self/fd/{one}') and os.readlink(f'/proc/self/fd/{one}').startswith('socket')];"
+        "print(json.dumps({'wires': len(wires), 'stdin': sys.stdin.read()}))"
+    )
+    started = subprocess.run([sys.executable, "-c", program], close_fds=False, stdout=subprocess.PIPE, check=True)
+    return json.loads(started.stdout)
+
+
+def _what_a_fork_says() -> str:
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            refund("A17", 5)
+        except BaseException as error:
+            os.write(writing, type(error).__name__.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        name = said.read()
+    os.waitpid(child, 0)
+    return name
+
+
 support = Agent(
     "support",
     model="anthropic/claude-sonnet-5-5",
     fallbacks=["openai/gpt-5.2"],
     instructions=lambda ctx, prompt: f"You help {ctx.user_id}, who asked: {prompt.text}",
-    tools=[find_order, refund, pay, sleepy, moody, broken, holding, digest],
+    tools=[find_order, refund, pay, sleepy, moody, broken, hogging, digest],
     show=["results"],
 )
 

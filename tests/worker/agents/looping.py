@@ -1,11 +1,11 @@
-"""A run of the built-in loop for tests: a real log, journal and stand-in; the child's tools are functions of the test."""
+"""A run of the built-in loop for tests: real log, journal and adapters; the child's tools are the test's functions."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -15,6 +15,7 @@ from broker.log.meta import new_claim_id
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
+from broker.store.connect import Client
 from tests.rig.streams import queued, taken_over
 from tests.rig.wire_peer import Answer, sse
 from worker.agents.approvals import Approvals
@@ -70,7 +71,7 @@ class Wires:
 
 
 class Child:
-    """The tools' end: an AskRefused that a function raises is what its caller is told. `ran`: each call, with its key."""
+    """The tools' end: an AskRefused that a function raises is what its caller is told. `ran`: each call and its key."""
 
     def __init__(self, **functions: Callable[..., Awaitable[Any]]) -> None:
         self.functions = functions
@@ -133,7 +134,8 @@ class Desk:
     def __init__(self, commit: GroupCommit, models: Models, child: Child, **options: Any) -> None:
         self.log: StreamLog = commit.log
         self.child = child
-        self.inputs = Inputs(self.log.redis, self.log.keys)
+        self._redis = cast(Client, self.log.redis)
+        self.inputs = Inputs(self._redis, self.log.keys)
         self.sub_agents = Researchers()
         self.waits = 0
         self._commit = commit
@@ -159,7 +161,7 @@ class Desk:
         calls = Calls(journal, stage, show=show)
         timeout_s = options.get("approval_timeout_s", LIMIT_S)
         approvals = Approvals(stage, journal, self.inputs, timeout_s=timeout_s, without_slot=self._without_slot)
-        session = Session(self.log.redis, self.log.keys, "t", "s", claimed.sid)  # type: ignore[arg-type]
+        session = Session(self._redis, self.log.keys, "t", "s", claimed.sid)
         tools: Sequence[Mapping[str, Any]] = options.get("tools", [WEATHER])
         names = options.get("names", ["anthropic/some-model"])
 
@@ -172,7 +174,7 @@ class Desk:
                 asker,
                 names,
                 models=self._models,
-                breaker=Breaker(self.log.redis, self.log.keys),  # type: ignore[arg-type]
+                breaker=Breaker(self._redis, self.log.keys),
                 stage=stage,
                 show=show,
                 is_public=is_public,

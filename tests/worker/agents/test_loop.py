@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 import worker.agents.loop
 import worker.providers.chain
+from broker.errors import ApprovalNotFound
 from broker.log.event import Event, text_since_restart
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
@@ -40,7 +41,7 @@ def standin() -> Iterator[StandIn]:
     standin.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def wires(standin: StandIn) -> AsyncIterator[list[Provider]]:
     """All four, in the order of PROVIDERS."""
     made: list[Provider] = []
@@ -202,6 +203,16 @@ async def test_one_turn_by_one_provider_and_the_next_by_another(
     assert shown == [one["tool_call_id"] for one in of_kind(events, "tool_start")]
 
 
+async def test_a_provider_that_pauses_goes_on_in_the_next_turn(commit: GroupCommit, wires: list[Provider]) -> None:
+    desk = Desk(commit, Wires(wires[0]), Child(), tools=[])
+    prompt = f"[[tokens=3 pause=1 {FAST}]]"
+    run = await desk.begin(prompt)
+    answer = await run.do()
+    assert answer.text == "".join(islice(words(prompt), 6)) == text_since_restart(await desk.events(run))
+    turns = of_kind(await desk.events(run), "internal.turn")
+    assert [one["stop_reason"] for one in turns] == ["paused", "end_turn"]
+
+
 # -- what a model reads instead of a result -----------------------------------------------------------------
 
 
@@ -349,11 +360,11 @@ async def test_a_run_whose_last_turn_was_in_the_log_only_says_it_again(desk: Des
 async def asked_for(desk: Desk, run: Run) -> dict[str, Any]:
     async with asyncio.timeout(LIMIT_S):
         while not (found := of_kind(since_restart(await desk.events(run)), "approval_request")):
-            await asyncio.sleep(0)
+            pass
         while not desk.waits:  # noqa: ASYNC110
             await asyncio.sleep(0)
         while len(await desk.log.inputs.read(run.claimed.sid)) == 0:
-            await asyncio.sleep(0)
+            pass
     return found[-1]
 
 
@@ -376,7 +387,9 @@ async def test_a_call_that_needs_approval_waits_for_it_without_a_slot(
     assert len(desk.child.ran) == approve
     told = ("A is fine", False) if approve else ("not_approved: This call was not approved. As you like.", True)
     assert results(peer, 1) == [told]
-    [noted] = of_kind(await desk.events(run), "internal.approval")
+    events = await desk.events(run)
+    assert [one.keys() for one in of_kind(events, "tool_error")] == (not approve) * [{"tool_call_id", "tool", "code"}]
+    [noted] = of_kind(events, "internal.approval")
     assert noted == {
         "approval_id": request["approval_id"],
         "approve": approve,
@@ -463,7 +476,7 @@ async def interrupted(desk: Desk, peer: WirePeer, run: Run) -> asyncio.Task[Any]
     task = asyncio.create_task(run.do())
     async with asyncio.timeout(LIMIT_S):
         while "text_delta" not in kinds(await desk.events(run)):
-            await asyncio.sleep(0)
+            pass
     await desk.log.inputs.tell(run.claimed.sid, {"text": "Never mind.", "interrupt": True})
     desk.inputs._wake(None)
     return task
@@ -580,7 +593,7 @@ async def test_a_sub_agent_that_was_finished_is_not_run_again(desk: Desk, peer: 
     task = asyncio.create_task(run.do())
     async with asyncio.timeout(LIMIT_S):
         while "text_delta" not in kinds(await desk.events(run)):
-            await asyncio.sleep(0)
+            pass
     await die(run, task)
     peer.says_in_turn(turn(text="There."))
     run = await desk.take_over(run)
@@ -617,3 +630,51 @@ async def test_a_takeover_reads_the_text_again(desk: Desk, peer: WirePeer) -> No
     assert len(peer.asked) == 2
     assert len(desk.child.ran) == 1
     assert text_since_restart(await desk.events(run)) == "A is fine."
+
+
+# -- calls with a key of their own ---------------------------------------------------------------------------
+
+KEYED = {**LOOK, "key": ["place"]}
+
+
+async def test_a_key_names_an_effect_whichever_turn_asks_for_it(desk: Desk, peer: WirePeer) -> None:
+    peer.says_in_turn(turn("A"), turn("A"), turn(text="There."))
+    run = await desk.begin("Look!", tools=[KEYED])
+    await run.do()
+    [(_, key)] = desk.child.ran
+    assert key.startswith(f"{run.claimed.sid}/look.")
+    assert results(peer, 1) == results(peer, 2) == [("A is fine", False)]
+
+
+async def test_a_call_that_was_refused_has_no_effect_that_its_key_could_name(desk: Desk, peer: WirePeer) -> None:
+    desk.child.need_approval.add("look")
+    peer.says_in_turn(turn("A"), turn("A"), turn(text="There."))
+    run = await desk.begin("Look!", tools=[KEYED])
+    task = asyncio.create_task(run.do())
+    first = await asked_for(desk, run)
+    await desk.inputs.decide(run.claimed.sid, first["approval_id"], Decision(approve=False, reason="", by="key:1"))
+    desk.inputs._wake(None)
+    async with asyncio.timeout(LIMIT_S):
+        while len(requests := of_kind(await desk.events(run), "approval_request")) < 2:
+            pass
+        while True:
+            try:
+                yes = Decision(approve=True, reason="", by="key:1")
+                await desk.inputs.decide(run.claimed.sid, requests[1]["approval_id"], yes)
+                break
+            except ApprovalNotFound:  # not quite yet
+                await asyncio.sleep(0)
+    desk.inputs._wake(None)
+    await task
+    assert len(desk.child.ran) == 1
+    assert results(peer, 1) == [("not_approved: This call was not approved.", True)]
+    assert results(peer, 2) == [("A is fine", False)]
+
+
+async def test_a_call_in_text_that_cannot_be_read_is_told_to_the_model_alone(desk: Desk, peer: WirePeer) -> None:
+    peer.says_in_turn(turn(text="Action: look\nAction Input: {A"), turn(text="Final Answer: Sorry."))
+    run = await desk.begin("Look!", transform="react")
+    assert (await run.do()).text == "Sorry."
+    assert "not one JSON object" in texts(peer, 1)[-1][1][0]
+    assert kinds(await desk.events(run)) == ["queued", "start", "text_delta", "done"]
+    assert desk.child.ran == []

@@ -1,0 +1,3 @@
+"""It cannot be imported."""
+
+HALF = 1 / 0

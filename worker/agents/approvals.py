@@ -60,8 +60,6 @@ class Approvals:
         if decided := self._journal.approvals.get(approval_id):
             return decided
         told = _told(call)
-        self._stage.write(REQUEST, {"approval_id": approval_id, **told})
-        await self._stage.flush()  # nobody may decide what no viewer can know of yet
         with allowance.untimed():
             async with self._without_slot():
                 decision = await self._decided(approval_id, told)
@@ -72,7 +70,9 @@ class Approvals:
     async def _decided(self, approval_id: str, told: dict[str, Any]) -> Decision:
         sid = self._journal.sid
         waits = f"stream {sid}: an approval waits"
+        # Before viewers know of it: one of them may decide at once.
         await until_answered(lambda: self._inputs.ask(sid, approval_id, told), waits)
+        self._stage.write(REQUEST, {"approval_id": approval_id, **told})
         try:
             async with asyncio.timeout(self._timeout_s):
                 return _noted(await self._inputs.decided(sid, approval_id))

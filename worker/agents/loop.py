@@ -133,6 +133,7 @@ class Loop:
         self._names = list(names)
         self._stage = stage
         self._speech = Speech(path, show=show, is_public=is_public, hidden=hidden)
+        self._shows_results = "results" in show
         self._turns = Turns(
             stage, models, breaker, self._speech.shown, begin=lambda _: stage.begin(), agent=path, keeps=True
         )
@@ -348,7 +349,7 @@ class Loop:
         opened = await self._calls.open(call)
         if opened.do in ("replay", "error"):
             if path and opened.error is None:
-                self._sub_agents.say_again(path, str(opened.result), is_public=call.asked.is_public)
+                self._sub_agents.say_again(path, str(opened.result), is_public=self._is_shown(call))
             return Finished(opened.result, opened.error)
         assert tool
         began = time.monotonic()
@@ -400,7 +401,7 @@ class Loop:
 
     async def _run_agent(self, call: Call, tool: Tool, path: str) -> str:
         """What ends it, and not this run, is a failed call."""
-        public, allowance = call.asked.is_public, self._allowance
+        public, allowance = self._is_shown(call), self._allowance
         try:
             return await self._sub_agents.run(
                 tool["agent"], call.asked.args, path=path, is_public=public, allowance=allowance
@@ -411,6 +412,10 @@ class Loop:
             if allowance.includes(reached.of):
                 raise
             raise AskRefused(FAILED, reached.message) from reached
+
+    def _is_shown(self, call: Call) -> bool:
+        """Of a call that is an agent: what that says is what the call gives."""
+        return self._shows_results and call.asked.is_public
 
     async def _resolved(self, call: Call) -> Finished | None:
         """What became of a call that was cut off. None: it was not made, and may be."""

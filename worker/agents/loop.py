@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from broker.log.event import TEXT_DELTA
 from worker.agents.approvals import Approvals
-from worker.agents.calls import Asked, Call, Calls
+from worker.agents.calls import INVALID_ARGS, NOT_APPROVED, TOO_MANY_CALLS, Asked, Call, Calls
 from worker.agents.caps import Allowance, LimitReached
 from worker.agents.history import (
     INTERRUPTED,
@@ -46,10 +46,11 @@ from worker.agents.history import (
 from worker.agents.history import Call as Said
 from worker.agents.in_text import InText
 from worker.agents.inbox import Inbox
-from worker.agents.journal import TURN, UNKNOWN, Finished, Found, Unfinished
+from worker.agents.journal import TURN, UNKNOWN, Finished
 from worker.agents.runs import AskRefused
 from worker.agents.speech import Speech
 from worker.agents.stage import AgentStage
+from worker.agents.transform import CUT_OFF
 from worker.providers.chain import Breaker, Course, Target
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish
@@ -59,7 +60,7 @@ from worker.turns import Models, Turn, Turns
 RETRY_S = (0.5, 1.0)
 """A tool that failed and says that trying again may help is tried twice more, under the same key."""
 
-FAILED, INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED = "failed", "invalid_args", "too_many_calls", "not_approved"
+FAILED = "failed"
 
 T = TypeVar("T")
 
@@ -158,9 +159,11 @@ class Loop:
         async with self._allowance.time():
             for number in count():
                 turn = await self._turn(number, history)
+                if turn.stop_reason in CUT_OFF:  # none of its calls is run, and one without a result is refused
+                    turn = turn.text_alone()
                 history.add_turn(turn)
                 text += self._speech.text
-                if turn.calls and turn.stop_reason not in ("max_tokens", "refusal"):
+                if turn.calls:
                     history.add_results(self._told(await self._outcomes(turn)))
                     text = ""
                 elif not await self._goes_on_after(turn):
@@ -311,25 +314,31 @@ class Loop:
             return _failed(said.fault, INVALID_ARGS)
         tool = self._tool_named.get(said.name)
         asked = self._asked(number, said, tool)
-        call = self._calls.begin(asked)
+        call = self._begun(asked)
         try:
-            if isinstance(call.found, Finished | Unfinished):
-                if not _was_refused(call.found):
-                    self._allowance.count_call()
-            elif refused := await self._refusal(call, at, tool):
+            if call.is_under_way:  # and takes no place, which the other one may wait for
+                return await self._made(call, tool, path)
+            if call.was_allowed:
+                self._allowance.count_call()
+            elif not call.was_refused and (refused := await self._refusal(call, at, tool)):
                 if asked.key is not None:  # what is not run has no effect that its key could name
                     self._calls.drop(call)
                     call = self._calls.begin(asked._replace(key=None))
-                return await self._refused(call, refused)
+                return Finished(error=(await self._calls.refuse(call, *refused)).error)
             async with places:
                 return await self._made(call, tool, path)
         except BaseException:
             self._calls.drop(call)  # cut off: no outcome
             raise
 
-    async def _refused(self, call: Call, refused: tuple[str, str]) -> Finished:
-        opened = await (self._calls.open(call) if call.is_finished else self._calls.refuse(call, *refused))
-        return Finished(error=opened.error)
+    def _begun(self, asked: Asked) -> Call:
+        """A call that was refused under no key (see above) stays refused: the model went on from there."""
+        if asked.key is not None:
+            call = self._calls.begin(asked._replace(key=None))
+            if call.is_finished:
+                return call
+            self._calls.drop(call)
+        return self._calls.begin(asked)
 
     def _asked(self, number: int, said: Said, tool: Tool | None) -> Asked:
         asked = Asked(self._path, said.name, said.args, turn_call=(number, said.id))
@@ -434,12 +443,6 @@ def _named(call: Call) -> Json:
         "tool_call_id": call.tool_call_id,
         "idempotency_key": call.key,
     }
-
-
-def _was_refused(found: Found) -> bool:
-    """By a limit, say: it took nothing of any."""
-    error = found.error if isinstance(found, Finished) else None
-    return error is not None and error["code"] in (INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED)
 
 
 def _failed(message: str, code: str) -> Finished:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from lastevent import NOT_DONE, Agent, CallFailed, Context, Status, agent, tool
+from lastevent import NOT_DONE, Agent, CallFailed, Context, Limits, Status, agent, tool
 
 LEDGER = "FAULTS_LEDGER"
 """The variable with the ledger's path. It is not one of Lastevent's, so processes of the app are given it."""
@@ -87,7 +87,10 @@ class Walk(BaseModel):
     ms: int = 100
 
 
-@agent("walker")
+ROOM = Limits(turns=30, tool_calls=60, parallel=4)
+
+
+@agent("walker", limits=ROOM)
 async def walker(ctx: Context, walk: Walk) -> AsyncIterator[str | Status]:
     yield Status("Walking…")
     n = 0
@@ -107,7 +110,7 @@ async def _said(name: str, n: int, ms: int) -> str:
         return f"<{name}!{failed.code}>"
 
 
-clerk = Agent("clerk", model="anthropic/stand-in", instructions="You keep books.", tools=[*TOOLS.values()])
+clerk = Agent("clerk", model="anthropic/stand-in", instructions="You keep books.", tools=[*TOOLS.values()], limits=ROOM)
 
 
 class Crowd(BaseModel):
@@ -159,7 +162,7 @@ async def culprit(ctx: Context, how: str) -> AsyncIterator[str]:
     raise ValueError(f"{secret}: {how}")
 
 
-@agent("patient")
+@agent("patient", limits=Limits(tool_calls=1_000_000))
 async def patient(ctx: Context, how: str) -> AsyncIterator[str]:
     """To be cancelled. `how`: what it waits in."""
     began, left = (Path(f"{os.environ[LEDGER]}.{ctx.stream_id}.{name}") for name in ("began", "left"))

@@ -95,7 +95,8 @@ class _Call:
         self.begun: list[Entry] = []
         self.finished: list[tuple[Entry, dict[str, Any]]] = []
         self.effects: list[Effect] = []
-        self.is_unknown = False
+        self.unknown: Entry | None = None
+        """It is said so."""
 
 
 class _Stream:
@@ -147,7 +148,7 @@ class _Stream:
             elif entry.kind in ("tool_error", "internal.tool_error"):
                 data = json.loads(entry.data)
                 if data["code"] == "outcome_unknown" and (key := ids.get(data["tool_call_id"])):
-                    self.calls[key].is_unknown = True
+                    self.calls[key].unknown = entry
         for effect in self.effects:
             self.calls[effect.key].effects.append(effect)
 
@@ -171,7 +172,7 @@ class _Stream:
             self.find(f"{key} ran {len(effects)} times: {effects}")
         if len(effects) > 1 and tool in self.tools.may_run_again:
             self.deeds.counts["idempotent calls run again"] += 1
-        if call.is_unknown:
+        if call.unknown:
             self.deeds.counts["outcome_unknown"] += 1
             if tool in self.tools.may_run_again | self.tools.can_be_asked:
                 self.find(f"{key} is said to be unknown, though {tool} can be run again, or be asked")
@@ -181,7 +182,9 @@ class _Stream:
         for takeover in self.takeovers:
             if call.finished and call.finished[0][0].id < takeover.id:
                 self.deeds.counts["finished calls at takeovers"] += 1
-            elif call.begun and call.begun[0].id < takeover.id and not call.is_unknown:
+            elif call.unknown and call.unknown.id < takeover.id:
+                self.deeds.counts["unknown calls at takeovers"] += 1
+            elif call.begun and call.begun[0].id < takeover.id:
                 self.deeds.counts["calls in flight at takeovers"] += 1
 
     def _is_lost(self, at: float) -> bool:
@@ -247,7 +250,7 @@ class _Stream:
     def _outcome(self, tool: str, n: int, call: _Call | None) -> str:
         if call is None:
             return " was never called"
-        if call.is_unknown:
+        if call.unknown:
             return "!outcome_unknown"
         right = f"{self.tools.gives[tool]} {n}"
         [*given] = [data.get("output") for _, data in call.finished]

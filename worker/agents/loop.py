@@ -363,6 +363,8 @@ class Loop:
         assert tool
         began = time.monotonic()
         outcome = await self._resolved(call) if opened.do == "resolve" else None
+        if opened.do == "resolve" and outcome is None:
+            await self._calls.hold()
         outcome = outcome or await self._run(call, tool, path)
         outcome = outcome._replace(duration_ms=round((time.monotonic() - began) * 1000))
         await self._calls.close(call.tool_call_id, outcome)
@@ -406,6 +408,7 @@ class Loop:
                 if wait_s is None or not refused.retry:
                     raise
                 await asyncio.sleep(wait_s)
+                await self._calls.hold()
         raise AssertionError("the last try returns or raises")
 
     async def _run_agent(self, call: Call, tool: Tool, path: str) -> str:

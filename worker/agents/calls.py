@@ -35,8 +35,8 @@ from worker.agents.journal import (
     Finished,
     Found,
     Journal,
-    Unfinished,
     UnderWay,
+    Unfinished,
 )
 from worker.stage import Stage
 

@@ -64,6 +64,7 @@ gc.disable()
 
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
 WAITING = (
+    "frameworks",
     "faults",
     "browser",
     "command",

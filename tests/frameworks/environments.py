@@ -1,0 +1,56 @@
+"""Virtual environments of the frameworks, kept in build/ for as long as their pins are the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from tempfile import mkdtemp
+
+HERE = Path(__file__).parent
+KEPT = HERE.parents[1] / "build" / "frameworks"
+
+INSTALL_LIMIT_S = 300
+
+
+def pythons(names: Sequence[str]) -> dict[str, Path]:
+    """The interpreter of each environment. They are installed side by side: most of it is waiting."""
+    with ThreadPoolExecutor() as side_by_side:
+        return dict(zip(names, side_by_side.map(_python, names), strict=True))
+
+
+def _python(name: str) -> Path:
+    pins = HERE / f"{name}.txt"
+    version = sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    there = KEPT / f"{name}-{version}"
+    if not there.exists():
+        _make(there, pins)
+    return there / "bin" / "python"
+
+
+def _make(there: Path, pins: Path) -> None:
+    """Elsewhere first: what is there is whole, and another run of the suite may be making it too."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    making = Path(mkdtemp(dir=KEPT, prefix=".making-"))
+    try:
+        _run("-m", "venv", "--without-pip", str(making))
+        # What is never imported need not be compiled.
+        options = ["--require-hashes", "--no-deps", "--no-compile", "--only-binary", ":all:", "--quiet"]
+        _run("-m", "pip", "--python", str(making / "bin" / "python"), "install", *options, "-r", str(pins))
+        if not there.exists():
+            making.rename(there)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _run(*arguments: str) -> None:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    ran = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -31,6 +31,16 @@ def test_each_part_of_the_app_can_be_run_with_those_before_it_alone(
             sys.modules.pop(f"shop{count}", None)
 
 
+def test_the_readme_s_agent_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    [shown] = blocks_of((ROOT / "README.md").read_text(), "python")
+    (tmp_path / "readme_shop.py").write_text(shown)
+    try:
+        assert [agent["name"] for agent in announced(load("readme_shop"))] == ["support"]
+    finally:
+        sys.modules.pop("readme_shop", None)
+
+
 def test_the_tests_that_it_shows_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "shop.py").write_text("\n\n".join(PARTS))

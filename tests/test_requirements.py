@@ -1,4 +1,7 @@
-"""What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides."""
+"""What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides.
+
+And two for environments of their own: the frameworks of others, which are tested with Lastevent and not beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 from tests.test_layout import ROOT, imports, modules
 
 TO_RUN, FOR_TESTS = "requirements.txt", "requirements-dev.txt"
+OF_FRAMEWORKS = [f"tests/frameworks/{path.name}" for path in (ROOT / "tests" / "frameworks").glob("*.txt")]
 
 
 def pinned(file: str) -> dict[str, str]:
@@ -36,7 +40,7 @@ def test_the_product_imports_no_package_that_only_tests_have() -> None:
             assert packages[top] & to_run.keys(), f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS])
+@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, *sorted(OF_FRAMEWORKS)])
 def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

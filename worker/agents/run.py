@@ -47,7 +47,6 @@ class AgentRun(Execution):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a person, and takes no slot."""
         return self._waiting > 0
 
     async def run(self, slots: asyncio.Semaphore) -> None:
@@ -94,13 +93,16 @@ class AgentRun(Execution):
         self._waiting += 1
         if self._waiting == 1:
             self._slots.release()
+        taking: asyncio.Future[Any] | None = None
         try:
             yield
         finally:
             self._waiting -= 1
             if self._waiting == 0:
-                # In a task of its own: who is cancelled here gives the slot back a moment later, and that one is taken.
-                await asyncio.shield(asyncio.ensure_future(self._slots.acquire()))
+                taking = asyncio.ensure_future(self._slots.acquire())
+        # Who is cut off does not wait for a slot: it gives one back when it leaves, and that is the one taken here.
+        if taking:
+            await asyncio.shield(taking)
 
     # -- endings -----------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class AgentStage(Stage):
         self._told = told
         self._parts: WeakSet[Part] = WeakSet()
         self._held: list[Repeated] | None = None
+        self._void_meanwhile: list[Part] = []
         self._restarting = asyncio.Lock()
         self.first_text_at_s: float | None = None
         """Of the answer, by the clock of time.monotonic."""
@@ -63,8 +64,20 @@ class AgentStage(Stage):
     def begin(self) -> None:
         self.start(self._told)
 
+    def void(self, part: Part) -> None:
+        super().void(part)
+        if self._held is not None:
+            self._void_meanwhile.append(part)
+
     async def restart(self, reason: str, *, repeats: bool = True) -> None:
         """`repeats`: what is not void is said again, at once. Without it everybody begins anew."""
+        # Who asks may be cancelled alone, by an interrupt or its own time limit: the others need `start`, and what
+        # they have said meanwhile.
+        restarting = asyncio.ensure_future(self._restart(reason, repeats=repeats))
+        restarting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(restarting)
+
+    async def _restart(self, reason: str, *, repeats: bool) -> None:
         async with self._restarting:
             self.release()
             self._held = []
@@ -77,6 +90,10 @@ class AgentStage(Stage):
                 held, self._held = self._held, None
             for kind, data, part in held:
                 self.write(kind, data, part)
+            # It has just been said again, under other ids: the next restart leaves it out.
+            void, self._void_meanwhile = self._void_meanwhile, []
+            for part in void:
+                self.void(part)
 
     def _stand(self, events: Sequence[Event], void: Set[int]) -> list[Repeated]:
         parts = list(self._parts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -38,6 +39,14 @@ def test_the_product_imports_no_package_that_only_tests_have() -> None:
             if top in sys.stdlib_module_names or top in ("broker", "lastevent", "worker"):
                 continue
             assert packages[top] & to_run.keys(), f"{name} imports {module}"
+
+
+def test_every_package_of_the_product_is_installed() -> None:
+    """Also where it is installed as a copy, and not, as here, by a link to this folder."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in modules().values()}
+    migrations = {name for name in there if "migrations" in name}  # package data
+    assert there - migrations <= set(listed)
 
 
 @pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, *sorted(OF_FRAMEWORKS)])

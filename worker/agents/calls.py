@@ -33,8 +33,8 @@ from worker.agents.journal import (
     Finished,
     Found,
     Journal,
-    Unfinished,
     UnderWay,
+    Unfinished,
 )
 from worker.stage import Stage
 

@@ -21,8 +21,8 @@ from tests.rig.streams import LIMIT_S, committing, running, taken_over
 from worker.agents.attempt import Attempt, Means
 from worker.agents.calls import Asked, Opened
 from worker.agents.caps import Allowance, Limits
-from worker.agents.inputs import Decision, Inputs
-from worker.agents.journal import Finished, Journal, read_journal
+from worker.agents.inputs import Inputs
+from worker.agents.journal import Decision, Finished, Journal, read_journal
 from worker.agents.process import AnnouncedAgent
 from worker.agents.run import AgentRun
 from worker.agents.runs import ChildRun, Handler
@@ -203,3 +203,51 @@ async def test_nothing_of_a_process_that_died_is_said_behind_the_restart(stream:
     await stream.run(Process(boss=asks_helper, helper=dies), Process(boss=ends))
     assert "agent_start" in [kind for kind, _ in await stream.said()]
     assert [kind for kind, _ in await since_restart(stream)] == ["start", "done"]
+
+
+async def test_after_a_takeover_viewers_get_all_of_a_sub_agent_that_is_not_run_again(stream: Stream) -> None:
+    attempt = await stream.attempt()
+    said = [
+        ("agent_start", {"agent": "helper.1", "parent": ""}),
+        ("agent_text_delta", {"agent": "helper.1", "text": "I "}),
+        ("agent_text_delta", {"agent": "helper.1", "text": "look."}),
+        ("tool_start", {"agent": "helper.1", "tool": "t", "tool_call_id": "c"}),
+        ("internal.tool_args", {"agent": "helper.1", "tool": "t", "tool_call_id": "c", "args": {}}),
+        ("agent_text_delta", {"agent": "helper.2", "text": "I am not over."}),
+        ("agent_text_delta", {"agent": "helper.1/reader.1", "text": "It says so."}),
+        ("agent_end", {"agent": "helper.1", "parent": "", "duration_ms": 5}),
+    ]
+    for event in said:
+        attempt.stage.write(*event)
+    await attempt.stage.flush()
+    for _ in range(2):  # also of what was itself said again
+        attempt = await stream.attempt()
+        attempt.say_again("helper.1")
+        await attempt.stage.flush()
+        assert (await since_restart(stream))[1:] == [
+            said[0],
+            ("agent_text_delta", {"agent": "helper.1", "text": "I look."}),
+            ("tool_start", {**said[3][1], "replayed": True}),
+            *said[-2:],
+        ]
+
+
+# -- what else reaches the worker ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text_delta", "thinking_delta"])
+async def test_text_that_is_none_fails_the_run_and_is_not_written(stream: Stream, kind: str) -> None:
+    async def says(process: Process, run: ChildRun, _: Any) -> None:
+        run.receive({"op": "event", "kind": kind, "data": {"text": 5}})
+
+    await stream.run(Process(boss=says))
+    [*_, (trace, told), (ending, error)] = await stream.said()
+    assert (trace, told["type"], ending, error["code"]) == ("internal.trace", "TypeError", "error", "agent_failed")
+
+
+async def test_an_input_that_two_take_at_once_is_taken_once(stream: Stream) -> None:
+    attempt = await stream.attempt()
+    await attempt.stage.flush()
+    await stream.log.inputs.tell(stream.sid, {"text": "Hello?"})
+    await asyncio.gather(attempt.inbox.take(), attempt.inbox.at(0), attempt.inbox.at(0))
+    assert [kind for kind, _ in await stream.said()].count("input") == 1

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from broker.log.event import INTERNAL, TEXT_DELTA
+from broker.log.event import TEXT_DELTA
 from broker.log.keys import Keys
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -35,6 +35,7 @@ from worker.agents.runs import AgentError, AskRefused, Refused
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
 from worker.providers.failures import ProviderFailure
+from worker.stage import said_again
 from worker.turns import Models, Turns
 
 MAX_DEPTH = 8
@@ -123,10 +124,10 @@ class Attempt:
             return code.as_text(await code.run(self._child, input))
         return (await self._loop(agent, {"input": input}, path, allowance, is_public=is_public)).text
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
-        """What a sub-agent said that is not run again."""
-        kind = "agent_text_delta" if is_public else f"{INTERNAL}agent_text_delta"
-        self.stage.write(kind, {"agent": path, "text": text})
+    def say_again(self, path: str) -> None:
+        """All that viewers had got of a sub-agent, which has ended and is not run again."""
+        for kind, data, _ in self.calls.journal.said_by(path):
+            self.stage.write(kind, said_again(kind, data))
 
     @asynccontextmanager
     async def _told(self, path: str) -> AsyncIterator[dict[str, str]]:
@@ -180,6 +181,7 @@ class Attempt:
             return await loop.run(_messages(request))
         finally:
             tools.cancel()
+            await tools.handled()
 
     def _limits(self, agent: AnnouncedAgent) -> Limits:
         return Limits.announced(agent.limits, self._means.settings)

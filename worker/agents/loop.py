@@ -82,7 +82,7 @@ class SubAgents(Protocol):
         Raises AskRefused (its input does not fit, its code failed), ProviderFailure or LimitReached.
         """
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
+    def say_again(self, path: str) -> None:
         """What one said that is not run again."""
 
 
@@ -357,8 +357,8 @@ class Loop:
     async def _made(self, call: Call, tool: Tool | None, path: str) -> Finished:
         opened = await self._calls.open(call)
         if opened.do in ("replay", "error"):
-            if path and opened.error is None:
-                self._sub_agents.say_again(path, str(opened.result), is_public=self._is_shown(call))
+            if path:
+                self._sub_agents.say_again(path)
             return Finished(opened.result, opened.error)
         assert tool
         began = time.monotonic()

@@ -6,6 +6,7 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from worker.agents.inbox import Inbox
 from worker.agents.journal import Finished
 from worker.agents.process import AnnouncedAgent, Child
 from worker.agents.runs import AgentError, AskRefused, Refused
-from worker.agents.stage import AgentStage
+from worker.agents.stage import JOINED, AgentStage
 from worker.visibility import visible
 
 AGENT_TEXT_DELTA = "agent_text_delta"
@@ -31,6 +32,10 @@ OUR_INTERNALS = frozenset(
     for name in ("turn", "usage", "failover", "trace", "approval", "tool_start", "tool_args", "tool_result", "tool_end")
 ) | {f"{INTERNAL}tool_error"}
 OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
+
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
+"""What code may call its events: a line of a text, whatever way the code has found to the wire."""
 
 
 class Attempt(Protocol):
@@ -82,10 +87,15 @@ class OwnCode:
 
     async def event(self, kind: str, data: dict[str, Any]) -> None:
         stage = self._attempt.stage
+        if not (isinstance(kind, str) and _KIND.fullmatch(kind) and isinstance(data, dict)):
+            raise AgentError("agent_failed", "ValueError", "an event has a name as its kind, and an object as its data")
         if kind in OURS or kind in OUR_TOOLS or kind in OUR_INTERNALS:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
-        if kind == TEXT_DELTA and isinstance(text := data.get("text"), str):
-            self._texts.append(text)
+        text = JOINED.get(kind.removeprefix(INTERNAL))
+        if text and not isinstance(data.get(text), str):
+            raise AgentError("agent_failed", "TypeError", f"{text} of an event of kind {kind} is a text")
+        if kind == TEXT_DELTA:
+            self._texts.append(data["text"])
         for event in visible(kind, data, self._attempt.show, ()):
             stage.write(*(self._attributed(*event) if self._path else event))
         await stage.drain()

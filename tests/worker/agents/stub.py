@@ -64,6 +64,8 @@ def begin(run, agent, given):
             wire.sendall(b"Loading weights...\n")
         case "odd":
             say("event", run=name, kind="text_delta", data={"text": "\ud800", "n": float("nan")})
+            say("event", run=name, kind="noted", data={"n": [7, 2**63 - 1, 2**70, 10**400]})
+            wire.sendall(b'{"op": "event", "run": "%b", "kind": "noted", "data": {"n": 1e400}}\n' % name.encode())
             say("end", run=name, result=None)
         case "blocked":
             say(

@@ -238,7 +238,7 @@ async def test_too_long_a_line_fails_its_run_or_its_ask_and_not_the_process(star
 async def test_what_json_cannot_hold_but_python_writes_is_read_as_near_as_can_be(start: Callable[..., Any]) -> None:
     child, said = await start(), Said()
     assert await outcome(child.run("r", "odd", None, INFO, said)) is None
-    assert said.all == ["?"]
+    assert said.all == ["?", {"n": [7, 2**63 - 1, 2.0**70, None]}, {"n": None}]
 
 
 async def test_code_that_holds_up_its_process_is_named_and_no_exceptions_words_are_in_the_log(

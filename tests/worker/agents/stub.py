@@ -47,6 +47,12 @@ def begin(run, agent, given):
             say("ask", run=name, id=1, what="open_call", data={"tool": "a"})
             say("event", run=name, kind="text_delta", data={"text": "between"})
             say("ask", run=name, id=2, what="open_call", data={"tool": "b"})
+        case "greedy":
+            for n in range(given):
+                say("event", run=name, kind="text_delta", data={"text": str(n)})
+        case "curious":
+            for n in range(given):
+                say("ask", run=name, id=100 + n, what="open_call", data={"tool": str(n)})
         case "environment":
             say("end", run=name, result=dict(os.environ))
         case "stuck":
@@ -126,6 +132,8 @@ for line in lines:
         case "reply" if run:
             if message["id"] == 9:
                 say("end", run=run["name"], result=message["error"]["code"])
+            elif message["id"] >= 100:
+                say("end", run=run["name"], result=[message["id"] - 100, message["error"]["code"]])
             elif message["id"] == 2:
                 say("end", run=run["name"], result=message.get("ok") or message["error"])
         case "ask":

@@ -1,6 +1,7 @@
 # Everything works from a fresh clone that has make and Python 3.11 or newer; nothing is installed outside of .venv.
 #
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
+#   make install   .venv with what runs Lastevent, and nothing for tests
 #   make quick     the tests that start no processes, at each save: under a minute (make quick ARGS="-x")
 #   make test      all tests (make test ARGS="tests/log -x")
 #   make long      all tests, with searches in their long form (make long ARGS="tests/protocol")
@@ -12,12 +13,15 @@
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup up quick test long check chaos clients bench requirements
+.PHONY: setup install up quick test long check chaos clients bench requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 
 setup: .venv/installed-dev
+	@:
+
+install: .venv/installed
 	@:
 
 up: .venv/installed
@@ -52,7 +56,7 @@ clients: .venv/installed-dev
 bench: .venv/installed-dev
 	@$(BIN)/python -m bench $(ARGS)
 
-# Only a set-up that went through leaves these files. What is needed to run Lastevent is 200 MB; tests need three times
+# Only a set-up that went through leaves these files. What is needed to run Lastevent is 280 MB; tests need three times
 # as much, and have all of it.
 .venv/installed: requirements.txt pyproject.toml
 	@$(call install,requirements.txt,what Lastevent needs)

@@ -71,16 +71,22 @@ bench: .venv/installed-dev
 #
 # What was published in the last seven days is left out: a package that somebody else has taken over is mostly found and
 # removed within days.
-# The tests' versions first: what runs is what was tested.
+# The tests' versions first: what runs is what was tested. Frameworks last: they have environments of their own, made by
+# the tests that need them (tests/frameworks/environments.py).
 requirements: build/uv/bin/uv
 	@build/uv/bin/python -c 'import tomllib as t; \
 	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
-	@$(pin) --upgrade --extra dev --output-file requirements-dev.txt \
-	    --exclude-newer "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')"
-	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(pin) --upgrade $(seven_days_old) --extra dev --output-file requirements-dev.txt $(of_lastevent)
+	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt $(of_lastevent)
+	@for name in openai anthropic; do \
+	    $(pin) --upgrade $(seven_days_old) --output-file tests/frameworks/$$name.txt tests/frameworks/$$name.in || exit 1; \
+	done
 
 pin = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-    --custom-compile-command "make requirements" pyproject.toml build/build-system.in
+    --custom-compile-command "make requirements"
+of_lastevent = pyproject.toml build/build-system.in
+seven_days_old = --exclude-newer \
+    "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')"
 
 build/uv/bin/uv:
 	@$(find_python); "$$python" -m venv build/uv

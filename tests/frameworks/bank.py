@@ -17,10 +17,11 @@ async def order(order_id: str) -> str:
 
 
 async def refund(order_id: str, cents: int, key: str) -> str:
+    assert key
     note("refund", order_id)
     if order_id.startswith("slow"):
         try:
             await asyncio.Event().wait()
         finally:
             note("cut", order_id)
-    return f"refunded {cents} under {len(key)} characters"
+    return f"{cents} cents are on their way"

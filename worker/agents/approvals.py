@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import orjson
 
 from broker.log.event import OURSELVES
-from worker.agents import inputs
 from worker.agents.calls import Call
 from worker.agents.caps import Allowance, until_answered
 from worker.agents.inputs import Inputs
@@ -77,16 +76,12 @@ class Approvals:
         self._stage.write(REQUEST, {"approval_id": approval_id, **told})
         try:
             async with asyncio.timeout(self._timeout_s):
-                return _noted(await self._inputs.decided(sid, approval_id))
+                return await self._inputs.decided(sid, approval_id)
         except TimeoutError:
             reason = f"Nobody decided within {self._timeout_s:g} s."
-            refusal = inputs.Decision(approve=False, reason=reason, by=OURSELVES)
+            refusal = Decision(approve=False, reason=reason, by=OURSELVES)
             # Somebody may have been first: theirs stands.
-            return _noted(await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits))
-
-
-def _noted(decision: inputs.Decision) -> Decision:
-    return Decision(decision.approve, decision.reason or "", decision.by)
+            return await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits)
 
 
 def approval_id_of(call: Call) -> str:

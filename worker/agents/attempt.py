@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from broker.log.event import INTERNAL, TEXT_DELTA
+from broker.log.event import TEXT_DELTA
 from broker.log.keys import Keys
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -35,10 +35,15 @@ from worker.agents.runs import AgentError, AskRefused, Refused
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
 from worker.providers.failures import ProviderFailure
+from worker.stage import said_again
 from worker.turns import Models, Turns
 
 MAX_DEPTH = 8
 """An agent that runs itself would go on for ever."""
+
+
+AGENTS_AT_ONCE = 500
+"""Of a stream. Each that runs two would soon leave no room for other streams."""
 
 
 class Means(NamedTuple):
@@ -81,6 +86,7 @@ class Attempt:
             stage, journal, means.inputs, timeout_s=means.settings.approval_timeout_s, without_slot=without_slot
         )
         self._paths: set[str] = set()
+        self._at_once = 0
 
     # -- agents ------------------------------------------------------------------------------------------
 
@@ -105,7 +111,10 @@ class Attempt:
             raise AskRefused("failed", f"This app has no agent {name!r}.")
         if path in self._paths or not 0 < path.count("/") + 1 <= MAX_DEPTH:
             raise AskRefused("failed", f"Agents run agents {MAX_DEPTH} deep at most, each under a path of its own.")
+        if self._at_once >= AGENTS_AT_ONCE:
+            raise AskRefused("failed", f"A stream has at most {AGENTS_AT_ONCE} agents at once.")
         self._paths.add(path)
+        self._at_once += 1
         async with self._told(path) as failed:
             try:
                 return await self._run(agent, input, path, allowance.within(self._limits(agent)), is_public=is_public)
@@ -116,6 +125,8 @@ class Attempt:
             except ProviderFailure as failure:
                 failed["code"] = failure.code
                 raise AskRefused("failed", failure.message) from None
+            finally:
+                self._at_once -= 1
 
     async def _run(self, agent: AnnouncedAgent, input: Any, path: str, allowance: Allowance, *, is_public: bool) -> str:
         if agent.kind == "code":
@@ -123,10 +134,10 @@ class Attempt:
             return code.as_text(await code.run(self._child, input))
         return (await self._loop(agent, {"input": input}, path, allowance, is_public=is_public)).text
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
-        """What a sub-agent said that is not run again."""
-        kind = "agent_text_delta" if is_public else f"{INTERNAL}agent_text_delta"
-        self.stage.write(kind, {"agent": path, "text": text})
+    def say_again(self, path: str) -> None:
+        """All that viewers had got of a sub-agent, which has ended and is not run again."""
+        for kind, data, _ in self.calls.journal.said_by(path):
+            self.stage.write(kind, said_again(kind, data))
 
     @asynccontextmanager
     async def _told(self, path: str) -> AsyncIterator[dict[str, str]]:
@@ -180,6 +191,7 @@ class Attempt:
             return await loop.run(_messages(request))
         finally:
             tools.cancel()
+            await tools.handled()
 
     def _limits(self, agent: AnnouncedAgent) -> Limits:
         return Limits.announced(agent.limits, self._means.settings)

@@ -19,13 +19,9 @@ import orjson
 from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from worker.agents.joining import add_joined
 from worker.agents.journal import is_progress
 from worker.stage import UNREPEATED, Part, Repeated, Stage
-
-JOINED = {"text_delta": "text", "thinking_delta": "text", "agent_text_delta": "text", "tool_args_delta": "partial_json"}
-"""Kind → the member whose pieces are joined when they are said again."""
-
-JOINED_CHARACTERS = 4096
 
 
 class AgentStage(Stage):
@@ -103,20 +99,5 @@ class AgentStage(Stage):
             if event.id in void or event.kind in UNREPEATED or is_internal(event.kind):
                 continue
             part = next((part for part in parts if event.id in part), None)
-            data = orjson.loads(event.data)
-            if not (said and _is_joined(said[-1], event.kind, data, part)):
-                said.append((event.kind, data, part))
+            add_joined(said, event.kind, orjson.loads(event.data), part)
         return said
-
-
-def _is_joined(last: Repeated, kind: str, data: dict[str, Any], part: Part | None) -> bool:
-    """Whether this went into the event before it."""
-    member = JOINED.get(kind)
-    if member is None or last[0] != kind or last[2] is not part or data.keys() != last[1].keys():
-        return False
-    if any(last[1][name] != value for name, value in data.items() if name != member):
-        return False
-    if not isinstance(data[member], str) or len(last[1][member]) > JOINED_CHARACTERS:
-        return False
-    last[1][member] += data[member]
-    return True

@@ -20,8 +20,7 @@ from tests.rig.models import Models
 from tests.rig.wire_peer import WirePeer, wire_peer
 from tests.worker.agents.looping import FAST, LIMIT_S, LOOK, Child, Desk, Run, Wires, data, kinds, of_kind, turn
 from worker.agents.caps import LimitReached, Limits
-from worker.agents.inputs import Decision
-from worker.agents.journal import UNKNOWN
+from worker.agents.journal import UNKNOWN, Decision
 from worker.agents.runs import AskRefused
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.gemini import GeminiProvider
@@ -611,7 +610,7 @@ async def test_a_sub_agent_that_was_finished_is_not_run_again(desk: Desk, peer: 
     run = await desk.take_over(run)
     assert (await run.do()).text == "There."
     assert desk.sub_agents.ran == ["researcher.1"]
-    assert desk.sub_agents.again == [("researcher.1", "Found.")]
+    assert desk.sub_agents.again == ["researcher.1"]
 
 
 # -- models that act in text --------------------------------------------------------------------------------

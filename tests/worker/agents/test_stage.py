@@ -45,7 +45,7 @@ def say(stage: AgentStage, text: str, part: Part) -> None:
 async def begun(stage: AgentStage) -> asyncio.Task[None]:
     """A restart that is putting the old events together."""
     restarting = asyncio.create_task(stage.restart("provider_cut"))
-    while stage._held is None:
+    while stage._held is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     return restarting
 

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.command import cli
+from broker.process.app_options import AppOptions
 from broker.settings import Settings, SettingsError, with_options
 from worker import __main__ as worker
 
@@ -122,5 +123,5 @@ def test_each_option_that_cannot_be_used_has_a_line() -> None:
 def test_who_names_a_file_for_an_app_is_told_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("shop.py").touch()
-    with pytest.raises(SettingsError, match="'shop.py' is a file: give the module's name, shop"):
+    with pytest.raises(SettingsError, match=r"'shop\.py' is a file: give the module's name, shop"):
         AppOptions.checked("shop.py", None, None, None)

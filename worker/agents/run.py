@@ -24,7 +24,7 @@ from broker.log.event import DONE
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.agents.attempt import Attempt, Means
-from worker.agents.caps import LimitReached
+from worker.agents.caps import LimitReached, until_answered
 from worker.agents.journal import Journal, read_journal
 from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
@@ -47,7 +47,6 @@ class AgentRun(Execution):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a person, and takes no slot."""
         return self._waiting > 0
 
     async def run(self, slots: asyncio.Semaphore) -> None:
@@ -59,7 +58,7 @@ class AgentRun(Execution):
         if agent is None:
             return self._error("no_worker", f"No worker runs the agent {self._name} any more.", recoverable=True)
         sid = self._claimed.sid
-        journal = await read_journal(self._means.log, sid) if self._claimed.attempt > 1 else Journal(sid)
+        journal = await self._read_journal() if self._claimed.attempt > 1 else Journal(sid)
         self._agent_stage.begin()
         try:
             result, answer = await self._attempts(agent, journal)
@@ -85,7 +84,12 @@ class AgentRun(Execution):
                 is_alone = True
                 await stage.restart(CRASHED, repeats=False)
                 await stage.flush()
-                journal = await read_journal(self._means.log, self._claimed.sid)
+                journal = await self._read_journal()
+
+    async def _read_journal(self) -> Journal:
+        sid = self._claimed.sid
+        what = f"stream {sid}: its agent goes on when its journal can be read"
+        return await until_answered(lambda: read_journal(self._means.log, sid), what)
 
     @asynccontextmanager
     async def _without_slot(self) -> AsyncIterator[None]:
@@ -94,21 +98,36 @@ class AgentRun(Execution):
         self._waiting += 1
         if self._waiting == 1:
             self._slots.release()
+        taking: asyncio.Future[Any] | None = None
         try:
             yield
         finally:
             self._waiting -= 1
             if self._waiting == 0:
-                # In a task of its own: who is cancelled here gives the slot back a moment later, and that one is taken.
-                await asyncio.shield(asyncio.ensure_future(self._slots.acquire()))
+                taking = asyncio.ensure_future(self._slots.acquire())
+        # Who is cut off does not wait for a slot: it gives one back when it leaves, and that is the one taken here.
+        if taking:
+            await asyncio.shield(taking)
 
     # -- endings -----------------------------------------------------------------------------------------
 
     def _done(self, result: Any, answer: Answer | None) -> Ending:
         first = self._agent_stage.first_text_at_s
+        finish = answer.finish if answer else None  # None: own code, or the log had the last turn
+        of_provider = (
+            {
+                "provider_stop_reason": finish.provider_stop_reason,
+                "stop_sequence": finish.stop_sequence,
+                "stop_details": finish.stop_details,
+                "response_id": finish.response_id,
+            }
+            if finish
+            else {}
+        )
         said = {
             "stop_reason": answer.stop_reason if answer else "end_turn",
             **self._stage.spending.told(),
+            **{name: value for name, value in of_provider.items() if value is not None},
             **({"model": answer.model} if answer else {}),
             **({} if result is None else {"result": result}),
             "ttft_ms": None if first is None else round((first - self._began) * 1000),

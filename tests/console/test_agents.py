@@ -142,6 +142,7 @@ def as_restarts(page: Page) -> None:
 def unfolded(page: Page, place: str, label: str) -> Any:
     folded = page.locator(place).locator(".answer-folded", has_text=label).last
     folded.locator("summary").click()
+    expect(folded.locator("pre")).not_to_be_empty()
     return json.loads(folded.locator("pre").text_content() or "")
 
 

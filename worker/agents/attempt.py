@@ -131,7 +131,7 @@ class Attempt:
 
     @asynccontextmanager
     async def _told(self, path: str) -> AsyncIterator[dict[str, str]]:
-        """`agent_start` before it and `agent_end` after it, with the code of what failed."""
+        """`agent_start` before it and `agent_end` after it, with what it used, and the code of what failed."""
         named = {"agent": path, "parent": path.rpartition("/")[0]}
         failed: dict[str, str] = {}
         began = time.monotonic()
@@ -144,7 +144,8 @@ class Attempt:
         finally:
             if not (self.stage.writer.lost or self.stage.writer.closed):
                 took = {"duration_ms": round((time.monotonic() - began) * 1000)}
-                self.stage.write("agent_end", {**named, **took, **failed})
+                spent = {"usage": usage} if (usage := self.stage.usage_of(path)) else {}
+                self.stage.write("agent_end", {**named, **took, **spent, **failed})
 
     async def _loop(
         self, agent: AnnouncedAgent, request: Mapping[str, Any], path: str, allowance: Allowance, *, is_public: bool

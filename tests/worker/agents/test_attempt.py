@@ -23,11 +23,13 @@ from worker.agents.calls import Asked, Opened
 from worker.agents.caps import Allowance, Limits
 from worker.agents.inputs import Inputs
 from worker.agents.journal import Decision, Finished, Journal, read_journal
+from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
 from worker.agents.run import AgentRun
 from worker.agents.runs import ChildRun, Handler
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
+from worker.providers.provider import Finish
 
 AGENTS = {name: AnnouncedAgent(name, "code") for name in ("boss", "helper")}
 PAY = Asked("", "pay", {"cents": 5})
@@ -230,6 +232,50 @@ async def test_after_a_takeover_viewers_get_all_of_a_sub_agent_that_is_not_run_a
             ("tool_start", {**said[3][1], "replayed": True}),
             *said[-2:],
         ]
+
+
+async def test_a_sub_agents_end_tells_what_it_and_those_below_it_used_in_all_attempts(stream: Stream) -> None:
+    def used(agent: str, tokens: int) -> tuple[str, dict[str, Any]]:
+        return "internal.usage", {"agent": agent, "usage": {"output_tokens": tokens, "provider": {}}}
+
+    async def spends_and_runs(process: Process, run: ChildRun, _: Any) -> None:
+        attempt: Any = run._handler._attempt  # type: ignore[attr-defined]
+        attempt.stage.write(*used("helper.1", 2))
+        attempt.stage.write(*used("helper.1/reader.1", 5))
+        attempt.stage.write(*used("helper.10", 70))
+        attempt.stage.write(*used("", 700))
+        process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+
+    async def dies(process: Process, run: ChildRun, _: Any) -> None:
+        process.dies()
+
+    async def asks_and_ends(process: Process, run: ChildRun, _: Any) -> None:
+        await process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+        process.ends(run)
+
+    async def ends(process: Process, run: ChildRun, _: Any) -> None:
+        process.ends(run)
+
+    await stream.run(Process(boss=spends_and_runs, helper=dies), Process(boss=asks_and_ends, helper=ends))
+    [told] = [data for kind, data in await since_restart(stream) if kind == "agent_end"]
+    assert told["usage"] == {"output_tokens": 7}
+    assert (await read_journal(stream.log, stream.sid)).usages[0] == ("helper.1", {"output_tokens": 2, "provider": {}})
+
+
+async def test_done_tells_what_the_provider_said_of_its_end(stream: Stream) -> None:
+    claimed = await running(stream.log, agent="boss")
+    run = AgentRun(claimed, StreamWriter(stream._commit, claimed), stream._means)
+    finish = Finish("refusal", {}, provider_stop_reason="content_filter", stop_details={"why": "x"}, response_id="r")
+    done = run._done(None, Answer("", "refusal", "openai/some-model", finish)).data
+    assert done == {
+        **done,
+        "stop_reason": "refusal",
+        "provider_stop_reason": "content_filter",
+        "stop_details": {"why": "x"},
+        "response_id": "r",
+        "model": "openai/some-model",
+    }
+    assert "stop_sequence" not in done
 
 
 # -- what else reaches the worker ------------------------------------------------------------------------------

@@ -234,6 +234,24 @@ async def test_after_a_takeover_viewers_get_all_of_a_sub_agent_that_is_not_run_a
         ]
 
 
+async def test_a_sub_agent_that_its_asker_gives_up_ends_and_the_asker_goes_on(stream: Stream) -> None:
+    helped: asyncio.Future[ChildRun] = asyncio.get_running_loop().create_future()
+
+    async def gives_up(process: Process, run: ChildRun, _: Any) -> None:
+        replied = process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+        helper = await helped
+        run.receive({"op": "cancel_ask", "id": 0})
+        assert (await replied)["error"]["code"] == "cancelled"
+        assert helper.is_cancelled
+        process.ends(run)
+
+    async def never_ends(process: Process, run: ChildRun, _: Any) -> None:
+        helped.set_result(run)
+
+    await stream.run(Process(boss=gives_up, helper=never_ends))
+    assert [kind for kind, _ in await stream.said()] == ["queued", "start", "agent_start", "agent_end", "done"]
+
+
 async def test_a_sub_agents_end_tells_what_it_and_those_below_it_used_in_all_attempts(stream: Stream) -> None:
     def used(agent: str, tokens: int) -> tuple[str, dict[str, Any]]:
         return "internal.usage", {"agent": agent, "usage": {"output_tokens": tokens, "provider": {}}}

@@ -20,7 +20,7 @@ from broker.log.event import OURSELVES
 from worker.agents.calls import Call
 from worker.agents.caps import Allowance, until_answered
 from worker.agents.inputs import Inputs
-from worker.agents.journal import APPROVAL, Decision, Journal
+from worker.agents.journal import APPROVAL, TOOL_ARGS, Decision, Journal
 
 REQUEST = "approval_request"
 
@@ -59,6 +59,8 @@ class Approvals:
         if decided := self._journal.approvals.get(approval_id):
             return decided
         told = _told(call)
+        if call.asked.turn_call is None:  # else a model's turn says them. Without its key it is no call that has begun
+            self._stage.write(TOOL_ARGS, {**told, "args": call.asked.args})
         with allowance.untimed():
             async with self._without_slot():
                 decision = await self._decided(approval_id, told)

@@ -93,7 +93,7 @@ class Attempt:
         allowance = Allowance(self._limits(agent), self._session)
         if agent.kind == "code":
             code = OwnCode(self, agent, "", allowance, is_public=True)
-            return await code.run(self._child, _given(request)), None
+            return await code.run(self._child, _given(agent, request)), None
         return None, await self._loop(agent, request, "", allowance, is_public=True)
 
     async def run(self, name: str, input: Any, *, path: str, is_public: bool, allowance: Allowance) -> str:
@@ -151,7 +151,7 @@ class Attempt:
         self, agent: AnnouncedAgent, request: Mapping[str, Any], path: str, allowance: Allowance, *, is_public: bool
     ) -> Answer:
         of_tools = OwnCode(self, agent, path, allowance, is_public=is_public)
-        tools = self._child.open(self.name_of(path), agent.name, _given(request), self.info(path), of_tools)
+        tools = self._child.open(self.name_of(path), agent.name, _given(agent, request), self.info(path), of_tools)
         try:
             if "messages" not in request:
                 await tools.ask("validate", {})
@@ -255,9 +255,15 @@ class Attempt:
         return choice
 
 
-def _given(request: Mapping[str, Any]) -> Any:
-    """As the agent's input: its own, or a Prompt."""
-    return {"messages": request["messages"]} if "messages" in request else request.get("input")
+def _given(agent: AnnouncedAgent, request: Mapping[str, Any]) -> Any:
+    """As the agent's input: its own; or a Prompt, or to code that has not asked for one, the text of a single one."""
+    if "messages" not in request:
+        return request.get("input")
+    messages = request["messages"]
+    takes_text = agent.kind == "code" and not agent.takes_messages and len(messages) == 1
+    if takes_text and isinstance(text := messages[0].get("content"), str):
+        return text
+    return {"messages": messages}
 
 
 def _messages(request: Mapping[str, Any]) -> Sequence[dict[str, Any]]:

@@ -4,7 +4,8 @@ The order is what makes a takeover exact (journal.py); each arrow is a confirmed
 
     `open`:  tool_start, internal.tool_args  →  the tool runs  →  `close`:  internal.tool_result, tool_end  →  used
 
-So a writer that was fenced meanwhile runs nothing (its `open` raises why the pen was lost) and uses nothing. What
+So a writer that was fenced meanwhile runs nothing (its `open` raises why the pen was lost) and uses nothing; nor does
+one whose process stood still when it should have read that its events are there (`StreamWriter.hold`). What
 `open` answers for a call that an earlier attempt had begun:
 
 | in the log                        | answer                                                                    |
@@ -25,6 +26,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from broker.log.pulse import now_s
 from worker.agents.journal import (
     OUTCOME_UNKNOWN,
     TOOL_ARGS,
@@ -138,6 +140,13 @@ class Calls:
         self._finish(call, unknown)
         return Opened("error", call, error=unknown.error)
 
+    async def hold(self) -> None:
+        """Some time has passed since `open`, and the tool has not run yet, or is to run again.
+
+        Raises the error that lost the pen: then it may not.
+        """
+        await self._stage.writer.hold(0)
+
     async def close(self, tool_call_id: str, outcome: Finished) -> None:
         """The tool has answered. Its outcome may be used when this returns: then the log has it.
 
@@ -178,6 +187,7 @@ class Calls:
     async def _run(self, call: Call) -> Opened:
         self._open[call.tool_call_id] = call
         self.journal.note_run(call.tool_call_id)
+        began_s = now_s()
         self._say_start(call)
         of_turn = {"turn": call.asked.turn_call[0]} if call.asked.turn_call else {}
         args = {**self._named(call), "args": call.asked.args}
@@ -185,6 +195,7 @@ class Calls:
         if "args" in self._show and self._is_shown(call) and not of_turn:  # else the model's turn has shown them
             self._stage.write("tool_args", {**args, "complete": True, **self._of_agent(call)})
         await self._stage.flush()
+        await self._stage.writer.hold(began_s)
         return Opened("run" if call.found is None or not call.asked.has_resolve else "resolve", call)
 
     async def _replay(self, call: Call, found: Finished) -> Opened:

@@ -134,6 +134,7 @@ class Loop:
         self._names = list(names)
         self._stage = stage
         self._speech = Speech(path, show=show, is_public=is_public, hidden=hidden)
+        self._shows_results = "results" in show
         self._turns = Turns(
             stage, models, breaker, self._speech.shown, begin=lambda _: stage.begin(), agent=path, keeps=True
         )
@@ -362,6 +363,8 @@ class Loop:
         assert tool
         began = time.monotonic()
         outcome = await self._resolved(call) if opened.do == "resolve" else None
+        if opened.do == "resolve" and outcome is None:
+            await self._calls.hold()
         outcome = outcome or await self._run(call, tool, path)
         outcome = outcome._replace(duration_ms=round((time.monotonic() - began) * 1000))
         await self._calls.close(call.tool_call_id, outcome)
@@ -405,11 +408,12 @@ class Loop:
                 if wait_s is None or not refused.retry:
                     raise
                 await asyncio.sleep(wait_s)
+                await self._calls.hold()
         raise AssertionError("the last try returns or raises")
 
     async def _run_agent(self, call: Call, tool: Tool, path: str) -> str:
         """What ends it, and not this run, is a failed call."""
-        public, allowance = call.asked.is_public, self._allowance
+        public, allowance = self._is_shown(call), self._allowance
         try:
             return await self._sub_agents.run(
                 tool["agent"], call.asked.args, path=path, is_public=public, allowance=allowance
@@ -420,6 +424,10 @@ class Loop:
             if allowance.includes(reached.of):
                 raise
             raise AskRefused(FAILED, reached.message) from reached
+
+    def _is_shown(self, call: Call) -> bool:
+        """Of a call that is an agent: what that says is what the call gives."""
+        return self._shows_results and call.asked.is_public
 
     async def _resolved(self, call: Call) -> Finished | None:
         """What became of a call that was cut off. None: it was not made, and may be."""

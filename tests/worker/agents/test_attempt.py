@@ -189,6 +189,19 @@ async def test_a_person_is_asked_once_about_calls_of_one_effect_at_the_same_time
     assert [kind for kind, _ in await stream.said()].count("approval_request") == 1
 
 
+async def test_a_call_that_was_given_up_is_unknown_and_not_under_way(stream: Stream) -> None:
+    keyed: dict[str, Any] = {"tool": "pay", "args": {"cents": 5}, "key": []}
+
+    async def gives_up(process: Process, run: ChildRun, _: Any) -> None:
+        opened = (await process.asks(run, "open_call", **keyed))["ok"]
+        await process.asks(run, "give_up_call", tool_call_id=opened["tool_call_id"])
+        process.ends(run, (await process.asks(run, "open_call", **keyed))["ok"])
+
+    await stream.run(Process(boss=gives_up))
+    [*_, (_, done)] = await stream.said()
+    assert done["result"]["error"]["code"] == "outcome_unknown"
+
+
 # -- sub-agents ------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lastevent.context import CURRENT, Call, Context
-from lastevent.errors import CallFailed, ToolError, place_of, text_of, trace_of
+from lastevent.errors import AgentBlocked, CallFailed, ToolError, place_of, text_of, trace_of, type_of
 from lastevent.functions import NOT_DONE, Tool
 from lastevent.schema import jsonable, size_of
 
@@ -89,8 +89,8 @@ class Work:
         token = CURRENT.set(self.context)
         try:
             return self.function(*self.args, **self.kwargs)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return Raised(error)
+        except BaseException as error:
+            return _raised(error)
         finally:
             CURRENT.reset(token)
 
@@ -98,8 +98,8 @@ class Work:
         token = CURRENT.set(self.context)
         try:
             return await self.function(*self.args, **self.kwargs)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return Raised(error)
+        except BaseException as error:
+            return _raised(error)
         finally:
             CURRENT.reset(token)
 
@@ -174,6 +174,13 @@ async def resolved(way: Way, tool: Tool, context: Context, args: dict[str, Any])
     return None if found is NOT_DONE else outcome_of(tool, found)
 
 
+def _raised(error: BaseException) -> Raised:
+    """Within an `except`. A cancel, and an interruption, are nothing that the tool says: they go on."""
+    if isinstance(error, (asyncio.CancelledError, AgentBlocked)):
+        raise error
+    return Raised(error)
+
+
 def outcome_of(tool: Tool, given: Any) -> Outcome:
     if isinstance(given, Raised):
         return _failed(tool, given.error)
@@ -195,7 +202,7 @@ def _failed(tool: Tool, error: BaseException) -> Outcome:
     if isinstance(error, ToolError):
         return Outcome(code="failed", message=text_of(error), retry=error.retry, error=error)
     # Its text may hold what no model and no user should read.
-    return Outcome(code="failed", message=type(error).__name__, error=error)
+    return Outcome(code="failed", message=type_of(error), error=error)
 
 
 def step(name: str, function: Callable[..., Any]) -> Tool:

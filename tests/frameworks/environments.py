@@ -31,6 +31,8 @@ def _python(name: str) -> Path:
     version = sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
     there = KEPT / f"{name}-{version}"
     if not there.exists():
+        for outdated in KEPT.glob(f"{name}-*"):
+            shutil.rmtree(outdated)
         _make(there, pins)
     return there / "bin" / "python"
 
@@ -42,8 +44,9 @@ def _make(there: Path, pins: Path) -> None:
     try:
         venv.create(making, symlinks=True)
         _install(pins, making)
-        with suppress(FileExistsError):  # the other run was first
+        with suppress(OSError):  # the other run was first
             making.rename(there)
+        assert there.exists()
     finally:
         shutil.rmtree(making, ignore_errors=True)
 

@@ -193,7 +193,7 @@ def test_text_comes_out_exact_and_tools_are_journalled(desks: Desks, agent: str)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_cancel_reaches_the_tool_and_nothing_begins_after_it(desks: Desks, agent: str) -> None:
+def test_a_cancel_reaches_the_tool_through_the_framework(desks: Desks, agent: str) -> None:
     order = f"cancelled-{agent}"
     sid = desks.ask(agent, question(order, slow=True))
     wait_until(lambda: desks.ledger(f"slow-{order}"), "it is in its third call", LIMIT_S)

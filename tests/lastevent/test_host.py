@@ -86,6 +86,7 @@ async def test_what_user_code_prints_is_the_worker_s_log_and_what_it_starts_has_
         await worker.message("hello")
         assert await worker.result_of("surroundings", "starts") == {"wires": 0, "stdin": ""}
         assert await worker.result_of("surroundings", "forks") == "RuntimeError"
+        assert await worker.result_of("surroundings", "goes on in a fork") == 1
         for harmless in (signal.SIGINT, signal.SIGTERM):  # a Ctrl-C is the whole group's; the worker decides
             process.send_signal(harmless)
         worker.send("ping", n=1)

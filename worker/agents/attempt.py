@@ -42,6 +42,10 @@ MAX_DEPTH = 8
 """An agent that runs itself would go on for ever."""
 
 
+AGENTS_AT_ONCE = 500
+"""Of a stream. Each that runs two would soon leave no room for other streams."""
+
+
 class Means(NamedTuple):
     """What a worker has for its agents."""
 
@@ -82,6 +86,7 @@ class Attempt:
             stage, journal, means.inputs, timeout_s=means.settings.approval_timeout_s, without_slot=without_slot
         )
         self._paths: set[str] = set()
+        self._at_once = 0
 
     # -- agents ------------------------------------------------------------------------------------------
 
@@ -106,7 +111,10 @@ class Attempt:
             raise AskRefused("failed", f"This app has no agent {name!r}.")
         if path in self._paths or not 0 < path.count("/") + 1 <= MAX_DEPTH:
             raise AskRefused("failed", f"Agents run agents {MAX_DEPTH} deep at most, each under a path of its own.")
+        if self._at_once >= AGENTS_AT_ONCE:
+            raise AskRefused("failed", f"A stream has at most {AGENTS_AT_ONCE} agents at once.")
         self._paths.add(path)
+        self._at_once += 1
         async with self._told(path) as failed:
             try:
                 return await self._run(agent, input, path, allowance.within(self._limits(agent)), is_public=is_public)
@@ -117,6 +125,8 @@ class Attempt:
             except ProviderFailure as failure:
                 failed["code"] = failure.code
                 raise AskRefused("failed", failure.message) from None
+            finally:
+                self._at_once -= 1
 
     async def _run(self, agent: AnnouncedAgent, input: Any, path: str, allowance: Allowance, *, is_public: bool) -> str:
         if agent.kind == "code":

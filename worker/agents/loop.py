@@ -62,6 +62,9 @@ RETRY_S = (0.5, 1.0)
 
 FAILED = "failed"
 
+CALL_TRACE = "internal.call_trace"
+"""As the child says it of own code's calls (lastevent/calls.py)."""
+
 T = TypeVar("T")
 
 Tool = Mapping[str, Any]
@@ -398,7 +401,14 @@ class Loop:
                 return Finished(await self._run_agent(call, tool, path))
             return await self._run_tool(call)
         except AskRefused as refused:
+            self._trace(call, refused)
             return _failed(refused.message, refused.code)
+
+    def _trace(self, call: Call, refused: AskRefused) -> None:
+        """For operators: what the tool raised, in its own words. The model is told the type."""
+        if refused.traceback:
+            told = {"tool_call_id": call.tool_call_id, "tool": call.asked.tool, "traceback": refused.traceback}
+            self._stage.write(CALL_TRACE, told | ({"agent": self._path} if self._path else {}))
 
     async def _run_tool(self, call: Call) -> Finished:
         for wait_s in (*RETRY_S, None):

@@ -6,6 +6,7 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -19,11 +20,11 @@ from broker.log.event import (
     START,
     TERMINAL,
     TEXT_DELTA,
-    THINKING_DELTA,
 )
 from worker.agents.calls import Asked, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached
 from worker.agents.inbox import Inbox
+from worker.agents.joining import JOINED
 from worker.agents.journal import Finished
 from worker.agents.process import AnnouncedAgent, Child
 from worker.agents.runs import AgentError, AskRefused, Refused
@@ -39,6 +40,10 @@ OUR_INTERNALS = frozenset(
     for name in ("turn", "usage", "failover", "trace", "approval", "tool_start", "tool_args", "tool_result", "tool_end")
 ) | {f"{INTERNAL}tool_error"}
 OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
+
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
+"""What code may call its events: a line of a text, whatever way the code has found to the wire."""
 
 
 class Attempt(Protocol):
@@ -91,10 +96,13 @@ class OwnCode:
 
     async def event(self, kind: str, data: dict[str, Any]) -> None:
         stage = self._attempt.stage
+        if not (isinstance(kind, str) and _KIND.fullmatch(kind) and isinstance(data, dict)):
+            raise AgentError("agent_failed", "ValueError", "an event has a name as its kind, and an object as its data")
         if kind in OURS or kind in OUR_TOOLS or kind in OUR_INTERNALS:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
-        if kind in (TEXT_DELTA, THINKING_DELTA) and not isinstance(data.get("text"), str):
-            raise AgentError("agent_failed", "TypeError", f"the text of {kind} is a str")  # readers join it
+        text = JOINED.get(kind.removeprefix(INTERNAL))
+        if text and not isinstance(data.get(text), str):  # readers join it
+            raise AgentError("agent_failed", "TypeError", f"{text} of an event of kind {kind} is a text")
         if kind == TEXT_DELTA:
             self._texts.append(data["text"])
         for event in visible(kind, data, self._attempt.show, ()):

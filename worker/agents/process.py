@@ -290,7 +290,7 @@ class Child(asyncio.Protocol):
                     self._was_too_long(message)
                 else:
                     self._receive(message)
-        except (BadLine, KeyError, TypeError, ValueError):
+        except (AttributeError, BadLine, KeyError, TypeError, ValueError):
             logger.exception("the app's process %d does not speak the protocol: it is killed", self.pid)
             self._kill("it did not speak the protocol")
 

@@ -24,7 +24,7 @@ from broker.log.event import DONE
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.agents.attempt import Attempt, Means
-from worker.agents.caps import LimitReached
+from worker.agents.caps import LimitReached, until_answered
 from worker.agents.journal import Journal, read_journal
 from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
@@ -58,7 +58,7 @@ class AgentRun(Execution):
         if agent is None:
             return self._error("no_worker", f"No worker runs the agent {self._name} any more.", recoverable=True)
         sid = self._claimed.sid
-        journal = await read_journal(self._means.log, sid) if self._claimed.attempt > 1 else Journal(sid)
+        journal = await self._read_journal() if self._claimed.attempt > 1 else Journal(sid)
         for path, usage in journal.usages:
             self._agent_stage.count_usage(path, usage)
         self._agent_stage.begin()
@@ -86,7 +86,12 @@ class AgentRun(Execution):
                 is_alone = True
                 await stage.restart(CRASHED, repeats=False)
                 await stage.flush()
-                journal = await read_journal(self._means.log, self._claimed.sid)
+                journal = await self._read_journal()
+
+    async def _read_journal(self) -> Journal:
+        sid = self._claimed.sid
+        what = f"stream {sid}: its agent goes on when its journal can be read"
+        return await until_answered(lambda: read_journal(self._means.log, sid), what)
 
     @asynccontextmanager
     async def _without_slot(self) -> AsyncIterator[None]:

@@ -18,6 +18,9 @@ CREDIT = 256
 CREDIT_BACK = 64
 """Given back together: a line for each event would cost as much as the event."""
 
+ASKS_AT_ONCE = 1000
+"""That wait for an answer, of one run. Each waits for the log, and is looked at whenever that has grown."""
+
 FAILED, CANCELLED, TOO_LARGE = "agent_failed", "cancelled", "result_too_large"
 
 
@@ -82,7 +85,7 @@ class ChildRun:
         self._handler = handler
         self._received: deque[dict[str, Any]] = deque()
         self._woken = asyncio.Event()
-        self._owed = 0
+        self._unhandled = self._owed = 0
         self._answering: dict[Any, asyncio.Task[None]] = {}  # by the ask's id
         self._handling = asyncio.create_task(self._handle_all(), name=f"agent run {run}")
 
@@ -123,9 +126,14 @@ class ChildRun:
         """From the child, or from whoever saw its end."""
         if self.is_cancelled:
             self._drop(message)
-        else:
-            self._received.append(message)
-            self._woken.set()
+            return
+        if message["op"] == "event":
+            self._unhandled += 1
+            if self._unhandled > CREDIT:
+                self.fail(AgentError(FAILED, "", "it says more than it has credit for"))
+                return
+        self._received.append(message)
+        self._woken.set()
 
     # -- handling ----------------------------------------------------------------------------------------
 
@@ -144,14 +152,18 @@ class ChildRun:
         match message["op"]:
             case "event":
                 await self._handler.event(message["kind"], message["data"])
+                self._unhandled -= 1
                 self._owed += 1
                 if self._owed == CREDIT_BACK:
                     self._wire.send({"op": "credit", "run": self.run, "n": self._owed})
                     self._owed = 0
+            case "ask" if len(self._answering) >= ASKS_AT_ONCE:
+                most = f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once."
+                self._refuse(message, "failed", most)
             case "ask":
                 answering = asyncio.create_task(self._answer(message), name=f"agent run {self.run}: an ask")
                 self._answering[message["id"]] = answering
-                answering.add_done_callback(lambda _: self._answering.pop(message["id"]))
+                answering.add_done_callback(lambda _: self._answering.pop(message["id"], None))
                 await asyncio.sleep(0)  # it begins before what came after it is handled
             case "cancel_ask":
                 if asked := self._answering.get(message["id"]):

@@ -109,7 +109,7 @@ class Attempt:
         agent = self._means.app.agents.get(name)
         if agent is None:
             raise AskRefused("failed", f"This app has no agent {name!r}.")
-        if path in self._paths or not 0 < path.count("/") + 1 <= MAX_DEPTH:
+        if not path or path in self._paths or path.count("/") >= MAX_DEPTH:
             raise AskRefused("failed", f"Agents run agents {MAX_DEPTH} deep at most, each under a path of its own.")
         if self._at_once >= AGENTS_AT_ONCE:
             raise AskRefused("failed", f"A stream has at most {AGENTS_AT_ONCE} agents at once.")

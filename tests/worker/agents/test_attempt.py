@@ -26,7 +26,7 @@ from worker.agents.journal import Decision, Finished, Journal, read_journal
 from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
 from worker.agents.run import AgentRun
-from worker.agents.runs import ChildRun, Handler
+from worker.agents.runs import AskRefused, ChildRun, Handler
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
 from worker.providers.provider import Finish
@@ -328,3 +328,10 @@ async def test_an_input_that_two_take_at_once_is_taken_once(stream: Stream) -> N
     await stream.log.inputs.tell(stream.sid, {"text": "Hello?"})
     await asyncio.gather(attempt.inbox.take(), attempt.inbox.at(0), attempt.inbox.at(0))
     assert [kind for kind, _ in await stream.said()].count("input") == 1
+
+
+@pytest.mark.parametrize("path", ["", "/".join(["helper.1"] * 9)])
+async def test_a_sub_agent_has_a_path_and_is_not_too_deep(stream: Stream, path: str) -> None:
+    attempt = await stream.attempt()
+    with pytest.raises(AskRefused):
+        await attempt.run("helper", None, path=path, is_public=False, allowance=Allowance(Limits()))

@@ -45,9 +45,9 @@ TOOL_ARGS, TOOL_RESULT, TURN = "internal.tool_args", "internal.tool_result", "in
 APPROVAL, INPUT = "internal.approval", "input"
 ERRORS = frozenset({"tool_error", "internal.tool_error"})
 
-AGENT_END, RESTART = "agent_end", "restart"
+AGENT_END, RESTART, USAGE = "agent_end", "restart", "internal.usage"
 
-KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL, INPUT, RESTART}) | ERRORS
+KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL, INPUT, RESTART, USAGE}) | ERRORS
 """What a journal is made of. Of a sub-agent, all that viewers got of it besides."""
 
 OUTCOME_UNKNOWN = "outcome_unknown"
@@ -130,6 +130,8 @@ class Journal:
         self._ids: dict[str, _Call] = {}
         self._turns: dict[tuple[str, int], FinishedTurn] = {}
         self._begun: Counter[str] = Counter()  # in this attempt
+        self.usages: list[tuple[str, Mapping[str, Any]]] = []
+        """(path, usage) of each try of an agent's turns."""
         self._said: dict[str, Sequence[Repeated]] = {}  # by agents' paths
         self._being_said: dict[str, list[tuple[str, Repeated]]] = {}  # (path, event) since the restart, by first names
         for event in events:
@@ -237,6 +239,8 @@ class Journal:
             case "internal.approval", {"approval_id": str(approval_id), "approve": bool(approve)}:
                 said = Decision(approve, str(data.get("reason") or ""), str(data.get("by") or ""))
                 self.approvals.setdefault(approval_id, said)
+            case "internal.usage", {"usage": dict(usage)}:
+                self.usages.append((str(data.get("agent") or ""), usage))
             case "input", dict() if not data.get("replayed"):
                 self.inputs.append(data)
 

@@ -117,6 +117,9 @@ class OwnCode:
                 return await self._open(data)
             case "close_call":
                 return await self._close(data)
+            case "give_up_call":
+                self._attempt.calls.give_up(data["tool_call_id"])
+                return {}
             case "run_agent":
                 return {"result": await self._run_agent(data)}
             case "next_input":

@@ -127,7 +127,7 @@ async def test_a_turn_is_in_the_log_before_its_calls_and_a_call_before_it_runs(d
     peer.says_in_turn(turn("A", text="I look."), turn(text="There."))
     run = await desk.begin("Look!")
     answer = await run.do()
-    assert (answer.text, answer.stop_reason, answer.model) == ("There.", "end_turn", "anthropic/some-model")
+    assert (answer.text, answer.stop_reason, answer.model) == ("There.", "end_turn", "anthropic/claude-x-20260101")
     [then] = found
     assert [kind for kind in then if kind != "internal.tool_args_delta"] == [
         *("queued", "start", "text_delta", "internal.usage", "internal.turn", "tool_start", "internal.tool_args")

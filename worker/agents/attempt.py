@@ -180,6 +180,7 @@ class Attempt:
             return await loop.run(_messages(request))
         finally:
             tools.cancel()
+            await tools.left()
 
     def _limits(self, agent: AnnouncedAgent) -> Limits:
         return Limits.announced(agent.limits, self._means.settings)

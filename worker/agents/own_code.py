@@ -71,6 +71,7 @@ class OwnCode:
                 return await run.ended
         finally:
             run.cancel()  # nothing, if it has ended
+            await run.left()  # agents that it ran would say their end into the next attempt
 
     def as_text(self, result: Any) -> str:
         """For whoever asked it: what it said, or else what it returned."""

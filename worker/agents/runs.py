@@ -104,6 +104,11 @@ class ChildRun:
         for message in received:
             self._drop(message)
 
+    async def left(self) -> None:
+        """After `cancel`, or its end: until whoever handled it has left, and writes nothing of it any more."""
+        if handling := [task for task in (self._handling, *self._answering) if not task.done()]:
+            await asyncio.wait(handling)
+
     def close(self) -> None:
         """An opened run needs the child no more."""
         if not (self.is_over or self.is_cancelled):

@@ -58,8 +58,7 @@ class AgentRun(Execution):
         agent = self._means.app.agents.get(self._name)
         if agent is None:
             return self._error("no_worker", f"No worker runs the agent {self._name} any more.", recoverable=True)
-        sid = self._claimed.sid
-        journal = await read_journal(self._means.log, sid) if self._claimed.attempt > 1 else Journal(sid)
+        journal = await self._journal() if self._claimed.attempt > 1 else Journal(self._claimed.sid)
         self._agent_stage.begin()
         try:
             result, answer = await self._attempts(agent, journal)
@@ -84,8 +83,12 @@ class AgentRun(Execution):
                     raise AgentError(CRASHED) from lost
                 is_alone = True
                 await stage.restart(CRASHED, repeats=False)
-                await stage.flush()
-                journal = await read_journal(self._means.log, self._claimed.sid)
+                journal = await self._journal()
+
+    async def _journal(self) -> Journal:
+        """Of all that earlier attempts have written: the log has it before `restart`."""
+        await self._agent_stage.flush()
+        return await read_journal(self._means.log, self._claimed.sid, up_to=self._agent_stage.writer.tail)
 
     @asynccontextmanager
     async def _without_slot(self) -> AsyncIterator[None]:

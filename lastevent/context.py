@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lastevent.events import own_kind
+from lastevent.events import Event
 from lastevent.schema import jsonable
 
 CURRENT: ContextVar[Context] = ContextVar("lastevent.context")
@@ -151,7 +151,8 @@ class Context:
 
     def emit(self, kind: str, data: Mapping[str, Any] | None = None, public: bool = False) -> Awaitable[None]:
         """An event of your own: `internal.<kind>`, which operators see, or with `public=True` end users too."""
-        return self._say(own_kind(kind, public), data or {})
+        event = Event(kind, data, public=public)
+        return self._say(event.kind, event.data)
 
     # -- what it asks and starts -----------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ _NOT_YOURS = frozenset(
 )
 _OURS_BEGIN = ("tool_", "agent_")
 _SAYABLE = frozenset(["text_delta", "status", "citation", "thinking_delta"])
+_TEXTS = frozenset(["text_delta", "thinking_delta"])
 
 
 class Event:
@@ -34,6 +35,8 @@ class Event:
     def __init__(self, kind: str, data: Mapping[str, Any] | None = None, *, public: bool = False) -> None:
         self.kind = own_kind(kind, public)
         self.data: dict[str, Any] = dict(data or {})
+        if self.kind in _TEXTS and not isinstance(self.data.get("text"), str):
+            raise TypeError(f"An event of kind {self.kind} has a text: a str.")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.kind!r}, {self.data!r})"

@@ -30,7 +30,7 @@ export class Viewers {
     const title = h("h3", {}, "Viewers");
     const only = (text) => lane(title, h("p", { class: "hint" }, text));
     if (typeof views === "string") return only(views);
-    const followed = views.filter((view) => !READINGS.has(view.format));
+    const followed = views.filter((view) => !READINGS.has(formOf(view)));
     const read = readings(views);
     if (followed.length === 0) return only(["No viewer has followed this stream.", read].filter(Boolean).join(" "));
     const rows = (this.#showsAll ? followed : followed.slice(0, SHOWN)).map((view) => viewRow(view, log));
@@ -52,8 +52,11 @@ const READINGS = new Map(
   Object.entries({ text: "its text", export: "an export", record: "its record", listing: "a listing" }),
 );
 
+/** `public-text` is a text too: as users see it. */
+const formOf = ({ format }) => format?.replace(/^public-/, "");
+
 function readings(views) {
-  const counts = [...READINGS].map(([format, name]) => [name, views.filter((view) => view.format === format).length]);
+  const counts = [...READINGS].map(([format, name]) => [name, views.filter((view) => formOf(view) === format).length]);
   const found = counts.filter(([, count]) => count > 0).map(([name, count]) => `${name} (${count})`);
   return found.length > 0 && `Read without following: ${found.join(", ")}.`;
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -17,11 +18,13 @@ from typing import Any
 from lastevent import calls
 from lastevent.agents import Agent, CodeAgent
 from lastevent.context import CURRENT, DONE, Call, Context
-from lastevent.errors import AgentBlocked, InvalidValue, ToolError, text_of, trace_of
+from lastevent.errors import AgentBlocked, InvalidValue, ToolError, place_of, text_of, trace_of, type_of
 from lastevent.events import Event
 from lastevent.functions import Tool
 from lastevent.host.wire import Credit, TooLong, Wire
 from lastevent.schema import jsonable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ class Run:
             self.credit.give(1)
             raise type(error)(f"An event of kind {event['kind']} cannot be said. {error}") from None
 
+    def trace(self, error: BaseException) -> None:
+        """For operators, as far as there is credit: nobody waits who could."""
+        if not self.is_over and self.credit.take():
+            data = {"traceback": trace_of(error)}
+            self._send({"op": "event", "run": self.id, "kind": "internal.task_trace", "data": data})
+
     def ask(self, what: str, data: Mapping[str, Any]) -> concurrent.futures.Future[dict[str, Any]]:
         if self.is_cancelled:
             raise asyncio.CancelledError
@@ -125,6 +134,12 @@ class Run:
     def end_blocked(self, blocked: AgentBlocked, task: asyncio.Task[Any] | None) -> None:
         """It held the loop up, and `blocked` was raised in `task`: all of it ends."""
         raise NotImplementedError
+
+    def _log(self, agent: str, error: BaseException) -> None:
+        logger.error(
+            "stream %s: the agent %s raised %s (its words: internal.trace in the stream)",
+            *(self.info.get("stream_id"), agent, place_of(error)),
+        )
 
     def _end(self, told: Mapping[str, Any]) -> None:
         self.is_ended = True
@@ -173,8 +188,10 @@ class CodeRun(Run):
             told = {"error": told_error("invalid_input", error)}
         except asyncio.CancelledError as error:
             told = {"error": told_error("agent_failed", error)}  # its own doing, unless we cancelled
-        except (Exception, SystemExit, KeyboardInterrupt, AgentBlocked) as error:
+        except BaseException as error:  # also SystemExit, AgentBlocked and those of libraries: it has ended
             told = {"error": told_error("agent_failed", error)}
+            if not (self.is_cancelled or isinstance(error, AgentBlocked)):
+                self._log(self._agent.name, error)
         if self.blocked is not None:
             told = {"error": told_error("agent_blocked", self.blocked)}
         elif self.is_cancelled:
@@ -270,8 +287,9 @@ class OpenRun(Run):
             reply = {"error": told_error("agent_blocked", self.blocked) if self.blocked else _CUT}
         except AgentBlocked as error:
             reply = {"error": told_error("agent_blocked", error)}
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except BaseException as error:  # without a reply the worker would wait
             reply = {"error": {**told_error("failed", error), "message": _for_the_model(error)}}
+            self._log(self._agent.name, error)
         try:
             self.wire.send({"op": "reply", "id": number, **reply})
         except ValueError as error:
@@ -294,7 +312,10 @@ class OpenRun(Run):
         call = Call(tool.name, data["tool_call_id"], data["idempotency_key"], tool.public)
         context, way = self.context.of_call(call), calls.Awaiting(self.context)
         if what == "call":
-            return _replied(await calls.once(way, tool, context, args))
+            outcome: calls.Outcome | None = await calls.once(way, tool, context, args)
+            assert outcome is not None
+            await calls.tell(context, call, outcome)
+            return _replied(outcome)
         outcome = await calls.resolved(way, tool, context, args)
         if outcome is None:
             return {"ok": {"done": False, "result": None}}
@@ -326,7 +347,7 @@ _CUT = {"code": "cancelled", "message": "It was cut before it ended."}
 
 
 def told_error(code: str, error: BaseException) -> dict[str, Any]:
-    return {"code": code, "type": type(error).__name__, "message": text_of(error), "traceback": trace_of(error)}
+    return {"code": code, "type": type_of(error), "message": text_of(error), "traceback": trace_of(error)}
 
 
 def _replied(outcome: calls.Outcome) -> dict[str, Any]:
@@ -334,14 +355,14 @@ def _replied(outcome: calls.Outcome) -> dict[str, Any]:
         return {"ok": {"result": outcome.result}}
     told = {"code": outcome.code, "message": outcome.message, "retry": outcome.retry}
     if outcome.error is not None:
-        told["type"] = type(outcome.error).__name__
+        told["type"] = type_of(outcome.error)
     if trace := outcome.trace():
         told["traceback"] = trace
     return {"error": told}
 
 
 def _for_the_model(error: BaseException) -> str:
-    return text_of(error) if isinstance(error, ToolError) else type(error).__name__
+    return text_of(error) if isinstance(error, ToolError) else type_of(error)
 
 
 def _json_result(value: Any) -> Any:

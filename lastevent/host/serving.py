@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 import weakref
 from typing import Any
 
 from lastevent.agents import Agent, AnyAgent, CodeAgent
 from lastevent.context import CURRENT
+from lastevent.errors import places_of
 from lastevent.host.runs import CodeRun, OpenRun, Place, Run
 from lastevent.host.wire import Wire
 
@@ -33,6 +35,7 @@ class Host:
         """Until it may leave; whether the worker is still there."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_task_factory(self._make_task)
+        self._loop.set_exception_handler(self._note_lost)
         self._idle = asyncio.Event()
         self._wire.serve(self._heed, self.leave)
         self._wire.send(hello)
@@ -111,6 +114,18 @@ class Host:
         tasks += [task for run in runs if isinstance(run, OpenRun) for task in run.tasks()]
         if tasks:
             await asyncio.wait(tasks, timeout=FINALLY_S)
+
+    def _note_lost(self, loop: asyncio.AbstractEventLoop, what: dict[str, Any]) -> None:
+        """Of a task of user code, say, that nobody awaited. What an exception says may hold anything of its users, so
+        the worker's log, which stderr is, has its type and its places alone, and the stream's trace its words."""
+        error, task = what.get("exception"), what.get("future") or what.get("task")
+        if not isinstance(error, BaseException):
+            loop.default_exception_handler(what)
+            return
+        print(f"{what.get('message') or 'An exception that nobody awaited'}: {places_of(error)}", file=sys.stderr)
+        run = self.run_of(task) if isinstance(task, asyncio.Task) else None
+        if run is not None:
+            run.trace(error)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         """Whose task is it? Before Python 3.12 a task does not tell its context."""

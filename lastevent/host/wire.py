@@ -11,6 +11,7 @@ import concurrent.futures
 import contextvars
 import itertools
 import json
+import os
 import select
 import socket
 import threading
@@ -233,10 +234,14 @@ class Wire:
         return self._is_reading or self._lock.locked()
 
     def abandon(self) -> None:
-        """In a forked process: the wire is its parent's."""
+        """In a forked process: the wire is its parent's, and so is all that the event loop has at work. Who returns to
+        the loop from a fork ends there: every other run, and every tool amid its call, would go on in both."""
         self.is_closed = self._is_forked = True
         self._lock = threading.Lock()
         self._end.close()
+        if self._loop is not None:
+            self._loop.call_soon(os._exit, 1)
+            getattr(self._loop, "_ready", deque()).rotate(1)  # before what would have been next
 
 
 class Credit:

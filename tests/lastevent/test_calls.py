@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lastevent import CallFailed, Context, ToolError, agent, calls, current, tool
+from lastevent import Agent, CallFailed, Context, ToolError, agent, calls, current, tool
 from tests.lastevent.apps import desk
 from tests.lastevent.apps.desk import Order, broken, find_order, moody, pay, refund, sleepy
 from tests.lastevent.worker_end import Refuse, Silence, WorkerEnd, host_of, of_calls
@@ -104,13 +104,38 @@ async def test_a_call_that_was_cut_is_asked_for_at_its_destination(order_id: str
     assert asks(worker) == CLOSED
 
 
-async def test_an_exception_s_text_reaches_nobody_but_operators() -> None:
+async def test_an_exception_s_text_reaches_nobody_but_operators(caplog: pytest.LogCaptureFixture) -> None:
     told, worker = await got(broken, "planted")
     assert told == {"code": "failed", "message": "ValueError"}
     assert worker.asked[1]["data"]["error"] == {"code": "failed", "message": "ValueError"}
     [(kind, trace)] = worker.events()
     assert kind == "internal.call_trace"
     assert "never show planted" in trace["traceback"]
+    assert "the tool broken raised ValueError, tests/lastevent/apps/desk.py:" in caplog.text
+    assert "planted" not in caplog.text
+
+
+class Unusual(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [Unusual, GeneratorExit])
+async def test_a_tool_fails_whatever_it_raises(raised: type[BaseException]) -> None:
+    @tool
+    async def awaited() -> None:
+        raise raised
+
+    @tool
+    def called() -> None:
+        raise raised
+
+    for one in (awaited, called):
+        told, worker = await got(one)
+        assert told == {"code": "failed", "message": raised.__name__}
+        assert asks(worker) == CLOSED
+    async with host_of(Agent("odd", model="m", tools=[awaited])) as worker:
+        await worker.open("odd")
+        assert (await worker.ask("call", tool="awaited", args={}))["error"]["type"] == raised.__name__
 
 
 async def test_a_tool_error_s_message_is_the_answer() -> None:

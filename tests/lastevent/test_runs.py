@@ -54,6 +54,9 @@ async def test_all_that_can_be_said() -> None:
         yield Event("looked")
         with pytest.raises(ValueError, match="Only Lastevent"):
             await ctx.emit("done", public=True)
+        for kind in ("text_delta", "thinking_delta"):
+            with pytest.raises(TypeError, match="has a text"):
+                await ctx.emit(kind, {"text": 7}, public=True)
         with pytest.raises(ValueError, match="not JSON"):
             await ctx.emit("scored", {"by": object()})
         with pytest.raises(ValueError, match="4,194,304 may be said at once"):
@@ -90,6 +93,44 @@ async def test_an_agent_that_ends_its_process_only_fails() -> None:
         worker.run("leaver", 3)
         error = (await worker.end())["error"]
         assert (error["code"], error["type"]) == ("agent_failed", "SystemExit")
+
+
+class Unusual(BaseException):
+    """As some libraries have for leaving from deep within: no `except Exception` meets it."""
+
+
+async def test_whatever_an_agent_raises_is_told_as_what_it_is() -> None:
+    @agent("odd")
+    async def odd(ctx: Context, raised: str) -> None:
+        raise {"unusual": Unusual, "closed": GeneratorExit, "long": type("N" * 3000, (Exception,), {})}[raised]("words")
+
+    async with host_of(odd) as worker:
+        for raised, name in (("unusual", "Unusual"), ("closed", "GeneratorExit"), ("long", "N" * 100)):
+            worker.run("odd", raised, run=raised)
+            error = (await worker.end(raised))["error"]
+            assert (error["code"], error["type"], error["message"]) == ("agent_failed", name, "words")
+            assert "in odd" in error["traceback"]
+
+
+async def test_what_nobody_awaited_is_in_the_trace_and_its_words_are_not_in_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @agent("careless")
+    async def careless(ctx: Context, input: None) -> None:
+        async def fail() -> None:
+            raise ValueError("planted")
+
+        lost = asyncio.create_task(fail())
+        await asyncio.wait({lost})
+
+    async with host_of(careless) as worker:
+        worker.run("careless", None)
+        assert "planted" in (await worker.message("event", kind="internal.task_trace"))["data"]["traceback"]
+        await worker.end()
+    logged = capsys.readouterr().err
+    assert "Task exception was never retrieved: ValueError, " in logged
+    assert "in fail" in logged
+    assert "planted" not in logged
 
 
 async def test_an_input_that_does_not_fit_is_refused_without_an_echo() -> None:
@@ -344,6 +385,8 @@ async def test_the_loop_s_calls_are_run_once_each_with_types_of_the_signature() 
             "ValueError",
         )
         assert "planted" in told["traceback"]
+        [(_, trace)] = [event for event in worker.events() if event[0] == "internal.call_trace"]
+        assert (trace["tool"], trace["traceback"]) == ("broken", told["traceback"])
         assert (await worker.ask("call", tool="sleepy", args={"seconds": 9}))["error"]["code"] == "timeout"
         assert (await worker.ask("resolve", tool="pay", args={"order_id": "new"}))["ok"] == {
             "done": False,

@@ -309,7 +309,7 @@ def test_a_token_dies_and_so_do_the_connections_that_it_opened(
 
 def hows(api: Api, sid: str) -> list[str]:
     views = api.get(f"/v1/streams/{sid}/views").json()["views"]
-    return [view["how"] for view in views if view["format"] == "sse"]
+    return [view["how"] for view in views if view["format"] == "public-sse"]
 
 
 def test_servers_share_the_secret_of_tokens(
@@ -375,7 +375,7 @@ def routes(api: Api) -> list[tuple[str, str]]:
     known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
     known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
     known += [("OPTIONS", path) for path in paths]
-    return [(method, path.format(sid=sid, session_id="s")) for method, path in known]
+    return [(method, path.format(sid=sid, session_id="s", approval_id="a")) for method, path in known]
 
 
 FOREIGN: dict[str, list[tuple[str, str]]] = {

@@ -36,10 +36,14 @@ from worker.agents.journal import (
     Found,
     Journal,
     UnderWay,
+    Unfinished,
 )
 from worker.stage import Stage
 
-OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "timeout", "result_too_large"})
+INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED = "invalid_args", "too_many_calls", "not_approved"
+REFUSALS = frozenset({INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED})
+
+OUR_WORDS = frozenset({OUTCOME_UNKNOWN, TOO_MANY_CALLS, "timeout", "result_too_large"})
 """Codes whose message is a sentence of ours, so that anybody may read it. `not_approved` has an operator's reason."""
 
 NOT_FINISHED = {
@@ -78,8 +82,23 @@ class Call:
 
     @property
     def is_finished(self) -> bool:
-        """Nothing is run for it, so nothing is to be allowed first."""
         return isinstance(self.found, Finished)
+
+    @property
+    def is_under_way(self) -> bool:
+        """The same call is, at this moment: that one is allowed and counted, and its outcome is this one's too."""
+        return isinstance(self.found, UnderWay)
+
+    @property
+    def was_allowed(self) -> bool:
+        """When it began, perhaps in an earlier attempt."""
+        return isinstance(self.found, Unfinished) or (isinstance(self.found, Finished) and not self.was_refused)
+
+    @property
+    def was_refused(self) -> bool:
+        """By a limit, say: nothing was run for it."""
+        error = self.found.error if isinstance(self.found, Finished) else None
+        return error is not None and error["code"] in REFUSALS
 
 
 class Opened(NamedTuple):
@@ -110,7 +129,7 @@ class Calls:
 
     async def open(self, call: Call) -> Opened:
         """Raises the error that lost the pen, or StreamLimit: then nothing may run."""
-        if isinstance(call.found, UnderWay):
+        if call.is_under_way:
             return await self._outcome_of_other(call)
         if isinstance(call.found, Finished):
             return await self._replay(call, call.found)
@@ -159,7 +178,7 @@ class Calls:
 
     def drop(self, call: Call) -> None:
         """It was cut by a cancel, which is no outcome: a later call under its key finds it unfinished, if it ran."""
-        if isinstance(call.found, UnderWay):
+        if call.is_under_way:
             return  # it waited for another one's end
         self._open.pop(call.tool_call_id, None)
         self.journal.drop(call.tool_call_id)

@@ -7,6 +7,7 @@ skipped, not kept; what can still be told of it is whose it was.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ LINE_BYTES = 4 * 2**20
 
 HEAD_BYTES = 512
 """Of a line that is too long: in these its sender names what it belongs to."""
+
+
+MANY_DIGITS = 21
+"""An integer with fewer is read as it is, or as a double if it has more than 64 bits. Python would take seconds for one with a million digits, and refuses 4,300."""
 
 
 class LineTooLong(Exception):
@@ -79,12 +84,22 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _python_json(line: bytes) -> Any:
-    """Python's own json writes NaN, and halves of surrogate pairs, which are no JSON: null, and `?`."""
+    """Python's own json writes NaN, numbers beyond a double, and halves of surrogate pairs, which are no JSON that
+    everybody reads: null, null, and `?`."""
     try:
-        text = json.dumps(json.loads(line, parse_constant=lambda _: None), ensure_ascii=False)
-        return orjson.loads(text.encode(errors="replace"))
+        given = json.loads(line, parse_constant=lambda _: None, parse_int=_integer, parse_float=_finite)
+        return orjson.loads(json.dumps(given, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         raise BadLine from None
+
+
+def _integer(digits: str) -> int | float | None:
+    return int(digits) if len(digits) < MANY_DIGITS else _finite(digits)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def _told(head: bytes) -> TooLong:

@@ -6,22 +6,31 @@ had: a sub-agent, an input, a choice of a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
 
-from broker.log.event import INTERNAL, NOTICES, OF_CLIENTS, RESERVED, START, TERMINAL, TEXT_DELTA, is_internal
+from broker.log.event import (
+    INTERNAL,
+    NOTICES,
+    OF_CLIENTS,
+    RESERVED,
+    START,
+    TERMINAL,
+    TEXT_DELTA,
+)
 from worker.agents.calls import Asked, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached
 from worker.agents.inbox import Inbox
+from worker.agents.joining import JOINED
 from worker.agents.journal import Finished
 from worker.agents.process import AnnouncedAgent, Child
 from worker.agents.runs import AgentError, AskRefused, Refused
+from worker.agents.speech import attributed
 from worker.agents.stage import AgentStage
 from worker.visibility import visible
-
-AGENT_TEXT_DELTA = "agent_text_delta"
 
 OURS = RESERVED | NOTICES | OF_CLIENTS | TERMINAL | {START, "input", "approval_request", "agent_start", "agent_end"}
 """Kinds that only the worker writes: a reader of the log trusts them."""
@@ -31,6 +40,10 @@ OUR_INTERNALS = frozenset(
     for name in ("turn", "usage", "failover", "trace", "approval", "tool_start", "tool_args", "tool_result", "tool_end")
 ) | {f"{INTERNAL}tool_error"}
 OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
+
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
+"""What code may call its events: a line of a text, whatever way the code has found to the wire."""
 
 
 class Attempt(Protocol):
@@ -71,7 +84,7 @@ class OwnCode:
                 return await run.ended
         finally:
             run.cancel()  # nothing, if it has ended
-            await run.left()  # agents that it ran would say their end into the next attempt
+            await run.handled()
 
     def as_text(self, result: Any) -> str:
         """For whoever asked it: what it said, or else what it returned."""
@@ -83,21 +96,18 @@ class OwnCode:
 
     async def event(self, kind: str, data: dict[str, Any]) -> None:
         stage = self._attempt.stage
+        if not (isinstance(kind, str) and _KIND.fullmatch(kind) and isinstance(data, dict)):
+            raise AgentError("agent_failed", "ValueError", "an event has a name as its kind, and an object as its data")
         if kind in OURS or kind in OUR_TOOLS or kind in OUR_INTERNALS:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
-        if kind == TEXT_DELTA and isinstance(text := data.get("text"), str):
-            self._texts.append(text)
-        for event in visible(kind, data, self._attempt.show, ()):
-            stage.write(*(self._attributed(*event) if self._path else event))
-        await stage.drain()
-
-    def _attributed(self, kind: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        text = JOINED.get(kind.removeprefix(INTERNAL))
+        if text and not isinstance(data.get(text), str):  # readers join it
+            raise AgentError("agent_failed", "TypeError", f"{text} of an event of kind {kind} is a text")
         if kind == TEXT_DELTA:
-            kind = AGENT_TEXT_DELTA
-        is_text = kind in (AGENT_TEXT_DELTA, "thinking_delta", "citation")
-        if is_text and not self._is_public and not is_internal(kind):
-            kind = f"{INTERNAL}{kind}"
-        return kind, {"agent": self._path, **data}
+            self._texts.append(data["text"])
+        for event in visible(kind, data, self._attempt.show, ()):
+            stage.write(*attributed(*event, self._path, is_public=self._is_public))
+        await stage.drain()
 
     # -- what it asks for --------------------------------------------------------------------------------
 

@@ -290,7 +290,7 @@ class Child(asyncio.Protocol):
                     self._was_too_long(message)
                 else:
                     self._receive(message)
-        except (BadLine, KeyError, TypeError, ValueError):
+        except (AttributeError, BadLine, KeyError, TypeError, ValueError):
             logger.exception("the app's process %d does not speak the protocol: it is killed", self.pid)
             self._kill("it did not speak the protocol")
 
@@ -325,7 +325,7 @@ class Child(asyncio.Protocol):
             case "failed":
                 if not self._hello.done():
                     short, trace = str(message["message"]), str(message.get("traceback") or "").rstrip()
-                    self._hello.set_exception(ImportFailed(trace if short in trace else f"{short}\n{trace}"))
+                    self._hello.set_exception(ImportFailed(trace if short in trace else f"{short}\n{trace}".rstrip()))
 
     def _replied(self, number: int, message: Mapping[str, Any]) -> None:
         _, asking = self._asks.get(number, ("", None))

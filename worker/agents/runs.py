@@ -18,6 +18,9 @@ CREDIT = 256
 CREDIT_BACK = 64
 """Given back together: a line for each event would cost as much as the event."""
 
+ASKS_AT_ONCE = 1000
+"""That wait for an answer, of one run. Each waits for the log, and is looked at whenever that has grown."""
+
 FAILED, CANCELLED, TOO_LARGE = "agent_failed", "cancelled", "result_too_large"
 
 
@@ -82,7 +85,7 @@ class ChildRun:
         self._handler = handler
         self._received: deque[dict[str, Any]] = deque()
         self._woken = asyncio.Event()
-        self._owed = 0
+        self._unhandled = self._owed = 0
         self._answering: set[asyncio.Task[None]] = set()
         self._handling = asyncio.create_task(self._handle_all(), name=f"agent run {run}")
 
@@ -104,16 +107,15 @@ class ChildRun:
         for message in received:
             self._drop(message)
 
-    async def left(self) -> None:
-        """After `cancel`, or its end: until whoever handled it has left, and writes nothing of it any more."""
-        if handling := [task for task in (self._handling, *self._answering) if not task.done()]:
-            await asyncio.wait(handling)
-
     def close(self) -> None:
         """An opened run needs the child no more."""
         if not (self.is_over or self.is_cancelled):
             self._wire.send({"op": "close", "run": self.run})
             self._end(None)
+
+    async def handled(self) -> None:
+        """Until nothing of it is under way here, once it is over or cancelled: then nothing more of it is written."""
+        await asyncio.wait((self._handling, *self._answering))
 
     def fail(self, error: Exception) -> None:
         """It cannot go on, whatever the child says."""
@@ -124,9 +126,14 @@ class ChildRun:
         """From the child, or from whoever saw its end."""
         if self.is_cancelled:
             self._drop(message)
-        else:
-            self._received.append(message)
-            self._woken.set()
+            return
+        if message["op"] == "event":
+            self._unhandled += 1
+            if self._unhandled > CREDIT:
+                self.fail(AgentError(FAILED, "", "it says more than it has credit for"))
+                return
+        self._received.append(message)
+        self._woken.set()
 
     # -- handling ----------------------------------------------------------------------------------------
 
@@ -145,10 +152,13 @@ class ChildRun:
         match message["op"]:
             case "event":
                 await self._handler.event(message["kind"], message["data"])
+                self._unhandled -= 1
                 self._owed += 1
                 if self._owed == CREDIT_BACK:
                     self._wire.send({"op": "credit", "run": self.run, "n": self._owed})
                     self._owed = 0
+            case "ask" if len(self._answering) >= ASKS_AT_ONCE:
+                self._refuse(message, "failed", f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once.")
             case "ask":
                 answering = asyncio.create_task(self._answer(message), name=f"agent run {self.run}: an ask")
                 self._answering.add(answering)

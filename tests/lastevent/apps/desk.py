@@ -133,6 +133,8 @@ async def surroundings(ctx: Context, what: str) -> object:
         return await asyncio.to_thread(_what_a_program_has)
     if what == "forks":
         return _what_a_fork_says()
+    if what == "goes on in a fork":
+        return await _what_two_processes_do()
     await ctx.text("hanging")
     await asyncio.to_thread(time.sleep, 3600)
     return None
@@ -161,6 +163,23 @@ def _what_a_fork_says() -> str:
         name = said.read()
     os.waitpid(child, 0)
     return name
+
+
+async def _what_two_processes_do() -> int:
+    """How many of them come back to what waits in the event loop."""
+    reading, writing = os.pipe()
+
+    async def other() -> None:
+        await asyncio.sleep(0)
+        os.write(writing, b".")
+
+    another = asyncio.create_task(other())
+    child = os.fork()
+    await another
+    os.waitpid(child, 0)  # the fork itself has none: it must not come so far
+    os.close(writing)
+    with os.fdopen(reading) as did:
+        return len(did.read())
 
 
 support = Agent(

@@ -47,6 +47,12 @@ def begin(run, agent, given):
             say("ask", run=name, id=1, what="open_call", data={"tool": "a"})
             say("event", run=name, kind="text_delta", data={"text": "between"})
             say("ask", run=name, id=2, what="open_call", data={"tool": "b"})
+        case "greedy":
+            for n in range(given):
+                say("event", run=name, kind="text_delta", data={"text": str(n)})
+        case "curious":
+            for n in range(given):
+                say("ask", run=name, id=100 + n, what="open_call", data={"tool": str(n)})
         case "environment":
             say("end", run=name, result=dict(os.environ))
         case "stuck":
@@ -64,6 +70,8 @@ def begin(run, agent, given):
             wire.sendall(b"Loading weights...\n")
         case "odd":
             say("event", run=name, kind="text_delta", data={"text": "\ud800", "n": float("nan")})
+            say("event", run=name, kind="noted", data={"n": [7, 2**63 - 1, 2**70, 10**400]})
+            wire.sendall(b'{"op": "event", "run": "%b", "kind": "noted", "data": {"n": 1e400}}\n' % name.encode())
             say("end", run=name, result=None)
         case "blocked":
             say(
@@ -124,6 +132,8 @@ for line in lines:
         case "reply" if run:
             if message["id"] == 9:
                 say("end", run=run["name"], result=message["error"]["code"])
+            elif message["id"] >= 100:
+                say("end", run=run["name"], result=[message["id"] - 100, message["error"]["code"]])
             elif message["id"] == 2:
                 say("end", run=run["name"], result=message.get("ok") or message["error"])
         case "ask":

@@ -14,7 +14,7 @@ import pytest
 
 import worker.agents.process
 from worker.agents.process import FD, Child, Command, ImportFailed
-from worker.agents.runs import CREDIT, AgentError, AskRefused, ChildLost, ChildRun, Refused
+from worker.agents.runs import ASKS_AT_ONCE, CREDIT, AgentError, AskRefused, ChildLost, ChildRun, Refused
 
 pytestmark = pytest.mark.processes
 
@@ -97,6 +97,28 @@ async def test_a_run_sends_no_more_than_its_credit_until_its_events_have_been_ha
     said.hold.set()
     assert await outcome(run) == 10 * CREDIT
     assert len(said.all) == 10 * CREDIT
+
+
+async def test_a_run_that_says_more_than_its_credit_has_failed_and_the_process_goes_on(
+    start: Callable[..., Any],
+) -> None:
+    child, said = await start(), Said()
+    said.hold.clear()
+    error = await outcome(child.run("r", "greedy", CREDIT + 1, INFO, said))
+    assert (type(error), error.code) == (AgentError, "agent_failed")
+    assert await outcome(child.run("other", "flood", 1, INFO, Said())) == 1
+
+
+async def test_so_many_asks_of_a_run_are_under_way_and_the_next_one_is_refused(start: Callable[..., Any]) -> None:
+    class Silent(Said):
+        async def asked(self, what: str, data: dict[str, Any]) -> dict[str, Any]:
+            self.all.append(data["tool"])
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    child, silent = await start(), Silent()
+    assert await outcome(child.run("r", "curious", ASKS_AT_ONCE + 1, INFO, silent)) == [ASKS_AT_ONCE, "failed"]
+    assert len(silent.all) == ASKS_AT_ONCE
 
 
 async def test_events_and_asks_are_handled_in_their_order_and_answered(start: Callable[..., Any]) -> None:
@@ -238,7 +260,7 @@ async def test_too_long_a_line_fails_its_run_or_its_ask_and_not_the_process(star
 async def test_what_json_cannot_hold_but_python_writes_is_read_as_near_as_can_be(start: Callable[..., Any]) -> None:
     child, said = await start(), Said()
     assert await outcome(child.run("r", "odd", None, INFO, said)) is None
-    assert said.all == ["?"]
+    assert said.all == ["?", {"n": [7, 2**63 - 1, 2.0**70, None]}, {"n": None}]
 
 
 async def test_code_that_holds_up_its_process_is_named_and_no_exceptions_words_are_in_the_log(

@@ -77,6 +77,7 @@ def render(outcome: Outcome) -> str:
         "… longest": f"{notices[-1]:.1f} s",
         "viewers": outcome.counts["viewers"],
         "… cut by themselves": outcome.counts["own cuts"],
+        "… of those that see what end users see": outcome.counts["own cuts, public"],
         "findings": len(outcome.problems),
     }
     return "\n".join(f"{count!s:>8}  {name}" for name, count in rows.items())

@@ -341,7 +341,7 @@ class Chaos:
     def _deeds(self, streams: list[FinalStream]) -> Deeds:
         plans = {sid: plan.acts for sid, plan in self._watched.plans.items() if plan.acts}
         acted = [
-            (Acted(stream.sid, plan.agent, plan.steps), stream.entries)
+            (Acted(stream.sid, plan.agent, plan.steps, plan.children), stream.entries)
             for stream in streams
             if (plan := plans.get(stream.sid))
         ]

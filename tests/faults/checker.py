@@ -472,9 +472,11 @@ class _Viewer:
         return any(t <= loss.at and self.connected_at <= loss.until for loss in self.stream.history.losses)
 
     def _notified(self, notice: Notice) -> None:
-        if notice.requested != (self.last.id if self.last else 0):
+        last = self.last.id if self.last else 0
+        has_hidden_behind = self.transcript.is_public and notice.requested > last  # how far its connection had come
+        if notice.requested != last and not has_hidden_behind:
             self.find(NOTICE, f"gap said that it had asked for what follows {notice.requested}")
-        elif notice.requested in self.log or notice.requested == 0:
+        elif notice.requested in self.stream.log or notice.requested == 0:
             self.find(NOTICE, f"gap ({notice.reason}) said that {notice.requested} is lost, but it is in the log")
         self.excused.append((self.kept_cursor, notice.requested))
         self.notice = notice

@@ -55,6 +55,8 @@ class Acted(NamedTuple):
     sid: str
     agent: str
     steps: Sequence[Sequence[str]]
+    children: int = 0
+    """Of a crowd; each counts."""
 
 
 @dataclass
@@ -228,15 +230,32 @@ class _Stream:
                 yield json.loads(entry.data)
 
     def _check_text(self) -> None:
-        begin = self.takeovers[-1].id if self.takeovers else 0
-        said = "".join(
-            json.loads(entry.data)["text"] for entry in self.entries if entry.id > begin and entry.kind == "text_delta"
-        )
-        expected = "".join(self._expected())
+        said: defaultdict[str, str] = defaultdict(str)
+        for agent, text in self._said():
+            said[agent] += text
         self.deeds.counts["texts"] += 1
-        if said != expected:
+        if self.acted.agent == "crowd":
+            self._check_crowd(said)
+        elif said[""] != (expected := "".join(self._expected())):
             self.deeds.counts["texts that are not exact"] += 1
-            self.find(f"it says {said!r}, and not {expected!r}")
+            self.find(f"it says {said['']!r}, and not {expected!r}")
+
+    def _said(self) -> Iterator[tuple[str, str]]:
+        """In the last attempt: which agent (the top one is ''), and what."""
+        begin = self.takeovers[-1].id if self.takeovers else 0
+        for entry in self.entries:
+            if entry.id > begin and entry.kind in ("text_delta", "agent_text_delta"):
+                data = json.loads(entry.data)
+                yield data.get("agent", ""), data["text"]
+
+    def _check_crowd(self, said: Mapping[str, str]) -> None:
+        """Each child has counted in its order, all as far as the others, and nothing is lost."""
+        children = [text for agent, text in said.items() if agent]
+        counted = "".join(f"{number}," for number in range(children[0].count(",") if children else 0))
+        lengths = " ".join([str(len(counted))] * self.acted.children)
+        if children != [counted] * self.acted.children or said.get("") != lengths:
+            self.deeds.counts["texts that are not exact"] += 1
+            self.find(f"its {self.acted.children} children say {dict(said)}")
 
     def _expected(self) -> Iterator[str]:
         if self.acted.agent == "clerk":

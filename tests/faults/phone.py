@@ -127,7 +127,7 @@ class Phone:
             writer.write(self._request(port))
             asked_at = time.time()
             if cut == -1:
-                self.counts["own cuts"] += 1
+                self._note_cut()
                 return
             status = await self._read_head(reader)
             if status == 200:
@@ -194,9 +194,16 @@ class Phone:
                 self._take(body)
                 if self._plan.is_slow:
                     await asyncio.sleep(self._rng.choice((0.05, 0.2, 0.8)))  # reading slowly is under test
-        self.counts["own cuts" if left <= 0 else "ends" if chunks.complete else "cuts"] += 1
+        if left <= 0:
+            self._note_cut()
+        else:
+            self.counts["ends" if chunks.complete else "cuts"] += 1
         self.transcript.items.append(Closed(time.time(), chunks.complete and left > 0))
         self.transcript.finished = self._has_ended
+
+    def _note_cut(self) -> None:
+        self.counts["own cuts"] += 1
+        self.counts["own cuts, public"] += self._plan.is_public
 
     # -- what it reads ---------------------------------------------------------------------------------
 

@@ -168,6 +168,8 @@ class StreamPlan(NamedTuple):
         return {**asked, "on_worker_loss": self.on_worker_loss}
 
 
+CROWDS = 0.1
+CROWD_EVENTS = 40
 TOOLS = ("charge", "look", "settle", "stamp")
 
 
@@ -177,10 +179,14 @@ class AgentPlan(NamedTuple):
     agent: str
     steps: list[list[str]]
     ms: int
+    children: int = 0
+    """Of a crowd, which all write at once."""
 
     def asked(self, prompt: str) -> dict[str, object]:
         if self.agent == "walker":
             return {"agent": "walker", "input": {"steps": self.steps, "ms": self.ms}}
+        if self.agent == "crowd":
+            return {"agent": "crowd", "input": {"children": self.children, "events": CROWD_EVENTS, "pause_ms": self.ms}}
         return {"agent": self.agent, "prompt": f"{prompt} [[{self._calls()} before=4 tokens=20 rate=20 ttft_ms=100]]"}
 
     def _calls(self) -> str:
@@ -199,6 +205,8 @@ def plan_agent(
     rng = Random(f"agent {name}")
     steps = [rng.choices(TOOLS, k=rng.choice((1, 1, 2, 3))) for _ in range(rng.randint(3, 10))]
     acts = AgentPlan(rng.choice(("walker", "clerk")), steps, rng.randint(50, max(51, int(1000 * longest_s / 10))))
+    if rng.random() < CROWDS:
+        acts = AgentPlan("crowd", [], int(1000 * longest_s / CROWD_EVENTS), rng.randint(2, 12))
     is_cancelled = rng.random() < cancelled
     return StreamPlan(
         prompt=f"Books {name}",

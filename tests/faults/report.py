@@ -46,6 +46,7 @@ def _results(outcome: Outcome) -> str:
         "viewers": counts["viewers"],
         "connections": counts["connections"],
         "… cut by the viewer, at any byte": counts["own cuts"],
+        "… of those that see what end users see": counts["own cuts, public"],
         "… cut by a server, or with it": counts["cuts"],
         "… refused, reset or silent": counts["failed connections"],
         "events delivered": counts["events"],

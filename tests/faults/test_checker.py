@@ -16,6 +16,7 @@ from tests.faults.checker import (
     NOTICE,
     REFUSED,
     REORDERED,
+    SHOWN,
     SILENT,
     STRANDED,
     TOLD,
@@ -383,3 +384,30 @@ def test_only_the_stop_of_who_took_over_excuses_a_silence() -> None:
 
 def test_a_worker_that_had_finished_the_stream_leaves_no_silence() -> None:
     assert judge(CLEAN, viewer(*CLEAN), kills=[Kill(T0 + 0.3, "w", ["s"])]).silences == []
+
+
+# -- what end users see ------------------------------------------------------------------------------------
+
+WITH_INTERNALS = ["1 queued", "2 start", "3 internal.turn", "4 text_delta", "5 internal.usage", "6 done"]
+PUBLIC = ["1 queued", "2 start", "4 text_delta", "6 done"]
+
+
+def public(*shown: str | Notice) -> Transcript:
+    transcript = viewer(*shown)
+    transcript.is_public = True
+    return transcript
+
+
+def test_a_public_viewer_gets_all_but_what_is_internal() -> None:
+    assert judge(WITH_INTERNALS, public(*PUBLIC[:2], "|", *PUBLIC[2:]), viewer(*WITH_INTERNALS)).findings == []
+    assert rules(judge(WITH_INTERNALS, public(*PUBLIC[:2], *PUBLIC[3:]))) == [LOST]
+    assert SHOWN in rules(judge(WITH_INTERNALS, public(*WITH_INTERNALS)))
+
+
+def test_a_notice_may_name_what_a_public_viewer_does_not_see_and_has_passed() -> None:
+    log = ["1 queued", "2 start", "1000001 restart", "1000002 done"]
+    died = {"losses": [lost_after(2)], "workers_away": [Away("w", when(3), NEVER)]}
+    told = Notice(when(1_000_001), 3, 1_000_001, "log_lost_tail")
+    assert judge(log, public(*log[:2], told, *log[2:]), **died).findings == []
+    false = told._replace(requested=1_000_001)
+    assert NOTICE in rules(judge(log, public(*log[:2], false, *log[2:]), **died))

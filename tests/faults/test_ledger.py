@@ -117,3 +117,14 @@ def test_what_takeovers_found_is_counted() -> None:
         == 1
         == counts["outcome_unknown"]
     )
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_right"),
+    [(["0,1,", "0,1,"], True), (["0,1,", "1,0,"], False), (["0,1,"], False), (["0,1,", "0,"], False)],
+)
+def test_each_child_of_a_crowd_has_counted_in_its_order(texts: list[str], is_right: bool) -> None:
+    log = [entry(n, "agent_text_delta", agent=f"writer.{n}", text=text) for n, text in enumerate(texts, 1)]
+    log += [said(8, "4 4"), entry(9, "done")]
+    found = judge([(Acted("s", "crowd", [], children=2), log)], [], TOOLS).findings
+    assert (found == []) == is_right, found

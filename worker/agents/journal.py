@@ -36,8 +36,10 @@ from urllib.parse import quote
 
 import orjson
 
+from broker.errors import StreamNotFound
 from broker.log.event import Event, is_internal
 from broker.log.readable import ReadableLog
+from worker.agents.caps import RETRY_S, until_answered
 from worker.agents.joining import add_joined
 from worker.stage import Repeated
 
@@ -262,15 +264,35 @@ class Journal:
         return self._calls.get(key) or self._add(key, tool_call_id)
 
 
-async def read_journal(log: ReadableLog, sid: str) -> Journal:
-    """The journal of a stream that was claimed before, as its log is now. Raises StreamNotFound."""
+async def read_journal(log: ReadableLog, sid: str, *, up_to: int = 0) -> Journal:
+    """The journal of a stream, as its log is now, once Redis is there. Raises StreamNotFound.
+
+    With `up_to` the log is read until it has this event: if Redis has lost it, the writer who waits here puts it back,
+    or loses the pen, which cancels the waiting. A journal without it might run a finished call again.
+    """
+    while True:
+        try:
+            events, cursor = await until_answered(
+                lambda: _read(log, sid), f"stream {sid}: its journal waits to be read"
+            )
+        except StreamNotFound:
+            if not up_to:
+                raise
+        else:
+            if cursor >= up_to:
+                return await asyncio.to_thread(Journal, sid, events)
+        await asyncio.sleep(RETRY_S)
+
+
+async def _read(log: ReadableLog, sid: str) -> tuple[list[Event], int]:
+    """What concerns a journal, and the id of the last event."""
     events: list[Event] = []
     cursor, more = 0, True
     while more:
         page = await log.read_page(sid, cursor)
         events += filter(counts, page.events)
         cursor, more = page.events[-1].id if page.events else cursor, page.more
-    return await asyncio.to_thread(Journal, sid, events)
+    return events, cursor
 
 
 def counts(event: Event) -> bool:

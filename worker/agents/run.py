@@ -24,7 +24,7 @@ from broker.log.event import DONE
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.agents.attempt import Attempt, Means
-from worker.agents.caps import LimitReached, until_answered
+from worker.agents.caps import LimitReached
 from worker.agents.journal import Journal, read_journal
 from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
@@ -57,8 +57,7 @@ class AgentRun(Execution):
         agent = self._means.app.agents.get(self._name)
         if agent is None:
             return self._error("no_worker", f"No worker runs the agent {self._name} any more.", recoverable=True)
-        sid = self._claimed.sid
-        journal = await self._read_journal() if self._claimed.attempt > 1 else Journal(sid)
+        journal = await self._journal() if self._claimed.attempt > 1 else Journal(self._claimed.sid)
         for path, usage in journal.usages:
             self._agent_stage.count_usage(path, usage)
         self._agent_stage.begin()
@@ -85,13 +84,12 @@ class AgentRun(Execution):
                     raise AgentError(CRASHED) from lost
                 is_alone = True
                 await stage.restart(CRASHED, repeats=False)
-                await stage.flush()
-                journal = await self._read_journal()
+                journal = await self._journal()
 
-    async def _read_journal(self) -> Journal:
-        sid = self._claimed.sid
-        what = f"stream {sid}: its agent goes on when its journal can be read"
-        return await until_answered(lambda: read_journal(self._means.log, sid), what)
+    async def _journal(self) -> Journal:
+        """Of all that earlier attempts have written: the log has it before `restart`."""
+        await self._agent_stage.flush()
+        return await read_journal(self._means.log, self._claimed.sid, up_to=self._agent_stage.writer.tail)
 
     @asynccontextmanager
     async def _without_slot(self) -> AsyncIterator[None]:

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.errors import RedisUnavailable, StreamNotFound
 from broker.log.event import Event, encode_data
 from broker.log.steps import Page
+from worker.agents import caps, journal
 from worker.agents.journal import UNKNOWN, Decision, Finished, Journal, UnderWay, Unfinished, canonical, read_journal
 
 KEYED = ("order_id",)
@@ -218,3 +220,26 @@ async def test_a_long_log_is_read_page_by_page() -> None:
     said = [("text_delta", {"text": "a"})] * 700 + [begun(*ONE[:2])] + [("text_delta", {"text": "b"})] * 700
     pages: Any = Pages(log(*said), 500)
     assert (await read_journal(pages, "s")).begin("", "refund", {"id": 1}).found == Unfinished()
+
+
+async def test_a_log_that_has_less_than_its_writer_wrote_is_read_again_until_it_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a restart of Redis that lost its last second: a finished call must not be taken for one in flight."""
+    monkeypatch.setattr(journal, "RETRY_S", 0)
+    monkeypatch.setattr(caps, "RETRY_S", 0)
+    whole = log(begun(*ONE[:2]), ended(*ONE[:2], output="paid"), ("restart", {"attempt": 2}))
+    answers: list[Any] = [RedisUnavailable("away"), StreamNotFound("gone"), whole[:1], whole]
+
+    class Recovering:
+        async def read_page(self, sid: str, cursor: int, count: int = 0) -> Page:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return Page("running", 5, True, answer, False)
+
+    recovering: Any = Recovering()
+    found = (await read_journal(recovering, "s", up_to=whole[-1].id)).begin("", "refund", {"id": 1}).found
+    assert isinstance(found, Finished)
+    assert found.result == "paid"
+    assert not answers

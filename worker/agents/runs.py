@@ -154,7 +154,9 @@ class ChildRun:
                     self._wire.send({"op": "credit", "run": self.run, "n": self._owed})
                     self._owed = 0
             case "ask" if len(self._answering) >= ASKS_AT_ONCE:
-                self._refuse(message, "failed", f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once.")
+                self._refuse(
+                    message, "failed", f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once."
+                )
             case "ask":
                 answering = asyncio.create_task(self._answer(message), name=f"agent run {self.run}: an ask")
                 self._answering.add(answering)

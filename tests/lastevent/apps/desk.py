@@ -176,7 +176,7 @@ async def _what_two_processes_do() -> int:
     another = asyncio.create_task(other())
     child = os.fork()
     await another
-    os.waitpid(child, 0)  # the fork itself has none: it must not come so far
+    os.waitpid(child, 0)  # noqa: ASYNC222 (the fork itself has none: it must not come so far)
     os.close(writing)
     with os.fdopen(reading) as did:
         return len(did.read())

@@ -1,6 +1,7 @@
 # Everything works from a fresh clone that has make and Python 3.11 or newer; nothing is installed outside of .venv.
 #
 #   make up        run Lastevent on this machine (make up ARGS="--port 9000")
+#   make install   .venv with what runs Lastevent, and nothing for tests
 #   make quick     the tests that start no processes, at each save: under a minute (make quick ARGS="-x")
 #   make test      all tests (make test ARGS="tests/log -x")
 #   make long      all tests, with searches in their long form (make long ARGS="tests/protocol")
@@ -12,12 +13,15 @@
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup up quick test long check chaos clients bench requirements
+.PHONY: setup install up quick test long check chaos clients bench requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 
 setup: .venv/installed-dev
+	@:
+
+install: .venv/installed
 	@:
 
 up: .venv/installed
@@ -52,7 +56,7 @@ clients: .venv/installed-dev
 bench: .venv/installed-dev
 	@$(BIN)/python -m bench $(ARGS)
 
-# Only a set-up that went through leaves these files. What is needed to run Lastevent is 200 MB; tests need three times
+# Only a set-up that went through leaves these files. What is needed to run Lastevent is 280 MB; tests need three times
 # as much, and have all of it.
 .venv/installed: requirements.txt pyproject.toml
 	@$(call install,requirements.txt,what Lastevent needs)
@@ -67,16 +71,22 @@ bench: .venv/installed-dev
 #
 # What was published in the last seven days is left out: a package that somebody else has taken over is mostly found and
 # removed within days.
-# The tests' versions first: what runs is what was tested.
+# The tests' versions first: what runs is what was tested. Frameworks last: they have environments of their own, made by
+# the tests that need them (tests/frameworks/environments.py).
 requirements: build/uv/bin/uv
 	@build/uv/bin/python -c 'import tomllib as t; \
 	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
-	@$(pin) --upgrade --extra dev --output-file requirements-dev.txt \
-	    --exclude-newer "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')"
-	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(pin) --upgrade $(seven_days_old) --extra dev --output-file requirements-dev.txt $(of_lastevent)
+	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt $(of_lastevent)
+	@for name in openai anthropic; do \
+	    $(pin) --upgrade $(seven_days_old) --output-file tests/frameworks/$$name.txt tests/frameworks/$$name.in || exit 1; \
+	done
 
 pin = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-    --custom-compile-command "make requirements" pyproject.toml build/build-system.in
+    --custom-compile-command "make requirements"
+of_lastevent = pyproject.toml build/build-system.in
+seven_days_old = --exclude-newer \
+    "$$(build/uv/bin/python -c 'import datetime as d; print(d.datetime.now(d.UTC).date() - d.timedelta(7))')"
 
 build/uv/bin/uv:
 	@$(find_python); "$$python" -m venv build/uv

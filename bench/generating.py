@@ -23,7 +23,7 @@ from redis.asyncio.client import Pipeline
 from bench.contestants.side import REDIS
 from bench.load.certificate import self_signed
 from bench.load.wires import BASE_URLS
-from bench.loads import Load
+from bench.loads import DEFAULT_WIRE, Load
 from bench.meter import CpuMeter
 from bench.processes import free_port, start, start_redis, temporary_folder, wait_for_port
 from bench.table import p99
@@ -43,6 +43,8 @@ class Place(NamedTuple):
     redis_port: int
     provider: Mapping[str, str]
     """Settings, as the SDK reads them."""
+    deltas: int
+    """Of each generation."""
 
     @property
     def redis_url(self) -> str:
@@ -128,16 +130,16 @@ def measure(start_worker: Start, load: Load, *, short: bool = False) -> Sample:
     with ExitStack() as stack:
         redis_pid, redis_port = start_redis(stack)
         provider_pid, provider = _start_provider(stack, load, short=short)
-        worker = start_worker(stack, Place(redis_port, provider), load)
+        worker = start_worker(stack, Place(redis_port, provider, load.deltas(short=short)), load)
         meter = CpuMeter({**worker.parts, REDIS: redis_pid, PROVIDER: provider_pid})
         return asyncio.run(_measure(worker, meter, load, short=short))
 
 
 def _start_provider(stack: ExitStack, load: Load, *, short: bool) -> tuple[int, dict[str, str]]:
-    port = free_port()
-    argv = [str(port), str(load.deltas(short=short)), str(load.rate), load.wire]
-    address, key, path = BASE_URLS[load.wire]
-    settings = {address: f"http://127.0.0.1:{port}{path}", key: "x", "LASTEVENT_DEFAULT_MODEL": f"{load.wire}/bench"}
+    port, wire = free_port(), DEFAULT_WIRE if load.is_agent else load.wire
+    argv = [str(port), str(load.deltas(short=short)), str(load.rate), wire]
+    address, key, path = BASE_URLS[wire]
+    settings = {address: f"http://127.0.0.1:{port}{path}", key: "x", "LASTEVENT_DEFAULT_MODEL": f"{wire}/bench"}
     if load.tls:
         certificate = self_signed(temporary_folder(stack))
         argv += map(str, certificate)

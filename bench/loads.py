@@ -1,6 +1,6 @@
-"""What a worker is loaded with: so many generations at a time, at a pace, on a provider's wire.
+"""What a worker is loaded with: so many generations at a time, at a pace, on a provider's wire, or by own code.
 
-`100x30+tls`, `100xmax+gemini` on the command line.
+`100x30+tls`, `100xmax+gemini`, `100x30+agent` on the command line.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ MEASURED_S, MEASURED_S_SHORT = 8.0, 1.0
 BEGIN_S, BEGIN_S_SHORT = 6.0, 1.0
 """Every generation must have begun before the measured time, and none may end within it."""
 BEGUN_PER_S = 50  # generations that a worker begins in a second, beside those that run (400 took 6 s)
-FORM = re.compile(rf"([1-9][0-9]*)x([1-9][0-9]*|max)(\+tls)?(?:\+({'|'.join(WIRES)}))?", re.ASCII)
 DEFAULT_WIRE = "anthropic"
+AGENT = "agent"
+"""No wire: the deltas are own code's (load/speaker.py), and no provider is asked."""
+FORM = re.compile(rf"([1-9][0-9]*)x([1-9][0-9]*|max)(\+tls)?(?:\+({'|'.join([*WIRES, AGENT])}))?", re.ASCII)
 
 
 class Load(NamedTuple):
@@ -32,6 +34,10 @@ class Load(NamedTuple):
     def name(self) -> str:
         wire = "" if self.wire == DEFAULT_WIRE else f"+{self.wire}"
         return f"{self.generations}x{self.rate or 'max'}{'+tls' if self.tls else ''}{wire}"
+
+    @property
+    def is_agent(self) -> bool:
+        return self.wire == AGENT
 
     @property
     def provider(self) -> str:

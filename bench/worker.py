@@ -57,6 +57,8 @@ def worker(options: Options) -> list[Table]:
 
 
 def _naive(load: Load, options: Options) -> list[tuple[str, Start]]:
+    if load.is_agent:
+        return []
     able = [(naive.name, naive.start) for naive in NAIVE_WORKERS]
     if options.short:
         return able[-1:] if load.rate else []

@@ -30,7 +30,9 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
+            from pydantic_core import PydanticCustomError  # a ValueError whose words are ours, so they are told
+
+            raise PydanticCustomError("prompt", "give either prompt or messages")
 
     @property
     def text(self) -> str:

@@ -16,15 +16,18 @@ import asyncio
 import concurrent.futures
 import contextvars
 import inspect
+import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lastevent.context import CURRENT, Call, Context
-from lastevent.errors import AgentBlocked, CallFailed, ToolError, text_of, trace_of, type_of
+from lastevent.errors import AgentBlocked, CallFailed, ToolError, place_of, text_of, trace_of, type_of
 from lastevent.functions import NOT_DONE, Tool
 from lastevent.schema import jsonable, size_of
+
+logger = logging.getLogger(__name__)
 
 MAX_RESULT = 256 * 1024
 """Bytes of a result as JSON. It is in the log, and in every later request to the model."""
@@ -125,14 +128,24 @@ async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
     outcome = await resolved(way, tool, context, args) if opened["do"] == "resolve" else None
     if outcome is None:
         outcome = await tried(way, tool, context, args)
-    if trace := outcome.trace():
-        told = {"tool_call_id": call.tool_call_id, "tool": call.tool, "traceback": trace}
-        await context.emit("call_trace", told)
+    await tell(context, call, outcome)
     took = int((time.monotonic() - began) * 1000)
     await way.ask("close_call", {"tool_call_id": call.tool_call_id, "duration_ms": took, **outcome.told()})
     if outcome.code is not None:
         raise CallFailed(outcome.code, outcome.message) from outcome.error
     return tool.restore(outcome.result)
+
+
+async def tell(context: Context, call: Call, outcome: Outcome) -> None:
+    """An exception that nobody meant: where it was raised, in the log of the process; its words, in the stream's."""
+    if (trace := outcome.trace()) is None:
+        return
+    assert outcome.error is not None
+    logger.error(
+        "stream %s: the tool %s raised %s (its words: internal.call_trace in the stream)",
+        *(context.stream_id, call.tool, place_of(outcome.error)),
+    )
+    await context.emit("call_trace", {"tool_call_id": call.tool_call_id, "tool": call.tool, "traceback": trace})
 
 
 async def tried(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome:

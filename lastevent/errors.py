@@ -11,12 +11,15 @@ BaseException
 
 from __future__ import annotations
 
+import os
 import traceback
 
 _MAX_TYPE, _MAX_PLACES = 100, 10
 
 MAX_TOLD = 64 * 1024
 """Characters of an exception's text or traceback: more than a line takes must not keep a failure from being told."""
+
+MAX_PLACES = 8
 
 
 class ToolError(Exception):
@@ -68,6 +71,18 @@ def text_of(error: BaseException) -> str:
         return str(error)[:MAX_TOLD]
     except Exception:  # its own __str__ is broken
         return type_of(error)
+
+
+def place_of(error: BaseException) -> str:
+    """Its type, and where in the app it was raised, innermost last: all of it that belongs into a log."""
+    ours, here = os.path.dirname(__file__) + os.sep, os.getcwd() + os.sep
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    places = [
+        f"{code.co_filename.removeprefix(here)}:{line} in {code.co_name}"
+        for code, line in frames
+        if not code.co_filename.startswith(ours)
+    ]
+    return ", ".join([type(error).__name__, *places[-MAX_PLACES:]])
 
 
 def trace_of(error: BaseException) -> str:

@@ -55,7 +55,10 @@ while os.path.isdir("/proc") and list(left_over()):
     pass
 """
 
-hypothesis.settings.register_profile("suite", max_examples=100 if LONG else 25)
+# Without the check of how long inputs take to make: that is the machine's load, four processes on two cores.
+hypothesis.settings.register_profile(
+    "suite", max_examples=100 if LONG else 25, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("suite")
 
 # Most of what is imported and collected stays: the cycle collector need not walk it while it grows, nor afterwards.
@@ -64,6 +67,7 @@ gc.disable()
 
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
 WAITING = (
+    "frameworks",
     "faults",
     "browser",
     "command",

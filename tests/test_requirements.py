@@ -1,9 +1,13 @@
-"""What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides."""
+"""What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides.
+
+And two for environments of their own: the frameworks of others, which are tested with Lastevent and not beside it.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from tests.test_layout import ROOT, imports, modules
 
 TO_RUN, FOR_TESTS = "requirements.txt", "requirements-dev.txt"
+OF_FRAMEWORKS = [f"tests/frameworks/{path.name}" for path in (ROOT / "tests" / "frameworks").glob("*.txt")]
 
 
 def pinned(file: str) -> dict[str, str]:
@@ -31,12 +36,20 @@ def test_the_product_imports_no_package_that_only_tests_have() -> None:
     for name, path in modules().items():
         for module in imports(path.read_text(), ()):
             top = module.partition(".")[0]
-            if top in sys.stdlib_module_names or top in ("broker", "worker"):
+            if top in sys.stdlib_module_names or top in ("broker", "lastevent", "worker"):
                 continue
             assert packages[top] & to_run.keys(), f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS])
+def test_every_package_of_the_product_is_installed() -> None:
+    """Also where it is installed as a copy, and not, as here, by a link to this folder."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in modules().values()}
+    migrations = {name for name in there if "migrations" in name}  # package data
+    assert there - migrations <= set(listed)
+
+
+@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, *sorted(OF_FRAMEWORKS)])
 def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

@@ -46,6 +46,11 @@ class Execution(ABC):
         """All that is said before the ending. May raise StreamLimit, ProviderFailure, or whatever it likes."""
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a person, and takes no slot."""
+        return False
+
+    @property
     def writer(self) -> StreamWriter:
         return self._writer
 

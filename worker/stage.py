@@ -63,6 +63,10 @@ class Part:
 Repeated = tuple[str, dict[str, Any], Part | None]
 
 
+def said_again(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "replayed": True} if kind.startswith("tool_") else data
+
+
 class _Gathered:
     """Pieces that become one event. `of`: what they belong to."""
 
@@ -167,7 +171,7 @@ class Stage:
         self._started_at = self.writer.tail
         self.has_started = True
         for kind, data, part in self._repeated:
-            self._put(kind, {**data, "replayed": True} if kind.startswith("tool_") else data, part)
+            self._put(kind, said_again(kind, data), part)
         self._repeated = []
 
     def void(self, part: Part) -> None:

@@ -57,6 +57,11 @@ HAND_OVER_S = 5.0
 """How long a stopping worker hands its streams over. Those left are taken over when their leases expire."""
 
 
+WAITING = 4
+"""As many runs as may go on, times this, may wait for a person besides. They cost no time, but memory: more than that
+count as going on."""
+
+
 class Worker:
     """`app`: whose agents it runs, besides plain generations.
 
@@ -104,7 +109,9 @@ class Worker:
         """How many more generations may start here."""
         if self._stopping.is_set() or not self._needs.are_met:
             return 0
-        return max(0, self._settings.concurrency - len(self._running))
+        most, held = self._settings.concurrency, len(self._running)
+        waiting = sum(execution.is_waiting for execution in self._running.values())
+        return max(0, most - held + min(waiting, WAITING * most))
 
     def _agent_work(self, app: App) -> AgentWork:
         from worker.agents.work import AgentWork  # a worker without an app loads nothing of it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from redis.asyncio.client import Pipeline
 
@@ -12,13 +13,14 @@ from bench.contestants.lastevent import start_server
 from bench.contestants.side import SERVER
 from bench.generating import WORKER, Place
 from bench.load.agent import python_agent
-from bench.loads import Load
+from bench.loads import AGENT, Load
 from bench.processes import start
 from bench.tree import HERE, Tree
 from broker.log.keys import Keys
 from broker.log.meta import NewStream, new_sid
 from broker.log.queue import connect_queue, enqueue
 from broker.log.stream_log import StreamLog
+from broker.process.app_options import DEFAULT_NAME
 from broker.store.connect import connect
 
 REQUEST = {"messages": [{"role": "user", "content": "Go on."}], "max_tokens": 1024}
@@ -28,7 +30,7 @@ FINISH_LIMIT_S = 20.0
 
 # What a worker says beside the deltas of a wire (bench/load/wires.py), before the first and behind it: an
 # `internal.provider` of what the provider says of itself.
-FOR_OPERATORS = {"anthropic": (0, 0), "openai": (1, 1), "openai-chat": (1, 0), "gemini": (0, 1)}
+FOR_OPERATORS = {"anthropic": (0, 0), "openai": (1, 1), "openai-chat": (1, 0), "gemini": (0, 1), AGENT: (0, 0)}
 
 
 class LasteventWorker:
@@ -37,11 +39,12 @@ class LasteventWorker:
         self.first_delta = 3 + before  # after `queued` and `start`
         self.own_events = 3 + before + behind  # and `done`
         argv = [sys.executable, "-m", "worker", "--concurrency", str(load.generations)]
+        argv += ["--app", "bench.load.speaker"] if load.is_agent else []
         ours = {"LASTEVENT_REDIS_URL": place.redis_url, "LASTEVENT_WORKER_DRAIN_S": "1"}
         self.parts = {WORKER: start(stack, argv, cwd=tree.folder, **tree.settings, **ours, **place.provider)}
         self.redis = connect(place.redis_url)
         self._place = place
-        self._model = f"{load.wire}/bench"
+        self._load = load
         self._log = StreamLog(self.redis)
         self._sids = [new_sid() for _ in range(load.generations)]
         self._deltas = python_agent(stack, "bench.load.deltas")
@@ -49,14 +52,20 @@ class LasteventWorker:
     async def begin(self) -> None:
         """Create the streams and queue them, as the server does for a POST."""
         for sid in self._sids:
-            await self._log.create(
-                NewStream(sid=sid, tenant="default", session=sid, model=self._model, request=REQUEST)
-            )
+            await self._log.create(NewStream(sid=sid, tenant="default", session=sid, **self._asked))
         self._read()
+        app = [DEFAULT_NAME] if self._load.is_agent else []  # a commit before agents has no such parameter
         queue = connect_queue(self._place.redis_url, Keys())
         for sid in self._sids:
-            await enqueue(queue, self._log.keys, sid)
+            await enqueue(queue, self._log.keys, sid, *app)
         await queue.aclose(close_connection_pool=True)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        if not self._load.is_agent:
+            return {"model": f"{self._load.wire}/bench", "request": REQUEST}
+        asked = {"deltas": self._place.deltas, "rate": self._load.rate}
+        return {"agent": "speaker", "request": {"agent": "speaker", "input": asked}}
 
     def _read(self) -> None:
         channels = [self._log.keys.stream(sid).live for sid in evenly(self._sids, SAMPLED)]

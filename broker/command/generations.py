@@ -96,7 +96,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Replay a stream at its original pace."""
-    with connected(url, key) as client, Screen(as_json) as screen:
+    with connected(url, key) as client, Screen(as_json, stream) as screen:
         for event in client.replay(stream, {"speed": speed, "from": from_}):
             screen.show(event)
     _exit_by_ending(stream, screen.ending)
@@ -125,7 +125,7 @@ def _read_json(path: Path) -> Any:
 def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None:
     seen = cursor or "0"
     try:
-        with Screen(as_json) as screen:
+        with Screen(as_json, sid) as screen:
             for event in client.follow(sid, cursor, screen.lost):
                 seen = str(event.get("id", seen))
                 screen.show(event)

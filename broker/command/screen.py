@@ -16,7 +16,8 @@ SILENT_S = 1.0
 class Screen:
     """A stream on standard output: its text, or (JSON) its events. On a terminal a quiet status fills the silences."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, sid: str) -> None:
+        self._sid = sid
         self._as_json = as_json
         self._status = quiet.status("waiting") if quiet.is_terminal and not as_json else None
         self._at_line_start = True
@@ -48,7 +49,7 @@ class Screen:
             note(_NOTICES[event["event"]], style="dim")
         elif event["event"] == "approval_request":  # said to a file as well: nothing goes on before it is decided
             self._end_line()
-            note(_approval(event["data"]))
+            note(_approval(self._sid, event["data"]))
         elif self._status and event["event"] in _ENDS and not self._is_writing():
             self._status.stop()
             self._end_line()
@@ -108,10 +109,10 @@ def _called(data: dict[str, Any]) -> str:
     return str(data.get("title") or data.get("tool") or "a tool")
 
 
-def _approval(data: dict[str, Any]) -> str:
+def _approval(sid: str, data: dict[str, Any]) -> str:
     return clean(
         f"[{_called(data)}: waits for an approval. "
-        f'POST /v1/streams/…/approvals/{data.get("approval_id")} {{"approve": true}}]'
+        f'POST /v1/streams/{sid}/approvals/{data.get("approval_id")} {{"approve": true}}]'
     )
 
 

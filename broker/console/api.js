@@ -66,13 +66,16 @@ async function arriving(promise) {
   }
 }
 
-/** The names that a model may be asked for by, as far as workers say. None where they cannot be had: they are only
- *  suggestions, so nobody is asked for a key because of them. */
-export async function modelNames() {
-  const response = await send("/v1/models", {}, key.get()).catch(() => null);
-  if (!response?.ok) return [];
-  const { data } = await response.json().catch(() => ({ data: [] }));
-  return data.map(({ id }) => id);
+/** The names that a model may be asked for by, as far as workers say. */
+export const modelNames = async () => ((await offered("/v1/models"))?.data ?? []).map(({ id }) => id);
+
+/** As workers announce them: [{name, input_schema, tools, …}]. */
+export const agents = async () => (await offered("/v1/agents"))?.agents ?? [];
+
+/** Null where it cannot be had: it is only a suggestion, so nobody is asked for a key because of it. */
+async function offered(path) {
+  const response = await send(path, {}, key.get()).catch(() => null);
+  return response?.ok ? response.json().catch(() => null) : null;
 }
 
 /** Whether the server would serve a request now. Without the key: this one needs none. */
@@ -105,14 +108,19 @@ export const createStream = (body, idempotencyKey) =>
 export const stream = (id, signal) => json(at(id), { signal });
 export const cancel = (id) => json(at(id, "/cancel"), { method: "POST", body: { reason: "stopped in the console" } });
 export const regenerate = (id) => json(at(id, "/regenerate"), { method: "POST" });
+/** `body`: {text} or {data}, and `interrupt`. Each call adds one, also one that is sent again after a lost answer. */
+export const tell = (id, body) => json(at(id, "/input"), { method: "POST", body });
+export const decide = (id, approvalId, body) =>
+  json(at(id, `/approvals/${encodeURIComponent(approvalId)}`), { method: "POST", body });
 export const erase = (id) => request(at(id), { method: "DELETE" });
 export const exportLog = async (id) => arriving((await request(at(id, "/export"))).blob());
-export const events = (id, headers, heartbeatS, signal) =>
-  request(at(id, `/events?heartbeat_s=${heartbeatS}`), { headers, signal });
+/** `audience`: "public" for what users see, else null. */
+export const events = (id, headers, { heartbeatS, audience }, signal) =>
+  request(at(id, `/events?heartbeat_s=${heartbeatS}${audience ? `&audience=${audience}` : ""}`), { headers, signal });
 
 /** The exported log as it arrives, in pieces of text: `onText` may take each before the next is read. */
-export async function readLog(id, onText, signal) {
-  const response = await request(at(id, "/export"), { signal });
+export async function readLog(id, onText, { audience, signal }) {
+  const response = await request(at(id, `/export${audience ? `?audience=${audience}` : ""}`), { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { value, done } = await arriving(reader.read());

@@ -17,6 +17,7 @@ export function drawHead(facts, badges, record, seal) {
     h("dl", { class: "facts" }, [
       fact("Session", sessionLink(record.session_id)),
       fact("User", record.user_id && isolated(record.user_id)),
+      fact("Agent", record.agent && isolated(record.agent)),
       fact("Model", record.model ? isolated(record.model) : record.producer === "external" && "external producer"),
       fact("Created", h("time", { datetime: record.created_at, title: exact(record.created_at) }, moment(record.created_at))),
       fact("Duration", durationOf(record)),

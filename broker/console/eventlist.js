@@ -52,6 +52,7 @@ export class EventList {
 
   /** `count`: the number of events until the displayed instant. */
   draw(log, count) {
+    if (this.#log !== log) this.#forget();
     this.#log = log;
     const grew = this.#takeNew();
     const moved = count !== this.#count;
@@ -59,6 +60,14 @@ export class EventList {
     if (moved || grew) this.#keepInSight();
     this.#paint();
     this.#paintRaw();
+  }
+
+  #forget() {
+    this.#kinds.clear();
+    this.#chosen.clear();
+    this.#shown = [];
+    this.#seen = 0;
+    fill(this.filter);
   }
 
   #takeNew() {

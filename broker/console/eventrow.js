@@ -41,12 +41,14 @@ const TONES = new Map(
     restart: "warn",
     done: "good",
     tool_error: "bad",
+    "internal.tool_error": "bad",
+    approval_request: "warn",
     text_delta: "text",
     thinking_delta: "thinking",
     "internal.thinking_delta": "thinking",
   }),
 );
-export const tone = (kind) => TONES.get(kind) ?? (kind.startsWith("tool_") ? "tool" : "plain");
+export const tone = (kind) => TONES.get(kind) ?? (/^(internal\.)?(tool|agent)_/.test(kind) ? "tool" : "plain");
 
 function preview({ data }) {
   const isText = data !== null && typeof data === "object" && typeof data.text === "string";

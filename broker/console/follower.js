@@ -43,9 +43,10 @@ export class Follower {
   /**
    * `onGap(notice, text)` repaints the answer. Without it, the follower continues with the events that still exist.
    * `seen`: an earlier page had begun to follow, so events already in the log count as replayed.
+   * `audience`: "public" for what users see.
    */
-  constructor(id, { cursor = 0, seen = false, wire = "sse", onEvent, onGap, onChange }) {
-    Object.assign(this, { id, cursor, wire, onEvent, onGap, onChange });
+  constructor(id, { cursor = 0, seen = false, wire = "sse", audience = null, onEvent, onGap, onChange }) {
+    Object.assign(this, { id, cursor, wire, audience, onEvent, onGap, onChange });
     this.resumes = seen;
   }
 
@@ -142,7 +143,8 @@ export class Follower {
     const backlogEnd = this.resumes ? (await api.stream(this.id, signal)).last_event_id : 0;
     const headers = { Accept: this.wire === "sse" ? "text/event-stream" : "application/x-ndjson" };
     if (this.cursor) headers["Last-Event-ID"] = String(this.cursor);
-    const response = await api.events(this.id, headers, HEARTBEAT_S, signal);
+    const { audience } = this;
+    const response = await api.events(this.id, headers, { heartbeatS: HEARTBEAT_S, audience }, signal);
     const connection = { from: this.cursor, replayed: 0, live: 0, end: null };
     this.connections.push(connection);
     this.resumes = true;

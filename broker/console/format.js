@@ -99,8 +99,9 @@ export function agentName(userAgent) {
   return userAgent.split(" ", 1)[0];
 }
 
-/** The prompt as one text: the last user message of a request. */
+/** The prompt as one text: the last user message of a request, or what an agent was given. */
 export function promptOf(request) {
+  if (request?.input !== undefined) return typeof request.input === "string" ? request.input : JSON.stringify(request.input);
   const message = request?.messages?.findLast((each) => each.role === "user");
   if (!message) return "";
   if (typeof message.content === "string") return message.content;

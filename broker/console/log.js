@@ -1,5 +1,7 @@
 // A stream's whole log in memory, and its analysis: times, rates and faults. No DOM.
 
+import { Spans } from "./spans.js";
+
 const BLOCK = 1_000_000; // ids jump to the start of a block when the pen changes hands
 const STALL_MS = 2000;
 const STALL_INTERVALS = 10;
@@ -8,10 +10,16 @@ const SHORTEST_BIN_MS = 50; // a rate over less has no meaning: two events in on
 /** What is asked with each frame of a growing log is kept as events arrive, not found again among all of them. */
 export class Log {
   events = [];
+  #spans = new Spans();
   #at = []; // ms since the first event, never decreasing: after a failover, Redis' clock may be behind
   #firstText = -1;
   #suspects = []; // all that may be marks: restarts, ids that are not the next one, intervals of STALL_MS or more
   #quick = 0; // the number of intervals after which a stall is STALL_MS, whatever the other half of them is
+
+  /** `isPart`: events are left out of it, so ids that are missing are no fault. */
+  constructor({ isPart = false } = {}) {
+    this.isPart = isPart;
+  }
 
   add(event) {
     const index = this.events.length;
@@ -19,6 +27,7 @@ export class Log {
     const at = Math.max(index === 0 ? 0 : event.t - this.events[0].t, before);
     if (index > 0) this.#suspect(event, index, at, before);
     if (this.#firstText < 0 && event.event === "text_delta") this.#firstText = index;
+    this.#spans.take(event, at, index);
     this.events.push(event);
     this.#at.push(at);
   }
@@ -50,6 +59,11 @@ export class Log {
     return this.#firstText < 0 ? null : this.#at[this.#firstText];
   }
 
+  /** What took time, in the order of its beginnings: see spans.js. */
+  get spans() {
+    return this.#spans.all;
+  }
+
   /** Events per second in equal parts of the whole time; `most` limits the number of parts. */
   rates(most) {
     const bins = Math.min(most, Math.ceil(this.end / SHORTEST_BIN_MS) || 1);
@@ -69,8 +83,9 @@ export class Log {
     if (at - before >= STALL_MS) this.#suspects.push({ kind: "stall", at: before, until: at, index });
     if (at - before <= STALL_MS / STALL_INTERVALS) this.#quick += 1;
     const { id } = this.events[index - 1];
-    if (event.id !== id + 1) {
-      this.#suspects.push({ kind: event.id % BLOCK === 1 ? "jump" : "hole", at, index, from: id, to: event.id });
+    const isJump = this.isPart ? Math.floor(event.id / BLOCK) !== Math.floor(id / BLOCK) : event.id % BLOCK === 1;
+    if (event.id !== id + 1 && (isJump || !this.isPart)) {
+      this.#suspects.push({ kind: isJump ? "jump" : "hole", at, index, from: id, to: event.id });
     }
     if (event.event === "restart") this.#suspects.push({ kind: "restart", at, index, ...event.data });
   }

@@ -27,9 +27,10 @@ const REMEMBER_MS = 250; // browsers reject an address that changes with every f
 const SAVING_MS = 60_000;
 const LOADING = "Loading";
 const CANCEL = "Cancel again";
+const PUBLIC = "public";
 
 export function mount(container, id, query) {
-  return new Player(container, decode(id), Number(query.get("event")));
+  return new Player(container, decode(id), Number(query.get("event")), query.get("audience") === PUBLIC);
 }
 
 class Player {
@@ -37,6 +38,7 @@ class Player {
   #log = new Log();
   #playhead = new Playhead(this.#log, () => this.#moved());
   #rewind = new Rewind();
+  #reading = new AbortController(); // of a log that has ended
   #transport = new Transport(this.#playhead, () => this.#follower?.tryNow());
   #timeline = new Timeline({
     onSeek: (ms) => this.#playhead.seek(ms),
@@ -54,11 +56,13 @@ class Player {
   #abort = new AbortController();
   #draw = eachFrame(() => this.#paint());
 
-  /** `event`: the id of the event to open at, or 0 for the end. */
-  constructor(container, id, event) {
+  /** `event`: the id of the event to open at, or 0 for the end. `isPublic`: as users see it. */
+  constructor(container, id, event, isPublic) {
     this.id = id;
     this.startAt = event;
     this.#build(container);
+    this.usersView.checked = isPublic;
+    this.#use(new Log({ isPart: isPublic }), this.#audience);
     this.unbind = bind("Player", this.#shortcuts());
     this.#open();
   }
@@ -111,36 +115,66 @@ class Player {
     if (this.#record) this.#poll(0);
   }
 
+  get #audience() {
+    return this.usersView.checked ? PUBLIC : null;
+  }
+
+  /** The other audience's log, at the same instant. */
+  #changeAudience() {
+    const { event, isAtTheEnd } = this.#playhead;
+    this.startAt = isAtTheEnd || !event ? 0 : event.id;
+    this.#playhead.pause();
+    this.#remember();
+    if (!this.#record || this.#record.erased_at) return;
+    this.#reading.abort();
+    this.#attempt("Read it again", () => (hasEnded(this.#record) ? this.#readAll() : this.#watch()));
+  }
+
   /** Line by line as it arrives: a long log in one piece would stop the page for as long as it takes to parse. */
   async #readAll() {
-    const log = new Log();
+    const audience = this.#audience;
+    this.#reading = new AbortController();
+    const signal = AbortSignal.any([this.#abort.signal, this.#reading.signal]);
+    const log = new Log({ isPart: audience !== null });
     const decoder = new NdjsonDecoder((line) => this.#take(line, log));
     const detail = h("p", { class: "notice-detail" });
-    this.state.firstChild.append(detail);
+    this.state.firstChild?.append(detail);
     const read = (text) => {
       decoder.push(text);
       setText(detail, `${number(log.events.length)} events`);
     };
-    await api.readLog(this.id, read, this.#abort.signal);
+    await api.readLog(this.id, read, { audience, signal });
     decoder.push("\n");
-    this.#log = this.#playhead.log = log;
+    this.#use(log, audience);
     this.#show();
     if (this.startAt) this.#playhead.goToId(this.startAt);
     else this.#playhead.toEnd();
   }
 
+  /** `audience`: whose log it is, while another one may be asked for already. */
+  #use(log, audience) {
+    this.shownTo = audience;
+    this.#log = this.#playhead.log = log;
+    this.#rewind = new Rewind();
+  }
+
   async #watch() {
+    this.#follower?.stop();
+    clearInterval(this.silenceClock);
+    if (this.shownTo !== this.#audience) this.#use(new Log({ isPart: this.#audience !== null }), this.#audience);
     this.#playhead.mayGrow = this.#playhead.isLive = true;
-    this.#follower = new Follower(this.id, {
+    const follower = new Follower(this.id, {
       cursor: this.#log.events.at(-1)?.id ?? 0,
       wire: "ndjson",
-      onEvent: (event) => this.#take(event),
+      audience: this.#audience,
+      onEvent: (event) => this.#follower === follower && this.#take(event),
       onChange: this.#draw,
     });
+    this.#follower = follower;
     this.silenceClock = setInterval(this.#draw, 1000);
     this.#show();
-    await this.#follower.run();
-    this.#followed();
+    await follower.run();
+    if (this.#follower === follower) this.#followed();
   }
 
   /** The stream has ended, or the server refuses to let it be followed, or the user has left this page. */
@@ -212,7 +246,8 @@ class Player {
     try {
       await action();
     } catch (problem) {
-      if (this.#abort.signal.aborted || (again === CANCEL && hasEnded(this.#record))) return;
+      if (problem.name === "AbortError" || this.#abort.signal.aborted) return;
+      if (again === CANCEL && hasEnded(this.#record)) return;
       this.#problems.show(problem, { again, run: () => this.#attempt(again, action) });
     }
   }
@@ -227,7 +262,8 @@ class Player {
   #remember() {
     if (this.#playhead.isMoving) return;
     const event = this.#playhead.isAtTheEnd ? null : this.#playhead.event;
-    history.replaceState(null, "", `${streamAddress(this.id)}${event ? `?event=${event.id}` : ""}`);
+    const place = [event && `event=${event.id}`, this.#audience && `audience=${this.#audience}`].filter(Boolean);
+    history.replaceState(null, "", `${streamAddress(this.id)}${place.length > 0 ? `?${place.join("&")}` : ""}`);
   }
 
   // -- drawing
@@ -242,6 +278,8 @@ class Player {
     this.facts = h("div", {});
     this.state = h("div", {});
     this.masked = h("p", { class: "hint" });
+    this.usersView = h("input", { type: "checkbox", role: "switch", onchange: () => this.#changeAudience() });
+    this.seenAs = h("h2", {});
     this.stage = this.#buildStage();
     this.details = h("section", { class: "panel details", "aria-label": "Details", hidden: true });
     const heading = h("h1", { tabindex: "-1", class: "player-title" }, h("code", {}, this.id));
@@ -257,12 +295,13 @@ class Player {
 
   #buildStage() {
     const panel = (label, ...content) => h("section", { class: "panel", "aria-label": label }, content);
-    const head = (label, ...more) => h("header", { class: "panel-head" }, h("h2", {}, label), more);
+    const head = (label, ...more) => h("header", { class: "panel-head" }, label, more);
+    const usersView = h("label", { class: "switch" }, this.usersView, "What users see");
     return h("div", { class: "stage", hidden: true }, [
       panel("Timeline", this.#transport.element, this.#timeline.element),
       h("div", { class: "player-columns" }, [
-        panel("Answer", head("As the user saw it", this.masked), this.#answer.element),
-        panel("Events", head("Events", this.#events.filter), this.#events.element),
+        panel("Answer", head(this.seenAs, this.masked, usersView), this.#answer.element),
+        panel("Events", head(h("h2", {}, "Events"), this.#events.filter), this.#events.element),
       ]),
     ]);
   }
@@ -295,6 +334,7 @@ class Player {
     this.#events.draw(this.#log, count);
     this.#timeline.draw(this.#log, position, count, this.#views);
     this.#transport.draw(this.#heardAt, this.#follower);
+    setText(this.seenAs, this.shownTo ? "As the user saw it" : "As operators see it");
     setText(this.masked, this.#masked.length > 0 ? `Masked for this key: ${this.#masked.join(", ")}` : "");
     this.#paintFrame();
   }

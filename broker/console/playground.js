@@ -4,18 +4,21 @@ import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
 import { Composer } from "./composer.js";
 import { Delivery } from "./delivery.js";
-import { eachFrame, fill, h, notice } from "./dom.js";
+import { badge, eachFrame, fill, h, notice, setText } from "./dom.js";
 import { Follower } from "./follower.js";
-import { promptOf } from "./format.js";
+import { promptOf, visible } from "./format.js";
 import { Problems } from "./problem.js";
 import { bind } from "./shortcuts.js";
 import { firstTokenMs, stateBadge, streamAddress } from "./stream.js";
+import { Told } from "./told.js";
 import { Transcript } from "./transcript.js";
 
 export const title = "Playground";
 export const name = "playground";
 
 const STOP = "Stop again";
+const TELL = "Tell again";
+const DECIDE = "Decide again";
 
 export function mount(container, _, query) {
   const view = new Playground(container);
@@ -34,7 +37,8 @@ class Playground {
   );
   #problems = new Problems();
   #unsent = {}; // the body and the key of the last request that was not answered
-  #answer = new AnswerView();
+  #answer = new AnswerView((...decision) => this.#decide(...decision));
+  #told = new Told((body) => this.#tell(body));
   #askedAt = null;
   #firstTextMs = null; // on this page's clock; null for a stream that another page started
   #isBusy = false;
@@ -48,6 +52,8 @@ class Playground {
       { keys: ["c"], does: "Cut or restore the network", run: () => this.#toggleNetwork() },
       { keys: ["s"], does: "Stop the generation", run: () => this.#stop() },
       { keys: ["r"], does: "Regenerate", run: () => this.#regenerate() },
+      { keys: ["a"], does: "Go to the approval that waits", run: () => this.#goToApproval() },
+      { keys: ["t"], does: "Tell the running agent something", run: () => this.#told.focus() },
     ]);
     this.#paint();
   }
@@ -97,7 +103,7 @@ class Playground {
   async open(id) {
     try {
       const record = await api.stream(id);
-      this.#composer.prompt.value = promptOf(record.request);
+      this.#composer.show(record, promptOf(record.request));
       this.#follow(record, { seen: true });
     } catch (problem) {
       this.#showProblem(problem, { again: "Open again", run: () => this.open(id), reads: true });
@@ -112,8 +118,12 @@ class Playground {
     this.#askedAt = askedAt;
     this.#firstTextMs = null;
     this.#transcript.reset();
+    this.#told.reset();
+    const isPublic = this.usersView.checked;
+    this.#answer.onDecide = isPublic ? null : (...decision) => this.#decide(...decision);
     const follower = new Follower(record.id, {
       seen,
+      audience: isPublic ? "public" : null,
       onEvent: (event) => this.#take(event),
       onGap: (gap, text) => this.#transcript.replaceText(text, gap),
       onChange: this.#draw,
@@ -127,7 +137,8 @@ class Playground {
 
   #take(event) {
     this.#transcript.apply(event);
-    if (this.#transcript.ending) this.#problems.clear(STOP); // there is nothing left to stop
+    if (this.#transcript.ending) [STOP, TELL, DECIDE].forEach((again) => this.#problems.clear(again)); // it is too late
+    if (event.event === "input") this.#told.taken(event.data?.input_id);
     if (event.event === "text_delta" && this.#firstTextMs === null && this.#askedAt !== null) {
       this.#firstTextMs = performance.now() - this.#askedAt;
     }
@@ -148,6 +159,41 @@ class Playground {
         this.#showProblem(problem, { again: STOP, run: () => this.#stop() });
       }
     }
+  }
+
+  // -- what people say to an agent
+
+  /** True if it has arrived. */
+  #tell(body) {
+    return this.#attempt(TELL, () => api.tell(this.#record.id, body), { then: (given) => this.#told.wait(given.id) });
+  }
+
+  #decide(approval, approve, reason) {
+    const body = { approve, ...(reason && { reason }) };
+    return this.#attempt(DECIDE, () => api.decide(this.#record.id, approval.id, body));
+  }
+
+  async #attempt(again, ask, { then = () => {} } = {}) {
+    const { id } = this.#record;
+    this.#problems.clear(again);
+    try {
+      const answer = await ask();
+      if (this.#record.id === id) then(answer);
+      return true;
+    } catch (problem) {
+      const run = () => this.#attempt(again, ask, { then });
+      if (this.#record.id === id && !this.#transcript.ending) this.#showProblem(problem, { again, run });
+      return false;
+    }
+  }
+
+  #goToApproval() {
+    this.#answer.element.querySelector(".answer-decide:not([hidden]) button")?.focus();
+  }
+
+  /** The whole log again, for the other audience. */
+  #changeAudience() {
+    if (this.#record) this.#follow(this.#record, { seen: true });
   }
 
   #toggleNetwork() {
@@ -171,10 +217,15 @@ class Playground {
       "No stream yet",
       "Send a prompt, cut the network while the answer arrives, and restore it. It resumes at the very next event.",
     );
-    const actions = h("div", { class: "actions" }, this.stopButton, this.again, this.toPlayer);
+    this.usersView = h("input", { type: "checkbox", role: "switch", onchange: () => this.#changeAudience() });
+    const usersView = h("label", { class: "switch" }, this.usersView, "What users see");
+    const actions = h("div", { class: "actions" }, usersView, this.stopButton, this.again, this.toPlayer);
+    this.waits = h("p", { class: "sr-only", role: "status" });
     this.panel = h("section", { class: "panel answer-panel", "aria-label": "Stream" }, [
       h("header", { class: "panel-head" }, this.heading, actions),
+      this.waits,
       this.#answer.element,
+      this.#told.element,
     ]);
     container.append(
       h("h1", { tabindex: "-1", class: "sr-only" }, "Playground"),
@@ -198,13 +249,17 @@ class Playground {
   }
 
   #paintHeading() {
-    const { ending, state } = this.#transcript;
-    const shown = `${this.#record.id} ${state}`;
+    const { ending, state, agent } = this.#transcript;
+    const waiting = this.#transcript.waiting();
+    const shown = `${this.#record.id} ${state} ${waiting.length}`;
     if (this.heading.dataset.shown !== shown) {
       this.heading.dataset.shown = shown;
-      fill(this.heading, stateBadge({ state }), h("code", {}, this.#record.id));
+      const waits = waiting.length > 0 && badge("waits", "waits for approval");
+      fill(this.heading, stateBadge({ state }), waits, h("code", {}, this.#record.id));
       this.toPlayer.href = streamAddress(this.#record.id);
     }
+    setText(this.waits, waiting.map(({ text, title }) => `Approval needed: ${visible(title || text)}.`).join(" "));
+    this.#told.element.hidden = ending !== null || (agent ?? this.#record.agent ?? null) === null;
     this.stopButton.hidden = ending !== null;
     this.again.hidden = ending === null;
   }

@@ -13,7 +13,7 @@ export function problemNotice(problem, { again, run }) {
     run();
   };
   const label = problem.status === 401 ? "Enter a key" : again;
-  const isFinal = problem.status === 404 || problem.status === 410;
+  const isFinal = problem.status === 404 || problem.status === 410 || problem.code === "approval_decided";
   const action = !isFinal && h("button", { type: "button", onclick: tryAgain }, label);
   const reported = problem.status >= 500 && problem.requestId ? ` Request id: ${problem.requestId}.` : "";
   return notice("error", problem.message, `${problem.detail}${reported}`, action);

@@ -27,7 +27,7 @@ export class StreamRow {
       h("td", { class: "cell-stream" }, link),
       h("td", { class: "cell-session", "data-label": "Session" }, filter("session_id", "session")),
       h("td", { class: "cell-user", "data-label": "User" }, filter("user_id", "user")),
-      h("td", { class: "cell-model", "data-label": "Model" }, filter("model", "model")),
+      h("td", { class: "cell-model", "data-label": "Model" }, answeredBy(record) ?? filter("model", "model")),
       h("td", { class: "cell-created", title: exact(record.created_at) }, moment(record.created_at)),
       this.duration,
       this.firstToken,
@@ -56,6 +56,9 @@ export class StreamRow {
     setAttribute(this.prompt, "data-quiet", prompt === "");
   }
 }
+
+/** An agent's models are its own: its record has none. */
+const answeredBy = ({ agent }) => (agent ? h("span", {}, "agent ", isolated(agent)) : null);
 
 function insteadOfPrompt(record) {
   if (record.erased_at) return "Erased";

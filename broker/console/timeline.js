@@ -1,8 +1,9 @@
-// A log over time on one axis: its pace, a slider to seek, the faults, and the viewers with their times.
+// A log over time on one axis: its pace, a slider to seek, the faults, the tools, and the viewers with their times.
 
 import { atPart, lane } from "./axis.js";
 import { fill, h, setAttribute, setText, svg } from "./dom.js";
 import { clock, duration, number, visible } from "./format.js";
+import { Lanes } from "./lanes.js";
 import { Viewers } from "./viewers.js";
 
 const BINS = 120;
@@ -17,10 +18,12 @@ const REDRAW_MS = 250; // while the log grows: a new chart for each frame is mor
 const SEEK_PART = 20; // PageUp and PageDown move by a twentieth of the whole
 
 export class Timeline {
-  #drawn = ""; // the log for which the rarely changing parts were drawn
+  #log = null;
+  #drawn = ""; // its size when the rarely changing parts were drawn
   #drawnAt = -Infinity;
   #later = 0;
   #viewers = new Viewers();
+  #lanes;
 
   /** `onSeek(ms)`: the slider moved; `onStep(±1)`: an arrow key on it; `onEvent(index)`: a mark was chosen. */
   constructor({ onSeek, onStep, onEvent }) {
@@ -48,6 +51,7 @@ export class Timeline {
       oninput: () => this.onSeek(Number(this.slider.value)),
       onkeydown: (event) => this.#key(event),
     });
+    this.#lanes = new Lanes(onEvent);
     this.marks = h("div", { class: "marks", "aria-hidden": "true" });
     this.ticks = h("div", { class: "ticks", "aria-hidden": "true" });
     this.playhead = h("div", { class: "playhead", "aria-hidden": "true" });
@@ -62,6 +66,7 @@ export class Timeline {
       ),
       lane("", this.ticks),
       this.list,
+      this.#lanes.element,
       this.#viewers.element,
       h(
         "div",
@@ -74,6 +79,7 @@ export class Timeline {
 
   close() {
     clearTimeout(this.#later);
+    this.#later = 0;
   }
 
   draw(log, position, count, views) {
@@ -110,12 +116,15 @@ export class Timeline {
 
   #drawLog(log) {
     const shown = `${log.events.length} ${log.end}`;
-    if (this.#drawn === shown || this.#later) return;
-    const wait = this.#drawnAt + REDRAW_MS - performance.now();
+    const isNew = this.#log !== log;
+    if (isNew) this.close(); // what it waits to draw is another one
+    this.#log = log;
+    if (!isNew && (this.#drawn === shown || this.#later)) return;
+    const wait = isNew ? 0 : this.#drawnAt + REDRAW_MS - performance.now();
     if (wait > 0) {
       this.#later = setTimeout(() => {
         this.#later = 0;
-        this.#drawLog(log);
+        this.#drawLog(this.#log);
       }, wait);
       return;
     }
@@ -124,6 +133,7 @@ export class Timeline {
     this.#drawChart(log);
     this.#drawTicks(log);
     this.#drawMarks(log);
+    this.#lanes.draw(log);
   }
 
   #drawChart(log) {

@@ -163,6 +163,18 @@ class StreamWriter:
         """Wait until the log has every event written so far. Raises the error that lost the pen."""
         await self._until(lambda: self.unconfirmed == 0)
 
+    async def hold(self, since_s: float) -> None:
+        """For what cannot be undone: the pen is still held now, which the log had from this writer at `since_s` (by
+        `now_s`) or later.
+
+        The answer of an append says who held the pen then. A process that is stopped with that answer on its way reads
+        it when another may have taken over, and would act all the same.
+        """
+        while now_s() - since_s >= self._commit.log.lease_s:
+            since_s = now_s()
+            await self._commit.renew(self)
+            await self.flush()  # what Redis had lost meanwhile
+
     async def release(self) -> None:
         """Release the pen: another worker may take over at once.
 
@@ -357,6 +369,14 @@ class GroupCommit:
             return
         for writer, sent, outcome in zip(writers, batches, await self._append(writers, batches), strict=True):
             writer.settle(sent, outcome)
+
+    async def renew(self, writer: StreamWriter) -> None:
+        """Raises the error that lost the pen."""
+        sent = writer.renewal()
+        [outcome] = await self._until_answered(lambda: self.log.append_many(lambda: [writer.stamped(sent)]))
+        writer.settle_renewal(sent, outcome)
+        if writer.lost:
+            raise writer.lost
 
     async def _restore(self, writer: StreamWriter) -> None:
         try:

@@ -56,6 +56,8 @@ class AppOptions(NamedTuple):
     def _problems(self) -> Iterator[str]:
         if not APP.fullmatch(self.app):
             yield f"--app: {self.app!r} is no module: give its name as in an import, such as myapp.agents"
+        elif self.app.endswith(".py") and os.path.isfile(self.app):
+            yield f"--app: {self.app!r} is a file: give the module's name, {self.app.removesuffix('.py')}"
         if not APP_NAME.fullmatch(self.name):
             yield "--app-name: letters, digits, dots, dashes and underscores only, 64 at most"
         if not 1 <= self.processes <= MAX_PROCESSES:

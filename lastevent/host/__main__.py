@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import os
 import sys
+from types import TracebackType
 
 from lastevent.errors import AppError, text_of, trace_of
+from lastevent.host import app as loading
 from lastevent.host import process
 from lastevent.host.app import announced, load
 from lastevent.host.serving import FINALLY_S, Host
@@ -33,7 +35,7 @@ def main() -> int:
         hello = {"op": "hello", "protocol": 1, "agents": announced(agents)}
         encoded(hello)
     except BaseException as error:  # also SystemExit: an app that ends its process cannot be run
-        wire.send({"op": "failed", "message": _in_short(error), "traceback": trace_of(error)})
+        wire.send({"op": "failed", "message": _in_short(error), "traceback": _trace(error)})
         wire.finish(FINALLY_S)
         process.end_within(_LEAVING_S)
         return 1
@@ -59,6 +61,23 @@ def _options() -> argparse.Namespace:
 
 def _in_short(error: BaseException) -> str:
     return text_of(error) if isinstance(error, AppError) else f"{type(error).__name__}: {text_of(error)}"
+
+
+def _trace(error: BaseException) -> str | None:
+    """From the first line of the app's own on. What is wrong with the app by our rules has been said in full."""
+    if isinstance(error, AppError):
+        return None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None and _is_of_the_import(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    told = trace_of(error.with_traceback(trace))
+    if isinstance(error, ModuleNotFoundError):
+        told += f"The app runs on {sys.executable}; --python names another interpreter.\n"
+    return told
+
+
+def _is_of_the_import(file: str) -> bool:
+    return file in (__file__, loading.__file__) or "importlib" in file
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -19,7 +20,7 @@ def load(app: str) -> dict[str, AnyAgent]:
     """
     require_pydantic()
     name, _, attribute = app.partition(":")
-    found: Any = importlib.import_module(name)
+    found: Any = _imported(name)
     for part in filter(None, attribute.split(".")):
         if not hasattr(found, part):
             raise AppError(f"{name} has no {attribute}.")
@@ -30,6 +31,19 @@ def load(app: str) -> dict[str, AnyAgent]:
     if not agents:
         raise AppError(f"{app} has no agents: there is neither an Agent(…) nor a function under @agent in it.")
     return agents
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Of a module that the app itself imports, its traceback tells more.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise AppError(
+            f"There is no module {error.name}: neither in {os.getcwd()}, where Lastevent was started, "
+            f"nor installed for {sys.executable} (--python names another interpreter)."
+        ) from None
 
 
 def require_pydantic() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -17,11 +18,13 @@ from typing import Any
 from lastevent import calls
 from lastevent.agents import Agent, CodeAgent
 from lastevent.context import CURRENT, DONE, Call, Context
-from lastevent.errors import AgentBlocked, InvalidValue, ToolError, text_of, trace_of, type_of
+from lastevent.errors import AgentBlocked, InvalidValue, ToolError, place_of, text_of, trace_of, type_of
 from lastevent.events import Event
 from lastevent.functions import Tool
 from lastevent.host.wire import Credit, TooLong, Wire
 from lastevent.schema import jsonable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,12 @@ class Run:
         """It held the loop up, and `blocked` was raised in `task`: all of it ends."""
         raise NotImplementedError
 
+    def _log(self, agent: str, error: BaseException) -> None:
+        logger.error(
+            "stream %s: the agent %s raised %s (its words: internal.trace in the stream)",
+            *(self.info.get("stream_id"), agent, place_of(error)),
+        )
+
     def _end(self, told: Mapping[str, Any]) -> None:
         self.is_ended = True
         self.wire.drop_asks(self.id)
@@ -181,6 +190,8 @@ class CodeRun(Run):
             told = {"error": told_error("agent_failed", error)}  # its own doing, unless we cancelled
         except BaseException as error:  # also SystemExit, AgentBlocked and those of libraries: it has ended
             told = {"error": told_error("agent_failed", error)}
+            if not (self.is_cancelled or isinstance(error, AgentBlocked)):
+                self._log(self._agent.name, error)
         if self.blocked is not None:
             told = {"error": told_error("agent_blocked", self.blocked)}
         elif self.is_cancelled:
@@ -278,6 +289,7 @@ class OpenRun(Run):
             reply = {"error": told_error("agent_blocked", error)}
         except BaseException as error:  # without a reply the worker would wait
             reply = {"error": {**told_error("failed", error), "message": _for_the_model(error)}}
+            self._log(self._agent.name, error)
         try:
             self.wire.send({"op": "reply", "id": number, **reply})
         except ValueError as error:
@@ -300,7 +312,10 @@ class OpenRun(Run):
         call = Call(tool.name, data["tool_call_id"], data["idempotency_key"], tool.public)
         context, way = self.context.of_call(call), calls.Awaiting(self.context)
         if what == "call":
-            return _replied(await calls.once(way, tool, context, args))
+            outcome: calls.Outcome | None = await calls.once(way, tool, context, args)
+            assert outcome is not None
+            await calls.tell(context, call, outcome)
+            return _replied(outcome)
         outcome = await calls.resolved(way, tool, context, args)
         if outcome is None:
             return {"ok": {"done": False, "result": None}}

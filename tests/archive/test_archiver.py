@@ -25,10 +25,9 @@ from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until
 from tests.rig.long import LONG
-from tests.rig.streams import ids, meta, queued, running
+from tests.rig.streams import ids, meta, queued, running, sweeper
 from worker.archiving.archiver import TURN_MS, Archiver
 from worker.archiving.streams import AGAIN_S
-from worker.sweeper import Sweeper
 
 RETENTION_S = 500.0
 
@@ -62,7 +61,7 @@ async def sweep(log: StreamLog) -> None:
     async def take(sid: str) -> None:
         raise AssertionError(f"{sid} is finished")
 
-    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+    await sweeper(log, take).sweep()
 
 
 async def on_its_way(log: StreamLog, **fields: Any) -> str:
@@ -135,7 +134,7 @@ async def sweep_finished(log: StreamLog) -> None:
     async def take(_: str) -> None:
         raise AssertionError
 
-    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+    await sweeper(log, take).sweep()
 
 
 async def test_what_has_just_ended_is_left_to_settle(log: StreamLog, archive: TestArchive) -> None:

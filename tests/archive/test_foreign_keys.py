@@ -14,14 +14,12 @@ from broker.log.access import AccessRecord, View
 from broker.log.index import Filter
 from broker.log.keys import Keys
 from broker.log.meta import Meta
-from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from broker.service.listing import Listing
 from tests.archive.archive import finish
 from tests.archive.conftest import open_archive
-from tests.rig.streams import queued
+from tests.rig.streams import queued, sweeper
 from worker.archiving.archiver import Archiver
-from worker.sweeper import Sweeper
 
 
 @pytest.fixture
@@ -43,7 +41,7 @@ async def sweep(log: StreamLog) -> None:
     async def take(_: str) -> None:
         raise AssertionError("they have ended")
 
-    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+    await sweeper(log, take).sweep()
 
 
 async def test_a_sweeper_finds_the_other_streams(log: StreamLog, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,12 @@ SAMPLE = Sample(3000.0, {}, commits_an_event=1.0, delays_ms=[], busy=0.5, lost=0
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("100x30", Load(100, 30)), ("20xmax", Load(20, 0)), ("400x5+tls", Load(400, 5, tls=True))],
+    [
+        ("100x30", Load(100, 30)),
+        ("20xmax", Load(20, 0)),
+        ("400x5+tls", Load(400, 5, tls=True)),
+        ("9x9+agent", Load(9, 9, wire="agent")),
+    ],
 )
 def test_a_load_is_named_by_its_generations_their_pace_and_tls(name: str, meant: Load) -> None:
     assert load(name) == meant

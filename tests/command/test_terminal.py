@@ -188,7 +188,7 @@ def test_thinking_and_tools_are_told_on_a_terminal(terminal: io.StringIO, capsys
     def event(kind: str, **data: Any) -> dict[str, Any]:
         return {"id": 1, "event": kind, "data": data}
 
-    with Screen(as_json=False) as shown:
+    with Screen(as_json=False, sid="s1") as shown:
         for one, said in (
             (event("thinking_delta", text="secret"), "thinking"),
             (event("tool_start", tool="web_search"), "web_search is called"),
@@ -214,13 +214,13 @@ def test_thinking_and_tools_are_told_on_a_terminal(terminal: io.StringIO, capsys
 def test_that_an_approval_is_waited_for_is_said_also_where_nobody_sees_a_status(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Screen(as_json=False) as shown:
+    with Screen(as_json=False, sid="s1") as shown:
         shown.show({"id": 5, "event": "text_delta", "data": {"text": "I ask."}})
         shown.show({"id": 6, "event": "approval_request", "data": {"approval_id": "a1", "tool": "refund\x1b[2J"}})
         shown.show({"id": 7, "event": "tool_end", "data": {"tool": "refund"}})
     said = capsys.readouterr()
     assert said.out == "I ask.\n"
-    assert said.err.startswith("[refund[2J: waits for an approval. POST /v1/streams/…/approvals/a1 ")
+    assert said.err.startswith("[refund[2J: waits for an approval. POST /v1/streams/s1/approvals/a1 ")
     assert said.err.count("\n") == 1
 
 

@@ -6,11 +6,7 @@ So do the lines of docs/PROVIDERS.md.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,56 +16,22 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.docs.up import ROOT, Up, blocks_of, running_up
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, free_port, wait_until
 from worker.providers.models_file import read_models_file
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PROVIDERS = (ROOT / "docs" / "PROVIDERS.md").read_text()
-BIN = Path(sys.executable).parent
-
-
-def blocks(language: str, document: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
-
-
-class Up:
-    def __init__(self, port: int, page_port: int, folder: Path) -> None:
-        self.port = port
-        self.page_port = page_port
-        self.folder = folder
-
-    def sh(self, script: str) -> str:
-        """Run a block of the README with this server in the place of port 8000; what it prints."""
-        script = script.replace("localhost:8000", f"localhost:{self.port}")
-        environment = {
-            **os.environ,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "LASTEVENT_URL": f"http://localhost:{self.port}",
-        }
-        done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True)
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Iterator[Up]:
     require("curl", "curl")
-    folder = tmp_path_factory.mktemp("readme")
-    port = free_port()
-    taken_out = ("LASTEVENT_", "ANTHROPIC_", "OPENAI_", "GEMINI_", "GOOGLE_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(taken_out)}
-    page_port = free_port()
-    environment["LASTEVENT_CORS_ORIGINS"] = f"http://localhost:{page_port}"
-    process = Process("up", [str(BIN / "lastevent"), "up", "--port", str(port)], environment, folder)
-    process.start()
-    try:
-        ready = f"Lastevent is ready: http://127.0.0.1:{port}"
-        wait_until(lambda: ready in process.output.read_text(), "lastevent up is ready")
-        yield Up(port, page_port, folder)
-    finally:
-        process.send(signal.SIGTERM)
-        process.wait()
+    folder, page_port = tmp_path_factory.mktemp("readme"), free_port()
+    with running_up(folder, LASTEVENT_CORS_ORIGINS=f"http://localhost:{page_port}") as running:
+        running.page_port = page_port
+        yield running
 
 
 @contextmanager
@@ -101,7 +63,7 @@ def ids(sse: str) -> list[int]:
 
 
 def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doubled(up: Up) -> None:
-    start_and_watch, resume = (block for block in blocks("sh") if "curl" in block)
+    start_and_watch, resume = (block for block in blocks_of(README, "sh") if "curl" in block)
     output = up.sh(f"{start_and_watch}\necho CUT\n{resume}")
     before, after = output.split("CUT\n")
     assert ids(before), "the first viewer saw something before it was cut"
@@ -111,7 +73,7 @@ def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doub
 
 
 def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up) -> None:
-    [terminal] = [block for block in blocks("sh") if "lastevent cancel" in block]
+    [terminal] = [block for block in blocks_of(README, "sh") if "lastevent cancel" in block]
     generate, ls, replay, cancel, doctor = terminal.strip().split("\n")
     answer = up.sh(generate)
     assert answer.startswith("This is a stand-in and no model")
@@ -124,12 +86,12 @@ def test_the_commands_of_the_terminal_section_do_what_their_comments_say(up: Up)
 
 
 def test_the_chain_of_two_models_is_answered(up: Up) -> None:
-    [chain] = [block for block in blocks("sh") if "--model" in block]
+    [chain] = [block for block in blocks_of(README, "sh") if "--model" in block]
     assert up.sh(chain).startswith("This is a stand-in and no model")
 
 
 def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: Up) -> None:
-    [block] = [block for block in blocks("sh") if "lastevent verify" in block]
+    [block] = [block for block in blocks_of(README, "sh") if "lastevent verify" in block]
     sessions, ls, views, export, verify_all, verify_export = block.strip().split("\n")
     url = f"http://localhost:{up.port}"
     body = {"prompt": "[[tokens=5 rate=0]]", "user_id": "ann", "session_id": "hers"}
@@ -148,7 +110,7 @@ def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: U
 def test_the_lines_about_tools_give_back_the_call_and_its_result_until_the_model_has_what_it_wants(
     up: Up, model: str
 ) -> None:
-    [lines] = blocks("python", PROVIDERS)
+    [lines] = blocks_of(PROVIDERS, "python")
     asked: list[dict[str, object]] = []
 
     def weather(**of: object) -> str:
@@ -166,7 +128,7 @@ def test_the_lines_about_tools_give_back_the_call_and_its_result_until_the_model
 
 
 def test_the_models_file_that_is_shown_is_one(tmp_path: Path) -> None:
-    [shown] = blocks("toml", PROVIDERS)
+    [shown] = blocks_of(PROVIDERS, "toml")
     (tmp_path / "models.toml").write_text(shown)
     file = read_models_file(tmp_path / "models.toml")
     assert list(file.chains) == ["fast"]
@@ -199,7 +161,7 @@ def headings(document: Path) -> set[str]:
 def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(up: Up, chromium: str) -> None:
     from playwright.sync_api import sync_playwright
 
-    [lines] = blocks("js")
+    [lines] = blocks_of(README, "js")
     page_html = f"""<!doctype html><pre id=output></pre><script type=module>
         const server = "http://localhost:{up.port}", prompt = "[[tokens=30 rate=60]]";
         const output = document.getElementById("output");

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tests.faults.chaos import Chaos, Options, Outcome
-from tests.faults.plan import plan_faults
+from tests.faults.plan import APP_FAULTS, plan_faults
 from tests.faults.report import code_now, exceptions_in, render
 
 SHOWN = 40
@@ -63,7 +63,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         arguments.faults_per_s,
         workers=arguments.workers,
         servers=arguments.servers,
-        without=tuple(arguments.without),
+        without=(*arguments.without, *(APP_FAULTS if not arguments.agents else ())),
     )
     return Options(
         seed=arguments.seed,
@@ -72,6 +72,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         streams=arguments.streams,
         workers=arguments.workers,
         servers=arguments.servers,
+        agents=arguments.agents,
     )
 
 
@@ -80,6 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--streams", type=int, default=100, help="generations at a time")
+    parser.add_argument("--agents", type=float, default=0.3, help="the share of those that agents answer (0.3)")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--servers", type=int, default=2)
     parser.add_argument("--faults-per-s", type=float, default=1.4)

@@ -20,7 +20,7 @@ COMPRESSED = "compressed"
 def misread(streams: list[FinalStream], plans: Mapping[str, StreamPlan]) -> Iterator[str]:
     for stream in streams:
         plan = plans.get(stream.sid)
-        if plan and stream.entries:
+        if plan and not plan.acts and stream.entries:
             for what in _misread(stream.entries, plan):
                 yield f"misread: stream {stream.sid} ({plan.wire or 'as the API speaks'}): {what}"
 

@@ -19,8 +19,9 @@ from random import Random
 from tests.faults.answers import misread
 from tests.faults.archived import Archived, archive_url, check_archive
 from tests.faults.checker import Entry, FinalStream, Run, Told, Transcript, Verdict, check
+from tests.faults.ledger import Acted, Deeds, Tools, judge, read_ledger
 from tests.faults.phone import LOST_CONNECTION, Answer, Phone, post
-from tests.faults.plan import Fault, StreamPlan, plan_stream
+from tests.faults.plan import Fault, StreamPlan, plan_agent, plan_stream
 from tests.faults.stage import NEVER, REDIS_ERRORS, Stage
 from tests.rig.deployment import until
 
@@ -30,6 +31,16 @@ SETTINGS = {
     "LASTEVENT_DRAIN_S": "5",
     "LASTEVENT_LOG_LEVEL": "info",
 }
+ROOT = Path(__file__).resolve().parents[2]
+LEDGER = "FAULTS_LEDGER"
+
+TOOLS = Tools(
+    gives={"charge": "charged", "look": "looked", "settle": "settled", "stamp": "stamped"},
+    may_run_again=frozenset({"look"}),
+    can_be_asked=frozenset({"settle"}),
+)
+"""Of acting.py."""
+
 PAUSE_S = 0.3
 """A client whose request failed asks again after this long."""
 
@@ -45,6 +56,9 @@ class Options:
     streams: int = 100
     workers: int = 3
     servers: int = 2
+    agents: float = 0.3
+    """The share of the streams that agents answer."""
+    cancelled_agents: float = 0.1
     longest_s: float = 14.0
     provider_fails: float = 0.2
     settle_s: float = 90.0
@@ -56,6 +70,7 @@ class Outcome:
     verdict: Verdict
     archived: Archived
     misread: list[str]
+    deeds: Deeds
     crashes: list[str]
     injected: Counter[str]
     happened: list[tuple[float, str]]
@@ -67,7 +82,13 @@ class Outcome:
 
     @property
     def problems(self) -> list[str]:
-        return [*map(str, self.verdict.findings), *self.archived.problems, *self.misread, *self.crashes]
+        return [
+            *map(str, self.verdict.findings),
+            *self.archived.problems,
+            *self.misread,
+            *self.deeds.findings,
+            *self.crashes,
+        ]
 
 
 @dataclass
@@ -85,13 +106,22 @@ class Chaos:
     def __init__(self, folder: Path, options: Options) -> None:
         self.options = options
         self.folder = folder
-        settings = {**SETTINGS, "LASTEVENT_ARCHIVE_URL": archive_url(folder)}
-        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=settings)
+        self.ledger = folder / "ledger"
+        settings = {
+            **SETTINGS,
+            "LASTEVENT_ARCHIVE_URL": archive_url(folder),
+            LEDGER: str(self.ledger),
+            "PYTHONPATH": str(ROOT),  # for the app's processes, which import it
+        }
+        app = ("--app", "tests.faults.acting") if options.agents else ()
+        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=settings, app=app)
         self._watched = _Watched()
         self._began = 0.0
 
     async def run(self) -> Outcome:
         async with self.stage:
+            if self.options.agents:  # till then they are unknown, which is the caller's mistake and no fault
+                await until(self._agents_are_announced, "workers have announced their agents")
             self._began = time.time()
             generations = asyncio.create_task(self._generate())
             try:
@@ -139,6 +169,9 @@ class Chaos:
 
     def _plan(self, slot: int, turn: int) -> StreamPlan:
         some = self.options
+        if slot < some.agents * some.streams:
+            lengths = {"longest_s": some.longest_s, "cancelled": some.cancelled_agents}
+            return plan_agent(some.seed, slot, turn, servers=some.servers, **lengths)
         lengths = {"longest_s": some.longest_s, "provider_fails": some.provider_fails}
         return plan_stream(some.seed, slot, turn, servers=some.servers, **lengths)
 
@@ -166,9 +199,8 @@ class Chaos:
     async def _create(self, plan: StreamPlan) -> str | None:
         """The same request with the same key, until it is answered. None if that key's stream is gone."""
         rng = Random(plan.prompt)
-        body: dict[str, object] = {"prompt": plan.prompt, "on_worker_loss": plan.on_worker_loss}
         key = {"Idempotency-Key": plan.viewers[0].seed}
-        answer, tries = await self._ask(lambda: rng.choice(self.stage.ports), "/v1/streams", body, key)
+        answer, tries = await self._ask(lambda: rng.choice(self.stage.ports), "/v1/streams", plan.body, key)
         if answer.status in (404, 410):
             self._watched.counts["creations that vanished"] += 1
             return None
@@ -234,6 +266,10 @@ class Chaos:
                     pipe.hget(key, "state")
                 return all(state in TERMINAL_STATES for state in await pipe.execute())
 
+    async def _agents_are_announced(self) -> bool:
+        async with self.stage.admin() as client:
+            return bool(await client.exists("le:agents"))
+
     async def _all_are_archived(self) -> bool:
         async with self.stage.admin(limit_s=10) as client:
             waiting = [await client.zcard(key) for key in ("le:leases", "le:unarchived")]
@@ -269,6 +305,7 @@ class Chaos:
             verdict=verdict,
             archived=archived,
             misread=list(misread(streams, watched.plans)),
+            deeds=self._deeds(streams),
             crashes=stage.crashes,
             injected=stage.injected,
             happened=stage.happened,
@@ -300,6 +337,16 @@ class Chaos:
                     lines += [f"viewer {transcript.viewer} finished={transcript.finished}"]
                     lines += [f"  {item}" for item in transcript.items]
             (kept / f"{sid}.txt").write_text("\n".join(lines) + "\n")
+
+    def _deeds(self, streams: list[FinalStream]) -> Deeds:
+        plans = {sid: plan.acts for sid, plan in self._watched.plans.items() if plan.acts}
+        acted = [
+            (Acted(stream.sid, plan.agent, plan.steps), stream.entries)
+            for stream in streams
+            if (plan := plans.get(stream.sid))
+        ]
+        lost = [(loss.back_to, loss.at) for loss in self.stage.history.losses]
+        return judge(acted, read_ledger(self.ledger), TOOLS, lost=lost)
 
 
 def _stream(sid: str, log: list[tuple[bytes, dict[bytes, bytes]]], meta: list[bytes | None]) -> FinalStream:

@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 BLOCK = 1_000_000
+INTERNAL = "internal."
 LEASE_S = 6.0
 SILENCE_LIMIT_S = 10.0
 TERMINAL = frozenset({"done", "error", "cancelled"})
@@ -101,6 +102,8 @@ class Transcript:
     sid: str
     items: list[Connected | Received | Notice | Closed | Refused] = field(default_factory=list)
     finished: bool = False
+    is_public: bool = False
+    """It asked for what end users see: everything but `internal.…`."""
 
     @property
     def received(self) -> Iterator[Received]:
@@ -203,6 +206,7 @@ LOST, BEHIND_ENDING, DOUBLED, REORDERED, CHANGED = (
 )
 ENDING, HOLE, NOTICE, VANISHED = "wrong ending", "hole", "wrong notice", "vanished"
 STRANDED, REFUSED, SILENT, TOLD = "stranded viewer", "refused", "silence", "told otherwise"
+SHOWN = "shown to end users"
 RULES = (
     LOST,
     BEHIND_ENDING,
@@ -217,6 +221,7 @@ RULES = (
     REFUSED,
     SILENT,
     TOLD,
+    SHOWN,
 )
 
 
@@ -279,6 +284,7 @@ class _Stream:
         self.final = final
         self.entries = final.entries if final else []
         self.log = {entry.id: entry for entry in self.entries}
+        self.public_log = {id: entry for id, entry in self.log.items() if not entry.kind.startswith(INTERNAL)}
         self.transcripts = transcripts
         self.told = told
         self.history = history
@@ -383,7 +389,7 @@ class _Viewer:
 
     def __init__(self, stream: _Stream, transcript: Transcript) -> None:
         self.stream = stream
-        self.log = stream.log
+        self.log = stream.public_log if transcript.is_public else stream.log
         self.transcript = transcript
         self.seen: set[int] = set()
         self.last: Received | None = None
@@ -430,12 +436,20 @@ class _Viewer:
         elif self.last and event.id < self.last.id and not self._is_ending_alone(event):
             self.find(REORDERED, f"event {event.id} came after {self.last.id}")
         self._check_notice(event)
-        if self.notice and event.id != self.notice.earliest:
+        if self.transcript.is_public and event.kind.startswith(INTERNAL):
+            self.find(SHOWN, f"event {event.id} is {event.kind}, which is for operators")
+        if self.notice and event.id != self._next_visible(self.notice.earliest):
             self.find(NOTICE, f"gap said that {self.notice.earliest} follows, but {event.id} did")
         self.seen.add(event.id)
         self.last, self.notice = event, None
         if event.id in self.log:
             self.kept_cursor = max(self.kept_cursor, event.id)
+
+    def _next_visible(self, id: int) -> int:
+        """`gap` names an event of the log, which the viewer's audience may not see."""
+        if id in self.log or id not in self.stream.log:
+            return id
+        return min((later for later in self.log if later > id), default=id)
 
     def _was_lost(self, event: Received) -> bool:
         return event.id not in self.log

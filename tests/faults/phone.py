@@ -72,7 +72,7 @@ class Dechunker:
 
 class Phone:
     def __init__(self, sid: str, plan: ViewerPlan, ports: list[int]) -> None:
-        self.transcript = Transcript(plan.seed, sid)
+        self.transcript = Transcript(plan.seed, sid, is_public=plan.is_public)
         self.counts: Counter[str] = Counter()
         self._plan = plan
         self._rng = Random(f"viewer {plan.seed}")
@@ -159,7 +159,8 @@ class Phone:
 
     def _request(self, port: int) -> bytes:
         cursor = f"Last-Event-ID: {self._last.id}\r\n" if self._last else ""
-        path = f"/v1/streams/{self.transcript.sid}/events"
+        audience = "?audience=public" if self._plan.is_public else ""
+        path = f"/v1/streams/{self.transcript.sid}/events{audience}"
         head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: text/event-stream\r\n{cursor}\r\n"
         return head.encode()
 

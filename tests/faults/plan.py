@@ -7,6 +7,7 @@ same prompts. What they meet depends on the machine; a real one never does the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -51,7 +52,13 @@ KINDS: Mapping[str, Kind] = {
     "commit stopped beyond its time-out": Kind(WORKER, 6, 5.2, 8, 1),
     "commit answered late": Kind(WORKER, 10, 1, 6, 1),
     "redis kill before a commit's answer": Kind(REDIS, 6, 0, 1, 7),
+    # Of the process in which a worker's agents run.
+    "app kill": Kind(WORKER, 6, 0, 0, 2),
+    "app segfault": Kind(WORKER, 3, 0, 0, 2),
+    "app stop": Kind(WORKER, 4, 1, 12, 2),
 }
+
+APP_FAULTS = ("app kill", "app segfault", "app stop")
 
 WITH_A_WORKER = ("redis rollback and worker kill", "redis kill before a commit's answer")
 """Faults of Redis that also have a worker as their target."""
@@ -120,6 +127,8 @@ class ViewerPlan(NamedTuple):
     cuts: int
     is_slow: bool
     asks_after_the_end: bool
+    is_public: bool = False
+    """It sees what end users see."""
 
 
 WIRES: Mapping[str, str] = {
@@ -150,6 +159,60 @@ class StreamPlan(NamedTuple):
     cancels: int
     """How many cancel it at the same moment, each on another server."""
     viewers: list[ViewerPlan]
+    acts: AgentPlan | None = None
+
+    @property
+    def body(self) -> dict[str, object]:
+        """Of the request."""
+        asked = self.acts.asked(self.prompt) if self.acts else {"prompt": self.prompt}
+        return {**asked, "on_worker_loss": self.on_worker_loss}
+
+
+TOOLS = ("charge", "look", "settle", "stamp")
+
+
+class AgentPlan(NamedTuple):
+    """An agent of acting.py. Each step's tools are called at once, and take so long."""
+
+    agent: str
+    steps: list[list[str]]
+    ms: int
+
+    def asked(self, prompt: str) -> dict[str, object]:
+        if self.agent == "walker":
+            return {"agent": "walker", "input": {"steps": self.steps, "ms": self.ms}}
+        return {"agent": self.agent, "prompt": f"{prompt} [[{self._calls()} before=4 tokens=20 rate=20 ttft_ms=100]]"}
+
+    def _calls(self) -> str:
+        """As the stand-in is told them: a model's turn for each step."""
+        numbers = count()
+        return " then ".join(
+            " ".join(f'call={tool}:{{"n":{next(numbers)},"ms":{self.ms}}}' for tool in step) for step in self.steps
+        )
+
+
+def plan_agent(
+    seed: int, slot: int, turn: int, *, servers: int, longest_s: float = 14.0, cancelled: float = 0.1
+) -> StreamPlan:
+    """As plan_stream, of an agent."""
+    name = f"{seed}-{slot}-{turn}"
+    rng = Random(f"agent {name}")
+    steps = [rng.choices(TOOLS, k=rng.choice((1, 1, 2, 3))) for _ in range(rng.randint(3, 10))]
+    acts = AgentPlan(rng.choice(("walker", "clerk")), steps, rng.randint(50, max(51, int(1000 * longest_s / 10))))
+    is_cancelled = rng.random() < cancelled
+    return StreamPlan(
+        prompt=f"Books {name}",
+        tokens=0,
+        wire="",
+        on_worker_loss="restart",
+        cancel_after_s=round(rng.uniform(0, 0.8 * longest_s), 2) if is_cancelled else None,
+        cancels=rng.randint(1, servers),
+        viewers=[
+            _viewer(rng, f"{name}-{number}", longest_s)._replace(is_public=number % 2 == 0)
+            for number in range(rng.randint(1, 3))
+        ],
+        acts=acts,
+    )
 
 
 def plan_stream(

@@ -58,6 +58,8 @@ def _results(outcome: Outcome) -> str:
         "streams in the archive, and viewers' records": f"{outcome.archived.streams}, {outcome.archived.views}",
         "**archived incorrectly, not at all, or not as sealed**": len(outcome.archived.problems),
         "**not what its provider said**": len(outcome.misread),
+        **{f"agents: {name}": count for name, count in sorted(outcome.deeds.counts.items())},
+        "**agents: findings**": len(outcome.deeds.findings),
         "processes that ended by themselves, 500s": len(outcome.crashes),
     }
     return "\n".join(["| result | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +105,10 @@ class Part:
 class Stage:
     """`async with Stage(…) as stage`: everything is up. Whatever it has started is gone afterwards."""
 
-    def __init__(self, folder: Path, *, workers: int, servers: int, settings: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, *, workers: int, servers: int, settings: dict[str, str], app: Sequence[str] = ()
+    ) -> None:
+        """`app`: the workers' options that give them one."""
         self.folder = folder
         self.history = History()
         self.happened: list[tuple[float, str]] = []
@@ -142,6 +145,7 @@ class Stage:
         ]
         self._environment = environment
         self._count = workers
+        self._app = app
         self.workers: list[Part] = []
         self.commits: list[Commits] = []
         """The way of each worker to Redis."""
@@ -195,8 +199,12 @@ class Stage:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        apps = [pid for worker in self.workers if worker.process.is_alive() for pid in children_of(worker.process.pid)]
         for part in self.parts:
             part.kill()
+        for pid in apps:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await self._ways.aclose()
         assert self._reaper.stdin
         self._reaper.stdin.close()
@@ -217,7 +225,7 @@ class Stage:
             way = await self._ways.enter_async_context(commits_to(self._socket))
             environment = {**self._environment, "LASTEVENT_REDIS_URL": way.url}
             self.commits.append(way)
-            self.workers.append(self._part(f"worker-{n}", _python("worker"), environment))
+            self.workers.append(self._part(f"worker-{n}", _python("worker", *self._app), environment))
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", _REAPER, str(self.folder)]
@@ -320,6 +328,9 @@ class Stage:
             "commit stopped beyond its time-out": self._break_commit,
             "commit answered late": self._break_commit,
             "redis kill before a commit's answer": self._kill_redis_before_an_answer,
+            "app kill": self._signal_app,
+            "app segfault": self._signal_app,
+            "app stop": self._stop_app,
         }[fault.kind]
         await does(fault)
         self.injected[fault.kind] += 1
@@ -350,6 +361,24 @@ class Stage:
         self.say(f"{worker.name} ({pid}) killed")
         self.history.workers_away.append(Away(pid, at, NEVER))
         self.history.kills.append(Kill(at, pid, [sid for sid, owner in self.owners.items() if owner == pid]))
+
+    async def _signal_app(self, fault: Fault) -> None:
+        signum = signal.SIGKILL if fault.kind == "app kill" else signal.SIGSEGV
+        worker = self.workers[fault.target]
+        for pid in children_of(worker.process.pid):
+            self.say(f"{worker.name} ({worker.id}): its app's process {pid} gets {signum.name}")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    async def _stop_app(self, fault: Fault) -> None:
+        worker = self.workers[fault.target]
+        pids = children_of(worker.process.pid)
+        self.say(f"{worker.name} ({worker.id}): its app's processes {pids} stop for {fault.seconds:.2f} s")
+        for signum in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                with suppress(ProcessLookupError):  # the worker has ended it meanwhile
+                    os.kill(pid, signum)
+            await asyncio.sleep(fault.seconds if signum == signal.SIGSTOP else 0)
 
     async def _drain_worker(self, fault: Fault) -> None:
         worker = self.workers[fault.target]
@@ -526,6 +555,16 @@ class Stage:
                 self.say(self.crashes[-1])
                 self.history.workers_away.append(Away(part.id, time.time(), NEVER))
                 self._start(part)
+
+
+def children_of(pid: int) -> list[int]:
+    """Of a worker: the processes of its app."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(status.parent.name))
+    return found
 
 
 def _python(module: str, *arguments: object) -> list[str]:

@@ -22,6 +22,7 @@ FAULTS = [
     Fault(0.75, "redis kill before a commit's answer", 1, 0),
     Fault(1.0, "server stop", 1, 0.4),
     Fault(1.2, "redis full", 0, 0.3),
+    Fault(1.4, "app kill", 1, 0),
     Fault(1.6, "client kill pubsub", 0, 0),
     Fault(1.7, "redis read-only", 0, 0.3),
     Fault(2.1, "redis stop", 0, 0.4),
@@ -40,6 +41,7 @@ def test_nothing_is_lost_doubled_or_reordered_under_faults() -> None:
         seconds=4,
         faults=FAULTS,
         streams=12,
+        agents=0.34,
         workers=2,
         longest_s=2.0,
         provider_fails=0.0,
@@ -55,6 +57,7 @@ def test_nothing_is_lost_doubled_or_reordered_under_faults() -> None:
     assert outcome.counts["viewers"] >= options.streams
     assert outcome.counts["own cuts"] > 0
     assert outcome.endings["done"] > 0
+    assert outcome.deeds.counts["texts"] > 0
     assert outcome.wires, "some providers spoke in unusual ways"
 
 

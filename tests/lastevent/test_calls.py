@@ -104,13 +104,15 @@ async def test_a_call_that_was_cut_is_asked_for_at_its_destination(order_id: str
     assert asks(worker) == CLOSED
 
 
-async def test_an_exception_s_text_reaches_nobody_but_operators() -> None:
+async def test_an_exception_s_text_reaches_nobody_but_operators(caplog: pytest.LogCaptureFixture) -> None:
     told, worker = await got(broken, "planted")
     assert told == {"code": "failed", "message": "ValueError"}
     assert worker.asked[1]["data"]["error"] == {"code": "failed", "message": "ValueError"}
     [(kind, trace)] = worker.events()
     assert kind == "internal.call_trace"
     assert "never show planted" in trace["traceback"]
+    assert "the tool broken raised ValueError, tests/lastevent/apps/desk.py:" in caplog.text
+    assert "planted" not in caplog.text
 
 
 class Unusual(BaseException):

@@ -385,6 +385,8 @@ async def test_the_loop_s_calls_are_run_once_each_with_types_of_the_signature() 
             "ValueError",
         )
         assert "planted" in told["traceback"]
+        [(_, trace)] = [event for event in worker.events() if event[0] == "internal.call_trace"]
+        assert (trace["tool"], trace["traceback"]) == ("broken", told["traceback"])
         assert (await worker.ask("call", tool="sleepy", args={"seconds": 9}))["error"]["code"] == "timeout"
         assert (await worker.ask("resolve", tool="pay", args={"order_id": "new"}))["ok"] == {
             "done": False,

@@ -16,12 +16,10 @@ from broker.errors import RedisUnavailable, StreamExpired
 from broker.log import script
 from broker.log.meta import Meta, NewStream, new_claim_id
 from broker.log.request import FOR_NOW_S, Requests
-from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from tests.rig.long import LONG
-from tests.rig.streams import PROMPT, batch, ending, expire_lease, meta, new_stream, queued
-from worker.sweeper import Sweeper
+from tests.rig.streams import PROMPT, batch, ending, expire_lease, meta, new_stream, queued, sweeper
 
 RETENTION_S = 500
 FOR_EVER = -1
@@ -72,7 +70,7 @@ async def sweep(log: StreamLog) -> None:
     async def take(_: str) -> None:
         raise AssertionError("there is no room")
 
-    await Sweeper(log, Seizures(log), room=lambda: False, take=take).sweep()
+    await sweeper(log, take).sweep()
 
 
 async def request_keys(log: StreamLog) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import signal
 import socket
@@ -132,11 +133,20 @@ class Process:
 
 
 class Deployment:
-    """`servers` SSE servers (each on its own port) and `workers` workers over one Valkey."""
+    """`servers` SSE servers (each on its own port) and `workers` workers over one Valkey. `app`: the workers'."""
 
     def __init__(
-        self, folder: Path, valkey: Process, redis_url: str, *, servers: int = 2, workers: int = 1, **settings: str
+        self,
+        folder: Path,
+        valkey: Process,
+        redis_url: str,
+        *,
+        servers: int = 2,
+        workers: int = 1,
+        app: str = "",
+        **settings: str,
     ) -> None:
+        work = [sys.executable, "-m", "worker", *(("--app", app) if app else ())]
         self.folder = folder
         self.valkey = valkey
         self.redis_url = redis_url
@@ -152,7 +162,7 @@ class Deployment:
         }
         self.ports = [free_port() for _ in range(servers)]
         self.servers = [self._process(f"server-{n}", self.serve_argv(port)) for n, port in enumerate(self.ports)]
-        self.workers = [self._process(f"worker-{n}", [sys.executable, "-m", "worker"]) for n in range(workers)]
+        self.workers = [self._process(f"worker-{n}", work) for n in range(workers)]
 
     @property
     def urls(self) -> list[str]:
@@ -187,6 +197,23 @@ class Deployment:
         assert answer.status_code == 201, answer.text
         sid: str = answer.json()["id"]
         return sid
+
+    def ask(self, agent: str, **body: Any) -> str:
+        """Start an agent of the app; its stream's id."""
+
+        def is_taken() -> bool:
+            answers.append(HTTP.post(f"{self.url}/v1/streams", json={"agent": agent, **body}))
+            return answers[-1].json().get("code") != "unknown_agent"  # no worker has announced it yet
+
+        answers: list[httpx.Response] = []
+        wait_until(is_taken, f"the agent {agent} is known")
+        assert answers[-1].status_code == 201, answers[-1].text
+        sid: str = answers[-1].json()["id"]
+        return sid
+
+    def log_of(self, sid: str) -> list[dict[str, Any]]:
+        lines = HTTP.get(f"{self.url}/v1/streams/{sid}/export").text.splitlines()
+        return [json.loads(line) for line in lines]
 
     def wait_until_ended(self, sid: str, limit_s: float = 60.0) -> dict[str, Any]:
         """The stream's record, once it has its terminal event."""

@@ -22,7 +22,19 @@ MARK = "processes"
 QUICK = f"not {MARK}"
 """What `make quick` gives to pytest's -m."""
 
-FOLDERS = {"bench", "browser", "clients", "command", "compose", "console", "docs", "faults", "process", "viewers"}
+FOLDERS = {
+    "bench",
+    "browser",
+    "clients",
+    "command",
+    "compose",
+    "console",
+    "docs",
+    "faults",
+    "frameworks",
+    "process",
+    "viewers",
+}
 FILES = {"test_layout.py", "test_schemathesis.py"}
 """The first imports in processes of its own; the second asks the deployment, and costs 2 s of CPU to collect."""
 

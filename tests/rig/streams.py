@@ -15,10 +15,13 @@ from broker.errors import LeaseHeld
 from broker.log.event import encode_data
 from broker.log.inputs import MAX_WAITING
 from broker.log.meta import NewStream, new_claim_id, new_sid
+from broker.log.seizures import Seizures
 from broker.log.steps import Append, Claimed, Seized, Seizure, Unsent
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
 from broker.store.connect import connect
+from worker.sweeper import Sweeper
+from worker.waiting import Waiting
 
 if TYPE_CHECKING:
     from tests.rig.deployment import Deployment
@@ -149,3 +152,10 @@ async def remember(log: StreamLog, sid: str) -> Callable[[], Awaitable[None]]:
             await log.redis.restore(key, max(0, ttl_ms), copy, replace=True)
 
     return roll_back
+
+
+def sweeper(log: StreamLog, take: Callable[[str], Awaitable[object]]) -> Sweeper:
+    """A worker's that has no room and no app: it only ends and forgets."""
+    seizures = Seizures(log)
+    waiting = Waiting(log, seizures, wait_s=300, name="worker-1")
+    return Sweeper(log, seizures, room=lambda: False, take=take, runs=lambda _: False, waiting=waiting)

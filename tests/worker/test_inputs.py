@@ -12,7 +12,8 @@ import worker.agents.inputs
 from broker.errors import RedisUnavailable
 from broker.log.stream_log import StreamLog
 from tests.rig.streams import LIMIT_S, queued
-from worker.agents.inputs import Decision, Inputs
+from worker.agents.inputs import Inputs
+from worker.agents.journal import Decision
 
 YES = Decision(approve=True, reason="", by="key:1")
 REFUSED = Decision(approve=False, reason="Nobody decided in time.", by="lastevent")

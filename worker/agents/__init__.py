@@ -12,6 +12,7 @@ approvals.py    a person's word before a call
 inbox.py        what an agent is told while it runs, in the log and in order
 inputs.py       what callers tell an agent while it runs, and their decisions about approvals
 journal.py      what a stream's log says of an agent's calls, turns, approvals and inputs
+joining.py      what is said again is said in fewer events
 calls.py        the calls of agents: each is in the log before it runs, and before its result is used
 stage.py        the stage of an agent's stream: several speak at once, and what they finish is kept
 app.py          the processes of the app: started, kept, replaced, ended

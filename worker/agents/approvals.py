@@ -19,11 +19,10 @@ from typing import Any, Protocol
 import orjson
 
 from broker.log.event import OURSELVES
-from worker.agents import inputs
 from worker.agents.calls import Call
 from worker.agents.caps import Allowance, until_answered
 from worker.agents.inputs import Inputs
-from worker.agents.journal import APPROVAL, APPROVAL_REQUEST, Decision, Journal
+from worker.agents.journal import APPROVAL, APPROVAL_REQUEST, TOOL_ARGS, Decision, Journal
 
 REQUEST = "approval_request"
 
@@ -64,6 +63,8 @@ class Approvals:
         if decided := self._journal.approvals.get(approval_id):
             return decided
         told = _told(call)
+        if call.asked.turn_call is None:  # else a model's turn says them. Without its key it is no call that has begun
+            self._stage.write(TOOL_ARGS, {**told, "args": call.asked.args})
         with allowance.untimed():
             async with self._without_slot():
                 decision = await self._decided(named, told)
@@ -80,16 +81,12 @@ class Approvals:
         self._stage.write(REQUEST, {"approval_id": approval_id, **told})
         try:
             async with asyncio.timeout(self._timeout_s):
-                return _noted(await self._inputs.decided(sid, approval_id))
+                return await self._inputs.decided(sid, approval_id)
         except TimeoutError:
             reason = f"Nobody decided within {self._timeout_s:g} s."
-            refusal = inputs.Decision(approve=False, reason=reason, by=OURSELVES)
+            refusal = Decision(approve=False, reason=reason, by=OURSELVES)
             # Somebody may have been first: theirs stands.
-            return _noted(await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits))
-
-
-def _noted(decision: inputs.Decision) -> Decision:
-    return Decision(decision.approve, decision.reason or "", decision.by)
+            return await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits)
 
 
 def _named(call: Call) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from broker.log.event import INTERNAL, TEXT_DELTA
+from broker.log.event import TEXT_DELTA
 from broker.log.keys import Keys
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
@@ -22,12 +22,12 @@ from broker.settings import Settings
 from broker.store.connect import Client
 from worker.agents.app import App
 from worker.agents.approvals import Approvals
-from worker.agents.calls import Asked, Calls, Opened
+from worker.agents.calls import NOT_APPROVED, TOO_MANY_CALLS, Asked, Call, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached, Limits, Session
 from worker.agents.history import Asker
 from worker.agents.inbox import Inbox
 from worker.agents.inputs import Inputs
-from worker.agents.journal import Finished, Journal, Unfinished
+from worker.agents.journal import Finished, Journal
 from worker.agents.loop import Answer, Loop
 from worker.agents.own_code import OwnCode
 from worker.agents.process import AnnouncedAgent, Child
@@ -35,6 +35,7 @@ from worker.agents.runs import AgentError, AskRefused, Refused
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
 from worker.providers.failures import ProviderFailure
+from worker.stage import said_again
 from worker.turns import Models, Turns
 
 MAX_DEPTH = 8
@@ -97,7 +98,7 @@ class Attempt:
         allowance = Allowance(self._limits(agent), self._session)
         if agent.kind == "code":
             code = OwnCode(self, agent, "", allowance, is_public=True)
-            return await code.run(self._child, _given(request)), None
+            return await code.run(self._child, _given(agent, request)), None
         return None, await self._loop(agent, request, "", allowance, is_public=True)
 
     async def run(self, name: str, input: Any, *, path: str, is_public: bool, allowance: Allowance) -> str:
@@ -133,10 +134,10 @@ class Attempt:
             return code.as_text(await code.run(self._child, input))
         return (await self._loop(agent, {"input": input}, path, allowance, is_public=is_public)).text
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
-        """What a sub-agent said that is not run again."""
-        kind = "agent_text_delta" if is_public else f"{INTERNAL}agent_text_delta"
-        self.stage.write(kind, {"agent": path, "text": text})
+    def say_again(self, path: str) -> None:
+        """All that viewers had got of a sub-agent, which has ended and is not run again."""
+        for kind, data, _ in self.calls.journal.said_by(path):
+            self.stage.write(kind, said_again(kind, data))
 
     @asynccontextmanager
     async def _told(self, path: str) -> AsyncIterator[dict[str, str]]:
@@ -159,7 +160,7 @@ class Attempt:
         self, agent: AnnouncedAgent, request: Mapping[str, Any], path: str, allowance: Allowance, *, is_public: bool
     ) -> Answer:
         of_tools = OwnCode(self, agent, path, allowance, is_public=is_public)
-        tools = self._child.open(self.name_of(path), agent.name, _given(request), self.info(path), of_tools)
+        tools = self._child.open(self.name_of(path), agent.name, _given(agent, request), self.info(path), of_tools)
         try:
             if "messages" not in request:
                 await tools.ask("validate", {})
@@ -190,6 +191,7 @@ class Attempt:
             return await loop.run(_messages(request))
         finally:
             tools.cancel()
+            await tools.handled()
 
     def _limits(self, agent: AnnouncedAgent) -> Limits:
         return Limits.announced(agent.limits, self._means.settings)
@@ -222,18 +224,24 @@ class Attempt:
         except ValueError as error:
             raise Refused("invalid_args", f"the arguments are no JSON: {error}") from None
         try:
-            if asked.is_step or call.is_finished:
+            if asked.is_step or call.is_under_way or call.was_refused:
                 return await self.calls.open(call)
-            if isinstance(call.found, Unfinished):
-                allowance.count_call()  # it was allowed then
-            elif refusal := await allowance.take_call(call.key):
-                return await self.calls.refuse(call, "too_many_calls", refusal)
-            elif needs_approval and (refused := await self._approvals.why_not(call, allowance)):
-                return await self.calls.refuse(call, "not_approved", refused)
+            if call.was_allowed:
+                allowance.count_call()
+            elif refused := await self._refusal(call, allowance, needs_approval=needs_approval):
+                return await self.calls.refuse(call, *refused)
             return await self.calls.open(call)
         except BaseException:
             self.calls.drop(call)
             raise
+
+    async def _refusal(self, call: Call, allowance: Allowance, *, needs_approval: bool) -> tuple[str, str] | None:
+        """(code, message) of why a call is not run. As in the loop: what a person refuses takes nothing of a limit."""
+        if needs_approval and allowance.has_calls and (why := await self._approvals.why_not(call, allowance)):
+            return NOT_APPROVED, why
+        if why := await allowance.take_call(call.key):
+            return TOO_MANY_CALLS, why
+        return None
 
     async def route(self, text: str, choices: Mapping[str, str]) -> str:
         """Which of these a text is for, by one turn of the default model. Raises Refused."""
@@ -256,9 +264,15 @@ class Attempt:
         return choice
 
 
-def _given(request: Mapping[str, Any]) -> Any:
-    """As the agent's input: its own, or a Prompt."""
-    return {"messages": request["messages"]} if "messages" in request else request.get("input")
+def _given(agent: AnnouncedAgent, request: Mapping[str, Any]) -> Any:
+    """As the agent's input: its own; or a Prompt, or to code that has not asked for one, the text of a single one."""
+    if "messages" not in request:
+        return request.get("input")
+    messages = request["messages"]
+    takes_text = agent.kind == "code" and not agent.takes_messages and len(messages) == 1
+    if takes_text and isinstance(text := messages[0].get("content"), str):
+        return text
+    return {"messages": messages}
 
 
 def _messages(request: Mapping[str, Any]) -> Sequence[dict[str, Any]]:

@@ -4,7 +4,8 @@ The order is what makes a takeover exact (journal.py); each arrow is a confirmed
 
     `open`:  tool_start, internal.tool_args  →  the tool runs  →  `close`:  internal.tool_result, tool_end  →  used
 
-So a writer that was fenced meanwhile runs nothing (its `open` raises why the pen was lost) and uses nothing. What
+So a writer that was fenced meanwhile runs nothing (its `open` raises why the pen was lost) and uses nothing; nor does
+one whose process stood still when it should have read that its events are there (`StreamWriter.hold`). What
 `open` answers for a call that an earlier attempt had begun:
 
 | in the log                        | answer                                                                    |
@@ -25,6 +26,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from broker.log.pulse import now_s
 from worker.agents.journal import (
     OUTCOME_UNKNOWN,
     TOOL_ARGS,
@@ -34,10 +36,14 @@ from worker.agents.journal import (
     Found,
     Journal,
     UnderWay,
+    Unfinished,
 )
 from worker.stage import Stage
 
-OUR_WORDS = frozenset({OUTCOME_UNKNOWN, "too_many_calls", "timeout", "result_too_large"})
+INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED = "invalid_args", "too_many_calls", "not_approved"
+REFUSALS = frozenset({INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED})
+
+OUR_WORDS = frozenset({OUTCOME_UNKNOWN, TOO_MANY_CALLS, "timeout", "result_too_large"})
 """Codes whose message is a sentence of ours, so that anybody may read it. `not_approved` has an operator's reason."""
 
 NOT_FINISHED = {
@@ -76,8 +82,23 @@ class Call:
 
     @property
     def is_finished(self) -> bool:
-        """Nothing is run for it, so nothing is to be allowed first."""
         return isinstance(self.found, Finished)
+
+    @property
+    def is_under_way(self) -> bool:
+        """The same call is, at this moment: that one is allowed and counted, and its outcome is this one's too."""
+        return isinstance(self.found, UnderWay)
+
+    @property
+    def was_allowed(self) -> bool:
+        """When it began, perhaps in an earlier attempt."""
+        return isinstance(self.found, Unfinished) or (isinstance(self.found, Finished) and not self.was_refused)
+
+    @property
+    def was_refused(self) -> bool:
+        """By a limit, say: nothing was run for it."""
+        error = self.found.error if isinstance(self.found, Finished) else None
+        return error is not None and error["code"] in REFUSALS
 
 
 class Opened(NamedTuple):
@@ -108,7 +129,7 @@ class Calls:
 
     async def open(self, call: Call) -> Opened:
         """Raises the error that lost the pen, or StreamLimit: then nothing may run."""
-        if isinstance(call.found, UnderWay):
+        if call.is_under_way:
             return await self._outcome_of_other(call)
         if isinstance(call.found, Finished):
             return await self._replay(call, call.found)
@@ -118,6 +139,13 @@ class Calls:
         self._say_end(call, unknown := Finished(error=UNKNOWN))
         self._finish(call, unknown)
         return Opened("error", call, error=unknown.error)
+
+    async def hold(self) -> None:
+        """Some time has passed since `open`, and the tool has not run yet, or is to run again.
+
+        Raises the error that lost the pen: then it may not.
+        """
+        await self._stage.writer.hold(0)
 
     async def close(self, tool_call_id: str, outcome: Finished) -> None:
         """The tool has answered. Its outcome may be used when this returns: then the log has it.
@@ -150,7 +178,7 @@ class Calls:
 
     def drop(self, call: Call) -> None:
         """It was cut by a cancel, which is no outcome: a later call under its key finds it unfinished, if it ran."""
-        if isinstance(call.found, UnderWay):
+        if call.is_under_way:
             return  # it waited for another one's end
         self._open.pop(call.tool_call_id, None)
         self.journal.drop(call.tool_call_id)
@@ -159,6 +187,7 @@ class Calls:
     async def _run(self, call: Call) -> Opened:
         self._open[call.tool_call_id] = call
         self.journal.note_run(call.tool_call_id)
+        began_s = now_s()
         self._say_start(call)
         of_turn = {"turn": call.asked.turn_call[0]} if call.asked.turn_call else {}
         args = {**self._named(call), "args": call.asked.args}
@@ -166,6 +195,7 @@ class Calls:
         if "args" in self._show and self._is_shown(call) and not of_turn:  # else the model's turn has shown them
             self._stage.write("tool_args", {**args, "complete": True, **self._of_agent(call)})
         await self._stage.flush()
+        await self._stage.writer.hold(began_s)
         return Opened("run" if call.found is None or not call.asked.has_resolve else "resolve", call)
 
     async def _replay(self, call: Call, found: Finished) -> Opened:

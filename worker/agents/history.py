@@ -74,6 +74,9 @@ class SaidTurn(NamedTuple):
         calls = [{name: value for name, value in call._asdict().items() if value != ""} for call in self.calls]
         return {"turn": number, **data, "calls": calls, "native": _marked(native)}
 
+    def text_alone(self) -> SaidTurn:
+        return self._replace(calls=(), native=None)
+
     def message_for(self, target: Target) -> Json:
         is_own = (self.provider, self.model) == (_provider(target), target.model)
         if self.native is None or not is_own:

@@ -28,6 +28,7 @@ class Inbox:
         self._ids = {data.get("input_id") for data in self._earlier}
         self._after = BEGINNING
         self._taking = asyncio.Lock()
+        self._listening = asyncio.Lock()
 
     def take_again(self, count: int) -> list[dict[str, Any]]:
         """Those of the log, until there are `count` in all."""
@@ -39,6 +40,10 @@ class Inbox:
 
     async def take(self) -> list[dict[str, Any]]:
         """All that there are."""
+        async with self._taking:  # who waits for the same reply of Redis must not write it twice
+            return await self._take()
+
+    async def _take(self) -> list[dict[str, Any]]:
         new = self.take_again(len(self._earlier))
         if entries := await self._waiting():
             for entry in entries:
@@ -56,8 +61,8 @@ class Inbox:
     async def at(self, index: int) -> dict[str, Any]:
         """That one of them, counted from 0, as soon as there is one."""
         while len(self.taken) <= index:
-            async with self._taking:  # sub-agents listen too
-                if len(self.taken) <= index and not await self.take():
+            async with self._listening:  # sub-agents listen too
+                if len(self.taken) <= index and not await self.take() and len(self.taken) <= index:
                     await self._inputs.next(self._sid, self._after)
         return self.taken[index]
 

@@ -10,25 +10,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from broker.errors import REDIS_AWAY, RedisUnavailable
 from broker.log.inputs import APPROVAL, BEGINNING, INPUT, Entry, InputList
 from broker.log.keys import Keys
 from broker.store.connect import Client
 from broker.store.listen import messages
+from worker.agents.journal import Decision
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 
 T = TypeVar("T")
-
-
-class Decision(NamedTuple):
-    approve: bool
-    reason: str
-    by: str
 
 
 class Inputs:
@@ -113,4 +108,4 @@ def _is_about(entry: Entry, approval_id: str) -> bool:
 
 
 def _decision(entry: Entry) -> Decision:
-    return Decision(**entry.data)
+    return Decision(entry.data["approve"], entry.data["reason"] or "", entry.data["by"])

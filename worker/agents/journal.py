@@ -37,15 +37,19 @@ from urllib.parse import quote
 
 import orjson
 
-from broker.log.event import Event
+from broker.log.event import Event, is_internal
 from broker.log.readable import ReadableLog
+from worker.agents.joining import add_joined
+from worker.stage import Repeated
 
 TOOL_ARGS, TOOL_RESULT, TURN = "internal.tool_args", "internal.tool_result", "internal.turn"
 APPROVAL_REQUEST, APPROVAL, INPUT = "internal.approval_request", "internal.approval", "input"
 ERRORS = frozenset({"tool_error", "internal.tool_error"})
 
-KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL_REQUEST, APPROVAL, INPUT}) | ERRORS
-"""All other events of a log add nothing to the journal."""
+AGENT_END, RESTART = "agent_end", "restart"
+
+KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL_REQUEST, APPROVAL, INPUT, RESTART}) | ERRORS
+"""What a journal is made of. Of a sub-agent, all that viewers got of it besides."""
 
 OUTCOME_UNKNOWN = "outcome_unknown"
 UNKNOWN = {
@@ -129,13 +133,22 @@ class Journal:
         self._ids: dict[str, _Call] = {}
         self._turns: dict[tuple[str, int], FinishedTurn] = {}
         self._begun: Counter[str] = Counter()  # in this attempt
+        self._said: dict[str, Sequence[Repeated]] = {}  # by agents' paths
+        self._being_said: dict[str, list[tuple[str, Repeated]]] = {}  # (path, event) since the restart, by first names
         for event in events:
-            if event.kind in KINDS:
-                self._fold(event.kind, orjson.loads(event.data))
+            if counts(event):
+                data = orjson.loads(event.data)
+                self._fold(event.kind, data)
+                self._note_said(event.kind, data)
+        self._being_said.clear()
 
     def turn(self, path: str, number: int) -> FinishedTurn | None:
         """What `internal.turn` says of an agent's turn. None: it was not finished."""
         return self._turns.get((path, number))
+
+    def said_by(self, path: str) -> Sequence[Repeated]:
+        """What viewers got of a sub-agent that has ended, and of those that it ran, in order."""
+        return self._said.get(path, ())
 
     # -- this attempt's calls ----------------------------------------------------------------------------
 
@@ -234,6 +247,20 @@ class Journal:
             case "input", dict() if not data.get("replayed"):
                 self.inputs.append(data)
 
+    def _note_said(self, kind: str, data: Any) -> None:
+        if kind == RESTART:
+            self._being_said.clear()
+        if is_internal(kind) or not (isinstance(data, dict) and isinstance(path := data.get("agent"), str) and path):
+            return
+        family = self._being_said.setdefault(path.partition("/")[0], [])
+        family.append((path, (kind, data, None)))
+        if kind == AGENT_END:
+            said: list[Repeated] = []
+            for whose, event in family:
+                if whose == path or whose.startswith(f"{path}/"):
+                    add_joined(said, event[0], dict(event[1]))
+            self._said[path] = said
+
     def _of_log(self, key: str, tool_call_id: str) -> _Call:
         return self._calls.get(key) or self._add(key, tool_call_id)
 
@@ -244,9 +271,14 @@ async def read_journal(log: ReadableLog, sid: str) -> Journal:
     cursor, more = 0, True
     while more:
         page = await log.read_page(sid, cursor)
-        events += [event for event in page.events if event.kind in KINDS]
+        events += filter(counts, page.events)
         cursor, more = page.events[-1].id if page.events else cursor, page.more
     return await asyncio.to_thread(Journal, sid, events)
+
+
+def counts(event: Event) -> bool:
+    """Whether it adds to the journal."""
+    return event.kind in KINDS or (b'"agent":' in event.data and not is_internal(event.kind))
 
 
 def is_progress(kind: str, data: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from broker.log.event import TEXT_DELTA
 from worker.agents.approvals import Approvals
-from worker.agents.calls import Asked, Call, Calls
+from worker.agents.calls import INVALID_ARGS, NOT_APPROVED, TOO_MANY_CALLS, Asked, Call, Calls
 from worker.agents.caps import Allowance, LimitReached
 from worker.agents.history import (
     INTERRUPTED,
@@ -46,10 +46,11 @@ from worker.agents.history import (
 from worker.agents.history import Call as Said
 from worker.agents.in_text import InText
 from worker.agents.inbox import Inbox
-from worker.agents.journal import TURN, UNKNOWN, Finished, Found, Unfinished
+from worker.agents.journal import TURN, UNKNOWN, Finished
 from worker.agents.runs import AskRefused
 from worker.agents.speech import Speech
 from worker.agents.stage import AgentStage
+from worker.agents.transform import CUT_OFF
 from worker.providers.chain import Breaker, Course, Target
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Finish
@@ -59,7 +60,7 @@ from worker.turns import Models, Turn, Turns
 RETRY_S = (0.5, 1.0)
 """A tool that failed and says that trying again may help is tried twice more, under the same key."""
 
-FAILED, INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED = "failed", "invalid_args", "too_many_calls", "not_approved"
+FAILED = "failed"
 
 CALL_TRACE = "internal.call_trace"
 """As the child says it of own code's calls (lastevent/calls.py)."""
@@ -84,7 +85,7 @@ class SubAgents(Protocol):
         Raises AskRefused (its input does not fit, its code failed), ProviderFailure or LimitReached.
         """
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
+    def say_again(self, path: str) -> None:
         """What one said that is not run again."""
 
 
@@ -136,6 +137,7 @@ class Loop:
         self._names = list(names)
         self._stage = stage
         self._speech = Speech(path, show=show, is_public=is_public, hidden=hidden)
+        self._shows_results = "results" in show
         self._turns = Turns(
             stage, models, breaker, self._speech.shown, begin=lambda _: stage.begin(), agent=path, keeps=True
         )
@@ -160,9 +162,11 @@ class Loop:
         async with self._allowance.time():
             for number in count():
                 turn = await self._turn(number, history)
+                if turn.stop_reason in CUT_OFF:  # none of its calls is run, and one without a result is refused
+                    turn = turn.text_alone()
                 history.add_turn(turn)
                 text += self._speech.text
-                if turn.calls and turn.stop_reason not in ("max_tokens", "refusal"):
+                if turn.calls:
                     history.add_results(self._told(await self._outcomes(turn)))
                     text = ""
                 elif not await self._goes_on_after(turn):
@@ -313,25 +317,31 @@ class Loop:
             return _failed(said.fault, INVALID_ARGS)
         tool = self._tool_named.get(said.name)
         asked = self._asked(number, said, tool)
-        call = self._calls.begin(asked)
+        call = self._begun(asked)
         try:
-            if isinstance(call.found, Finished | Unfinished):
-                if not _was_refused(call.found):
-                    self._allowance.count_call()
-            elif refused := await self._refusal(call, at, tool):
+            if call.is_under_way:  # and takes no place, which the other one may wait for
+                return await self._made(call, tool, path)
+            if call.was_allowed:
+                self._allowance.count_call()
+            elif not call.was_refused and (refused := await self._refusal(call, at, tool)):
                 if asked.key is not None:  # what is not run has no effect that its key could name
                     self._calls.drop(call)
                     call = self._calls.begin(asked._replace(key=None))
-                return await self._refused(call, refused)
+                return Finished(error=(await self._calls.refuse(call, *refused)).error)
             async with places:
                 return await self._made(call, tool, path)
         except BaseException:
             self._calls.drop(call)  # cut off: no outcome
             raise
 
-    async def _refused(self, call: Call, refused: tuple[str, str]) -> Finished:
-        opened = await (self._calls.open(call) if call.is_finished else self._calls.refuse(call, *refused))
-        return Finished(error=opened.error)
+    def _begun(self, asked: Asked) -> Call:
+        """A call that was refused under no key (see above) stays refused: the model went on from there."""
+        if asked.key is not None:
+            call = self._calls.begin(asked._replace(key=None))
+            if call.is_finished:
+                return call
+            self._calls.drop(call)
+        return self._calls.begin(asked)
 
     def _asked(self, number: int, said: Said, tool: Tool | None) -> Asked:
         asked = Asked(self._path, said.name, said.args, turn_call=(number, said.id))
@@ -350,12 +360,14 @@ class Loop:
     async def _made(self, call: Call, tool: Tool | None, path: str) -> Finished:
         opened = await self._calls.open(call)
         if opened.do in ("replay", "error"):
-            if path and opened.error is None:
-                self._sub_agents.say_again(path, str(opened.result), is_public=call.asked.is_public)
+            if path:
+                self._sub_agents.say_again(path)
             return Finished(opened.result, opened.error)
         assert tool
         began = time.monotonic()
         outcome = await self._resolved(call) if opened.do == "resolve" else None
+        if opened.do == "resolve" and outcome is None:
+            await self._calls.hold()
         outcome = outcome or await self._run(call, tool, path)
         outcome = outcome._replace(duration_ms=round((time.monotonic() - began) * 1000))
         await self._calls.close(call.tool_call_id, outcome)
@@ -406,11 +418,12 @@ class Loop:
                 if wait_s is None or not refused.retry:
                     raise
                 await asyncio.sleep(wait_s)
+                await self._calls.hold()
         raise AssertionError("the last try returns or raises")
 
     async def _run_agent(self, call: Call, tool: Tool, path: str) -> str:
         """What ends it, and not this run, is a failed call."""
-        public, allowance = call.asked.is_public, self._allowance
+        public, allowance = self._is_shown(call), self._allowance
         try:
             return await self._sub_agents.run(
                 tool["agent"], call.asked.args, path=path, is_public=public, allowance=allowance
@@ -421,6 +434,10 @@ class Loop:
             if allowance.includes(reached.of):
                 raise
             raise AskRefused(FAILED, reached.message) from reached
+
+    def _is_shown(self, call: Call) -> bool:
+        """Of a call that is an agent: what that says is what the call gives."""
+        return self._shows_results and call.asked.is_public
 
     async def _resolved(self, call: Call) -> Finished | None:
         """What became of a call that was cut off. None: it was not made, and may be."""
@@ -439,12 +456,6 @@ def _named(call: Call) -> Json:
         "tool_call_id": call.tool_call_id,
         "idempotency_key": call.key,
     }
-
-
-def _was_refused(found: Found) -> bool:
-    """By a limit, say: it took nothing of any."""
-    error = found.error if isinstance(found, Finished) else None
-    return error is not None and error["code"] in (INVALID_ARGS, TOO_MANY_CALLS, NOT_APPROVED)
 
 
 def _failed(message: str, code: str) -> Finished:

@@ -12,17 +12,25 @@ from typing import Any, Protocol
 
 import orjson
 
-from broker.log.event import INTERNAL, NOTICES, OF_CLIENTS, RESERVED, START, TERMINAL, TEXT_DELTA, is_internal
+from broker.log.event import (
+    INTERNAL,
+    NOTICES,
+    OF_CLIENTS,
+    RESERVED,
+    START,
+    TERMINAL,
+    TEXT_DELTA,
+)
 from worker.agents.calls import Asked, Calls, Opened
 from worker.agents.caps import Allowance, LimitReached
 from worker.agents.inbox import Inbox
+from worker.agents.joining import JOINED
 from worker.agents.journal import Finished
 from worker.agents.process import AnnouncedAgent, Child
 from worker.agents.runs import AgentError, AskRefused, Refused
-from worker.agents.stage import JOINED, AgentStage
+from worker.agents.speech import attributed
+from worker.agents.stage import AgentStage
 from worker.visibility import visible
-
-AGENT_TEXT_DELTA = "agent_text_delta"
 
 OURS = RESERVED | NOTICES | OF_CLIENTS | TERMINAL | {START, "input", "approval_request", "agent_start", "agent_end"}
 """Kinds that only the worker writes: a reader of the log trusts them."""
@@ -87,6 +95,7 @@ class OwnCode:
                 return await run.ended
         finally:
             run.cancel()  # nothing, if it has ended
+            await run.handled()
 
     def as_text(self, result: Any) -> str:
         """For whoever asked it: what it said, or else what it returned."""
@@ -103,21 +112,13 @@ class OwnCode:
         if kind in OURS or kind in OUR_TOOLS or kind in OUR_INTERNALS:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
         text = JOINED.get(kind.removeprefix(INTERNAL))
-        if text and not isinstance(data.get(text), str):
+        if text and not isinstance(data.get(text), str):  # readers join it
             raise AgentError("agent_failed", "TypeError", f"{text} of an event of kind {kind} is a text")
         if kind == TEXT_DELTA:
             self._texts.append(data["text"])
         for event in visible(kind, data, self._attempt.show, ()):
-            stage.write(*(self._attributed(*event) if self._path else event))
+            stage.write(*attributed(*event, self._path, is_public=self._is_public))
         await stage.drain()
-
-    def _attributed(self, kind: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        if kind == TEXT_DELTA:
-            kind = AGENT_TEXT_DELTA
-        is_text = kind in (AGENT_TEXT_DELTA, "thinking_delta", "citation")
-        if is_text and not self._is_public and not is_internal(kind):
-            kind = f"{INTERNAL}{kind}"
-        return kind, {"agent": self._path, **data}
 
     # -- what it asks for --------------------------------------------------------------------------------
 

@@ -325,7 +325,7 @@ class Child(asyncio.Protocol):
             case "failed":
                 if not self._hello.done():
                     short, trace = str(message["message"]), str(message.get("traceback") or "").rstrip()
-                    self._hello.set_exception(ImportFailed(trace if short in trace else f"{short}\n{trace}"))
+                    self._hello.set_exception(ImportFailed(trace if short in trace else f"{short}\n{trace}".rstrip()))
 
     def _replied(self, number: int, message: Mapping[str, Any]) -> None:
         _, asking = self._asks.get(number, ("", None))

@@ -47,7 +47,6 @@ class AgentRun(Execution):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for a person, and takes no slot."""
         return self._waiting > 0
 
     async def run(self, slots: asyncio.Semaphore) -> None:
@@ -99,21 +98,36 @@ class AgentRun(Execution):
         self._waiting += 1
         if self._waiting == 1:
             self._slots.release()
+        taking: asyncio.Future[Any] | None = None
         try:
             yield
         finally:
             self._waiting -= 1
             if self._waiting == 0:
-                # In a task of its own: who is cancelled here gives the slot back a moment later, and that one is taken.
-                await asyncio.shield(asyncio.ensure_future(self._slots.acquire()))
+                taking = asyncio.ensure_future(self._slots.acquire())
+        # Who is cut off does not wait for a slot: it gives one back when it leaves, and that is the one taken here.
+        if taking:
+            await asyncio.shield(taking)
 
     # -- endings -----------------------------------------------------------------------------------------
 
     def _done(self, result: Any, answer: Answer | None) -> Ending:
         first = self._agent_stage.first_text_at_s
+        finish = answer.finish if answer else None  # None: own code, or the log had the last turn
+        of_provider = (
+            {
+                "provider_stop_reason": finish.provider_stop_reason,
+                "stop_sequence": finish.stop_sequence,
+                "stop_details": finish.stop_details,
+                "response_id": finish.response_id,
+            }
+            if finish
+            else {}
+        )
         said = {
             "stop_reason": answer.stop_reason if answer else "end_turn",
             **self._stage.spending.told(),
+            **{name: value for name, value in of_provider.items() if value is not None},
             **({"model": answer.model} if answer else {}),
             **({} if result is None else {"result": result}),
             "ttft_ms": None if first is None else round((first - self._began) * 1000),

@@ -113,6 +113,10 @@ class ChildRun:
             self._wire.send({"op": "close", "run": self.run})
             self._end(None)
 
+    async def handled(self) -> None:
+        """Until nothing of it is under way here, once it is over or cancelled: then nothing more of it is written."""
+        await asyncio.wait((self._handling, *self._answering))
+
     def fail(self, error: Exception) -> None:
         """It cannot go on, whatever the child says."""
         self._settle(error)

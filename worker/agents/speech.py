@@ -96,11 +96,15 @@ class Speech:
 
     def _visibly(self, kind: str, data: dict[str, Any], show: Container[str]) -> Iterator[ProviderEvent]:
         for told, of_it in visible(kind, data, show, ()):
-            yield self._attributed(told, of_it) if self._path else (told, of_it)
+            yield attributed(told, of_it, self._path, is_public=self._is_public)
 
-    def _attributed(self, kind: str, data: dict[str, Any]) -> ProviderEvent:
-        if kind == TEXT_DELTA:
-            kind = AGENT_TEXT_DELTA
-        if kind in OF_TEXT and not self._is_public:
-            kind = f"{INTERNAL}{kind}"
-        return kind, {"agent": self._path, **data}
+
+def attributed(kind: str, data: dict[str, Any], path: str, *, is_public: bool) -> ProviderEvent:
+    """An event as the agent of this path says it. `is_public`: whether a sub-agent's words are for viewers."""
+    if not path:
+        return kind, data
+    if kind == TEXT_DELTA:
+        kind = AGENT_TEXT_DELTA
+    if kind in OF_TEXT and not is_public:
+        kind = f"{INTERNAL}{kind}"
+    return kind, {**data, "agent": path}

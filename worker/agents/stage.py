@@ -19,13 +19,9 @@ import orjson
 from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from worker.agents.joining import add_joined
 from worker.agents.journal import is_progress
 from worker.stage import UNREPEATED, Part, Repeated, Stage
-
-JOINED = {"text_delta": "text", "thinking_delta": "text", "agent_text_delta": "text", "tool_args_delta": "partial_json"}
-"""Kind → the member whose pieces are joined when they are said again."""
-
-JOINED_CHARACTERS = 4096
 
 
 class AgentStage(Stage):
@@ -36,6 +32,7 @@ class AgentStage(Stage):
         self._told = told
         self._parts: WeakSet[Part] = WeakSet()
         self._held: list[Repeated] | None = None
+        self._void_meanwhile: list[Part] = []
         self._restarting = asyncio.Lock()
         self.first_text_at_s: float | None = None
         """Of the answer, by the clock of time.monotonic."""
@@ -63,8 +60,20 @@ class AgentStage(Stage):
     def begin(self) -> None:
         self.start(self._told)
 
+    def void(self, part: Part) -> None:
+        super().void(part)
+        if self._held is not None:
+            self._void_meanwhile.append(part)
+
     async def restart(self, reason: str, *, repeats: bool = True) -> None:
         """`repeats`: what is not void is said again, at once. Without it everybody begins anew."""
+        # Who asks may be cancelled alone, by an interrupt or its own time limit: the others need `start`, and what
+        # they have said meanwhile.
+        restarting = asyncio.ensure_future(self._restart(reason, repeats=repeats))
+        restarting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(restarting)
+
+    async def _restart(self, reason: str, *, repeats: bool) -> None:
         async with self._restarting:
             self.release()
             self._held = []
@@ -77,6 +86,10 @@ class AgentStage(Stage):
                 held, self._held = self._held, None
             for kind, data, part in held:
                 self.write(kind, data, part)
+            # It has just been said again, under other ids: the next restart leaves it out.
+            void, self._void_meanwhile = self._void_meanwhile, []
+            for part in void:
+                self.void(part)
 
     def _stand(self, events: Sequence[Event], void: Set[int]) -> list[Repeated]:
         parts = list(self._parts)
@@ -86,20 +99,5 @@ class AgentStage(Stage):
             if event.id in void or event.kind in UNREPEATED or is_internal(event.kind):
                 continue
             part = next((part for part in parts if event.id in part), None)
-            data = orjson.loads(event.data)
-            if not (said and _is_joined(said[-1], event.kind, data, part)):
-                said.append((event.kind, data, part))
+            add_joined(said, event.kind, orjson.loads(event.data), part)
         return said
-
-
-def _is_joined(last: Repeated, kind: str, data: dict[str, Any], part: Part | None) -> bool:
-    """Whether this went into the event before it."""
-    member = JOINED.get(kind)
-    if member is None or last[0] != kind or last[2] is not part or data.keys() != last[1].keys():
-        return False
-    if any(last[1][name] != value for name, value in data.items() if name != member):
-        return False
-    if not isinstance(data[member], str) or len(last[1][member]) > JOINED_CHARACTERS:
-        return False
-    last[1][member] += data[member]
-    return True

@@ -99,7 +99,7 @@ class Researchers:
         self.prompt = prompt
         self.limits = limits or Limits()
         self.ran: list[str] = []
-        self.again: list[tuple[str, str]] = []
+        self.again: list[str] = []
         self.made: Callable[..., Loop] | None = None
 
     async def run(self, name: str, input: Any, *, path: str, is_public: bool, allowance: Allowance) -> str:
@@ -108,8 +108,8 @@ class Researchers:
         loop = self.made(path, allowance.within(self.limits), is_public)
         return (await loop.run([{"role": "user", "content": self.prompt}])).text
 
-    def say_again(self, path: str, text: str, *, is_public: bool) -> None:
-        self.again.append((path, text))
+    def say_again(self, path: str) -> None:
+        self.again.append(path)
 
 
 class Run(NamedTuple):

@@ -11,7 +11,9 @@ import fakeredis
 import orjson
 import pytest
 
+import broker.log.writer
 from broker.errors import WriterSuperseded
+from broker.log.pulse import now_s
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from tests.rig.streams import committing, meta, remember, running, taken_over
@@ -245,3 +247,42 @@ async def test_a_call_outlives_a_redis_that_loses_its_last_second(stream: Stream
     await one.stage.flush()
     assert (await meta(stream.log, stream.sid))["kept"] == "1"
     assert (await (await stream.attempt()).open(REFUND)).result == "paid"
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+async def test_no_call_runs_in_a_process_that_stood_still_for_a_lease_and_was_taken_over(
+    stream: Stream, is_taken_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has answered that the call is in the log; the process reads it a lease later."""
+    one = await stream.attempt()
+    await one.stage.flush()
+    append_many = stream.log.append_many
+
+    async def append_and_stand_still(appends: Any) -> Any:
+        answered = await append_many(appends)
+        monkeypatch.setattr(stream.log, "append_many", append_many)
+        if is_taken_over:
+            await taken_over(stream.log, stream.sid)
+        before = now_s()
+        monkeypatch.setattr(broker.log.writer, "now_s", lambda: now_s() + stream.log.lease_s)
+        assert broker.log.writer.now_s() - before >= stream.log.lease_s
+        return answered
+
+    monkeypatch.setattr(stream.log, "append_many", append_and_stand_still)
+    if is_taken_over:
+        with pytest.raises(WriterSuperseded):
+            await one.open(REFUND)
+    else:
+        assert (await one.open(REFUND)).do == "run"
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+async def test_a_call_that_waited_runs_only_while_the_pen_is_held(stream: Stream, is_taken_over: bool) -> None:
+    one = await stream.attempt()
+    await one.open(REFUND)
+    if is_taken_over:
+        await taken_over(stream.log, stream.sid)
+        with pytest.raises(WriterSuperseded):
+            await one.calls.hold()
+    else:
+        await one.calls.hold()

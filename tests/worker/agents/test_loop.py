@@ -20,8 +20,7 @@ from tests.rig.models import Models
 from tests.rig.wire_peer import WirePeer, wire_peer
 from tests.worker.agents.looping import FAST, LIMIT_S, LOOK, Child, Desk, Run, Wires, data, kinds, of_kind, turn
 from worker.agents.caps import LimitReached, Limits
-from worker.agents.inputs import Decision
-from worker.agents.journal import UNKNOWN
+from worker.agents.journal import UNKNOWN, Decision
 from worker.agents.runs import AskRefused
 from worker.providers.anthropic import AnthropicProvider
 from worker.providers.gemini import GeminiProvider
@@ -281,6 +280,15 @@ async def test_calls_of_a_turn_that_was_cut_short_are_not_run(desk: Desk, peer: 
     assert desk.child.ran == []
 
 
+async def test_a_turn_that_was_cut_short_goes_back_without_its_calls(desk: Desk, peer: WirePeer) -> None:
+    peer.says_in_turn(turn("A", text="I lo", reason="max_tokens"), turn(text="There."))
+    run = await desk.begin("Look!")
+    tell_before_the_first_turn(desk, peer, run)
+    assert (await run.do()).text == "I loThere."
+    sent = peer.asked[1].json["messages"]
+    assert [one["type"] for message in sent[1:] for one in message["content"]] == ["text", "text"]
+
+
 # -- tries and takeovers ------------------------------------------------------------------------------------
 
 
@@ -452,23 +460,23 @@ async def test_what_a_person_says_meanwhile_is_heard_before_the_next_turn(desk: 
     assert await desk.inputs.waiting(run.claimed.sid) == []
 
 
-async def test_who_speaks_in_the_last_turn_is_answered_by_another(desk: Desk, peer: WirePeer) -> None:
-    peer.says_in_turn(turn(text="There."), turn(text="Yes."))
-    run = await desk.begin("Look!")
-    heard = desk.log.inputs.tell
-
-    async def take_turn_then_tell() -> None:
-        await heard(run.claimed.sid, {"text": "Really?"})
-
+def tell_before_the_first_turn(desk: Desk, peer: WirePeer, run: Run) -> None:
+    """And after its inputs were taken."""
     taken = run.loop._inbox.take  # type: ignore[union-attr]
 
     async def take() -> Any:
         found = await taken()
         if not peer.asked:
-            await take_turn_then_tell()
+            await desk.log.inputs.tell(run.claimed.sid, {"text": "Really?"})
         return found
 
     run.loop._inbox.take = take  # type: ignore[method-assign, union-attr]
+
+
+async def test_who_speaks_in_the_last_turn_is_answered_by_another(desk: Desk, peer: WirePeer) -> None:
+    peer.says_in_turn(turn(text="There."), turn(text="Yes."))
+    run = await desk.begin("Look!")
+    tell_before_the_first_turn(desk, peer, run)
     answer = await run.do()
     assert answer.text == "There.Yes."
     assert texts(peer, 1) == [("user", ["Look!"]), ("assistant", ["There."]), ("user", ["Really?"])]
@@ -550,7 +558,7 @@ RESEARCHER = {**LOOK, "agent": "researcher", "public": True}
 
 
 async def test_a_sub_agent_answers_with_its_text_and_shares_what_its_parent_may(desk: Desk, peer: WirePeer) -> None:
-    desk._options["tools"] = [RESEARCHER]
+    desk._options |= {"tools": [RESEARCHER], "show": ("results",)}
     desk.sub_agents.prompt = "Dig."
     peer.says_in_turn(turn("A"), turn(text="Found."), turn(text="There."))
     run = await desk.begin("Look!", limits=Limits(turns=3))
@@ -564,14 +572,17 @@ async def test_a_sub_agent_answers_with_its_text_and_shares_what_its_parent_may(
     assert [(one["agent"], one["turn"]) for one in turns] == [("", 0), ("researcher.1", 0), ("", 1)]
 
 
-async def test_a_sub_agent_that_is_not_public_says_nothing_to_viewers(desk: Desk, peer: WirePeer) -> None:
-    desk._options["tools"] = [{**RESEARCHER, "public": False}]
+@pytest.mark.parametrize(("is_public", "show"), [(False, ("results",)), (True, ())])
+async def test_a_sub_agent_that_is_not_public_or_whose_parents_results_are_not_shown_says_nothing_to_viewers(
+    desk: Desk, peer: WirePeer, is_public: bool, show: tuple[str, ...]
+) -> None:
+    desk._options |= {"tools": [{**RESEARCHER, "public": is_public}], "show": show}
     peer.says_in_turn(turn("A"), turn(text="Found."), turn(text="There."))
     run = await desk.begin("Look!")
     await run.do()
     events = await desk.events(run)
     assert of_kind(events, "internal.agent_text_delta") == [{"agent": "researcher.1", "text": "Found."}]
-    assert kinds(events) == ["queued", "start", "text_delta", "done"]
+    assert "agent_text_delta" not in kinds(events)
 
 
 async def test_a_sub_agents_own_limit_is_a_failed_call_and_its_parents_the_end(desk: Desk, peer: WirePeer) -> None:
@@ -602,7 +613,7 @@ async def test_a_sub_agent_that_was_finished_is_not_run_again(desk: Desk, peer: 
     run = await desk.take_over(run)
     assert (await run.do()).text == "There."
     assert desk.sub_agents.ran == ["researcher.1"]
-    assert desk.sub_agents.again == [("researcher.1", "Found.")]
+    assert desk.sub_agents.again == ["researcher.1"]
 
 
 # -- models that act in text --------------------------------------------------------------------------------
@@ -672,6 +683,40 @@ async def test_a_call_that_was_refused_has_no_effect_that_its_key_could_name(des
     assert len(desk.child.ran) == 1
     assert results(peer, 1) == [("not_approved: This call was not approved.", True)]
     assert results(peer, 2) == [("A is fine", False)]
+
+
+async def test_a_call_that_was_refused_stays_so_after_a_takeover_also_under_a_key(desk: Desk, peer: WirePeer) -> None:
+    desk.child.invalid.add("look")
+    peer.says_in_turn(turn("A"), turn(text="The", end="hold"))
+    run = await desk.begin("Look!", tools=[KEYED])
+    task = asyncio.create_task(run.do())
+    async with asyncio.timeout(LIMIT_S):
+        while "text_delta" not in kinds(await desk.events(run)):
+            pass
+    await die(run, task)
+    desk.child.invalid.clear()
+    desk._options["tools"] = [KEYED]
+    peer.says_in_turn(turn(text="There."))
+    await (await desk.take_over(run)).do()
+    assert desk.child.ran == []
+    assert results(peer, 0) == [("invalid_args: city: not a city.", True)]
+
+
+async def test_a_call_that_is_under_way_already_is_neither_counted_nor_asked_about(desk: Desk, peer: WirePeer) -> None:
+    """It waits for the other one's outcome, without its place."""
+    desk.child.need_approval.add("look")
+    peer.says_in_turn(turn("A", "B"), turn(text="There."))
+    limits = Limits(parallel=1, tool_calls=1)
+    run = await desk.begin("Look!", tools=[{**LOOK, "key": []}], limits=limits)
+    task = asyncio.create_task(run.do())
+    request = await asked_for(desk, run)
+    await desk.inputs.decide(run.claimed.sid, request["approval_id"], Decision(True, "", "key:1"))
+    desk.inputs._wake(None)
+    async with asyncio.timeout(LIMIT_S):
+        await task
+    assert len(desk.child.ran) == 1
+    assert results(peer, 1) == 2 * [("A is fine", False)]
+    assert len(of_kind(await desk.events(run), "approval_request")) == 1
 
 
 async def test_a_call_in_text_that_cannot_be_read_is_told_to_the_model_alone(desk: Desk, peer: WirePeer) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -21,11 +21,14 @@ from broker.log.event import text_since_restart
 from broker.log.keys import Keys
 from broker.log.queue import enqueue
 from broker.log.stream_log import StreamLog
+from broker.log.writer import StreamWriter
 from broker.process.app_options import AppOptions
 from broker.settings import Settings
-from tests.rig.streams import kinds, meta, queued
+from tests.rig.streams import committing, kinds, meta, queued, running
 from tests.worker.agents.test_process import LIMIT_S
 from worker.agents.app import App
+from worker.agents.attempt import Means
+from worker.agents.run import AgentRun
 from worker.providers.choose import Providers
 from worker.standin.server import StandIn
 from worker.worker import Worker
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.processes
 
 AGENTS = """
 import asyncio, os
-from lastevent import CallFailed, agent
+from lastevent import CallFailed, agent, tool
 
 @agent("greeter")
 async def greeter(ctx, name: str):
@@ -73,10 +76,18 @@ async def forger(ctx, what: str):
     kind, data = FORGED[what]
     ctx._run.wire.send({"op": "event", "run": ctx._run.id, "kind": kind, "data": data})
     await asyncio.sleep(1000)
+
+@tool(approval=True)
+async def pay() -> str:
+    return "paid"
+
+@agent("payer")
+async def payer(ctx, name: str):
+    yield await pay()
 """
 
 
-ALL = ("forger", "greeter", "mortal", "nested", "patient")
+ALL = ("forger", "greeter", "mortal", "nested", "patient", "payer")
 
 
 @pytest.fixture
@@ -92,8 +103,8 @@ def start_worker(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "shop.py").write_text(AGENTS)
 
     @asynccontextmanager
-    async def started() -> AsyncIterator[Worker]:
-        settings, standin = Settings(redis_url=valkey_url, worker_drain_s=0), StandIn()
+    async def started(**options: Any) -> AsyncIterator[Worker]:
+        settings, standin = Settings(redis_url=valkey_url, worker_drain_s=0, **options), StandIn()
         app = App(AppOptions("shop", "books", 1, None, reloads=False), blocked_s=5)
         working = Worker(settings, Providers(settings, standin), app)
         task = asyncio.create_task(working.run())
@@ -137,6 +148,45 @@ async def test_a_worker_with_an_app_runs_its_agents_streams_and_leaves_them_to_i
     assert (await meta(log, unfinished))["lease_until"] == "0"
     assert await log.redis.zrange("le:jobs:books", 0, -1) == [unfinished.encode()]
     assert await log.redis.zcard("le:jobs") == 0
+
+
+async def test_a_run_that_waits_for_a_person_leaves_its_room_to_others(
+    log: StreamLog, start_worker: Callable[[], Any]
+) -> None:
+    async with start_worker(concurrency=1):
+        waits = await ask(log, "payer")
+        while "approval_request" not in await kinds(log, waits):
+            pass
+        greeted = await ask(log, "greeter")
+        while await states(log, greeted) != ["done"]:
+            pass
+        [asked] = await log.inputs.read(waits)
+        await log.inputs.decide(waits, asked.about, {"approve": True, "reason": "", "by": "key:1"})
+        while await states(log, waits) != ["done"]:
+            pass
+        assert "text_delta" in await kinds(log, waits)
+
+
+async def test_a_run_that_is_cut_off_while_a_person_is_asked_waits_for_no_slot(log: StreamLog) -> None:
+    async with committing(log) as commit:
+        claimed = await running(log, agent="payer")
+        run = AgentRun(claimed, StreamWriter(commit, claimed), cast(Means, None))
+    run._slots = slots = asyncio.Semaphore(0)
+
+    async def wait() -> None:
+        async with run._without_slot():
+            await slots.acquire()  # another run has it now
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    assert run.is_waiting
+    waiting.cancel()
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.wait([waiting])
+    slots.release()  # as it leaves
+    await asyncio.sleep(0)
+    assert slots.locked(), "what it gave back when it began to wait is not given back twice"
 
 
 async def test_an_app_that_cannot_be_imported_keeps_no_plain_stream_waiting_and_takes_none_of_its_own(

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterator, Set
 from typing import Any
 
-from broker.log.event import INTERNAL, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA
+from broker.log.event import INTERNAL, TEXT_DELTA, TOOL_ARGS_DELTA, is_internal
 from broker.log.turn import TOOL_ARGS, TOOL_START
 from worker.agents.history import Call, calls_in, text_of
 from worker.arguments import Snapshots
 from worker.providers.provider import ProviderEvent
-from worker.visibility import visible
+from worker.visibility import TOOL_END, TOOL_ERROR, visible
 
 CITATION = "citation"
 AGENT_TEXT_DELTA = "agent_text_delta"
 
-OF_TEXT = frozenset({AGENT_TEXT_DELTA, THINKING_DELTA, CITATION})
-"""What shows a sub-agent's words."""
+OF_TOOLS = frozenset({TOOL_START, TOOL_ARGS, TOOL_ARGS_DELTA, TOOL_END, TOOL_ERROR, "tool_progress"})
+"""What of a sub-agent that is not public viewers see all the same: that its tools are at work."""
 
 
 class Speech:
@@ -105,6 +105,6 @@ def attributed(kind: str, data: dict[str, Any], path: str, *, is_public: bool) -
         return kind, data
     if kind == TEXT_DELTA:
         kind = AGENT_TEXT_DELTA
-    if kind in OF_TEXT and not is_public:
+    if not (is_public or is_internal(kind) or kind in OF_TOOLS):
         kind = f"{INTERNAL}{kind}"
     return kind, {**data, "agent": path}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.agents.speech import Speech
+from worker.agents.speech import Speech, attributed
 
 Event = tuple[str, dict[str, Any]]
 
@@ -68,6 +68,12 @@ def test_a_sub_agents_words_bear_its_path_and_are_never_the_answers_text(is_publ
         (f"{prefix}citation", {"agent": "researcher.1", "url": "z"}),
     ]
     assert speech.text == "x"
+
+
+def test_of_a_sub_agent_that_is_not_public_users_see_that_its_tools_are_at_work_and_nothing_else() -> None:
+    said = [("status", {"message": "Reading their letters"}), ("chart", {}), ("tool_progress", {"tool": "look"})]
+    told = [attributed(*event, "reader.1", is_public=False)[0] for event in said]
+    assert told == ["internal.status", "internal.chart", "tool_progress"]
 
 
 def test_a_try_that_is_begun_again_has_said_nothing() -> None:

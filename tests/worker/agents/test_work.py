@@ -13,13 +13,13 @@ import pytest
 from redis.asyncio import Redis
 
 import worker.agents.attempt
-import worker.agents.run
 import worker.sweeper
 from broker.errors import RedisUnavailable
 from broker.log.agents import Agents
 from broker.log.event import text_since_restart
 from broker.log.keys import Keys
 from broker.log.queue import enqueue
+from broker.log.steps import Page
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
 from broker.process.app_options import AppOptions
@@ -233,14 +233,14 @@ async def test_an_agent_that_runs_itself_comes_to_an_end(
 async def test_an_agent_goes_on_when_redis_can_give_its_journal_again(
     log: StreamLog, start_worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, away = worker.agents.run.read_journal, iter([RedisUnavailable()])
+    reading, away = StreamLog.read_page, iter([RedisUnavailable()])
 
-    async def read_journal(*args: Any) -> Any:
+    async def read_page(*args: Any) -> Page:
         for error in away:
             raise error
         return await reading(*args)
 
-    monkeypatch.setattr(worker.agents.run, "read_journal", read_journal)
+    monkeypatch.setattr(StreamLog, "read_page", read_page)
     async with start_worker():
         sid = await ask(log, "mortal")
         while await states(log, sid) != ["done"]:

@@ -113,6 +113,7 @@ class Way(Protocol):
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]: ...
     async def execute(self, work: Work, limit_s: float | None) -> Any: ...
     async def pause(self, seconds: float) -> None: ...
+    def give_up(self, call: Call) -> None: ...
 
 
 async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
@@ -125,9 +126,13 @@ async def journalled(way: Way, tool: Tool, args: dict[str, Any]) -> Any:
     call = Call(tool.name, opened["tool_call_id"], opened["idempotency_key"], tool.public, way.blocking)
     context = way.context.of_call(call)
     began = time.monotonic()
-    outcome = await resolved(way, tool, context, args) if opened["do"] == "resolve" else None
-    if outcome is None:
-        outcome = await tried(way, tool, context, args)
+    try:
+        outcome = await resolved(way, tool, context, args) if opened["do"] == "resolve" else None
+        if outcome is None:
+            outcome = await tried(way, tool, context, args)
+    except asyncio.CancelledError:
+        way.give_up(call)
+        raise
     await tell(context, call, outcome)
     took = int((time.monotonic() - began) * 1000)
     await way.ask("close_call", {"tool_call_id": call.tool_call_id, "duration_ms": took, **outcome.told()})
@@ -207,11 +212,18 @@ def step(name: str, function: Callable[..., Any]) -> Tool:
 # -- the two ways ------------------------------------------------------------------------------------------
 
 
-class Awaiting:
-    blocking = False
-
+class InARun:
     def __init__(self, context: Context) -> None:
         self.context, self._run = context, context.in_a_run("A call")
+
+    def give_up(self, call: Call) -> None:
+        """It was cut alone, by a time limit of its caller's say: the same call again would wait for its end."""
+        if not self._run.is_over:
+            self._run.ask("give_up_call", {"tool_call_id": call.tool_call_id})
+
+
+class Awaiting(InARun):
+    blocking = False
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
         return await asyncio.wrap_future(self._run.ask(what, data))
@@ -243,11 +255,8 @@ class Awaiting:
         return asyncio.wrap_future(self._run.threads.submit(contextvars.copy_context().run, work.do))
 
 
-class Blocking:
+class Blocking(InARun):
     blocking = True
-
-    def __init__(self, context: Context) -> None:
-        self.context, self._run = context, context.in_a_run("A call")
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
         answered: dict[str, Any] = self._run.wait(self._run.ask(what, data))

@@ -99,18 +99,13 @@ class Generation(Execution):
     # -- endings -----------------------------------------------------------------------------------------
 
     async def _done(self, finish: Finish, target: Target) -> Ending:
-        said = {
-            "provider_stop_reason": finish.provider_stop_reason,
-            "stop_sequence": finish.stop_sequence,
-            "stop_details": finish.stop_details,
-            "model": f"{target.name.partition('/')[0]}/{finish.model or target.model}",
-            "response_id": finish.response_id,
-            "schema_violation": await self._violation(),
-        }
+        violation = await self._violation()
         data = {
             "stop_reason": finish.stop_reason,
             **self._stage.spending.told(),
-            **{name: value for name, value in said.items() if value is not None},
+            **finish.told(),
+            "model": f"{target.name.partition('/')[0]}/{finish.model or target.model}",
+            **({} if violation is None else {"schema_violation": violation}),
             "ttft_ms": None if self._turns.first_text_s is None else round(self._turns.first_text_s * 1000),
             "duration_ms": round((time.monotonic() - self._began) * 1000),
         }

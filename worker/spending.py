@@ -97,8 +97,12 @@ class Spending:
 
 
 def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {name: one.get(name, 0) + other.get(name, 0) for name in COUNTS if name in one or name in other}
-    return {**one, **other, **counts}
+    return {**one, **other, **summed(one, other)}
+
+
+def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts alone."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in COUNTS if name in one or name in other}
 
 
 def cost_of(target: Target, usage: Mapping[str, Any], model: str | None) -> Decimal | None:

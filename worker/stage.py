@@ -8,7 +8,7 @@ viewers have seen some of it, `restart` takes back everything since `start`; the
 again, in fewer events.
 
 Deltas that only operators see are gathered for GATHER_S or GATHER_BYTES, since nobody waits for them. What is gathered
-is written before any other event, so the order of a stream is that of the calls.
+is written before any other event, so the order of a stream is that of the calls; among such deltas, that of each agent.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Stage:
         self._started_at = 0
         self._void: set[int] = set()
         self._repeated: list[Repeated] = []
-        self._gathered: _Gathered | None = None
+        self._gathered: dict[Any, _Gathered] = {}  # by agent: 50 that think at once write 50 events, not thousands
         self._timer: asyncio.TimerHandle | None = None
 
     # -- writing -----------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Stage:
         if kind in GATHERED:
             self._gather(kind, data, part)
             return
-        if self._gathered is not None:
+        if self._gathered:
             self.release()
         self._put(kind, data, part)
 
@@ -111,29 +111,37 @@ class Stage:
 
     def release(self) -> None:
         """Write what has been gathered."""
-        gathered, self._gathered = self._gathered, None
+        gathered, self._gathered = self._gathered, {}
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if gathered is None or self.writer.lost or self.writer.closed:
+        for one in gathered.values():
+            self._put_gathered(one)
+
+    def _put_gathered(self, gathered: _Gathered) -> None:
+        if self.writer.lost or self.writer.closed:
             return
         told = {**gathered.of, GATHERED[gathered.kind]: "".join(gathered.pieces)}
         self._put(gathered.kind, told, gathered.part)
 
     def _gather(self, kind: str, data: dict[str, Any], part: Part | None) -> None:
-        piece = data[GATHERED[kind]]
+        piece, agent = data[GATHERED[kind]], data.get("agent")
         of = {name: value for name, value in data.items() if name != GATHERED[kind]}
-        gathered = self._gathered
-        if gathered is None or (gathered.kind, gathered.of, gathered.part) != (kind, of, part):
-            self.release()
-            gathered = self._gathered = _Gathered(kind, of, part)
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._release_in_time)
+        gathered = self._gathered.get(agent)
+        if gathered is not None and (gathered.kind, gathered.of, gathered.part) != (kind, of, part):
+            self._put_gathered(self._gathered.pop(agent))
+            gathered = None
+        if gathered is None:
+            gathered = self._gathered[agent] = _Gathered(kind, of, part)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(GATHER_S, self._release_in_time)
         gathered.pieces.append(piece)
         gathered.size += len(piece)
         if gathered.size >= GATHER_BYTES:
-            self.release()
+            self._put_gathered(self._gathered.pop(agent))
 
     def _release_in_time(self) -> None:
+        self._timer = None
         try:
             self.release()
         except Exception:  # a full stream: whoever writes next is told
@@ -176,7 +184,7 @@ class Stage:
 
     def void(self, part: Part) -> None:
         """What this part said came to nothing: no restart says it again."""
-        if self._gathered is not None and self._gathered.part is part:
+        if any(gathered.part is part for gathered in self._gathered.values()):
             self.release()
         self._void |= part.ids()
 

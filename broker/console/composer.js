@@ -59,7 +59,10 @@ export class Composer {
       this.label,
       this.prompt,
       this.error,
-      h("div", { class: "composer-row" }, this.chips, h("div", { class: "composer-send" }, this.agent, this.form, this.button)),
+      h("div", { class: "composer-row" }, [
+        this.chips,
+        h("div", { class: "composer-send" }, this.agent, this.form, this.button),
+      ]),
       this.schema,
       this.#options(),
     ]);

@@ -101,7 +101,8 @@ export function agentName(userAgent) {
 
 /** The prompt as one text: the last user message of a request, or what an agent was given. */
 export function promptOf(request) {
-  if (request?.input !== undefined) return typeof request.input === "string" ? request.input : JSON.stringify(request.input);
+  const input = request?.input;
+  if (input !== undefined) return typeof input === "string" ? input : JSON.stringify(input);
   const message = request?.messages?.findLast((each) => each.role === "user");
   if (!message) return "";
   if (typeof message.content === "string") return message.content;

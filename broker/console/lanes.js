@@ -2,7 +2,7 @@
 
 import { atPart, lane } from "./axis.js";
 import { fill, h, isolated, setAttribute, setText } from "./dom.js";
-import { clock, duration, number, plural, visible } from "./format.js";
+import { clock, duration, number, visible } from "./format.js";
 
 const SHOWN = 12;
 const BARS = 400; // in a lane: more are no bars any more on any screen
@@ -22,7 +22,8 @@ export class Lanes {
     this.onEvent = onEvent;
     this.list = h("ol", {});
     this.more = h("button", { type: "button", class: "quiet", onclick: () => this.#showAll() });
-    this.element = h("div", { class: "lanes", hidden: true }, lane(h("h3", {}, "Tools and agents")), this.list, this.more);
+    const title = lane(h("h3", {}, "Tools and agents"));
+    this.element = h("div", { class: "lanes", hidden: true }, title, this.list, this.more);
   }
 
   draw(log) {
@@ -30,7 +31,8 @@ export class Lanes {
     const spans = grouped(log.spans);
     const names = [...spans.keys()].slice(0, this.#showsAll ? Infinity : SHOWN);
     if (names.join() !== [...this.#rows.keys()].join()) {
-      this.#rows = new Map(names.map((name) => [name, this.#rows.get(name) ?? new Row(spans.get(name)[0], this.onEvent)]));
+      const row = (name) => this.#rows.get(name) ?? new Row(spans.get(name)[0], this.onEvent);
+      this.#rows = new Map(names.map((name) => [name, row(name)]));
       fill(this.list, [...this.#rows.values()].map((row) => row.element));
     }
     for (const [name, row] of this.#rows) row.draw(spans.get(name), log);
@@ -65,8 +67,9 @@ class Row {
     this.onEvent = onEvent;
     const whose = kind !== "agent" && agent ? isolated(agent, { class: "muted lane-agent" }) : null;
     this.summary = h("span", { class: "muted" });
-    const label = [h("span", { class: `span-sign ${kind}` }), isolated(name, { class: "lane-name" }), whose, this.summary];
-    this.label = h("button", { type: "button", class: "lane-go", onclick: () => this.#goOn() }, label);
+    const label = [isolated(name, { class: "lane-name" }), " ", whose, " ", this.summary];
+    const sign = h("span", { class: `span-sign ${kind}` });
+    this.label = h("button", { type: "button", class: "lane-go", onclick: () => this.#goOn() }, sign, label);
     this.bars = h("div", { class: "span-bars", "aria-hidden": "true", onclick: (event) => this.#click(event) });
     this.row = lane(this.label, this.bars);
     this.row.classList.add("spans");
@@ -76,13 +79,14 @@ class Row {
   draw(spans, log) {
     this.#spans = spans;
     setText(this.summary, summary(spans, log));
-    setAttribute(this.label, "title", `Go to the next ${NOUNS[this.kind]}`);
+    setAttribute(this.label, "title", `${this.label.textContent}. Go to the next ${NOUNS[this.kind]}.`);
     const rows = stacked(spans);
     const height = HEIGHT / Math.min(DEEPEST, Math.max(...rows) + 1);
     fill(
       this.bars,
       spans.slice(0, BARS).map((span, at) => {
-        const bar = h("span", { class: `span-bar ${this.kind} ${span.outcome}`, "data-at": at, title: told(span, log) });
+        const name = `span-bar ${this.kind} ${span.outcome}`;
+        const bar = h("span", { class: name, "data-at": at, title: told(span, log) });
         bar.classList.toggle("void", span.isVoid);
         bar.style.width = `${(100 * (endOf(span, log) - span.at)) / Math.max(log.end, 1)}%`;
         bar.style.top = `${(rows[at] % DEEPEST) * height}px`;
@@ -112,15 +116,15 @@ const told = (span, log) =>
       (span.isVoid ? ", before a restart" : ""),
   );
 
-/** "3 calls · 1.20 s · 1 failed"; of one alone "1.20 s", or "1.20 s · failed". */
+/** "3× · 1.20 s · 1 failed"; of one alone "1.20 s", or "1.20 s · failed". */
 function summary(spans, log) {
   const ms = duration(spans.reduce((sum, span) => sum + endOf(span, log) - span.at, 0));
   const [{ outcome }] = spans;
   if (spans.length === 1) return outcome === "done" ? ms : `${ms} · ${wordFor(outcome)}`;
   const count = (outcome) => spans.filter((span) => span.outcome === outcome).length;
   const others = ["failed", "replayed", "refused", "running"].map((outcome) => [count(outcome), outcome]);
-  const said = others.filter(([number]) => number > 0).map(([number, outcome]) => `${number} ${outcome}`);
-  return [plural(spans.length, NOUNS[spans[0].kind]), ms, ...said].join(" · ");
+  const said = others.filter(([times]) => times > 0).map(([times, outcome]) => `${times} ${outcome}`);
+  return [`${number(spans.length)}×`, ms, ...said].join(" · ");
 }
 
 /** For each the first row in which nothing else is at that time. */

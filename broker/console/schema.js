@@ -21,8 +21,10 @@ function valueOf(given, root, depth) {
   if (choice) return valueOf(choice, root, depth);
   if (schema.type === "object" || schema.properties) return membersOf(schema, root, depth);
   if (schema.type === "array") return [];
-  if (schema.type === "integer" || schema.type === "number") return schema.minimum ?? (schema.exclusiveMinimum ?? -1) + 1;
-  return { boolean: false, null: null }[schema.type] ?? "";
+  if (schema.type === "null") return null;
+  if (schema.type === "boolean") return false;
+  const isNumber = schema.type === "integer" || schema.type === "number";
+  return isNumber ? (schema.minimum ?? (schema.exclusiveMinimum ?? -1) + 1) : "";
 }
 
 function membersOf(schema, root, depth) {

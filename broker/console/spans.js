@@ -2,7 +2,10 @@
 
 const INTERNAL = "internal.";
 
-/** Each is {kind, name, agent, at, until, index, outcome, isVoid}: `until` null while it lasts, `index` its first event. */
+/**
+ * Each is {kind, name, agent, at, until, index, outcome, isVoid}: `until` is null while it lasts, `index` that of its
+ * first event.
+ */
 export class Spans {
   all = [];
   approvals = new Map(); // tool_call_id → the name of its approval's span

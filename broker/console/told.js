@@ -11,7 +11,8 @@ export class Told {
   /** `onTell(body)`, async: false if it did not arrive. */
   constructor(onTell) {
     this.onTell = onTell;
-    this.text = h("input", { type: "text", dir: "auto", "aria-label": "Tell the agent", placeholder: "Tell the agent" });
+    const label = "Tell the agent";
+    this.text = h("input", { type: "text", dir: "auto", "aria-label": label, placeholder: label });
     this.interrupt = h("input", { type: "checkbox" });
     this.state = h("p", { class: "hint", role: "status" });
     this.element = h("form", { class: "tell", onsubmit: (event) => this.#tell(event) }, [

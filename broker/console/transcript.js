@@ -11,7 +11,7 @@ const INTERNAL = "internal.";
  * What a sub-agent says and does is in the `blocks` of its own block, whoever speaks in between.
  */
 export class Transcript {
-  #places = { tool: new Map(), approval: new Map(), agent: new Map() }; // id → [the path of whose it is, its place there]
+  #places = { tool: new Map(), approval: new Map(), agent: new Map() }; // id → [whose, as a path, its place there]
 
   constructor() {
     this.reset();

@@ -143,7 +143,15 @@ class Wire:
             raise
         if self.is_closed:
             answer.cancel()
+        answer.add_done_callback(lambda answer: self._give_up(run, number) if answer.cancelled() else None)
         return answer
+
+    def _give_up(self, run: Any, number: int) -> None:
+        """Its code was cancelled alone, by a time limit of its own say: what it asked for is to end, too."""
+        with self._lock:
+            was_asked = self._asked.pop(number, None) is not None
+        if was_asked:
+            self.send({"op": "cancel_ask", "run": run, "id": number})
 
     def drop_asks(self, run: Any) -> None:
         """Nobody of the run waits any more."""

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.command import cli
+from broker.process.app_options import AppOptions
 from broker.settings import Settings, SettingsError, with_options
 from worker import __main__ as worker
 
@@ -117,3 +118,10 @@ def test_each_option_that_cannot_be_used_has_a_line() -> None:
         "--data-dir: an archive is sqlite:///path/to/archive.db or postgresql://user:password@host/name",
         "--concurrency: Input should be greater than or equal to 1",
     ]
+
+
+def test_who_names_a_file_for_an_app_is_told_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shop.py").touch()
+    with pytest.raises(SettingsError, match=r"'shop\.py' is a file: give the module's name, shop"):
+        AppOptions.checked("shop.py", None, None, None)

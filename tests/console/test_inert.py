@@ -21,6 +21,27 @@ HOSTILE = f"{SCRIPT} {IMAGE} {MARKS} {LINK} {OVERRIDE}"
 PLAIN_NAME = f"{IMAGE} {OVERRIDE} {LINK}"[:200]
 """Without control characters, which the API refuses in names."""
 
+CALL = {"tool_call_id": HOSTILE, "tool": HOSTILE}
+HOSTILE_AGENTS: list[tuple[str, object]] = [
+    ("tool_progress", {**CALL, "message": HOSTILE, HOSTILE: [HOSTILE]}),
+    ("internal.tool_args", {**CALL, "args": {HOSTILE: HOSTILE}}),
+    ("internal.tool_result", {**CALL, "output": HOSTILE, "error": {"code": HOSTILE, "message": HOSTILE}}),
+    ("internal.call_trace", {**CALL, "traceback": HOSTILE}),
+    ("internal.tool_start", {"tool_call_id": {}, "tool": [HOSTILE], "title": HOSTILE, "agent": {"a": HOSTILE}}),
+    ("agent_start", {"agent": HOSTILE, "parent": HOSTILE}),
+    ("agent_text_delta", {"agent": HOSTILE, "text": HOSTILE}),
+    ("internal.thinking_delta", {"agent": "__proto__", "text": HOSTILE}),
+    ("agent_end", {"agent": HOSTILE, "duration_ms": HOSTILE, "code": HOSTILE}),
+    ("internal.turn", dict.fromkeys(("agent", "turn", "provider", "model", "usage", "cost_usd", "calls"), HOSTILE)),
+    ("internal.turn", {"agent": "", "turn": [HOSTILE], "calls": [None, HOSTILE, {"id": HOSTILE}]}),
+    ("approval_request", {**CALL, "approval_id": HOSTILE, "title": HOSTILE}),
+    ("internal.approval", {"approval_id": HOSTILE, "approve": HOSTILE, "reason": HOSTILE, "by": HOSTILE}),
+    ("input", {"input_id": HOSTILE, "text": HOSTILE, "interrupt": HOSTILE}),
+    ("input", {"data": {HOSTILE: HOSTILE}}),
+    ("internal.trace", {"type": HOSTILE, "message": HOSTILE, "traceback": HOSTILE}),
+    *((kind, {}) for kind in ("tool_start", "agent_start", "agent_text_delta", "approval_request", "input")),
+]
+
 NOTHING_CAME_OF_IT = """
 () => {
   const made = ["script", "img", "iframe", "style", "#mark", "svg[onload]"].map((each) => `main ${each}`).join();
@@ -60,6 +81,7 @@ def hostile(deployment: Any) -> str:
         ("tool_start", {"tool_call_id": HOSTILE, "tool": HOSTILE}),
         ("tool_end", {"tool_call_id": HOSTILE, "tool": HOSTILE, "duration_ms": HOSTILE}),
         ("tool_error", {"tool_call_id": "t2", "tool": {"text": HOSTILE}, "duration_ms": 1}),
+        *HOSTILE_AGENTS,
         ("text_delta", {"text": HOSTILE}),
         ("text_delta", {"text": {"text": HOSTILE}}),
         ("text_delta", {}),
@@ -110,7 +132,7 @@ def test_the_player_shows_every_string_as_it_is(page: Page, seeds: Seeds, hostil
     page.goto(f"{seeds.url}/#/stream/{hostile}")
     expect(page.locator(".stage")).to_be_visible()
     assert "".join(page.locator(".answer-blocks > .answer-text").all_text_contents()) == HOSTILE + CONTROLS
-    assert page.locator(".answer-thinking .answer-text").text_content() == HOSTILE
+    assert page.locator(".answer-thinking .answer-text").all_text_contents() == [HOSTILE] * 2
     expect(page.locator(".answer-ending")).to_have_text(f"Error {visible(HOSTILE)}: {visible(HOSTILE)}")
     assert page.locator(".answer-tool bdi").first.text_content() == visible(HOSTILE)
     assert page.locator(".facts bdi").all_text_contents() == [visible(PLAIN_NAME)] * 2
@@ -121,7 +143,10 @@ def test_the_player_shows_every_string_as_it_is(page: Page, seeds: Seeds, hostil
     expect(page.locator(".json.metadata pre")).to_contain_text("\\u202egnp.exe")
     expect(page.locator(".json.metadata pre")).to_contain_text("<script>alert('script')</script>")
     page.locator(".inspector summary").click()
-    for _ in range(16):
+    expect(page.locator(".spans").first).to_be_visible()
+    for folded in page.locator(".answer-folded summary").all():
+        folded.dispatch_event("click")
+    for _ in range(16 + len(HOSTILE_AGENTS)):
         page.keyboard.press("[")
         page.locator("h1").focus()
         page.keyboard.press("ArrowLeft")
@@ -149,6 +174,11 @@ def test_the_playground_shows_every_string_as_it_is(page: Page, seeds: Seeds, ho
     expect(page.locator(".network")).to_have_text("Complete")
     text = "".join(page.locator(".answer-blocks > .answer-text").all_text_contents())
     assert text == seeds.text(hostile) == HOSTILE + CONTROLS
+    assert page.locator(".answer-told").first.text_content() == HOSTILE
+    assert visible(HOSTILE) in page.locator(".answer-agent > summary bdi").all_text_contents()
+    for folded in page.locator(".answer-folded summary").all():
+        folded.dispatch_event("click")
+    expect(page.locator(".answer-folded pre", has_text=SCRIPT).first).to_be_attached()
     expect_nothing_came_of_it(page)
 
 
@@ -175,7 +205,14 @@ def test_no_text_widens_the_page_or_leaves_its_line(page: Page, seeds: Seeds) ->
     sid = seeds.external(
         ("start", {}),
         ("text_delta", {"text": long * 5}),
-        ("tool_start", {"tool_call_id": "t", "tool": long}),
+        ("tool_start", {"tool_call_id": "t", "tool": long, "title": long}),
+        ("internal.tool_args", {"tool_call_id": "t", "args": {long: long}}),
+        ("tool_progress", {"tool_call_id": "t", "message": long}),
+        ("agent_text_delta", {"agent": long, "text": long}),
+        ("approval_request", {"approval_id": "a", "tool": long, "title": long}),
+        ("input", {"text": long}),
+        ("internal.turn", {"agent": "", "turn": 1, "model": long}),
+        ("internal.trace", {"traceback": long}),
         ("x" * 64, {"text": "Z̸̡̧͓̫" * 40}),
         ("error", {"code": long, "message": long}),
         session_id=long,

@@ -1,6 +1,6 @@
 """What the README shows is what happens: its commands run here as they stand, against `lastevent up` on a free port.
 
-So do the lines of docs/PROVIDERS.md.
+So do the lines of docs/PROVIDERS.md, and the commands of docs/AGENTS.md.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.docs.up import ROOT, Up, blocks_of, running_up
+from tests.docs.up import AGENTS, PARTS, ROOT, Up, blocks_of, running_up
 from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, free_port, wait_until
 from worker.providers.models_file import read_models_file
 
 README = (ROOT / "README.md").read_text()
 PROVIDERS = (ROOT / "docs" / "PROVIDERS.md").read_text()
+COMMANDS = re.findall(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```$)?", AGENTS, re.DOTALL | re.MULTILINE)
+NOT_HERE = re.compile(r"make|lastevent (up|serve|work)")
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Iterator[Up]:
     require("curl", "curl")
     folder, page_port = tmp_path_factory.mktemp("readme"), free_port()
-    with running_up(folder, LASTEVENT_CORS_ORIGINS=f"http://localhost:{page_port}") as running:
+    (folder / "shop.py").write_text("\n\n".join(PARTS))
+    with running_up(folder, "--app", "shop", LASTEVENT_CORS_ORIGINS=f"http://localhost:{page_port}") as running:
         running.page_port = page_port
         yield running
 
@@ -155,6 +158,26 @@ def headings(document: Path) -> set[str]:
     """As GitHub names them."""
     found = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {"#" + re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def worker_of(up: int) -> str:
+    children = Path(f"/proc/{up}/task/{up}/children").read_text().split()
+    return next(pid for pid in children if b"worker\0--parent-pipe" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the worker is found in /proc")
+def test_the_commands_of_the_agents_tutorial_print_what_it_shows(up: Up) -> None:
+    commands = [(command, shown) for command, shown in COMMANDS if not NOT_HERE.match(command)]
+    script = "".join(f"{command}\necho; echo ==\n" for command, _ in commands)
+    # This one's worker: others may be at work on this machine.
+    script = script.replace('$(pgrep -f "worker --parent-pipe")', worker_of(up.process.pid))
+    printed = up.sh(script, with_stderr=True).split("==\n")
+    assert len(printed) == len(commands) + 1
+    for (command, shown), output in zip(commands, printed, strict=False):
+        lines = iter(output.splitlines())
+        for line in shown.splitlines():
+            pattern = ".*".join(map(re.escape, line.split("…")))
+            assert any(re.fullmatch(pattern, said.rstrip()) for said in lines), f"{command}\n{line}\n---\n{output}"
 
 
 @pytest.mark.browser

@@ -23,6 +23,11 @@ def blocks_of(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
 
 
+AGENTS = (ROOT / "docs" / "AGENTS.md").read_text()
+PARTS = [block for block in blocks_of(AGENTS, "python") if not block.startswith("# test_")]
+"""Of its app, shop.py."""
+
+
 class Up:
     page_port = 0
     """Of a page that is served from elsewhere."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -334,6 +335,22 @@ async def test_a_tool_that_a_cancel_cuts_has_no_result_and_its_finally_runs() ->
         assert (await worker.end())["error"]["code"] == "cancelled"
         assert finished.is_set()
         assert asks(worker) == ["open_call"]
+
+
+async def test_a_tool_that_its_caller_cuts_is_given_up_and_the_run_goes_on() -> None:
+    @tool
+    async def long() -> None:
+        await asyncio.sleep(3600)
+
+    @agent("impatient")
+    async def impatient(ctx: Context, input: None) -> str:
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(long(), 0.01)
+        return "went on"
+
+    async with host_of(impatient) as worker:
+        assert await worker.result_of("impatient", None) == "went on"
+        assert asks(worker) == ["open_call", "give_up_call"]
 
 
 async def test_after_a_cancel_no_tool_begins() -> None:

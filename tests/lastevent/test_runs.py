@@ -340,6 +340,26 @@ async def test_a_cancelled_run_waits_for_no_answer() -> None:
         assert (await worker.end())["error"]["code"] == "cancelled"
 
 
+async def test_who_is_cancelled_alone_gives_up_what_was_asked_for_and_the_run_goes_on() -> None:
+    @agent("impatient")
+    async def impatient(ctx: Context, input: None) -> str:
+        try:
+            await asyncio.wait_for(ctx.run("other"), 0.01)
+        except TimeoutError:  # one is not the other before 3.11
+            return "went on"
+        return "had it"
+
+    def hold(what: str, data: dict[str, Any]) -> Any:
+        raise Silence
+
+    async with host_of(impatient) as worker:
+        worker.answer = hold
+        worker.run("impatient", None)
+        asked = await worker.message("ask", what="run_agent")
+        await worker.message("cancel_ask", run="r", id=asked["id"])
+        assert (await worker.end())["result"] == "went on"
+
+
 # -- a run of the built-in loop -----------------------------------------------------------------------------------
 
 

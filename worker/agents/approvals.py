@@ -2,7 +2,8 @@
 
     approval_request → a decision by POST, or none in time, which is a refusal → internal.approval → the call, or not
 
-An approval's id is made of its call's key, so a takeover waits for the same one, or finds it decided. What came before
+An approval has a random id: viewers see it, and could find arguments in one that is made of them. The log says which
+call it is for (internal.approval_request), so a takeover waits for the same one, or finds it decided. What came before
 is not done again: it is in the journal.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -20,7 +22,7 @@ from broker.log.event import OURSELVES
 from worker.agents.calls import Call
 from worker.agents.caps import Allowance, until_answered
 from worker.agents.inputs import Inputs
-from worker.agents.journal import APPROVAL, TOOL_ARGS, Decision, Journal
+from worker.agents.journal import APPROVAL, APPROVAL_REQUEST, TOOL_ARGS, Decision, Journal
 
 REQUEST = "approval_request"
 
@@ -55,7 +57,9 @@ class Approvals:
         return None if decision.approve else f"This call was not approved. {decision.reason}".rstrip()
 
     async def _decision(self, call: Call, allowance: Allowance) -> Decision:
-        approval_id = approval_id_of(call)
+        of = _named(call)
+        approval_id = self._journal.approval_ids.setdefault(of, secrets.token_hex(8))
+        named = {"approval_id": approval_id, "of": of, "key": call.key, "tool_call_id": call.tool_call_id}
         if decided := self._journal.approvals.get(approval_id):
             return decided
         told = _told(call)
@@ -63,16 +67,17 @@ class Approvals:
             self._stage.write(TOOL_ARGS, {**told, "args": call.asked.args})
         with allowance.untimed():
             async with self._without_slot():
-                decision = await self._decided(approval_id, told)
+                decision = await self._decided(named, told)
         self._stage.write(APPROVAL, {"approval_id": approval_id, **decision._asdict()})
         self._journal.approvals[approval_id] = decision
         return decision
 
-    async def _decided(self, approval_id: str, told: dict[str, Any]) -> Decision:
-        sid = self._journal.sid
+    async def _decided(self, named: dict[str, str], told: dict[str, Any]) -> Decision:
+        sid, approval_id = self._journal.sid, named["approval_id"]
         waits = f"stream {sid}: an approval waits"
         # Before viewers know of it: one of them may decide at once.
         await until_answered(lambda: self._inputs.ask(sid, approval_id, told), waits)
+        self._stage.write(APPROVAL_REQUEST, named)
         self._stage.write(REQUEST, {"approval_id": approval_id, **told})
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -84,10 +89,10 @@ class Approvals:
             return await until_answered(lambda: self._inputs.decide(sid, approval_id, refusal), waits)
 
 
-def approval_id_of(call: Call) -> str:
-    """Of this call, whatever attempt; and not of another one for the same `key=`, whose other arguments differ."""
-    name = (call.key, call.asked.turn_call) if call.asked.key is not None else call.key
-    return hashlib.sha256(orjson.dumps(name)).hexdigest()[:16]
+def _named(call: Call) -> str:
+    """This call, whatever attempt; and not another one for the same `key=`, whose other arguments differ."""
+    name = [call.key, call.asked.turn_call] if call.asked.key is not None else [call.key]
+    return hashlib.sha256(orjson.dumps(name)).hexdigest()
 
 
 def _told(call: Call) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Attempt:
         agent = self._means.app.agents.get(name)
         if agent is None:
             raise AskRefused("failed", f"This app has no agent {name!r}.")
-        if path in self._paths or not 0 < path.count("/") + 1 <= MAX_DEPTH:
+        if not path or path in self._paths or path.count("/") >= MAX_DEPTH:
             raise AskRefused("failed", f"Agents run agents {MAX_DEPTH} deep at most, each under a path of its own.")
         if self._at_once >= AGENTS_AT_ONCE:
             raise AskRefused("failed", f"A stream has at most {AGENTS_AT_ONCE} agents at once.")
@@ -141,7 +141,7 @@ class Attempt:
 
     @asynccontextmanager
     async def _told(self, path: str) -> AsyncIterator[dict[str, str]]:
-        """`agent_start` before it and `agent_end` after it, with the code of what failed."""
+        """`agent_start` before it and `agent_end` after it, with what it used, and the code of what failed."""
         named = {"agent": path, "parent": path.rpartition("/")[0]}
         failed: dict[str, str] = {}
         began = time.monotonic()
@@ -154,7 +154,8 @@ class Attempt:
         finally:
             if not (self.stage.writer.lost or self.stage.writer.closed):
                 took = {"duration_ms": round((time.monotonic() - began) * 1000)}
-                self.stage.write("agent_end", {**named, **took, **failed})
+                spent = {"usage": usage} if (usage := self.stage.usage_of(path)) else {}
+                self.stage.write("agent_end", {**named, **took, **spent, **failed})
 
     async def _loop(
         self, agent: AnnouncedAgent, request: Mapping[str, Any], path: str, allowance: Allowance, *, is_public: bool

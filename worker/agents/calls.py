@@ -160,6 +160,11 @@ class Calls:
         finally:
             self._finish(call, outcome)  # also if only this waiting was cancelled: it is on its way
 
+    def give_up(self, tool_call_id: str) -> None:
+        """Its code was cut off alone, and the run goes on: nobody knows what the call did. See `drop`."""
+        if call := self._open.get(tool_call_id):
+            self.drop(call)
+
     async def refuse(self, call: Call, code: str, message: str) -> Opened:
         """It is not run: a limit, an approval that was refused, arguments that do not fit.
 

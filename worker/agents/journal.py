@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,12 @@ from worker.agents.joining import add_joined
 from worker.stage import Repeated
 
 TOOL_ARGS, TOOL_RESULT, TURN = "internal.tool_args", "internal.tool_result", "internal.turn"
-APPROVAL, INPUT = "internal.approval", "input"
+APPROVAL_REQUEST, APPROVAL, INPUT = "internal.approval_request", "internal.approval", "input"
 ERRORS = frozenset({"tool_error", "internal.tool_error"})
 
-AGENT_END, RESTART = "agent_end", "restart"
+AGENT_END, RESTART, USAGE = "agent_end", "restart", "internal.usage"
 
-KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL, INPUT, RESTART}) | ERRORS
+KINDS = frozenset({TOOL_ARGS, TOOL_RESULT, TURN, APPROVAL_REQUEST, APPROVAL, INPUT, RESTART, USAGE}) | ERRORS
 """What a journal is made of. Of a sub-agent, all that viewers got of it besides."""
 
 OUTCOME_UNKNOWN = "outcome_unknown"
@@ -125,6 +126,8 @@ class Journal:
 
     def __init__(self, sid: str, events: Iterable[Event] = ()) -> None:
         self.sid = sid
+        self.approval_ids: dict[str, str] = {}
+        """Of each approval that was asked for, by what it is for."""
         self.approvals: dict[str, Decision] = {}
         self.inputs: list[dict[str, Any]] = []
         """The data of each input that an attempt took, in order."""
@@ -132,6 +135,8 @@ class Journal:
         self._ids: dict[str, _Call] = {}
         self._turns: dict[tuple[str, int], FinishedTurn] = {}
         self._begun: Counter[str] = Counter()  # in this attempt
+        self.usages: list[tuple[str, Mapping[str, Any]]] = []
+        """(path, usage) of each try of an agent's turns."""
         self._said: dict[str, Sequence[Repeated]] = {}  # by agents' paths
         self._being_said: dict[str, list[tuple[str, Repeated]]] = {}  # (path, event) since the restart, by first names
         for event in events:
@@ -170,7 +175,8 @@ class Journal:
         name = self._name(path, tool, args, key, turn_call)
         call = self._calls.get(name)
         if call is None:
-            call = self._add(name, self._unused(turn_call[1] if turn_call else f"call_{_digest(name)}", name))
+            # Of own code, random: viewers see it, and would find arguments that they can guess in a digest of the key.
+            call = self._add(name, self._unused(turn_call[1] if turn_call else f"call_{secrets.token_hex(8)}", name))
         return Begun(name, call.tool_call_id, call.begin())
 
     def outcome(self, key: str) -> Finished | None:
@@ -236,9 +242,14 @@ class Journal:
                     self.end(told, Finished(error=UNKNOWN))
             case "internal.turn", {"turn": int(number)}:
                 self._turns.setdefault((data.get("agent") or "", number), data)
+            case "internal.approval_request", {"approval_id": str(), "of": str(), "key": str(), "tool_call_id": str()}:
+                self.approval_ids.setdefault(data["of"], data["approval_id"])
+                self._of_log(data["key"], data["tool_call_id"])
             case "internal.approval", {"approval_id": str(approval_id), "approve": bool(approve)}:
                 said = Decision(approve, str(data.get("reason") or ""), str(data.get("by") or ""))
                 self.approvals.setdefault(approval_id, said)
+            case "internal.usage", {"usage": dict(usage)}:
+                self.usages.append((str(data.get("agent") or ""), usage))
             case "input", dict() if not data.get("replayed"):
                 self.inputs.append(data)
 

@@ -22,7 +22,8 @@ HEAD_BYTES = 512
 
 
 MANY_DIGITS = 21
-"""An integer with fewer is read as it is, or as a double if it has more than 64 bits. Python would take seconds for one with a million digits, and refuses 4,300."""
+"""An integer with fewer is read as it is, or as a double if it has more than 64 bits. Python would take seconds for one
+with a million digits, and refuses 4,300."""
 
 
 class LineTooLong(Exception):

@@ -170,8 +170,8 @@ class Loop:
                     history.add_results(self._told(await self._outcomes(turn)))
                     text = ""
                 elif not await self._goes_on_after(turn):
-                    model = f"{turn.provider}/{turn.model}"
-                    return Answer(text, turn.stop_reason, model, self._finish)
+                    answered = (self._finish and self._finish.model) or turn.model
+                    return Answer(text, turn.stop_reason, f"{turn.provider}/{answered}", self._finish)
         raise AssertionError("a loop ends by an answer or an error")
 
     async def _goes_on_after(self, turn: SaidTurn) -> bool:

@@ -37,7 +37,18 @@ OURS = RESERVED | NOTICES | OF_CLIENTS | TERMINAL | {START, "input", "approval_r
 
 OUR_INTERNALS = frozenset(
     f"{INTERNAL}{name}"
-    for name in ("turn", "usage", "failover", "trace", "approval", "tool_start", "tool_args", "tool_result", "tool_end")
+    for name in (
+        "turn",
+        "usage",
+        "failover",
+        "trace",
+        "approval_request",
+        "approval",
+        "tool_start",
+        "tool_args",
+        "tool_result",
+        "tool_end",
+    )
 ) | {f"{INTERNAL}tool_error"}
 OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
 
@@ -117,6 +128,9 @@ class OwnCode:
                 return await self._open(data)
             case "close_call":
                 return await self._close(data)
+            case "give_up_call":
+                self._attempt.calls.give_up(data["tool_call_id"])
+                return {}
             case "run_agent":
                 return {"result": await self._run_agent(data)}
             case "next_input":

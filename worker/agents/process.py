@@ -302,7 +302,7 @@ class Child(asyncio.Protocol):
 
     def _receive(self, message: dict[str, Any]) -> None:
         match message["op"]:
-            case "event" | "ask" | "end":
+            case "event" | "ask" | "cancel_ask" | "end":
                 if run := self.runs.get(message["run"]):
                     if message["op"] == "end":
                         self._note_end(run, message)

@@ -58,6 +58,8 @@ class AgentRun(Execution):
         if agent is None:
             return self._error("no_worker", f"No worker runs the agent {self._name} any more.", recoverable=True)
         journal = await self._journal() if self._claimed.attempt > 1 else Journal(self._claimed.sid)
+        for path, usage in journal.usages:
+            self._agent_stage.count_usage(path, usage)
         self._agent_stage.begin()
         try:
             result, answer = await self._attempts(agent, journal)
@@ -111,21 +113,10 @@ class AgentRun(Execution):
 
     def _done(self, result: Any, answer: Answer | None) -> Ending:
         first = self._agent_stage.first_text_at_s
-        finish = answer.finish if answer else None  # None: own code, or the log had the last turn
-        of_provider = (
-            {
-                "provider_stop_reason": finish.provider_stop_reason,
-                "stop_sequence": finish.stop_sequence,
-                "stop_details": finish.stop_details,
-                "response_id": finish.response_id,
-            }
-            if finish
-            else {}
-        )
         said = {
             "stop_reason": answer.stop_reason if answer else "end_turn",
             **self._stage.spending.told(),
-            **{name: value for name, value in of_provider.items() if value is not None},
+            **(answer.finish.told() if answer and answer.finish else {}),
             **({"model": answer.model} if answer else {}),
             **({} if result is None else {"result": result}),
             "ttft_ms": None if first is None else round((first - self._began) * 1000),

@@ -86,7 +86,7 @@ class ChildRun:
         self._received: deque[dict[str, Any]] = deque()
         self._woken = asyncio.Event()
         self._unhandled = self._owed = 0
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering: dict[Any, asyncio.Task[None]] = {}  # by the ask's id
         self._handling = asyncio.create_task(self._handle_all(), name=f"agent run {run}")
 
     async def ask(self, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ChildRun:
 
     async def handled(self) -> None:
         """Until nothing of it is under way here, once it is over or cancelled: then nothing more of it is written."""
-        await asyncio.wait((self._handling, *self._answering))
+        await asyncio.wait((self._handling, *self._answering.values()))
 
     def fail(self, error: Exception) -> None:
         """It cannot go on, whatever the child says."""
@@ -158,12 +158,16 @@ class ChildRun:
                     self._wire.send({"op": "credit", "run": self.run, "n": self._owed})
                     self._owed = 0
             case "ask" if len(self._answering) >= ASKS_AT_ONCE:
-                self._refuse(message, "failed", f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once.")
+                most = f"A run has at most {ASKS_AT_ONCE:,} calls and agents under way at once."
+                self._refuse(message, "failed", most)
             case "ask":
                 answering = asyncio.create_task(self._answer(message), name=f"agent run {self.run}: an ask")
-                self._answering.add(answering)
-                answering.add_done_callback(self._answering.discard)
+                self._answering[message["id"]] = answering
+                answering.add_done_callback(lambda _: self._answering.pop(message["id"], None))
                 await asyncio.sleep(0)  # it begins before what came after it is handled
+            case "cancel_ask":
+                if asked := self._answering.get(message["id"]):
+                    asked.cancel()
             case _:
                 self._end(message)
 
@@ -174,6 +178,8 @@ class ChildRun:
                 self._wire.send({"op": "credit", "run": self.run, "n": 1})
             case "ask":
                 self._refuse(message, CANCELLED, "This run was cancelled.")
+            case "cancel_ask":
+                pass
             case _:
                 self._end(message)
 
@@ -214,7 +220,7 @@ class ChildRun:
 
     def _stop_handling(self) -> None:
         current = asyncio.current_task()
-        for task in (self._handling, *self._answering):
+        for task in (self._handling, *self._answering.values()):
             if task is not current:
                 task.cancel()
 

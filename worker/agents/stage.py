@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from functools import reduce
 from typing import Any
 from weakref import WeakSet
 
@@ -20,7 +21,8 @@ from broker.log.event import TEXT_DELTA, Event, is_internal
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.agents.joining import add_joined
-from worker.agents.journal import is_progress
+from worker.agents.journal import USAGE, is_progress
+from worker.spending import summed
 from worker.stage import UNREPEATED, Part, Repeated, Stage
 
 
@@ -34,6 +36,7 @@ class AgentStage(Stage):
         self._held: list[Repeated] | None = None
         self._void_meanwhile: list[Part] = []
         self._restarting = asyncio.Lock()
+        self._usages: dict[str, Mapping[str, Any]] = {}  # of sub-agents, by their paths
         self.first_text_at_s: float | None = None
         """Of the answer, by the clock of time.monotonic."""
 
@@ -42,6 +45,8 @@ class AgentStage(Stage):
             self._held.append((kind, data, part))
             return
         super().write(kind, data, part)
+        if kind == USAGE:
+            self.count_usage(data.get("agent", ""), data["usage"])
         if is_progress(kind, data):  # append.lua notes the attempt in meta
             self.kept = self.attempt
         elif kind == TEXT_DELTA and self.first_text_at_s is None:
@@ -51,6 +56,15 @@ class AgentStage(Stage):
         if part is not None:
             self._parts.add(part)
         super()._put(kind, data, part)
+
+    def count_usage(self, path: str, usage: Mapping[str, Any]) -> None:
+        """Of a try, which was paid for: also one of an earlier attempt."""
+        self._usages[path] = summed(self._usages.get(path, {}), usage)
+
+    def usage_of(self, path: str) -> dict[str, Any]:
+        """Of a sub-agent and those that it ran, in tokens; {} if nothing was counted."""
+        within = [usage for whose, usage in self._usages.items() if whose == path or whose.startswith(f"{path}/")]
+        return reduce(summed, within, {})
 
     async def flush(self) -> None:
         async with self._restarting:

@@ -53,6 +53,11 @@ class Finish(NamedTuple):
     is_paused: bool = False
     """The provider waits for this turn to be sent back, and then goes on."""
 
+    def told(self) -> dict[str, Any]:
+        """What `done` says of how the provider ended."""
+        names = ("provider_stop_reason", "stop_sequence", "stop_details", "response_id")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
 
 ProviderEvent = tuple[str, dict[str, Any]]
 Said = ProviderEvent | Counted | Finish

@@ -176,7 +176,8 @@ async def _what_two_processes_do() -> int:
     another = asyncio.create_task(other())
     child = os.fork()
     await another
-    os.waitpid(child, 0)  # the fork itself has none: it must not come so far
+    # It blocks the loop if the fork goes on in the child, which it must not.
+    os.waitpid(child, 0)  # noqa: ASYNC222
     os.close(writing)
     with os.fdopen(reading) as did:
         return len(did.read())

@@ -23,11 +23,13 @@ from worker.agents.calls import Asked, Opened
 from worker.agents.caps import Allowance, Limits
 from worker.agents.inputs import Inputs
 from worker.agents.journal import Decision, Finished, Journal, read_journal
+from worker.agents.loop import Answer
 from worker.agents.process import AnnouncedAgent
 from worker.agents.run import AgentRun
-from worker.agents.runs import ChildRun, Handler
+from worker.agents.runs import AskRefused, ChildRun, Handler
 from worker.agents.stage import AgentStage
 from worker.providers.chain import Breaker
+from worker.providers.provider import Finish
 
 AGENTS = {name: AnnouncedAgent(name, "code") for name in ("boss", "helper")}
 PAY = Asked("", "pay", {"cents": 5})
@@ -187,6 +189,19 @@ async def test_a_person_is_asked_once_about_calls_of_one_effect_at_the_same_time
     assert [kind for kind, _ in await stream.said()].count("approval_request") == 1
 
 
+async def test_a_call_that_was_given_up_is_unknown_and_not_under_way(stream: Stream) -> None:
+    keyed: dict[str, Any] = {"tool": "pay", "args": {"cents": 5}, "key": []}
+
+    async def gives_up(process: Process, run: ChildRun, _: Any) -> None:
+        opened = (await process.asks(run, "open_call", **keyed))["ok"]
+        await process.asks(run, "give_up_call", tool_call_id=opened["tool_call_id"])
+        process.ends(run, (await process.asks(run, "open_call", **keyed))["ok"])
+
+    await stream.run(Process(boss=gives_up))
+    [*_, (_, done)] = await stream.said()
+    assert done["result"]["error"]["code"] == "outcome_unknown"
+
+
 # -- sub-agents ------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +247,68 @@ async def test_after_a_takeover_viewers_get_all_of_a_sub_agent_that_is_not_run_a
         ]
 
 
+async def test_a_sub_agent_that_its_asker_gives_up_ends_and_the_asker_goes_on(stream: Stream) -> None:
+    helped: asyncio.Future[ChildRun] = asyncio.get_running_loop().create_future()
+
+    async def gives_up(process: Process, run: ChildRun, _: Any) -> None:
+        replied = process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+        helper = await helped
+        run.receive({"op": "cancel_ask", "id": 0})
+        assert (await replied)["error"]["code"] == "cancelled"
+        assert helper.is_cancelled
+        process.ends(run)
+
+    async def never_ends(process: Process, run: ChildRun, _: Any) -> None:
+        helped.set_result(run)
+
+    await stream.run(Process(boss=gives_up, helper=never_ends))
+    assert [kind for kind, _ in await stream.said()] == ["queued", "start", "agent_start", "agent_end", "done"]
+
+
+async def test_a_sub_agents_end_tells_what_it_and_those_below_it_used_in_all_attempts(stream: Stream) -> None:
+    def used(agent: str, tokens: int) -> tuple[str, dict[str, Any]]:
+        return "internal.usage", {"agent": agent, "usage": {"output_tokens": tokens, "provider": {}}}
+
+    async def spends_and_runs(process: Process, run: ChildRun, _: Any) -> None:
+        attempt: Any = run._handler._attempt  # type: ignore[attr-defined]
+        attempt.stage.write(*used("helper.1", 2))
+        attempt.stage.write(*used("helper.1/reader.1", 5))
+        attempt.stage.write(*used("helper.10", 70))
+        attempt.stage.write(*used("", 700))
+        process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+
+    async def dies(process: Process, run: ChildRun, _: Any) -> None:
+        process.dies()
+
+    async def asks_and_ends(process: Process, run: ChildRun, _: Any) -> None:
+        await process.asks(run, "run_agent", agent="helper", input=None, path="helper.1")
+        process.ends(run)
+
+    async def ends(process: Process, run: ChildRun, _: Any) -> None:
+        process.ends(run)
+
+    await stream.run(Process(boss=spends_and_runs, helper=dies), Process(boss=asks_and_ends, helper=ends))
+    [told] = [data for kind, data in await since_restart(stream) if kind == "agent_end"]
+    assert told["usage"] == {"output_tokens": 7}
+    assert (await read_journal(stream.log, stream.sid)).usages[0] == ("helper.1", {"output_tokens": 2, "provider": {}})
+
+
+async def test_done_tells_what_the_provider_said_of_its_end(stream: Stream) -> None:
+    claimed = await running(stream.log, agent="boss")
+    run = AgentRun(claimed, StreamWriter(stream._commit, claimed), stream._means)
+    finish = Finish("refusal", {}, provider_stop_reason="content_filter", stop_details={"why": "x"}, response_id="r")
+    done = run._done(None, Answer("", "refusal", "openai/some-model", finish)).data
+    assert done == {
+        **done,
+        "stop_reason": "refusal",
+        "provider_stop_reason": "content_filter",
+        "stop_details": {"why": "x"},
+        "response_id": "r",
+        "model": "openai/some-model",
+    }
+    assert "stop_sequence" not in done
+
+
 # -- what else reaches the worker ------------------------------------------------------------------------------
 
 
@@ -251,3 +328,10 @@ async def test_an_input_that_two_take_at_once_is_taken_once(stream: Stream) -> N
     await stream.log.inputs.tell(stream.sid, {"text": "Hello?"})
     await asyncio.gather(attempt.inbox.take(), attempt.inbox.at(0), attempt.inbox.at(0))
     assert [kind for kind, _ in await stream.said()].count("input") == 1
+
+
+@pytest.mark.parametrize("path", ["", "/".join(["helper.1"] * 9)])
+async def test_a_sub_agent_has_a_path_and_is_not_too_deep(stream: Stream, path: str) -> None:
+    attempt = await stream.attempt()
+    with pytest.raises(AskRefused):
+        await attempt.run("helper", None, path=path, is_public=False, allowance=Allowance(Limits()))

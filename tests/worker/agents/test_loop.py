@@ -127,7 +127,7 @@ async def test_a_turn_is_in_the_log_before_its_calls_and_a_call_before_it_runs(d
     peer.says_in_turn(turn("A", text="I look."), turn(text="There."))
     run = await desk.begin("Look!")
     answer = await run.do()
-    assert (answer.text, answer.stop_reason, answer.model) == ("There.", "end_turn", "anthropic/some-model")
+    assert (answer.text, answer.stop_reason, answer.model) == ("There.", "end_turn", "anthropic/claude-x-20260101")
     [then] = found
     assert [kind for kind in then if kind != "internal.tool_args_delta"] == [
         *("queued", "start", "text_delta", "internal.usage", "internal.turn", "tool_start", "internal.tool_args")
@@ -237,7 +237,8 @@ async def test_a_tool_that_failed_is_tried_again_only_if_it_says_so_and_under_it
 ) -> None:
     async def look(place: str) -> str:
         if place == "B" or len(desk.child.ran) < 4:
-            raise AskRefused("failed", f"{place}: the line is busy", retry=place == "A")
+            trace = {"B": "BusyError: planted"}.get(place, "")
+            raise AskRefused("failed", f"{place}: the line is busy", retry=place == "A", traceback=trace)
         return place
 
     desk.child.functions["look"] = look
@@ -247,6 +248,8 @@ async def test_a_tool_that_failed_is_tried_again_only_if_it_says_so_and_under_it
     assert results(peer, 1) == [("failed: B: the line is busy", True), ("A", False)]
     sid = run.claimed.sid
     assert [key for _, key in desk.child.ran] == [f"{sid}/0.toolu_B", *3 * [f"{sid}/0.toolu_A"]]
+    [trace] = of_kind(await desk.log.read_all(sid), "internal.call_trace")
+    assert trace == {"tool_call_id": "toolu_B", "tool": "look", "traceback": "BusyError: planted"}
 
 
 async def test_calls_beyond_the_limits_are_refused_and_then_no_tool_may_be_called(desk: Desk, peer: WirePeer) -> None:

@@ -77,3 +77,18 @@ async def test_a_restart_is_finished_for_the_others_when_who_asked_for_it_is_can
     restarting.cancel()
     await asyncio.wait([restarting])
     assert await since_restart(log, stage) == [("start", ""), ("agent_text_delta", "I go "), ("agent_text_delta", "on")]
+
+
+async def test_agents_that_think_at_once_have_their_thoughts_gathered_each(log: StreamLog, stage: AgentStage) -> None:
+    for word in range(100):
+        for agent in ("a.1", "a.2"):
+            stage.write("internal.thinking_delta", {"agent": agent, "text": f"{word} "})
+    stage.write("internal.tool_args_delta", {"agent": "a.1", "tool_call_id": "c", "tool": "t", "partial_json": "{}"})
+    await stage.flush()
+    internal = [orjson.loads(event.data) for event in await log.read_all(stage.writer.sid) if "internal" in event.kind]
+    thoughts = "".join(f"{word} " for word in range(100))
+    assert [(one["agent"], one.get("text", one.get("partial_json"))) for one in internal] == [
+        ("a.1", thoughts),
+        ("a.2", thoughts),
+        ("a.1", "{}"),
+    ]

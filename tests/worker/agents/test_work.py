@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 
+import worker.agents.attempt
+import worker.agents.run
 import worker.sweeper
+from broker.errors import RedisUnavailable
 from broker.log.agents import Agents
+from broker.log.event import text_since_restart
 from broker.log.keys import Keys
 from broker.log.queue import enqueue
 from broker.log.stream_log import StreamLog
@@ -31,8 +36,8 @@ from worker.worker import Worker
 pytestmark = pytest.mark.processes
 
 AGENTS = """
-import asyncio
-from lastevent import agent, tool
+import asyncio, os
+from lastevent import CallFailed, agent, tool
 
 @agent("greeter")
 async def greeter(ctx, name: str):
@@ -43,6 +48,35 @@ async def patient(ctx, name: str):
     yield "One moment."
     await asyncio.sleep(1000)
 
+@agent("nested")
+async def nested(ctx, name: str):
+    try:
+        yield await ctx.run("nested", name)
+    except CallFailed as failed:
+        yield str(failed)
+
+@agent("mortal")
+async def mortal(ctx, name: str):
+    if ctx.attempt == 1:
+        os._exit(3)
+    yield f"Hello again, {name}!"
+
+FORGED = {
+    "torn": ("a\\nb", {}),
+    "nameless": ("", {}),
+    "no object": ("said", ["x"]),
+    "no text": ("text_delta", {"text": 7}),
+    "no thought": ("thinking_delta", {}),
+    "a result": ("internal.tool_result", {"key": "k", "tool_call_id": "c", "output": 1}),
+    "an input": ("input", {"text": "x"}),
+}
+
+@agent("forger")
+async def forger(ctx, what: str):
+    kind, data = FORGED[what]
+    ctx._run.wire.send({"op": "event", "run": ctx._run.id, "kind": kind, "data": data})
+    await asyncio.sleep(1000)
+
 @tool(approval=True)
 async def pay() -> str:
     return "paid"
@@ -51,6 +85,9 @@ async def pay() -> str:
 async def payer(ctx, name: str):
     yield await pay()
 """
+
+
+ALL = ("forger", "greeter", "mortal", "nested", "patient", "payer")
 
 
 @pytest.fixture
@@ -83,9 +120,9 @@ def start_worker(valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return started
 
 
-async def ask(log: StreamLog, agent: str) -> str:
+async def ask(log: StreamLog, agent: str, given: str = "Ada") -> str:
     """Queued for the app, as a server does it."""
-    sid = await queued(log, agent=agent, model="", request={"agent": agent, "input": "Ada"})
+    sid = await queued(log, agent=agent, model="", request={"agent": agent, "input": given})
     await enqueue(log.redis, log.keys, sid, "books")
     return sid
 
@@ -98,11 +135,8 @@ async def test_a_worker_with_an_app_runs_its_agents_streams_and_leaves_them_to_i
     log: StreamLog, start_worker: Callable[[], Any]
 ) -> None:
     async with start_worker():
-        assert {name: agent.app for name, agent in (await Agents(log.redis, Keys()).known()).items()} == {
-            "greeter": "books",
-            "patient": "books",
-            "payer": "books",
-        }
+        known = await Agents(log.redis, Keys()).known()
+        assert {name: agent.app for name, agent in known.items()} == dict.fromkeys(ALL, "books")
         unknown, greeted, unfinished = [await ask(log, agent) for agent in ("of a newer release", "greeter", "patient")]
         while await states(log, greeted, unfinished) != ["done", "running"]:
             pass
@@ -168,3 +202,48 @@ async def test_an_app_that_cannot_be_imported_keeps_no_plain_stream_waiting_and_
             pass
         assert await states(log, waiting) == ["queued"]
     assert await log.redis.zrange("le:jobs:books", 0, -1) == [waiting.encode()]
+
+
+async def test_what_an_agent_may_not_say_ends_it_and_nothing_of_it_is_in_the_log(
+    log: StreamLog, start_worker: Callable[[], Any]
+) -> None:
+    forged = ("torn", "nameless", "no object", "no text", "no thought", "a result", "an input")
+    async with start_worker():
+        sids = [await ask(log, "forger", what) for what in forged]
+        while await states(log, *sids) != ["error"] * len(sids):
+            pass
+    for sid, what in zip(sids, forged, strict=True):
+        *_, start, trace, error = await log.read_all(sid)
+        assert (start.kind, trace.kind, error.kind) == ("start", "internal.trace", "error")
+        assert (what, orjson.loads(error.data)["code"]) == (what, "agent_failed")
+
+
+async def test_an_agent_that_runs_itself_comes_to_an_end(
+    log: StreamLog, start_worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.agents.attempt, "AGENTS_AT_ONCE", 2)
+    async with start_worker():
+        sid = await ask(log, "nested")
+        while await states(log, sid) != ["done"]:
+            pass
+    assert text_since_restart(await log.read_all(sid)) == "A stream has at most 2 agents at once."
+    assert (await kinds(log, sid)).count("agent_start") == 2
+
+
+async def test_an_agent_goes_on_when_redis_can_give_its_journal_again(
+    log: StreamLog, start_worker: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, away = worker.agents.run.read_journal, iter([RedisUnavailable()])
+
+    async def read_journal(*args: Any) -> Any:
+        for error in away:
+            raise error
+        return await reading(*args)
+
+    monkeypatch.setattr(worker.agents.run, "read_journal", read_journal)
+    async with start_worker():
+        sid = await ask(log, "mortal")
+        while await states(log, sid) != ["done"]:
+            pass
+    assert text_since_restart(await log.read_all(sid)) == "Hello again, Ada!"
+    assert next(away, None) is None

@@ -7,6 +7,7 @@
 #   make long      all tests, with searches in their long form (make long ARGS="tests/protocol")
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
+#                  agents alone, 200 takeovers and what ran: .venv/bin/python -m tests.faults.agents
 #   make clients   clients of others, also those that compile for minutes (Rust, Kotlin), through a proxy that cuts
 #   make bench     the benchmarks, twenty minutes (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")

@@ -62,7 +62,7 @@ def has_begun(deployment: Deployment, sid: str, kind: str = "text_delta") -> boo
 
 @pytest.mark.parametrize("hows", CULPRITS, ids="+".join)
 def test_who_holds_up_or_ends_the_process_ends_alone(acting: Deployment, hows: list[str]) -> None:
-    plain = [acting.create(f"[[tokens=10000 rate=20 ttft_ms=0]] {n}") for n in range(10)]
+    plain = [acting.create(f"[[tokens=10000 rate=10 ttft_ms=0]] {n}") for n in range(10)]
     walk = {"steps": [["look"]] * 10, "ms": 300}
     others = [acting.ask("walker", input=walk) for _ in range(5 if LONG else 2)]
     for sid in (*plain, *others):

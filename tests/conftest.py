@@ -55,9 +55,12 @@ while os.path.isdir("/proc") and list(left_over()):
     pass
 """
 
-# Without the check of how long inputs take to make: that is the machine's load, four processes on two cores.
+# Without limits of how long inputs and examples take: that is the machine's load, four processes on two cores.
 hypothesis.settings.register_profile(
-    "suite", max_examples=100 if LONG else 25, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "suite",
+    max_examples=100 if LONG else 25,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("suite")
 

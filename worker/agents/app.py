@@ -35,7 +35,7 @@ RESTART_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 STABLE_S = 30.0
 """A child that ran so long has not failed at starting: its next one is started at once again."""
 
-ALONE_AT_ONCE = 2
+ALONE_AT_ONCE = 4
 """A crowded child that dies leaves many runs; a process for each of them at once would be too much for a machine."""
 
 UNUSED_S = 10.0

@@ -48,7 +48,8 @@ async def filled(
 ) -> AsyncIterator[TestArchive]:
     folder = tmp_path_factory.mktemp("archive")
     async with open_archive(new_archive(request, folder), folder) as archive:
-        await archive.add(STREAM, OTHER, ERASED, user="ann", metadata='{"a":1}', regenerates="x", abandon_after_s="5")
+        told = {"user": "ann", "metadata": '{"a":1}', "regenerates": "x", "abandon_after_s": "5"}
+        await archive.add(STREAM, OTHER, ERASED, **told, agent="support", show='["args"]')
         await archive.writer.add_views([view_of(STREAM), view_of(OTHER)], NOW_MS)
         await archive.writer.erase([Erasure(ERASED, Meta({}))], NOW_MS)
         crafted = _with(events_of(CRAFTED, 5), 1, data=b'{"a":"x","data":5,"text":"y"}')
@@ -389,7 +390,10 @@ async def _(archive: TestArchive) -> None:
 
 
 # PostgreSQL differs in how it stores and reads, not in what is checked: there it is every fifth, in the long form all.
-WHERE = [(database, name) for database in DATABASES for name in list(WAYS)[:: 1 if LONG or database == "sqlite" else 5]]
+WHERE = [
+    *(("sqlite", name) for name in WAYS),
+    *(pytest.param("postgresql", name, marks=pytest.mark.processes) for name in list(WAYS)[:: 1 if LONG else 5]),
+]
 
 
 @pytest.mark.parametrize(("filled", "name"), WHERE, indirect=["filled"])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import deployment_in
-from tests.docs.test_readme import ROOT, blocks
+from tests.docs.up import ROOT, blocks_of
 from tests.frameworks.environments import pythons
 from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
 from worker.standin.words import words
@@ -110,7 +110,7 @@ def desks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desks]:
 
 def write_apps(folder: Path) -> None:
     shutil.copy(HERE / "bank.py", folder)
-    for block in blocks("python", DOCUMENT):
+    for block in blocks_of(DOCUMENT, "python"):
         (folder / block.split()[1]).write_text(block)
     for name, agents in APPS.items():
         imports = "".join(f"from {agent} import {agent}\n" for agent in agents)

@@ -107,6 +107,7 @@ def test_openapi_describes_every_route(api: Api) -> None:
     assert document["openapi"].startswith("3.")
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert calls == {
+        ("GET", "/v1/agents"),
         ("GET", "/v1/models"),
         ("POST", "/v1/streams"),
         ("GET", "/v1/streams"),
@@ -123,6 +124,8 @@ def test_openapi_describes_every_route(api: Api) -> None:
         ("POST", "/v1/streams/{sid}/cancel"),
         ("POST", "/v1/streams/{sid}/regenerate"),
         ("POST", "/v1/streams/{sid}/heartbeat"),
+        ("POST", "/v1/streams/{sid}/input"),
+        ("POST", "/v1/streams/{sid}/approvals/{approval_id}"),
         ("GET", "/v1/sessions"),
         ("GET", "/v1/sessions/{session_id}"),
         ("GET", "/healthz"),

@@ -108,6 +108,16 @@ def test_what_redis_lost_with_its_worker_may_run_again() -> None:
     assert deeds.counts["admitted: Redis lost it"] > 0
 
 
+def test_a_turn_that_redis_lost_with_its_worker_is_asked_again_and_its_calls_have_other_keys() -> None:
+    log = [
+        *(TAKEN_OVER[2], begun(1_000_001, "other"), finished(1_000_004, key="other")),
+        *(said(1_000_005, CHARGED), entry(1_000_006, "done")),
+    ]
+    effects = [ran(at(4)), ran(at(1_000_003), "charge", "other")]
+    assert any("under 2 keys" in finding for finding in judged(log, *effects).findings)
+    assert judged(log, *effects, lost=[(at(3), at(5))]).findings == []
+
+
 def test_what_takeovers_found_is_counted() -> None:
     counts = judged(TAKEN_OVER, ran(at(4))).counts + judged(CUT, ran(at(4))).counts
     assert counts["takeovers"] == 2

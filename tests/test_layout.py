@@ -56,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "worker.schema": set(),
     "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
-    "worker.stage": {"broker.log", "worker.attempts", "worker.spending"},
+    "worker.stage": {"broker.errors", "broker.log", "worker.attempts", "worker.spending"},
     "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
     "worker.execution": {
         *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),

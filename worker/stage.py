@@ -14,16 +14,20 @@ is written before any other event, so the order of a stream is that of the calls
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
 
+from broker.errors import LasteventError
 from broker.log.event import INTERNAL, RESTART, START, STATUS, Event, merge_deltas
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.attempts import WORKER_LOST, may_restart
 from worker.spending import Spending
+
+logger = logging.getLogger(__name__)
 
 GATHER_S = 0.1
 GATHER_BYTES = 1024
@@ -122,7 +126,12 @@ class Stage:
         if self.writer.lost or self.writer.closed:
             return
         told = {**gathered.of, GATHERED[gathered.kind]: "".join(gathered.pieces)}
-        self._put(gathered.kind, told, gathered.part)
+        try:
+            self._put(gathered.kind, told, gathered.part)
+        except TypeError:  # half of a surrogate pair, say; the answer, of which this is none, goes on
+            logger.warning(
+                "stream %s: an event of kind %s is left out: JSON cannot hold it", self.writer.sid, gathered.kind
+            )
 
     def _gather(self, kind: str, data: dict[str, Any], part: Part | None) -> None:
         piece, agent = data[GATHERED[kind]], data.get("agent")
@@ -144,7 +153,7 @@ class Stage:
         self._timer = None
         try:
             self.release()
-        except Exception:  # a full stream: whoever writes next is told
+        except LasteventError:  # a full stream: whoever writes next is told
             return
 
     async def drain(self) -> None:

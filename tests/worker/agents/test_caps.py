@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
 import pytest
 from redis.asyncio import Redis
 
+import lastevent
 import worker.agents.caps
 from broker.errors import RedisUnavailable
 from broker.log.keys import Keys
@@ -34,6 +36,7 @@ def session(redis: Redis, sid: str = "sid", name: str = "s") -> Session:
 
 def test_settings_are_ceilings_over_what_an_agent_allows_itself() -> None:
     assert Limits.announced({}, Ceiling()) == Limits()
+    assert Limits()._asdict() == asdict(lastevent.Limits()), "an agent's own have the same defaults"
     said = {"turns": 3, "session_cost_usd": 0.5, "what a later release says": 1}
     assert Limits.announced(said, Ceiling()) == Limits(turns=3, session_cost_usd=0.5)
     lower = Limits.announced(said, Ceiling(2, 5, 7, 0.1))

@@ -92,3 +92,16 @@ async def test_agents_that_think_at_once_have_their_thoughts_gathered_each(log: 
         ("a.2", thoughts),
         ("a.1", "{}"),
     ]
+
+
+async def test_a_thought_that_json_cannot_hold_is_left_out_and_named_and_costs_no_other_one(
+    log: StreamLog, stage: AgentStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    for agent, text in (("a.1", "\ud83d"), ("b.1", "whole")):
+        stage.write("internal.thinking_delta", {"agent": agent, "text": text})
+    stage.write("text_delta", {"text": "So."})
+    await stage.flush()
+    events = await log.read_all(stage.writer.sid)
+    assert [event.kind for event in events[-2:]] == ["internal.thinking_delta", "text_delta"]
+    assert orjson.loads(events[-2].data)["text"] == "whole"
+    assert "internal.thinking_delta is left out" in caplog.text

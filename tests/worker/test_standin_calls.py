@@ -12,10 +12,10 @@ import httpx2
 import jsonschema_rs
 import openai
 import pytest
-from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types as genai_types
 
+from tests.worker.sdk_clients import SdkClients
 from worker.agents.transform import React, Tags, transformed
 from worker.providers.provider import Finish, Said
 from worker.standin.calling import Tool, arguments, guessed
@@ -59,7 +59,7 @@ Called = list[tuple[str, dict[str, Any]]]
 class Conversation:
     """A loop over one wire, with its SDK: what it says, and what it calls, which gets a result."""
 
-    def __init__(self, clients: Clients, wire: str, message: str, **fields: Any) -> None:
+    def __init__(self, clients: SdkClients, wire: str, message: str, **fields: Any) -> None:
         self.clients = clients
         self.fields = fields
         self.ask = getattr(self, wire)
@@ -156,24 +156,9 @@ class Conversation:
         return "".join(part.text or "" for part in parts if not part.thought), called
 
 
-class Clients:
-    def __init__(self, base_url: str) -> None:
-        self.anthropic = anthropic.AsyncAnthropic(api_key="any", base_url=base_url, max_retries=0, timeout=5)
-        self.openai = openai.AsyncOpenAI(api_key="any", base_url=f"{base_url}/v1", max_retries=0, timeout=5)
-        self.http = httpx2.AsyncClient(trust_env=False, timeout=5)
-        options = genai_types.HttpOptions(base_url=base_url, httpx_async_client=self.http)
-        self.gemini = genai.Client(api_key="any", http_options=options).aio
-
-    async def close(self) -> None:
-        await self.anthropic.close()
-        await self.openai.close()
-        await self.gemini.aclose()
-        await self.http.aclose()
-
-
 @pytest.fixture(scope="module")
-async def clients(standin: StandIn) -> AsyncIterator[Clients]:
-    made = Clients(standin.base_url)
+async def clients(standin: StandIn) -> AsyncIterator[SdkClients]:
+    made = SdkClients(standin.base_url)
     yield made
     await made.close()
 
@@ -183,7 +168,7 @@ async def clients(standin: StandIn) -> AsyncIterator[Clients]:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("how", ["", "parallel=1 args_piece=3 thinking=2"])
-async def test_tools_are_called_turn_after_turn_as_asked(clients: Clients, wire: str, how: str) -> None:
+async def test_tools_are_called_turn_after_turn_as_asked(clients: SdkClients, wire: str, how: str) -> None:
     message = (
         'Please! [[call=find_order:{"order_id": "A[[17]]", "more": [{"a": "é"}, 2]} call=now then '
         f"call=refund:{{}} then {FAST} {how}]]"
@@ -205,13 +190,13 @@ def quoted(said: str, wire: str) -> str:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_arguments_that_are_not_given_come_from_the_message_by_the_tools_schema(
-    clients: Clients, wire: str
+    clients: SdkClients, wire: str
 ) -> None:
     message = f"Give 500 back for B-12 [[call=refund {FAST}]]"
     assert (await Conversation(clients, wire, message).turns())[0] == [[("refund", {"order_id": "B-12", "cents": 500})]]
 
 
-async def test_a_tool_that_the_request_does_not_have_may_be_called(clients: Clients) -> None:
+async def test_a_tool_that_the_request_does_not_have_may_be_called(clients: SdkClients) -> None:
     turns, _ = await Conversation(clients, "anthropic", f'[[call=gone:{{"a":1}} call=gone {FAST}]]').turns()
     assert turns == [[("gone", {"a": 1}), ("gone", {})]]
 
@@ -231,7 +216,7 @@ def test_what_is_asked_is_no_part_of_what_is_said() -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-async def test_before_its_calls_a_turn_says_nothing_unless_it_is_asked_to(clients: Clients, wire: str) -> None:
+async def test_before_its_calls_a_turn_says_nothing_unless_it_is_asked_to(clients: SdkClients, wire: str) -> None:
     # pydantic-ai's run_stream takes the first text for the answer, and Anthropic takes no empty one back.
     silent = Conversation(clients, wire, f"[[call=now {FAST}]]")
     assert (await silent.ask())[0] == ""
@@ -244,7 +229,9 @@ async def test_before_its_calls_a_turn_says_nothing_unless_it_is_asked_to(client
 
 
 @pytest.mark.parametrize("wire", WIRES)
-async def test_with_a_guess_the_tool_is_called_that_shares_words_with_the_message(clients: Clients, wire: str) -> None:
+async def test_with_a_guess_the_tool_is_called_that_shares_words_with_the_message(
+    clients: SdkClients, wire: str
+) -> None:
     turns, text = await Conversation(clients, wire, f"Where is my order A17? [[guess=1 {FAST}]]").turns()
     assert turns == [[("find_order", {"order_id": "A17"})]]
     assert text.startswith(f"The tools said {quoted('find_order is done', wire)}.")
@@ -281,7 +268,7 @@ DEMANDS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("wire", "choice"), DEMANDS, ids=WIRES)
-async def test_each_wire_has_its_own_words_for_a_demand(clients: Clients, wire: str, choice: Any) -> None:
+async def test_each_wire_has_its_own_words_for_a_demand(clients: SdkClients, wire: str, choice: Any) -> None:
     name = "tool_config" if wire == "gemini" else "tool_choice"
     demand = {name: genai_types.ToolConfig(**choice) if wire == "gemini" else choice}
     turns, _ = await Conversation(clients, wire, f"Order A17 [[guess=1 {FAST}]]", **demand).turns()
@@ -327,7 +314,7 @@ def test_an_argument_is_what_its_schema_asks_for(schema: dict[str, Any], message
 # -- in text ---------------------------------------------------------------------------------------------------------
 
 
-async def acted(clients: Clients, messages: list[Any], transform: Any, **fields: Any) -> tuple[list[Any], Finish]:
+async def acted(clients: SdkClients, messages: list[Any], transform: Any, **fields: Any) -> tuple[list[Any], Finish]:
     """What an agent has of a turn in text."""
 
     async def said() -> AsyncIterator[Said]:
@@ -343,7 +330,7 @@ async def acted(clients: Clients, messages: list[Any], transform: Any, **fields:
 
 
 @pytest.mark.parametrize("form", ["react", "tags"])
-async def test_a_loop_over_a_model_that_acts_in_text(clients: Clients, form: str) -> None:
+async def test_a_loop_over_a_model_that_acts_in_text(clients: SdkClients, form: str) -> None:
     asked = f'[[say={form} call=find_order:{{"order_id":"A17"}} call=now then call=refund:{{"cents":5}} {FAST}]]'
     messages: list[Any] = [{"role": "user", "content": asked}]
     called, text = [], ""
@@ -361,7 +348,7 @@ async def test_a_loop_over_a_model_that_acts_in_text(clients: Clients, form: str
     assert "refund is done" in text
 
 
-async def test_an_invented_observation_is_cut_or_stopped_at(clients: Clients) -> None:
+async def test_an_invented_observation_is_cut_or_stopped_at(clients: SdkClients) -> None:
     messages = [{"role": "user", "content": f"[[say=react call=now invent=1 {FAST}]]"}]
     cut, stopped = React({}), React({})
     events, _ = await acted(clients, messages, cut)
@@ -376,7 +363,7 @@ async def test_an_invented_observation_is_cut_or_stopped_at(clients: Clients) ->
 # -- without a stream ------------------------------------------------------------------------------------------------
 
 
-async def at_once(clients: Clients, wire: str, message: str) -> tuple[str, str, Called, Any]:
+async def at_once(clients: SdkClients, wire: str, message: str) -> tuple[str, str, Called, Any]:
     """(text, thinking, calls, stop reason) of an answer that is no stream."""
     said: Any = [{"role": "user", "content": message}]
     if wire == "anthropic":
@@ -400,7 +387,7 @@ async def at_once(clients: Clients, wire: str, message: str) -> tuple[str, str, 
 
 
 @pytest.mark.parametrize("wire", WIRES)
-async def test_a_request_without_a_stream_gets_the_same_at_once(clients: Clients, wire: str) -> None:
+async def test_a_request_without_a_stream_gets_the_same_at_once(clients: SdkClients, wire: str) -> None:
     message = f'[[call=now call=gone:{{"a":[1]}} before=3 thinking=3 piece=1 gzip=1 {FAST}]]'
     stops = {"anthropic": "tool_use", "responses": "completed", "chat": "tool_calls", "gemini": "STOP"}
     expected = ("This is a", "A stand-in does", [("now", {}), ("gone", {"a": [1]})], stops[wire])
@@ -409,7 +396,7 @@ async def test_a_request_without_a_stream_gets_the_same_at_once(clients: Clients
 
 @pytest.mark.parametrize("fault", ["error_at=1", "end_at=1", "cut_at=1"])
 @pytest.mark.parametrize("wire", WIRES)
-async def test_half_of_an_answer_is_none_where_there_is_no_stream(clients: Clients, wire: str, fault: str) -> None:
+async def test_half_of_an_answer_is_none_where_there_is_no_stream(clients: SdkClients, wire: str, fault: str) -> None:
     errors = (anthropic.APIError, openai.APIError, genai_errors.APIError, httpx2.TransportError)
     with pytest.raises(errors):
         await at_once(clients, wire, f"[[{fault} {FAST}]]")

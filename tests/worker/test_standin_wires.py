@@ -14,13 +14,13 @@ import httpx2
 import openai
 import pytest
 from anthropic.types import RawMessageStreamEvent
-from google import genai
 from google.genai import errors as genai_errors
 from google.genai import types as genai_types
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from tests.worker.sdk_clients import SdkClients
 from worker.standin.server import StandIn
 from worker.standin.words import JSON_TEXT, words
 
@@ -58,22 +58,8 @@ class Answer:
         self.order.append(call)
 
 
-class Clients:
-    """The SDKs' clients, with nothing changed in them; their answers are read as typed events."""
-
-    def __init__(self, base_url: str) -> None:
-        self.anthropic = anthropic.AsyncAnthropic(api_key="any", base_url=base_url, max_retries=0, timeout=5)
-        self.openai = openai.AsyncOpenAI(api_key="any", base_url=f"{base_url}/v1", max_retries=0, timeout=5)
-        # Without a client of its own the SDK takes aiohttp if it is there.
-        self.http = httpx2.AsyncClient(trust_env=False, timeout=5)
-        options = genai_types.HttpOptions(base_url=base_url, httpx_async_client=self.http)
-        self.gemini = genai.Client(api_key="any", http_options=options).aio
-
-    async def close(self) -> None:
-        await self.anthropic.close()
-        await self.openai.close()
-        await self.gemini.aclose()
-        await self.http.aclose()
+class Clients(SdkClients):
+    """Their answers are read as typed events."""
 
     async def ask(self, wire: str, message: str) -> Answer:
         answer = Answer()

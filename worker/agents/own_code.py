@@ -32,26 +32,19 @@ from worker.agents.speech import attributed
 from worker.agents.stage import AgentStage
 from worker.visibility import visible
 
-OURS = RESERVED | NOTICES | OF_CLIENTS | TERMINAL | {START, "input", "approval_request", "agent_start", "agent_end"}
-"""Kinds that only the worker writes: a reader of the log trusts them."""
+_OF_CALLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error", "approval_request"})
+_OF_OPERATORS = frozenset({"turn", "usage", "failover", "trace", "approval", "tool_result"})
 
-OUR_INTERNALS = frozenset(
-    f"{INTERNAL}{name}"
-    for name in (
-        "turn",
-        "usage",
-        "failover",
-        "trace",
-        "approval_request",
-        "approval",
-        "tool_start",
-        "tool_args",
-        "tool_result",
-        "tool_end",
-    )
-) | {f"{INTERNAL}tool_error"}
-OUR_TOOLS = frozenset({"tool_start", "tool_args", "tool_end", "tool_error"})
-
+OURS = (
+    RESERVED
+    | NOTICES
+    | OF_CLIENTS
+    | TERMINAL
+    | _OF_CALLS
+    | {START, "input", "agent_start", "agent_end"}
+    | {f"{INTERNAL}{name}" for name in _OF_CALLS | _OF_OPERATORS}
+)
+"""Kinds that only the worker writes: a reader of the log, and the journal, trust them."""
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 """What code may call its events: a line of a text, whatever way the code has found to the wire."""
@@ -109,7 +102,7 @@ class OwnCode:
         stage = self._attempt.stage
         if not (isinstance(kind, str) and _KIND.fullmatch(kind) and isinstance(data, dict)):
             raise AgentError("agent_failed", "ValueError", "an event has a name as its kind, and an object as its data")
-        if kind in OURS or kind in OUR_TOOLS or kind in OUR_INTERNALS:
+        if kind in OURS:
             raise AgentError("agent_failed", "ValueError", f"events of kind {kind} are written by the worker alone")
         text = JOINED.get(kind.removeprefix(INTERNAL))
         if text and not isinstance(data.get(text), str):  # readers join it

@@ -1,11 +1,8 @@
-"""What each caller may do: bearer keys (RFC 6750, section 2.1), and read tokens for browsers.
+"""What each caller may do: API keys for back ends, tokens for phones and browsers (RFC 6750), in one Grant.
 
-With LASTEVENT_API_KEYS set, every call needs `Authorization: Bearer <key>`. A browser's EventSource cannot send a
-header, so `events_url` carries a token: signed, expiring, valid for reading that one stream. Without keys the server
-listens on loopback only, every caller is the tenant `default`, and web/door.py keeps web pages out.
-
-A token is <expiry, s since 1970>.<random>.<signature>. It is signed with a secret of its own, never with an API key:
-whoever holds a token could try keys on it without asking any server.
+A browser's EventSource cannot send a header, so `events_url` carries a token: signed, expiring, valid for reading that
+one stream. Without keys the server listens on loopback only, every caller is the tenant `default`, and web/door.py
+keeps web pages out.
 """
 
 from __future__ import annotations
@@ -23,13 +20,14 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from broker.errors import Forbidden, RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
+from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
 from broker.log.meta import Meta
+from broker.tenants.keyring import DEFAULT_TENANT, Keyring
+from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
+from broker.tenants.token import ANYONE, Token
 
-DEFAULT_TENANT = "default"
-
-TOKEN_CHARACTERS = 200
-"""More than any token has."""
+TOKEN_CHARACTERS = 4096
+"""More than any token may have."""
 
 
 class Audience(Enum):
@@ -40,22 +38,43 @@ class Audience(Enum):
 
 
 class Grant(NamedTuple):
-    """What a caller may touch: a tenant's streams. (A read token is checked against the one stream of the request.)
+    """What a caller may do, and with which streams: a tenant's; of a token, those that it opens.
 
-    `who`: the caller's name in the access record. `is_masked`: the caller may only read, with masks applied.
-    `token`: the read token, if it was one; `expires`: when it ends, in s since 1970. `audience`: what it sees of them.
+    `who`: the caller's name in the access record. `token`: the caller's, if it has no key. `audience`: what it sees of
+    events.
     """
 
     tenant: str
     who: str = "anyone"
-    is_masked: bool = False
-    token: str | None = None
-    expires: int | None = None
+    scopes: frozenset[str] = EVERYTHING
+    token: Token | None = None
     audience: Audience = Audience.ALL
+
+    @property
+    def is_masked(self) -> bool:
+        """It reads what has ended, with masks applied. Such a key has no other scope that shows content."""
+        return MASKED in self.scopes
 
     @property
     def is_public(self) -> bool:
         return self.audience is Audience.PUBLIC
+
+    @property
+    def is_viewer(self) -> bool:
+        """It sees of a record what viewers see."""
+        return self.token is not None or not opens(self.scopes, INSPECT, MASKED)
+
+    def masked(self) -> Grant:
+        return self._replace(scopes=frozenset({MASKED}))
+
+    def require(self, *scopes: str) -> None:
+        """Raises InsufficientScope unless one of them is held."""
+        if not opens(self.scopes, *scopes):
+            raise InsufficientScope(scopes)
+
+    def opens(self, sid: str, meta: Meta) -> bool:
+        """Whether this stream exists for this caller."""
+        return meta.tenant == self.tenant and (self.token is None or self.token.opens(sid, meta.session, meta.user))
 
     def names(self, form: str) -> str:
         """What the access record calls a reading in this form: it says for whose eyes it was."""
@@ -64,62 +83,59 @@ class Grant(NamedTuple):
     def narrowed(self, wanted: Audience | None) -> Grant:
         """For a caller that asked for this audience. Raises Forbidden if it may not see so much."""
         if wanted is Audience.ALL and self.is_public:
-            raise Forbidden("A read token shows what users see. `audience=all` takes an API key.")
+            raise Forbidden("This credential shows what users see. `audience=all` takes an API key that may inspect.")
         return self if wanted is None else self._replace(audience=wanted)
 
 
 class Auth:
-    """The keys of this server. `is_open`: it has none, and every caller gets a full grant.
+    """The keys and tokens that this server knows. `is_open`: it has no keys, and every caller may do everything.
 
     `token_secrets`: those that sign read tokens, the first of them new ones; empty while they are not known yet.
     """
 
-    def __init__(
-        self,
-        keys: Sequence[str],
-        token_secrets: Callable[[], Sequence[bytes]],
-        token_ttl_s: int,
-        masked_keys: Sequence[str] = (),
-    ) -> None:
-        self._keys = [key.encode() for key in keys]
-        self._masked_keys = [key.encode() for key in masked_keys]
+    def __init__(self, keyring: Keyring, token_secrets: Callable[[], Sequence[bytes]], token_ttl_s: int) -> None:
+        self._keyring = keyring
         self._token_secrets = token_secrets
         self._token_ttl_s = token_ttl_s
 
     @property
     def is_open(self) -> bool:
-        return not self._keys
+        return self._keyring.is_empty
 
     @property
     def is_ready(self) -> bool:
-        """Whether read tokens can be made and checked."""
+        """Whether tokens can be made and checked."""
         return self.is_open or bool(self._token_secrets())
 
-    def by_key(self, authorization: str | None) -> Grant:
-        """The grant for an Authorization header. Raises Unauthorized."""
-        if self.is_open:
-            return Grant(DEFAULT_TENANT)
-        scheme, _, key = (authorization or "").partition(" ")
-        given = key.strip().encode("utf-8", "surrogateescape")
-        # Every key is compared, in constant time: the time it takes reveals nothing about any key.
-        matches = [hmac.compare_digest(given, known) for known in self._keys]
-        matches_masked = [hmac.compare_digest(given, known) for known in self._masked_keys]
-        if scheme.lower() == "bearer" and (any(matches) or any(matches_masked)):
-            return Grant(DEFAULT_TENANT, who=f"key:{_fingerprint(given)}", is_masked=not any(matches))
-        raise Unauthorized("Send the header Authorization: Bearer <one of LASTEVENT_API_KEYS>.")
+    def open_grant(self) -> Grant:
+        """Of a server without keys."""
+        return Grant(DEFAULT_TENANT)
 
-    def by_token(self, sid: str, token: str) -> Grant:
-        """The grant for a read token of this stream. Raises Unauthorized, TokenExpired, RedisUnavailable."""
+    def grant(self, credential: str, sid: str | None = None) -> Grant:
+        """What a key or a token opens. `sid`: the stream of the request, if it names one.
+
+        Raises Unauthorized, TokenExpired, RedisUnavailable.
+        """
+        if key := self._keyring.find(credential):
+            sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
+            audience = Audience.ALL if sees_all else Audience.PUBLIC
+            return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience)
+        return self._by_token(sid or "", credential)
+
+    def _by_token(self, sid: str, token: str) -> Grant:
         signed, _, signature = token.rpartition(".")
         given = signature.encode("utf-8", "replace")
         if len(token) <= TOKEN_CHARACTERS and any(
-            [hmac.compare_digest(given, _sign(key, sid, signed)) for key in self._signing_keys()]  # noqa: C419 - all of them, see above
+            [hmac.compare_digest(given, _sign(key, sid, signed)) for key in self._signing_keys()]  # noqa: C419 - each of them, in constant time
         ):
             expires = int(signed.partition(".")[0])
-            if expires > time.time():
-                return Grant(DEFAULT_TENANT, who="token", token=token, expires=expires, audience=Audience.PUBLIC)
-            raise TokenExpired("The token in this URL has expired. Get a new events_url.")
-        raise Unauthorized("The token in this URL is not valid for this stream. Get a new events_url.")
+            if expires <= time.time():
+                raise TokenExpired("The token has expired. Get a new events_url.")
+            name = hashlib.sha256(token.encode()).hexdigest()
+            scopes = frozenset({READ})
+            held = Token(name, "", DEFAULT_TENANT, ANYONE, scopes, 0, expires, streams=frozenset({sid}))
+            return Grant(DEFAULT_TENANT, "token", scopes, held, Audience.PUBLIC)
+        raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")
 
     def token(self, sid: str) -> str | None:
         """A read token for one stream, valid for `token_ttl_s`; None if open. Raises RedisUnavailable."""
@@ -145,12 +161,9 @@ def _sign(key: bytes, sid: str, signed: str) -> bytes:
     return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=")
 
 
-def _fingerprint(key: bytes) -> str:
-    """Enough to distinguish keys; it cannot be used as a key."""
-    return hashlib.sha256(b"lastevent key " + key).hexdigest()[:8]
-
-
-def require_visible(meta: Meta, grant: Grant) -> None:
-    """Raises StreamNotFound for another tenant's stream: for this caller it does not exist (G8)."""
-    if meta.tenant != grant.tenant:
+def require_visible(sid: str, meta: Meta, grant: Grant) -> None:
+    """Raises StreamNotFound for another tenant's stream, or one that a token does not open: for this caller it does not
+    exist (G8).
+    """
+    if not grant.opens(sid, meta):
         raise StreamNotFound("There is no stream with this id.")

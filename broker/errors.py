@@ -19,11 +19,17 @@ LasteventError
 │   └── InvalidInput        not what the agent takes
 ├── UnsupportedMediaType    the body is not declared as JSON
 ├── BodyTooLarge
-├── TooManyViewers          of this server, of a stream or of a read token
-├── RateLimited             a read token connects too often; more inputs wait than may
-├── Unauthorized            no key, or an unknown one
-│   └── TokenExpired        a read token that was good
+├── TooManyViewers          of this server, a stream, a token, a subject or a tenant
+├── TooManyStreams          a tenant has as many running as it may
+├── RateLimited             a caller comes too often; more inputs wait than may
+├── Unauthorized            no credential, or no known one
+│   └── InvalidToken        a token that is not valid here
+│       ├── TokenExpired    it was
+│       └── TokenRevoked    it would be, had nobody revoked it
 ├── Forbidden               a browser page of another origin, a proxy in front of a keyless server
+├── InsufficientScope       the credential is good, and does not open this
+├── KeyNotFound             no API key has this id
+├── ErasureNotFound         no erasure has this id
 ├── StoreFull               Redis keeps its last memory for the streams that run: none is created
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
@@ -44,6 +50,7 @@ caller's input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 REDIS_AWAY = {"lasting": "Redis is away"}
@@ -143,9 +150,17 @@ class TooManyViewers(LasteventError):
     status, code, title = 429, "too_many_viewers", "There are too many viewers"
     retry_after_s = 5.0
 
-    def __init__(self, message: str, limit: Literal["process", "stream", "token"]) -> None:
+    def __init__(self, message: str, limit: Literal["process", "stream", "token", "subject", "tenant"]) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class TooManyStreams(LasteventError):
+    """Of external streams: those of workers wait."""
+
+    status, code, title = 429, "too_many_streams", "There are too many streams running"
+    retry_after_s = 15.0
+    limit = "streams_running"
 
 
 class RateLimited(LasteventError):
@@ -160,15 +175,44 @@ class RateLimited(LasteventError):
 
 
 class Unauthorized(LasteventError):
-    status, code, title = 401, "unauthorized", "A valid API key is required"
+    status, code, title = 401, "unauthorized", "A valid API key or token is required"
 
 
-class TokenExpired(Unauthorized):
-    status, code, title = 401, "token_expired", "The read token has expired"
+class InvalidToken(Unauthorized):
+    code, title = "invalid_token", "The token is not valid"
+
+
+class TokenExpired(InvalidToken):
+    """Only if its signature was right, as the next one: others learn nothing about it."""
+
+    code, title = "token_expired", "The token has expired"
+
+
+class TokenRevoked(InvalidToken):
+    code, title = "token_revoked", "The token has been revoked"
 
 
 class Forbidden(LasteventError):
     status, code, title = 403, "forbidden", "This is not allowed"
+
+
+class InsufficientScope(LasteventError):
+    """`scopes`: one of them would open it."""
+
+    status, code, title = 403, "insufficient_scope", "The credential does not open this"
+
+    def __init__(self, scopes: Sequence[str], message: str | None = None) -> None:
+        wanted = " or ".join(scopes)
+        super().__init__(message or f"This takes the scope {wanted}, which the credential does not have.")
+        self.scopes = tuple(scopes)
+
+
+class KeyNotFound(LasteventError):
+    status, code, title = 404, "key_not_found", "There is no such API key"
+
+
+class ErasureNotFound(LasteventError):
+    status, code, title = 404, "erasure_not_found", "There is no such erasure"
 
 
 class StoreFull(LasteventError):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -95,11 +95,36 @@ class Settings(BaseSettings):
     """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` applied."""
     token_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """What signs read tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
+    issuers: Path | None = None
+    """Whose tokens are accepted besides our own, TOML (docs/API.md, tokens)."""
+    token_audience: str = Field("lastevent", min_length=1, max_length=200)
+    token_max_ttl_s: int = Field(86_400, gt=0)
+    console: Literal["on", "off"] = "on"
+    """off: no page at `/` and no /openapi.json."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Networks whose X-Forwarded-For is believed."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     cors_credentials: bool = False
     """Whether a page of those origins may send cookies, which something in front of the servers may ask for."""
     read_token_ttl_s: int = Field(86_400, gt=0)
     """A browser reconnects with the address it has: a token must outlive the stream's retention, or it would be 401."""
+
+    # Callers' limits; a tenant's own are set by `lastevent limits`
+    limits: Literal["enforce", "observe"] = "enforce"
+    """observe: they are counted, and nothing is refused."""
+    connections_per_address: int = Field(2000, ge=1)
+    """A phone company's one address is thousands of phones. IPv6 counts by /64."""
+    unauthorized_per_minute: int = Field(60, ge=1)
+    """Of an address, before its credential is looked at."""
+    creations_per_minute: int = Field(600, ge=1)
+    """Of a tenant, as the next two. The tenant `default` has none of the three unless they are set for it."""
+    streams_running: int = Field(500, ge=1)
+    viewers_per_tenant: int | None = Field(None, ge=1)
+    """None: half of `max_viewers`."""
+    viewers_per_subject: int = Field(50, ge=1)
+    allowed_models: Annotated[tuple[str, ...], NoDecode] = ()
+    """Empty: all. An alias counts by its name."""
+    max_tokens_limit: int = Field(128_000, ge=1)
 
     # The log
     retention_s: float = Field(86_400, gt=0)
@@ -120,6 +145,8 @@ class Settings(BaseSettings):
     """The Ed25519 private key, PEM; a worker's alone. Beside a SQLite archive it is made if it is not there."""
     seal_public_keys: Path | None = None
     """The public keys that seals are checked with, PEM."""
+    seal_timestamps: str = ""
+    """The URL of an authority that stamps the heads with its time (RFC 3161), once a day."""
     seal_heads: str = ""
     """A file, or a URL, that keeps the head of each chain of seals outside of the database."""
     redact_file: Path | None = None
@@ -188,9 +215,17 @@ class Settings(BaseSettings):
     session_tool_calls: int | None = Field(None, ge=0)
     session_cost_usd: float | None = Field(None, ge=0)
 
+    # Operation
+    admin_port: int | None = Field(None, ge=0, le=65_535)
+    """Of /metrics, /readyz and /healthz; None: 9464 where it is free, under `up`, `serve` and `work`. 0: none."""
+    admin_host: str = "127.0.0.1"
+    log_libraries: bool = False
+    """Whether libraries write as much as we do: prompts and keys among it."""
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
 
-    @field_validator("api_keys", "masked_keys", "token_secret", "cors_origins", mode="before")
+    @field_validator(
+        "api_keys", "masked_keys", "token_secret", "cors_origins", "trusted_proxies", "allowed_models", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -24,18 +24,21 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.store"},
-    "broker.auth": {"broker.errors", "broker.log"},
+    "broker.tenants": set(),
+    "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
     "broker.live": {"broker.errors", "broker.store", "broker.log", "broker.dialects"},
     "broker.service": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
+        "broker.tenants",
     },
     "broker.process": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.console": set(),
     "broker.web": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         *("broker.dialects", "broker.live", "broker.service", "broker.process", "broker.console"),
+        "broker.tenants",
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),

@@ -19,7 +19,15 @@
 | le:breaker:<provider/model>   | string  | its failures in a row, of all workers       | 30 s                       |
 | le:tiers                      | zset    | server process → last sign of life (ms)     | a day, or at its end       |
 | le:servers                    | zset    | Redis server → since when it is in use (ms) | a week, the newest 8       |
-| le:secret                     | string  | signs read tokens (secret.py)               | -                          |
+| le:secret                     | string  | signs tokens (secret.py)                    | -                          |
+| le:keys                       | hash    | id → API key, hashed (tenants/keyring.py)   | -                          |
+| le:keys:changed               | channel | id of each key made or revoked              | -                          |
+| le:revoked:<tenant>           | zset    | what is revoked → until (tenants/…)         | the longest token's        |
+| le:limits                     | hash    | tenant → its limits, JSON (tenants/…)       | -                          |
+| le:rates:<tenant>/…           | limits' | creations of this minute                    | two minutes                |
+| le:shares, le:shares:<app>    | hash    | tenant → its virtual time (queue.py)        | a week after the last job  |
+| le:deeds                      | stream  | acts, until they are archived (deeds.py)    | archived, or retention     |
+| le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
 | le:input                      | channel | sid of each stream whose agent is told      | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
@@ -79,6 +87,11 @@ class Keys:
         self.models = f"{prefix}models"
         self.agents = f"{prefix}agents"
         self.secret = f"{prefix}secret"
+        self.api_keys = f"{prefix}keys"
+        self.api_keys_changed = f"{prefix}keys:changed"
+        self.limits = f"{prefix}limits"
+        self.deeds = f"{prefix}deeds"
+        self.erasures = f"{prefix}erasures"
         self.probe = f"{prefix}probe"
 
     def stream(self, sid: str) -> StreamKeys:
@@ -94,6 +107,15 @@ class Keys:
     def jobs_of(self, app: str | None) -> str:
         """The queue of an app's streams; of plain ones, without an app."""
         return self.jobs if app is None else f"{self.jobs}:{app}"
+
+    def revoked(self, tenant: str) -> str:
+        return f"{self.prefix}revoked:{tenant}"
+
+    def rates(self, tenant: str) -> str:
+        return f"{self.prefix}rates:{tenant}"
+
+    def shares(self, app: str | None) -> str:
+        return f"{self.prefix}shares" if app is None else f"{self.prefix}shares:{app}"
 
     def breaker(self, model: str) -> str:
         return f"{self.prefix}breaker:{model}"

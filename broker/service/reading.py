@@ -91,7 +91,7 @@ class Reading:
         def take(events: Sequence[Event]) -> None:
             pages.append(b"".join(map(to_ndjson, events)))
 
-        first_id, last_id = await self._each_page(sid, grant._replace(is_masked=is_redacted), take, pages.clear)
+        first_id, last_id = await self._each_page(sid, grant.masked() if is_redacted else grant, take, pages.clear)
         if is_redacted and self._masking:
             pages.append(orjson.dumps({"redacted": self._masking.names}) + b"\n")
         if grant.is_public:

@@ -56,6 +56,7 @@ from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
+from broker.tenants.scopes import MINT, opens
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ _LOOKED_UP = [
     field.name
     for field in FIELDS
     if field.name
-    in ("session", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
+    in ("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
     or field.outlives_erasure
     or field is Meta.erased
 ]
@@ -155,13 +156,13 @@ class Streams:
         """
         [meta] = await (self.log.read_meta(sid) if whole else self.log.read_fields(_LOOKED_UP, sid))
         if meta:
-            require_visible(meta, grant)
+            require_visible(sid, meta, grant)
             if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid, whole)):
-                require_visible(sealed, grant)
+                require_visible(sid, sealed, grant)
                 return Found(sealed, is_in_redis=False)
             return Found(meta)
         if self._archive and (archived := await self._archive.find(sid, with_request=whole)):
-            require_visible(archived, grant)
+            require_visible(sid, archived, grant)
             return Found(archived, is_in_redis=False)
         await self.log.servers.require_settled(RETURN_LEASES)
         listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
@@ -431,7 +432,7 @@ class Streams:
             meta = (await self.look_up(sid, grant, whole=True)).meta
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
-        record = stream_record(meta, sid, self._auth.token(sid))
+        record = stream_record(meta, sid, self._auth.token(sid) if opens(grant.scopes, MINT) else None)
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}

@@ -25,6 +25,7 @@ from broker.service.bodies import (
 )
 from broker.web import problems
 from broker.web.answers import ANSWERS
+from broker.web.grants import Needs
 
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
 _BODIES: tuple[type[Body], ...] = (
@@ -50,18 +51,16 @@ _SCHEMES = {
     "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "One of LASTEVENT_API_KEYS. A server without keys listens on loopback only and asks for none.",
+        "description": "An API key. A server without keys listens on loopback only and asks for none.",
     },
-    "read_token": {
+    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "For phones and browsers"},
+    "address": {
         "type": "apiKey",
         "in": "query",
         "name": "access_token",
-        "description": "As `events_url` has it, for clients that cannot send headers. It opens one stream.",
+        "description": "A token of one stream, as in `events_url`, for clients that cannot send headers.",
     },
 }
-_BY_KEY: list[dict[str, list[str]]] = [{"key": []}]
-SECURITY = {"anyone": [], "reader": [*_BY_KEY, {"read_token": []}]}
-"""What opens a route, by the name of its check (grants.py); every other check takes a key."""
 
 TAGS = {
     "Start": "Start a generation, once more, and stop it",
@@ -145,8 +144,20 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def _name(paths: Mapping[str, Any], route: APIRoute) -> None:
     """What a generated client calls the route, and what opens it."""
-    check, _ = route.endpoint.needs  # type: ignore[attr-defined]  # set by @needs (grants.py)
+    security = _security(route.endpoint.needs)  # type: ignore[attr-defined]  # set by @needs (grants.py)
     for method in route.methods or ():
         operation = paths[route.path_format][method.lower()]
         operation["operationId"] = route.name
-        operation["security"] = SECURITY.get(check.__name__, _BY_KEY)
+        operation["security"] = security
+
+
+def _security(needed: Needs | None) -> list[dict[str, list[str]]]:
+    """What opens a route; of the scopes that a key may have, one is enough."""
+    if needed is None:
+        return []
+    opens: list[dict[str, list[str]]] = [{"key": [scope]} for scope in needed.scopes] or [{"key": []}]
+    if needed.token:
+        opens.append({"token": [needed.token]})
+    if needed.token and needed.address:
+        opens.append({"address": [needed.token]})
+    return opens

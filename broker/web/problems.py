@@ -15,10 +15,12 @@ from starlette.responses import Response
 
 from broker.errors import (
     AppendGap,
+    InsufficientScope,
     InvalidRequest,
+    InvalidToken,
     LasteventError,
     RateLimited,
-    TokenExpired,
+    TooManyStreams,
     TooManyViewers,
     Unauthorized,
 )
@@ -36,7 +38,10 @@ SCHEMA: dict[str, Any] = {
         "detail": {"type": "string"},
         "request_id": {"type": "string"},
         "last_event_id": {"type": "integer", "description": "append_gap only: send again from the one after it"},
-        "limit": {"type": "string", "description": "too_many_viewers and rate_limited only: which limit"},
+        "limit": {
+            "type": "string",
+            "description": "too_many_viewers, too_many_streams and rate_limited only: which limit",
+        },
     },
 }
 
@@ -63,14 +68,17 @@ def from_error(request_id: str, error: LasteventError) -> Response:
     more: dict[str, Any] = {}
     if isinstance(error, AppendGap):
         more["last_event_id"] = error.tail
-    elif isinstance(error, TooManyViewers | RateLimited):
+    elif isinstance(error, TooManyViewers | TooManyStreams | RateLimited):
         more["limit"] = error.limit
     response = problem(request_id, error.status, error.code, error.title, str(error), **more)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
-        is_token = isinstance(error, TokenExpired)
+        is_token = isinstance(error, InvalidToken)
         response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if is_token else "Bearer"
+    if isinstance(error, InsufficientScope):
+        wanted = " ".join(error.scopes)
+        response.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{wanted}"'
     if error.status == 413:
         response.headers["Connection"] = "close"  # the rest of the body is not read
     return response

@@ -31,6 +31,8 @@ from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.tenants.keyring import ApiKey, Keyring, given_key
+from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -60,10 +62,9 @@ class Tier:
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
         self.auth = Auth(
-            settings.keys,
+            Keyring(settings_keys(settings)),
             lambda: settings.token_secrets or self.secret.known,
             settings.read_token_ttl_s,
-            settings.masked,
         )
         self.access = AccessRecord(
             self.redis,
@@ -158,17 +159,17 @@ class Tier:
     def require_place(self, sid: str | None = None, grant: Grant | None = None) -> None:
         """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers or RateLimited."""
         self.require_open()
-        token = grant.token if grant else None
+        token = grant.token.id if grant and grant.token else None
         self.viewers.require_place(sid, token)
         if token:
             self.connects.require(token)
 
     async def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
         """The record as this caller may see it."""
-        if grant.token:
+        if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid))
+            return stream_record(meta, sid, self.auth.token(sid) if opens(grant.scopes, MINT) else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
@@ -198,6 +199,11 @@ class Tier:
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await to_model(model, await read_json(request, self.settings.max_body_bytes, optional=optional))
+
+
+def settings_keys(settings: Settings) -> list[ApiKey]:
+    full = [given_key(secret, EVERYTHING) for secret in settings.keys]
+    return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
 
 
 def _end_this_process() -> None:

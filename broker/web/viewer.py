@@ -150,7 +150,9 @@ class EventsResponse(Response):
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
         self._view = view
-        self.sid, self.token, self._expires = view.sid, grant.token, grant.expires
+        self.sid = view.sid
+        self.token = grant.token.id if grant.token else None
+        self._expires = grant.token.expires if grant.token else None
         self._steps = steps
         self._format = form
         self._heartbeat = heartbeat

@@ -190,7 +190,7 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     for other_path in ("", "/events", "/text", "/replay", "/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{other}{other_path}?access_token={token}"), 401, "unauthorized")
         problem(browser.get(f"/v1/streams/nope{other_path}?access_token={token}"), 401, "unauthorized")
-    problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "forbidden")
+    problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "insufficient_scope")
     for key_path in ("/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
     before = owner.newest_ids()

@@ -59,11 +59,11 @@ def test_each_operation_tells_what_it_is_and_gives(path: str, method: str, opera
 
 def test_it_says_what_opens_each_route() -> None:
     schemes = DOCUMENT["components"]["securitySchemes"]
-    assert (schemes["key"]["scheme"], schemes["read_token"]["name"]) == ("bearer", "access_token")
+    assert (schemes["key"]["scheme"], schemes["address"]["name"]) == ("bearer", "access_token")
     opened_by = {
         operation["operationId"]: operation["security"] for *_, operation in (one.values for one in OPERATIONS)
     }
-    by_token = {name for name, security in opened_by.items() if {"read_token": []} in security}
+    by_token = {name for name, security in opened_by.items() if {"address": ["streams:read"]} in security}
     assert by_token == {"events", "stream", "text"}
     assert {name for name, security in opened_by.items() if not security} == {"healthz", "readyz"}
 

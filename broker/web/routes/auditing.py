@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.tenants.scopes import AUDIT, ERASE, MASKED
 from broker.web.answers import Verification, ViewPage
-from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import PAGE_LIMIT, Limit, Next
 from broker.web.openapi import erases, gives
 from broker.web.presence import while_here
@@ -17,7 +18,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Audit"])
 
 
 @router.get("/v1/streams/{sid}/views", **gives("Who saw which events, oldest first", ViewPage))
-@needs(any_key)
+@needs(AUDIT, MASKED)
 async def views(request: Request, sid: str, limit: Limit = PAGE_LIMIT, cursor: Next = None) -> Response:
     """Each connection that followed the stream, and each caller that read it."""
     tier = Tier.of(request)
@@ -26,14 +27,14 @@ async def views(request: Request, sid: str, limit: Limit = PAGE_LIMIT, cursor: N
 
 
 @router.get("/v1/streams/{sid}/verify", **gives("The stream against its seal", Verification))
-@needs(any_key)
+@needs(AUDIT, MASKED)
 async def verify(request: Request, sid: str) -> Response:
     """Recomputed from what is stored now: the log, the record, the seal and its signature."""
     return json_response({"id": sid, **await Tier.of(request).reading.verify(sid, grant_of(request))})
 
 
 @router.delete("/v1/streams/{sid}", status_code=204, **erases())
-@needs(full_key)
+@needs(ERASE)
 async def erase(request: Request, sid: str) -> Response:
     """A tombstone and the seals stay."""
     tier = Tier.of(request)

@@ -27,7 +27,8 @@ from broker.log.access import View
 from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
-from broker.web.grants import CheckedRoute, ReaderGrant, needs, reader, reader_by_key
+from broker.tenants.scopes import AUDIT, MASKED, READ
+from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
@@ -52,7 +53,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
-@needs(reader, passing=cut_or_raise)
+@needs(READ, MASKED, token=READ, address=True, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -91,7 +92,7 @@ async def events(
 
 
 @router.get("/v1/streams/{sid}/replay", **gives("The log again, at its original pace × speed", MEDIA_TYPE))
-@needs(reader_by_key)
+@needs(AUDIT, MASKED, address=True)
 async def replay_paced(
     request: Request,
     sid: str,

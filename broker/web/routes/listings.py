@@ -12,8 +12,9 @@ from starlette.responses import Response
 from broker.auth import Grant
 from broker.log.index import Filter
 from broker.service.record import models_json
+from broker.tenants.scopes import INSPECT, MASKED
 from broker.web.answers import ModelList, SessionPage, SessionStreams, StreamPage
-from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import Include, Limit, Next, State
 from broker.web.openapi import gives
 from broker.web.presence import while_here
@@ -24,7 +25,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["List"])
 
 
 @router.get("/v1/streams", **gives("Streams, newest first", StreamPage))
-@needs(any_key)
+@needs(INSPECT, MASKED)
 async def streams(
     request: Request,
     session_id: str | None = None,
@@ -51,7 +52,7 @@ async def streams(
 
 
 @router.get("/v1/sessions", **gives("Sessions, the one with the newest stream first", SessionPage))
-@needs(full_key)
+@needs(INSPECT)
 async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> Response:
     """A session is the streams that were started with the same `session_id`."""
     tier = Tier.of(request)
@@ -60,7 +61,7 @@ async def sessions(request: Request, limit: Limit = 50, cursor: Next = None) -> 
 
 
 @router.get("/v1/sessions/{session_id:path}", **gives("A session's streams, newest first", SessionStreams))
-@needs(full_key)
+@needs(INSPECT)
 async def session(
     request: Request, session_id: str, limit: Limit = 50, cursor: Next = None, include: Include = None
 ) -> Response:
@@ -80,7 +81,7 @@ async def session(
 
 
 @router.get("/v1/models", **gives("The models and aliases that workers say they have", ModelList))
-@needs(any_key)
+@needs()
 async def models(request: Request) -> Response:
     """In the form of OpenAI's list. Providers may have other models too."""
     tier = Tier.of(request)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.tenants.scopes import METRICS
 from broker.web import metrics
 from broker.web.answers import Status
-from broker.web.grants import CheckedRoute, anyone, full_key, needs
+from broker.web.grants import CheckedRoute, needs, needs_nothing
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -17,7 +18,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Operate"])
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", **gives("The process is alive", Status))
-@needs(anyone)
+@needs_nothing
 async def healthz() -> Response:
     """It says nothing about Redis."""
     return json_response({"status": "ok"})
@@ -25,7 +26,7 @@ async def healthz() -> Response:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **gives("A stream would start now", Status))
-@needs(anyone)
+@needs_nothing
 async def readyz(request: Request) -> Response:
     """503 while this server should get no requests, with what is missing."""
     await Tier.of(request).require_ready()
@@ -33,7 +34,7 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/metrics", **gives("Prometheus metrics of this process", "text/plain"))
-@needs(full_key)
+@needs(METRICS)
 async def metrics_(request: Request) -> Response:
     """In the text format of Prometheus."""
     tier = Tier.of(request)

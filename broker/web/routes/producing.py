@@ -8,8 +8,9 @@ from starlette.responses import Response
 from broker.log.steps import EXTERNAL_LEASE_S
 from broker.service.bodies import AppendEvents, ProducerHeartbeat
 from broker.service.record import rfc3339
+from broker.tenants.scopes import APPEND
 from broker.web.answers import Appended, Renewed
-from broker.web.grants import CheckedRoute, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.openapi import takes
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -18,7 +19,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Produce"])
 
 
 @router.post("/v1/streams/{sid}/events", **takes(AppendEvents, 200, "The id of the last event", Appended))
-@needs(full_key)
+@needs(APPEND, token=APPEND)
 async def append(request: Request, sid: str) -> Response:
     """All events of a batch, or none. With `first`, sending a batch again adds nothing."""
     tier = Tier.of(request)
@@ -28,7 +29,7 @@ async def append(request: Request, sid: str) -> Response:
 
 
 @router.post("/v1/streams/{sid}/heartbeat", **takes(ProducerHeartbeat, 200, "The lease is renewed", Renewed))
-@needs(full_key)
+@needs(APPEND, token=APPEND)
 async def heartbeat(request: Request, sid: str) -> Response:
     """An append renews the lease, too. When it runs out, the stream ends with an error."""
     tier = Tier.of(request)

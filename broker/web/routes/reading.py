@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
+from broker.tenants.scopes import AUDIT, INSPECT, MASKED, READ
 from broker.web.answers import AssistantMessage, Stream, StreamState
-from broker.web.grants import CheckedRoute, ReaderGrant, any_key, full_key, grant_of, needs, reader
+from broker.web.grants import CheckedRoute, ReaderGrant, grant_of, needs
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -19,9 +20,9 @@ router = APIRouter(route_class=CheckedRoute, tags=["Read"])
 
 
 @router.get("/v1/streams/{sid}", **gives("The stream", Stream, StreamState))
-@needs(reader)
+@needs(INSPECT, READ, MASKED, token=READ, address=True)
 async def stream(request: Request, sid: str) -> Response:
-    """A read token shows less of it than a key (StreamState)."""
+    """Who may not inspect sees less of it (StreamState)."""
     tier = Tier.of(request)
     grant = grant_of(request)
     meta = await tier.streams.look_up_whole(sid, grant)
@@ -31,19 +32,19 @@ async def stream(request: Request, sid: str) -> Response:
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
-@needs(reader)
+@needs(READ, MASKED, token=READ, address=True)
 async def text(request: Request, sid: str, grant: ReaderGrant) -> Response:
     """The text since the last restart, and in Last-Event-ID where to continue."""
     tier = Tier.of(request)
     if grant.token:
-        tier.connects.require(grant.token)
+        tier.connects.require(grant.token.id)
     answer, *span = await while_here(request, tier.reading.text(sid, grant))
     tier.note_reading(request, grant, grant.names("text"), sid, span=(span[0], span[1]))
     return Response(answer, media_type="text/plain; charset=utf-8", headers={"Last-Event-ID": str(span[1])})
 
 
 @router.get("/v1/streams/{sid}/message", **gives("The assistant's message, for the next request", AssistantMessage))
-@needs(full_key)
+@needs(INSPECT)
 async def message(request: Request, sid: str) -> Response:
     """What `messages` of the next POST takes as it is: for the model that said it in its own form, for any other in
     blocks. 409 while the stream runs.
@@ -55,7 +56,7 @@ async def message(request: Request, sid: str) -> Response:
 
 
 @router.get("/v1/streams/{sid}/export", **gives("The whole log, an event a line", NDJSON_MEDIA_TYPE))
-@needs(any_key)
+@needs(AUDIT, MASKED)
 async def export(
     request: Request,
     sid: str,

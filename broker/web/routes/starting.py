@@ -11,8 +11,9 @@ from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
+from broker.tenants.scopes import CANCEL, READ, WRITE
 from broker.web.answers import Ended, StartedStream, Stream
-from broker.web.grants import CheckedRoute, ReaderGrant, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, ReaderGrant, grant_of, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
@@ -33,7 +34,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Start"])
     "/v1/streams",
     **takes(CreateStream, 201, "Started. With Accept: text/event-stream, the stream itself", StartedStream),
 )
-@needs(full_key)
+@needs(WRITE)
 async def create_stream(
     request: Request,
     grant: ReaderGrant,
@@ -44,7 +45,7 @@ async def create_stream(
 ) -> Response:
     """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
-    _require_place(tier, accept)
+    _require_place(tier, grant, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     with tier.intake.place() as place:
         body = await read_json(request, tier.settings.max_request_bytes, place=place)
@@ -58,7 +59,7 @@ async def create_stream(
     "/v1/streams/{sid}/regenerate",
     **takes(Regenerate, 201, "A new stream of the same request and session", Stream, optional=True),
 )
-@needs(full_key)
+@needs(WRITE)
 async def regenerate(
     request: Request,
     sid: str,
@@ -70,7 +71,7 @@ async def regenerate(
 ) -> Response:
     """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
-    _require_place(tier, accept)
+    _require_place(tier, grant, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
     started = await tier.streams.regenerate(sid, grant, idempotency_key)
@@ -78,7 +79,7 @@ async def regenerate(
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
-@needs(full_key)
+@needs(CANCEL, token=CANCEL)
 async def cancel(request: Request, sid: str) -> Response:
     """Whether it is queued, running, or has lost its worker. A stream that has ended stays as it is (`already`)."""
     tier = Tier.of(request)
@@ -88,9 +89,10 @@ async def cancel(request: Request, sid: str) -> Response:
     return json_response(ended._asdict())
 
 
-def _require_place(tier: Tier, accept: str) -> None:
+def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
     # Before anything is started: a refusal must have started nothing.
     if MEDIA_TYPE in accept:
+        grant.require(READ)
         tier.require_place()
     else:
         tier.require_open()

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from broker.service.bodies import Decide, GiveInput
 from broker.service.record import agents_json
+from broker.tenants.scopes import INPUT, WRITE
 from broker.web.answers import AgentList, Told
-from broker.web.grants import CheckedRoute, any_key, full_key, grant_of, needs
+from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.openapi import gives, takes
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -19,14 +20,14 @@ router = APIRouter(route_class=CheckedRoute, tags=["Agents"])
 
 
 @router.get("/v1/agents", **gives("The agents that workers say they have", AgentList))
-@needs(any_key)
+@needs()
 async def agents(request: Request) -> Response:
     """What no worker has said for 7 days is not in it."""
     return json_response(agents_json(await Tier.of(request).streams.agents.known()))
 
 
 @router.post("/v1/streams/{sid}/input", **takes(GiveInput, 200, "The input's id, which its event names", Told))
-@needs(full_key)
+@needs(WRITE, token=INPUT)
 async def give_input(request: Request, sid: str) -> Response:
     """For a stream that an agent answers, queued or running. It takes the input when it comes to it."""
     tier = Tier.of(request)
@@ -36,7 +37,7 @@ async def give_input(request: Request, sid: str) -> Response:
 
 
 @router.post("/v1/streams/{sid}/approvals/{approval_id:path}", **takes(Decide, 200, "The decision's id", Told))
-@needs(full_key)
+@needs(WRITE)
 async def decide(
     request: Request, sid: str, approval_id: Annotated[str, Path(description="As `approval_request` names it")]
 ) -> Response:

@@ -2,5 +2,6 @@
 
 scopes.py    what a credential may do, by name, and the presets of `lastevent keys create`
 keyring.py   API keys: for back ends, kept in Redis as hashes
+limits.py    how much a tenant may have, of what `lastevent limits` sets and the settings say
 token.py     a verified token: for phones and browsers, which streams it opens
 """

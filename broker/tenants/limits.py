@@ -56,7 +56,9 @@ class Limits:
                 raise ValueError(f"there is no such limit; there are {', '.join(NAMES)}")
             if value is not None:
                 _require(name, value)
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         return replace(self, **given)
 
     def as_json(self) -> dict[str, Any]:

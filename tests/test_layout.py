@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.web"),
+        *("broker.process", "broker.tenants", "broker.web"),
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP

@@ -21,6 +21,7 @@ WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 ROOMS: dict[str, set[str]] = {
     # broker: command → web → (service, live) → (archive, dialects) → log → store → errors
     "broker.errors": set(),
+    "broker.gauges": set(),
     "broker.store": {"broker.errors"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.store"},
@@ -97,6 +98,7 @@ PURE = {
     "dialects/sse": {"orjson", "broker"},
     "log/keys": set(),
     "errors": set(),
+    "gauges": {"prometheus_client"},
 }
 """What these few may import besides the standard library."""
 

@@ -14,12 +14,16 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker.auth import Grant
 from broker.errors import Draining, Forbidden
+from broker.process.logs import ABOUT
 from broker.web.problems import from_error, problem
 
 logger = logging.getLogger(__name__)
@@ -40,7 +44,9 @@ class Door:
             await self.app(scope, receive, send)
             return
         request_id = secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        ABOUT.set(partial(_about, state))
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -72,6 +78,15 @@ class Door:
                 detail = "This is a fault of the server. Report it with the request id."
                 response = problem(request_id, 500, "internal_error", "Internal server error", detail)
                 await response(scope, receive, send_with_headers)
+
+
+def _about(state: Mapping[str, Any]) -> Mapping[str, str]:
+    """For the log. Of a key its id; a token's subject is a person."""
+    about = {"request": state["request_id"]}
+    grant: Grant | None = state.get("grant")
+    if grant and grant.who.startswith("key:"):
+        about["key"] = grant.who.removeprefix("key:")
+    return about
 
 
 def require_own_page(headers: Headers, cors_origins: frozenset[str]) -> None:

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.store"},
-    "broker.tenants": set(),
+    "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.web"),
+        *("broker.process", "broker.web", "broker.tenants"),
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP

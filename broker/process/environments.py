@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from broker.process.providers import MODELS_FILE, key_variables
 from broker.settings import PREFIX, PROVIDER_VARIABLES
 
-SERVERS = frozenset(PREFIX + name for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET"))
+SERVERS = frozenset(
+    PREFIX + name + end for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET") for end in ("", "_FILE")
+)
 WORKERS = frozenset({PREFIX + "SEAL_KEY"})
 WORKERS_PREFIXES = tuple({f"{name.partition('_')[0]}_" for name in PROVIDER_VARIABLES})
 """Of the providers' SDKs, which read more than PROVIDERS names."""

@@ -6,14 +6,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
-from broker.errors import Draining, RedisUnavailable
+from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.keys import Keys
@@ -29,10 +29,11 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import Settings
+from broker.settings import PREFIX, Settings
 from broker.store.connect import connect
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.stored_keys import StoredKeys
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -40,11 +41,13 @@ from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
+READ_KEYS_S = 1.0
+
 
 class Tier:
     """What a web process holds: its connections, its hub, its viewers. All of it can be lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, may_open: bool = True) -> None:
         self.settings = settings
         keys = Keys(settings.key_prefix)
         self.redis = connect(settings.redis_url)
@@ -61,10 +64,13 @@ class Tier:
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
+        self.keyring = Keyring(settings_keys(settings), may_open=may_open)
+        self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
         self.auth = Auth(
-            Keyring(settings_keys(settings)),
+            self.keyring,
             lambda: settings.token_secrets or self.secret.known,
             settings.read_token_ttl_s,
+            has_masks=settings.redact_file is not None,
         )
         self.access = AccessRecord(
             self.redis,
@@ -106,7 +112,10 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        know, cut = self.keyring.know, self.cut_revoked
         run = {
+            "keys": lambda: self.keys.look(know, cut),
+            "key changes": lambda: self.keys.listen(know, cut),
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
@@ -114,8 +123,9 @@ class Tier:
             "access record": self.access.run,
             "needs": self.needs.run,
         }
-        if not (self.auth.is_open or self.settings.token_secrets):
+        if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
+        await self._read_keys()
         loops = Loops(run, _end_this_process)
         try:
             yield
@@ -128,6 +138,15 @@ class Tier:
                 await self.archive.aclose()
             await self.queue.aclose()
             await self.redis.aclose()
+
+    async def _read_keys(self) -> None:
+        """Before the first request, if Redis is there: until then there is no answer but 503."""
+        with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
+            async with asyncio.timeout(READ_KEYS_S):
+                self.keyring.know(await self.keys.read())
+
+    def cut_revoked(self) -> None:
+        self.viewers.cut_unless(self.auth.is_good)
 
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
@@ -202,8 +221,9 @@ class Tier:
 
 
 def settings_keys(settings: Settings) -> list[ApiKey]:
-    full = [given_key(secret, EVERYTHING) for secret in settings.keys]
-    return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+    full = [given_key(secret, EVERYTHING, f"{PREFIX}API_KEYS") for secret in settings.keys]
+    masked = frozenset({MASKED})
+    return [*full, *(given_key(secret, masked, f"{PREFIX}MASKED_KEYS") for secret in settings.masked)]
 
 
 def _end_this_process() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 
 from redis.asyncio import Redis
@@ -34,7 +34,7 @@ RENEW_S = 2.0
 
 
 class WorkersPlaces:
-    """`slots`: this worker's. `waits(sid)`: whether this stream waits for a person, and takes none of them.
+    """`slots`: this worker's. `waiting()`: its streams that wait for a person, and take none of them.
     `is_observed`: limits are counted, and nobody waits for them (LASTEVENT_LIMITS=observe)."""
 
     def __init__(
@@ -45,7 +45,7 @@ class WorkersPlaces:
         *,
         name: str,
         slots: int,
-        waits: Callable[[str], bool] = lambda _: False,
+        waiting: Callable[[], Container[str]] = frozenset,
         is_observed: bool = False,
     ) -> None:
         self._redis = redis
@@ -54,7 +54,7 @@ class WorkersPlaces:
         self._limits = limits
         self._name = name
         self._slots = self._slots_of_all = slots
-        self._waits = waits
+        self._waiting = waiting
         self._is_observed = is_observed
         self._held: dict[str, Line] = {}
         self._ended: defaultdict[Line, list[str]] = defaultdict(list)
@@ -117,8 +117,9 @@ class WorkersPlaces:
         for sid, line in self._held.items():
             of_tenants[line.tenant].append(sid)
         for tenant, sids in of_tenants.items():
-            waiting = {sid for sid in sids if self._waits(sid)}
-            await self._running.keep(tenant, (sid for sid in sids if sid not in waiting), waiting)
+            waiting = self._waiting()
+            with_slot = [sid for sid in sids if sid not in waiting]
+            await self._running.keep(tenant, with_slot, [sid for sid in sids if sid in waiting])
 
     async def _give_back(self) -> None:
         ended, self._ended = self._ended, defaultdict(list)
@@ -132,8 +133,11 @@ class WorkersPlaces:
     async def _queue_next(self, lines: Iterable[Line]) -> None:
         for line in lines:
             places, limits = await self._places_of(line.tenant), await self._limits.of(line.tenant)
-            for sid in await self._running.next(line, places or Places()):
+            sids = await self._running.next(line, places or Places())
+            for sid in sids:
                 await enqueue(self._redis, self._keys, sid, line.app, tenant=line.tenant, weight=limits.weight or 1)
+            if sids and places is None:  # its limit was taken away: who takes them from the queue asks for no place
+                await self._running.let_go(line.tenant, *sids, app=line.app)
 
     async def _places_of(self, tenant: str) -> Places | None:
         """None: this tenant's streams need none."""

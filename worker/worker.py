@@ -107,7 +107,7 @@ class Worker:
             self._limits,
             name=self._name,
             slots=settings.concurrency,
-            waits=self._is_waiting,
+            waiting=self._waiting_for_a_person,
             is_observed=settings.limits == "observe",
         )
         self._sweeper = Sweeper(
@@ -130,8 +130,8 @@ class Worker:
         waiting = sum(execution.is_waiting for execution in self._running.values())
         return max(0, most - held + min(waiting, WAITING * most))
 
-    def _is_waiting(self, sid: str) -> bool:
-        return any(execution.is_waiting and execution.writer.sid == sid for execution in self._running.values())
+    def _waiting_for_a_person(self) -> set[str]:
+        return {execution.writer.sid for execution in self._running.values() if execution.is_waiting}
 
     def _agent_work(self, app: App) -> AgentWork:
         from worker.agents.work import AgentWork  # a worker without an app loads nothing of it

@@ -161,9 +161,9 @@ _LET_GO = (
     _FREE
     + """
 -- let go(line, sid, …): of their places, or of their turn
-redis.call('ZREM', running, unpack(ARGV, 2))
-redis.call('ZREM', aside, unpack(ARGV, 2))
 for at = 2, #ARGV do
+  redis.call('ZREM', running, ARGV[at])
+  redis.call('ZREM', aside, ARGV[at])
   leave(ARGV[1], ARGV[at])
 end
 return 1
@@ -188,7 +188,7 @@ class Running:
 
         It lasts EXTERNAL_PLACE_S; from then on the sweepers renew it as long as the stream's own lease is renewed.
         """
-        args = [sid, round(EXTERNAL_PLACE_S * 1000), most]
+        args: list[str | int] = [sid, round(EXTERNAL_PLACE_S * 1000), most]
         return bool(await self._take_aside(keys=self._names(Line(tenant)), args=args))
 
     async def let_go(self, tenant: str, *sids: str, app: str | None = None) -> None:

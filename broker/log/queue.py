@@ -130,7 +130,7 @@ async def lost(queue: Redis, keys: Keys, sids: Sequence[str], app: str | None) -
     return {sid for sid, score, hand in zip(sids, scores, in_hand, strict=True) if score is None or hand is not None}
 
 
-async def take_out(queue: Redis, keys: Keys, sid: str, app: str) -> None:
+async def take_out(queue: Redis, keys: Keys, sid: str, app: str | None) -> None:
     """This stream waits no more, and no worker of its app may ever come to find that. Raises RedisUnavailable."""
     with translating_redis_errors():
         await queue.zrem(keys.jobs_of(app), sid)

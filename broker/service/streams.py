@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from broker.errors import (
     InvalidRequest,
     LasteventError,
     RedisRefuses,
+    StoreUnavailable,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -40,6 +42,7 @@ from broker.log.models import Models
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
+from broker.log.running import Running
 from broker.log.seizures import Seizures
 from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
 from broker.log.steps import (
@@ -138,6 +141,7 @@ class Streams:
         self.log = log
         self.models = Models(log.redis, log.keys)
         self.agents = Agents(log.redis, log.keys)
+        self.running = Running(log.redis, log.keys)
         self._archive = archive
         self._seizures = seizures
         self._queue = queue
@@ -302,6 +306,7 @@ class Streams:
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
+        await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -412,7 +417,7 @@ class Streams:
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
-            await self._enqueue(new.sid, app)
+            await self._enqueue(new, app)
         record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
@@ -445,14 +450,22 @@ class Streams:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
-    async def _enqueue(self, sid: str, app: str | None) -> None:
+    async def _leave_the_line(self, sid: str, meta: Meta) -> None:
+        """An ended stream waits for no place. Left in its line it would have its turn, and be found to have ended."""
+        if meta.state != "queued":
+            return
+        with suppress(StoreUnavailable):
+            agent = await self.agents.find(meta.agent) if meta.agent else None
+            await self.running.let_go(meta.tenant, sid, app=agent.app if agent else None)
+
+    async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, sid, app)
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
-            logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+            logger.warning("stream %s could not be queued; a worker's sweeper will find it", new.sid)
 
 
 def _shown(body: CreateStream, agent: Announced | None) -> list[str] | None:

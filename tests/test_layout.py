@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.store"},
-    "broker.tenants": set(),
+    "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},

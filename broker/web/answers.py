@@ -273,6 +273,11 @@ class Told(BaseModel):
     id: str
 
 
+class MintedToken(BaseModel):
+    token: str
+    expires_at: Time
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -288,5 +293,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, MintedToken, Status, Event),
 )

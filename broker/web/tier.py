@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,10 +30,13 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import Settings
+from broker.settings import Settings, SettingsError
 from broker.store.connect import connect
+from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
+from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -61,11 +65,17 @@ class Tier:
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
-        self.auth = Auth(
-            Keyring(settings_keys(settings)),
-            lambda: settings.token_secrets or self.secret.known,
-            settings.read_token_ttl_s,
+        self.issuers = _issuers(settings)
+        self.revocations = Revocations(
+            self.redis, keys.revoked, keys.api_keys_changed, longest_s=settings.longest_token_s + LEEWAY_S
         )
+        tokens = Tokens(
+            lambda: settings.token_secrets or self.secret.known,
+            self.issuers,
+            audience=settings.token_audience,
+            max_ttl_s=settings.longest_token_s,
+        )
+        self.auth = Auth(Keyring(settings_keys(settings)), tokens, self.revocations, settings.read_token_ttl_s)
         self.access = AccessRecord(
             self.redis,
             keys,
@@ -80,6 +90,7 @@ class Tier:
             per_token=settings.viewers_per_token,
             stall_s=settings.viewer_stall_s,
         )
+        self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
         self.connects = ConnectRate(settings.connects_per_minute)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
@@ -113,14 +124,18 @@ class Tier:
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "needs": self.needs.run,
+            "revocations": self.revocations.run,
+            "revocations' channel": self.revocations.listen,
         }
         if not (self.auth.is_open or self.settings.token_secrets):
             run["token secret"] = self.secret.run
         loops = Loops(run, _end_this_process)
+        self.issuers.start()
         try:
             yield
         finally:
             await loops.end()
+            self.issuers.close()
             if self._masking:
                 self._masking.close()
             await self._write_last_records()
@@ -169,7 +184,7 @@ class Tier:
         if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid) if opens(grant.scopes, MINT) else None)
+            return stream_record(meta, sid, self.auth.token(sid, meta) if opens(grant.scopes, MINT) else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
@@ -204,6 +219,15 @@ class Tier:
 def settings_keys(settings: Settings) -> list[ApiKey]:
     full = [given_key(secret, EVERYTHING) for secret in settings.keys]
     return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+
+
+def _issuers(settings: Settings) -> Issuers:
+    """Raises SettingsError."""
+    longest_s = settings.token_max_ttl_s
+    try:
+        return load_issuers(settings.issuers, audience=settings.token_audience, max_ttl_s=longest_s, leeway_s=LEEWAY_S)
+    except BadIssuers as error:
+        raise SettingsError("\n".join(f"LASTEVENT_ISSUERS: {line}" for line in str(error).splitlines())) from None
 
 
 def _end_this_process() -> None:

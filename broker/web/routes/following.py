@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from broker.errors import (
     MasksBusy,
     RateLimited,
     StoreUnavailable,
+    TokenExpired,
     TooManyViewers,
 )
 from broker.live.lane import Lane
@@ -53,7 +55,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
-@needs(READ, MASKED, token=READ, address=True, passing=cut_or_raise)
+@needs(READ, MASKED, token=READ, address=True, cookie=True, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -67,6 +69,7 @@ async def events(
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    require_time_left(grant)
     try:
         tier.require_place(sid, grant)
         cursor = cursors.resume_at()
@@ -143,6 +146,12 @@ def steps_of(
     if follows and found.is_in_redis and not grant.is_masked:
         return partial(follow, tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=heartbeat.every_s)
     return lambda _: replay(log, sid, cursor)
+
+
+def require_time_left(grant: Grant) -> None:
+    """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
+    if grant.token and grant.token.cuts_at <= time.time():
+        raise TokenExpired("The token expires now. Get a new one.")
 
 
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:

@@ -313,6 +313,11 @@ class Settings(BaseSettings):
         return tuple(secret.get_secret_value().encode() for secret in self.token_secret)
 
     @property
+    def longest_token_s(self) -> int:
+        """Of ours. An `events_url` may live longer than what others are given: its setting is older."""
+        return max(self.token_max_ttl_s, self.read_token_ttl_s)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_keys)
 

@@ -54,13 +54,14 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.agent_input import require_input
-from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, GiveInput
+from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 from broker.tenants.creations import Creations
 from broker.tenants.scopes import MINT, opens
+from broker.tenants.tokens import require_ttl
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,9 @@ class Streams:
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
+        if body.token:
+            grant.require(MINT)
+            require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
         agent = await self._agent(body.agent) if body.agent is not None else None
         if agent and "input" in body.model_fields_set:  # whether it takes messages, its app says
@@ -256,7 +260,7 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, body)
-        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None)
+        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
@@ -390,9 +394,15 @@ class Streams:
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
     async def _start(
-        self, new: NewStream, grant: Grant, key: str | None, digest: str, app: str | None = None
+        self,
+        new: NewStream,
+        grant: Grant,
+        key: str | None,
+        digest: str,
+        app: str | None = None,
+        token: ForToken | None = None,
     ) -> Started:
-        """`app`: of the agent, if one answers."""
+        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -408,7 +418,8 @@ class Streams:
             reservation = await self._reserve(grant, key, new.sid, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
-                return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
+                record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
+                return Started(record, is_new=False)
             await self._room.require(size)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
@@ -418,7 +429,7 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new, app)
-        record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
+        record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
     async def _require_another(self, grant: Grant, size: int) -> None:
@@ -437,7 +448,7 @@ class Streams:
         return await reserve(self.log.redis, name, sid, digest)
 
     async def _record(
-        self, sid: str, grant: Grant, request: bytes = b"", *, is_repeated: bool = True
+        self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True
     ) -> dict[str, Any]:
         """`request`: if it is at hand. `is_repeated`: it is in the record."""
         [meta] = await self.log.read_meta(sid)
@@ -445,7 +456,11 @@ class Streams:
             meta = (await self.look_up(sid, grant, whole=True)).meta
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
-        record = stream_record(meta, sid, self._auth.token(sid) if opens(grant.scopes, MINT) else None)
+        token = None
+        if opens(grant.scopes, MINT):
+            asked = asked or ForToken()
+            token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
+        record = stream_record(meta, sid, token)
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
@@ -480,7 +495,8 @@ def _stored(request: dict[str, Any]) -> bytes:
 
 
 def _digest_of_body(body: CreateStream) -> str:
-    return digest_of(body.model_dump(exclude_unset=True))
+    """Without `token`, which is about the answer: the stream is the same."""
+    return digest_of(body.model_dump(exclude_unset=True, exclude={"token"}))
 
 
 async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:

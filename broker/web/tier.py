@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,14 +32,17 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import PREFIX, Settings
+from broker.settings import PREFIX, Settings, SettingsError
 from broker.store.connect import connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
+from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
+from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.tenants.stored_keys import StoredKeys
+from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -71,9 +75,20 @@ class Tier:
         self.secret = SharedSecret(self.redis, keys)
         self.keyring = Keyring(settings_keys(settings), may_open=may_open)
         self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
+        self.issuers = _issuers(settings)
+        self.revocations = Revocations(
+            self.redis, keys.revoked, keys.api_keys_changed, longest_s=settings.longest_token_s + LEEWAY_S
+        )
+        tokens = Tokens(
+            lambda: settings.token_secrets or self.secret.known,
+            self.issuers,
+            audience=settings.token_audience,
+            max_ttl_s=settings.longest_token_s,
+        )
         self.auth = Auth(
             self.keyring,
-            lambda: settings.token_secrets or self.secret.known,
+            tokens,
+            self.revocations,
             settings.read_token_ttl_s,
             has_masks=settings.redact_file is not None,
         )
@@ -91,6 +106,7 @@ class Tier:
             per_token=settings.viewers_per_token,
             stall_s=settings.viewer_stall_s,
         )
+        self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
         self.connects = ConnectRate(settings.connects_per_minute)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
@@ -131,16 +147,20 @@ class Tier:
             "access record": self.access.run,
             "needs": self.needs.run,
             "lag": watch_lag,
+            "revocations": self.revocations.run,
+            "revocations' channel": self.revocations.listen,
         }
         if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
         await self._read_keys()
         loops = Loops(run, _end_this_process)
+        self.issuers.start()
         self._give_gauges()
         try:
             yield
         finally:
             await loops.end()
+            self.issuers.close()
             if self._masking:
                 self._masking.close()
             await self._write_last_records()
@@ -208,7 +228,7 @@ class Tier:
         if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid) if opens(grant.scopes, MINT) else None)
+            return stream_record(meta, sid, self.auth.token(sid, meta) if opens(grant.scopes, MINT) else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
@@ -255,6 +275,15 @@ def given_limits(settings: Settings) -> Limits:
         models=settings.allowed_models or None,
         max_tokens=settings.max_tokens_limit,
     )
+
+
+def _issuers(settings: Settings) -> Issuers:
+    """Raises SettingsError."""
+    longest_s = settings.token_max_ttl_s
+    try:
+        return load_issuers(settings.issuers, audience=settings.token_audience, max_ttl_s=longest_s, leeway_s=LEEWAY_S)
+    except BadIssuers as error:
+        raise SettingsError("\n".join(f"LASTEVENT_ISSUERS: {line}" for line in str(error).splitlines())) from None
 
 
 def _end_this_process() -> None:

@@ -1,8 +1,9 @@
 """Who may call a route. Declared beside it, and checked before anything else of the request is looked at.
 
-The order of checks is one for all routes: the door's own rules (door.py), the credential, its scope, a token's own list
-of streams, query and body, the look-up of the stream, whose it is. So 401 comes before 422, and what is not the
-caller's is looked up like what does not exist. A route without a declaration does not start.
+The order of checks is one for all routes: the door's own rules (door.py), the gate for who has guessed too often, the
+credential, its scope, a token's own list of streams, query and body, the look-up of the stream, whose it is. So 401
+comes before 422, and what is not the caller's is looked up like what does not exist. A route without a declaration does
+not start.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from broker.auth import Audience, Grant
-from broker.errors import InsufficientScope, StoreUnavailable, StreamNotFound, Unauthorized
+from broker.errors import (
+    InsufficientScope,
+    LasteventError,
+    RateLimited,
+    StoreUnavailable,
+    StreamNotFound,
+    TokenExpired,
+    Unauthorized,
+)
 from broker.web.tier import Tier
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 _TOKEN = re.compile(rb"(?:^|&)(access_token|token)=([^&]*)")
 
-Passing = Callable[[Request, StoreUnavailable], Response]
+Passing = Callable[[Request, LasteventError], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class Needs:
     """What a route takes. `scopes`: of which a key needs one; none: any key opens it. `token`: the scope that a token
     needs; None: no token opens it. `address`: the token may be in the query.
 
-    `passing`: the answer where who calls cannot be found out for the moment.
+    `passing`: the answer where who calls cannot be found out for the moment, or is not looked at.
     """
 
     scopes: tuple[str, ...]
@@ -85,14 +94,32 @@ class CheckedRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             try:
-                request.state.grant = admit(request, declared)
-            except StoreUnavailable as error:
+                request.state.grant = admit_through_gate(request, declared)
+            except (StoreUnavailable, RateLimited) as error:
                 if declared.passing is None:
                     raise
                 return declared.passing(request, error)
             return await handle(request)
 
         return checked
+
+
+def admit_through_gate(request: Request, needed: Needs) -> Grant:
+    """As `admit`. Raises RateLimited for an address whose credentials were refused too often: this one is not looked
+    at. Whoever was away for too long has a token that was good: that does not count.
+    """
+    tier = Tier.of(request)
+    if tier.auth.is_open:
+        return admit(request, needed)
+    address = tier.addresses.counted(tier.addresses.of(request))
+    tier.gate.require(address)
+    try:
+        return admit(request, needed)
+    except TokenExpired:
+        raise
+    except Unauthorized:
+        tier.gate.count(address)
+        raise
 
 
 def admit(request: Request, needed: Needs) -> Grant:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from broker.errors import RateLimited
+from broker.tenants.enforcement import Enforcement
 from broker.web.rates import ConnectRate
 from tests.rig.deployment import Deployment, wait_until
 from tests.web.wire import Api, Exchange, ids, problem
@@ -84,7 +85,7 @@ def test_a_token_that_connects_too_often_is_sent_away_for_longer(
 
 def test_calls_are_counted_a_minute_and_a_token() -> None:
     now = 30.0
-    rate = ConnectRate(2, lambda: now)
+    rate = ConnectRate(2, Enforcement(), lambda: now)
     for token in ("a", "a", "b"):
         rate.require(token)
     with pytest.raises(RateLimited) as refused:

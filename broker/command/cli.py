@@ -64,7 +64,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    set_up_logs("lastevent")
+    set_up_logs("lastevent", for_people=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
     try:

@@ -52,6 +52,7 @@ class Places:
         """
         of_tenant = (await self._limits.of(grant.tenant)).viewers
         if self.taken >= self._limit:
+            self._enforcement.refuses_always("max_viewers")
             raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
         if again and self._enforcement.observes:
             return  # it was counted when it came

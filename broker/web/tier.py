@@ -11,8 +11,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from broker import gauges
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
+from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
@@ -23,7 +25,7 @@ from broker.log.queue import connect_queue
 from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.service.listing import Listing
 from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
@@ -78,7 +80,9 @@ class Tier:
             is_archived=self.archive is not None,
             limit=settings.view_records_per_stream,
         )
-        self.enforcement = Enforcement(observes=settings.limits == "observe")
+        self.enforcement = Enforcement(
+            observes=settings.limits == "observe", on_limited=lambda limit: gauges.limited.labels(limit).inc()
+        )
         self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
         places = Places(
             limit=settings.max_viewers,
@@ -125,10 +129,12 @@ class Tier:
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "needs": self.needs.run,
+            "lag": watch_lag,
         }
         if not (self.auth.is_open or self.settings.token_secrets):
             run["token secret"] = self.secret.run
         loops = Loops(run, _end_this_process)
+        self._give_gauges()
         try:
             yield
         finally:
@@ -141,6 +147,16 @@ class Tier:
             await self.queue.aclose()
             await self.redis.aclose()
 
+    def _give_gauges(self) -> None:
+        viewers, hub, access = self.viewers, self.hub, self.access
+        gauges.viewers.source = lambda: viewers.of_forms or {Format.EXACT.access_name: 0}
+        gauges.viewers_ended.source = lambda: {how.value: count for how, count in viewers.ended.items()}
+        gauges.viewers_lagging.source = lambda: viewers.lagging
+        gauges.topics.source = lambda: hub.topics
+        gauges.hub_connected.source = lambda: hub.is_connected
+        gauges.view_records_waiting.source = lambda: access.waiting
+        gauges.view_records_lost.source = lambda: access.lost
+
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
         self.require_open()
@@ -150,12 +166,12 @@ class Tier:
         if not self.hub.is_connected or not self.auth.is_ready:
             raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
 
-    async def unarchived(self) -> int:
-        """Finished streams that only Redis has, as far as it can be asked."""
+    async def unarchived(self) -> int | None:
+        """Finished streams that only Redis has; None while it cannot be asked."""
         try:
             return int(await self.redis.zcard(self.log.keys.unarchived))
         except RedisUnavailable:
-            return 0
+            return None
 
     async def _write_last_records(self) -> None:
         try:

@@ -57,7 +57,7 @@ from broker.log.steps import (
 from broker.log.stream_log import StreamLog
 from broker.service.agent_input import require_input
 from broker.service.allowed import require_agent, require_models, require_options, require_tokens
-from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, GiveInput
+from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
@@ -65,6 +65,7 @@ from broker.store.room import Room
 from broker.tenants.creations import Creations
 from broker.tenants.limits import Limits
 from broker.tenants.scopes import MINT, opens
+from broker.tenants.tokens import require_ttl
 
 logger = logging.getLogger(__name__)
 
@@ -235,6 +236,9 @@ class Streams:
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
+        if body.token:
+            grant.require(MINT)
+            require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
         limits = await self._creations.limits.of(grant.tenant)
         if not external:
@@ -263,7 +267,7 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, body)
-        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None)
+        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
@@ -317,6 +321,7 @@ class Streams:
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
         if meta.is_external:
             await self._give_place_back(meta.tenant, sid)
+        await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -430,9 +435,15 @@ class Streams:
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
     async def _start(
-        self, new: NewStream, grant: Grant, key: str | None, digest: str, app: str | None = None
+        self,
+        new: NewStream,
+        grant: Grant,
+        key: str | None,
+        digest: str,
+        app: str | None = None,
+        token: ForToken | None = None,
     ) -> Started:
-        """`app`: of the agent, if one answers."""
+        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -449,7 +460,8 @@ class Streams:
             reservation = await self._reserve(grant, key, new.sid, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
-                return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
+                record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
+                return Started(record, is_new=False)
             await self._room.require(size)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             await self._take_place(new)
@@ -459,8 +471,8 @@ class Streams:
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
-            await self._enqueue(new.sid, app)
-        record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
+            await self._enqueue(new, app)
+        record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
     async def _require_another(self, grant: Grant, size: int) -> None:
@@ -497,7 +509,7 @@ class Streams:
         return await reserve(self.log.redis, name, sid, digest)
 
     async def _record(
-        self, sid: str, grant: Grant, request: bytes = b"", *, is_repeated: bool = True
+        self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True
     ) -> dict[str, Any]:
         """`request`: if it is at hand. `is_repeated`: it is in the record."""
         [meta] = await self.log.read_meta(sid)
@@ -505,19 +517,31 @@ class Streams:
             meta = (await self.look_up(sid, grant, whole=True)).meta
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
-        record = stream_record(meta, sid, self._auth.token(sid) if opens(grant.scopes, MINT) else None)
+        token = None
+        if opens(grant.scopes, MINT):
+            asked = asked or ForToken()
+            token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
+        record = stream_record(meta, sid, token)
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
-    async def _enqueue(self, sid: str, app: str | None) -> None:
+    async def _leave_the_line(self, sid: str, meta: Meta) -> None:
+        """An ended stream waits for no place. Left in its line it would have its turn, and be found to have ended."""
+        if meta.state != "queued":
+            return
+        with suppress(StoreUnavailable):
+            agent = await self.agents.find(meta.agent) if meta.agent else None
+            await self.running.let_go(meta.tenant, sid, app=agent.app if agent else None)
+
+    async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, sid, app)
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
-            logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+            logger.warning("stream %s could not be queued; a worker's sweeper will find it", new.sid)
 
 
 def _shown(body: CreateStream, agent: Announced | None) -> list[str] | None:
@@ -532,7 +556,8 @@ def _stored(request: dict[str, Any]) -> bytes:
 
 
 def _digest_of_body(body: CreateStream) -> str:
-    return digest_of(body.model_dump(exclude_unset=True))
+    """Without `token`, which is about the answer: the stream is the same."""
+    return digest_of(body.model_dump(exclude_unset=True, exclude={"token"}))
 
 
 async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:

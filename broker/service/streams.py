@@ -451,20 +451,20 @@ class Streams:
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         size = len(new.own_request)
         if key is None:
-            await self._require_another(grant, size)
-            await self._take_place(new)
+            await self._require_another(new, size)
             await self.log.create(new)
             self._room.take(size)
             reservation = None
         else:
-            reservation = await self._reserve(grant, key, new.sid, digest, size)
+            reservation = await self._reserve(new, key, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
                 record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
                 return Started(record, is_new=False)
             await self._room.require(size)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
-            await self._take_place(new)
+            if not reservation.first:
+                await self._take_place(new)
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
@@ -475,10 +475,11 @@ class Streams:
         record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
-    async def _require_another(self, grant: Grant, size: int) -> None:
-        """One that was not asked for before. Raises StoreFull, which does not count, or RateLimited."""
+    async def _require_another(self, new: NewStream, size: int) -> None:
+        """One that was not asked for before. Raises StoreFull, which does not count, RateLimited or TooManyStreams."""
         await self._room.require(size)
-        await self._creations.count(grant.tenant)
+        await self._creations.count(new.tenant)
+        await self._take_place(new)
 
     async def _take_place(self, new: NewStream) -> None:
         """For an external stream among those of its tenant that run; the others wait until a worker has one for them.
@@ -498,15 +499,15 @@ class Streams:
             if (await self._creations.limits.of(tenant)).streams_running is not None:
                 await self.running.let_go(tenant, sid)
 
-    async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
+    async def _reserve(self, new: NewStream, key: str, digest: str, size: int) -> Reservation:
         require_key(key)
-        name = self.log.keys.idempotency(grant.tenant, key)
+        name = self.log.keys.idempotency(new.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._require_another(grant, size)
+            await self._require_another(new, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
-        return await reserve(self.log.redis, name, sid, digest)
+        return await reserve(self.log.redis, name, new.sid, digest)
 
     async def _record(
         self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 
-import httpx
 import pytest
 from fastapi import FastAPI
+from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.types import Message
 
 from broker.errors import RateLimited
 from broker.settings import Settings
 from broker.tenants.enforcement import Enforcement
+from broker.tenants.scopes import READ
 from broker.web.addresses import Addresses, AddressPlaces
-from broker.web.app import create_app
 from broker.web.rates import MOST_NAMES, PerMinute, UnauthorizedGate
+from tests.web.callers import KEY, ask, served
 
-KEY = "a-key-of-at-least-thirty-two-characters"
 PROXIES = ("10.0.0.0/8", "2001:db8:ffff::/48")
 
 
@@ -97,6 +98,17 @@ def test_trusted_proxies_are_networks_and_not_everybody(networks: str, words: st
     assert Settings(trusted_proxies="10.0.0.1, fd00::1/8").trusted_proxies == ("10.0.0.1", "fd00::1/8")  # type: ignore[arg-type]
 
 
+async def test_the_access_record_has_the_client_and_the_header_as_it_came(redis: Redis, valkey_url: str) -> None:
+    async with served(valkey_url, trusted_proxies="10.0.0.0/8") as app:
+        sid = (await ask(app, "POST", "/v1/streams", {"producer": "external"})).json()["id"]
+        header = {"x_forwarded_for": "198.51.100.1, 203.0.113.7"}
+        assert (await ask(app, "GET", f"/v1/streams/{sid}", address="10.0.0.1", **header)).status_code == 200
+        await app.state.tier.access.close()
+        [view] = (await ask(app, "GET", f"/v1/streams/{sid}/views")).json()["views"]
+        assert (view["address"], view["forwarded_for"]) == ("203.0.113.7", header["x_forwarded_for"])
+        await ask(app, "POST", f"/v1/streams/{sid}/cancel")
+
+
 # -- connections ---------------------------------------------------------------------------------------------
 
 
@@ -139,13 +151,6 @@ def test_so_many_addresses_are_remembered_and_no_more() -> None:
     assert calls.add("another") == 0
 
 
-async def asked(app: FastAPI, address: str, path: str, credential: str, accept: str = "*/*") -> httpx.Response:
-    transport = httpx.ASGITransport(app, client=(address, 4711))
-    headers = {"Authorization": f"Bearer {credential}", "Accept": accept}
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        return await client.get(path, headers=headers)
-
-
 async def messages_of(app: FastAPI, address: str, path: str, credential: str) -> list[Message]:
     """What the application sends: a cut is an answer that it does not complete, which httpx takes for a fault."""
     sent: list[Message] = []
@@ -161,38 +166,35 @@ async def messages_of(app: FastAPI, address: str, path: str, credential: str) ->
 
 @pytest.mark.parametrize("path", ["/v1/streams", "/v1/streams/some/events"])
 async def test_the_gate_comes_before_the_credential_whatever_that_is(path: str, valkey_url: str) -> None:
-    app = create_app(Settings(redis_url=valkey_url, api_keys=KEY, token_secret="s" * 40, unauthorized_per_minute=3))  # type: ignore[arg-type]
-    guesser, proxied = "203.0.113.7", "198.51.100.1"
-    for _ in range(3):
-        assert (await asked(app, guesser, path, "a guess")).status_code == 401
-    for credential in ("a guess", KEY):
-        refused = await asked(app, guesser, path, credential, "application/x-ndjson")
-        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
-        assert refused.json()["limit"] == "unauthorized_per_minute"
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert (await asked(app, proxied, path, "a guess")).status_code == 401
-    if path.endswith("/events"):
-        start, body = await messages_of(app, guesser, path, KEY)
-        assert (start["status"], body["more_body"]) == (200, True), "an EventSource gives up at any other status"
-        assert re.fullmatch(rb"retry: 1\d{4}\n: rate_limited\n", body["body"])
-    for _ in range(5):
-        assert (await asked(app, "127.0.0.1", path, "a guess")).status_code == 401
-    await app.state.tier.redis.aclose()
-    await app.state.tier.queue.aclose()
+    async with served(valkey_url) as app:
+        app.state.tier.gate = UnauthorizedGate(3, Enforcement(), lambda: 0.0)  # a minute that is never over
+        guesser, other = "203.0.113.7", "198.51.100.1"
+        for _ in range(3):
+            assert (await ask(app, "GET", path, address=guesser, credential="a guess")).status_code == 401
+        for credential in ("a guess", KEY):
+            refused = await ask(app, "GET", path, address=guesser, credential=credential, accept="application/x-ndjson")
+            assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+            assert refused.json()["limit"] == "unauthorized_per_minute"
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert (await ask(app, "GET", path, address=other, credential="a guess")).status_code == 401
+        if path.endswith("/events"):
+            start, body = await messages_of(app, guesser, path, KEY)
+            assert (start["status"], body["more_body"]) == (200, True), "an EventSource gives up at any other status"
+            assert re.fullmatch(rb"retry: 1\d{4}\n: rate_limited\n", body["body"])
+        for _ in range(5):
+            assert (await ask(app, "GET", path, address="127.0.0.1", credential="a guess")).status_code == 401
 
 
 async def test_a_token_that_has_only_expired_is_no_guess(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = create_app(Settings(redis_url=valkey_url, api_keys=KEY, token_secret="s" * 40, unauthorized_per_minute=1))  # type: ignore[arg-type]
-    old = _expired_token(app, monkeypatch)
-    for _ in range(3):
-        refused = await asked(app, "203.0.113.7", "/v1/streams/some/text", old)
-        assert (refused.status_code, refused.json()["code"]) == (401, "token_expired")
-    await app.state.tier.redis.aclose()
-    await app.state.tier.queue.aclose()
+    async with served(valkey_url, unauthorized_per_minute=1) as app:
+        old = _expired_token(app, monkeypatch)
+        for _ in range(3):
+            refused = await ask(app, "GET", "/v1/streams/some/text", address="203.0.113.7", credential=old)
+            assert (refused.status_code, refused.json()["code"]) == (401, "token_expired")
 
 
 def _expired_token(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> str:
     with monkeypatch.context() as past:
-        past.setattr("broker.auth.time.time", lambda: 1_000_000.0)
-        token: str = app.state.tier.auth.token("some")
+        past.setattr(time, "time", lambda: 1_000_000.0)
+        token: str = app.state.tier.auth.mint("default", "ann", frozenset({READ}), {"streams": ["some"]}, 60).text
     return token

@@ -155,7 +155,7 @@ class EventsResponse(Response):
         self._viewers = viewers
         self._view = view
         self.sid = view.sid
-        self.form_name: str = view.details["format"]
+        self.form_name: str = view.details.get("format", form.access_name)
         self.token = grant.token.id if grant.token else None
         self._expires = grant.token.expires if grant.token else None
         self._steps = steps

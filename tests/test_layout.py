@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.gauges", "broker.store"},
-    "broker.tenants": set(),
+    "broker.tenants": {"broker.errors", "broker.gauges", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
@@ -43,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.web"),
+        *("broker.process", "broker.tenants", "broker.web"),
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP

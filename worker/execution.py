@@ -21,6 +21,7 @@ from broker.errors import LasteventError, StreamClosed, StreamLimit
 from broker.log.event import CANCELLED, ERROR
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from broker.process.logs import ABOUT
 from broker.process.loops import is_being_cancelled
 from worker.attempts import WORKER_LOST
 from worker.providers.failures import ProviderFailure
@@ -74,6 +75,8 @@ class Execution(ABC):
         """Until the ending is in the log, or the pen is lost. A takeover is announced before there is a slot for it."""
         task = asyncio.current_task()
         assert task
+        sid = self._claimed.sid
+        ABOUT.set(lambda: {"stream": sid})  # tasks that outlive this one keep it: no more than this
         # A cancel must reach the provider while it is silent: losing the pen wakes this task wherever it waits.
         self._writer.on_lost = task.cancel
         try:

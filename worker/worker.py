@@ -308,7 +308,9 @@ class Worker:
         elif error := task.exception():
             self._heartbeat.forget(generation.writer)
             logger.error(
-                "a generation stopped without writing an ending; it restarts when its lease expires", exc_info=error
+                "stream %s: its generation stopped without an ending; it restarts when its lease expires",
+                generation.writer.sid,
+                exc_info=error,
             )
 
     async def _finish_running(self) -> None:

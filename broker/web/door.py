@@ -15,13 +15,17 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker import gauges
+from broker.auth import Grant
 from broker.errors import Draining, Forbidden
+from broker.process.logs import ABOUT
 from broker.web.problems import from_error, problem
 
 logger = logging.getLogger(__name__)
@@ -46,7 +50,9 @@ class Door:
             return
         request_id = secrets.token_hex(8)
         asked_at_s = time.monotonic()
-        scope.setdefault("state", {}).update(request_id=request_id, asked_at_s=asked_at_s)
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, asked_at_s=asked_at_s)
+        ABOUT.set(partial(_about, state))
         started = False
         status = 0
 
@@ -91,6 +97,15 @@ def _count(scope: Scope, status: int, took_s: float) -> None:
     gauges.http_requests.labels(route, method, str(status)).inc()
     if not scope["state"].get("is_stream"):
         gauges.http_request_seconds.observe(took_s, route)
+
+
+def _about(state: Mapping[str, Any]) -> Mapping[str, str]:
+    """For the log. Of a key its id; a token's subject is a person."""
+    about = {"request": state["request_id"]}
+    grant: Grant | None = state.get("grant")
+    if grant and grant.who.startswith("key:"):
+        about["key"] = grant.who.removeprefix("key:")
+    return about
 
 
 def require_own_page(headers: Headers, cors_origins: frozenset[str]) -> None:

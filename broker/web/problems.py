@@ -115,7 +115,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    detail = "See /openapi.json for the paths and methods there are."
+    detail = "docs/API.md, and /openapi.json where it is open, tell the paths and methods there are."
     response = problem(request_id(request), error.status_code, code, phrase, detail)
     response.headers.update(error.headers or {})
     return response

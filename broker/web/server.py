@@ -92,7 +92,7 @@ class Server(uvicorn.Server):
 
 def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
-    set_up_logs("server", settings.log_level)
+    set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
     refusals = Refusals()
@@ -103,7 +103,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_config=None,  # its own would write past ours
-        log_level="warning",
+        log_level=settings.log_level if settings.log_libraries else "warning",
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -33,7 +33,10 @@ from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.tenants.creations import Creations
+from broker.tenants.enforcement import Enforcement
 from broker.tenants.keyring import ApiKey, Keyring, given_key
+from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
@@ -88,7 +91,10 @@ class Tier:
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs)
+        self.enforcement = Enforcement(observes=settings.limits == "observe")
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
+        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
@@ -218,6 +224,17 @@ class Tier:
 def settings_keys(settings: Settings) -> list[ApiKey]:
     full = [given_key(secret, EVERYTHING) for secret in settings.keys]
     return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+
+
+def given_limits(settings: Settings) -> Limits:
+    """Of a tenant for which none are set."""
+    return Limits(
+        creations_per_minute=settings.creations_per_minute,
+        streams_running=settings.streams_running,
+        viewers=settings.viewers_per_tenant or max(1, settings.max_viewers // 2),
+        models=settings.allowed_models or None,
+        max_tokens=settings.max_tokens_limit,
+    )
 
 
 def _end_this_process() -> None:

@@ -4,6 +4,7 @@ How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
 - expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- revoked     its key or token is no longer good: `retry:` and a comment, then a cut. It is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
 - vanished    the stream disappeared, or its archived log is damaged: a cut
@@ -35,15 +36,21 @@ from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
-from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
+from broker.errors import (
+    ArchiveDamaged,
+    Draining,
+    LasteventError,
+    TokenExpired,
+    TokenRevoked,
+    TooManyViewers,
+    Unauthorized,
+)
 from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
 
 logger = logging.getLogger(__name__)
-
-_FAREWELLS = {Ended.DRAINED: Draining.code, Ended.EXPIRED: TokenExpired.code}
 
 HEADER_CHARACTERS = 300
 """Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
@@ -98,6 +105,7 @@ class Viewers:
     def require_place(self, sid: str | None, token: str | None) -> None:
         """Raises TooManyViewers."""
         if self.connected >= self.limit:
+            gauges.limited.labels("process").inc()
             raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
         if sid and self.of_streams.get(sid, 0) >= self.per_stream:
             raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
@@ -121,6 +129,12 @@ class Viewers:
         yield self.of_forms, viewer.form_name
         if viewer.token:
             yield self.of_tokens, viewer.token
+
+    def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
+        """Cut those whose key or token no longer is. 20,000 take some ms."""
+        for viewer in tuple(self.here):
+            if not is_good(viewer.grant):
+                viewer.leave(Ended.REVOKED)
 
     def drain(self) -> None:
         self.draining.set()
@@ -155,6 +169,7 @@ class EventsResponse(Response):
         self._viewers = viewers
         self._view = view
         self.sid = view.sid
+        self.grant = grant
         self.form_name: str = view.details.get("format", form.access_name)
         self.token = grant.token.id if grant.token else None
         self._expires = grant.token.expires if grant.token else None
@@ -224,11 +239,22 @@ class EventsResponse(Response):
             ended = await self._pump_until_told(lane, receive, send)
         else:
             ended = Ended.DRAINED
-        if ended in _FAREWELLS:
-            await self._say_farewell(send, _FAREWELLS[ended])
+        if word := self._last_word(ended):
+            await self._say_farewell(send, word)
             # A viewer that does not read would delay this server's exit.
             asyncio.get_running_loop().call_later(FAREWELL_S, self._connection.hang_up)
         return ended
+
+    def _last_word(self, ended: Ended) -> str | None:
+        match ended:
+            case Ended.DRAINED:
+                return Draining.code
+            case Ended.EXPIRED:
+                return TokenExpired.code
+            case Ended.REVOKED:
+                return TokenRevoked.code if self.grant.token else Unauthorized.code
+            case _:
+                return None
 
     async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()

@@ -34,7 +34,9 @@ ROOMS: dict[str, set[str]] = {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         "broker.tenants",
     },
-    "broker.process": {"broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store"},
+    "broker.process": {
+        *("broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store", "broker.tenants"),
+    },
     "broker.console": set(),
     "broker.web": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
 from broker.log.meta import Meta
-from broker.tenants.keyring import DEFAULT_TENANT, Keyring
+from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
 from broker.tenants.token import ANYONE, Token
 
@@ -89,35 +89,48 @@ class Grant(NamedTuple):
 
 
 class Auth:
-    """The keys and tokens that this server knows. `is_open`: it has no keys, and every caller may do everything.
+    """The keys and tokens that this server knows. `is_open`: there are no keys, and every caller may do everything.
 
     `token_secrets`: those that sign read tokens, the first of them new ones; empty while they are not known yet.
+    `has_masks`: without them a key that sees masked content is refused.
     """
 
-    def __init__(self, keyring: Keyring, token_secrets: Callable[[], Sequence[bytes]], token_ttl_s: int) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        token_secrets: Callable[[], Sequence[bytes]],
+        token_ttl_s: int,
+        *,
+        has_masks: bool = False,
+    ) -> None:
         self._keyring = keyring
+        self._has_masks = has_masks
         self._token_secrets = token_secrets
         self._token_ttl_s = token_ttl_s
 
     @property
     def is_open(self) -> bool:
-        return self._keyring.is_empty
+        return self._keyring.doors is Doors.OPEN
 
     @property
     def is_ready(self) -> bool:
         """Whether tokens can be made and checked."""
-        return self.is_open or bool(self._token_secrets())
+        return self.is_open or (self._keyring.doors is Doors.KEYED and bool(self._token_secrets()))
 
-    def open_grant(self) -> Grant:
-        """Of a server without keys."""
-        return Grant(DEFAULT_TENANT)
+    def open_grant(self) -> Grant | None:
+        """Everybody's, if there are no keys. Raises RedisUnavailable while that is not known."""
+        if self._keyring.doors is Doors.UNKNOWN:
+            raise RedisUnavailable("The server is still connecting to Redis, which has the keys. Try again shortly.")
+        return Grant(DEFAULT_TENANT) if self.is_open else None
 
     def grant(self, credential: str, sid: str | None = None) -> Grant:
         """What a key or a token opens. `sid`: the stream of the request, if it names one.
 
-        Raises Unauthorized, TokenExpired, RedisUnavailable.
+        Raises Unauthorized, TokenExpired, Forbidden, RedisUnavailable.
         """
         if key := self._keyring.find(credential):
+            if MASKED in key.scopes and not self._has_masks:
+                raise Forbidden("This key shows content with masks, and this server has none: LASTEVENT_REDACT_FILE.")
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
             return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)

@@ -45,7 +45,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.tenants", "broker.web"),
+        "broker.process",
+        "broker.tenants",
+        "broker.web",
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP

@@ -98,8 +98,8 @@ class CheckedRoute(APIRoute):
 def admit(request: Request, needed: Needs) -> Grant:
     """The caller's grant. Raises Unauthorized, TokenExpired, InsufficientScope, StreamNotFound, RedisUnavailable."""
     auth = Tier.of(request).auth
-    if auth.is_open:
-        return auth.open_grant()
+    if everybodys := auth.open_grant():
+        return everybodys
     sid: str | None = request.path_params.get("sid")
     credential, is_header = _credential(request, needed)
     grant = auth.grant(credential, sid)

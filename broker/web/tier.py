@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +15,7 @@ from broker import gauges
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.dialects.format import Format
-from broker.errors import Draining, RedisUnavailable
+from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.keys import Keys
@@ -31,13 +31,14 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import Settings
+from broker.settings import PREFIX, Settings
 from broker.store.connect import connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.stored_keys import StoredKeys
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -45,11 +46,13 @@ from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
+READ_KEYS_S = 1.0
+
 
 class Tier:
     """What a web process holds: its connections, its hub, its viewers. All of it can be lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, may_open: bool = True) -> None:
         self.settings = settings
         keys = Keys(settings.key_prefix)
         self.redis = connect(settings.redis_url)
@@ -66,10 +69,13 @@ class Tier:
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
+        self.keyring = Keyring(settings_keys(settings), may_open=may_open)
+        self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
         self.auth = Auth(
-            Keyring(settings_keys(settings)),
+            self.keyring,
             lambda: settings.token_secrets or self.secret.known,
             settings.read_token_ttl_s,
+            has_masks=settings.redact_file is not None,
         )
         self.access = AccessRecord(
             self.redis,
@@ -114,7 +120,10 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        know, cut = self.keyring.know, self.cut_revoked
         run = {
+            "keys": lambda: self.keys.look(know, cut),
+            "key changes": lambda: self.keys.listen(know, cut),
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
@@ -123,8 +132,9 @@ class Tier:
             "needs": self.needs.run,
             "lag": watch_lag,
         }
-        if not (self.auth.is_open or self.settings.token_secrets):
+        if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
+        await self._read_keys()
         loops = Loops(run, _end_this_process)
         self._give_gauges()
         try:
@@ -148,6 +158,15 @@ class Tier:
         gauges.hub_connected.source = lambda: hub.is_connected
         gauges.view_records_waiting.source = lambda: access.waiting
         gauges.view_records_lost.source = lambda: access.lost
+
+    async def _read_keys(self) -> None:
+        """Before the first request, if Redis is there: until then there is no answer but 503."""
+        with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
+            async with asyncio.timeout(READ_KEYS_S):
+                self.keyring.know(await self.keys.read())
+
+    def cut_revoked(self) -> None:
+        self.viewers.cut_unless(self.auth.is_good)
 
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
@@ -222,8 +241,9 @@ class Tier:
 
 
 def settings_keys(settings: Settings) -> list[ApiKey]:
-    full = [given_key(secret, EVERYTHING) for secret in settings.keys]
-    return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+    full = [given_key(secret, EVERYTHING, f"{PREFIX}API_KEYS") for secret in settings.keys]
+    masked = frozenset({MASKED})
+    return [*full, *(given_key(secret, masked, f"{PREFIX}MASKED_KEYS") for secret in settings.masked)]
 
 
 def given_limits(settings: Settings) -> Limits:

@@ -17,6 +17,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import select
 import socket
 import struct
@@ -44,6 +45,9 @@ ANSWER_S = 1.0
 REQUEST_S = 5.0
 AT_ONCE = 8
 """Requests; the next one waits. Whoever reaches this port is an operator's, but may be broken."""
+
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""As at the door (web/door.py): a page whose own domain was pointed at 127.0.0.1 says its own name."""
 
 _HEAD = struct.Struct("!II")
 
@@ -110,7 +114,8 @@ def open_admin_port(
         if port is None and error.errno == errno.EADDRINUSE:
             say(f"No admin port here: {DEFAULT_PORT} is taken. LASTEVENT_ADMIN_PORT names another, 0 none.")
             return None
-        name = "LASTEVENT_ADMIN_HOST" if port is None or error.errno != errno.EADDRINUSE else "LASTEVENT_ADMIN_PORT"
+        is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        name = "LASTEVENT_ADMIN_PORT" if is_port else "LASTEVENT_ADMIN_HOST"
         raise SettingsError(
             f"{name}: the admin port {port or DEFAULT_PORT} cannot be opened on {host} ({error.strerror})."
         ) from None
@@ -180,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _metrics(self) -> None:
         if self.server.may_scrape is None:
-            if not _is_loopback(self.headers.get("host", "")):
+            if not _LOOPBACK_HOST.fullmatch(self.headers.get("host", "")):
                 self._json(403, _problem(403, "On loopback this port answers to localhost, 127.0.0.1 and [::1] only."))
                 return
         elif not (credential := self._credential()):
@@ -224,12 +229,6 @@ def _problem(status: int, detail: str) -> dict[str, Any]:
     title = HTTPStatus(status).phrase
     code = title.lower().replace(" ", "_")
     return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
-
-
-def _is_loopback(host: str) -> bool:
-    """A page whose own domain was pointed at 127.0.0.1 says its own name."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    return name.lower() in LOOPBACK
 
 
 # -- a child, and its supervisor -----------------------------------------------------------------------------

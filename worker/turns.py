@@ -183,8 +183,8 @@ class Turns:
                             self._show(target)
                         if self.first_text_s is None and kind == TEXT_DELTA:
                             self.first_text_s = time.monotonic() - self._began
-                            first = gauges.provider_first_text_seconds.labels(gauges.model(target.name))
-                            first.observe(time.monotonic() - asked_s)
+                            took_s = time.monotonic() - asked_s
+                            gauges.provider_first_text_seconds.observe(took_s, gauges.model(target.name))
                         stage.write(kind, data, self.part)
                     if stage.writer.is_behind:
                         await stage.writer.drain()

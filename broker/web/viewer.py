@@ -151,7 +151,7 @@ class EventsResponse(Response):
         self._view = view
         self.sid = view.sid
         self.grant = grant
-        self.form_name: str = view.details["format"]
+        self.form_name: str = view.details.get("format", form.access_name)
         self._untold = b""
         """A notice that goes out with the next frame."""
         self._steps = steps

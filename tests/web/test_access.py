@@ -1,4 +1,4 @@
-"""Each route of the table (access.py) with each kind of credential, on a server with keys, a second tenant and an issuer.
+"""Each route of the table (access.py) with each kind of credential: on a server with keys, two tenants and an issuer.
 
 Every request is wrong in its query or its body besides: who may not call must not learn that.
 """
@@ -201,8 +201,14 @@ class _Asking:
     def _claims(self, **claims: Any) -> dict[str, Any]:
         now = int(time.time())
         usual = {
-            **{"iss": ISSUER, "aud": "lastevent", "tenant": "default", "sub": "ann", "iat": now, "exp": now + 600},
-            **{"scope": "streams:read", "streams": [self._own]},
+            "iss": ISSUER,
+            "aud": "lastevent",
+            "tenant": "default",
+            "sub": "ann",
+            "iat": now,
+            "exp": now + 600,
+            "scope": "streams:read",
+            "streams": [self._own],
         }
         return {name: value for name, value in {**usual, **claims}.items() if value is not None}
 

@@ -24,7 +24,7 @@
 | le:keys:changed               | channel | id of each key made or revoked              | -                          |
 | le:revoked:<tenant>           | zset    | what is revoked → until (tenants/…)         | the longest token's        |
 | le:limits                     | hash    | tenant → its limits, JSON (tenants/…)       | -                          |
-| le:rates:<tenant>/…           | limits' | creations of this minute                    | two minutes                |
+| le:rates:{<tenant>/…}         | limits' | creations of a minute (tenants/creations)   | two minutes                |
 | le:shares, le:shares:<app>    | hash    | tenant → its virtual time (queue.py)        | a week after the last job  |
 | le:deeds                      | stream  | acts, until they are archived (deeds.py)    | archived, or retention     |
 | le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
@@ -90,6 +90,7 @@ class Keys:
         self.api_keys = f"{prefix}keys"
         self.api_keys_changed = f"{prefix}keys:changed"
         self.limits = f"{prefix}limits"
+        self.rates = f"{prefix}rates"
         self.deeds = f"{prefix}deeds"
         self.erasures = f"{prefix}erasures"
         self.probe = f"{prefix}probe"
@@ -110,9 +111,6 @@ class Keys:
 
     def revoked(self, tenant: str) -> str:
         return f"{self.prefix}revoked:{tenant}"
-
-    def rates(self, tenant: str) -> str:
-        return f"{self.prefix}rates:{tenant}"
 
     def shares(self, app: str | None) -> str:
         return f"{self.prefix}shares" if app is None else f"{self.prefix}shares:{app}"

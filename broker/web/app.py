@@ -12,7 +12,7 @@ from broker import console
 from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, telling
+from broker.web.routes import auditing, following, limits, listings, operating, producing, reading, starting, telling
 from broker.web.tier import Tier
 
 _HEADERS = (
@@ -27,12 +27,21 @@ _HEADERS = (
 
 def create_app(settings: Settings) -> FastAPI:
     tier = Tier(settings)
-    app = FastAPI(title="Lastevent", docs_url=None, redoc_url=None, lifespan=tier.running, redirect_slashes=False)
+    shows_itself = settings.console == "on"
+    app = FastAPI(
+        title="Lastevent",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if shows_itself else None,
+        lifespan=tier.running,
+        redirect_slashes=False,
+    )
     app.state.tier = tier
     problems.install(app)
-    for routes in (starting, following, reading, producing, telling, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, telling, listings, auditing, limits, operating):
         app.router.routes.extend(routes.router.routes)
-    console.install(app)
+    if shows_itself:
+        console.install(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

@@ -37,6 +37,14 @@ def test_metrics_count_what_viewers_were_sent(api: Api) -> None:
     assert sent() >= before + len(body)
 
 
+async def test_the_console_and_the_api_s_own_document_can_be_closed() -> None:
+    app = create_app(Settings(console="off"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        for path in ("/", "/console/main.js", "/openapi.json"):
+            problem(await http.get(path), 404, "not_found")
+        assert (await http.get("/healthz")).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path",
     [

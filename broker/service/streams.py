@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from arq.connections import ArqRedis
 
+from broker import traces
 from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
@@ -396,7 +397,8 @@ class Streams:
         size = len(new.own_request)
         if key is None:
             await self._require_another(grant, size)
-            await self.log.create(new)
+            queue = traces.queueing(new.sid, is_external=new.producer == EXTERNAL)
+            await self.log.create(replace(new, traceparent=queue.traceparent))
             self._room.take(size)
             reservation = None
         else:
@@ -405,7 +407,13 @@ class Streams:
                 is_repeated = size <= REPEATED_BYTES
                 return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
             await self._room.require(size)
-            new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
+            queue = traces.queueing(reservation.sid, is_external=new.producer == EXTERNAL)
+            new = replace(
+                new,
+                sid=reservation.sid,
+                idempotency=f"{key} {reservation.digest}",
+                traceparent=queue.traceparent,
+            )
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
@@ -413,6 +421,7 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new.sid, app)
+        queue.end()
         record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 

@@ -30,6 +30,7 @@ from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
 from broker.settings import Settings, listening
+from broker.traces import end_traces, set_up_traces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
@@ -93,6 +94,7 @@ class Server(uvicorn.Server):
 def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
     set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
+    set_up_traces("server")
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
     refusals = Refusals()
@@ -120,6 +122,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         _follow_parent(server)
     server.run(sockets=[listener])
     refusals.log()
+    end_traces()
 
 
 def _bounds(settings: Settings) -> Bounds:

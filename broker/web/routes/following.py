@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from broker import gauges
+from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
@@ -80,7 +81,8 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    gauges.connects.labels(_where_from(tier, found, sid, cursor)).inc()
+    source = _where_from(tier, found, sid, cursor)
+    gauges.connects.labels(source).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
@@ -90,6 +92,13 @@ async def events(
         view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
         joins_at=joins_at,
+        trace=traces.following(
+            *(sid, found.meta.traceparent),
+            cursor=cursor,
+            tail=tail,
+            source=source,
+            waited_s=time.monotonic() - request.state.asked_at_s,
+        ),
     )
 
 

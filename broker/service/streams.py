@@ -80,14 +80,11 @@ NAMED_AGENTS = 8
 REPEATED_BYTES = 2**20
 """A longer request is not in the answer to its start: who has just sent 32 MiB would get them back."""
 
-_LOOKED_UP = [
-    field.name
-    for field in FIELDS
-    if field.name
-    in ("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
-    or field.outlives_erasure
-    or field is Meta.erased
-]
+_NEEDED = (
+    *("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent"),
+    "traceparent",
+)
+_LOOKED_UP = [field.name for field in FIELDS if field.name in _NEEDED or field.outlives_erasure or field is Meta.erased]
 """What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
 
 

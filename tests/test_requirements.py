@@ -1,6 +1,7 @@
 """What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides.
 
-A third has the extra `otel`, which one file of the product imports. And two for environments of their own: the frameworks of others, which are tested with Lastevent and not beside it.
+A third has the extra `otel`, which one file of the product imports. And two are for environments of their own: the
+frameworks of others, which are tested with Lastevent and not beside it.
 """
 
 from __future__ import annotations

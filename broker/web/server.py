@@ -33,6 +33,7 @@ from broker.settings import LOOPBACK, Settings, listening
 from broker.traces import end_traces, set_up_traces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
+from broker.web.problems import REFUSED
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
 from broker.web.tier import Tier
@@ -122,6 +123,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         _follow_parent(server)
     server.run(sockets=[listener])
     refusals.log()
+    REFUSED.log()
     end_traces()
 
 

@@ -40,6 +40,7 @@ from broker.web.inputs import (
 )
 from broker.web.openapi import gives
 from broker.web.presence import while_here
+from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
@@ -51,6 +52,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: an EventSource gets an answer that it comes back after, others the error."""
     if wanted_format(request.headers.get("accept", "")).is_ndjson:
         raise passing
+    note_refusal(passing)
     return CutResponse(passing)
 
 

@@ -25,6 +25,7 @@ with imports_outside_gc():
         waiting_for_work,
         with_options,
     )
+    from broker.traces import end_traces, set_up_traces
     from worker.main import require_a_provider, work
 
 
@@ -43,6 +44,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     set_up_logs("worker", settings.log_level, libraries=settings.log_libraries)
+    set_up_traces("worker")
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)
     if not options.parent_pipe:
@@ -55,6 +57,8 @@ def main() -> int:
     except (BadKey, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        end_traces()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from arq.connections import ArqRedis
 
+from broker import traces
 from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
@@ -87,14 +88,11 @@ NAMED_AGENTS = 8
 REPEATED_BYTES = 2**20
 """A longer request is not in the answer to its start: who has just sent 32 MiB would get them back."""
 
-_LOOKED_UP = [
-    field.name
-    for field in FIELDS
-    if field.name
-    in ("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
-    or field.outlives_erasure
-    or field is Meta.erased
-]
+_NEEDED = (
+    *("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent"),
+    "traceparent",
+)
+_LOOKED_UP = [field.name for field in FIELDS if field.name in _NEEDED or field.outlives_erasure or field is Meta.erased]
 """What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
 
 
@@ -452,7 +450,8 @@ class Streams:
         size = len(new.own_request)
         if key is None:
             await self._require_another(new, size)
-            await self.log.create(new)
+            queue = traces.queueing(new.sid, is_external=new.producer == EXTERNAL)
+            await self.log.create(replace(new, traceparent=queue.traceparent))
             self._room.take(size)
             reservation = None
         else:
@@ -462,7 +461,13 @@ class Streams:
                 record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
                 return Started(record, is_new=False)
             await self._room.require(size)
-            new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
+            queue = traces.queueing(reservation.sid, is_external=new.producer == EXTERNAL)
+            new = replace(
+                new,
+                sid=reservation.sid,
+                idempotency=f"{key} {reservation.digest}",
+                traceparent=queue.traceparent,
+            )
             if not reservation.first:
                 await self._take_place(new)
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
@@ -472,6 +477,7 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new, app)
+        queue.end()
         record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 

@@ -21,6 +21,7 @@ openapi.py      the OpenAPI document
 answers.py      the forms of JSON answers, for that document
 metrics.py      Prometheus
 bounded.py      uvicorn's HTTP protocol with bounds: what one connection can take from the others
+tally.py        what strangers cause, as one line a minute in the log
 refusals.py     why a connection is refused before any route sees it, its answer, one line a minute in the log
 protocol.py     the bounded protocol, which offers a connection's transport to the answer (the direct lane)
 server.py       the web process: its socket, its signals, its drain

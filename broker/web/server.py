@@ -31,9 +31,11 @@ from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
 from broker.settings import LOOPBACK, Settings, listening
+from broker.traces import end_traces, set_up_traces
 from broker.web.addresses import AddressPlaces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
+from broker.web.problems import REFUSED
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
 from broker.web.tier import Tier
@@ -108,6 +110,7 @@ def run_server(
     Raises SettingsError or OSError.
     """
     set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
+    set_up_traces("server")
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings, may_open=host in LOOPBACK)
     refusals, tier = Refusals(), app.state.tier
@@ -143,6 +146,8 @@ def run_server(
     server.run(sockets=[listener])
     refusals.log()
     tier.enforcement.log()
+    REFUSED.log()
+    end_traces()
 
 
 def _bounds(settings: Settings) -> Bounds:

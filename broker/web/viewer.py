@@ -50,6 +50,7 @@ from broker.errors import (
 from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, chunk
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
+from broker.traces import NOTHING, Span
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
 from broker.web.places import Places
 
@@ -128,6 +129,7 @@ class EventsResponse(Response):
 
     `heartbeat`: the bytes of a sign of life. `joins_at`: where a viewer that asked for `latest` stands; it is told at
     once, or a cut before its first event would lose what comes until it is back.
+    `trace`: ends with the first byte.
     `refuses_with_status`: a full server answers 429 here. Otherwise it answers SSE as an EventSource can live with.
     """
 
@@ -143,6 +145,7 @@ class EventsResponse(Response):
         grant: Grant,
         joins_at: int | None = None,
         refuses_with_status: bool = False,
+        trace: Span = NOTHING,
     ) -> None:
         told = {} if joins_at is None else {"Last-Event-ID": str(joins_at)}
         super().__init__(status_code=200, headers=_headers(form, {**(headers or {}), **told}))
@@ -160,6 +163,7 @@ class EventsResponse(Response):
         self._joins_at = joins_at
         self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
+        self._trace = trace
         self._leaving: Ended | None = None
         self._sent = gauges.sent_to(grant.tenant)
         self._asked_at_s: float | None = None
@@ -203,6 +207,7 @@ class EventsResponse(Response):
         try:
             ended = await self._serve(lane, receive, send)
         finally:
+            self._trace.end()  # it has left before its first byte, perhaps
             gauges.viewer_seconds.observe(time.monotonic() - began_s)
             if lane and lane.wrote:
                 self._view.delivered(*lane.wrote)
@@ -338,6 +343,7 @@ class EventsResponse(Response):
         if self._asked_at_s is not None:
             gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
             self._asked_at_s = None
+            self._trace.end()
 
     def _render(self, step: Step) -> bytes:
         match step:

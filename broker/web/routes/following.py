@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from broker import gauges
+from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
@@ -40,6 +40,7 @@ from broker.web.inputs import (
 )
 from broker.web.openapi import gives
 from broker.web.presence import while_here
+from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
@@ -51,6 +52,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: an EventSource gets an answer that it comes back after, others the error."""
     if wanted_format(request.headers.get("accept", "")).is_ndjson:
         raise passing
+    note_refusal(passing)
     return CutResponse(passing)
 
 
@@ -83,7 +85,8 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    gauges.connects.labels(_where_from(tier, found, sid, cursor)).inc()
+    source = _where_from(tier, found, sid, cursor)
+    gauges.connects.labels(source).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
@@ -93,6 +96,13 @@ async def events(
         view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
         joins_at=joins_at,
+        trace=traces.following(
+            *(sid, found.meta.traceparent),
+            cursor=cursor,
+            tail=tail,
+            source=source,
+            waited_s=time.monotonic() - request.state.asked_at_s,
+        ),
     )
 
 

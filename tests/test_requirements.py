@@ -1,6 +1,7 @@
 """What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides.
 
-And two for environments of their own: the frameworks of others, which are tested with Lastevent and not beside it.
+And two for environments of their own: the frameworks of others, which are tested with Lastevent and not beside it. One
+more names the schemas of Kubernetes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 from tests.test_layout import ROOT, imports, modules
 
 TO_RUN, FOR_TESTS = "requirements.txt", "requirements-dev.txt"
+SCHEMAS = "tests/kubernetes/schemas.txt"
 OF_FRAMEWORKS = [f"tests/frameworks/{path.name}" for path in (ROOT / "tests" / "frameworks").glob("*.txt")]
 
 
@@ -49,7 +51,7 @@ def test_every_package_of_the_product_is_installed() -> None:
     assert there - migrations <= set(listed)
 
 
-@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, *sorted(OF_FRAMEWORKS)])
+@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, SCHEMAS, *sorted(OF_FRAMEWORKS)])
 def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

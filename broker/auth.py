@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from broker.errors import Forbidden, InsufficientScope, StreamNotFound, Unauthorized
+from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, Unauthorized
 from broker.log.meta import Meta
 from broker.tenants.former import is_former
-from broker.tenants.keyring import DEFAULT_TENANT, Keyring
+from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
 from broker.tenants.token import ANYONE, Token
@@ -79,33 +79,49 @@ class Grant(NamedTuple):
 
 
 class Auth:
-    """The keys and tokens that this server knows. `is_open`: it has no keys, and every caller may do everything."""
+    """The keys and tokens that this server knows. `is_open`: there are no keys, and every caller may do everything.
 
-    def __init__(self, keyring: Keyring, tokens: Tokens, revocations: Revocations, read_token_ttl_s: int) -> None:
+    `has_masks`: without them a key that sees masked content is refused.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        tokens: Tokens,
+        revocations: Revocations,
+        read_token_ttl_s: int,
+        *,
+        has_masks: bool = False,
+    ) -> None:
         self._keyring = keyring
         self._tokens = tokens
         self._revocations = revocations
         self._read_token_ttl_s = read_token_ttl_s
+        self._has_masks = has_masks
 
     @property
     def is_open(self) -> bool:
-        return self._keyring.is_empty
+        return self._keyring.doors is Doors.OPEN
 
     @property
     def is_ready(self) -> bool:
         """Whether tokens can be made and checked."""
-        return self.is_open or self._tokens.is_ready
+        return self.is_open or (self._keyring.doors is Doors.KEYED and self._tokens.is_ready)
 
-    def open_grant(self) -> Grant:
-        """Of a server without keys."""
-        return Grant(DEFAULT_TENANT)
+    def open_grant(self) -> Grant | None:
+        """Everybody's, if there are no keys. Raises RedisUnavailable while that is not known."""
+        if self._keyring.doors is Doors.UNKNOWN:
+            raise RedisUnavailable("The server is still connecting to Redis, which has the keys. Try again shortly.")
+        return Grant(DEFAULT_TENANT) if self.is_open else None
 
     async def grant(self, credential: str, in_address_of: str | None = None) -> Grant:
         """What a key or a token opens. `in_address_of`: it came in the address of this stream.
 
-        Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked; RedisUnavailable, IssuerUnavailable.
+        Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked, Forbidden; RedisUnavailable, IssuerUnavailable.
         """
         if key := self._keyring.find(credential):
+            if MASKED in key.scopes and not self._has_masks:
+                raise Forbidden("This key shows content with masks, and this server has none: LASTEVENT_REDACT_FILE.")
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
             return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)

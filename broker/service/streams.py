@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from broker.errors import (
     InvalidRequest,
     LasteventError,
     RedisRefuses,
+    StoreUnavailable,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -40,6 +42,7 @@ from broker.log.models import Models
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
+from broker.log.running import Running
 from broker.log.seizures import Seizures
 from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
 from broker.log.steps import (
@@ -56,6 +59,7 @@ from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
+from broker.tenants.creations import Creations
 from broker.tenants.scopes import MINT, opens
 from broker.tenants.tokens import require_ttl
 
@@ -133,10 +137,12 @@ class Streams:
         auth: Auth,
         settings: Settings,
         needs: Needs,
+        creations: Creations,
     ) -> None:
         self.log = log
         self.models = Models(log.redis, log.keys)
         self.agents = Agents(log.redis, log.keys)
+        self.running = Running(log.redis, log.keys)
         self._archive = archive
         self._seizures = seizures
         self._queue = queue
@@ -145,6 +151,7 @@ class Streams:
         self._asks_archive_from_s = 0.0
         self._room = Room(log.redis, settings.store_reserve)
         self._needs = needs
+        self._creations = creations
 
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -303,6 +310,7 @@ class Streams:
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
+        await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -402,7 +410,7 @@ class Streams:
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         size = len(new.own_request)
         if key is None:
-            await self._room.require(size)
+            await self._require_another(grant, size)
             await self.log.create(new)
             self._room.take(size)
             reservation = None
@@ -420,16 +428,21 @@ class Streams:
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
-            await self._enqueue(new.sid, app)
+            await self._enqueue(new, app)
         record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
+
+    async def _require_another(self, grant: Grant, size: int) -> None:
+        """One that was not asked for before. Raises StoreFull, which does not count, or RateLimited."""
+        await self._room.require(size)
+        await self._creations.count(grant.tenant)
 
     async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._room.require(size)
+            await self._require_another(grant, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, digest)
@@ -452,14 +465,22 @@ class Streams:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
-    async def _enqueue(self, sid: str, app: str | None) -> None:
+    async def _leave_the_line(self, sid: str, meta: Meta) -> None:
+        """An ended stream waits for no place. Left in its line it would have its turn, and be found to have ended."""
+        if meta.state != "queued":
+            return
+        with suppress(StoreUnavailable):
+            agent = await self.agents.find(meta.agent) if meta.agent else None
+            await self.running.let_go(meta.tenant, sid, app=agent.app if agent else None)
+
+    async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, sid, app)
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
-            logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+            logger.warning("stream %s could not be queued; a worker's sweeper will find it", new.sid)
 
 
 def _shown(body: CreateStream, agent: Announced | None) -> list[str] | None:

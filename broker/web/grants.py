@@ -128,8 +128,8 @@ async def admit(request: Request, needed: Needs) -> Grant:
     StreamNotFound, RedisUnavailable, IssuerUnavailable.
     """
     auth = Tier.of(request).auth
-    if auth.is_open:
-        return auth.open_grant()
+    if everybodys := auth.open_grant():
+        return everybodys
     sid: str | None = request.path_params.get("sid")
     credential, place = _credential(request, needed)
     grant = await auth.grant(credential, sid if place is Place.ADDRESS else None)

@@ -79,6 +79,7 @@ TAGS = {
     "Produce": "Write a stream from outside",
     "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
+    "Keys": "Who is let in",
     "Operate": "What load balancers and Prometheus ask",
 }
 
@@ -109,6 +110,11 @@ def erases() -> dict[str, Any]:
     }
     summary = "Erase a finished stream's content, for good"
     return {"summary": summary, "response_class": Response, "responses": responses}
+
+
+def revokes() -> dict[str, Any]:
+    responses: dict[int | str, Any] = {204: {"description": "Nobody is let in by it any more"}, "default": _PROBLEM}
+    return {"summary": "Revoke a key, for good", "response_class": Response, "responses": responses}
 
 
 def gives_nothing(description: str, model: type[Body] | None = None) -> dict[str, Any]:

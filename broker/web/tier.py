@@ -6,15 +6,17 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 
+from broker import gauges
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
-from broker.errors import Draining, RedisUnavailable
+from broker.dialects.format import Format
+from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.keys import Keys
@@ -24,18 +26,22 @@ from broker.log.queue import connect_queue
 from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.service.listing import Listing
 from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import Settings, SettingsError
+from broker.settings import PREFIX, Settings, SettingsError
 from broker.store.connect import connect
+from broker.tenants.creations import Creations
+from broker.tenants.enforcement import Enforcement
 from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
+from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.stored_keys import StoredKeys
 from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
@@ -44,11 +50,13 @@ from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
+READ_KEYS_S = 1.0
+
 
 class Tier:
     """What a web process holds: its connections, its hub, its viewers. All of it can be lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, may_open: bool = True) -> None:
         self.settings = settings
         keys = Keys(settings.key_prefix)
         self.redis = connect(settings.redis_url)
@@ -65,6 +73,8 @@ class Tier:
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
+        self.keyring = Keyring(settings_keys(settings), may_open=may_open)
+        self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
         self.issuers = _issuers(settings)
         self.revocations = Revocations(
             self.redis, keys.revoked, keys.api_keys_changed, longest_s=settings.longest_token_s + LEEWAY_S
@@ -75,7 +85,13 @@ class Tier:
             audience=settings.token_audience,
             max_ttl_s=settings.longest_token_s,
         )
-        self.auth = Auth(Keyring(settings_keys(settings)), tokens, self.revocations, settings.read_token_ttl_s)
+        self.auth = Auth(
+            self.keyring,
+            tokens,
+            self.revocations,
+            settings.read_token_ttl_s,
+            has_masks=settings.redact_file is not None,
+        )
         self.access = AccessRecord(
             self.redis,
             keys,
@@ -97,7 +113,10 @@ class Tier:
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs)
+        self.enforcement = Enforcement(observes=settings.limits == "observe")
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
+        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
@@ -117,20 +136,26 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        know, cut = self.keyring.know, self.cut_revoked
         run = {
+            "keys": lambda: self.keys.look(know, cut),
+            "key changes": lambda: self.keys.listen(know, cut),
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "needs": self.needs.run,
+            "lag": watch_lag,
             "revocations": self.revocations.run,
             "revocations' channel": self.revocations.listen,
         }
-        if not (self.auth.is_open or self.settings.token_secrets):
+        if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
+        await self._read_keys()
         loops = Loops(run, _end_this_process)
         self.issuers.start()
+        self._give_gauges()
         try:
             yield
         finally:
@@ -144,6 +169,25 @@ class Tier:
             await self.queue.aclose()
             await self.redis.aclose()
 
+    def _give_gauges(self) -> None:
+        viewers, hub, access = self.viewers, self.hub, self.access
+        gauges.viewers.source = lambda: viewers.of_forms or {Format.EXACT.access_name: 0}
+        gauges.viewers_ended.source = lambda: {how.value: count for how, count in viewers.ended.items()}
+        gauges.viewers_lagging.source = lambda: viewers.lagging
+        gauges.topics.source = lambda: hub.topics
+        gauges.hub_connected.source = lambda: hub.is_connected
+        gauges.view_records_waiting.source = lambda: access.waiting
+        gauges.view_records_lost.source = lambda: access.lost
+
+    async def _read_keys(self) -> None:
+        """Before the first request, if Redis is there: until then there is no answer but 503."""
+        with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
+            async with asyncio.timeout(READ_KEYS_S):
+                self.keyring.know(await self.keys.read())
+
+    def cut_revoked(self) -> None:
+        self.viewers.cut_unless(self.auth.is_good)
+
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
         self.require_open()
@@ -153,12 +197,12 @@ class Tier:
         if not self.hub.is_connected or not self.auth.is_ready:
             raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
 
-    async def unarchived(self) -> int:
-        """Finished streams that only Redis has, as far as it can be asked."""
+    async def unarchived(self) -> int | None:
+        """Finished streams that only Redis has; None while it cannot be asked."""
         try:
             return int(await self.redis.zcard(self.log.keys.unarchived))
         except RedisUnavailable:
-            return 0
+            return None
 
     async def _write_last_records(self) -> None:
         try:
@@ -217,8 +261,20 @@ class Tier:
 
 
 def settings_keys(settings: Settings) -> list[ApiKey]:
-    full = [given_key(secret, EVERYTHING) for secret in settings.keys]
-    return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+    full = [given_key(secret, EVERYTHING, f"{PREFIX}API_KEYS") for secret in settings.keys]
+    masked = frozenset({MASKED})
+    return [*full, *(given_key(secret, masked, f"{PREFIX}MASKED_KEYS") for secret in settings.masked)]
+
+
+def given_limits(settings: Settings) -> Limits:
+    """Of a tenant for which none are set."""
+    return Limits(
+        creations_per_minute=settings.creations_per_minute,
+        streams_running=settings.streams_running,
+        viewers=settings.viewers_per_tenant or max(1, settings.max_viewers // 2),
+        models=settings.allowed_models or None,
+        max_tokens=settings.max_tokens_limit,
+    )
 
 
 def _issuers(settings: Settings) -> Issuers:

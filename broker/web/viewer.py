@@ -33,6 +33,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
@@ -93,7 +94,9 @@ class Viewers:
         self.of_streams: dict[str, int] = {}
         self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
-        self.bytes_sent = 0
+        self.of_forms: dict[str, int] = {}
+        self.lagging = 0
+        """Those for whose connection something waits just now."""
         self.draining = asyncio.Event()
 
     @property
@@ -123,6 +126,7 @@ class Viewers:
 
     def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
         yield self.of_streams, viewer.sid
+        yield self.of_forms, viewer.form_name
         if viewer.token:
             yield self.of_tokens, viewer.token
 
@@ -166,6 +170,7 @@ class EventsResponse(Response):
         self._view = view
         self.sid = view.sid
         self.grant = grant
+        self.form_name: str = view.details["format"]
         self.token = grant.token.id if grant.token else None
         self._untold = b""
         """A notice that goes out with the next frame."""
@@ -176,8 +181,13 @@ class EventsResponse(Response):
         self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
+        self._sent = gauges.sent_to(grant.tenant)
+        self._asked_at_s: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        of_request = scope.setdefault("state", {})
+        of_request["is_stream"] = True
+        self._asked_at_s = of_request.get("asked_at_s")
         refused: TooManyViewers | None = None
         try:
             self._viewers.require_place(
@@ -195,6 +205,7 @@ class EventsResponse(Response):
             await self._say_farewell(send, refused.code, refused)
         elif lane := _lane(scope, self._format, self._heartbeat):
             self._connection = Connection(lane.unsent, lane.hang_up)
+            lane.sent = self._sent
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
             self._connection = scope.get("extensions", {}).get(CONNECTION, self._connection)
@@ -209,9 +220,11 @@ class EventsResponse(Response):
     async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
         ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
         self._viewers.access.opened(self._view)
+        began_s = time.monotonic()
         try:
             ended = await self._serve(lane, receive, send)
         finally:
+            gauges.viewer_seconds.observe(time.monotonic() - began_s)
             if lane and lane.wrote:
                 self._view.delivered(*lane.wrote)
             self._viewers.access.closed(self._view, ended.value)
@@ -280,7 +293,7 @@ class EventsResponse(Response):
             self._untold = notice
         elif not lane.is_lost:
             lane.write(chunk(notice))
-            self._viewers.bytes_sent += len(notice)
+            self._sent.bytes += len(notice)
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""
@@ -308,12 +321,14 @@ class EventsResponse(Response):
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
                     span = step.span(self._format) if isinstance(step, Batch) else None
+                    count = len(self._format.shown(step.events)) if isinstance(step, Batch) else 0
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
                     if body:  # an empty chunk would be the body's end
                         await self._send(send, body)
                     del body
                     if span:
                         self._view.delivered(*span)
+                        self._sent.events += count
             await self._send(send, opening, more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
@@ -329,6 +344,7 @@ class EventsResponse(Response):
         is_sent = False
         while not is_sent:
             unsent = self._connection.unsent()
+            self._viewers.lagging += 1
             try:
                 async with asyncio.timeout(self._viewers.stall_s):
                     await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -337,7 +353,12 @@ class EventsResponse(Response):
                 # uvicorn waits for room first and writes then: what timed out has not been written.
                 if self._connection.unsent() >= unsent:
                     raise
-        self._viewers.bytes_sent += len(body)
+            finally:
+                self._viewers.lagging -= 1
+        self._sent.bytes += len(body)
+        if self._asked_at_s is not None:
+            gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
+            self._asked_at_s = None
 
     def _render(self, step: Step) -> bytes:
         match step:

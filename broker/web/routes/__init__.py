@@ -8,5 +8,7 @@ telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
 tokens.py     POST /v1/tokens, /v1/tokens/cookie, /v1/tokens/revoke
 listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
+limits.py     GET /v1/limits
+credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, TypeVar
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import unquote_plus
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -207,7 +207,7 @@ def _require_page_of_ours(request: Request) -> None:
     origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
     listed = Tier.of(request).settings.cors_origins
     # Not the scheme: what speaks TLS in front of us has one of its own.
-    is_ours = len(origins) == 1 and urlsplit(origins[0]).netloc == request.headers.get("host")
+    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host")
     if not (is_ours or (len(origins) == 1 and origins[0] in listed)) or sites not in (["same-origin"], ["same-site"]):
         raise Forbidden(
             "With a cookie this takes a page of this server, or one of the same site in LASTEVENT_CORS_ORIGINS."

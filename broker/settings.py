@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -281,6 +282,18 @@ class Settings(BaseSettings):
             raise ValueError("a key travels in an HTTP header: ASCII only; make one with: openssl rand -hex 24")
         return keys
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in networks:
+            try:
+                is_everybody = ip_network(name, strict=False).prefixlen == 0
+            except ValueError:
+                raise ValueError("each is an address, or a network such as 10.0.0.0/8 or fd00::/8") from None
+            if is_everybody:
+                raise ValueError("a network of all addresses would let every client choose the address it counts as")
+        return networks
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -311,6 +324,11 @@ class Settings(BaseSettings):
     @property
     def token_secrets(self) -> tuple[bytes, ...]:
         return tuple(secret.get_secret_value().encode() for secret in self.token_secret)
+
+    @property
+    def longest_token_s(self) -> int:
+        """Of ours. An `events_url` may live longer than what others are given: its setting is older."""
+        return max(self.token_max_ttl_s, self.read_token_ttl_s)
 
     @property
     def keys(self) -> tuple[str, ...]:

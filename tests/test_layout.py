@@ -24,8 +24,8 @@ ROOMS: dict[str, set[str]] = {
     "broker.gauges": set(),
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
-    "broker.log": {"broker.errors", "broker.gauges", "broker.store"},
-    "broker.tenants": {"broker.errors", "broker.gauges", "broker.store"},
+    "broker.log": {"broker.errors", "broker.gauges", "broker.store", "broker.tenants"},
+    "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
@@ -67,6 +67,7 @@ ROOMS: dict[str, set[str]] = {
         "worker.heartbeat",
         "worker.waiting",
     },
+    "worker.places": {"broker.errors", "broker.log", "broker.tenants"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
     "worker.visibility": {"broker.log"},
@@ -93,8 +94,8 @@ ROOMS: dict[str, set[str]] = {
         *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
         *("worker.arguments", "worker.turns", "worker.visibility"),
     },
-    "worker.archiving": {"broker.errors", "broker.gauges", "broker.log", "broker.archive"},
-    "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
+    "worker.archiving": {"broker.archive", "broker.errors", "broker.gauges", "broker.log"},
+    "worker.dispatch": {"broker.errors", "broker.log", "broker.store", "broker.tenants"},
     "worker.worker": {
         *(
             "broker.errors",
@@ -107,6 +108,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
+        *("broker.tenants", "worker.places"),
     },
     "worker.main": {
         *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),

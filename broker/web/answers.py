@@ -313,6 +313,11 @@ class KeyList(BaseModel):
     keys: list[ListedKey]
 
 
+class MintedToken(BaseModel):
+    token: str
+    expires_at: Time
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -328,5 +333,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, Told, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(Status, Event),
 )

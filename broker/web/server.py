@@ -31,6 +31,7 @@ from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
 from broker.settings import LOOPBACK, Settings, listening
+from broker.web.addresses import AddressPlaces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
@@ -109,11 +110,12 @@ def run_server(
     set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings, may_open=host in LOOPBACK)
-    refusals = Refusals()
+    refusals, tier = Refusals(), app.state.tier
+    places = AddressPlaces(settings.connections_per_address, tier.addresses, tier.enforcement)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Protocol, _bounds(settings), refusals),  # type: ignore[arg-type]  # called as a class would be
+        http=partial(Protocol, _bounds(settings), refusals, places),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_config=None,  # its own would write past ours
@@ -133,13 +135,14 @@ def run_server(
             print(line, file=sys.stderr)
 
     offer = partial(offer_answers, settings, say=say, admin_fd=admin_fd, has_parent=parent_pipe)
-    server = Server(config, app.state.tier, listener, lambda: say(said), offer)
+    server = Server(config, tier, listener, lambda: say(said), offer)
     gauges.connections.source = lambda: len(server.server_state.connections)
     gauges.connections_refused.source = lambda: {why.name.lower(): refusals.counts[why] for why in Refused}
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])
     refusals.log()
+    tier.enforcement.log()
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,16 +32,21 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import PREFIX, Settings
+from broker.settings import PREFIX, Settings, SettingsError
 from broker.store.connect import connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
+from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
+from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.tenants.stored_keys import StoredKeys
+from broker.tenants.tokens import LEEWAY_S, Tokens
+from broker.web.addresses import Addresses
 from broker.web.intake import Intake
-from broker.web.rates import ConnectRate
+from broker.web.places import Places
+from broker.web.rates import ConnectRate, UnauthorizedGate
 from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
@@ -71,9 +77,20 @@ class Tier:
         self.secret = SharedSecret(self.redis, keys)
         self.keyring = Keyring(settings_keys(settings), may_open=may_open)
         self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
+        self.issuers = _issuers(settings)
+        self.revocations = Revocations(
+            self.redis, keys.revoked, keys.api_keys_changed, longest_s=settings.longest_token_s + LEEWAY_S
+        )
+        tokens = Tokens(
+            lambda: settings.token_secrets or self.secret.known,
+            self.issuers,
+            audience=settings.token_audience,
+            max_ttl_s=settings.longest_token_s,
+        )
         self.auth = Auth(
             self.keyring,
-            lambda: settings.token_secrets or self.secret.known,
+            tokens,
+            self.revocations,
             settings.read_token_ttl_s,
             has_masks=settings.redact_file is not None,
         )
@@ -84,21 +101,28 @@ class Tier:
             is_archived=self.archive is not None,
             limit=settings.view_records_per_stream,
         )
-        self.viewers = Viewers(
-            self.access,
+        self.enforcement = Enforcement(
+            observes=settings.limits == "observe", on_limited=lambda limit: gauges.limited.labels(limit).inc()
+        )
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        places = Places(
             limit=settings.max_viewers,
             per_stream=settings.viewers_per_stream,
             per_token=settings.viewers_per_token,
-            stall_s=settings.viewer_stall_s,
+            per_subject=settings.viewers_per_subject,
+            limits=self.limits,
+            enforcement=self.enforcement,
         )
-        self.connects = ConnectRate(settings.connects_per_minute)
+        self.viewers = Viewers(self.access, places, stall_s=settings.viewer_stall_s)
+        self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
+        self.connects = ConnectRate(settings.connects_per_minute, self.enforcement)
+        self.addresses = Addresses(settings.trusted_proxies)
+        self.gate = UnauthorizedGate(settings.unauthorized_per_minute, self.enforcement)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.enforcement = Enforcement(observes=settings.limits == "observe")
-        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
         creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
@@ -131,16 +155,20 @@ class Tier:
             "access record": self.access.run,
             "needs": self.needs.run,
             "lag": watch_lag,
+            "revocations": self.revocations.run,
+            "revocations' channel": self.revocations.listen,
         }
         if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
         await self._read_keys()
         loops = Loops(run, _end_this_process)
+        self.issuers.start()
         self._give_gauges()
         try:
             yield
         finally:
             await loops.end()
+            self.issuers.close()
             if self._masking:
                 self._masking.close()
             await self._write_last_records()
@@ -195,20 +223,21 @@ class Tier:
         if self.viewers.draining.is_set():
             raise Draining("This server is shutting down. Try again; another server will answer.")
 
-    def require_place(self, sid: str | None = None, grant: Grant | None = None) -> None:
-        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers or RateLimited."""
+    async def require_place(self, grant: Grant, sid: str | None = None) -> None:
+        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers, RateLimited or
+        RedisUnavailable.
+        """
         self.require_open()
-        token = grant.token.id if grant and grant.token else None
-        self.viewers.require_place(sid, token)
-        if token:
-            self.connects.require(token)
+        await self.viewers.places.require(grant, sid)
+        if grant.token:
+            self.connects.require(grant.token.id)
 
     async def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
         """The record as this caller may see it."""
         if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid) if opens(grant.scopes, MINT) else None)
+            return stream_record(meta, sid, self.auth.token(sid, meta) if opens(grant.scopes, MINT) else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
@@ -231,8 +260,7 @@ class Tier:
         self, request: Request, grant: Grant, form: str, *sids: str, span: tuple[int | None, int | None] = (None, None)
     ) -> None:
         """Keep in the access record that this caller has read these streams. `span`: the first and the last event."""
-        address = request.client.host if request.client else None
-        details = request_details(grant, address, request.headers, form, 0)
+        details = request_details(grant, self.addresses.of(request), request.headers, form, 0)
         for sid in sids:
             self.access.read(sid, details, span)
 
@@ -255,6 +283,15 @@ def given_limits(settings: Settings) -> Limits:
         models=settings.allowed_models or None,
         max_tokens=settings.max_tokens_limit,
     )
+
+
+def _issuers(settings: Settings) -> Issuers:
+    """Raises SettingsError."""
+    longest_s = settings.token_max_ttl_s
+    try:
+        return load_issuers(settings.issuers, audience=settings.token_audience, max_ttl_s=longest_s, leeway_s=LEEWAY_S)
+    except BadIssuers as error:
+        raise SettingsError("\n".join(f"LASTEVENT_ISSUERS: {line}" for line in str(error).splitlines())) from None
 
 
 def _end_this_process() -> None:

@@ -3,7 +3,7 @@
 How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
-- expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- expired     its token did: told before, `retry:` and a comment, then a cut. With the same token it is 401 from here on
 - revoked     its key or token is no longer good: `retry:` and a comment, then a cut. It is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
@@ -24,8 +24,10 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -35,7 +37,7 @@ from starlette.types import Receive, Scope, Send
 from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
-from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
+from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
 from broker.errors import (
     ArchiveDamaged,
     Draining,
@@ -45,10 +47,11 @@ from broker.errors import (
     TooManyViewers,
     Unauthorized,
 )
-from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
+from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, chunk
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
+from broker.web.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +86,13 @@ def _clean(text: str | None) -> str | None:
 class Viewers:
     """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
-    def __init__(self, access: AccessRecord, *, limit: int, per_stream: int, per_token: int, stall_s: float) -> None:
+    def __init__(self, access: AccessRecord, places: Places, *, stall_s: float) -> None:
         self.access = access
-        self.limit = limit
-        self.per_stream = per_stream
-        self.per_token = per_token
+        self.places = places
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
-        self.of_streams: dict[str, int] = {}
-        self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
-        self.of_forms: dict[str, int] = {}
+        self.of_forms: Counter[str] = Counter()
         self.lagging = 0
         """Those for whose connection something waits just now."""
         self.draining = asyncio.Event()
@@ -102,33 +101,15 @@ class Viewers:
     def connected(self) -> int:
         return len(self.here)
 
-    def require_place(self, sid: str | None, token: str | None) -> None:
-        """Raises TooManyViewers."""
-        if self.connected >= self.limit:
-            gauges.limited.labels("process").inc()
-            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
-        if sid and self.of_streams.get(sid, 0) >= self.per_stream:
-            raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
-        if token and self.of_tokens.get(token, 0) >= self.per_token:
-            raise TooManyViewers("This token has as many connections as it may have. Close one.", "token")
-
     def add(self, viewer: EventsResponse) -> None:
         self.here.add(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] = counts.get(name, 0) + 1
+        self.places.take(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] += 1
 
     def remove(self, viewer: EventsResponse) -> None:
         self.here.discard(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] -= 1
-            if not counts[name]:
-                del counts[name]
-
-    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
-        yield self.of_streams, viewer.sid
-        yield self.of_forms, viewer.form_name
-        if viewer.token:
-            yield self.of_tokens, viewer.token
+        self.places.free(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] -= 1
 
     def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
         """Cut those whose key or token no longer is. 20,000 take some ms."""
@@ -171,8 +152,8 @@ class EventsResponse(Response):
         self.sid = view.sid
         self.grant = grant
         self.form_name: str = view.details.get("format", form.access_name)
-        self.token = grant.token.id if grant.token else None
-        self._expires = grant.token.expires if grant.token else None
+        self._untold = b""
+        """A notice that goes out with the next frame."""
         self._steps = steps
         self._format = form
         self._heartbeat = heartbeat
@@ -189,9 +170,8 @@ class EventsResponse(Response):
         self._asked_at_s = of_request.get("asked_at_s")
         refused: TooManyViewers | None = None
         try:
-            self._viewers.require_place(
-                self.sid, self.token
-            )  # once more: several came together, and each had found one
+            # Once more: several came together, and each had found one.
+            await self._viewers.places.require(self.grant, self.sid, again=True)
         except TooManyViewers as full:
             if self._refuses_with_status:
                 raise
@@ -262,7 +242,7 @@ class EventsResponse(Response):
         self._task = task
         self._viewers.add(self)
         watch = self._watch(lane, receive)
-        expiry = self._expire_in_time()
+        timers = list(self._watch_the_token(lane))
         try:
             return await self._pump(lane, send)
         except asyncio.CancelledError:
@@ -273,14 +253,26 @@ class EventsResponse(Response):
         finally:
             self._viewers.remove(self)
             watch()
-            if expiry:
-                expiry.cancel()
+            for timer in timers:
+                timer.cancel()
 
-    def _expire_in_time(self) -> asyncio.TimerHandle | None:
-        if self._expires is None:
-            return None
-        left_s = self._expires - time.time()
-        return asyncio.get_running_loop().call_later(max(0, left_s), self.leave, Ended.EXPIRED)
+    def _watch_the_token(self, lane: Lane | None) -> Iterator[asyncio.TimerHandle]:
+        if token := self.grant.token:
+            later, now = asyncio.get_running_loop().call_later, time.time()
+            yield later(max(0, token.cuts_at - now), self.leave, Ended.EXPIRED)
+            if token.tells_at is not None:
+                yield later(max(0, token.tells_at - now), self._tell_expiry, lane, token.cuts_at)
+
+    def _tell_expiry(self, lane: Lane | None, at: float) -> None:
+        """Between two frames: whoever writes, a topic or this viewer's own task, writes whole ones. Without a lane only
+        that task may write, and it goes out with its next frame, a heartbeat at the latest.
+        """
+        notice = self._format.render_expiry(Expiry(datetime.fromtimestamp(at, UTC)))
+        if lane is None:
+            self._untold = notice
+        elif not lane.is_lost:
+            lane.write(chunk(notice))
+            self._sent.bytes += len(notice)
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""
@@ -303,8 +295,8 @@ class EventsResponse(Response):
                 opening = b""
             async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
-                    body = opening + self._render(step)
-                    opening = b""
+                    body = opening + self._untold + self._render(step)
+                    opening = self._untold = b""
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
                     span = step.span(self._format) if isinstance(step, Batch) else None

@@ -60,7 +60,7 @@ def scraped(archived: Deployment) -> Scrape:
     followed = HTTP.get(f"{url}/events", timeout=60).text
     assert "event: done" in followed
     HTTP.get(f"{archived.url}/v1/streams", headers={"Host": f"{SECRET}.example"})
-    HTTP.request(SECRET.upper(), f"{archived.url}/{SECRET}")
+    HTTP.request("PROPFIND", f"{archived.url}/{SECRET}")
 
     def is_archived() -> bool:
         return read(archived.scrape("worker-0")).value("lastevent_seals_total") > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from broker.errors import (
     MasksBusy,
     RateLimited,
     StoreUnavailable,
+    TokenExpired,
     TooManyViewers,
 )
 from broker.live.lane import Lane
@@ -54,7 +56,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
-@needs(READ, MASKED, token=READ, address=True, passing=cut_or_raise)
+@needs(READ, MASKED, token=READ, address=True, cookie=True, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -68,8 +70,9 @@ async def events(
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    require_time_left(grant)
     try:
-        tier.require_place(sid, grant)
+        await tier.require_place(grant, sid)
         cursor = cursors.resume_at()
         found = await tier.streams.look_up_content(sid, grant)
         log = await log_of(request, sid, found, grant)
@@ -108,7 +111,7 @@ async def replay_paced(
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
-    tier.require_place(sid, grant)
+    await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     cursor = found.meta.tail if cursor is None else cursor
@@ -156,13 +159,19 @@ def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
     return "ring" if tier.hub.has(sid, cursor) else "log"
 
 
+def require_time_left(grant: Grant) -> None:
+    """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
+    if grant.token and grant.token.cuts_at <= time.time():
+        raise TokenExpired("The token expires now. Get a new one.")
+
+
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:
     reading = Tier.of(request).reading.log(sid, found, grant)
     return await (while_here(request, reading) if grant.is_masked else reading)
 
 
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
-    address = request.client.host if request.client else None
+    address = Tier.of(request).addresses.of(request)
     return View(sid, request_details(grant, address, request.headers, form, cursor))
 
 

@@ -45,7 +45,7 @@ async def create_stream(
 ) -> Response:
     """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
-    _require_place(tier, grant, accept)
+    await _require_place(tier, grant, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     with tier.intake.place() as place:
         body = await read_json(request, tier.settings.max_request_bytes, place=place)
@@ -71,7 +71,7 @@ async def regenerate(
 ) -> Response:
     """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
-    _require_place(tier, grant, accept)
+    await _require_place(tier, grant, accept)
     cursor = _require_key_for_cursor(cursors, idempotency_key)
     await tier.body(request, Regenerate, optional=True)
     started = await tier.streams.regenerate(sid, grant, idempotency_key)
@@ -79,7 +79,7 @@ async def regenerate(
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
-@needs(CANCEL, token=CANCEL)
+@needs(CANCEL, token=CANCEL, cookie=True)
 async def cancel(request: Request, sid: str) -> Response:
     """Whether it is queued, running, or has lost its worker. A stream that has ended stays as it is (`already`)."""
     tier = Tier.of(request)
@@ -89,11 +89,11 @@ async def cancel(request: Request, sid: str) -> Response:
     return json_response(ended._asdict())
 
 
-def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
+async def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
     # Before anything is started: a refusal must have started nothing.
     if MEDIA_TYPE in accept:
         grant.require(READ)
-        tier.require_place()
+        await tier.require_place(grant)
     else:
         tier.require_open()
 

@@ -230,6 +230,19 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class Erasure(BaseModel):
+    """An order to erase a person: all streams of a user, or of a session."""
+
+    id: str
+    state: Literal["ordered", "erasing", "done"]
+    found: Annotated[int, Field(description="Streams, so far")]
+    erased: Annotated[int, Field(description="Of those, gone everywhere")]
+    by: str
+    reason: str | None
+    ordered_at: Time
+    finished_at: Time | None
+
+
 class ListedModel(BaseModel):
     """A model, or an alias, as OpenAI lists them."""
 
@@ -288,5 +301,5 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, Erasure, ModelList, AgentList, Told, Status, Event),
 )

@@ -19,6 +19,7 @@ from broker.service.bodies import (
     Cancel,
     CreateStream,
     Decide,
+    ErasePerson,
     GiveInput,
     ProducerHeartbeat,
     Regenerate,
@@ -30,7 +31,7 @@ from broker.web.grants import Needs
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
 _BODIES: tuple[type[Body], ...] = (
     *(CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat),
-    *(GiveInput, Decide),
+    *(GiveInput, Decide, ErasePerson),
 )
 _REF = "#/components/schemas/{model}"
 _STRING = {"schema": {"type": "string"}}

@@ -24,6 +24,7 @@ from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from broker.process.loops import Loops
+from broker.service.erasing import Erasing
 from broker.service.listing import Listing
 from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
@@ -88,6 +89,7 @@ class Tier:
         reader = self.archive.reader if self.archive else None
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
+        self.erasing = Erasing(self.log)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
         self.reading = Reading(self.streams, self.archive, self._masking)

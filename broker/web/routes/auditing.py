@@ -5,11 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.service.bodies import ErasePerson
 from broker.tenants.scopes import AUDIT, ERASE, MASKED
-from broker.web.answers import Verification, ViewPage
+from broker.web.answers import Erasure, Verification, ViewPage
 from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import PAGE_LIMIT, Limit, Next
-from broker.web.openapi import erases, gives
+from broker.web.openapi import erases, gives, takes
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
@@ -40,3 +41,20 @@ async def erase(request: Request, sid: str) -> Response:
     tier = Tier.of(request)
     is_done = await tier.streams.erase(sid, grant_of(request))
     return Response(status_code=204 if is_done else 202)
+
+
+@router.post("/v1/erasures", **takes(ErasePerson, 202, "The order. A worker carries it out", Erasure))
+@needs(ERASE)
+async def erase_person(request: Request) -> Response:
+    """All streams of a user, or of a session; what runs is cancelled first. What is left holds nothing of them."""
+    tier = Tier.of(request)
+    body = await tier.body(request, ErasePerson)
+    order = await tier.erasing.order(body, grant_of(request))
+    return json_response(order, 202, {"Location": f"/v1/erasures/{order['id']}"})
+
+
+@router.get("/v1/erasures/{erasure_id}", **gives("How far an erasure has come, until a week after its end", Erasure))
+@needs(ERASE)
+async def erasure(request: Request, erasure_id: str) -> Response:
+    """It does not say whom it is about."""
+    return json_response(await Tier.of(request).erasing.find(erasure_id, grant_of(request)))

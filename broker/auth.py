@@ -40,8 +40,8 @@ class Audience(Enum):
 class Grant(NamedTuple):
     """What a caller may do, and with which streams: a tenant's; of a token, those that it opens.
 
-    `who`: the caller's name in the access record. `token`: the caller's, if it has no key. `audience`: what it sees of
-    events.
+    `who`: the caller's name in the access record. `key`: the id of its key; `token`: its token, if it has no key.
+    `audience`: what it sees of events.
     """
 
     tenant: str
@@ -49,6 +49,7 @@ class Grant(NamedTuple):
     scopes: frozenset[str] = EVERYTHING
     token: Token | None = None
     audience: Audience = Audience.ALL
+    key: str | None = None
 
     @property
     def is_masked(self) -> bool:
@@ -119,8 +120,14 @@ class Auth:
         if key := self._keyring.find(credential):
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
-            return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience)
+            return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)
         return self._by_token(sid or "", credential)
+
+    def is_good(self, grant: Grant) -> bool:
+        """Whether the credential behind it would still be let in: a connection outlives the check at its beginning."""
+        if grant.token:
+            return True
+        return self._keyring.is_good(grant.key) if grant.key else self.is_open
 
     def _by_token(self, sid: str, token: str) -> Grant:
         signed, _, signature = token.rpartition(".")

@@ -21,28 +21,29 @@ WEB = {"fastapi", "starlette", "uvicorn", "sse_starlette"}
 ROOMS: dict[str, set[str]] = {
     # broker: command → web → (service, live) → (archive, dialects) → log → store → errors
     "broker.errors": set(),
-    "broker.store": {"broker.errors"},
+    "broker.gauges": set(),
+    "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
-    "broker.log": {"broker.errors", "broker.store"},
-    "broker.tenants": set(),
+    "broker.log": {"broker.errors", "broker.gauges", "broker.store"},
+    "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
-    "broker.archive": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
+    "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
-    "broker.live": {"broker.errors", "broker.store", "broker.log", "broker.dialects"},
+    "broker.live": {"broker.errors", "broker.gauges", "broker.store", "broker.log", "broker.dialects"},
     "broker.service": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         "broker.tenants",
     },
-    "broker.process": {"broker.errors", "broker.settings", "broker.log", "broker.store"},
+    "broker.process": {"broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store"},
     "broker.console": set(),
     "broker.web": {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         *("broker.dialects", "broker.live", "broker.service", "broker.process", "broker.console"),
-        "broker.tenants",
+        *("broker.gauges", "broker.tenants"),
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.web"),
+        *("broker.process", "broker.tenants", "broker.web"),
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
@@ -53,16 +54,31 @@ ROOMS: dict[str, set[str]] = {
     },
     "worker.standin": set(),
     "worker.heartbeat": {"broker.errors", "broker.store", "broker.log"},
-    "worker.waiting": {"broker.log", "worker.attempts"},
-    "worker.sweeper": {"broker.errors", "broker.log", "worker.attempts", "worker.heartbeat", "worker.waiting"},
+    "worker.waiting": {"broker.gauges", "broker.log", "worker.attempts"},
+    "worker.sweeper": {
+        "broker.errors",
+        "broker.gauges",
+        "broker.log",
+        "worker.attempts",
+        "worker.heartbeat",
+        "worker.waiting",
+    },
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
     "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.errors", "broker.log", "worker.attempts", "worker.spending"},
-    "worker.turns": {"broker.log", "worker.providers", "worker.stage"},
+    "worker.turns": {"broker.gauges", "broker.log", "worker.providers", "worker.stage"},
     "worker.execution": {
-        *("broker.errors", "broker.log", "broker.process", "worker.attempts", "worker.providers", "worker.stage"),
+        *(
+            "broker.errors",
+            "broker.gauges",
+            "broker.log",
+            "broker.process",
+            "worker.attempts",
+            "worker.providers",
+            "worker.stage",
+        ),
     },
     "worker.generation": {
         *("broker.log", "worker.agents", "worker.arguments", "worker.execution", "worker.providers", "worker.schema"),
@@ -73,15 +89,23 @@ ROOMS: dict[str, set[str]] = {
         *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
         *("worker.arguments", "worker.turns", "worker.visibility"),
     },
-    "worker.archiving": {"broker.errors", "broker.log", "broker.archive"},
+    "worker.archiving": {"broker.errors", "broker.gauges", "broker.log", "broker.archive"},
     "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
     "worker.worker": {
-        *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.process"),
+        *(
+            "broker.errors",
+            "broker.settings",
+            "broker.store",
+            "broker.gauges",
+            "broker.log",
+            "broker.archive",
+            "broker.process",
+        ),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
     },
     "worker.main": {
-        *("broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),
+        *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),
         "worker.agents",  # only if it is given an app
     },
     "worker.checking": {"broker.settings", "worker.providers"},
@@ -97,6 +121,7 @@ PURE = {
     "dialects/sse": {"orjson", "broker"},
     "log/keys": set(),
     "errors": set(),
+    "gauges": {"prometheus_client"},
 }
 """What these few may import besides the standard library."""
 

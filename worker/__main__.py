@@ -41,7 +41,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    set_up_logs("worker", settings.log_level)
+    set_up_logs("worker", settings.log_level, libraries=settings.log_libraries)
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)
     if not options.parent_pipe:

@@ -16,10 +16,12 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from broker.errors import LasteventError, StreamLimit
-from broker.log.event import ERROR
+from broker import gauges
+from broker.errors import LasteventError, StreamClosed, StreamLimit
+from broker.log.event import CANCELLED, ERROR
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from broker.process.logs import ABOUT
 from broker.process.loops import is_being_cancelled
 from worker.attempts import WORKER_LOST
 from worker.providers.failures import ProviderFailure
@@ -64,6 +66,7 @@ class Execution(ABC):
             self._stage.write(ERROR, {**WORKER_LOST, **self._counted()})
         await writer.flush()
         if writer.closed:
+            self._count(ERROR, str(WORKER_LOST["code"]))
             return False
         await writer.release()
         return True
@@ -72,11 +75,14 @@ class Execution(ABC):
         """Until the ending is in the log, or the pen is lost. A takeover is announced before there is a slot for it."""
         task = asyncio.current_task()
         assert task
+        sid = self._claimed.sid
+        ABOUT.set(lambda: {"stream": sid})  # tasks that outlive this one keep it: no more than this
         # A cancel must reach the provider while it is silent: losing the pen wakes this task wherever it waits.
         self._writer.on_lost = task.cancel
         try:
-            self._write_ending(await self._end_of(slots))
+            ending = self._write_ending(await self._end_of(slots))
             await self._writer.flush()
+            self._count(ending.kind, ending.data.get("code", ""))
         except LasteventError as lost:
             logger.info("stream %s: stopped (%s)", self._claimed.sid, lost.code)
         except asyncio.CancelledError:
@@ -85,6 +91,11 @@ class Execution(ABC):
             logger.info("stream %s: stopped (%s)", self._claimed.sid, self._writer.lost.code)
         finally:
             self._writer.on_lost = None
+            if isinstance(self._writer.lost, StreamClosed):  # seized: by its user, or since nobody watches it
+                self._count(CANCELLED)
+
+    def _count(self, state: str, code: str = "") -> None:
+        gauges.streams_ended.labels(gauges.tenant(self._claimed.meta.tenant), state, code).inc()
 
     async def _end_of(self, slots: asyncio.Semaphore) -> Ending:
         if "request" not in self._claimed.meta.fields:
@@ -114,11 +125,13 @@ class Execution(ABC):
         logger.exception("stream %s: the worker failed", self._claimed.sid)
         return self._error("internal_error", "The worker failed while it ran this generation.", recoverable=True)
 
-    def _write_ending(self, ending: Ending) -> None:
+    def _write_ending(self, ending: Ending) -> Ending:
         try:
             self._stage.write(*ending)
         except TypeError:  # the provider's text, or its counts, cannot be written as JSON
-            self._stage.write(*self._unforeseen())
+            ending = self._unforeseen()
+            self._stage.write(*ending)
+        return ending
 
     def _error(self, code: str, message: str, *, recoverable: bool) -> Ending:
         return Ending(ERROR, {"code": code, "message": message, "recoverable": recoverable, **self._counted()})

@@ -7,6 +7,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
+from broker import gauges
 from broker.process.app_options import AppOptions
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.parent import on_parents_end, tell_parent
@@ -30,6 +31,7 @@ async def work(settings: Settings, *, parent_pipe: bool = False, app: AppOptions
     """
     standin = StandIn() if settings.standin else None
     models = Providers(settings, standin)
+    gauges.configure_models({settings.default_model, *models.configured()})
     for lack in models.lacks():
         logger.warning("%s", lack)
     room = _with_room(settings, descriptors_each=2 if standin else 1)

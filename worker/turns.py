@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
+from broker import gauges
 from broker.log.event import STATUS, TEXT_DELTA, is_internal
 from worker.providers.chain import Breaker, Course, Target
 from worker.providers.failures import ProviderFailure
@@ -25,6 +26,14 @@ from worker.stage import Part, Stage
 logger = logging.getLogger(__name__)
 
 CITATION = "citation"
+
+DIRECTIONS = {
+    "input_tokens": "input",
+    "cache_read_input_tokens": "cache_read",
+    "cache_creation_input_tokens": "cache_write",
+    "output_tokens": "output",
+}
+"""Of the counts that add up, as a price list has them. Tokens of thinking are in the output."""
 
 Request = dict[str, Any]
 
@@ -110,11 +119,13 @@ class Turns:
             try:
                 finish = await self._try(target, request)
             except TryBroke as broke:
+                gauges.provider_attempts.labels(broke.failure.code).inc()
                 await self._note(broke)
                 wait_s = await self._go_on(broke, course, request)
                 if wait_s:
                     await asyncio.sleep(wait_s)
             else:
+                gauges.provider_attempts.labels("ok").inc()
                 await self._breaker.succeeded(target.name)
                 if not stage.has_started:  # nothing that it said is for viewers
                     self._begin(target)
@@ -152,7 +163,7 @@ class Turns:
         return wait_s
 
     async def _try(self, target: Target, request: Request) -> Finish:
-        stage, shown = self._stage, False
+        stage, shown, asked_s = self._stage, False, time.monotonic()
         self.said, self.part = [], Part()
         try:
             async with aclosing(target.client.stream(target.model, request)) as answer:
@@ -172,6 +183,8 @@ class Turns:
                             self._show(target)
                         if self.first_text_s is None and kind == TEXT_DELTA:
                             self.first_text_s = time.monotonic() - self._began
+                            first = gauges.provider_first_text_seconds.labels(gauges.model(target.name))
+                            first.observe(time.monotonic() - asked_s)
                         stage.write(kind, data, self.part)
                     if stage.writer.is_behind:
                         await stage.writer.drain()
@@ -226,6 +239,14 @@ class Turns:
         spending = self._stage.spending
         is_all = is_all and not spending.tries
         spent = spending.close(target, usage, model=model, answered=answered, of=self)
+        if spent:
+            self._count_tokens(target, spent["usage"])
         if spent and not is_all:
             at = {"turn": self.number, "attempt": self._stage.attempt, **self._of_agent}
             self._stage.write("internal.usage", {**at, **spent})
+
+    def _count_tokens(self, target: Target, usage: dict[str, Any]) -> None:
+        tenant, model = gauges.tenant(self._stage.writer.claimed.meta.tenant), gauges.model(target.name)
+        for name, direction in DIRECTIONS.items():
+            if tokens := usage.get(name):
+                gauges.provider_tokens.labels(tenant, model, direction).inc(tokens)

@@ -13,10 +13,12 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from arq.connections import ArqRedis
 
+from broker import gauges
 from broker.archive.setup import open_writer
 from broker.errors import (
     REDIS_AWAY,
@@ -33,7 +35,7 @@ from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.settings import Settings
 from broker.store.connect import connect
 from worker.abandonment import Abandonment
@@ -96,13 +98,14 @@ class Worker:
         self._abandonment = Abandonment(self._log, self._seizures)
         self._archive = open_writer(settings) if settings.archive_url else None
         self._agents = self._agent_work(app) if app else None
+        self._waiting = Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name)
         self._sweeper = Sweeper(
             self._log,
             self._seizures,
             room=lambda: self.room() > 0,
-            take=self.take,
+            take=partial(self.take, reason="lease_expired"),
             runs=self._runs,
-            waiting=Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name),
+            waiting=self._waiting,
         )
         self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
         self._dispatches = [self._dispatch, *self._dispatch_of_agents()]
@@ -144,7 +147,9 @@ class Worker:
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
             "needs": self._needs.run,
+            "lag": watch_lag,
         }
+        self._give_gauges()
         if self._archive:
             archiver = Archiver(
                 self._log,
@@ -174,6 +179,12 @@ class Worker:
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
+
+    def _give_gauges(self) -> None:
+        gauges.generations_running.source = lambda: len(self._running)
+        gauges.writer_bytes.source = lambda: self._commit.unconfirmed_bytes
+        gauges.lease_margin_seconds.source = self._heartbeat.margin_s
+        gauges.runs_overdue.source = self._waiting.overdue
 
     async def _find_until_stopped(self) -> None:
         finding = {
@@ -241,11 +252,12 @@ class Worker:
         self.has_failed = True
         self.stop()
 
-    async def take(self, sid: str) -> None:
+    async def take(self, sid: str, *, reason: str = "handed_over") -> None:
         """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing
         or RedisUnavailable.
 
         A takeover is accepted even when this worker is full: it holds the lease, says so, and waits for a slot.
+        `reason`: of a takeover, as it is counted.
         """
         await self._needs.require()
         claimed = await self._claim(sid)
@@ -253,6 +265,7 @@ class Worker:
             await self._give_back(claimed)
             return
         generation = self._execution(claimed, StreamWriter(self._commit, claimed))
+        _count(claimed, reason)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
         self._heartbeat.keep(generation.writer)
@@ -300,7 +313,9 @@ class Worker:
         elif error := task.exception():
             self._heartbeat.forget(generation.writer)
             logger.error(
-                "a generation stopped without writing an ending; it restarts when its lease expires", exc_info=error
+                "stream %s: its generation stopped without an ending; it restarts when its lease expires",
+                generation.writer.sid,
+                exc_info=error,
             )
 
     async def _finish_running(self) -> None:
@@ -333,6 +348,13 @@ class Worker:
             raise
         except LasteventError as lost:
             logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)
+
+
+def _count(claimed: Claimed, reason: str) -> None:
+    if claimed.attempt > 1:
+        gauges.takeovers.labels(reason).inc()
+    elif started_ms := claimed.meta.started:
+        gauges.queue_wait_seconds.observe((started_ms - claimed.meta.created) / 1000)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

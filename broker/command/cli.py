@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from broker.command import limits
 from broker.command.audit import erase, export, list_, sessions, verify, views
 from broker.command.generations import cancel, follow, generate, replay
 from broker.command.help import LOOK, PROVE, RUN, TRY, Grouped
@@ -63,7 +64,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    set_up_logs("lastevent")
+    set_up_logs("lastevent", for_people=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
     try:
@@ -231,6 +232,7 @@ for group, commands in {
 }.items():
     for command in commands:
         app.command(command.__name__.rstrip("_") if command is not list_ else "ls", rich_help_panel=group)(command)
+app.add_typer(limits.app, name="limits", rich_help_panel=RUN)
 app.command("help", hidden=True)(help_)
 
 

@@ -34,7 +34,8 @@ AGAIN_S = 1.0
 
 _COMMANDS = """
 DEL {key} | EXISTS {key} | EXPIRE {key} 1 | GET {key} | PERSIST {key} | PEXPIRE {key} 1 | PEXPIREAT {key} 1 | PTTL {key}
-SET {key} x XX | STRLEN {key} | TTL {key} | TYPE {key} | SCAN 0 COUNT 1 | TIME | INFO | PING
+SET {key} x XX | INCRBY {key} 1 | STRLEN {key} | TTL {key} | TYPE {key} | RENAME {key} {key}
+SCAN 0 COUNT 1 | TIME | INFO | PING
 HDEL {key} f | HEXISTS {key} f | HGET {key} f | HGETALL {key} | HINCRBY {key} f 1 | HLEN {key} | HMGET {key} f
 HSET {key} f x | HVALS {key} | HSETNX {key} f x | HSTRLEN {key} f
 SADD {key} m | SCARD {key} | SISMEMBER {key} m | SMEMBERS {key} | SMISMEMBER {key} m

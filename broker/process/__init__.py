@@ -4,6 +4,7 @@ first_process.py  the first process of a container heeds signals from its first 
 loops.py        the loops of a process, started again when they fail
 parent.py       a child ends when its parent does
 logs.py         what a process writes to its log, and what never gets there
+lines.py        a line of it as JSON
 listener.py     the listening socket of a web process
 descriptors.py  how many descriptors this process may have
 imports.py      imports that the cycle collector never walks

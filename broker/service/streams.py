@@ -56,6 +56,7 @@ from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
+from broker.tenants.creations import Creations
 from broker.tenants.scopes import MINT, opens
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,7 @@ class Streams:
         auth: Auth,
         settings: Settings,
         needs: Needs,
+        creations: Creations,
     ) -> None:
         self.log = log
         self.models = Models(log.redis, log.keys)
@@ -144,6 +146,7 @@ class Streams:
         self._asks_archive_from_s = 0.0
         self._room = Room(log.redis, settings.store_reserve)
         self._needs = needs
+        self._creations = creations
 
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -392,7 +395,7 @@ class Streams:
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         size = len(new.own_request)
         if key is None:
-            await self._room.require(size)
+            await self._require_another(grant, size)
             await self.log.create(new)
             self._room.take(size)
             reservation = None
@@ -413,12 +416,17 @@ class Streams:
         record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
+    async def _require_another(self, grant: Grant, size: int) -> None:
+        """One that was not asked for before. Raises StoreFull, which does not count, or RateLimited."""
+        await self._room.require(size)
+        await self._creations.count(grant.tenant)
+
     async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(grant.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._room.require(size)
+            await self._require_another(grant, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, sid, digest)

@@ -37,6 +37,9 @@ class Keyring:
     def is_empty(self) -> bool:
         return not self._by_digest
 
+    def is_good(self, key_id: str) -> bool:
+        return any(key.id == key_id for key in self._by_digest.values())
+
     def find(self, credential: str) -> ApiKey | None:
         """One look-up, however many keys there are: by the digest of a secret that nobody can guess a part of."""
         return self._by_digest.get(hashlib.sha256(credential.encode("utf-8", "surrogateescape")).digest())

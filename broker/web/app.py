@@ -12,7 +12,7 @@ from broker import console
 from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, telling
+from broker.web.routes import auditing, following, limits, listings, operating, producing, reading, starting, telling
 from broker.web.tier import Tier
 
 _HEADERS = (
@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.tier = tier
     problems.install(app)
-    for routes in (starting, following, reading, producing, telling, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, telling, listings, auditing, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)

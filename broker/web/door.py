@@ -14,17 +14,26 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker import gauges
+from broker.auth import Grant
 from broker.errors import Draining, Forbidden
+from broker.process.logs import ABOUT
 from broker.web.problems import from_error, problem
 
 logger = logging.getLogger(__name__)
 
 _LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
+"""Of labels: a client may send any word."""
 
 
 class Door:
@@ -40,13 +49,18 @@ class Door:
             await self.app(scope, receive, send)
             return
         request_id = secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = request_id
+        asked_at_s = time.monotonic()
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, asked_at_s=asked_at_s)
+        ABOUT.set(partial(_about, state))
         started = False
+        status = 0
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
                 started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
@@ -72,6 +86,26 @@ class Door:
                 detail = "This is a fault of the server. Report it with the request id."
                 response = problem(request_id, 500, "internal_error", "Internal server error", detail)
                 await response(scope, receive, send_with_headers)
+        finally:
+            _count(scope, status, time.monotonic() - asked_at_s)
+
+
+def _count(scope: Scope, status: int, took_s: float) -> None:
+    """`status`: 0 if the client had gone before there was an answer."""
+    route = getattr(scope.get("route"), "path", gauges.OTHER)
+    method = scope["method"] if scope["method"] in _METHODS else gauges.OTHER
+    gauges.http_requests.labels(route, method, str(status)).inc()
+    if not scope["state"].get("is_stream"):
+        gauges.http_request_seconds.labels(route).observe(took_s)
+
+
+def _about(state: Mapping[str, Any]) -> Mapping[str, str]:
+    """For the log. Of a key its id; a token's subject is a person."""
+    about = {"request": state["request_id"]}
+    grant: Grant | None = state.get("grant")
+    if grant and grant.who.startswith("key:"):
+        about["key"] = grant.who.removeprefix("key:")
+    return about
 
 
 def require_own_page(headers: Headers, cors_origins: frozenset[str]) -> None:

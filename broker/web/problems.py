@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from broker import gauges
 from broker.errors import (
     AppendGap,
     InsufficientScope,
@@ -66,6 +67,8 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 
 def from_error(request_id: str, error: LasteventError) -> Response:
     more: dict[str, Any] = {}
+    if error.status in (401, 403):
+        gauges.auth_failures.labels(error.code).inc()
     if isinstance(error, AppendGap):
         more["last_event_id"] = error.tail
     elif isinstance(error, TooManyViewers | TooManyStreams | RateLimited):

@@ -24,6 +24,7 @@ from types import FrameType
 
 import uvicorn
 
+from broker import gauges
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
@@ -32,7 +33,7 @@ from broker.settings import Settings, listening
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
-from broker.web.refusals import Refusals
+from broker.web.refusals import Refusals, Refused
 from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Server(uvicorn.Server):
 
 def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
-    set_up_logs("server", settings.log_level)
+    set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
     app = create_app(settings)
     refusals = Refusals()
@@ -102,7 +103,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_config=None,  # its own would write past ours
-        log_level="warning",
+        log_level=settings.log_level if settings.log_libraries else "warning",
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -113,6 +114,8 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     _tune_garbage_collection()
     said = listening(host, listener.getsockname()[1], settings)
     server = Server(config, app.state.tier, listener, lambda: None if parent_pipe else print(said, file=sys.stderr))
+    gauges.connections.source = lambda: len(server.server_state.connections)
+    gauges.connections_refused.source = lambda: {why.name.lower(): refusals.counts[why] for why in Refused}
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])

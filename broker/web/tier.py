@@ -11,8 +11,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from broker import gauges
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
+from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
@@ -23,7 +25,7 @@ from broker.log.queue import connect_queue
 from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.service.erasing import Erasing
 from broker.service.listing import Listing
 from broker.service.masking import Masking
@@ -32,7 +34,10 @@ from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.tenants.creations import Creations
+from broker.tenants.enforcement import Enforcement
 from broker.tenants.keyring import ApiKey, Keyring, given_key
+from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
@@ -87,7 +92,10 @@ class Tier:
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs)
+        self.enforcement = Enforcement(observes=settings.limits == "observe")
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
+        self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         self.erasing = Erasing(self.log)
         redactor = load_masks_of(settings)
@@ -115,10 +123,12 @@ class Tier:
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "needs": self.needs.run,
+            "lag": watch_lag,
         }
         if not (self.auth.is_open or self.settings.token_secrets):
             run["token secret"] = self.secret.run
         loops = Loops(run, _end_this_process)
+        self._give_gauges()
         try:
             yield
         finally:
@@ -131,6 +141,16 @@ class Tier:
             await self.queue.aclose()
             await self.redis.aclose()
 
+    def _give_gauges(self) -> None:
+        viewers, hub, access = self.viewers, self.hub, self.access
+        gauges.viewers.source = lambda: viewers.of_forms or {Format.EXACT.access_name: 0}
+        gauges.viewers_ended.source = lambda: {how.value: count for how, count in viewers.ended.items()}
+        gauges.viewers_lagging.source = lambda: viewers.lagging
+        gauges.topics.source = lambda: hub.topics
+        gauges.hub_connected.source = lambda: hub.is_connected
+        gauges.view_records_waiting.source = lambda: access.waiting
+        gauges.view_records_lost.source = lambda: access.lost
+
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
         self.require_open()
@@ -140,12 +160,12 @@ class Tier:
         if not self.hub.is_connected or not self.auth.is_ready:
             raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
 
-    async def unarchived(self) -> int:
-        """Finished streams that only Redis has, as far as it can be asked."""
+    async def unarchived(self) -> int | None:
+        """Finished streams that only Redis has; None while it cannot be asked."""
         try:
             return int(await self.redis.zcard(self.log.keys.unarchived))
         except RedisUnavailable:
-            return 0
+            return None
 
     async def _write_last_records(self) -> None:
         try:
@@ -206,6 +226,17 @@ class Tier:
 def settings_keys(settings: Settings) -> list[ApiKey]:
     full = [given_key(secret, EVERYTHING) for secret in settings.keys]
     return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+
+
+def given_limits(settings: Settings) -> Limits:
+    """Of a tenant for which none are set."""
+    return Limits(
+        creations_per_minute=settings.creations_per_minute,
+        streams_running=settings.streams_running,
+        viewers=settings.viewers_per_tenant or max(1, settings.max_viewers // 2),
+        models=settings.allowed_models or None,
+        max_tokens=settings.max_tokens_limit,
+    )
 
 
 def _end_this_process() -> None:

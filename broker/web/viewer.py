@@ -4,6 +4,7 @@ How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
 - expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- revoked     its key or token is no longer good: `retry:` and a comment, then a cut. It is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
 - vanished    the stream disappeared, or its archived log is damaged: a cut
@@ -31,18 +32,25 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
-from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
+from broker.errors import (
+    ArchiveDamaged,
+    Draining,
+    LasteventError,
+    TokenExpired,
+    TokenRevoked,
+    TooManyViewers,
+    Unauthorized,
+)
 from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
 
 logger = logging.getLogger(__name__)
-
-_FAREWELLS = {Ended.DRAINED: Draining.code, Ended.EXPIRED: TokenExpired.code}
 
 HEADER_CHARACTERS = 300
 """Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
@@ -85,7 +93,9 @@ class Viewers:
         self.of_streams: dict[str, int] = {}
         self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
-        self.bytes_sent = 0
+        self.of_forms: dict[str, int] = {}
+        self.lagging = 0
+        """Those for whose connection something waits just now."""
         self.draining = asyncio.Event()
 
     @property
@@ -115,8 +125,15 @@ class Viewers:
 
     def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
         yield self.of_streams, viewer.sid
+        yield self.of_forms, viewer.form_name
         if viewer.token:
             yield self.of_tokens, viewer.token
+
+    def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
+        """Cut those whose key or token no longer is. 20,000 take some ms."""
+        for viewer in tuple(self.here):
+            if not is_good(viewer.grant):
+                viewer.leave(Ended.REVOKED)
 
     def drain(self) -> None:
         self.draining.set()
@@ -151,6 +168,8 @@ class EventsResponse(Response):
         self._viewers = viewers
         self._view = view
         self.sid = view.sid
+        self.grant = grant
+        self.form_name: str = view.details["format"]
         self.token = grant.token.id if grant.token else None
         self._expires = grant.token.expires if grant.token else None
         self._steps = steps
@@ -160,8 +179,13 @@ class EventsResponse(Response):
         self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._leaving: Ended | None = None
+        self._sent = gauges.sent_to(grant.tenant)
+        self._asked_at_s: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        of_request = scope.setdefault("state", {})
+        of_request["is_stream"] = True
+        self._asked_at_s = of_request.get("asked_at_s")
         refused: TooManyViewers | None = None
         try:
             self._viewers.require_place(
@@ -179,6 +203,7 @@ class EventsResponse(Response):
             await self._say_farewell(send, refused.code, refused)
         elif lane := _lane(scope, self._format, self._heartbeat):
             self._connection = Connection(lane.unsent, lane.hang_up)
+            lane.sent = self._sent
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
             self._connection = scope.get("extensions", {}).get(CONNECTION, self._connection)
@@ -193,9 +218,11 @@ class EventsResponse(Response):
     async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
         ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
         self._viewers.access.opened(self._view)
+        began_s = time.monotonic()
         try:
             ended = await self._serve(lane, receive, send)
         finally:
+            gauges.viewer_seconds.observe(time.monotonic() - began_s)
             if lane and lane.wrote:
                 self._view.delivered(*lane.wrote)
             self._viewers.access.closed(self._view, ended.value)
@@ -211,11 +238,22 @@ class EventsResponse(Response):
             ended = await self._pump_until_told(lane, receive, send)
         else:
             ended = Ended.DRAINED
-        if ended in _FAREWELLS:
-            await self._say_farewell(send, _FAREWELLS[ended])
+        if word := self._last_word(ended):
+            await self._say_farewell(send, word)
             # A viewer that does not read would delay this server's exit.
             asyncio.get_running_loop().call_later(FAREWELL_S, self._connection.hang_up)
         return ended
+
+    def _last_word(self, ended: Ended) -> str | None:
+        match ended:
+            case Ended.DRAINED:
+                return Draining.code
+            case Ended.EXPIRED:
+                return TokenExpired.code
+            case Ended.REVOKED:
+                return TokenRevoked.code if self.grant.token else Unauthorized.code
+            case _:
+                return None
 
     async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()
@@ -269,12 +307,14 @@ class EventsResponse(Response):
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
                     span = step.span(self._format) if isinstance(step, Batch) else None
+                    count = len(self._format.shown(step.events)) if isinstance(step, Batch) else 0
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
                     if body:  # an empty chunk would be the body's end
                         await self._send(send, body)
                     del body
                     if span:
                         self._view.delivered(*span)
+                        self._sent.events += count
             await self._send(send, opening, more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
@@ -290,6 +330,7 @@ class EventsResponse(Response):
         is_sent = False
         while not is_sent:
             unsent = self._connection.unsent()
+            self._viewers.lagging += 1
             try:
                 async with asyncio.timeout(self._viewers.stall_s):
                     await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -298,7 +339,12 @@ class EventsResponse(Response):
                 # uvicorn waits for room first and writes then: what timed out has not been written.
                 if self._connection.unsent() >= unsent:
                     raise
-        self._viewers.bytes_sent += len(body)
+            finally:
+                self._viewers.lagging -= 1
+        self._sent.bytes += len(body)
+        if self._asked_at_s is not None:
+            gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
+            self._asked_at_s = None
 
     def _render(self, step: Step) -> bytes:
         match step:

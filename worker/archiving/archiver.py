@@ -21,6 +21,7 @@ from broker.log.stream_log import StreamLog
 from broker.log.views import VIEW_RECORDS
 from worker.archiving.deeds import MovedDeeds
 from worker.archiving.erasures import Erasures
+from worker.archiving.figures import LOOK_S, Figures
 from worker.archiving.people import People
 from worker.archiving.streams import EndedStreams
 from worker.archiving.turn import Turn
@@ -70,6 +71,7 @@ class Archiver:
             deeds=self.deeds,
             settle_s=settle_s,
         )
+        self.figures = Figures(log, archive, after_s=after_s)
 
     async def run(self) -> None:
         """Archive for ever. Ends only by cancellation."""
@@ -88,10 +90,12 @@ class Archiver:
                 self.erasures.expire: RETENTION_S,
             }
         )
+        figures = _Chores({self.figures.look: LOOK_S})
         while True:
             is_busy = False
             try:
                 if await self.turn.take():
+                    await figures.do_what_is_due()  # also while the archive is away: then what waits counts most
                     await chores.do_what_is_due()
                     is_busy = await self.archive_once()
             except ArchiveUnavailable as away:

@@ -7,5 +7,6 @@ producing.py  POST …/events, …/heartbeat: external producers
 telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
 listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
+limits.py     GET /v1/limits
 operating.py  GET /healthz, /readyz, /metrics
 """

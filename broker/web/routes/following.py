@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
@@ -79,6 +80,7 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
+    gauges.connects.labels(_where_from(tier, found, sid, cursor)).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
@@ -143,6 +145,15 @@ def steps_of(
     if follows and found.is_in_redis and not grant.is_masked:
         return partial(follow, tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=heartbeat.every_s)
     return lambda _: replay(log, sid, cursor)
+
+
+def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
+    """Where a viewer's first events are: what a reconnect storm would ask for."""
+    if not found.is_in_redis:
+        return "archive"
+    if cursor == 0:
+        return "start"
+    return "ring" if tier.hub.has(sid, cursor) else "log"
 
 
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:

@@ -179,7 +179,7 @@ class ArchiveWriter:
                 about = {"erasure": order.id, "by": order.by, "ordered": order.at, "reason": order.reason}
                 await chains.add(order.tenant, seal.ERASURES, {**about, "streams": erased, "deeds": deeds})
             await chains.write()
-        await self.database.forget_erased()
+        await self.database.rewrite()
         await self._advance_heads(chains)
 
     async def streams_of(self, tenant: str, user: str | None, session: str | None, after: str, limit: int) -> list[str]:

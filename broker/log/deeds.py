@@ -71,6 +71,24 @@ class Deed(NamedTuple):
         return self.who if self.who.startswith("user:") else None
 
 
+class Which(NamedTuple):
+    """Which deeds a page has; None: any. Times are in ms, inclusive."""
+
+    what: str | None = None
+    who: str | None = None
+    stream: str | None = None
+    after_ms: int | None = None
+    before_ms: int | None = None
+
+    def matches(self, deed: Deed) -> bool:
+        """Apart from its time."""
+        return (
+            (self.what is None or deed.what == self.what)
+            and (self.who is None or deed.who == self.who)
+            and (self.stream is None or deed.stream == self.stream)
+        )
+
+
 class Written(NamedTuple):
     """A deed in Redis. `entry`: its id there. `at`: ms."""
 

@@ -127,6 +127,12 @@ def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def deed_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A deed (log/deeds.py)."""
+    fields = ("who", "what", "stream", "address", "request_id", "detail")
+    return {"id": record["id"], "at": rfc3339(record["at"]), **{name: record.get(name) for name in fields}}
+
+
 def erasure_json(order: Order) -> dict[str, Any]:
     """An erasure of a person: without the name that it is about, which is gone when it is done."""
     counts = {"id": order.id, "state": order.state, "found": order.found, "erased": order.erased}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from broker.web.inputs import State
+from broker.web.inputs import State, What
 
 Json = Annotated[Any, Field(description="Any JSON: it is the caller's own")]
 Time = Annotated[datetime, Field(description="UTC, with milliseconds")]
@@ -230,6 +230,24 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class DeedRecord(BaseModel):
+    """What a caller did."""
+
+    id: str
+    at: Time
+    who: str
+    what: What
+    stream: str | None
+    address: str | None
+    request_id: str | None
+    detail: dict[str, Json] | None
+
+
+class DeedPage(BaseModel):
+    deeds: list[DeedRecord]
+    next: Cursor
+
+
 class Erasure(BaseModel):
     """An order to erase a person: all streams of a user, or of a session."""
 
@@ -325,5 +343,17 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, Erasure, ModelList, AgentList, LimitList, Told, Status, Event),
+    *(
+        AssistantMessage,
+        ViewPage,
+        Verification,
+        DeedPage,
+        Erasure,
+        ModelList,
+        AgentList,
+        LimitList,
+        Told,
+        Status,
+        Event,
+    ),
 )

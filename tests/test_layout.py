@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.gauges": set(),
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
-    "broker.log": {"broker.errors", "broker.gauges", "broker.store"},
+    "broker.log": {"broker.errors", "broker.gauges", "broker.store", "broker.tenants"},
     "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
@@ -43,7 +43,9 @@ ROOMS: dict[str, set[str]] = {
     },
     "broker.command": {
         *("broker.errors", "broker.settings", "broker.store", "broker.log", "broker.archive", "broker.dialects"),
-        *("broker.process", "broker.tenants", "broker.web"),
+        "broker.process",
+        "broker.tenants",
+        "broker.web",
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP
@@ -63,6 +65,7 @@ ROOMS: dict[str, set[str]] = {
         "worker.heartbeat",
         "worker.waiting",
     },
+    "worker.places": {"broker.errors", "broker.log", "broker.tenants"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
     "worker.visibility": {"broker.log"},
@@ -89,8 +92,8 @@ ROOMS: dict[str, set[str]] = {
         *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
         *("worker.arguments", "worker.turns", "worker.visibility"),
     },
-    "worker.archiving": {"broker.errors", "broker.gauges", "broker.log", "broker.archive"},
-    "worker.dispatch": {"broker.errors", "broker.store", "broker.log"},
+    "worker.archiving": {"broker.archive", "broker.errors", "broker.gauges", "broker.log"},
+    "worker.dispatch": {"broker.errors", "broker.log", "broker.store", "broker.tenants"},
     "worker.worker": {
         *(
             "broker.errors",
@@ -103,6 +106,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
+        *("broker.tenants", "worker.places"),
     },
     "worker.main": {
         *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),

@@ -53,6 +53,10 @@ class Execution(ABC):
         return False
 
     @property
+    def tenant(self) -> str:
+        return self._claimed.meta.tenant
+
+    @property
     def writer(self) -> StreamWriter:
         return self._writer
 

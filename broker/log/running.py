@@ -1,8 +1,9 @@
 """Places: how much of a tenant runs at once, and its streams that wait until they may.
 
 A stream of a tenant takes a *place* before a worker claims it, keeps it by the heartbeat, and gives it back at its
-ending. A place lasts PLACE_S: those of a worker that died come back by themselves. A stream that finds none is *parked*:
-it is in no queue any more, costs nothing, and is queued again when its turn comes. See docs/ARCHITECTURE.md, "Shares".
+ending. A place lasts PLACE_S: those of a worker that died come back by themselves. A stream that finds none is
+*parked*: it is in no queue any more, costs nothing, and is queued again when its turn comes. See
+docs/ARCHITECTURE.md, "Shares".
 
 Two zsets hold a tenant's places: of what takes a slot of a worker, and of what takes none (*aside*: external streams,
 and agents that wait for a person). All of them count against `most`, those with a slot also against `slots`.
@@ -16,7 +17,7 @@ Every step prunes what has expired, and may be repeated. All may raise RedisUnav
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -80,14 +81,14 @@ local function free(most, slots)
 end
 local function hold(places, sid, life)
   redis.call('ZADD', places, string.format('%.0f', now + life), sid)
-  redis.call('PEXPIRE', places, life)
+  redis.call('EXPIRE', places, LIFE_S)
 end
 local function leave(line, sid)
   if redis.call('ZREM', parked, sid) == 1 and redis.call('EXISTS', parked) == 0 then
     redis.call('SREM', lines, line)
   end
 end
-"""
+""".replace("LIFE_S", str(round(EXTERNAL_PLACE_S)))
 
 _TAKE = (
     _FREE
@@ -160,9 +161,9 @@ _LET_GO = (
     _FREE
     + """
 -- let go(line, sid, …): of their places, or of their turn
-redis.call('ZREM', running, unpack(ARGV, 2))
-redis.call('ZREM', aside, unpack(ARGV, 2))
 for at = 2, #ARGV do
+  redis.call('ZREM', running, ARGV[at])
+  redis.call('ZREM', aside, ARGV[at])
   leave(ARGV[1], ARGV[at])
 end
 return 1
@@ -187,7 +188,7 @@ class Running:
 
         It lasts EXTERNAL_PLACE_S; from then on the sweepers renew it as long as the stream's own lease is renewed.
         """
-        args = [sid, round(EXTERNAL_PLACE_S * 1000), most]
+        args: list[str | int] = [sid, round(EXTERNAL_PLACE_S * 1000), most]
         return bool(await self._take_aside(keys=self._names(Line(tenant)), args=args))
 
     async def let_go(self, tenant: str, *sids: str, app: str | None = None) -> None:
@@ -203,26 +204,33 @@ class Running:
 
         `is_owed`: it has begun, and viewers wait for it. It is counted, and not refused.
         """
-        args = [str(line), sid, round(PLACE_S * 1000), *_or_empty(places), int(is_owed)]
+        args: list[str | int] = [str(line), sid, round(PLACE_S * 1000), *_or_empty(places), int(is_owed)]
         answer = await self._take(keys=self._names(line), args=args)
         return None if answer == 2 else bool(answer)
 
     async def next(self, line: Line, places: Places) -> list[str]:
         """The parked streams whose turn it is. Whoever asks queues them: they may be queued already."""
-        args = [str(line), *_or_empty(places), WOKEN_AT_ONCE]
+        args: list[str | int] = [str(line), *_or_empty(places), WOKEN_AT_ONCE]
         return [sid.decode() for sid in await self._next(keys=self._names(line), args=args)]
 
     async def keep(self, tenant: str, with_slot: Iterable[str], aside: Iterable[str] = ()) -> None:
         """Renew these places. One that is gone is put back: Redis has lost it, or was away for long."""
         first, then = list(with_slot), list(aside)
-        args = [round(PLACE_S * 1000), len(first), *first, *then]
+        args: list[str | int] = [round(PLACE_S * 1000), len(first), *first, *then]
         await self._keep(keys=self._names(Line(tenant)), args=args)
 
-    async def keep_external(self, tenant: str, sid: str) -> None:
-        await self._keep(keys=self._names(Line(tenant)), args=[round(EXTERNAL_PLACE_S * 1000), 0, sid])
+    async def keep_external(self, tenant: str, sid: str, until_ms: int) -> None:
+        """Its lease runs until then; so does its place, if it has one, and for as long as a look may come late."""
+        key = self._keys.aside(tenant)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(key, {sid: until_ms + round((EXTERNAL_PLACE_S - EXTERNAL_LEASE_S) * 1000)}, xx=True)
+            pipe.expire(key, round(EXTERNAL_PLACE_S))
+            await pipe.execute()
 
-    async def is_parked(self, line: Line, sid: str) -> bool:
-        return await self._redis.zscore(self._keys.parked(str(line)), sid) is not None
+    async def parked(self, line: Line, sids: Sequence[str]) -> set[str]:
+        """Which of these wait for a place."""
+        since = await self._redis.zmscore(self._keys.parked(str(line)), list(sids)) if sids else []
+        return {sid for sid, at in zip(sids, since, strict=True) if at is not None}
 
     async def lines(self) -> list[Line]:
         """Those in which streams are parked; perhaps some in which none is any more."""

@@ -200,8 +200,10 @@ def run_everything(
     *,
     standin: bool = False,
     app: AppOptions | None = None,
+    refusal: Callable[[str], str | None] | None = None,
 ) -> None:
     """Everything on one machine, until a signal. `standin`: workers let the stand-in answer. `app`: what else they run.
+    `refusal`: given Redis' URL, why nothing may be served.
 
     Raises StartFailed (SettingsRefused) or EmbeddedServerError.
     """
@@ -214,8 +216,12 @@ def run_everything(
     # A Ctrl-C should not wait for answers: the next start takes unfinished generations over.
     environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
     try:
-        environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
-        environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
+        if "LASTEVENT_ARCHIVE_URL_FILE" not in environment:
+            environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
+        if embedded:
+            redis_url = environment["LASTEVENT_REDIS_URL"] = start_embedded(embedded, key_prefix)
+        if refusal and redis_url and (words := refusal(redis_url)):
+            raise SettingsRefused(words)
         of_workers = {**environment, "LASTEVENT_STANDIN": "1"} if standin else environment
         working = [worker_child(n + 1, of_workers, app) for n in range(workers)]
         serving = [web_child(host, port, n + 1, environment) for n in range(web)]
@@ -248,7 +254,8 @@ def require_own(data_dir: Path) -> None:
         raise SettingsRefused(f"--data-dir: others may write to {name}. Make it yours alone: chmod go-w {name}")
 
 
-def _start(embedded: EmbeddedServer, key_prefix: str) -> str:
+def start_embedded(embedded: EmbeddedServer, key_prefix: str) -> str:
+    """Its URL. Raises EmbeddedServerError."""
     url = embedded.start()
     if embedded.continues:  # before any process of ours can meet the new server
         with suppress(RedisUnavailable):  # then those wait, as after a crash

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from broker.errors import (
     InvalidRequest,
     LasteventError,
     RedisRefuses,
+    StoreUnavailable,
     StreamClosed,
     StreamExpired,
     StreamLimit,
@@ -40,6 +42,7 @@ from broker.log.models import Models
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
 from broker.log.readable import ReadableLog
+from broker.log.running import Running
 from broker.log.seizures import Seizures
 from broker.log.servers import ENDINGS_WAIT, RETURN_LEASES
 from broker.log.steps import (
@@ -51,13 +54,14 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.agent_input import require_input
-from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, GiveInput
+from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 from broker.tenants.creations import Creations
 from broker.tenants.scopes import MINT, opens
+from broker.tenants.tokens import require_ttl
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +142,7 @@ class Streams:
         self.log = log
         self.models = Models(log.redis, log.keys)
         self.agents = Agents(log.redis, log.keys)
+        self.running = Running(log.redis, log.keys)
         self._archive = archive
         self._seizures = seizures
         self._queue = queue
@@ -227,6 +232,9 @@ class Streams:
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
+        if body.token:
+            grant.require(MINT)
+            require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
         agent = await self._agent(body.agent) if body.agent is not None else None
         if agent and "input" in body.model_fields_set:  # whether it takes messages, its app says
@@ -252,7 +260,7 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, body)
-        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None)
+        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
@@ -302,6 +310,7 @@ class Streams:
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
+        await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
     async def append(self, sid: str, grant: Grant, body: AppendEvents) -> Appended:
@@ -385,9 +394,15 @@ class Streams:
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
     async def _start(
-        self, new: NewStream, grant: Grant, key: str | None, digest: str, app: str | None = None
+        self,
+        new: NewStream,
+        grant: Grant,
+        key: str | None,
+        digest: str,
+        app: str | None = None,
+        token: ForToken | None = None,
     ) -> Started:
-        """`app`: of the agent, if one answers."""
+        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -403,7 +418,8 @@ class Streams:
             reservation = await self._reserve(grant, key, new.sid, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
-                return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
+                record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
+                return Started(record, is_new=False)
             await self._room.require(size)
             new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
@@ -412,8 +428,8 @@ class Streams:
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
-            await self._enqueue(new.sid, app)
-        record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
+            await self._enqueue(new, app)
+        record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
     async def _require_another(self, grant: Grant, size: int) -> None:
@@ -432,7 +448,7 @@ class Streams:
         return await reserve(self.log.redis, name, sid, digest)
 
     async def _record(
-        self, sid: str, grant: Grant, request: bytes = b"", *, is_repeated: bool = True
+        self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True
     ) -> dict[str, Any]:
         """`request`: if it is at hand. `is_repeated`: it is in the record."""
         [meta] = await self.log.read_meta(sid)
@@ -440,19 +456,31 @@ class Streams:
             meta = (await self.look_up(sid, grant, whole=True)).meta
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
-        record = stream_record(meta, sid, self._auth.token(sid) if opens(grant.scopes, MINT) else None)
+        token = None
+        if opens(grant.scopes, MINT):
+            asked = asked or ForToken()
+            token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
+        record = stream_record(meta, sid, token)
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
 
-    async def _enqueue(self, sid: str, app: str | None) -> None:
+    async def _leave_the_line(self, sid: str, meta: Meta) -> None:
+        """An ended stream waits for no place. Left in its line it would have its turn, and be found to have ended."""
+        if meta.state != "queued":
+            return
+        with suppress(StoreUnavailable):
+            agent = await self.agents.find(meta.agent) if meta.agent else None
+            await self.running.let_go(meta.tenant, sid, app=agent.app if agent else None)
+
+    async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, sid, app)
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):
                 self._needs.doubt()
-            logger.warning("stream %s could not be queued; a worker's sweeper will find it", sid)
+            logger.warning("stream %s could not be queued; a worker's sweeper will find it", new.sid)
 
 
 def _shown(body: CreateStream, agent: Announced | None) -> list[str] | None:
@@ -467,7 +495,8 @@ def _stored(request: dict[str, Any]) -> bytes:
 
 
 def _digest_of_body(body: CreateStream) -> str:
-    return digest_of(body.model_dump(exclude_unset=True))
+    """Without `token`, which is about the answer: the stream is the same."""
+    return digest_of(body.model_dump(exclude_unset=True, exclude={"token"}))
 
 
 async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:

@@ -328,6 +328,27 @@ class Told(BaseModel):
     id: str
 
 
+class ListedKey(BaseModel):
+    """Of its secret nothing is known."""
+
+    id: Annotated[str, Field(description="As in `who`, behind `key:`")]
+    tenant: str
+    name: Annotated[str, Field(description="Of a server's own settings, the setting's")]
+    scopes: list[str]
+    created_at: Time | None
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class KeyList(BaseModel):
+    keys: list[ListedKey]
+
+
+class MintedToken(BaseModel):
+    token: str
+    expires_at: Time
+
+
 class Status(BaseModel):
     status: Literal["ok", "ready"]
 
@@ -343,17 +364,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(
-        AssistantMessage,
-        ViewPage,
-        Verification,
-        DeedPage,
-        Erasure,
-        ModelList,
-        AgentList,
-        LimitList,
-        Told,
-        Status,
-        Event,
-    ),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(Status, Event, DeedPage, Erasure),
 )

@@ -1,6 +1,6 @@
 """What every request passes first: a request id, the rules of a keyless server, headers, and a last net.
 
-Without keys, anything that reaches the port may do everything, and every web page in the user's browser can reach
+Without any key, anything that reaches the port may do everything, and every web page in the user's browser can reach
 loopback. So a keyless server answers only what a foreign page cannot send (design §6):
 - Host is a loopback name: a page whose own domain was pointed at 127.0.0.1 (DNS rebinding) says its own name
 - no Forwarded or X-Forwarded-*: a proxy in front means that others than this machine are let in
@@ -15,7 +15,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,11 +37,11 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"
 
 
 class Door:
-    """ASGI middleware, the outermost."""
+    """ASGI middleware, the outermost. `is_keyless`: asked at each request, for a key may be made at any time."""
 
-    def __init__(self, app: ASGIApp, *, keyless: bool, cors_origins: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, is_keyless: Callable[[], bool], cors_origins: Sequence[str] = ()) -> None:
         self.app = app
-        self._keyless = keyless
+        self._is_keyless = is_keyless
         self._cors_origins = frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,7 +69,7 @@ class Door:
             await send(message)
 
         try:
-            if self._keyless:
+            if self._is_keyless():
                 require_own_page(Headers(scope=scope), self._cors_origins)
             await self.app(scope, receive, send_with_headers)
         except Forbidden as error:
@@ -112,9 +112,11 @@ def require_own_page(headers: Headers, cors_origins: frozenset[str]) -> None:
     """Raises Forbidden for what a foreign web page, or a proxy, may have sent to a keyless server."""
     host = headers.getlist("host")
     if len(host) != 1 or not _LOOPBACK_HOST.fullmatch(host[0]):
-        raise Forbidden("A server without keys answers to localhost, 127.0.0.1 and [::1] only. Set LASTEVENT_API_KEYS.")
+        raise Forbidden(
+            "A server without keys answers to localhost, 127.0.0.1 and [::1] only. Make a key: lastevent keys create"
+        )
     if any(name == "forwarded" or name.startswith("x-forwarded-") for name in headers):
-        raise Forbidden("A server without keys does not work behind a proxy. Set LASTEVENT_API_KEYS.")
+        raise Forbidden("A server without keys does not work behind a proxy. Make a key: lastevent keys create")
     origins = headers.getlist("origin")
     if origins and all(origin in cors_origins for origin in origins):
         return

@@ -29,7 +29,7 @@ from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
-from broker.settings import Settings, listening
+from broker.settings import LOOPBACK, Settings, listening
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
 from broker.web.protocol import Protocol
@@ -94,7 +94,7 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
     set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
-    app = create_app(settings)
+    app = create_app(settings, may_open=host in LOOPBACK)
     refusals = Refusals()
     config = uvicorn.Config(
         app,

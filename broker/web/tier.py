@@ -6,7 +6,8 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,7 @@ from broker import gauges
 from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.dialects.format import Format
-from broker.errors import Draining, RedisUnavailable
+from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
 from broker.log.deeds import Deed, Deeds
@@ -34,13 +35,17 @@ from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
 from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
-from broker.settings import Settings
+from broker.settings import PREFIX, Settings, SettingsError
 from broker.store.connect import connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
+from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
+from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.stored_keys import StoredKeys
+from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.intake import Intake
 from broker.web.rates import ConnectRate
 from broker.web.strict_json import Model, read_json, to_model
@@ -48,11 +53,13 @@ from broker.web.viewer import Viewers, request_details
 
 logger = logging.getLogger(__name__)
 
+READ_KEYS_S = 1.0
+
 
 class Tier:
     """What a web process holds: its connections, its hub, its viewers. All of it can be lost."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, may_open: bool = True) -> None:
         self.settings = settings
         keys = Keys(settings.key_prefix)
         self.redis = connect(settings.redis_url)
@@ -69,10 +76,24 @@ class Tier:
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
         self.secret = SharedSecret(self.redis, keys)
-        self.auth = Auth(
-            Keyring(settings_keys(settings)),
+        self.keyring = Keyring(settings_keys(settings), may_open=may_open)
+        self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
+        self.issuers = _issuers(settings)
+        self.revocations = Revocations(
+            self.redis, keys.revoked, keys.api_keys_changed, longest_s=settings.longest_token_s + LEEWAY_S
+        )
+        tokens = Tokens(
             lambda: settings.token_secrets or self.secret.known,
+            self.issuers,
+            audience=settings.token_audience,
+            max_ttl_s=settings.longest_token_s,
+        )
+        self.auth = Auth(
+            self.keyring,
+            tokens,
+            self.revocations,
             settings.read_token_ttl_s,
+            has_masks=settings.redact_file is not None,
         )
         self.access = AccessRecord(
             self.redis,
@@ -89,6 +110,7 @@ class Tier:
             per_token=settings.viewers_per_token,
             stall_s=settings.viewer_stall_s,
         )
+        self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
         self.connects = ConnectRate(settings.connects_per_minute)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
@@ -120,7 +142,10 @@ class Tier:
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
+        know, cut = self.keyring.know, self.cut_revoked
         run = {
+            "keys": lambda: self.keys.look(know, cut),
+            "key changes": lambda: self.keys.listen(know, cut),
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
@@ -129,15 +154,20 @@ class Tier:
             "deeds": self.deeds.run,
             "needs": self.needs.run,
             "lag": watch_lag,
+            "revocations": self.revocations.run,
+            "revocations' channel": self.revocations.listen,
         }
-        if not (self.auth.is_open or self.settings.token_secrets):
+        if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
+        await self._read_keys()
         loops = Loops(run, _end_this_process)
+        self.issuers.start()
         self._give_gauges()
         try:
             yield
         finally:
             await loops.end()
+            self.issuers.close()
             if self._masking:
                 self._masking.close()
             await self._write_last_records()
@@ -155,6 +185,15 @@ class Tier:
         gauges.hub_connected.source = lambda: hub.is_connected
         gauges.view_records_waiting.source = lambda: access.waiting
         gauges.view_records_lost.source = lambda: access.lost
+
+    async def _read_keys(self) -> None:
+        """Before the first request, if Redis is there: until then there is no answer but 503."""
+        with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
+            async with asyncio.timeout(READ_KEYS_S):
+                self.keyring.know(await self.keys.read())
+
+    def cut_revoked(self) -> None:
+        self.viewers.cut_unless(self.auth.is_good)
 
     async def require_ready(self) -> None:
         """A generation would start now, as far as this server and Redis go. Raises Draining or RedisUnavailable."""
@@ -201,7 +240,7 @@ class Tier:
         if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid) if opens(grant.scopes, MINT) else None)
+            return stream_record(meta, sid, self.auth.token(sid, meta) if opens(grant.scopes, MINT) else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
@@ -241,8 +280,9 @@ class Tier:
 
 
 def settings_keys(settings: Settings) -> list[ApiKey]:
-    full = [given_key(secret, EVERYTHING) for secret in settings.keys]
-    return [*full, *(given_key(secret, frozenset({MASKED})) for secret in settings.masked)]
+    full = [given_key(secret, EVERYTHING, f"{PREFIX}API_KEYS") for secret in settings.keys]
+    masked = frozenset({MASKED})
+    return [*full, *(given_key(secret, masked, f"{PREFIX}MASKED_KEYS") for secret in settings.masked)]
 
 
 def given_limits(settings: Settings) -> Limits:
@@ -254,6 +294,15 @@ def given_limits(settings: Settings) -> Limits:
         models=settings.allowed_models or None,
         max_tokens=settings.max_tokens_limit,
     )
+
+
+def _issuers(settings: Settings) -> Issuers:
+    """Raises SettingsError."""
+    longest_s = settings.token_max_ttl_s
+    try:
+        return load_issuers(settings.issuers, audience=settings.token_audience, max_ttl_s=longest_s, leeway_s=LEEWAY_S)
+    except BadIssuers as error:
+        raise SettingsError("\n".join(f"LASTEVENT_ISSUERS: {line}" for line in str(error).splitlines())) from None
 
 
 def _end_this_process() -> None:

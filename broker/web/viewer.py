@@ -3,7 +3,7 @@
 How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
-- expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- expired     its token did: told before, `retry:` and a comment, then a cut. With the same token it is 401 from here on
 - revoked     its key or token is no longer good: `retry:` and a comment, then a cut. It is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
@@ -26,6 +26,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
-from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
+from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
 from broker.errors import (
     ArchiveDamaged,
     Draining,
@@ -45,7 +46,7 @@ from broker.errors import (
     TooManyViewers,
     Unauthorized,
 )
-from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
+from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, chunk
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
@@ -171,7 +172,8 @@ class EventsResponse(Response):
         self.grant = grant
         self.form_name: str = view.details["format"]
         self.token = grant.token.id if grant.token else None
-        self._expires = grant.token.expires if grant.token else None
+        self._untold = b""
+        """A notice that goes out with the next frame."""
         self._steps = steps
         self._format = form
         self._heartbeat = heartbeat
@@ -261,7 +263,7 @@ class EventsResponse(Response):
         self._task = task
         self._viewers.add(self)
         watch = self._watch(lane, receive)
-        expiry = self._expire_in_time()
+        timers = list(self._watch_the_token(lane))
         try:
             return await self._pump(lane, send)
         except asyncio.CancelledError:
@@ -272,14 +274,26 @@ class EventsResponse(Response):
         finally:
             self._viewers.remove(self)
             watch()
-            if expiry:
-                expiry.cancel()
+            for timer in timers:
+                timer.cancel()
 
-    def _expire_in_time(self) -> asyncio.TimerHandle | None:
-        if self._expires is None:
-            return None
-        left_s = self._expires - time.time()
-        return asyncio.get_running_loop().call_later(max(0, left_s), self.leave, Ended.EXPIRED)
+    def _watch_the_token(self, lane: Lane | None) -> Iterator[asyncio.TimerHandle]:
+        if token := self.grant.token:
+            later, now = asyncio.get_running_loop().call_later, time.time()
+            yield later(max(0, token.cuts_at - now), self.leave, Ended.EXPIRED)
+            if token.tells_at is not None:
+                yield later(max(0, token.tells_at - now), self._tell_expiry, lane, token.cuts_at)
+
+    def _tell_expiry(self, lane: Lane | None, at: float) -> None:
+        """Between two frames: whoever writes, a topic or this viewer's own task, writes whole ones. Without a lane only
+        that task may write, and it goes out with its next frame, a heartbeat at the latest.
+        """
+        notice = self._format.render_expiry(Expiry(datetime.fromtimestamp(at, UTC)))
+        if lane is None:
+            self._untold = notice
+        elif not lane.is_lost:
+            lane.write(chunk(notice))
+            self._sent.bytes += len(notice)
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""
@@ -302,8 +316,8 @@ class EventsResponse(Response):
                 opening = b""
             async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
-                    body = opening + self._render(step)
-                    opening = b""
+                    body = opening + self._untold + self._render(step)
+                    opening = self._untold = b""
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
                     span = step.span(self._format) if isinstance(step, Batch) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from broker.errors import (
     MasksBusy,
     RateLimited,
     StoreUnavailable,
+    TokenExpired,
     TooManyViewers,
 )
 from broker.live.lane import Lane
@@ -54,7 +56,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
-@needs(READ, MASKED, token=READ, address=True, passing=cut_or_raise)
+@needs(READ, MASKED, token=READ, address=True, cookie=True, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -68,6 +70,7 @@ async def events(
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    require_time_left(grant)
     try:
         tier.require_place(sid, grant)
         cursor = cursors.resume_at()
@@ -154,6 +157,12 @@ def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
     if cursor == 0:
         return "start"
     return "ring" if tier.hub.has(sid, cursor) else "log"
+
+
+def require_time_left(grant: Grant) -> None:
+    """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
+    if grant.token and grant.token.cuts_at <= time.time():
+        raise TokenExpired("The token expires now. Get a new one.")
 
 
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:

@@ -84,7 +84,7 @@ async def regenerate(
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
-@needs(CANCEL, token=CANCEL)
+@needs(CANCEL, token=CANCEL, cookie=True)
 async def cancel(request: Request, sid: str) -> Response:
     """Whether it is queued, running, or has lost its worker. A stream that has ended stays as it is (`already`)."""
     tier = Tier.of(request)

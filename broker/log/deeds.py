@@ -126,11 +126,11 @@ class Deeds:
         if len(self._waiting) >= MAX_WAITING:
             self.lost += 1
             return
-        self._waiting.append((secrets.token_hex(16), deed))
+        self._waiting.append((_new_id(), deed))
 
     async def record(self, deed: Deed) -> None:
         """Raises RedisUnavailable; the deed may stand nevertheless."""
-        await write_durably(self._redis, *self._command(secrets.token_hex(16), deed))
+        await write_durably(self._redis, *self._command(_new_id(), deed))
         if self._life_ms is not None:
             await self._redis.pexpire(self._keys.deeds, self._life_ms)
 
@@ -194,6 +194,11 @@ class Deeds:
                     if one.deed.tenant == tenant and (one.deed.stream in sids or (who and one.deed.person == who))
                 ]
             )
+
+
+def _new_id() -> str:
+    """Deeds that are written in one millisecond keep the order in which a server noted them."""
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
 def _readable(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Written]:

@@ -280,6 +280,7 @@ class ArchiveWriter:
             tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
+            await _empty_views(connection, erasure.sid)  # they may have come before it
         elif row.erased is None:
             why = {"reason": REQUESTED, "by": erasure.meta.erased_by}
             await _empty(connection, chains, row.tenant, erasure.sid, why, now_ms)
@@ -401,6 +402,10 @@ async def _empty(
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)
     )
     await connection.execute(sa.delete(BRIEFS).where(BRIEFS.c.sid == sid))
+    await _empty_views(connection, sid)
+
+
+async def _empty_views(connection: AsyncConnection, sid: str) -> None:
     await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
 
 

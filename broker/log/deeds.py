@@ -30,16 +30,12 @@ from broker.store.durable import write_durably
 logger = logging.getLogger(__name__)
 
 CREATED, REGENERATED, CANCELLED, APPROVED = "created", "regenerated", "cancelled", "approved"
-"""What is noted."""
+MINTED = "minted"
+"""What is noted. A page that opens has a token made: it would wait for the disk, half a second."""
 ERASED, ERASURE_ORDERED = "erased", "erasure_ordered"
-MINTED, REVOKED = "minted", "revoked"
+REVOKED = "revoked"
 KEY_MADE, KEY_REVOKED, LIMITS_SET = "key_made", "key_revoked", "limits_set"
 """What is recorded."""
-
-WHAT = (
-    *(CREATED, REGENERATED, CANCELLED, APPROVED, ERASED, ERASURE_ORDERED),
-    *(MINTED, REVOKED, KEY_MADE, KEY_REVOKED, LIMITS_SET),
-)
 
 FLUSH_S = 1.0
 BATCH = 500

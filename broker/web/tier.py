@@ -46,8 +46,10 @@ from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.tenants.stored_keys import StoredKeys
 from broker.tenants.tokens import LEEWAY_S, Tokens
+from broker.web.addresses import Addresses
 from broker.web.intake import Intake
-from broker.web.rates import ConnectRate
+from broker.web.places import Places
+from broker.web.rates import ConnectRate, UnauthorizedGate
 from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
@@ -103,22 +105,28 @@ class Tier:
             limit=settings.view_records_per_stream,
         )
         self.deeds = Deeds(self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None)
-        self.viewers = Viewers(
-            self.access,
+        self.enforcement = Enforcement(
+            observes=settings.limits == "observe", on_limited=lambda limit: gauges.limited.labels(limit).inc()
+        )
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        places = Places(
             limit=settings.max_viewers,
             per_stream=settings.viewers_per_stream,
             per_token=settings.viewers_per_token,
-            stall_s=settings.viewer_stall_s,
+            per_subject=settings.viewers_per_subject,
+            limits=self.limits,
+            enforcement=self.enforcement,
         )
+        self.viewers = Viewers(self.access, places, stall_s=settings.viewer_stall_s)
         self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
-        self.connects = ConnectRate(settings.connects_per_minute)
+        self.connects = ConnectRate(settings.connects_per_minute, self.enforcement)
+        self.addresses = Addresses(settings.trusted_proxies)
+        self.gate = UnauthorizedGate(settings.unauthorized_per_minute, self.enforcement)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.enforcement = Enforcement(observes=settings.limits == "observe")
-        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
         creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
@@ -227,13 +235,14 @@ class Tier:
         if self.viewers.draining.is_set():
             raise Draining("This server is shutting down. Try again; another server will answer.")
 
-    def require_place(self, sid: str | None = None, grant: Grant | None = None) -> None:
-        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers or RateLimited."""
+    async def require_place(self, grant: Grant, sid: str | None = None) -> None:
+        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers, RateLimited or
+        RedisUnavailable.
+        """
         self.require_open()
-        token = grant.token.id if grant and grant.token else None
-        self.viewers.require_place(sid, token)
-        if token:
-            self.connects.require(token)
+        await self.viewers.places.require(grant, sid)
+        if grant.token:
+            self.connects.require(grant.token.id)
 
     async def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
         """The record as this caller may see it."""
@@ -263,17 +272,15 @@ class Tier:
         self, request: Request, grant: Grant, form: str, *sids: str, span: tuple[int | None, int | None] = (None, None)
     ) -> None:
         """Keep in the access record that this caller has read these streams. `span`: the first and the last event."""
-        address = request.client.host if request.client else None
-        details = request_details(grant, address, request.headers, form, 0)
+        details = request_details(grant, self.addresses.of(request), request.headers, form, 0)
         for sid in sids:
             self.access.read(sid, details, span)
 
     def deed(self, request: Request, what: str, stream: str | None = None, **detail: Any) -> Deed:
         """What the caller of this request did. `detail`: see Deed."""
         grant: Grant = request.state.grant
-        address = request.client.host if request.client else None
         request_id: str | None = getattr(request.state, "request_id", None)
-        return Deed(grant.tenant, grant.who, what, stream, address, request_id, detail or None)
+        return Deed(grant.tenant, grant.who, what, stream, self.addresses.of(request), request_id, detail or None)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await to_model(model, await read_json(request, self.settings.max_body_bytes, optional=optional))

@@ -118,7 +118,7 @@ class Balanced:
     def viewers(self) -> list[int]:
         """How many each server says it has."""
         pages = [HTTP.get(f"http://127.0.0.1:{port}/metrics", headers=AUTHORIZED).text for port in self.ports]
-        return [int(float(re.findall(r"^lastevent_viewers (\S+)$", page, re.MULTILINE)[0])) for page in pages]
+        return [sum(map(float, re.findall(r"^lastevent_viewers\{\S+ (\S+)$", page, re.MULTILINE))) for page in pages]
 
     @staticmethod
     def _is_ready(port: int) -> bool:

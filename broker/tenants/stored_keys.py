@@ -13,7 +13,7 @@ from contextlib import aclosing
 from enum import Enum
 from typing import Any
 
-import redis.exceptions
+from redis import exceptions as redis_errors
 
 from broker.errors import KeyNotFound, RedisRefuses
 from broker.store.connect import Client
@@ -113,10 +113,17 @@ class StoredKeys:
                 await one.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
             try:
                 answer = await one.execute_command("WAITAOF", 1, 0, ON_DISK_MS)
-            except (RedisRefuses, redis.exceptions.ResponseError):  # no such command (7.0), no file, no permission
-                has_file = (await one.info("persistence")).get("aof_enabled")
-                return Kept.CANNOT_TELL if has_file else Kept.NO_FILE
+            except (RedisRefuses, redis_errors.ResponseError):  # no such command (7.0), no file, no permission
+                return await _why_not(one)
             return Kept.ON_DISK if answer[0] else Kept.LATE
+
+
+async def _why_not(redis: Any) -> Kept:
+    try:
+        info = await redis.info("persistence")
+    except (RedisRefuses, redis_errors.ResponseError):
+        return Kept.CANNOT_TELL
+    return Kept.CANNOT_TELL if info.get("aof_enabled") else Kept.NO_FILE
 
 
 def _what_to_do(key: ApiKey, there: bytes | None) -> Put:

@@ -27,6 +27,10 @@ ON_DISK_MS = 3000
 """An append-only file is synced once a second; beyond this its disk is in trouble."""
 
 
+Know = Callable[[Mapping[bytes, bytes]], Mapping[str, ApiKey]]
+"""Keyring.know: what Redis has → what it should have."""
+
+
 class Kept(Enum):
     """Whether Redis has said that a change is on its disk."""
 
@@ -87,18 +91,20 @@ class StoredKeys:
                 written[key.id] = key
         return did, await self._write(written)
 
-    async def look(self, know: Callable[[Mapping[bytes, bytes]], object], then: Callable[[], object]) -> None:
-        """Read them, and again and again for ever. `then` is called after each look, also one in vain: a key ends at
-        its time whether Redis is there or not.
+    async def look(self, know: Know, then: Callable[[], object]) -> None:
+        """Read them, and again and again for ever, and put back what Redis has lost. `then` is called after each look,
+        also one in vain: a key ends at its time whether Redis is there or not.
         """
         while True:
             try:
-                know(await self.read())
+                lost = know(await self.read())
             finally:
                 then()
+            if lost:
+                await self._write(lost)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def listen(self, know: Callable[[Mapping[bytes, bytes]], object], then: Callable[[], object]) -> None:
+    async def listen(self, know: Know, then: Callable[[], object]) -> None:
         """Read them at each change that is told."""
         async with aclosing(messages(self._redis, self._channel)) as told:
             async for _ in told:

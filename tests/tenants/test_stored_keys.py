@@ -118,6 +118,28 @@ async def test_a_change_is_heard_of_or_seen(redis: Any, way: str, monkeypatch: p
             await task
 
 
+async def test_a_revocation_that_redis_has_lost_is_put_back(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_keys, "LOOK_AGAIN_S", 0.02)
+    ring, stored = Keyring(), StoredKeys(redis, NAME, CHANNEL)
+    key, _ = new_key("acme", READING)
+    await stored.add(key)
+    ring.know(await stored.read())
+    revoked, _ = await stored.revoke(key.id)
+    ring.know(await stored.read())
+    await redis.hset(NAME, key.id, key.to_json())
+    task = await _following(StoredKeys.look, ring, redis, lambda: None)
+    try:
+        await until(lambda: _has(stored, revoked), "it is revoked again")
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _has(stored: StoredKeys, key: ApiKey) -> bool:
+    return await keys_of(stored) == {key.id: key}
+
+
 async def test_expired_keys_are_looked_for_though_redis_is_away() -> None:
     class Away(StoredKeys):
         def __init__(self) -> None:

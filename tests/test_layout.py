@@ -22,21 +22,26 @@ ROOMS: dict[str, set[str]] = {
     # broker: command → web → (service, live) → (archive, dialects) → log → store → errors
     "broker.errors": set(),
     "broker.gauges": set(),
+    "broker.traces": set(),
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.gauges", "broker.store", "broker.tenants"},
-    "broker.tenants": {"broker.errors", "broker.store"},
+    "broker.tenants": {"broker.errors", "broker.gauges", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
     "broker.live": {"broker.errors", "broker.gauges", "broker.store", "broker.log", "broker.dialects"},
     "broker.service": {
+        "broker.traces",
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         "broker.tenants",
     },
-    "broker.process": {"broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store"},
+    "broker.process": {
+        *("broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store", "broker.tenants"),
+    },
     "broker.console": set(),
     "broker.web": {
+        "broker.traces",
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         *("broker.dialects", "broker.live", "broker.service", "broker.process", "broker.console"),
         *("broker.gauges", "broker.tenants"),
@@ -71,8 +76,9 @@ ROOMS: dict[str, set[str]] = {
     "worker.visibility": {"broker.log"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.errors", "broker.log", "worker.attempts", "worker.spending"},
-    "worker.turns": {"broker.gauges", "broker.log", "worker.providers", "worker.stage"},
+    "worker.turns": {"broker.traces", "broker.gauges", "broker.log", "worker.providers", "worker.stage"},
     "worker.execution": {
+        "broker.traces",
         *(
             "broker.errors",
             "broker.gauges",
@@ -92,7 +98,7 @@ ROOMS: dict[str, set[str]] = {
         *("worker.execution", "worker.providers", "worker.spending", "worker.stage"),
         *("worker.arguments", "worker.turns", "worker.visibility"),
     },
-    "worker.archiving": {"broker.archive", "broker.errors", "broker.gauges", "broker.log"},
+    "worker.archiving": {"broker.archive", "broker.errors", "broker.gauges", "broker.log", "broker.traces"},
     "worker.dispatch": {"broker.errors", "broker.log", "broker.store", "broker.tenants"},
     "worker.worker": {
         *(
@@ -113,7 +119,7 @@ ROOMS: dict[str, set[str]] = {
         "worker.agents",  # only if it is given an app
     },
     "worker.checking": {"broker.settings", "worker.providers"},
-    "worker.__main__": {"broker.archive", "broker.settings", "broker.process", "worker.main"},
+    "worker.__main__": {"broker.traces", "broker.archive", "broker.settings", "broker.process", "worker.main"},
     # lastevent: what users import, in their own environment, where neither the broker nor the worker need be
     "lastevent.host": {"lastevent"},
     "lastevent": set(),

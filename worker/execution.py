@@ -16,13 +16,14 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from broker import gauges
+from broker import gauges, traces
 from broker.errors import LasteventError, StreamClosed, StreamLimit
 from broker.log.event import CANCELLED, ERROR
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from broker.process.logs import ABOUT
 from broker.process.loops import is_being_cancelled
+from broker.traces import Span
 from worker.attempts import WORKER_LOST
 from worker.providers.failures import ProviderFailure
 from worker.stage import Stage
@@ -83,16 +84,23 @@ class Execution(ABC):
         ABOUT.set(lambda: {"stream": sid})  # tasks that outlive this one keep it: no more than this
         # A cancel must reach the provider while it is silent: losing the pen wakes this task wherever it waits.
         self._writer.on_lost = task.cancel
+        with traces.generating(sid, self._claimed.meta.traceparent, self._claimed.attempt) as span:
+            await self._run(slots, span)
+
+    async def _run(self, slots: asyncio.Semaphore, span: Span) -> None:
         try:
             ending = self._write_ending(await self._end_of(slots))
             await self._writer.flush()
             self._count(ending.kind, ending.data.get("code", ""))
+            span.ended(ending.kind, ending.data.get("code", ""))
         except LasteventError as lost:
             logger.info("stream %s: stopped (%s)", self._claimed.sid, lost.code)
+            span.failed(lost.code)
         except asyncio.CancelledError:
             if not self._writer.lost:
                 raise  # the process is stopping; another worker takes over when the lease expires
             logger.info("stream %s: stopped (%s)", self._claimed.sid, self._writer.lost.code)
+            span.failed(self._writer.lost.code)
         finally:
             self._writer.on_lost = None
             if isinstance(self._writer.lost, StreamClosed):  # seized: by its user, or since nobody watches it

@@ -43,6 +43,7 @@ class Finished(NamedTuple):
     row: dict[str, Any]
     brief: bytes
     claims: dict[str, Any]
+    traceparent: str | None = None
 
 
 class Erasure(NamedTuple):
@@ -96,7 +97,7 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta.tenant, row, pack_brief(fields), claims)
+    return Finished(sid, meta.tenant, row, pack_brief(fields), claims, meta.traceparent)
 
 
 class ArchiveWriter:

@@ -22,9 +22,12 @@ import pytest
 from redis import Redis
 
 from broker.auth import Grant
+from broker.errors import InsufficientScope, InvalidRequest, TokenExpired, TooManyViewers, Unauthorized
 from broker.process.logs import OURS, set_up_logs
 from broker.store.archive_url import archive_url
+from broker.web import problems
 from broker.web.door import Door
+from broker.web.tally import Tally
 from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
 
 PLANTED = {
@@ -351,7 +354,7 @@ async def test_what_a_request_logs_has_its_id_and_the_id_of_its_key(logged: Call
         scope["state"]["grant"] = Grant("acme", scope["path"].removeprefix("/"))
         raise RuntimeError
 
-    door = httpx.ASGITransport(Door(fail, keyless=False))
+    door = httpx.ASGITransport(Door(fail, is_keyless=lambda: False))
     async with httpx.AsyncClient(transport=door, base_url="http://here") as http:
         answers = [await http.get(f"/{who}") for who in ("key:0a1b", "user:planted")]
     answered = [answer.headers["x-request-id"] for answer in answers]
@@ -359,3 +362,20 @@ async def test_what_a_request_logs_has_its_id_and_the_id_of_its_key(logged: Call
     assert [line["request"] for line in lines] == answered
     assert [line.get("key") for line in lines] == ["0a1b", None]
     assert "planted" not in logged()
+
+
+async def test_refused_requests_are_one_line_of_codes(
+    logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: Tally[str] = Tally("requests refused", str)
+    monkeypatch.setattr(problems, "REFUSED", refused)
+    words = "planted words"
+    errors = [Unauthorized(words), InsufficientScope(["admin"]), TooManyViewers(words, "token"), Unauthorized(words)]
+    for error in (*errors, TokenExpired(words), InvalidRequest(words)):
+        problems.from_error("request", error)
+    assert logged() == ""
+    refused.log()
+    refused.log()
+    [line] = map(json.loads, logged().splitlines())
+    said = "requests refused within a minute: 2 × unauthorized, 1 × insufficient_scope, 1 × too_many_viewers"
+    assert line["event"] == said

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from broker import gauges
+from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
@@ -40,6 +40,7 @@ from broker.web.inputs import (
 )
 from broker.web.openapi import gives
 from broker.web.presence import while_here
+from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
@@ -51,6 +52,7 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: an EventSource gets an answer that it comes back after, others the error."""
     if wanted_format(request.headers.get("accept", "")).is_ndjson:
         raise passing
+    note_refusal(passing)
     return CutResponse(passing)
 
 
@@ -72,7 +74,7 @@ async def events(
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
     require_time_left(grant)
     try:
-        tier.require_place(sid, grant)
+        await tier.require_place(grant, sid)
         cursor = cursors.resume_at()
         found = await tier.streams.look_up_content(sid, grant)
         log = await log_of(request, sid, found, grant)
@@ -83,7 +85,8 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    gauges.connects.labels(_where_from(tier, found, sid, cursor)).inc()
+    source = _where_from(tier, found, sid, cursor)
+    gauges.connects.labels(source).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
@@ -93,6 +96,13 @@ async def events(
         view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
         joins_at=joins_at,
+        trace=traces.following(
+            *(sid, found.meta.traceparent),
+            cursor=cursor,
+            tail=tail,
+            source=source,
+            waited_s=time.monotonic() - request.state.asked_at_s,
+        ),
     )
 
 
@@ -111,7 +121,7 @@ async def replay_paced(
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
-    tier.require_place(sid, grant)
+    await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     cursor = found.meta.tail if cursor is None else cursor
@@ -171,7 +181,7 @@ async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> Read
 
 
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
-    address = request.client.host if request.client else None
+    address = Tier.of(request).addresses.of(request)
     return View(sid, request_details(grant, address, request.headers, form, cursor))
 
 

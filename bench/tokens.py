@@ -38,7 +38,8 @@ def tokens(options: Options) -> list[Table]:
         first_us, again_us = zip(*[_measure(key, algorithm, texts) for _ in range(rounds)], strict=True)
         rows.append([algorithm, number(median(first_us)), number(1e6 / median(first_us)), number(median(again_us))])
     notes = [f"Medians of {rounds} rounds of {count:,} tokens of {len(texts[0])} characters and less."]
-    return [Table("tokens: checking one", ("algorithm", "µs the first time", "a second a core", "µs again"), rows, notes)]
+    columns = ("algorithm", "µs the first time", "a second a core", "µs again")
+    return [Table("tokens: checking one", columns, rows, notes)]
 
 
 def _token(key: Key, algorithm: str, n: int) -> str:

@@ -260,6 +260,7 @@ async def test_with_a_token_every_answer_is_its_caller_s_alone(server: Server) -
             await server.get(f"/v1/streams/{sid}{path}", {}, access_token="a.b.c"),
         ):
             assert "no-store" in answer.headers["cache-control"]
+            assert answer.headers["referrer-policy"] == "no-referrer"
             assert "set-cookie" not in answer.headers
 
 

@@ -135,7 +135,8 @@ class WorkersPlaces:
             places, limits = await self._places_of(line.tenant), await self._limits.of(line.tenant)
             sids = await self._running.next(line, places or Places())
             for sid in sids:
-                await enqueue(self._redis, self._keys, sid, line.app, tenant=line.tenant, weight=limits.weight or 1)
+                weight = limits.weight or 1
+                await enqueue(self._redis, self._keys, sid, line.app, tenant=line.tenant, weight=weight, has_turn=True)
             if sids and places is None:  # its limit was taken away: who takes them from the queue asks for no place
                 await self._running.let_go(line.tenant, *sids, app=line.app)
 

@@ -375,7 +375,7 @@ class Worker:
                 tenant = generation.tenant
                 weight = (await self._limits.of(tenant)).weight or 1
                 sid, app = generation.writer.sid, self._app_of(generation)
-                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight)
+                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight, has_turn=True)
         except StoreUnavailable:
             raise
         except LasteventError as lost:

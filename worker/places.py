@@ -77,6 +77,10 @@ class WorkersPlaces:
             self._is_due.set()
         return bool(taken)
 
+    def holds(self, sid: str) -> bool:
+        """It runs here already, or is about to: found twice, it keeps its place whatever the second finds."""
+        return sid in self._held
+
     def give_back(self, sid: str) -> None:
         """It has ended."""
         if line := self._held.pop(sid, None):

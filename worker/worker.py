@@ -268,9 +268,10 @@ class Worker:
         and waits for a slot.
         """
         await self._needs.require()
+        is_here = self._places.holds(sid)
         if not await self._places.take(sid, tenant, app, is_owed=is_owed):
             return
-        claimed = await self._claim_in_place(sid)
+        claimed = await (self._claim(sid) if is_here else self._claim_in_place(sid))
         if claimed.meta.tenant != tenant:  # an older release has queued it, and named none
             await self._places.take(sid, claimed.meta.tenant, app, is_owed=True)
         if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):

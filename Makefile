@@ -85,6 +85,7 @@ requirements: build/uv/bin/uv
 	@for name in openai anthropic; do \
 	    $(pin) --upgrade $(seven_days_old) --output-file tests/frameworks/$$name.txt tests/frameworks/$$name.in || exit 1; \
 	done
+	@$(pin) --upgrade $(seven_days_old) --no-deps --output-file tests/kubernetes/schemas.txt tests/kubernetes/schemas.in
 
 pin = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --custom-compile-command "make requirements"

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -280,6 +281,18 @@ class Settings(BaseSettings):
         if not all(key.get_secret_value().isascii() and key.get_secret_value().isprintable() for key in keys):
             raise ValueError("a key travels in an HTTP header: ASCII only; make one with: openssl rand -hex 24")
         return keys
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in networks:
+            try:
+                is_everybody = ip_network(name, strict=False).prefixlen == 0
+            except ValueError:
+                raise ValueError("each is an address, or a network such as 10.0.0.0/8 or fd00::/8") from None
+            if is_everybody:
+                raise ValueError("a network of all addresses would let every client choose the address it counts as")
+        return networks
 
     @field_validator("cors_origins")
     @classmethod

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.gauges", "broker.store", "broker.tenants"},
-    "broker.tenants": {"broker.errors", "broker.store"},
+    "broker.tenants": {"broker.errors", "broker.gauges", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},
@@ -36,7 +36,9 @@ ROOMS: dict[str, set[str]] = {
         *("broker.errors", "broker.settings", "broker.auth", "broker.store", "broker.log", "broker.archive"),
         "broker.tenants",
     },
-    "broker.process": {"broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store"},
+    "broker.process": {
+        *("broker.errors", "broker.gauges", "broker.settings", "broker.log", "broker.store", "broker.tenants"),
+    },
     "broker.console": set(),
     "broker.web": {
         "broker.traces",

@@ -1,7 +1,7 @@
 """What is installed: two files of pinned packages, one to run Lastevent, one with what its tests need besides.
 
-A third has the extra `otel`, which one file of the product imports. And two are for environments of their own: the
-frameworks of others, which are tested with Lastevent and not beside it.
+A third has the extra `otel`, which one file of the product imports. Two are for environments of their own: the
+frameworks of others, which are tested with Lastevent and not beside it. One more names the schemas of Kubernetes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.test_layout import ROOT, imports, modules
 TO_RUN, FOR_TESTS, OF_EXTRA = "requirements.txt", "requirements-dev.txt", "requirements-otel.txt"
 IMPORTS_THE_EXTRA = "broker.traces"
 """Inside functions alone (tests/web/test_traces.py): it is loaded where the extra is not installed."""
+
+SCHEMAS = "tests/kubernetes/schemas.txt"
 OF_FRAMEWORKS = [f"tests/frameworks/{path.name}" for path in (ROOT / "tests" / "frameworks").glob("*.txt")]
 
 
@@ -60,7 +62,7 @@ def test_every_package_of_the_product_is_installed() -> None:
     assert there - migrations <= set(listed)
 
 
-@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, OF_EXTRA, *sorted(OF_FRAMEWORKS)])
+@pytest.mark.parametrize("file", [TO_RUN, FOR_TESTS, OF_EXTRA, SCHEMAS, *sorted(OF_FRAMEWORKS)])
 def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
     text = (ROOT / file).read_text()
     assert "://" not in text

@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, help="generations at a time (LASTEVENT_CONCURRENCY)")
     add_app_options(parser)
     parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--admin-fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         app = given_app(options)
@@ -51,7 +52,8 @@ def main() -> int:
             print(line, file=sys.stderr)
         print(waiting_for_work(settings), file=sys.stderr, flush=True)
     try:
-        return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe, app=app)) else 1
+        working = work(settings, parent_pipe=options.parent_pipe, admin_fd=options.admin_fd, app=app)
+        return 0 if uvloop.run(working) else 1
     except (BadKey, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2

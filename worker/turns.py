@@ -203,7 +203,7 @@ class Turns:
         span.first_text()
         if self.first_text_s is None:
             self.first_text_s = time.monotonic() - self._began
-            gauges.provider_first_text_seconds.labels(gauges.model(target.name)).observe(waited_s)
+            gauges.provider_first_text_seconds.observe(waited_s, gauges.model(target.name))
 
     def _show(self, target: Target) -> None:
         """Viewers receive something. A chain starts with whoever of it answers."""

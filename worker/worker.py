@@ -22,6 +22,7 @@ from broker import gauges
 from broker.archive.setup import open_writer
 from broker.errors import (
     REDIS_AWAY,
+    Draining,
     LasteventError,
     RedisUnavailable,
     StoreUnavailable,
@@ -260,6 +261,17 @@ class Worker:
         await self._dispatch.wait_until_taking()
         if self._agents:
             await self._agents.is_announced.wait()
+
+    async def require_taking(self) -> None:
+        """A generation that is asked for now would start here. Raises Draining or RedisUnavailable."""
+        if self._stopping.is_set():
+            raise Draining("This worker is stopping.")
+        await self._needs.require()
+        try:
+            async with asyncio.timeout(0):
+                await self.wait_until_taking()
+        except TimeoutError:
+            raise RedisUnavailable("This worker does not take generations yet.") from None
 
     def stop(self) -> None:
         self._stopping.set()

@@ -119,12 +119,12 @@ def up(
         note("No model provider is set up: answers come from the stand-in, which is not a model. (lastevent doctor)")
     try:
         run_everything(
-            *(host, port, data_dir, web, workers, redis_url, settings.key_prefix),
+            *(settings, host, port, data_dir, web, workers, redis_url),
             standin=standin,
             app=agents,
             refusal=refusal,
         )
-    except SettingsRefused as error:
+    except (SettingsRefused, SettingsError) as error:
         fail(str(error), code=2)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
@@ -152,6 +152,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     web: Annotated[int, typer.Option(min=1, max=64, help="processes, all on this port")] = 1,
     parent_pipe: Annotated[bool, typer.Option(hidden=True)] = False,
+    admin_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
     settings = read_settings()
@@ -171,7 +172,7 @@ def serve(
             with imports_outside_gc():
                 from broker.web.server import run_server
 
-            run_server(settings, host, port, parent_pipe=parent_pipe)
+            run_server(settings, host, port, parent_pipe=parent_pipe, admin_fd=admin_fd)
         else:
             _serve_in_processes(settings, host, port, web)
     except SettingsError as error:
@@ -184,7 +185,7 @@ def _serve_in_processes(settings: Settings, host: str, port: int, web: int) -> N
     from broker.process.supervisor import SettingsRefused, run_web
 
     try:
-        run_web(host, port, web, lambda: note(listening(host, port, settings)))
+        run_web(settings, host, port, web, lambda: note(listening(host, port, settings)))
     except SettingsRefused as error:
         fail(str(error), code=2)
 

@@ -52,6 +52,8 @@ HELD_BYTES = 64 * 1024
 
 LOST_TAIL = "log_lost_tail"
 
+_GAPS = gauges.gaps.labels(LOST_TAIL)  # from the start: Prometheus sees no increase in a series whose first value is 1
+
 Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
@@ -151,7 +153,7 @@ async def follow(
 
 
 def _gap(cursor: int, follows: Event) -> Gap:
-    gauges.gaps.labels(LOST_TAIL).inc()
+    _GAPS.inc()
     return Gap(cursor, follows.id, LOST_TAIL)
 
 

@@ -223,15 +223,16 @@ class Topic:
         self._forget(lane)
         lane.leave(self._live_at)
 
-    def turn(self) -> None:
-        """A turn of the heartbeats' wheel."""
+    def turn(self) -> int:
+        """A turn of the heartbeats' wheel. Returns how many bytes were written."""
         due = [
             (tuple(riders.lanes), chunk(heartbeat))
             for (_, heartbeat, turns), riders in self._live.items()
             if riders.are_due(turns)
         ]
-        if due:
-            self._sent.bytes += _write(due)
+        written = _write(due) if due else 0
+        self._sent.bytes += written
+        return written
 
     def _release_all(self) -> None:
         live, self._live = self._live, {}

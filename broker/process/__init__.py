@@ -8,6 +8,8 @@ lines.py        a line of it as JSON
 listener.py     the listening socket of a web process
 descriptors.py  how many descriptors this process may have
 imports.py      imports that the cycle collector never walks
+admin.py        the admin port: metrics and readiness of a process, or of a supervisor's children
+scrapers.py     whose key opens its metrics where others than this machine reach it
 supervisor.py   `up` and `serve --web N`: children started, watched, restarted and ended in order
 app_options.py  the options that give workers an app, and how they are passed on
 environments.py the environment of each of those children: its own secrets and nobody else's

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     InstanceOf,
@@ -379,6 +380,12 @@ class MintToken(Body):
         return frozenset(self.scope.split())
 
 
+def _is_text(given: object) -> object:
+    if not isinstance(given, str):  # pydantic takes numbers for times
+        raise ValueError("a time as RFC 3339 writes it")  # noqa: TRY004 - pydantic explains a ValueError
+    return given
+
+
 class RevokeTokens(Body):
     """POST /v1/tokens/revoke. One token; or a subject's, or those that name a stream, as far as they were issued before
     now, or before `issued_before`.
@@ -387,7 +394,7 @@ class RevokeTokens(Body):
     jti: Subject | None = None
     sub: Subject | None = None
     stream: Subject | None = None
-    issued_before: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    issued_before: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_is_text)] | None = None
     """RFC 3339. Only with `sub`."""
     tenant: Annotated[str, StringConstraints(pattern=rf"^{TENANT}$")] | None = None
     """Only with the scope `admin`. Default: the caller's."""

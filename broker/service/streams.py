@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -31,6 +32,7 @@ from broker.errors import (
     StreamLimit,
     StreamNotFound,
     StreamRunning,
+    TooManyStreams,
     UnknownAgent,
     UnknownModel,
     WriterSuperseded,
@@ -55,12 +57,14 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.agent_input import require_input
+from broker.service.allowed import require_agent, require_models, require_options, require_tokens
 from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 from broker.tenants.creations import Creations
+from broker.tenants.limits import Limits
 from broker.tenants.scopes import MINT, opens
 from broker.tenants.tokens import require_ttl
 
@@ -224,9 +228,9 @@ class Streams:
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises StoreFull, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for an Idempotency-Key that is
-        malformed or was used for another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema`
-        that is none.
+        Raises StoreFull, RateLimited, TooManyStreams, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for
+        an Idempotency-Key that is malformed or was used for another request, for metadata beyond `max_metadata_bytes`,
+        for an `output_schema` that is none, and for more tokens than the tenant may ask for.
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
@@ -234,14 +238,17 @@ class Streams:
             grant.require(MINT)
             require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
-        agent = await self._agent(body.agent) if body.agent is not None else None
+        limits = await self._creations.limits.of(grant.tenant)
+        if not external:
+            await _maybe_in_thread(is_large, self._require_allowed, (limits, body))
+        agent = await self._agent(body.agent, limits) if body.agent is not None else None
         if agent and "input" in body.model_fields_set:  # whether it takes messages, its app says
             await asyncio.to_thread(require_input, str(body.agent), agent.input_schema, body.input)
         elif not (agent or external):
             await self._require_providers(body.chain, body.provider_options or ())
         if body.output_schema is not None:
             await asyncio.to_thread(require_schema, body.output_schema)
-        request = self._request(body)
+        request = self._request(body, limits)
         new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
@@ -265,7 +272,9 @@ class Streams:
         meta = (await self.look_up_content(sid, grant, whole=True)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
-        app = (await self._agent(meta.agent)).app if meta.agent is not None else None
+        limits = await self._creations.limits.of(grant.tenant)
+        await self._require_still_allowed(meta, limits)
+        app = (await self._agent(meta.agent, limits)).app if meta.agent is not None else None
         digest = digest_of({"regenerates": sid})
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest, app)
 
@@ -308,6 +317,8 @@ class Streams:
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
+        if meta.is_external:
+            await self._give_place_back(meta.tenant, sid)
         await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
@@ -320,11 +331,15 @@ class Streams:
         events = [Unsent(event.event, encode_data(event.data)) for event in body.events]
         append = Append(sid, pen, body.first or 0, events, EXTERNAL_LEASE_S)
         try:
-            return await self.log.append(append)
+            appended = await self.log.append(append)
         except StreamLimit as full:
             reason = {"code": full.code, "message": "The stream has reached its size limit.", "recoverable": False}
             await self._seizures.seize(sid, ERROR, encode_data(reason))
+            await self._give_place_back(grant.tenant, sid)
             raise StreamClosed("The stream reached its limit of events or bytes and was ended.") from None
+        if is_terminal(appended.state):
+            await self._give_place_back(grant.tenant, sid)
+        return appended
 
     async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:
         """Renew an external producer's lease. Raises Forbidden, StreamClosed or WriterSuperseded."""
@@ -334,16 +349,42 @@ class Streams:
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
 
-    def _request(self, body: CreateStream) -> dict[str, Any]:
+    def _request(self, body: CreateStream, limits: Limits) -> dict[str, Any]:
         if body.agent is not None:
             return body.agent_request()
-        return body.stated_request() if body.producer == EXTERNAL else body.provider_request(self._settings.max_tokens)
+        if body.producer == EXTERNAL:
+            return body.stated_request()
+        return body.provider_request(min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens))
 
-    async def _agent(self, name: str) -> Announced:
+    def _require_allowed(self, asked: tuple[Limits, CreateStream]) -> None:
+        """Of a worker's stream. Raises UnknownModel, UnknownAgent or InvalidRequest."""
+        limits, body = asked
+        if body.agent is not None:
+            require_agent(limits, body.agent)
+            return
+        require_models(limits, body.chain, self._settings.default_model)
+        require_tokens(limits, body.max_tokens)
+        require_options(limits, body.provider_options)
+
+    async def _require_still_allowed(self, meta: Meta, limits: Limits) -> None:
+        """What was asked for once may be more than may be asked for now. Raises as `_require_allowed` does."""
+        if meta.agent is not None:
+            require_agent(limits, meta.agent)
+            return
+        text = (await self.log.requests.of(meta)).fields.get("request") or "{}"
+        request = await _maybe_in_thread(len(text) > REPEATED_BYTES, orjson.loads, text)
+        chain = request.get("model")
+        require_models(limits, chain if isinstance(chain, list) else [meta.model or ""], self._settings.default_model)
+        require_tokens(limits, request.get("max_tokens"))
+        await _maybe_in_thread(
+            len(text) > REPEATED_BYTES, partial(require_options, limits), request.get("provider_options")
+        )
+
+    async def _agent(self, name: str, limits: Limits) -> Announced:
         """Raises UnknownAgent, which names some that there are."""
         if found := await self.agents.find(name):
             return found
-        known = list(await self.agents.known())
+        known = [one for one in await self.agents.known() if limits.agents is None or one in limits.agents]
         if not known:
             raise UnknownAgent("agent: no worker has one. Start a worker with an app: `lastevent up --app`.")
         near = get_close_matches(name, known, n=1)
@@ -408,13 +449,13 @@ class Streams:
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         size = len(new.own_request)
         if key is None:
-            await self._require_another(grant, size)
+            await self._require_another(new, size)
             queue = traces.queueing(new.sid, is_external=new.producer == EXTERNAL)
             await self.log.create(replace(new, traceparent=queue.traceparent))
             self._room.take(size)
             reservation = None
         else:
-            reservation = await self._reserve(grant, key, new.sid, digest, size)
+            reservation = await self._reserve(new, key, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
                 record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
@@ -427,6 +468,8 @@ class Streams:
                 idempotency=f"{key} {reservation.digest}",
                 traceparent=queue.traceparent,
             )
+            if not reservation.first:
+                await self._take_place(new)
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
@@ -438,20 +481,39 @@ class Streams:
         record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
-    async def _require_another(self, grant: Grant, size: int) -> None:
-        """One that was not asked for before. Raises StoreFull, which does not count, or RateLimited."""
+    async def _require_another(self, new: NewStream, size: int) -> None:
+        """One that was not asked for before. Raises StoreFull, which does not count, RateLimited or TooManyStreams."""
         await self._room.require(size)
-        await self._creations.count(grant.tenant)
+        await self._creations.count(new.tenant)
+        await self._take_place(new)
 
-    async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
+    async def _take_place(self, new: NewStream) -> None:
+        """For an external stream among those of its tenant that run; the others wait until a worker has one for them.
+        Raises TooManyStreams.
+        """
+        most = (await self._creations.limits.of(new.tenant)).streams_running
+        if new.producer != EXTERNAL or most is None or await self.running.take(new.tenant, new.sid, most):
+            return
+        if self._creations.enforcement.refuses(TooManyStreams.limit):
+            raise TooManyStreams(
+                f"At most {most} streams may run at once here, and so many do. Nothing was started. End one, or wait."
+            )
+
+    async def _give_place_back(self, tenant: str, sid: str) -> None:
+        """Of an external stream that has ended. If that fails, the place comes back by itself."""
+        with suppress(StoreUnavailable):
+            if (await self._creations.limits.of(tenant)).streams_running is not None:
+                await self.running.let_go(tenant, sid)
+
+    async def _reserve(self, new: NewStream, key: str, digest: str, size: int) -> Reservation:
         require_key(key)
-        name = self.log.keys.idempotency(grant.tenant, key)
+        name = self.log.keys.idempotency(new.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._require_another(grant, size)
+            await self._require_another(new, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
-        return await reserve(self.log.redis, name, sid, digest)
+        return await reserve(self.log.redis, name, new.sid, digest)
 
     async def _record(
         self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True

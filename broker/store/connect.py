@@ -303,7 +303,7 @@ def _measured(command: str) -> Iterator[None]:
     """Of what Redis answered: an error of its connection says nothing about how fast it is."""
     began_s = time.monotonic()
     yield
-    gauges.redis_seconds.labels(command).observe(time.monotonic() - began_s)
+    gauges.redis_seconds.observe(time.monotonic() - began_s, command)
 
 
 def _named(key: object) -> str:

@@ -38,7 +38,7 @@ class Creations:
     def __init__(self, redis: Client, prefix: str, limits: TenantLimits, enforcement: Enforcement) -> None:
         self.limits = limits
         self._redis = redis
-        self._enforcement = enforcement
+        self.enforcement = enforcement
         storage = RedisStorage(
             "async+redis://",
             implementation="redispy",
@@ -61,7 +61,7 @@ class Creations:
         if part > 1 and await self._answered(self._window.hit(item, LIMIT, cost=part)):
             self._ahead[tenant] = (part - 1, time.monotonic() + KEPT_S)
             return
-        if await self._answered(self._window.hit(item, LIMIT)) or not self._enforcement.refuses(LIMIT):
+        if await self._answered(self._window.hit(item, LIMIT)) or not self.enforcement.refuses(LIMIT):
             return
         has_room_at = (await self._answered(self._window.get_window_stats(item, LIMIT))).reset_time
         refused = RateLimited(

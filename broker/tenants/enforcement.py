@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -16,10 +17,14 @@ LOG_EVERY_S = 60.0
 
 
 class Enforcement:
-    """Each limit asks here when it is reached. `counts`: how often, by the limit's name, since this process began."""
+    """Each limit asks here when it is reached. `counts`: how often, by the limit's name, since this process began.
 
-    def __init__(self, *, observes: bool = False) -> None:
+    `on_limited`: called with that name.
+    """
+
+    def __init__(self, *, observes: bool = False, on_limited: Callable[[str], object] = lambda _: None) -> None:
         self.observes = observes
+        self._on_limited = on_limited
         self.counts: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
         self._is_due = False
@@ -27,10 +32,15 @@ class Enforcement:
     def refuses(self, limit: str) -> bool:
         """Count one that is beyond this limit. Whether it is refused."""
         self.counts[limit] += 1
+        self._on_limited(limit)
         if self.observes and not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_later(LOG_EVERY_S, self.log)
         return not self.observes
+
+    def refuses_always(self, limit: str) -> None:
+        """Count one that was refused because this limit protects the process."""
+        self._on_limited(limit)
 
     def log(self) -> None:
         """Log what is new, if it was only observed: one line, which names no caller."""

@@ -28,6 +28,9 @@ from urllib.parse import urlsplit
 import httpx2
 import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OctKey, OKPKey, RSAKey
@@ -246,7 +249,8 @@ class FetchedKeys:
                 logger.warning("issuer %s: its keys could not be read (%s)", self._name, type(error).__name__)
             self._may_ask_at = time.monotonic() + ASK_AGAIN_S
             self._asked.clear()
-            self._asked.wait(KEPT_S if self._keys else ASK_AGAIN_S)
+            if not self._is_closed:
+                self._asked.wait(KEPT_S if self._keys else ASK_AGAIN_S)
 
     def _take(self, keys: tuple[Key, ...]) -> None:
         if [key.thumbprint() for key in keys] != [key.thumbprint() for key in self._keys]:
@@ -276,20 +280,15 @@ def _usable(given: Any) -> Key | None:
     try:
         if given["kty"] == "oct" or "verify" not in given.get("key_ops", ["verify"]):
             return None
-        key = JWKRegistry.import_key({name: value for name, value in given.items() if name in _PUBLIC})
-        return _require_strong(key)
+        if given["kty"] == "RSA" and len(given["n"]) * 6 < RSA_BITS:  # base64
+            return None
+        return JWKRegistry.import_key({name: value for name, value in given.items() if name in _PUBLIC})
     except _UNUSABLE:
         return None
 
 
 _PUBLIC = frozenset({"kty", "kid", "alg", "use", "n", "e", "crv", "x", "y"})
 """Of a key: what is private has no business here, and certificates are not looked at."""
-
-
-def _require_strong(key: Key) -> Key:
-    if isinstance(key, RSAKey) and key.public_key.key_size < RSA_BITS:
-        raise ValueError(f"an RSA key has {RSA_BITS} bits at least")
-    return key
 
 
 def load_issuers(path: Path | None, *, audience: str, max_ttl_s: int, leeway_s: int) -> Issuers:
@@ -362,16 +361,16 @@ def _secret(variable: str, algorithms: Iterable[str]) -> Key:
 
 def _public_key(pem: str) -> Key:
     try:
-        load_pem_public_key(pem.encode())  # a private key is not one, and would otherwise be taken
-        kinds: tuple[type[RSAKey | ECKey | OKPKey], ...] = (RSAKey, ECKey, OKPKey)
-        for kind in kinds:
-            try:
-                return _require_strong(kind.import_key(pem))
-            except (JoseError, TypeError, AttributeError):
-                continue
-    except (ValueError, UnsupportedAlgorithm):
+        match load_pem_public_key(pem.encode()):  # of a private key it says that it is none
+            case RSAPublicKey(key_size=bits) if bits >= RSA_BITS:
+                return RSAKey.import_key(pem)
+            case EllipticCurvePublicKey():
+                return ECKey.import_key(pem)
+            case Ed25519PublicKey():
+                return OKPKey.import_key(pem)
+    except _UNUSABLE:
         pass
-    raise ValueError(f"public_key: it is no public key in PEM; RSA has {RSA_BITS} bits at least")
+    raise ValueError(f"public_key: it is no public key in PEM that can be used; RSA has {RSA_BITS} bits at least")
 
 
 def fetch_jwks(url: str) -> bytes:

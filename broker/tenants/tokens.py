@@ -142,7 +142,7 @@ class Tokens:
         """
         require_ttl(ttl_s, self._max_ttl_s)
         # To the millisecond: who revokes a subject's tokens and makes it a new one means those before.
-        issued = round(time.time(), 3)
+        issued = int(time.time() * 1000) / 1000
         expires = int(issued) + ttl_s
         kid, key = _signing_key(_require(self._secrets())[0])
         claims = {"iss": OURS, "aud": self._audience, "sub": subject, "iat": issued, "exp": expires, **opens}

@@ -8,7 +8,9 @@ inputs.py       what routes take from addresses and headers
 presence.py     work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
-rates.py        how often a read token may connect
+addresses.py    whose request it is, as far as an address tells; how many connections one has
+places.py       how many viewers a process, a stream, a token, a subject and a tenant may have
+rates.py        how often a token may connect, and an address present what is not valid
 endings.py      the names of the ways in which a connection ends, and when a viewer comes back
 door.py         what every request passes first: a request id, the rules of a keyless server, the last net
 intake.py       how many bytes of large bodies there are at once, and their turns

@@ -96,7 +96,7 @@ def _count(scope: Scope, status: int, took_s: float) -> None:
     method = scope["method"] if scope["method"] in _METHODS else gauges.OTHER
     gauges.http_requests.labels(route, method, str(status)).inc()
     if not scope["state"].get("is_stream"):
-        gauges.http_request_seconds.labels(route).observe(took_s)
+        gauges.http_request_seconds.observe(took_s, route)
 
 
 def _about(state: Mapping[str, Any]) -> Mapping[str, str]:

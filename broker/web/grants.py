@@ -1,8 +1,9 @@
 """Who may call a route. Declared beside it, and checked before anything else of the request is looked at.
 
-The order of checks is one for all routes: the door's own rules (door.py), the credential, its scope, a token's own list
-of streams, query and body, the look-up of the stream, whose it is. So 401 comes before 422, and what is not the
-caller's is looked up like what does not exist. A route without a declaration does not start.
+The order of checks is one for all routes: the door's own rules (door.py), the gate for who has guessed too often, the
+credential, its scope, a token's own list of streams, query and body, the look-up of the stream, whose it is. So 401
+comes before 422, and what is not the caller's is looked up like what does not exist. A route without a declaration does
+not start.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, TypeVar
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import unquote_plus
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
@@ -22,8 +23,11 @@ from broker.errors import (
     Forbidden,
     InsufficientScope,
     InvalidToken,
+    LasteventError,
+    RateLimited,
     StoreUnavailable,
     StreamNotFound,
+    TokenExpired,
     Unauthorized,
 )
 from broker.tenants.token import Token
@@ -47,14 +51,14 @@ class Place(Enum):
     ADDRESS = "an address"
 
 
-Passing = Callable[[Request, StoreUnavailable], Response]
+Passing = Callable[[Request, LasteventError], Response]
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a route takes. `scopes`: of which a key needs one; none: any key opens it. `token`: the scope that a token
     needs; None: no token opens it; ANY_TOKEN: each does, and no key. `address`, `cookie`: the token may be in the
-    query, in a cookie. `passing`: the answer where who calls cannot be found out for the moment.
+    query, in a cookie. `passing`: the answer where who calls cannot be found out for the moment, or is not looked at.
     """
 
     scopes: tuple[str, ...]
@@ -113,14 +117,30 @@ class CheckedRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             try:
-                request.state.grant = await admit(request, declared)
-            except StoreUnavailable as error:
+                request.state.grant = await admit_through_gate(request, declared)
+            except (StoreUnavailable, RateLimited) as error:
                 if declared.passing is None:
                     raise
                 return declared.passing(request, error)
             return await handle(request)
 
         return checked
+
+
+async def admit_through_gate(request: Request, needed: Needs) -> Grant:
+    """As `admit`. Raises RateLimited for an address whose credentials were refused too often: this one is not looked
+    at. Whoever was away for too long has a token that was good: that does not count.
+    """
+    tier = Tier.of(request)
+    address = tier.addresses.counted(tier.addresses.of(request))
+    tier.gate.require(address)
+    try:
+        return await admit(request, needed)
+    except TokenExpired:
+        raise
+    except Unauthorized:
+        tier.gate.count(address)
+        raise
 
 
 async def admit(request: Request, needed: Needs) -> Grant:
@@ -187,7 +207,7 @@ def _require_page_of_ours(request: Request) -> None:
     origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
     listed = Tier.of(request).settings.cors_origins
     # Not the scheme: what speaks TLS in front of us has one of its own.
-    is_ours = len(origins) == 1 and urlsplit(origins[0]).netloc == request.headers.get("host")
+    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host")
     if not (is_ours or (len(origins) == 1 and origins[0] in listed)) or sites not in (["same-origin"], ["same-site"]):
         raise Forbidden(
             "With a cookie this takes a page of this server, or one of the same site in LASTEVENT_CORS_ORIGINS."

@@ -19,6 +19,7 @@ class Refused(Enum):
     LATE = "request not complete in time"
     SILENT = "no request in time"
     UNREAD = "answer not read"
+    ONE_ADDRESS = "connections of one address beyond LASTEVENT_CONNECTIONS_PER_ADDRESS"
     CROWDED = "connections beyond LASTEVENT_MAX_CONNECTIONS, or beyond what the descriptors allow (ulimit -n)"
 
 

@@ -43,8 +43,10 @@ from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
 from broker.tenants.stored_keys import StoredKeys
 from broker.tenants.tokens import LEEWAY_S, Tokens
+from broker.web.addresses import Addresses
 from broker.web.intake import Intake
-from broker.web.rates import ConnectRate
+from broker.web.places import Places
+from broker.web.rates import ConnectRate, UnauthorizedGate
 from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
@@ -99,22 +101,28 @@ class Tier:
             is_archived=self.archive is not None,
             limit=settings.view_records_per_stream,
         )
-        self.viewers = Viewers(
-            self.access,
+        self.enforcement = Enforcement(
+            observes=settings.limits == "observe", on_limited=lambda limit: gauges.limited.labels(limit).inc()
+        )
+        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
+        places = Places(
             limit=settings.max_viewers,
             per_stream=settings.viewers_per_stream,
             per_token=settings.viewers_per_token,
-            stall_s=settings.viewer_stall_s,
+            per_subject=settings.viewers_per_subject,
+            limits=self.limits,
+            enforcement=self.enforcement,
         )
+        self.viewers = Viewers(self.access, places, stall_s=settings.viewer_stall_s)
         self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
-        self.connects = ConnectRate(settings.connects_per_minute)
+        self.connects = ConnectRate(settings.connects_per_minute, self.enforcement)
+        self.addresses = Addresses(settings.trusted_proxies)
+        self.gate = UnauthorizedGate(settings.unauthorized_per_minute, self.enforcement)
         self.intake = Intake()
         self.seizures = Seizures(self.log)
         self.hub.on_new_server = self.seizures.beat
         self.hub.on_connected = self.needs.doubt
         reader = self.archive.reader if self.archive else None
-        self.enforcement = Enforcement(observes=settings.limits == "observe")
-        self.limits = TenantLimits(self.redis, keys.limits, given_limits(settings))
         creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
@@ -215,13 +223,14 @@ class Tier:
         if self.viewers.draining.is_set():
             raise Draining("This server is shutting down. Try again; another server will answer.")
 
-    def require_place(self, sid: str | None = None, grant: Grant | None = None) -> None:
-        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers or RateLimited."""
+    async def require_place(self, grant: Grant, sid: str | None = None) -> None:
+        """For a viewer, of a stream that may not exist yet. Raises Draining, TooManyViewers, RateLimited or
+        RedisUnavailable.
+        """
         self.require_open()
-        token = grant.token.id if grant and grant.token else None
-        self.viewers.require_place(sid, token)
-        if token:
-            self.connects.require(token)
+        await self.viewers.places.require(grant, sid)
+        if grant.token:
+            self.connects.require(grant.token.id)
 
     async def stream_json(self, meta: Meta, sid: str, grant: Grant) -> dict[str, Any]:
         """The record as this caller may see it."""
@@ -251,8 +260,7 @@ class Tier:
         self, request: Request, grant: Grant, form: str, *sids: str, span: tuple[int | None, int | None] = (None, None)
     ) -> None:
         """Keep in the access record that this caller has read these streams. `span`: the first and the last event."""
-        address = request.client.host if request.client else None
-        details = request_details(grant, address, request.headers, form, 0)
+        details = request_details(grant, self.addresses.of(request), request.headers, form, 0)
         for sid in sids:
             self.access.read(sid, details, span)
 

@@ -24,6 +24,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
 from broker.traces import NOTHING, Span
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
+from broker.web.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +87,13 @@ def _clean(text: str | None) -> str | None:
 class Viewers:
     """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
-    def __init__(self, access: AccessRecord, *, limit: int, per_stream: int, per_token: int, stall_s: float) -> None:
+    def __init__(self, access: AccessRecord, places: Places, *, stall_s: float) -> None:
         self.access = access
-        self.limit = limit
-        self.per_stream = per_stream
-        self.per_token = per_token
+        self.places = places
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
-        self.of_streams: dict[str, int] = {}
-        self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
-        self.of_forms: dict[str, int] = {}
+        self.of_forms: Counter[str] = Counter()
         self.lagging = 0
         """Those for whose connection something waits just now."""
         self.draining = asyncio.Event()
@@ -104,32 +102,15 @@ class Viewers:
     def connected(self) -> int:
         return len(self.here)
 
-    def require_place(self, sid: str | None, token: str | None) -> None:
-        """Raises TooManyViewers."""
-        if self.connected >= self.limit:
-            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
-        if sid and self.of_streams.get(sid, 0) >= self.per_stream:
-            raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
-        if token and self.of_tokens.get(token, 0) >= self.per_token:
-            raise TooManyViewers("This token has as many connections as it may have. Close one.", "token")
-
     def add(self, viewer: EventsResponse) -> None:
         self.here.add(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] = counts.get(name, 0) + 1
+        self.places.take(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] += 1
 
     def remove(self, viewer: EventsResponse) -> None:
         self.here.discard(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] -= 1
-            if not counts[name]:
-                del counts[name]
-
-    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
-        yield self.of_streams, viewer.sid
-        yield self.of_forms, viewer.form_name
-        if viewer.token:
-            yield self.of_tokens, viewer.token
+        self.places.free(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] -= 1
 
     def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
         """Cut those whose key or token no longer is. 20,000 take some ms."""
@@ -173,8 +154,7 @@ class EventsResponse(Response):
         self._view = view
         self.sid = view.sid
         self.grant = grant
-        self.form_name: str = view.details["format"]
-        self.token = grant.token.id if grant.token else None
+        self.form_name: str = view.details.get("format", form.access_name)
         self._untold = b""
         """A notice that goes out with the next frame."""
         self._steps = steps
@@ -194,9 +174,8 @@ class EventsResponse(Response):
         self._asked_at_s = of_request.get("asked_at_s")
         refused: TooManyViewers | None = None
         try:
-            self._viewers.require_place(
-                self.sid, self.token
-            )  # once more: several came together, and each had found one
+            # Once more: several came together, and each had found one.
+            await self._viewers.places.require(self.grant, self.sid, again=True)
         except TooManyViewers as full:
             if self._refuses_with_status:
                 raise

@@ -74,7 +74,7 @@ async def events(
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
     require_time_left(grant)
     try:
-        tier.require_place(sid, grant)
+        await tier.require_place(grant, sid)
         cursor = cursors.resume_at()
         found = await tier.streams.look_up_content(sid, grant)
         log = await log_of(request, sid, found, grant)
@@ -121,7 +121,7 @@ async def replay_paced(
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
-    tier.require_place(sid, grant)
+    await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     cursor = found.meta.tail if cursor is None else cursor
@@ -181,7 +181,7 @@ async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> Read
 
 
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
-    address = request.client.host if request.client else None
+    address = Tier.of(request).addresses.of(request)
     return View(sid, request_details(grant, address, request.headers, form, cursor))
 
 

@@ -48,7 +48,7 @@ async def create_stream(
     """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
     with _traced(request) as span:
-        _require_place(tier, grant, accept)
+        await _require_place(tier, grant, accept)
         cursor = _require_key_for_cursor(cursors, idempotency_key)
         with tier.intake.place() as place:
             body = await read_json(request, tier.settings.max_request_bytes, place=place)
@@ -75,7 +75,7 @@ async def regenerate(
     """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
     with _traced(request) as span:
-        _require_place(tier, grant, accept)
+        await _require_place(tier, grant, accept)
         cursor = _require_key_for_cursor(cursors, idempotency_key)
         await tier.body(request, Regenerate, optional=True)
         started = await tier.streams.regenerate(sid, grant, idempotency_key)
@@ -97,11 +97,11 @@ def _traced(request: Request) -> Span:
     return traces.posting(request.scope["route"].path, request.headers.getlist("traceparent"))
 
 
-def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
+async def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
     # Before anything is started: a refusal must have started nothing.
     if MEDIA_TYPE in accept:
         grant.require(READ)
-        tier.require_place()
+        await tier.require_place(grant)
     else:
         tier.require_open()
 

@@ -69,7 +69,7 @@ async def revoke(request: Request) -> Response:
     body = await tier.body(request, RevokeTokens)
     if body.tenant not in (None, grant.tenant):
         grant.require(ADMIN)
-    tenant, now_ms = body.tenant or grant.tenant, round(time.time() * 1000)
+    tenant, now_ms = body.tenant or grant.tenant, int(time.time() * 1000) + 1  # this millisecond's too
     if body.jti is not None:
         await tier.revocations.revoke_token(tenant, body.jti)
     elif body.stream is not None:

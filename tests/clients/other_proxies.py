@@ -1,7 +1,7 @@
 """docs/ops/haproxy.cfg and docs/ops/Caddyfile as they are, in front of two servers. Part of `make clients`, not of CI.
 
-Only addresses and the certificate are others here, and the timeouts where the test is about them. Caddy 2.6, which Debian
-12 has, fails two of these: it makes proper ends of cuts.
+Only addresses and the certificate are others here, and the timeouts where the test is about them. Caddy 2.6, which
+Debian 12 has, fails two of these: it makes proper ends of cuts.
 """
 
 from __future__ import annotations

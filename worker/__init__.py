@@ -3,6 +3,7 @@
 main.py         the process, put together
 worker.py       Worker: claims streams, runs each in a task, keeps their leases; and how it leaves
 dispatch.py     arq's queue hands streams to this worker, as far as it has room
+places.py       the places of its streams: how much of a tenant runs at once
 execution.py    a claimed stream, from its claim to exactly one ending
 generation.py   one generation: the answer of a model
 turns.py        one turn of a model, with its tries, its chain and its attempts

@@ -21,6 +21,7 @@ from broker.log.keys import Keys
 from broker.log.queue import JOB, connect_queue
 from broker.store.connect import Client
 from broker.store.listen import messages
+from broker.tenants.keyring import DEFAULT_TENANT
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class Dispatcher(arq.worker.Worker):
 
 
 class Dispatch:
-    """`room()`: how many more streams of this queue may start here. `take(sid)` claims a stream and runs it.
-    `app`: whose queue it is; None: that of plain streams."""
+    """`room()`: how many more streams of this queue may start here. `take(sid, tenant)` claims a stream and runs
+    it, or parks it. `app`: whose queue it is; None: that of plain streams."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Dispatch:
         keys: Keys,
         *,
         room: Callable[[], int],
-        take: Callable[[str], Awaitable[object]],
+        take: Callable[[str, str], Awaitable[object]],
         app: str | None = None,
     ) -> None:
         self._redis_url = redis_url
@@ -135,9 +136,9 @@ class Dispatch:
                 self._is_listening.set()
                 self._has_work.set()
 
-    async def _job(self, _: dict[str, Any], sid: str) -> None:
+    async def _job(self, _: dict[str, Any], sid: str, *, tenant: str = DEFAULT_TENANT) -> None:
         try:
-            await self._take(sid)
+            await self._take(sid, tenant)
         except (StreamNotFound, StreamClosed, LeaseHeld):
             pass  # delivered twice, cancelled before it began, or taken by a sweeper: all normal
         except LasteventError:

@@ -26,9 +26,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
+from broker import gauges
 from broker.errors import (
     REDIS_AWAY,
     AppendGap,
@@ -41,6 +44,8 @@ from broker.errors import (
 )
 from broker.log.event import ERROR, encode_data, is_terminal
 from broker.log.meta import Meta
+from broker.log.queue import lost
+from broker.log.running import Line, Running
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from worker.attempts import PRODUCER_LOST, WORKER_LOST, may_restart
@@ -51,7 +56,12 @@ logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 QUEUED_GRACE_S = 5.0
-"""A stream still queued after this was lost by the queue, or waits for room: any worker with room takes it."""
+"""A stream still queued after this may have been lost by the queue: then any worker with room takes it. One that waits
+for its turn is left to it: whoever took it here would take it before those of other tenants."""
+
+LOOK_AT_WAITING_S = 30.0
+"""At most, between two looks at a stream that waits. The longer it has waited, the longer it is left alone:
+ten thousand of them must not keep the sweepers busy."""
 
 OUTAGE_S = 3.0
 """Sweeps follow each other within 1.3 s and some work. A longer gap: Redis was away, or this process stood still."""
@@ -64,7 +74,7 @@ SWEEP_BATCH = 500
 
 READ = [
     *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
-    *("request_of", "erased"),
+    *("request_of", "erased", "tenant"),
 ]
 """Fields of meta: the whole one may be large."""
 
@@ -78,8 +88,8 @@ class Overdue(NamedTuple):
 
 
 class Sweeper:
-    """Every worker has one. `room()` tells whether this worker can run one more; `take(sid)` claims and runs;
-    `runs(agent)` tells whether this worker's own app has this agent."""
+    """Every worker has one. `room()` tells whether this worker can run one more; `take(sid, meta)` claims and runs;
+    `runs(agent)` tells whether this worker's own app, which is called `app`, has this agent."""
 
     def __init__(
         self,
@@ -87,9 +97,10 @@ class Sweeper:
         seizures: Seizures,
         *,
         room: Callable[[], bool],
-        take: Callable[[str], Awaitable[object]],
+        take: Callable[[str, Meta], Awaitable[object]],
         runs: Callable[[str], bool],
         waiting: Waiting,
+        app: str | None = None,
     ) -> None:
         self._log = log
         self._seizures = seizures
@@ -97,6 +108,8 @@ class Sweeper:
         self._take = take
         self._runs = runs
         self._waiting = waiting
+        self._app = app
+        self._running = Running(log.redis, log.keys)
 
     async def run(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -121,8 +134,30 @@ class Sweeper:
         while full:
             overdue = await self._overdue(now_ms)
             full = len(overdue) == SWEEP_BATCH
+            waiting = await self._those_that_wait(overdue, now_ms)
+            await self._look_at_all_again(waiting)
             for stream in overdue:
-                await self._look_at(stream, now_ms)
+                if stream.sid not in waiting:
+                    await self._look_at(stream, now_ms)
+
+    async def _those_that_wait(self, overdue: Sequence[Overdue], now_ms: int) -> dict[str, int]:
+        """For room, a place, or their turn, where this worker could run them: with a few commands, however many.
+
+        Returns for each when to look again (ms).
+        """
+        waiting: dict[str, int] = {}
+        perhaps_lost: defaultdict[Line, list[str]] = defaultdict(list)
+        for sid, _, meta in overdue:
+            with suppress(ValueError):  # unreadable: `_look_at` says so
+                if meta and meta.state == "queued" and (meta.agent is None or self._runs(meta.agent)):
+                    waiting[sid] = _next_look(meta, now_ms)
+                    if self._room() and now_ms >= _queued_until_ms(meta):
+                        perhaps_lost[Line(meta.tenant, None if meta.agent is None else self._app)].append(sid)
+        for line, sids in perhaps_lost.items():
+            gone = await lost(self._log.redis, self._log.keys, sids, line.app)
+            for sid in gone - await self._running.parked(line, sorted(gone)):
+                del waiting[sid]
+        return waiting
 
     async def _look_at(self, stream: Overdue, now_ms: int) -> None:
         try:
@@ -147,23 +182,24 @@ class Sweeper:
         if meta is None:
             await self._forget_if_seen_before(stream, now_ms)
             return
-        queued_until_ms = meta.created + round(QUEUED_GRACE_S * 1000)
         lease_until_ms, is_running = meta.lease_until or 0, meta.state == "running"
         is_for_us = meta.agent is None or self._runs(meta.agent)
         if meta.has_ended:
             await self._forget(stream, now_ms)
-        elif meta.state == "queued" and (now_ms < queued_until_ms or (is_for_us and not self._room())):
-            await self._look_again(stream, max(queued_until_ms, now_ms + round(QUEUED_GRACE_S * 1000)))
+        elif meta.state == "queued" and (now_ms < _queued_until_ms(meta) or (is_for_us and not self._room())):
+            await self._look_again(stream, _next_look(meta, now_ms))
         elif is_running and now_ms < lease_until_ms:
+            if meta.is_external:
+                await self._running.keep_external(meta.tenant, stream.sid, lease_until_ms)
             await self._look_again(stream, lease_until_ms)
         elif meta.is_external:
-            await self._end(stream, PRODUCER_LOST, now_ms)
+            await self._end(stream, meta, PRODUCER_LOST, now_ms)
         elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0, meta.kept or 0):
-            await self._end(stream, WORKER_LOST, now_ms)
+            await self._end(stream, meta, WORKER_LOST, now_ms)
         elif meta.agent is not None and not is_for_us:
             await self._look_after(stream, meta.agent, meta, now_ms)
         else:
-            await self._take(stream.sid)
+            await self._take(stream.sid, meta)
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
 
     async def _look_after(self, stream: Overdue, agent: str, meta: Meta, now_ms: int) -> None:
@@ -173,11 +209,12 @@ class Sweeper:
         else:
             await self._forget(stream, now_ms)
 
-    async def _end(self, stream: Overdue, reason: dict[str, object], now_ms: int) -> None:
+    async def _end(self, stream: Overdue, meta: Meta, reason: dict[str, object], now_ms: int) -> None:
         seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         if not seized.already:
             # A producer that goes away is a client's affair; a worker that does is the operator's.
             level = logging.INFO if reason is PRODUCER_LOST else logging.WARNING
+            gauges.streams_ended.labels(gauges.tenant(meta.tenant), ERROR, str(reason["code"])).inc()
             logger.log(level, "stream %s: ended, because its writer is gone (%s)", stream.sid, reason["code"])
         await self._forget(stream, now_ms)
 
@@ -188,15 +225,22 @@ class Sweeper:
         return [Overdue(sid.decode(), int(look_ms), meta) for (sid, look_ms), meta in zip(due, metas, strict=True)]
 
     async def _look_again(self, stream: Overdue, at_ms: int) -> None:
+        await self._look_at_all_again({stream.sid: at_ms})
+
+    async def _look_at_all_again(self, at_ms: Mapping[str, int]) -> None:
         # XX: never bring back an entry that was removed because the stream ended. An ending is written before its entry
         # moves to the front: if that move came before this one, the ending is visible now.
+        if not at_ms:
+            return
         leases = self._log.keys.leases
         async with self._log.redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(leases, {stream.sid: at_ms}, xx=True)
-            pipe.hget(self._log.keys.stream(stream.sid).meta, "state")
-            _, state = await pipe.execute(raise_on_error=False)
-        if isinstance(state, bytes) and is_terminal(state.decode()):
-            await self._log.redis.zadd(leases, {stream.sid: 0}, xx=True)
+            pipe.zadd(leases, at_ms, xx=True)
+            for sid in at_ms:
+                pipe.hget(self._log.keys.stream(sid).meta, "state")
+            _, *states = await pipe.execute(raise_on_error=False)
+        for sid, state in zip(at_ms, states, strict=True):
+            if isinstance(state, bytes) and is_terminal(state.decode()):
+                await self._log.redis.zadd(leases, {sid: 0}, xx=True)
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:
         redis, keys = self._log.redis, self._log.keys
@@ -213,3 +257,15 @@ class Sweeper:
             await self._look_again(stream, now_ms + round(QUEUED_GRACE_S * 1000))
         else:
             await self._forget(stream, now_ms)
+
+
+def _queued_until_ms(meta: Meta) -> int:
+    return meta.created + round(QUEUED_GRACE_S * 1000)
+
+
+def _next_look(meta: Meta, now_ms: int) -> int:
+    """At a stream that waits (ms)."""
+    waited_s = (now_ms - meta.created) / 1000
+    if waited_s < QUEUED_GRACE_S:
+        return _queued_until_ms(meta)
+    return now_ms + round(1000 * min(max(waited_s / 4, QUEUED_GRACE_S), LOOK_AT_WAITING_S))

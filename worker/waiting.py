@@ -9,24 +9,31 @@ Redis losing its last second, leads to no second one, and each part may be repea
 - Two workers find it: the second finds the lease of the first.
 - This worker stops in the middle: its lease expires, and the next sweeper goes on from what is in the log.
 - Redis loses the notice: the log does not end with it any more, so it is given again.
-- It waits in the queue already: a stream waits there once.
+- It waits in the queue already: a stream waits there once. Or it is parked (running.py): it is left there.
 - A worker of the app takes it meanwhile: a claim, or an ending, finds a lease.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 
+from broker import gauges
 from broker.log.agents import Agents
 from broker.log.event import ERROR, RESTART, encode_data
 from broker.log.meta import Meta, new_claim_id
 from broker.log.queue import enqueue, take_out
+from broker.log.running import Line, Running
 from broker.log.seizures import Seizures
 from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from worker.attempts import NO_WORKER, WORKER_LOST
 
 logger = logging.getLogger(__name__)
+
+
+FOUND_S = 7.0
+"""Sweepers look again after 5 s, whichever of them comes first, and a sweep takes its time."""
 
 
 class Waiting:
@@ -36,8 +43,15 @@ class Waiting:
         self._log = log
         self._seizures = seizures
         self._agents = Agents(log.redis, log.keys)
+        self._running = Running(log.redis, log.keys)
         self._wait_s = wait_s
         self._name = name
+        self._found_s: dict[str, float] = {}
+
+    def overdue(self) -> int:
+        """How many streams this worker has just found without a worker that has their agent."""
+        since_s = time.monotonic() - FOUND_S
+        return sum(found_s > since_s for found_s in self._found_s.copy().values())
 
     async def look_after(self, sid: str, agent: str, meta: Meta, now_ms: int) -> bool:
         """Of a stream that nobody writes. False: it has ended.
@@ -52,15 +66,22 @@ class Waiting:
             seized = await self._seizures.seize(sid, ERROR, encode_data(NO_WORKER), only_expired=True)
             if known:
                 await take_out(self._log.redis, self._log.keys, sid, known.app)
+                await self._running.let_go(meta.tenant, sid, app=known.app)
             if not seized.already:
+                gauges.streams_ended.labels(gauges.tenant(meta.tenant), ERROR, str(NO_WORKER["code"])).inc()
                 logger.warning(
                     "stream %s: ended, because no worker has had the agent %s for %.0f s (LASTEVENT_AGENT_WAIT_S)",
                     *(sid, agent, self._wait_s),
                 )
             return False
-        if known:
-            await enqueue(self._log.redis, self._log.keys, sid, known.app)
+        if known and sid not in await self._running.parked(Line(meta.tenant, known.app), [sid]):
+            await enqueue(self._log.redis, self._log.keys, sid, known.app, tenant=meta.tenant)
+        self._note(sid)
         return True
+
+    def _note(self, sid: str) -> None:
+        now_s = time.monotonic()
+        self._found_s = {found: at_s for found, at_s in self._found_s.items() if now_s - at_s < FOUND_S} | {sid: now_s}
 
     async def _give_notice(self, sid: str) -> int:
         """Tell viewers, once. Returns since when they know (ms)."""

@@ -1,9 +1,10 @@
 """Worker: claims streams, runs each in a task of its own, and keeps their leases.
 
 In the order things happen:
-  Dispatch takes a job while there is room → `take` claims the stream → a task runs the Generation, or of an agent the
-  AgentRun → its StreamWriter → GroupCommit → the log. Beside them: the Heartbeat keeps the leases, the Sweeper takes
-  over streams without a living owner, the Archiver moves ended streams into the archive.
+  Dispatch takes a job while there is room → `take` finds a place for it (places.py) and claims the stream → a task runs
+  the Generation, or of an agent the AgentRun → its StreamWriter → GroupCommit → the log. Beside them: the Heartbeat
+  keeps the leases, the Sweeper takes over streams without a living owner, the Archiver moves ended streams into the
+  archive.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from typing import TYPE_CHECKING
 
 from arq.connections import ArqRedis
 
+from broker import gauges
 from broker.archive.setup import open_writer
 from broker.errors import (
     REDIS_AWAY,
+    Draining,
     LasteventError,
     RedisUnavailable,
     StoreUnavailable,
+    StreamClosed,
+    StreamNotFound,
 )
 from broker.log.keys import Keys
-from broker.log.meta import new_claim_id
+from broker.log.meta import Meta, new_claim_id
 from broker.log.models import RENEWED_S, Models
 from broker.log.needs import Needs
 from broker.log.queue import connect_queue, enqueue
@@ -33,15 +38,18 @@ from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.settings import Settings
 from broker.store.connect import connect
+from broker.tenants.keyring import DEFAULT_TENANT
+from broker.tenants.limits import Limits, TenantLimits
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
 from worker.dispatch import Dispatch
 from worker.execution import Execution
 from worker.generation import Generation
 from worker.heartbeat import Heartbeat
+from worker.places import WorkersPlaces
 from worker.providers.chain import Breaker
 from worker.providers.choose import Providers
 from worker.sweeper import Sweeper
@@ -94,13 +102,25 @@ class Worker:
         self._abandonment = Abandonment(self._log, self._seizures)
         self._archive = open_writer(settings) if settings.archive_url else None
         self._agents = self._agent_work(app) if app else None
+        self._waiting = Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name)
+        self._limits = TenantLimits(self._redis, self._keys.limits, Limits(streams_running=settings.streams_running))
+        self._places = WorkersPlaces(
+            self._redis,
+            self._keys,
+            self._limits,
+            name=self._name,
+            slots=settings.concurrency,
+            waiting=self._waiting_for_a_person,
+            is_observed=settings.limits == "observe",
+        )
         self._sweeper = Sweeper(
             self._log,
             self._seizures,
             room=lambda: self.room() > 0,
-            take=self.take,
+            take=self._take_found,
             runs=self._runs,
-            waiting=Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name),
+            app=app.name if app else None,
+            waiting=self._waiting,
         )
         self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
         self._dispatches = [self._dispatch, *self._dispatch_of_agents()]
@@ -112,6 +132,9 @@ class Worker:
         most, held = self._settings.concurrency, len(self._running)
         waiting = sum(execution.is_waiting for execution in self._running.values())
         return max(0, most - held + min(waiting, WAITING * most))
+
+    def _waiting_for_a_person(self) -> set[str]:
+        return {execution.writer.sid for execution in self._running.values() if execution.is_waiting}
 
     def _agent_work(self, app: App) -> AgentWork:
         from worker.agents.work import AgentWork  # a worker without an app loads nothing of it
@@ -142,7 +165,10 @@ class Worker:
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
             "needs": self._needs.run,
+            "lag": watch_lag,
+            "places": self._once_fit(self._places.run),
         }
+        self._give_gauges()
         if self._archive:
             archiver = Archiver(
                 self._log,
@@ -163,12 +189,19 @@ class Worker:
         finally:
             await _end(list(self._running))
             await keepers.end()
+            await self._places.stop()
             if self._agents:
                 await self._agents.app.aclose()
             await self._models.aclose()
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
+
+    def _give_gauges(self) -> None:
+        gauges.generations_running.source = lambda: len(self._running)
+        gauges.writer_bytes.source = lambda: self._commit.unconfirmed_bytes
+        gauges.lease_margin_seconds.source = self._heartbeat.margin_s
+        gauges.runs_overdue.source = self._waiting.overdue
 
     async def _find_until_stopped(self) -> None:
         finding = {
@@ -229,6 +262,17 @@ class Worker:
         if self._agents:
             await self._agents.is_announced.wait()
 
+    async def require_taking(self) -> None:
+        """A generation that is asked for now would start here. Raises Draining or RedisUnavailable."""
+        if self._stopping.is_set():
+            raise Draining("This worker is stopping.")
+        await self._needs.require()
+        try:
+            async with asyncio.timeout(0):
+                await self.wait_until_taking()
+        except TimeoutError:
+            raise RedisUnavailable("This worker does not take generations yet.") from None
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -236,25 +280,45 @@ class Worker:
         self.has_failed = True
         self.stop()
 
-    async def take(self, sid: str) -> None:
-        """Claim a stream and run it in a task of its own. Raises StreamNotFound, StreamClosed, LeaseHeld, LogHealing
-        or RedisUnavailable.
+    async def take(
+        self,
+        sid: str,
+        tenant: str = DEFAULT_TENANT,
+        app: str | None = None,
+        *,
+        is_owed: bool = False,
+        reason: str = "handed_over",
+    ) -> None:
+        """Claim a stream and run it in a task of its own; or park it, if its tenant has as many as it may have. Raises
+        StreamNotFound, StreamClosed, LeaseHeld, LogHealing or RedisUnavailable.
 
-        A takeover is accepted even when this worker is full: it holds the lease, says so, and waits for a slot.
+        `is_owed`: a takeover. It is accepted even when this worker is full, or the tenant: it holds the lease, says so,
+        and waits for a slot. `reason`: of a takeover, as it is counted.
         """
         await self._needs.require()
-        claimed = await self._claim(sid)
+        if not await self._places.take(sid, tenant, app, is_owed=is_owed):
+            return
+        claimed = await self._claim_in_place(sid)
+        if claimed.meta.tenant != tenant:  # an older release has queued it, and named none
+            await self._places.take(sid, claimed.meta.tenant, app, is_owed=True)
         if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):
+            self._places.give_back(sid)
             await self._give_back(claimed)
             return
         generation = self._execution(claimed, StreamWriter(self._commit, claimed))
+        _count(claimed, reason)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
         self._heartbeat.keep(generation.writer)
         self._abandonment.begin(claimed)
         task.add_done_callback(self._ended)
 
-    async def _take_of_app(self, sid: str) -> None:
+    async def _take_found(self, sid: str, meta: Meta) -> None:
+        """What the sweeper has found: nobody's, and in no queue."""
+        app = self._agents.app.name if self._agents and meta.agent is not None else None
+        await self.take(sid, meta.tenant, app, is_owed=meta.state == "running", reason="lease_expired")
+
+    async def _take_of_app(self, sid: str, tenant: str) -> None:
         """A worker of another release of the app has queued it, perhaps, and this one's has no such agent."""
         [meta] = await self._log.read_fields(["agent"], sid)
         if meta and meta.agent is not None and not self._runs(meta.agent):
@@ -262,7 +326,7 @@ class Worker:
                 "stream %s: this worker has no agent %s; a sweeper of one that has will find it", sid, meta.agent
             )
         else:
-            await self.take(sid)
+            await self.take(sid, tenant, self._agents.app.name if self._agents else None)
 
     async def _give_back(self, claimed: Claimed) -> None:
         """It came by the wrong queue, or the app's last process has ended since: the sweepers find it."""
@@ -275,6 +339,16 @@ class Worker:
         if self._agents and claimed.meta.agent is not None:
             return self._agents.execution(claimed, writer)
         return Generation(claimed, writer, self._models, self._breaker)
+
+    async def _claim_in_place(self, sid: str) -> Claimed:
+        try:
+            return await self._claim(sid)
+        except (StreamClosed, StreamNotFound):
+            self._places.give_back(sid)
+            raise
+        except LasteventError:  # another worker holds the lease and the place; or it will be tried again
+            self._places.leave(sid)
+            raise
 
     async def _claim(self, sid: str) -> Claimed:
         claim_id = new_claim_id()
@@ -292,11 +366,17 @@ class Worker:
         self._abandonment.end(generation.writer.sid)
         if task.cancelled():
             self._heartbeat.forget(generation.writer)
+            self._places.leave(generation.writer.sid)
         elif error := task.exception():
             self._heartbeat.forget(generation.writer)
+            self._places.leave(generation.writer.sid)
             logger.error(
-                "a generation stopped without writing an ending; it restarts when its lease expires", exc_info=error
+                "stream %s: its generation stopped without an ending; it restarts when its lease expires",
+                generation.writer.sid,
+                exc_info=error,
             )
+        else:
+            self._places.give_back(generation.writer.sid)
 
     async def _finish_running(self) -> None:
         if self._running and not self.has_failed:
@@ -323,11 +403,21 @@ class Worker:
     async def _hand_one_over(self, generation: Execution, queue: ArqRedis) -> None:
         try:
             if await generation.hand_over():
-                await enqueue(queue, self._keys, generation.writer.sid, self._app_of(generation))
+                tenant = generation.tenant
+                weight = (await self._limits.of(tenant)).weight or 1
+                sid, app = generation.writer.sid, self._app_of(generation)
+                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight)
         except StoreUnavailable:
             raise
         except LasteventError as lost:
             logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)
+
+
+def _count(claimed: Claimed, reason: str) -> None:
+    if claimed.attempt > 1:
+        gauges.takeovers.labels(reason).inc()
+    elif started_ms := claimed.meta.started:
+        gauges.queue_wait_seconds.observe((started_ms - claimed.meta.created) / 1000)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

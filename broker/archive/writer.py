@@ -19,6 +19,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from broker import gauges
 from broker.archive import seal
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable
@@ -42,6 +43,7 @@ class Finished(NamedTuple):
     row: dict[str, Any]
     brief: bytes
     claims: dict[str, Any]
+    traceparent: str | None = None
 
 
 class Erasure(NamedTuple):
@@ -95,7 +97,7 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta.tenant, row, pack_brief(fields), claims)
+    return Finished(sid, meta.tenant, row, pack_brief(fields), claims, meta.traceparent)
 
 
 class ArchiveWriter:
@@ -103,6 +105,8 @@ class ArchiveWriter:
         self.database = database
         self._signer = signer
         self._heads = head_store
+        self.behind: set[str] = set()
+        """Tenants whose head, outside of the database, does not have their last seal."""
 
     async def add(self, streams: Sequence[Finished], now_ms: int) -> None:
         """Archive these streams, each once; one that is already there stays as it is. Raises ArchiveUnavailable."""
@@ -228,10 +232,12 @@ class ArchiveWriter:
             await _empty(connection, chains, row.tenant, erasure.sid, why, now_ms)
 
     async def _advance_heads(self, chains: _Chains) -> None:
+        gauges.seals.inc(chains.made)
         for tenant, tip in chains.moved.items():
             await self._advance_head(tenant, tip)
 
     async def _advance_head(self, tenant: str, tip: Head) -> None:
+        self.behind.add(tenant)
         try:
             known = (await asyncio.to_thread(self._heads.read)).get(tenant)
             if known and not await self._continues(tenant, known):
@@ -242,6 +248,7 @@ class ArchiveWriter:
                 )
                 return
             await asyncio.to_thread(self._heads.advance, tenant, tip)
+            self.behind.discard(tenant)
         except HeadsUnavailable as unavailable:
             logger.error("the head of the seals is not kept outside of the archive: %s", unavailable)  # noqa: TRY400
 
@@ -260,6 +267,11 @@ class _Chains:
         self._now_ms = now_ms
         self._rows: list[dict[str, Any]] = []
         self.moved: dict[str, Head] = {}
+
+    @property
+    def made(self) -> int:
+        """How many seals."""
+        return len(self._rows)
 
     async def add(self, tenant: str, kind: str, claims: Mapping[str, Any]) -> int:
         """Make a seal. Returns its number."""

@@ -27,5 +27,6 @@ models.py       the models that workers can run, as they announce them
 agents.py       the agents that workers can run, and when a worker last said so
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
 queue.py        arq's queues of streams that wait for a worker, or for a worker of an app
+running.py      how much of a tenant runs at once, and its streams that wait until they may
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

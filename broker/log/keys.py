@@ -24,8 +24,14 @@
 | le:keys:changed               | channel | id of each key made or revoked              | -                          |
 | le:revoked:<tenant>           | zset    | what is revoked → until (tenants/…)         | the longest token's        |
 | le:limits                     | hash    | tenant → its limits, JSON (tenants/…)       | -                          |
-| le:rates:<tenant>/…           | limits' | creations of this minute                    | two minutes                |
+| le:rates:{<tenant>/…}         | limits' | creations of a minute (tenants/creations)   | two minutes                |
 | le:shares, le:shares:<app>    | hash    | tenant → its virtual time (queue.py)        | a week after the last job  |
+| le:running:<tenant>           | zset    | sid with a slot → its place's end (ms)      | 40 s, renewed by workers   |
+| le:aside:<tenant>             | zset    | sid that runs without a slot → the same     | the same                   |
+| le:parked:<tenant>            | zset    | plain sid that waits for a place → since µs | a week after the last one  |
+| le:parked:<tenant>:<app>      | zset    | those of this app's agents                  | the same                   |
+| le:lines                      | set     | <tenant> or <tenant>:<app> with parked ones | the same                   |
+| le:slots                      | zset    | slots of a worker, its name → until (s)     | a week, renewed by workers |
 | le:deeds                      | stream  | acts, until they are archived (deeds.py)    | archived, or retention     |
 | le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
 | le:input                      | channel | sid of each stream whose agent is told      | -                          |
@@ -90,8 +96,11 @@ class Keys:
         self.api_keys = f"{prefix}keys"
         self.api_keys_changed = f"{prefix}keys:changed"
         self.limits = f"{prefix}limits"
+        self.rates = f"{prefix}rates"
         self.deeds = f"{prefix}deeds"
         self.erasures = f"{prefix}erasures"
+        self.lines = f"{prefix}lines"
+        self.slots = f"{prefix}slots"
         self.probe = f"{prefix}probe"
 
     def stream(self, sid: str) -> StreamKeys:
@@ -111,11 +120,17 @@ class Keys:
     def revoked(self, tenant: str) -> str:
         return f"{self.prefix}revoked:{tenant}"
 
-    def rates(self, tenant: str) -> str:
-        return f"{self.prefix}rates:{tenant}"
-
     def shares(self, app: str | None) -> str:
         return f"{self.prefix}shares" if app is None else f"{self.prefix}shares:{app}"
+
+    def running(self, tenant: str) -> str:
+        return f"{self.prefix}running:{tenant}"
+
+    def aside(self, tenant: str) -> str:
+        return f"{self.prefix}aside:{tenant}"
+
+    def parked(self, line: str) -> str:
+        return f"{self.prefix}parked:{line}"
 
     def breaker(self, model: str) -> str:
         return f"{self.prefix}breaker:{model}"

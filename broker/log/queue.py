@@ -2,24 +2,32 @@
 
 A plain stream any worker can run; an agent's only a worker that was given the agent's app: it waits in the app's queue.
 
-arq scores a job with the clock of the host that queues it, and a worker takes what its own clock has passed: behind a
-slow clock every job would wait. Here Redis' clock scores, in seconds, where a worker compares with milliseconds. To any
-worker that is a day in January 1970, long past; and the order is that of arrival, to the microsecond.
+Tenants share the workers: no matter how many streams one has queued, another's next one waits behind as few of them
+as its share is worth (start-time fair queueing). arq takes jobs by their scores, lowest first. A score is a *virtual
+time*: a tenant's next stream comes 1/weight after its last one, but never before the head of the queue, so that
+nobody saves up turns. A tenant's streams keep the order of their arrival, exactly; so does all, where there is one
+tenant.
+
+arq means its scores as ms by the clock of the host that queues, and a worker takes what its own clock has passed:
+behind a slow clock every job would wait. Here the virtual time begins, whenever nobody waits, at Redis' clock in
+*seconds*, which is also what older releases scored with. To any worker that is a day in January 1970, long past.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from arq.connections import ArqRedis
-from arq.constants import job_key_prefix
+from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
 from broker.log.keys import Keys
 from broker.store.connect import ReleasingPipeline, pool
 from broker.store.errors import translating_redis_errors
+from broker.tenants.keyring import DEFAULT_TENANT
 
 JOB = "generate"
 """The name of the one kind of job, which the worker registers with arq."""
@@ -45,35 +53,84 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
 LIFE_MS = 86_400_000
 """Of a job that no worker takes. A sweeper has found its stream long before."""
 
+SHARES_KEPT_S = 7 * 86_400
+
 _ENQUEUE = """
--- enqueue(sid, job, its life (ms), channel) → 1, or 0 if it waits already
+-- enqueue(sid, job, its life (ms), channel, tenant, 1/weight, how long shares are kept (s))
+--   → 1, or 0 if it waits already
 --
 -- The notification first: Redis may refuse it, and a refused script keeps what it wrote before. Nobody can look at the
 -- queue before this script has ended.
-if redis.call('EXISTS', KEYS[2]) == 1 then
+local queue, job, shares = KEYS[1], KEYS[2], KEYS[3]
+local sid, tenant = ARGV[1], ARGV[5]
+if redis.call('EXISTS', job) == 1 and redis.call('ZSCORE', queue, sid) then
   return 0
 end
-redis.call('PUBLISH', ARGV[4], ARGV[1])
-redis.call('PSETEX', KEYS[2], ARGV[3], ARGV[2])
-local time = redis.call('TIME')
-redis.call('ZADD', KEYS[1], string.format('%d.%06d', time[1], time[2]), ARGV[1])
+redis.call('PUBLISH', ARGV[4], sid)
+redis.call('PSETEX', job, ARGV[3], ARGV[2])
+local head = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')[2]
+if not head then
+  redis.call('DEL', shares) -- nobody waits: nobody has had more than another
+  local time = redis.call('TIME')
+  redis.call('ZADD', queue, string.format('%d.%06d', time[1], time[2]), sid)
+  return 1
+end
+local v = tonumber(head)
+local score = math.max(v, tonumber(redis.call('HGET', shares, tenant) or 0)) + ARGV[6]
+local written = string.format('%.17g', score)
+redis.call('ZADD', queue, written, sid)
+if redis.call('HSET', shares, tenant, written) == 1 then
+  local held = redis.call('HLEN', shares)
+  if held % 128 == 0 then -- those whose last turn has passed are as good as new ones
+    local all = redis.call('HGETALL', shares)
+    for at = 1, #all, 2 do
+      if tonumber(all[at + 1]) <= v then
+        redis.call('HDEL', shares, all[at])
+      end
+    end
+  end
+end
+redis.call('EXPIRE', shares, ARGV[7])
 return 1
 """
 
 
-async def enqueue(queue: Redis, keys: Keys, sid: str, app: str | None = None) -> None:
+async def enqueue(
+    queue: Redis, keys: Keys, sid: str, app: str | None = None, *, tenant: str = DEFAULT_TENANT, weight: float = 1
+) -> None:
     """Queue this stream for any worker of its app, or for any at all, and wake the workers that wait for work.
 
-    Harmless if it waits already. Raises RedisUnavailable.
+    `weight`: the tenant's share, against the others'. Harmless if it waits already. Raises RedisUnavailable.
     """
-    job = serialize_job(JOB, (sid,), {}, None, 0, serializer=_dumps)
     with translating_redis_errors():
         await queue.register_script(_ENQUEUE)(
-            keys=[keys.jobs_of(app), job_key_prefix + sid], args=[sid, job, LIFE_MS, keys.queued]
+            keys=[keys.jobs_of(app), job_key_prefix + sid, keys.shares(app)],
+            args=[sid, _job(sid, tenant), LIFE_MS, keys.queued, tenant, repr(1 / weight), SHARES_KEPT_S],
         )
 
 
-async def take_out(queue: Redis, keys: Keys, sid: str, app: str) -> None:
+def _job(sid: str, tenant: str) -> bytes:
+    """Beside what arq puts into it, the tenant: who takes the job looks for a place first, without another command.
+
+    Not as an argument: a worker of release 0.1 knows none, and takes the job all the same.
+    """
+    job: dict[str, Any] = orjson.loads(serialize_job(JOB, (sid,), {}, None, 0, serializer=_dumps))
+    return _dumps({**job, "tenant": tenant} if tenant != DEFAULT_TENANT else job)
+
+
+async def lost(queue: Redis, keys: Keys, sids: Sequence[str], app: str | None) -> set[str]:
+    """Which of these no worker is going to take out of the queue: it has them not, or a worker took them and died.
+
+    Raises RedisUnavailable.
+    """
+    if not sids:
+        return set()
+    scores = await queue.zmscore(keys.jobs_of(app), list(sids))
+    in_hand = await queue.mget([in_progress_key_prefix + sid for sid in sids])
+    return {sid for sid, score, hand in zip(sids, scores, in_hand, strict=True) if score is None or hand is not None}
+
+
+async def take_out(queue: Redis, keys: Keys, sid: str, app: str | None) -> None:
     """This stream waits no more, and no worker of its app may ever come to find that. Raises RedisUnavailable."""
     with translating_redis_errors():
         await queue.zrem(keys.jobs_of(app), sid)
@@ -86,4 +143,6 @@ def _dumps(job: dict[str, Any]) -> bytes:
 
 def _loads(job: bytes) -> dict[str, Any]:
     loaded: dict[str, Any] = orjson.loads(job)
+    if "tenant" in loaded:
+        loaded["k"] = {**loaded["k"], "tenant": loaded["tenant"]}
     return loaded

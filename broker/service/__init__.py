@@ -1,6 +1,7 @@
 """What a caller can do, without HTTP: what the web tier, and every later protocol, shares.
 
 streams.py   start, regenerate, cancel, append, erase, look up
+allowed.py   what a tenant may ask for: models, agents, tokens
 bodies.py    what comes in: one strict model a body
 agent_input.py    whether an input is what its agent takes
 output_schema.py  whether a caller's JSON Schema is one, and cheap

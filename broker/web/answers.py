@@ -269,8 +269,53 @@ class AgentList(BaseModel):
     agents: list[ListedAgent]
 
 
+class TenantsLimits(BaseModel):
+    creations_per_minute: int | None
+    streams_running: Annotated[int | None, Field(description="At once; those of workers wait beyond it")]
+    viewers: Annotated[int | None, Field(description="At once, of each web process")]
+    weight: Annotated[int | None, Field(description="Its share of the workers; null: 1")]
+    models: Annotated[list[str] | None, Field(description="That may be asked for, by these names; null: all")]
+    max_tokens: Annotated[int | None, Field(description="Of an answer")]
+    agents: Annotated[list[str] | None, Field(description="That may be asked for; null: all")]
+
+
+class SetLimits(TenantsLimits):
+    """null: not set for this tenant."""
+
+    tenant: str
+
+
+class LimitList(BaseModel):
+    tenants: list[SetLimits]
+    others: Annotated[
+        TenantsLimits,
+        Field(description="What counts where nothing is set; of the tenant `default` models and max_tokens alone"),
+    ]
+
+
 class Told(BaseModel):
     id: str
+
+
+class ListedKey(BaseModel):
+    """Of its secret nothing is known."""
+
+    id: Annotated[str, Field(description="As in `who`, behind `key:`")]
+    tenant: str
+    name: Annotated[str, Field(description="Of a server's own settings, the setting's")]
+    scopes: list[str]
+    created_at: Time | None
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class KeyList(BaseModel):
+    keys: list[ListedKey]
+
+
+class MintedToken(BaseModel):
+    token: str
+    expires_at: Time
 
 
 class Status(BaseModel):
@@ -288,5 +333,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(Status, Event),
 )

@@ -58,7 +58,7 @@ async def sweep(log: StreamLog) -> None:
     for sid in await log.redis.zrange(log.keys.leases, 0, -1):
         await log.redis.zadd(log.keys.leases, {sid: 1})
 
-    async def take(sid: str) -> None:
+    async def take(sid: str, _: Meta) -> None:
         raise AssertionError(f"{sid} is finished")
 
     await sweeper(log, take).sweep()
@@ -131,7 +131,7 @@ async def sweep_finished(log: StreamLog) -> None:
         if (await meta(log, sid.decode()))["state"] != "running":
             await log.redis.zadd(log.keys.leases, {sid: 1})
 
-    async def take(_: str) -> None:
+    async def take(_: str, __: Meta) -> None:
         raise AssertionError
 
     await sweeper(log, take).sweep()

@@ -38,7 +38,7 @@ async def sweep(log: StreamLog) -> None:
     for sid in await log.redis.zrange(log.keys.leases, 0, -1):
         await log.redis.zadd(log.keys.leases, {sid: 1})
 
-    async def take(_: str) -> None:
+    async def take(_: str, __: Meta) -> None:
         raise AssertionError("they have ended")
 
     await sweeper(log, take).sweep()

@@ -67,7 +67,7 @@ async def sweep(log: StreamLog) -> None:
     for sid in await log.redis.zrange(log.keys.leases, 0, -1):
         await log.redis.zadd(log.keys.leases, {sid: 1})  # not 0: it may be a stream that never came
 
-    async def take(_: str) -> None:
+    async def take(_: str, __: Meta) -> None:
         raise AssertionError("there is no room")
 
     await sweeper(log, take).sweep()

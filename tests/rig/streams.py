@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from broker.errors import LeaseHeld
 from broker.log.event import encode_data
 from broker.log.inputs import MAX_WAITING
-from broker.log.meta import NewStream, new_claim_id, new_sid
+from broker.log.meta import Meta, NewStream, new_claim_id, new_sid
 from broker.log.seizures import Seizures
 from broker.log.steps import Append, Claimed, Seized, Seizure, Unsent
 from broker.log.stream_log import StreamLog
@@ -154,7 +154,7 @@ async def remember(log: StreamLog, sid: str) -> Callable[[], Awaitable[None]]:
     return roll_back
 
 
-def sweeper(log: StreamLog, take: Callable[[str], Awaitable[object]]) -> Sweeper:
+def sweeper(log: StreamLog, take: Callable[[str, Meta], Awaitable[object]]) -> Sweeper:
     """A worker's that has no room and no app: it only ends and forgets."""
     seizures = Seizures(log)
     waiting = Waiting(log, seizures, wait_s=300, name="worker-1")

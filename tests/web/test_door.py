@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import APIRouter
 
-from broker.auth import signing_key
 from broker.web.grants import CheckedRoute
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting
+from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, tokens
 from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
 from tests.rig.zygote import run_module
 from tests.web.wire import Api, Exchange, ids, problem
@@ -103,7 +105,7 @@ def with_keys(own_deployment: Callable[..., Deployment], **options: int) -> Iter
         assert "Traceback" not in output
         assert KEY not in output
         assert OTHER_KEY not in output
-        assert not re.search(r"token=|\d{10}\.[\w-]{20}", output)
+        assert not re.search(r"token=|\d{10}\.[\w-]{20}|eyJ|\.[\w-]{43}\b", output)
 
 
 @pytest.fixture
@@ -113,8 +115,10 @@ def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
 
 
 def signed(sid: str, expires: int | str, secret: str = TOKEN_SECRET) -> str:
+    """A token as release 0.1 made them."""
     message = f"{expires}.random"
-    digest = hmac.digest(signing_key(secret.encode()), f"{sid} {message}".encode(), hashlib.sha256)
+    key = HKDF(SHA256(), 32, salt=None, info=b"lastevent read tokens").derive(secret.encode())
+    digest = hmac.digest(key, f"{sid} {message}".encode(), hashlib.sha256)
     return f"{message}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
@@ -179,17 +183,27 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     events_url = owner.record(sid)["events_url"]
     path, _, token = events_url.partition("?access_token=")
     assert path == f"/v1/streams/{sid}/events"
-    assert re.fullmatch(r"\d{10}\.[\w-]{8}\.[\w-]{43}", token)
-    assert int(token.partition(".")[0]) > time.time() + 3000
+    claims = orjson.loads(base64.urlsafe_b64decode(f"{token.split('.')[1]}=="))
+    assert claims["exp"] > time.time() + 3000
+    assert {name: claims[name] for name in ("sub", "tenant", "scope", "streams")} == {
+        "sub": "anyone",
+        "tenant": "default",
+        "scope": "streams:read",
+        "streams": [sid],
+    }
     with Exchange(keyed.url, "GET", events_url) as viewer:
         assert ids(viewer.read_to_end()) == [1, 2, 3, 4]
     with Exchange(keyed.url, "GET", f"{events_url}&last_event_id=2") as viewer:
         assert ids(viewer.read_to_end()) == [3, 4]
     assert browser.get(f"/v1/streams/{sid}/text?access_token={token}").text == "mine"
     assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"  # as in 0.1.0, for one release more
-    for other_path in ("", "/events", "/text", "/replay", "/message", "/export", "/views", "/verify"):
-        problem(browser.get(f"/v1/streams/{other}{other_path}?access_token={token}"), 401, "unauthorized")
-        problem(browser.get(f"/v1/streams/nope{other_path}?access_token={token}"), 401, "unauthorized")
+    for which in (other, "nope"):
+        for other_path in ("", "/events", "/text"):
+            answer = browser.get(f"/v1/streams/{which}{other_path}?access_token={token}")
+            assert problem(answer, 404, "stream_not_found")["detail"] == "There is no stream with this id."
+        for key_path in ("/message", "/export", "/views", "/verify"):
+            problem(browser.get(f"/v1/streams/{which}{key_path}?access_token={token}"), 401, "unauthorized")
+        problem(browser.get(f"/v1/streams/{which}/replay?access_token={token}"), 403, "insufficient_scope")
     problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "insufficient_scope")
     for key_path in ("/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
@@ -219,7 +233,9 @@ def test_the_answer_that_starts_a_stream_gives_an_address_with_a_token_and_a_lis
             problem(open_api(deployment.url).get(stream["events_url"]), 401, "unauthorized")
 
 
-def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+def test_a_token_of_the_release_before_is_accepted_in_an_address_and_what_is_none_reads_nothing(
+    keyed: Deployment, open_api: Callable[..., Api]
+) -> None:
     owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
     sid = owner.finished("mine")
     soon = int(time.time()) + 600
@@ -257,10 +273,13 @@ def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callabl
         f"{message}.{base64.urlsafe_b64encode(raw).decode().rstrip('=')}",
         KEY,
     ]
+    bearer = browser.get(f"/v1/streams/{sid}/text", headers={"Authorization": f"Bearer {good}"})
+    problem(bearer, 401, "invalid_token")  # its form is a JWT's
     for token in bad:
         for name in ("access_token", "token"):
-            problem(browser.get(f"/v1/streams/{sid}/text", params={name: token}), 401, "unauthorized")
-            problem(browser.get(f"/v1/streams/{sid}/events", params={name: token}), 401, "unauthorized")
+            for path in ("text", "events"):
+                answer = browser.get(f"/v1/streams/{sid}/{path}", params={name: token})
+                assert problem(answer, 401, answer.json()["code"])["code"] in ("unauthorized", "invalid_token"), token
     for past in (signed(sid, int(time.time()) - 1), signed(sid, 0)):
         for path in ("", "/text", "/events", "/replay"):
             answer = browser.get(f"/v1/streams/{sid}{path}", params={"access_token": past})
@@ -302,7 +321,10 @@ def test_a_token_dies_and_so_do_the_connections_that_it_opened(
         told = viewer.read_to_end()
         assert not viewer.is_complete
     assert re.fullmatch(rb"retry: \d+\nevent: queued\ndata: \{\}\nid: 1\n\nretry: \d+\n: token_expired\n", told)
-    for path in ("/events", "/text", ""):
+    problem(browser.get(url), 401, "token_expired")  # it is over for connections, a moment before the others
+    expires = orjson.loads(base64.urlsafe_b64decode(f"{url.split('.')[1]}=="))["exp"]
+    wait_until(lambda: time.time() >= expires, "it is over")
+    for path in ("/text", ""):
         problem(browser.get(url.replace("/events", path)), 401, "token_expired")
     wait_until(lambda: hows(owner, sid) == ["token_expired"], "it is recorded")
 
@@ -351,7 +373,7 @@ def test_a_route_says_who_may_call_it_or_the_server_does_not_start() -> None:
 
     with pytest.raises(AttributeError, match="needs"):
         APIRouter(route_class=CheckedRoute).add_api_route("/forgotten", forgotten)
-    for routes in (starting, following, reading, producing, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, tokens, listings, auditing, operating):
         assert {type(route) for route in routes.router.routes} == {CheckedRoute}
 
 

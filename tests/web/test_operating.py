@@ -23,14 +23,16 @@ def test_metrics_are_prometheus(api: Api) -> None:
     answer = api.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert re.search(r"^lastevent_viewers [0-9.]+$", answer.text, re.MULTILINE)
+    assert re.search(r'^lastevent_viewers\{format="sse"\} [0-9.]+$', answer.text, re.MULTILINE)
+    assert re.search(r"^lastevent_unarchived [0-9.]+$", answer.text, re.MULTILINE)
 
 
 def test_metrics_count_what_viewers_were_sent(api: Api) -> None:
     def sent() -> float:
-        found = re.search(r"^lastevent_sent_bytes_total ([0-9.e+]+)$", api.get("/metrics").text, re.MULTILINE)
-        assert found
-        return float(found[1])
+        found = re.search(
+            r'^lastevent_sent_bytes_total\{tenant="default"\} ([0-9.e+]+)$', api.get("/metrics").text, re.MULTILINE
+        )
+        return float(found[1]) if found else 0
 
     before = sent()
     body = api.follow(api.finished("a", "b")).read_to_end()

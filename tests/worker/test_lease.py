@@ -18,7 +18,7 @@ import worker.sweeper
 from broker.errors import LogHealing, StreamClosed, WriterSuperseded
 from broker.log.event import text_since_restart
 from broker.log.keys import Keys
-from broker.log.meta import EXTERNAL, new_claim_id
+from broker.log.meta import EXTERNAL, Meta, new_claim_id
 from broker.log.queue import JOB, connect_queue, enqueue
 from broker.log.seizures import Seizures
 from broker.log.steps import LEASE_S, Claimed
@@ -265,7 +265,7 @@ class Sweep:
         runs = agents.__contains__
         self._sweeper = Sweeper(log, seizures, room=lambda: room, take=self._take, runs=runs, waiting=waiting)
 
-    async def _take(self, sid: str) -> None:
+    async def _take(self, sid: str, _: Meta) -> None:
         self.taken.append(await self._log.claim(sid, new_claim_id(), "worker-2"))
 
     async def look(self, *sids: str) -> list[str]:

@@ -22,6 +22,7 @@ from broker.errors import (
 from broker.log.stream_log import StreamLog
 from broker.log.views import VIEW_RECORDS
 from worker.archiving.erasures import Erasures
+from worker.archiving.figures import LOOK_S, Figures
 from worker.archiving.streams import EndedStreams
 from worker.archiving.views import Views
 
@@ -59,6 +60,7 @@ class Archiver:
         self.erasures = Erasures(log, archive, retention_s=retention_s)
         self.streams = EndedStreams(log, archive, after_s=after_s)
         self.views = Views(log, archive, limit=view_records)
+        self.figures = Figures(log, archive, after_s=after_s)
         self._name = secrets.token_hex(8)
         self._is_mine = False
 
@@ -79,10 +81,12 @@ class Archiver:
                 self.erasures.expire: RETENTION_S,
             }
         )
+        figures = _Chores({self.figures.look: LOOK_S})
         while True:
             is_busy = False
             try:
                 if await self._has_turn():
+                    await figures.do_what_is_due()  # also while the archive is away: then what waits counts most
                     await chores.do_what_is_due()
                     is_busy = await self.archive_once()
             except ArchiveUnavailable as away:

@@ -45,6 +45,8 @@ from broker.tenants.keyring import DEFAULT_TENANT
 from broker.tenants.limits import Limits, TenantLimits
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
+from worker.archiving.people import People
+from worker.archiving.turn import Turn
 from worker.dispatch import Dispatch
 from worker.execution import Execution
 from worker.generation import Generation
@@ -176,8 +178,11 @@ class Worker:
                 after_s=self._settings.archive_after_s,
                 retention_s=self._settings.archive_retention,
                 view_records=self._settings.view_records_per_stream,
+                seizures=self._seizures,
             )
             keeping["archiver"] = archiver.run
+        else:
+            keeping["erasures"] = People(self._log, self._seizures, Turn(self._redis, self._keys.archiver)).run
         if self._agents:
             keeping.update(self._agents.keeping)
         keepers = Loops(keeping, self.fail)

@@ -18,7 +18,7 @@ from tests.rig.deployment import Deployment
 Lastevent = Callable[..., Ended]
 COMMANDS = (
     *("up", "serve", "work", "doctor", "generate", "follow", "cancel", "replay", "version"),
-    *("ls", "sessions", "views", "export", "verify", "erase", "keys"),
+    *("ls", "sessions", "views", "export", "verify", "deeds", "erase", "keys"),
 )
 
 

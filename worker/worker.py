@@ -45,6 +45,8 @@ from broker.tenants.keyring import DEFAULT_TENANT
 from broker.tenants.limits import Limits, TenantLimits
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
+from worker.archiving.people import People
+from worker.archiving.turn import Turn
 from worker.dispatch import Dispatch
 from worker.execution import Execution
 from worker.generation import Generation
@@ -176,8 +178,11 @@ class Worker:
                 after_s=self._settings.archive_after_s,
                 retention_s=self._settings.archive_retention,
                 view_records=self._settings.view_records_per_stream,
+                seizures=self._seizures,
             )
             keeping["archiver"] = archiver.run
+        else:
+            keeping["erasures"] = People(self._log, self._seizures, Turn(self._redis, self._keys.archiver)).run
         if self._agents:
             keeping.update(self._agents.keeping)
         keepers = Loops(keeping, self.fail)
@@ -296,9 +301,10 @@ class Worker:
         and waits for a slot. `reason`: of a takeover, as it is counted.
         """
         await self._needs.require()
+        is_here = self._places.holds(sid)
         if not await self._places.take(sid, tenant, app, is_owed=is_owed):
             return
-        claimed = await self._claim_in_place(sid)
+        claimed = await (self._claim(sid) if is_here else self._claim_in_place(sid))
         if claimed.meta.tenant != tenant:  # an older release has queued it, and named none
             await self._places.take(sid, claimed.meta.tenant, app, is_owed=True)
         if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):
@@ -406,7 +412,7 @@ class Worker:
                 tenant = generation.tenant
                 weight = (await self._limits.of(tenant)).weight or 1
                 sid, app = generation.writer.sid, self._app_of(generation)
-                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight)
+                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight, has_turn=True)
         except StoreUnavailable:
             raise
         except LasteventError as lost:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from broker.command import keys, limits
-from broker.command.audit import erase, export, list_, sessions, verify, views
+from broker.command.audit import deeds, erase, export, list_, sessions, verify, views
 from broker.command.generations import cancel, follow, generate, replay
 from broker.command.help import LOOK, PROVE, RUN, TRY, Grouped
 from broker.command.terminal import (
@@ -253,7 +253,7 @@ def _options(
 for group, commands in {
     TRY: (up, generate, follow, cancel, replay),
     LOOK: (list_, sessions, views),
-    PROVE: (export, verify, erase),
+    PROVE: (export, verify, deeds, erase),
     RUN: (serve, work, doctor, version),
 }.items():
     for command in commands:

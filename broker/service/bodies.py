@@ -313,6 +313,21 @@ class Cancel(Body):
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] = "requested"
 
 
+class ErasePerson(Body):
+    """POST /v1/erasures. Either `user_id` or `session_id`."""
+
+    user_id: Name | None = None
+    session_id: Name | None = None
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    """Kept for good, in a seal: it must not say who."""
+
+    @model_validator(mode="after")
+    def _has_one(self) -> ErasePerson:
+        if (self.user_id is None) == (self.session_id is None):
+            raise ValueError("give either user_id or session_id")
+        return self
+
+
 class NewEvent(Body):
     event: Annotated[str, StringConstraints(pattern=rf"^{KIND.pattern}$")]
     data: Object

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from broker.web.inputs import State
+from broker.web.inputs import State, What
 
 Json = Annotated[Any, Field(description="Any JSON: it is the caller's own")]
 Time = Annotated[datetime, Field(description="UTC, with milliseconds")]
@@ -230,6 +230,37 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class DeedRecord(BaseModel):
+    """What a caller did."""
+
+    id: str
+    at: Time
+    who: str
+    what: What
+    stream: str | None
+    address: str | None
+    request_id: str | None
+    detail: dict[str, Json] | None
+
+
+class DeedPage(BaseModel):
+    deeds: list[DeedRecord]
+    next: Cursor
+
+
+class Erasure(BaseModel):
+    """An order to erase a person: all streams of a user, or of a session."""
+
+    id: str
+    state: Literal["ordered", "erasing", "done"]
+    found: Annotated[int, Field(description="Streams, so far")]
+    erased: Annotated[int, Field(description="Of those, gone everywhere")]
+    by: str
+    reason: str | None
+    ordered_at: Time
+    finished_at: Time | None
+
+
 class ListedModel(BaseModel):
     """A model, or an alias, as OpenAI lists them."""
 
@@ -334,5 +365,5 @@ class Event(BaseModel):
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
     *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
-    *(Status, Event),
+    *(Status, Event, DeedPage, Erasure),
 )

@@ -19,6 +19,7 @@ from broker.service.bodies import (
     Cancel,
     CreateStream,
     Decide,
+    ErasePerson,
     GiveInput,
     MintToken,
     ProducerHeartbeat,
@@ -32,7 +33,7 @@ from broker.web.grants import ANY_TOKEN, COOKIE, Needs
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
 _BODIES: tuple[type[Body], ...] = (
     *(CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat),
-    *(GiveInput, Decide, MintToken, RevokeTokens),
+    *(GiveInput, Decide, MintToken, RevokeTokens, ErasePerson),
 )
 _REF = "#/components/schemas/{model}"
 _STRING = {"schema": {"type": "string"}}

@@ -19,6 +19,7 @@ from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
 from broker.log.access import AccessRecord
+from broker.log.deeds import Deed, Deeds
 from broker.log.keys import Keys
 from broker.log.meta import Meta
 from broker.log.needs import Needs
@@ -27,6 +28,8 @@ from broker.log.secret import SharedSecret
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from broker.process.loops import Loops, watch_lag
+from broker.service.acts import Acts
+from broker.service.erasing import Erasing
 from broker.service.listing import Listing
 from broker.service.masking import Masking
 from broker.service.reading import Reading, load_masks_of
@@ -101,6 +104,7 @@ class Tier:
             is_archived=self.archive is not None,
             limit=settings.view_records_per_stream,
         )
+        self.deeds = Deeds(self.redis, keys, retention_s=settings.retention_s, is_archived=self.archive is not None)
         self.enforcement = Enforcement(
             observes=settings.limits == "observe", on_limited=lambda limit: gauges.limited.labels(limit).inc()
         )
@@ -126,6 +130,8 @@ class Tier:
         creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
+        self.erasing = Erasing(self.log)
+        self.acts = Acts(self.deeds, reader)
         redactor = load_masks_of(settings)
         self._masking = Masking(redactor) if redactor else None
         self.reading = Reading(self.streams, self.archive, self._masking)
@@ -153,6 +159,7 @@ class Tier:
             "looks": self.hub.look_after,
             "seizures": self.seizures.run,
             "access record": self.access.run,
+            "deeds": self.deeds.run,
             "needs": self.needs.run,
             "lag": watch_lag,
             "revocations": self.revocations.run,
@@ -214,6 +221,11 @@ class Tier:
 
     async def _write_last_records(self) -> None:
         try:
+            await self.deeds.flush()
+        except RedisUnavailable:
+            if self.deeds.waiting:
+                logger.warning("Redis is away; the last deeds (%d) are lost", self.deeds.waiting)
+        try:
             await self.access.close()
         except RedisUnavailable:
             if self.access.waiting:
@@ -263,6 +275,12 @@ class Tier:
         details = request_details(grant, self.addresses.of(request), request.headers, form, 0)
         for sid in sids:
             self.access.read(sid, details, span)
+
+    def deed(self, request: Request, what: str, stream: str | None = None, **detail: Any) -> Deed:
+        """What the caller of this request did. `detail`: see Deed."""
+        grant: Grant = request.state.grant
+        request_id: str | None = getattr(request.state, "request_id", None)
+        return Deed(grant.tenant, grant.who, what, stream, self.addresses.of(request), request_id, detail or None)
 
     async def body(self, request: Request, model: type[Model], *, optional: bool = False) -> Model:
         return await to_model(model, await read_json(request, self.settings.max_body_bytes, optional=optional))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.errors import InvalidRequest, RedisUnavailable
+from broker.log.deeds import KEY_REVOKED
 from broker.tenants.keyring import parsed
 from broker.tenants.scopes import ADMIN
 from broker.tenants.stored_keys import Kept
@@ -37,6 +38,7 @@ async def revoke_key(request: Request, key: str) -> Response:
     _, kept = await tier.keys.revoke(key)
     tier.keyring.know(await tier.keys.read())
     tier.cut_revoked()
+    await tier.deeds.record(tier.deed(request, KEY_REVOKED, key=key))
     if kept is Kept.LATE:
         raise RedisUnavailable(f"The key is revoked. {kept.value} Ask again, until this is answered with 204.")
     return Response(status_code=204)

@@ -10,6 +10,7 @@ from broker.auth import Grant
 from broker.dialects.format import Heartbeat
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
+from broker.log.deeds import CANCELLED, CREATED, REGENERATED
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
 from broker.tenants.scopes import CANCEL, READ, WRITE
@@ -55,6 +56,8 @@ async def create_stream(
             async with place.turn():
                 new = await to_model(CreateStream, body)
                 started = await tier.streams.start(new, grant, idempotency_key, is_large=len(body) > INLINE_BYTES)
+        if started.is_new:
+            tier.deeds.note(tier.deed(request, CREATED, started.sid))
         return await _answer(request, grant, started, accept, cursor, heartbeat, span)
 
 
@@ -79,6 +82,8 @@ async def regenerate(
         cursor = _require_key_for_cursor(cursors, idempotency_key)
         await tier.body(request, Regenerate, optional=True)
         started = await tier.streams.regenerate(sid, grant, idempotency_key)
+        if started.is_new:
+            tier.deeds.note(tier.deed(request, REGENERATED, started.sid, regenerates=sid))
         return await _answer(request, grant, started, accept, cursor, heartbeat, span)
 
 
@@ -90,6 +95,8 @@ async def cancel(request: Request, sid: str) -> Response:
     grant = grant_of(request)
     body = await tier.body(request, Cancel, optional=True)
     ended = await tier.streams.cancel(sid, grant, body.reason)
+    if not ended.already:
+        tier.deeds.note(tier.deed(request, CANCELLED, sid))
     return json_response(ended._asdict())
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.errors import Forbidden
+from broker.log.deeds import MINTED, REVOKED
 from broker.service.bodies import MintToken, RevokeTokens
 from broker.service.record import rfc3339
 from broker.tenants.scopes import ADMIN, INPUT, MINT, WRITE
@@ -37,6 +38,7 @@ async def mint(request: Request) -> Response:
     if tier.auth.is_open:
         raise Forbidden("A server without keys asks nobody for a token. Give it a key first: lastevent keys create")
     minted = tier.auth.mint(grant.tenant, body.sub, body.scopes, body.opened, body.ttl_s)
+    tier.deeds.note(tier.deed(request, MINTED, user=body.sub))
     answer = {"token": minted.text, "expires_at": rfc3339(minted.expires * 1000)}
     return json_response(answer, 201, NO_STORE)
 
@@ -77,4 +79,7 @@ async def revoke(request: Request) -> Response:
     elif body.sub is not None:
         before_ms = now_ms if body.issued_before is None else round(body.issued_before.timestamp() * 1000)
         await tier.revocations.revoke_subject(tenant, body.sub, before_ms)
+    of = {"jti": body.jti, "user": body.sub}
+    told = {name: value for name, value in of.items() if value is not None}
+    await tier.deeds.record(tier.deed(request, REVOKED, body.stream, **told))
     return Response(status_code=204)

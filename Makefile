@@ -79,9 +79,13 @@ requirements: build/uv/bin/uv
 	    print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build/build-system.in
 	@$(pin) --upgrade $(seven_days_old) --extra dev --output-file requirements-dev.txt $(of_lastevent)
 	@$(pin) --constraint requirements-dev.txt --output-file requirements.txt $(of_lastevent)
+	@build/uv/bin/python -c 'import tomllib as t; \
+	    print(*t.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["otel"], sep="\n")' > build/otel.in
+	@$(pin) --constraint requirements-dev.txt --output-file requirements-otel.txt build/otel.in
 	@for name in openai anthropic; do \
 	    $(pin) --upgrade $(seven_days_old) --output-file tests/frameworks/$$name.txt tests/frameworks/$$name.in || exit 1; \
 	done
+	@$(pin) --upgrade $(seven_days_old) --no-deps --output-file tests/kubernetes/schemas.txt tests/kubernetes/schemas.in
 
 pin = build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --custom-compile-command "make requirements"

@@ -29,7 +29,7 @@ def free_port() -> int:
 
 def start(stack: ExitStack, argv: Sequence[str | Path], *, cwd: Path = REPOSITORY, **settings: str) -> int:
     """Start a server, which the stack ends; its pid. Of our settings it sees only these."""
-    environment = clean_environment() | settings
+    environment = clean_environment() | {"LASTEVENT_ADMIN_PORT": "0"} | settings
     process = subprocess.Popen(argv, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     stack.callback(_end, process)
     return process.pid

@@ -14,6 +14,8 @@ console/    the web UI at `/`, made of the public API
 
 errors.py    everything that can go wrong, as a tree
 settings.py  the environment, frozen
+gauges.py    everything that is measured, by name
+traces.py    every span of a trace, by name
 auth.py      what each caller may do, in one grant
 __main__.py  `python -m broker` is the command
 

@@ -1,33 +1,23 @@
 """What each caller may do: API keys for back ends, tokens for phones and browsers (RFC 6750), in one Grant.
 
-A browser's EventSource cannot send a header, so `events_url` carries a token: signed, expiring, valid for reading that
-one stream. Without keys the server listens on loopback only, every caller is the tenant `default`, and web/door.py
-keeps web pages out.
+A browser's EventSource cannot send a header, so `events_url` carries a token: of that one stream, for reading. Without
+keys the server listens on loopback only, every caller is the tenant `default`, and web/door.py keeps web pages out.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from enum import Enum
-from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, TokenExpired, Unauthorized
+from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, Unauthorized
 from broker.log.meta import Meta
-from broker.tenants.keyring import DEFAULT_TENANT, Keyring
+from broker.tenants.former import is_former
+from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
+from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
 from broker.tenants.token import ANYONE, Token
-
-TOKEN_CHARACTERS = 4096
-"""More than any token may have."""
+from broker.tenants.tokens import Minted, Tokens, is_jwt, is_name
 
 
 class Audience(Enum):
@@ -40,8 +30,8 @@ class Audience(Enum):
 class Grant(NamedTuple):
     """What a caller may do, and with which streams: a tenant's; of a token, those that it opens.
 
-    `who`: the caller's name in the access record. `token`: the caller's, if it has no key. `audience`: what it sees of
-    events.
+    `who`: the caller's name in the access record. `key`: the id of its key; `token`: its token, if it has no key.
+    `audience`: what it sees of events.
     """
 
     tenant: str
@@ -49,6 +39,7 @@ class Grant(NamedTuple):
     scopes: frozenset[str] = EVERYTHING
     token: Token | None = None
     audience: Audience = Audience.ALL
+    key: str | None = None
 
     @property
     def is_masked(self) -> bool:
@@ -88,77 +79,83 @@ class Grant(NamedTuple):
 
 
 class Auth:
-    """The keys and tokens that this server knows. `is_open`: it has no keys, and every caller may do everything.
+    """The keys and tokens that this server knows. `is_open`: there are no keys, and every caller may do everything.
 
-    `token_secrets`: those that sign read tokens, the first of them new ones; empty while they are not known yet.
+    `has_masks`: without them a key that sees masked content is refused.
     """
 
-    def __init__(self, keyring: Keyring, token_secrets: Callable[[], Sequence[bytes]], token_ttl_s: int) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        tokens: Tokens,
+        revocations: Revocations,
+        read_token_ttl_s: int,
+        *,
+        has_masks: bool = False,
+    ) -> None:
         self._keyring = keyring
-        self._token_secrets = token_secrets
-        self._token_ttl_s = token_ttl_s
+        self._tokens = tokens
+        self._revocations = revocations
+        self._read_token_ttl_s = read_token_ttl_s
+        self._has_masks = has_masks
 
     @property
     def is_open(self) -> bool:
-        return self._keyring.is_empty
+        return self._keyring.doors is Doors.OPEN
 
     @property
     def is_ready(self) -> bool:
         """Whether tokens can be made and checked."""
-        return self.is_open or bool(self._token_secrets())
+        return self.is_open or (self._keyring.doors is Doors.KEYED and self._tokens.is_ready)
 
-    def open_grant(self) -> Grant:
-        """Of a server without keys."""
-        return Grant(DEFAULT_TENANT)
+    def open_grant(self) -> Grant | None:
+        """Everybody's, if there are no keys. Raises RedisUnavailable while that is not known."""
+        if self._keyring.doors is Doors.UNKNOWN:
+            raise RedisUnavailable("The server is still connecting to Redis, which has the keys. Try again shortly.")
+        return Grant(DEFAULT_TENANT) if self.is_open else None
 
-    def grant(self, credential: str, sid: str | None = None) -> Grant:
-        """What a key or a token opens. `sid`: the stream of the request, if it names one.
+    async def grant(self, credential: str, in_address_of: str | None = None) -> Grant:
+        """What a key or a token opens. `in_address_of`: it came in the address of this stream.
 
-        Raises Unauthorized, TokenExpired, RedisUnavailable.
+        Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked, Forbidden; RedisUnavailable, IssuerUnavailable.
         """
         if key := self._keyring.find(credential):
+            if MASKED in key.scopes and not self._has_masks:
+                raise Forbidden("This key shows content with masks, and this server has none: LASTEVENT_REDACT_FILE.")
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
-            return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience)
-        return self._by_token(sid or "", credential)
+            return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)
+        if in_address_of is not None and is_former(credential):
+            token = self._tokens.former(credential, in_address_of)
+            return Grant(token.tenant, "token", token.scopes, token, Audience.PUBLIC)
+        if not is_jwt(credential):
+            raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")
+        token = self._tokens.verified(credential)
+        await self._revocations.require_good(token)
+        return Grant(token.tenant, f"user:{token.subject}", token.scopes, token, Audience.PUBLIC)
 
-    def _by_token(self, sid: str, token: str) -> Grant:
-        signed, _, signature = token.rpartition(".")
-        given = signature.encode("utf-8", "replace")
-        if len(token) <= TOKEN_CHARACTERS and any(
-            [hmac.compare_digest(given, _sign(key, sid, signed)) for key in self._signing_keys()]  # noqa: C419 - each of them, in constant time
-        ):
-            expires = int(signed.partition(".")[0])
-            if expires <= time.time():
-                raise TokenExpired("The token has expired. Get a new events_url.")
-            name = hashlib.sha256(token.encode()).hexdigest()
-            scopes = frozenset({READ})
-            held = Token(name, "", DEFAULT_TENANT, ANYONE, scopes, 0, expires, streams=frozenset({sid}))
-            return Grant(DEFAULT_TENANT, "token", scopes, held, Audience.PUBLIC)
-        raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")
+    def is_good(self, grant: Grant) -> bool:
+        """Whether the credential behind it would still be let in: a connection outlives the check at its beginning."""
+        if grant.token:
+            return self._revocations.is_good(grant.token)
+        return self._keyring.is_good(grant.key) if grant.key else self.is_open
 
-    def token(self, sid: str) -> str | None:
-        """A read token for one stream, valid for `token_ttl_s`; None if open. Raises RedisUnavailable."""
+    def token(self, sid: str, meta: Meta, subject: str | None = None, ttl_s: int | None = None) -> str | None:
+        """A token that reads this stream, for `events_url`; None if open. Its subject: the stream's user, unless there
+        is another. Raises RedisUnavailable; InvalidRequest if it would live longer than tokens may.
+        """
         if self.is_open:
             return None
-        signed = f"{int(time.time()) + self._token_ttl_s}.{secrets.token_urlsafe(6)}"
-        return f"{signed}.{_sign(self._signing_keys()[0], sid, signed).decode()}"
+        named = subject or (meta.user if is_name(meta.user) else None) or ANYONE
+        opened = {"streams": [sid]}
+        ttl_s = ttl_s or self._read_token_ttl_s
+        return self._tokens.mint(meta.tenant, named, frozenset({READ}), opened, ttl_s).text
 
-    def _signing_keys(self) -> list[bytes]:
-        if keys := [signing_key(secret) for secret in self._token_secrets()]:
-            return keys
-        raise RedisUnavailable("The server is still connecting to Redis. Try again shortly.")
-
-
-@lru_cache(maxsize=16)
-def signing_key(secret: bytes) -> bytes:
-    """HKDF (RFC 5869): what signs is of no use for anything else that the secret may one day be used for."""
-    return HKDF(SHA256(), 32, salt=None, info=b"lastevent read tokens").derive(secret)
-
-
-def _sign(key: bytes, sid: str, signed: str) -> bytes:
-    message = f"{sid} {signed}".encode("utf-8", "surrogateescape")
-    return base64.urlsafe_b64encode(hmac.digest(key, message, hashlib.sha256)).rstrip(b"=")
+    def mint(self, tenant: str, subject: str, scopes: frozenset[str], opened: Mapping[str, Any], ttl_s: int) -> Minted:
+        """`opened`: one of `streams`, `sessions` and `own`. They are names: what is another tenant's, or is not there,
+        they do not open. Raises as `token` does.
+        """
+        return self._tokens.mint(tenant, subject, scopes, opened, ttl_s)
 
 
 def require_visible(sid: str, meta: Meta, grant: Grant) -> None:

@@ -34,6 +34,7 @@ LasteventError
 ├── StoreUnavailable        a state that passes: nothing is lost, and the same call may succeed shortly
 │   ├── RedisUnavailable    Redis did not answer or cannot serve: the call may have been carried out
 │   │   └── RedisRefuses    Redis refuses what Lastevent needs, until an operator changes something
+│   ├── IssuerUnavailable   the keys of a token's issuer are not known yet
 │   └── LogHealing          Redis answered: not now. It has just restarted; writers restore lost events first
 ├── WrongType               one key in Redis is not of Lastevent's making; all others are as they were
 ├── LogDamaged              an event refers to what is not in its log
@@ -234,6 +235,12 @@ class RedisRefuses(RedisUnavailable):
 
     code, title = "redis_refuses", "Redis refuses what Lastevent needs"
     retry_after_s = 10.0
+
+
+class IssuerUnavailable(StoreUnavailable):
+    """They are being fetched: the token may turn out to be good."""
+
+    code, title = "issuer_unavailable", "The keys of the token's issuer are not known yet"
 
 
 class LogHealing(StoreUnavailable):

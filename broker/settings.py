@@ -9,8 +9,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +31,12 @@ NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone wh
 
 OTHER_VARIABLES = frozenset({"LASTEVENT_URL", "LASTEVENT_API_KEY", "LASTEVENT_LONG_TESTS"})
 """Of the command as a client, and of the tests."""
+
+SECRET_FILES = ("api_keys", "masked_keys", "token_secret", "redis_url", "archive_url")
+"""Settings that may be in a file instead, as orchestrators mount secrets: LASTEVENT_<NAME>_FILE is its path. The two
+addresses may hold a password."""
+
+MAX_SECRET_FILE_BYTES = 65_536
 
 COMPOSE_PORT = "LASTEVENT_PORT"
 COMPOSE_VARIABLES = frozenset(
@@ -275,6 +282,18 @@ class Settings(BaseSettings):
             raise ValueError("a key travels in an HTTP header: ASCII only; make one with: openssl rand -hex 24")
         return keys
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in networks:
+            try:
+                is_everybody = ip_network(name, strict=False).prefixlen == 0
+            except ValueError:
+                raise ValueError("each is an address, or a network such as 10.0.0.0/8 or fd00::/8") from None
+            if is_everybody:
+                raise ValueError("a network of all addresses would let every client choose the address it counts as")
+        return networks
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -305,6 +324,11 @@ class Settings(BaseSettings):
     @property
     def token_secrets(self) -> tuple[bytes, ...]:
         return tuple(secret.get_secret_value().encode() for secret in self.token_secret)
+
+    @property
+    def longest_token_s(self) -> int:
+        """Of ours. An `events_url` may live longer than what others are given: its setting is older."""
+        return max(self.token_max_ttl_s, self.read_token_ttl_s)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -353,18 +377,60 @@ def load_settings() -> Settings:
                 require_http_url(url)
         except ValueError as error:
             lines.append(f"{variable}: {error}")
+    in_files, wrong = _from_files({name.upper(): value for name, value in os.environ.items()})
     try:
-        settings = Settings()
+        settings = Settings(**in_files)
     except ValidationError as error:
-        lines.append(_lines(error, {}))
-    if lines:
+        lines.append(_lines(error, {field: _file_variable(field) for field in in_files}))
+    if lines := [*wrong, *lines]:
         raise SettingsError("\n".join(lines))
     return settings
+
+
+def _file_variable(field: str) -> str:
+    return f"{PREFIX}{field.upper()}_FILE"
+
+
+def _from_files(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Field → what its file holds, and a line for each file that cannot be used. Neither a path nor a content is
+    repeated: somebody may have put the secret itself where its path belongs.
+    """
+    found: dict[str, Any] = {}
+    wrong = []
+    for field in SECRET_FILES:
+        variable = _file_variable(field)
+        if not (path := environment.get(variable)):
+            continue
+        if environment.get(variable.removesuffix("_FILE")):
+            wrong.append(f"{variable}: {variable.removesuffix('_FILE')} is set too; which of them counts? Give one")
+            continue
+        try:
+            found[field] = _secret_in(path)
+        except OSError as error:
+            wrong.append(f"{variable}: the file cannot be read ({error.strerror})")
+        except ValueError as error:
+            wrong.append(f"{variable}: {error}")
+    return found, wrong
+
+
+def _secret_in(path: str) -> str:
+    with open(path, "rb") as file:
+        content = file.read(MAX_SECRET_FILE_BYTES + 1)
+    if len(content) > MAX_SECRET_FILE_BYTES:
+        raise ValueError("the file is too large for a secret")
+    try:
+        secret = content.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError("the file is not text in UTF-8") from None
+    if not secret:
+        raise ValueError("the file is empty")
+    return ",".join(secret.splitlines())  # several keys, one a line; an address has one line
 
 
 def unknown_variables(environment: Iterable[str]) -> Iterator[str]:
     """A line for each variable that looks like a setting and is none. What it holds is not repeated."""
     known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields} | OTHER_VARIABLES
+    known |= {_file_variable(field) for field in SECRET_FILES}
     for name in sorted(environment):
         if name == COMPOSE_PORT:
             yield f"{name} is for compose.yaml alone: here the port is --port."
@@ -396,13 +462,18 @@ def waiting_for_work(settings: Settings) -> str:
     return f"Waiting for work from {shown_redis_url(settings.redis_url)}"
 
 
-def refusal_to_listen(settings: Settings, host: str) -> str | None:
-    """Why this server may not listen on this address; None if it may."""
-    if settings.keys or host in LOOPBACK:
-        return None
+def needs_a_key(settings: Settings, host: str) -> bool:
+    """Whether a server may listen on this address only if Redis has a key."""
+    return not settings.keys and host not in LOOPBACK
+
+
+def refusal_to_listen(host: str) -> str:
+    """What a server says that may not listen on this address, since there is no key."""
     return (
         f"Refusing to listen on {host} without keys: anyone who reaches it could read and start generations.\n"
-        "Set LASTEVENT_API_KEYS to one or more secrets, separated by commas, for example\n"
+        "Make a key, which is shown once:\n"
+        "  lastevent keys create\n"
+        "or set LASTEVENT_API_KEYS to one or more secrets, separated by commas, for example\n"
         "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
         "or listen on 127.0.0.1."
     )

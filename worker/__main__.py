@@ -25,6 +25,7 @@ with imports_outside_gc():
         waiting_for_work,
         with_options,
     )
+    from broker.traces import end_traces, set_up_traces
     from worker.main import require_a_provider, work
 
 
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, help="generations at a time (LASTEVENT_CONCURRENCY)")
     add_app_options(parser)
     parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--admin-fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         app = given_app(options)
@@ -41,7 +43,8 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    set_up_logs("worker", settings.log_level)
+    set_up_logs("worker", settings.log_level, libraries=settings.log_libraries)
+    set_up_traces("worker")
     if not settings.archive_url:
         print(NO_ARCHIVE, file=sys.stderr)
     if not options.parent_pipe:
@@ -49,10 +52,13 @@ def main() -> int:
             print(line, file=sys.stderr)
         print(waiting_for_work(settings), file=sys.stderr, flush=True)
     try:
-        return 0 if uvloop.run(work(settings, parent_pipe=options.parent_pipe, app=app)) else 1
+        working = work(settings, parent_pipe=options.parent_pipe, admin_fd=options.admin_fd, app=app)
+        return 0 if uvloop.run(working) else 1
     except (BadKey, SettingsError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        end_traces()
 
 
 if __name__ == "__main__":

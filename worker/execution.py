@@ -16,11 +16,14 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from broker.errors import LasteventError, StreamLimit
-from broker.log.event import ERROR
+from broker import gauges, traces
+from broker.errors import LasteventError, StreamClosed, StreamLimit
+from broker.log.event import CANCELLED, ERROR
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
+from broker.process.logs import ABOUT
 from broker.process.loops import is_being_cancelled
+from broker.traces import Span
 from worker.attempts import WORKER_LOST
 from worker.providers.failures import ProviderFailure
 from worker.stage import Stage
@@ -68,6 +71,7 @@ class Execution(ABC):
             self._stage.write(ERROR, {**WORKER_LOST, **self._counted()})
         await writer.flush()
         if writer.closed:
+            self._count(ERROR, str(WORKER_LOST["code"]))
             return False
         await writer.release()
         return True
@@ -76,19 +80,34 @@ class Execution(ABC):
         """Until the ending is in the log, or the pen is lost. A takeover is announced before there is a slot for it."""
         task = asyncio.current_task()
         assert task
+        sid = self._claimed.sid
+        ABOUT.set(lambda: {"stream": sid})  # tasks that outlive this one keep it: no more than this
         # A cancel must reach the provider while it is silent: losing the pen wakes this task wherever it waits.
         self._writer.on_lost = task.cancel
+        with traces.generating(sid, self._claimed.meta.traceparent, self._claimed.attempt) as span:
+            await self._run(slots, span)
+
+    async def _run(self, slots: asyncio.Semaphore, span: Span) -> None:
         try:
-            self._write_ending(await self._end_of(slots))
+            ending = self._write_ending(await self._end_of(slots))
             await self._writer.flush()
+            self._count(ending.kind, ending.data.get("code", ""))
+            span.ended(ending.kind, ending.data.get("code", ""))
         except LasteventError as lost:
             logger.info("stream %s: stopped (%s)", self._claimed.sid, lost.code)
+            span.failed(lost.code)
         except asyncio.CancelledError:
             if not self._writer.lost:
                 raise  # the process is stopping; another worker takes over when the lease expires
             logger.info("stream %s: stopped (%s)", self._claimed.sid, self._writer.lost.code)
+            span.failed(self._writer.lost.code)
         finally:
             self._writer.on_lost = None
+            if isinstance(self._writer.lost, StreamClosed):  # seized: by its user, or since nobody watches it
+                self._count(CANCELLED)
+
+    def _count(self, state: str, code: str = "") -> None:
+        gauges.streams_ended.labels(gauges.tenant(self._claimed.meta.tenant), state, code).inc()
 
     async def _end_of(self, slots: asyncio.Semaphore) -> Ending:
         if "request" not in self._claimed.meta.fields:
@@ -118,11 +137,13 @@ class Execution(ABC):
         logger.exception("stream %s: the worker failed", self._claimed.sid)
         return self._error("internal_error", "The worker failed while it ran this generation.", recoverable=True)
 
-    def _write_ending(self, ending: Ending) -> None:
+    def _write_ending(self, ending: Ending) -> Ending:
         try:
             self._stage.write(*ending)
         except TypeError:  # the provider's text, or its counts, cannot be written as JSON
-            self._stage.write(*self._unforeseen())
+            ending = self._unforeseen()
+            self._stage.write(*ending)
+        return ending
 
     def _error(self, code: str, message: str, *, recoverable: bool) -> Ending:
         return Ending(ERROR, {"code": code, "message": message, "recoverable": recoverable, **self._counted()})

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from contextlib import aclosing, suppress
 
 from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
+from broker.log.pulse import now_s
 from broker.log.steps import Append
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
@@ -26,6 +28,10 @@ RETRY_S = 0.3
 """Between two tries while Redis is away: what it lost must be put back soon after it returns."""
 
 
+MARGINS = 30
+"""Of so many renewals, a minute's, the lowest margin is kept: who scrapes twice a minute still sees it."""
+
+
 class Heartbeat:
     """Renews the lease of every stream this process writes. A writer that lost its pen learns it here at the latest.
 
@@ -37,6 +43,9 @@ class Heartbeat:
         self._writers: dict[str, StreamWriter] = {}
         self.is_listening = asyncio.Event()
         self._may_have_missed = asyncio.Event()
+        self._margins_s: deque[float] = deque(maxlen=MARGINS)
+        self._renewed_at_s: float | None = None
+        """When the last answered renewal began; None: there was nothing to renew."""
 
     def keep(self, writer: StreamWriter) -> None:
         self._writers[writer.sid] = writer
@@ -45,6 +54,13 @@ class Heartbeat:
         """It writes no more: its lease may expire."""
         if self._writers.get(writer.sid) is writer:
             del self._writers[writer.sid]
+
+    def margin_s(self) -> float | None:
+        """The least that a silent stream's lease had left, of late. Below 0: others may have taken it over."""
+        known = [*self._margins_s]
+        if (renewed_at_s := self._renewed_at_s) is not None:
+            known.append(self._log.lease_s - (now_s() - renewed_at_s))
+        return min(known, default=None)
 
     async def run(self) -> None:
         wait_s = HEARTBEAT_S
@@ -79,14 +95,20 @@ class Heartbeat:
 
     async def renew(self) -> None:
         if not self._writers:
+            self._renewed_at_s = None
             return
+        began_s = now_s()
         writers = list(self._writers.values())
         renewals = [writer.renewal() for writer in writers]
 
         def stamped() -> list[Append]:
             return [writer.stamped(renewal) for writer, renewal in zip(writers, renewals, strict=True)]
 
-        for writer, sent, outcome in zip(writers, renewals, await self._log.append_many(stamped), strict=True):
+        outcomes = await self._log.append_many(stamped)
+        if self._renewed_at_s is not None:
+            self._margins_s.append(self._log.lease_s - (now_s() - self._renewed_at_s))
+        self._renewed_at_s = began_s
+        for writer, sent, outcome in zip(writers, renewals, outcomes, strict=True):
             writer.settle_renewal(sent, outcome)
             if writer.lost or writer.has_kept_its_ending():
                 self.forget(writer)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from typing import TYPE_CHECKING
 
+from broker import gauges
+from broker.process.admin import answers_of, offer_answers
 from broker.process.app_options import AppOptions
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.parent import on_parents_end, tell_parent
@@ -22,14 +25,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def work(settings: Settings, *, parent_pipe: bool = False, app: AppOptions | None = None) -> bool:
+async def work(
+    settings: Settings, *, parent_pipe: bool = False, admin_fd: int | None = None, app: AppOptions | None = None
+) -> bool:
     """Run a worker until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone. The
-    parent is told when this worker takes generations.
+    parent is told when this worker takes generations. `admin_fd`: where a supervisor asks for what else is asked at the
+    admin port, which is then the supervisor's.
 
     False if it had to end since a part of it died. Raises SettingsError.
     """
     standin = StandIn() if settings.standin else None
     models = Providers(settings, standin)
+    gauges.configure_models({settings.default_model, *models.configured()})
     for lack in models.lacks():
         logger.warning("%s", lack)
     room = _with_room(settings, descriptors_each=2 if standin else 1)
@@ -41,6 +48,8 @@ async def work(settings: Settings, *, parent_pipe: bool = False, app: AppOptions
         loop.add_signal_handler(signum, worker.stop)
     if parent_pipe:
         on_parents_end(loop, worker.stop)
+    answers = answers_of(worker.require_taking, loop)
+    offer_answers(settings, answers, say=_say, admin_fd=admin_fd, has_parent=parent_pipe)
     telling = asyncio.create_task(_tell_when_taking(worker, to_parent=parent_pipe))
     try:
         await worker.run()
@@ -49,6 +58,10 @@ async def work(settings: Settings, *, parent_pipe: bool = False, app: AppOptions
         if standin:
             standin.close()
     return not worker.has_failed
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _app(options: AppOptions, settings: Settings) -> App:

@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from broker import gauges
 from broker.errors import (
     REDIS_AWAY,
     AppendGap,
@@ -74,8 +75,8 @@ BREATH_S = 0.01
 """Between two batches. Ten thousand that wait take a second longer so, and hold up nothing."""
 
 READ = [
-    *("state", "tenant", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
-    *("request_of", "erased"),
+    *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
+    *("request_of", "erased", "tenant"),
 ]
 """Fields of meta: the whole one may be large."""
 
@@ -198,9 +199,9 @@ class Sweeper:
                 await self._running.keep_external(meta.tenant, stream.sid, lease_until_ms)
             await self._look_again(stream, lease_until_ms)
         elif meta.is_external:
-            await self._end(stream, PRODUCER_LOST, now_ms)
+            await self._end(stream, meta, PRODUCER_LOST, now_ms)
         elif is_running and not may_restart(meta.on_worker_loss, meta.attempt or 0, meta.kept or 0):
-            await self._end(stream, WORKER_LOST, now_ms)
+            await self._end(stream, meta, WORKER_LOST, now_ms)
         elif meta.agent is not None and not is_for_us:
             await self._look_after(stream, meta.agent, meta, now_ms)
         else:
@@ -214,11 +215,12 @@ class Sweeper:
         else:
             await self._forget(stream, now_ms)
 
-    async def _end(self, stream: Overdue, reason: dict[str, object], now_ms: int) -> None:
+    async def _end(self, stream: Overdue, meta: Meta, reason: dict[str, object], now_ms: int) -> None:
         seized = await self._seizures.seize(stream.sid, ERROR, encode_data(reason), only_expired=True)
         if not seized.already:
             # A producer that goes away is a client's affair; a worker that does is the operator's.
             level = logging.INFO if reason is PRODUCER_LOST else logging.WARNING
+            gauges.streams_ended.labels(gauges.tenant(meta.tenant), ERROR, str(reason["code"])).inc()
             logger.log(level, "stream %s: ended, because its writer is gone (%s)", stream.sid, reason["code"])
         await self._forget(stream, now_ms)
 

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
+from broker import gauges, traces
 from broker.log.event import STATUS, TEXT_DELTA, is_internal
+from broker.traces import Span
 from worker.providers.chain import Breaker, Course, Target
 from worker.providers.failures import ProviderFailure
 from worker.providers.provider import Counted, Finish, ProviderEvent
@@ -25,6 +27,14 @@ from worker.stage import Part, Stage
 logger = logging.getLogger(__name__)
 
 CITATION = "citation"
+
+DIRECTIONS = {
+    "input_tokens": "input",
+    "cache_read_input_tokens": "cache_read",
+    "cache_creation_input_tokens": "cache_write",
+    "output_tokens": "output",
+}
+"""Of the counts that add up, as a price list has them. Tokens of thinking are in the output."""
 
 Request = dict[str, Any]
 
@@ -53,6 +63,7 @@ class TryBroke(Exception):
     def __init__(self, failure: ProviderFailure, target: Target, *, shown: bool) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.code = failure.code
         self.target = target
         self.shown = shown
 
@@ -108,13 +119,17 @@ class Turns:
                 self._begin(target)
             request = request_for(target)
             try:
-                finish = await self._try(target, request)
+                with traces.chatting(target.name) as span:
+                    finish = await self._try(target, request, span)
+                    span.counted(finish.model, finish.stop_reason, finish.usage)
             except TryBroke as broke:
+                gauges.provider_attempts.labels(broke.failure.code).inc()
                 await self._note(broke)
                 wait_s = await self._go_on(broke, course, request)
                 if wait_s:
                     await asyncio.sleep(wait_s)
             else:
+                gauges.provider_attempts.labels("ok").inc()
                 await self._breaker.succeeded(target.name)
                 if not stage.has_started:  # nothing that it said is for viewers
                     self._begin(target)
@@ -151,8 +166,9 @@ class Turns:
             stage.write("internal.failover", {**moved, **self._of_agent})
         return wait_s
 
-    async def _try(self, target: Target, request: Request) -> Finish:
-        stage, shown = self._stage, False
+    async def _try(self, target: Target, request: Request, span: Span) -> Finish:
+        stage, shown, asked_s = self._stage, False, time.monotonic()
+        is_silent = True
         self.said, self.part = [], Part()
         try:
             async with aclosing(target.client.stream(target.model, request)) as answer:
@@ -170,8 +186,9 @@ class Turns:
                         if not shown and not is_internal(kind):
                             shown = True
                             self._show(target)
-                        if self.first_text_s is None and kind == TEXT_DELTA:
-                            self.first_text_s = time.monotonic() - self._began
+                        if is_silent and kind == TEXT_DELTA:
+                            is_silent = False
+                            self._hear(target, time.monotonic() - asked_s, span)
                         stage.write(kind, data, self.part)
                     if stage.writer.is_behind:
                         await stage.writer.drain()
@@ -180,6 +197,13 @@ class Turns:
             self.said = []  # a turn that is interrupted before its next try has said nothing
             raise TryBroke(failure, target, shown=shown) from failure
         raise AssertionError("a provider's stream ended with neither a Finish nor a failure")
+
+    def _hear(self, target: Target, waited_s: float, span: Span) -> None:
+        """The first text of a try."""
+        span.first_text()
+        if self.first_text_s is None:
+            self.first_text_s = time.monotonic() - self._began
+            gauges.provider_first_text_seconds.observe(waited_s, gauges.model(target.name))
 
     def _show(self, target: Target) -> None:
         """Viewers receive something. A chain starts with whoever of it answers."""
@@ -226,6 +250,14 @@ class Turns:
         spending = self._stage.spending
         is_all = is_all and not spending.tries
         spent = spending.close(target, usage, model=model, answered=answered, of=self)
+        if spent:
+            self._count_tokens(target, spent["usage"])
         if spent and not is_all:
             at = {"turn": self.number, "attempt": self._stage.attempt, **self._of_agent}
             self._stage.write("internal.usage", {**at, **spent})
+
+    def _count_tokens(self, target: Target, usage: dict[str, Any]) -> None:
+        tenant, model = gauges.tenant(self._stage.writer.claimed.meta.tenant), gauges.model(target.name)
+        for name, direction in DIRECTIONS.items():
+            if tokens := usage.get(name):
+                gauges.provider_tokens.labels(tenant, model, direction).inc(tokens)

@@ -16,7 +16,9 @@ Redis losing its last second, leads to no second one, and each part may be repea
 from __future__ import annotations
 
 import logging
+import time
 
+from broker import gauges
 from broker.log.agents import Agents
 from broker.log.event import ERROR, RESTART, encode_data
 from broker.log.meta import Meta, new_claim_id
@@ -30,6 +32,10 @@ from worker.attempts import NO_WORKER, WORKER_LOST
 logger = logging.getLogger(__name__)
 
 
+FOUND_S = 7.0
+"""Sweepers look again after 5 s, whichever of them comes first, and a sweep takes its time."""
+
+
 class Waiting:
     """`wait_s`: AGENT_WAIT_S. `name`: this worker's."""
 
@@ -40,6 +46,12 @@ class Waiting:
         self._running = Running(log.redis, log.keys)
         self._wait_s = wait_s
         self._name = name
+        self._found_s: dict[str, float] = {}
+
+    def overdue(self) -> int:
+        """How many streams this worker has just found without a worker that has their agent."""
+        since_s = time.monotonic() - FOUND_S
+        return sum(found_s > since_s for found_s in self._found_s.copy().values())
 
     async def look_after(self, sid: str, agent: str, meta: Meta, now_ms: int) -> bool:
         """Of a stream that nobody writes. False: it has ended.
@@ -56,6 +68,7 @@ class Waiting:
                 await take_out(self._log.redis, self._log.keys, sid, known.app)
                 await self._running.let_go(meta.tenant, sid, app=known.app)
             if not seized.already:
+                gauges.streams_ended.labels(gauges.tenant(meta.tenant), ERROR, str(NO_WORKER["code"])).inc()
                 logger.warning(
                     "stream %s: ended, because no worker has had the agent %s for %.0f s (LASTEVENT_AGENT_WAIT_S)",
                     *(sid, agent, self._wait_s),
@@ -65,7 +78,12 @@ class Waiting:
             await enqueue(
                 self._log.redis, self._log.keys, sid, known.app, tenant=meta.tenant, has_turn=meta.state != "queued"
             )
+        self._note(sid)
         return True
+
+    def _note(self, sid: str) -> None:
+        now_s = time.monotonic()
+        self._found_s = {found: at_s for found, at_s in self._found_s.items() if now_s - at_s < FOUND_S} | {sid: now_s}
 
     async def _give_notice(self, sid: str) -> int:
         """Tell viewers, once. Returns since when they know (ms)."""

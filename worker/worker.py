@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 from arq.connections import ArqRedis
 
+from broker import gauges
 from broker.archive.setup import open_writer
 from broker.errors import (
     REDIS_AWAY,
+    Draining,
     LasteventError,
     RedisUnavailable,
     StoreUnavailable,
@@ -36,13 +38,15 @@ from broker.log.seizures import Seizures
 from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
-from broker.process.loops import Loops
+from broker.process.loops import Loops, watch_lag
 from broker.settings import Settings
 from broker.store.connect import connect
 from broker.tenants.keyring import DEFAULT_TENANT
 from broker.tenants.limits import Limits, TenantLimits
 from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
+from worker.archiving.people import People
+from worker.archiving.turn import Turn
 from worker.dispatch import Dispatch
 from worker.execution import Execution
 from worker.generation import Generation
@@ -100,6 +104,7 @@ class Worker:
         self._abandonment = Abandonment(self._log, self._seizures)
         self._archive = open_writer(settings) if settings.archive_url else None
         self._agents = self._agent_work(app) if app else None
+        self._waiting = Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name)
         self._limits = TenantLimits(self._redis, self._keys.limits, Limits(streams_running=settings.streams_running))
         self._places = WorkersPlaces(
             self._redis,
@@ -117,7 +122,7 @@ class Worker:
             take=self._take_found,
             runs=self._runs,
             app=app.name if app else None,
-            waiting=Waiting(self._log, self._seizures, wait_s=settings.agent_wait_s, name=self._name),
+            waiting=self._waiting,
         )
         self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
         self._dispatches = [self._dispatch, *self._dispatch_of_agents()]
@@ -162,8 +167,10 @@ class Worker:
             "seizures": self._seizures.run,
             "abandonment": self._abandonment.run,
             "needs": self._needs.run,
+            "lag": watch_lag,
             "places": self._once_fit(self._places.run),
         }
+        self._give_gauges()
         if self._archive:
             archiver = Archiver(
                 self._log,
@@ -171,8 +178,11 @@ class Worker:
                 after_s=self._settings.archive_after_s,
                 retention_s=self._settings.archive_retention,
                 view_records=self._settings.view_records_per_stream,
+                seizures=self._seizures,
             )
             keeping["archiver"] = archiver.run
+        else:
+            keeping["erasures"] = People(self._log, self._seizures, Turn(self._redis, self._keys.archiver)).run
         if self._agents:
             keeping.update(self._agents.keeping)
         keepers = Loops(keeping, self.fail)
@@ -191,6 +201,12 @@ class Worker:
             await self._redis.aclose()
             if self._archive:
                 await self._archive.database.aclose()
+
+    def _give_gauges(self) -> None:
+        gauges.generations_running.source = lambda: len(self._running)
+        gauges.writer_bytes.source = lambda: self._commit.unconfirmed_bytes
+        gauges.lease_margin_seconds.source = self._heartbeat.margin_s
+        gauges.runs_overdue.source = self._waiting.overdue
 
     async def _find_until_stopped(self) -> None:
         finding = {
@@ -251,6 +267,17 @@ class Worker:
         if self._agents:
             await self._agents.is_announced.wait()
 
+    async def require_taking(self) -> None:
+        """A generation that is asked for now would start here. Raises Draining or RedisUnavailable."""
+        if self._stopping.is_set():
+            raise Draining("This worker is stopping.")
+        await self._needs.require()
+        try:
+            async with asyncio.timeout(0):
+                await self.wait_until_taking()
+        except TimeoutError:
+            raise RedisUnavailable("This worker does not take generations yet.") from None
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -259,13 +286,19 @@ class Worker:
         self.stop()
 
     async def take(
-        self, sid: str, tenant: str = DEFAULT_TENANT, app: str | None = None, *, is_owed: bool = False
+        self,
+        sid: str,
+        tenant: str = DEFAULT_TENANT,
+        app: str | None = None,
+        *,
+        is_owed: bool = False,
+        reason: str = "handed_over",
     ) -> None:
         """Claim a stream and run it in a task of its own; or park it, if its tenant has as many as it may have. Raises
         StreamNotFound, StreamClosed, LeaseHeld, LogHealing or RedisUnavailable.
 
         `is_owed`: a takeover. It is accepted even when this worker is full, or the tenant: it holds the lease, says so,
-        and waits for a slot.
+        and waits for a slot. `reason`: of a takeover, as it is counted.
         """
         await self._needs.require()
         is_here = self._places.holds(sid)
@@ -279,6 +312,7 @@ class Worker:
             await self._give_back(claimed)
             return
         generation = self._execution(claimed, StreamWriter(self._commit, claimed))
+        _count(claimed, reason)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
         self._heartbeat.keep(generation.writer)
@@ -288,7 +322,7 @@ class Worker:
     async def _take_found(self, sid: str, meta: Meta) -> None:
         """What the sweeper has found: nobody's, and in no queue."""
         app = self._agents.app.name if self._agents and meta.agent is not None else None
-        await self.take(sid, meta.tenant, app, is_owed=meta.state == "running")
+        await self.take(sid, meta.tenant, app, is_owed=meta.state == "running", reason="lease_expired")
 
     async def _take_of_app(self, sid: str, tenant: str) -> None:
         """A worker of another release of the app has queued it, perhaps, and this one's has no such agent."""
@@ -343,7 +377,9 @@ class Worker:
             self._heartbeat.forget(generation.writer)
             self._places.leave(generation.writer.sid)
             logger.error(
-                "a generation stopped without writing an ending; it restarts when its lease expires", exc_info=error
+                "stream %s: its generation stopped without an ending; it restarts when its lease expires",
+                generation.writer.sid,
+                exc_info=error,
             )
         else:
             self._places.give_back(generation.writer.sid)
@@ -381,6 +417,13 @@ class Worker:
             raise
         except LasteventError as lost:
             logger.info("stream %s: not handed over (%s)", generation.writer.sid, lost.code)
+
+
+def _count(claimed: Claimed, reason: str) -> None:
+    if claimed.attempt > 1:
+        gauges.takeovers.labels(reason).inc()
+    elif started_ms := claimed.meta.started:
+        gauges.queue_wait_seconds.observe((started_ms - claimed.meta.created) / 1000)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

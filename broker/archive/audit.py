@@ -20,7 +20,7 @@ from broker.archive.database import Database, see_one_moment
 from broker.archive.heads import Head
 from broker.archive.packing import decompress, is_brief_of, unpack
 from broker.archive.reader import WITH_BRIEFS, Sealed
-from broker.archive.schema import CONTENT, SEALS, STREAMS, VIEWS, raw
+from broker.archive.schema import CONTENT, DEED, DEEDS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
 from broker.log.event import KIND, Event
@@ -48,6 +48,7 @@ class Report(NamedTuple):
     seals: int
     streams: int
     views: int
+    deeds: int
     findings: list[Finding]
     headless: list[str]
 
@@ -101,7 +102,10 @@ class Audit:
                 findings += chain.findings
             streams = await _check_unsealed(connection, STREAMS, STREAMS.c.sid, findings)
             views = await _check_unsealed(connection, VIEWS, VIEWS.c.id, findings)
-        return Report(counted, streams, views, findings, [tenant for tenant in tenants if tenant not in self._heads])
+            deeds = await _check_unsealed(connection, DEEDS, DEEDS.c.id, findings)
+        return Report(
+            counted, streams, views, deeds, findings, [tenant for tenant in tenants if tenant not in self._heads]
+        )
 
 
 class _Chain:
@@ -115,6 +119,9 @@ class _Chain:
         self._erasures: dict[str, int] = {}
         self._erased: dict[str, int | None] = {}
         self._sealed_streams: set[str] = set()
+        self._empty_deeds: dict[str, int] = {}
+        self._of_people: dict[str, list[tuple[int, list[Any]]]] = {"streams": [], "deeds": []}
+        self._people: set[str] = set()
         self.findings: list[Finding] = []
 
     async def check(self) -> int:
@@ -122,13 +129,14 @@ class _Chain:
         last, previous = 0, seals.NOTHING
         async for page in self._pages():
             rows, views = await self._rows_of(page), await self._views_of(page)
+            deeds = await self._deeds_of(page)
             for number, seal in page:
                 if number != last + 1:
                     self._find("seals_missing", f"The seals between {last} and {number} are missing.", number)
                 self.findings += _check_seal(seal, self._tenant, number, self._keys)
                 if seal.claims().get("previous") != previous:
                     self.findings.append(_broken_chain(self._tenant, number))
-                self._check_what_it_seals(number, seal, rows, views)
+                self._check_what_it_seals(number, seal, rows, views, deeds)
                 last, previous = number, seal.digest
                 if self._head and self._head.number == last and self._head.digest != previous:
                     self.findings.append(_other_head(self._tenant, self._head))
@@ -140,7 +148,12 @@ class _Chain:
         return last
 
     def _check_what_it_seals(
-        self, number: int, seal: Seal, rows: Mapping[str, Any], views: Mapping[int, list[Any]]
+        self,
+        number: int,
+        seal: Seal,
+        rows: Mapping[str, Any],
+        views: Mapping[int, list[Any]],
+        deeds: Mapping[int, list[Any]],
     ) -> None:
         claims = seal.claims()
         sid = str(claims.get("stream"))
@@ -151,6 +164,10 @@ class _Chain:
                 self._check_erased_row(number, sid, claims, rows.get(sid))
             case seals.VIEWS:
                 self._check_views(number, claims, views.get(number, []))
+            case seals.DEEDS:
+                self._check_deeds(number, claims, deeds.get(number, []))
+            case seals.ERASURES:
+                self._take_erasure_of_person(number, claims)
 
     def _check_stream(self, number: int, sid: str, claims: dict[str, Any], row: Any) -> None:
         if sid in self._sealed_streams:
@@ -184,10 +201,42 @@ class _Chain:
         for row in rows:
             self.findings += _check_view(row)
 
+    def _check_deeds(self, number: int, claims: dict[str, Any], rows: list[Any]) -> None:
+        digest = seals.deeds_digest((row["id"], str(row["digest"])) for row in rows)
+        if len(rows) != claims.get("deeds") or digest != claims.get("digest"):
+            self._find("deeds_changed", "The deeds are not those that were sealed.", number)
+        for row in rows:
+            if row["record"] is None:
+                self._empty_deeds[row["id"]] = number
+            if not _is_deed(row):
+                self._find("deed_changed", "A deed differs from what was sealed.", number)
+
+    def _take_erasure_of_person(self, number: int, claims: dict[str, Any]) -> None:
+        """What it says is checked at the end: a stream's own erasure may be sealed before it, or (its worker was slow)
+        after it."""
+        if (erasure := str(claims.get("erasure"))) in self._people:
+            self._find("sealed_twice", "The erasure of a person has two seals.", number)
+        self._people.add(erasure)
+        for of, listed in self._of_people.items():
+            listed.append((number, claims[of]))
+
     def _check_erasures(self) -> None:
-        for sid, number in self._erased.items():
-            if number is None or self._erasures.get(sid) != number:
-                self._find("erased_unsealed", "The stream's content is gone and no seal says why.", number, sid)
+        for number, sids in self._of_people["streams"]:
+            for sid in sids:
+                if sid not in self._erasures:
+                    detail = "A person's stream was erased and no seal of its own says so."
+                    self._find("erasure_undone", detail, number, sid)
+        emptied: set[Any] = set()
+        for number, ids in self._of_people["deeds"]:
+            emptied.update(ids)
+            if not self._empty_deeds.keys() >= set(ids):
+                self._find("erasure_undone", "A person's deed was erased but its row does not say so.", number)
+        for deed, batch in self._empty_deeds.items():
+            if deed not in emptied:
+                self._find("erased_unsealed", "A deed's content is gone and no seal says why.", batch)
+        for sid, erasure in self._erased.items():
+            if erasure is None or self._erasures.get(sid) != erasure:
+                self._find("erased_unsealed", "The stream's content is gone and no seal says why.", erasure, sid)
 
     async def _pages(self) -> AsyncIterator[list[tuple[int, Seal]]]:
         after: int | None = None
@@ -221,12 +270,24 @@ class _Chain:
             views.setdefault(row["seal"], []).append(row)
         return views
 
+    async def _deeds_of(self, page: list[tuple[int, Seal]]) -> dict[int, list[Any]]:
+        deeds: dict[int, list[Any]] = {}
+        numbers = [number for number, seal in page if seal.claims().get("kind") == seals.DEEDS]
+        which = sa.select(DEEDS).where(DEEDS.c.tenant == self._tenant, DEEDS.c.seal.in_(numbers))
+        for row in (await self._connection.execute(which)).mappings():
+            deeds.setdefault(row["seal"], []).append(row)
+        return deeds
+
     def _find(self, what: str, detail: str, seal: int | None, stream: str | None = None) -> None:
         self.findings.append(Finding(what, detail, self._tenant, stream, seal))
 
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+_BATCHES = {VIEWS.name: seals.VIEWS, DEEDS.name: seals.DEEDS}
+"""Rows that a seal covers as one of many: which kind of seal."""
 
 
 async def _check_unsealed(
@@ -247,7 +308,7 @@ async def _check_unsealed(
         claims = Seal(raw(row.statement), b"").claims() if row.statement is not None else {}
         if table is STREAMS and claims.get("stream") == row.name:
             continue
-        if table is VIEWS and claims.get("kind") == seals.VIEWS:
+        if claims.get("kind") == _BATCHES.get(table.name, "none"):
             continue
         findings.append(
             Finding("unsealed", "This row was never sealed: it was inserted or moved.", row.tenant, row.name, row.seal)
@@ -368,6 +429,18 @@ def _check_view(row: Mapping[str, Any]) -> list[Finding]:
         return []
     detail = "A viewer's record differs from what was sealed."
     return [Finding("view_changed", detail, row["tenant"], row["sid"], row["seal"])]
+
+
+def _is_deed(row: Mapping[str, Any]) -> bool:
+    """Whether a row is what its digest says, or (emptied) has nothing left but that."""
+    if row["record"] is None:
+        return all(row[name] is None for name in DEED)
+    try:
+        claims = orjson.loads(row["record"])
+        is_its_own = all(row[name] == claims[name] for name in ("id", *DEED) if name != "record")
+    except (ValueError, KeyError, TypeError):
+        return False
+    return is_its_own and seals.deed_digest(raw(row["record"])) == row["digest"]
 
 
 def _broken_chain(tenant: str, number: int) -> Finding:

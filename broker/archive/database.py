@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +32,8 @@ from broker.archive.schema import METADATA, REVISION, REVISIONS
 from broker.errors import ArchiveUnavailable
 from broker.store.archive_url import hosts_of, parse_archive_url, sqlite_path
 
+logger = logging.getLogger(__name__)
+
 POOL_CONNECTIONS = 4
 """For each process: writers take turns anyway, and a read lasts milliseconds."""
 
@@ -46,6 +49,9 @@ ANSWER_S = 10.0
 IDLE_S = 10.0
 """PostgreSQL only: a connection that was idle for longer is replaced, and not asked whether it is still there. A
 firewall may have forgotten it, and drops what is sent there without a word. A new one takes some milliseconds."""
+
+REWRITE_BYTES = 2 * 2**30
+"""A larger SQLite file is not rewritten by a worker: others could not write for longer than they wait."""
 
 LIBPQ = {
     "connect_timeout": CONNECT_S,
@@ -120,11 +126,34 @@ class Database:
     async def forget_erased(self) -> None:
         """Leave no copy of erased content in SQLite's write-ahead log. (PostgreSQL's pages are out of our reach.)"""
         if self.path is not None:
-            with _from_database():
-                engine = await self.prepared()
-                async with engine.connect() as connection:
-                    connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            await self._run_outside("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def rewrite(self) -> None:
+        """As `forget_erased`, also where SQLite had moved something before it was erased: what its pages have between
+        their rows is overwritten neither then nor by the erasure (seen: names in the gaps of an index).
+
+        Writers wait meanwhile, some 10 s a GB. A file beyond REWRITE_BYTES is left to its operator, who is told.
+        """
+        if self.path is None:
+            return
+        size = await asyncio.to_thread(os.path.getsize, self.path)
+        if size > REWRITE_BYTES:
+            logger.warning(
+                "a person was erased, and parts of names may be left between the rows of %s, which is too large to be "
+                "rewritten by itself (%.1f GB): run VACUUM on it in a quiet hour",
+                *(self.path.name, size / 1e9),
+            )
+        else:
+            await self._run_outside("VACUUM")
+        await self.forget_erased()
+
+    async def _run_outside(self, statement: str) -> None:
+        """Outside of a transaction, in SQLite."""
+        with _from_database():
+            engine = await self.prepared()
+            async with engine.connect() as connection:
+                connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.exec_driver_sql(statement)
 
     async def prepared(self) -> AsyncEngine:
         """The engine. The first call brings the schema up to date."""
@@ -246,8 +275,11 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":  # VACUUM is refused within one
+        return
     # A transaction that begins as a reader may later be unable to become a writer.
-    writes = connection.get_execution_options().get("writes", False)
+    writes = options.get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

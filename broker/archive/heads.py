@@ -4,15 +4,16 @@ An attacker who can write the database can cut off the newest seals, and the res
 chain had come. It advances after each transaction, and only along the same chain: if the database does not continue a
 head, the head stays as it is, and verify finds that.
 
-The file is JSON, {tenant: {"number", "digest", "at"}}, replaced in one step. A URL receives the same by PUT and returns
-it by GET (404: none yet).
+The file is JSON, {tenant: {"number", "digest", "at"}}, replaced in one step. A URL receives the same by PUT, with
+If-Match or If-None-Match, and returns it by GET (404: none yet).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +23,13 @@ import orjson
 
 URL_TIMEOUT_S = 10.0
 """As long as the archive itself may take to answer (database.py)."""
+
+
+OTHERS_WROTE = (409, 412)
+PUT_TRIES = 4
+"""Workers have turns: two that write at once are rare, and four are a place that refuses."""
+
+READ, WRITTEN = "read", "written"
 
 
 class Head(NamedTuple):
@@ -80,24 +88,51 @@ class _File:
 
 
 class _Url:
+    """Workers of several machines replace one document. Each says which version it has read (RFC 9110, section 13), so
+    that none takes back a head which another has moved meanwhile. A place that knows no versions is replaced as it is.
+    """
+
     def __init__(self, url: str) -> None:
         self._url = url
 
     def read(self) -> dict[str, Head]:
-        try:
-            with httpx2.Client(timeout=URL_TIMEOUT_S) as http:
-                answer = http.get(self._url)
-                return {} if answer.status_code == 404 else _decode(answer.raise_for_status().content)
-        except (httpx2.HTTPError, ValueError) as error:
-            raise HeadsUnavailable(f"the heads' URL cannot be read: {_why(error)}") from None
+        with _open(READ) as http:
+            return self._get(http)[0]
 
     def advance(self, tenant: str, head: Head) -> None:
-        try:
-            with httpx2.Client(timeout=URL_TIMEOUT_S) as http:
-                body = _encode(_moved(self.read(), tenant, head))
-                http.put(self._url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
-        except httpx2.HTTPError as error:
-            raise HeadsUnavailable(f"the heads' URL cannot be written: {_why(error)}") from None
+        with _open(WRITTEN) as http:
+            for _ in range(PUT_TRIES):
+                heads, condition = self._get(http)
+                moved = _moved(heads, tenant, head)
+                if moved == heads:
+                    return
+                headers = {"Content-Type": "application/json", **condition}
+                answer = http.put(self._url, content=_encode(moved), headers=headers)
+                if answer.status_code not in OTHERS_WROTE:
+                    answer.raise_for_status()
+                    return
+        raise HeadsUnavailable(
+            f"the heads' URL cannot be written: it answered {answer.status_code} {PUT_TRIES} times. It must let a "
+            "document be replaced; to keep what was there, let it keep every version"
+        )
+
+    def _get(self, http: httpx2.Client) -> tuple[dict[str, Head], dict[str, str]]:
+        """And what a PUT must say so that it replaces just that."""
+        answer = http.get(self._url)
+        if answer.status_code == 404:
+            return {}, {"If-None-Match": "*"}
+        tag = answer.raise_for_status().headers.get("etag", "")
+        is_strong = tag.startswith('"')  # a weak one never matches
+        return _decode(answer.content), {"If-Match": tag} if is_strong else {}
+
+
+@contextmanager
+def _open(what: str) -> Iterator[httpx2.Client]:
+    try:
+        with httpx2.Client(timeout=URL_TIMEOUT_S) as http:
+            yield http
+    except (httpx2.HTTPError, ValueError) as error:
+        raise HeadsUnavailable(f"the heads' URL cannot be {what}: {_why(error)}") from None
 
 
 def _why(error: Exception) -> str:

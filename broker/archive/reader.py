@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.archive.database import Database
 from broker.archive.packing import Unpacking, decompress
-from broker.archive.schema import BRIEFS, SEALS, STREAMS, VIEWS, raw
+from broker.archive.schema import BRIEFS, DEEDS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.errors import ArchiveDamaged
+from broker.log.deeds import Which
 from broker.log.event import Event
 from broker.log.index import Filter, Part, Place, record_bytes
 from broker.log.meta import Meta
@@ -195,6 +196,30 @@ class ArchiveReader:
         async with self._database.reading() as connection:
             rows = list(await connection.execute(statement))
         return {Place(row.opened, row.id): orjson.loads(row.record) for row in rows if isinstance(row.opened, int)}
+
+    async def deeds(
+        self, tenant: str, which: Which, limit: int, after: Place | None
+    ) -> tuple[dict[Place, dict[str, Any]], Place | None]:
+        """Up to `limit` deeds' records, newest first, after a place: (at, id) → record. And as `Part.end`."""
+        if _is_never_stored(which.who, which.stream):
+            return {}, None
+        statement = sa.select(DEEDS.c.at, DEEDS.c.id, DEEDS.c.record).where(
+            DEEDS.c.tenant == tenant, DEEDS.c.record.is_not(None)
+        )
+        for column, wanted in ((DEEDS.c.what, which.what), (DEEDS.c.who, which.who), (DEEDS.c.stream, which.stream)):
+            if wanted is not None:
+                statement = statement.where(column == wanted)
+        if which.after_ms is not None:
+            statement = statement.where(DEEDS.c.at >= which.after_ms)
+        if which.before_ms is not None:
+            statement = statement.where(DEEDS.c.at <= which.before_ms)
+        if after:  # as in streams_statement
+            place = sa.tuple_(DEEDS.c.at, DEEDS.c.id)
+            statement = statement.where(DEEDS.c.at <= after.score, place < sa.tuple_(*after))
+        async with self._database.reading() as connection:
+            rows = list(await connection.execute(statement.order_by(DEEDS.c.at.desc(), DEEDS.c.id.desc()).limit(limit)))
+        _, end = _places([(row.at, row.id) for row in rows], limit)
+        return {Place(row.at, row.id): orjson.loads(row.record) for row in rows if isinstance(row.at, int)}, end
 
     async def tenant(self, sid: str) -> str | None:
         """Of a row that may be damaged otherwise."""

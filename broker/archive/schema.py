@@ -6,9 +6,11 @@ BRIEFS: each stream's record again, without the request, which may have 32 MiB: 
 of its own, since SQLite walks through all columns before the one it reads. Streams of release 0.1 have none.
 SEALS: one row a seal, the chain of each tenant. Rows are never removed from it.
 VIEWS: one row a viewer's connection.
+DEEDS: one row an act of a caller.
 
 Erasing a stream empties its row except for (tenant, sid, state, created, finished, events, tail, archived, seal), and
-its views except for (id, tenant, sid, digest, seal): the columns that are needed to check a seal.
+its views except for (id, tenant, sid, digest, seal): the columns that are needed to check a seal. Erasing a person
+empties the deeds by and about it except for (id, tenant, digest, seal).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 
 METADATA = MetaData()
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The schema's: those of migrations/, oldest first. The last one is this file's."""
 
 STREAMS = Table(
@@ -84,6 +86,28 @@ VIEWS = Table(
     Index("views_of_a_stream", "sid", "opened", "id"),
     Index("views_of_a_seal", "tenant", "seal"),
 )
+
+DEEDS = Table(
+    "deeds",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("at", BigInteger),
+    Column("who", String),
+    Column("what", String),
+    Column("stream", String),
+    Column("person", String),  # whom it is by or about: user:…
+    Column("record", LargeBinary),  # canonical JSON
+    Column("digest", String, nullable=False),
+    Column("seal", BigInteger, nullable=False),  # the number of the seal of its batch
+    Index("deeds_newest", "tenant", "at", "id"),
+    Index("deeds_of_a_stream", "tenant", "stream", "at", "id"),
+    Index("deeds_of_a_person", "tenant", "person"),
+    Index("deeds_of_a_seal", "tenant", "seal"),
+)
+
+DEED = ("at", "who", "what", "stream", "person", "record")
+"""The columns of a deed that an erasure empties."""
 
 REVISION = Table(  # Alembic's own
     "alembic_version",

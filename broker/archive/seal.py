@@ -5,6 +5,8 @@ numbered 1, 2, 3 … and each names the digest of the one before it. What a stat
 - stream    this stream, with this record (request, times, usage …) and this log, has been archived
 - erasure   this stream's content has been erased
 - views     these viewers' records have been archived
+- deeds     these acts of callers have been archived
+- erasures  a person has been erased: these streams, and the content of these deeds
 
 So a changed event breaks the log's digest, a changed statement its signature, and a removed, inserted or exchanged seal
 the chain. If the newest seals were cut off, the head that is kept elsewhere shows it (heads.py).
@@ -24,15 +26,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from broker.log.event import Event, to_ndjson
 
-STREAM, ERASURE, VIEWS = "stream", "erasure", "views"
+STREAM, ERASURE, VIEWS, DEEDS, ERASURES = "stream", "erasure", "views", "deeds", "erasures"
 
-VERSIONS = {STREAM: 1, ERASURE: 2, VIEWS: 1}
+VERSIONS = {STREAM: 1, ERASURE: 2, VIEWS: 1, DEEDS: 1, ERASURES: 1}
 """Of the statements' forms (docs/AUDIT.md). An erasure's 1, of release 0.1, does not say who erased."""
 
 NOTHING = "0" * 64
 """The digest that the first seal of a tenant names as `previous`."""
 
-_LOG, _RECORD, _VIEW, _SIGNED = (f"lastevent {what} 1\n".encode() for what in ("log", "record", "view", "seal"))
+_LOG, _RECORD, _VIEW, _DEED, _SIGNED = (
+    f"lastevent {what} 1\n".encode() for what in ("log", "record", "view", "deed", "seal")
+)
 
 
 class Seal(NamedTuple):
@@ -94,6 +98,17 @@ def view_digest(record: bytes) -> str:
 def views_digest(views: Iterable[tuple[str, str, str]]) -> str:
     """Of many viewers' records: (id, stream, digest) of each, sorted by id, a line each. Erasing leaves these three."""
     lines = (f"{view} {stream} {digest}\n" for view, stream, digest in sorted(views))
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def deed_digest(record: bytes) -> str:
+    """Of one deed's record, which has a salt of its own."""
+    return hashlib.sha256(_DEED + record).hexdigest()
+
+
+def deeds_digest(deeds: Iterable[tuple[str, str]]) -> str:
+    """Of many deeds' records: (id, digest) of each, sorted by id, a line each. Erasing leaves these two."""
+    lines = (f"{deed} {digest}\n" for deed, digest in sorted(deeds))
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 

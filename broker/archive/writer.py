@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,16 +19,22 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from broker import gauges
 from broker.archive import seal
 from broker.archive.database import Database
 from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack, pack_brief
-from broker.archive.schema import BRIEFS, CONTENT, SEALS, STREAMS, VIEWS, raw
+from broker.archive.schema import BRIEFS, CONTENT, DEED, DEEDS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
+from broker.log.deeds import Written
+from broker.log.erasures import Order
 from broker.log.event import OURSELVES, Event
 from broker.log.meta import Meta
 
 logger = logging.getLogger(__name__)
+
+MOST_IDS = 500
+"""In one statement's list."""
 
 REQUESTED, RETENTION = "requested", "retention"
 """Why content was erased, as the seal of the erasure says."""
@@ -42,6 +48,7 @@ class Finished(NamedTuple):
     row: dict[str, Any]
     brief: bytes
     claims: dict[str, Any]
+    traceparent: str | None = None
 
 
 class Erasure(NamedTuple):
@@ -95,7 +102,7 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
         "record": seal.record_digest(salt, record),
         "log": seal.log_digest(salt, events),
     }
-    return Finished(sid, meta.tenant, row, pack_brief(fields), claims)
+    return Finished(sid, meta.tenant, row, pack_brief(fields), claims, meta.traceparent)
 
 
 class ArchiveWriter:
@@ -103,6 +110,8 @@ class ArchiveWriter:
         self.database = database
         self._signer = signer
         self._heads = head_store
+        self.behind: set[str] = set()
+        """Tenants whose head, outside of the database, does not have their last seal."""
 
     async def add(self, streams: Sequence[Finished], now_ms: int) -> None:
         """Archive these streams, each once; one that is already there stays as it is. Raises ArchiveUnavailable."""
@@ -139,6 +148,55 @@ class ArchiveWriter:
                 await _insert(connection, VIEWS, [{**row, "seal": number} for row in rows])
             await chains.write()
         await self._advance_heads(chains)
+
+    async def add_deeds(self, deeds: Sequence[Written], now_ms: int) -> None:
+        """Archive deeds, each once, with one seal a tenant. Raises ArchiveUnavailable."""
+        async with self.database.writing() as connection:
+            which = sa.select(DEEDS.c.id).where(DEEDS.c.id.in_([deed.id for deed in deeds]))
+            there = set((await connection.execute(which)).scalars())
+            chains = _Chains(connection, self._signer, now_ms)
+            batches: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+            for deed in deeds:
+                if deed.id not in there:
+                    batches[deed.deed.tenant][deed.id] = _deed_row(deed)
+            for tenant, rows in batches.items():
+                lines = ((row["id"], row["digest"]) for row in rows.values())
+                claims = {"deeds": len(rows), "digest": seal.deeds_digest(lines)}
+                number = await chains.add(tenant, seal.DEEDS, claims)
+                await _insert(connection, DEEDS, [{**row, "seal": number} for row in rows.values()])
+            await chains.write()
+        await self._advance_heads(chains)
+
+    async def close_erasure(self, order: Order, sids: Collection[str], now_ms: int) -> None:
+        """Empty the deeds by and about a person whose streams are erased, and seal what was erased, once an order.
+
+        Raises ArchiveUnavailable.
+        """
+        async with self.database.writing() as connection:
+            chains = _Chains(connection, self._signer, now_ms)
+            if not await _is_closed(connection, order):
+                erased = sorted([sid for some in _some(sids) for sid in await _erased(connection, some)])
+                deeds = await _empty_deeds(connection, order, sids)
+                about = {"erasure": order.id, "by": order.by, "ordered": order.at, "reason": order.reason}
+                await chains.add(order.tenant, seal.ERASURES, {**about, "streams": erased, "deeds": deeds})
+            await chains.write()
+        await self.database.rewrite()
+        await self._advance_heads(chains)
+
+    async def streams_of(self, tenant: str, user: str | None, session: str | None, after: str, limit: int) -> list[str]:
+        """Ids of streams of a user, or of a session, that still have their content; in order, after one of them."""
+        of = STREAMS.c.session == session if user is None else STREAMS.c.user == user
+        which = sa.select(STREAMS.c.sid).where(
+            STREAMS.c.tenant == tenant, of, STREAMS.c.erased.is_(None), STREAMS.c.sid > after
+        )
+        async with self.database.reading() as connection:
+            return list((await connection.execute(which.order_by(STREAMS.c.sid).limit(limit))).scalars())
+
+    async def last_seal(self, tenant: str) -> int:
+        """The number of the last seal of the tenant's chain; 0: there is none."""
+        async with self.database.reading() as connection:
+            tip = await _tip(connection, tenant)
+        return tip.number if tip else 0
 
     async def erase(self, erasures: Sequence[Erasure], now_ms: int) -> None:
         """Erase the content of these streams. One that was never archived also leaves a tombstone.
@@ -223,15 +281,18 @@ class ArchiveWriter:
             tomb = {"sid": erasure.sid, "tenant": meta.tenant, **left, "tail": tail}
             marks = {"archived": now_ms, "seal": number, "erased": now_ms, "erasure": number}
             await _insert(connection, STREAMS, [{**tomb, **marks}])
+            await _empty_views(connection, erasure.sid)  # they may have come before it
         elif row.erased is None:
             why = {"reason": REQUESTED, "by": erasure.meta.erased_by}
             await _empty(connection, chains, row.tenant, erasure.sid, why, now_ms)
 
     async def _advance_heads(self, chains: _Chains) -> None:
+        gauges.seals.inc(chains.made)
         for tenant, tip in chains.moved.items():
             await self._advance_head(tenant, tip)
 
     async def _advance_head(self, tenant: str, tip: Head) -> None:
+        self.behind.add(tenant)
         try:
             known = (await asyncio.to_thread(self._heads.read)).get(tenant)
             if known and not await self._continues(tenant, known):
@@ -242,6 +303,7 @@ class ArchiveWriter:
                 )
                 return
             await asyncio.to_thread(self._heads.advance, tenant, tip)
+            self.behind.discard(tenant)
         except HeadsUnavailable as unavailable:
             logger.error("the head of the seals is not kept outside of the archive: %s", unavailable)  # noqa: TRY400
 
@@ -260,6 +322,11 @@ class _Chains:
         self._now_ms = now_ms
         self._rows: list[dict[str, Any]] = []
         self.moved: dict[str, Head] = {}
+
+    @property
+    def made(self) -> int:
+        """How many seals."""
+        return len(self._rows)
 
     async def add(self, tenant: str, kind: str, claims: Mapping[str, Any]) -> int:
         """Make a seal. Returns its number."""
@@ -336,6 +403,10 @@ async def _empty(
         sa.update(STREAMS).where(STREAMS.c.sid == sid).values(**nothing, erased=now_ms, erasure=number)
     )
     await connection.execute(sa.delete(BRIEFS).where(BRIEFS.c.sid == sid))
+    await _empty_views(connection, sid)
+
+
+async def _empty_views(connection: AsyncConnection, sid: str) -> None:
     await connection.execute(sa.update(VIEWS).where(VIEWS.c.sid == sid).values(opened=None, record=None))
 
 
@@ -349,3 +420,48 @@ def _view_row(view: ViewRecord, *, is_erased: bool) -> dict[str, Any]:
         "record": None if is_erased else record,
         "digest": seal.view_digest(record),
     }
+
+
+def _deed_row(written: Written) -> dict[str, Any]:
+    deed = written.deed
+    record = canonical({**written.record(), "person": deed.person, "salt": secrets.token_hex(16)})
+    return {
+        "id": written.id,
+        "tenant": deed.tenant,
+        "at": written.at,
+        "who": deed.who,
+        "what": deed.what,
+        "stream": deed.stream,
+        "person": deed.person,
+        "record": record,
+        "digest": seal.deed_digest(record),
+    }
+
+
+async def _is_closed(connection: AsyncConnection, order: Order) -> bool:
+    """Whether the chain has this order's statement: its worker died before it could say so."""
+    since = sa.select(SEALS.c.statement).where(SEALS.c.tenant == order.tenant, SEALS.c.number > order.chain)
+    async for statement in await connection.stream_scalars(since):
+        claims = Seal(raw(statement), b"").claims()
+        if claims.get("kind") == seal.ERASURES and claims.get("erasure") == order.id:
+            return True
+    return False
+
+
+async def _empty_deeds(connection: AsyncConnection, order: Order, sids: Collection[str]) -> list[str]:
+    """Those about these streams, and by or about this person. Returns their ids."""
+    of: list[sa.ColumnElement[bool]] = [DEEDS.c.stream.in_(some) for some in _some(sids)]
+    if order.person is not None:
+        of.append(DEEDS.c.person == order.person)
+    emptied: list[str] = []
+    for which in of:
+        is_its = sa.and_(DEEDS.c.tenant == order.tenant, which)
+        emptied += (await connection.execute(sa.select(DEEDS.c.id).where(is_its))).scalars()
+        await connection.execute(sa.update(DEEDS).where(is_its).values(**dict.fromkeys(DEED)))
+    return sorted(emptied)
+
+
+def _some(sids: Collection[str]) -> Iterator[list[str]]:
+    """In parts that a statement has room for."""
+    listed = sorted(sids)
+    return (listed[start : start + MOST_IDS] for start in range(0, len(listed), MOST_IDS))

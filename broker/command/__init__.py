@@ -5,7 +5,9 @@ version.py      the version, at once
 cli.py          the table of commands, and those that run the parts: up, serve, work
 generations.py  generate, follow, cancel, replay
 screen.py       a stream as it is written to a terminal
-audit.py        ls, sessions, views, export, verify, erase
+audit.py        ls, sessions, views, export, verify, deeds, erase
+limits.py       limits, limits set
+keys.py         keys create, list, revoke, export, import: they speak to Redis
 doctor.py       checks of this machine, the stores and the server; machine.py has those of the machine, findings.py
                 what is found
 client.py       the HTTP client, which resumes where a connection broke

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,9 @@ Cursor = Annotated[str | None, typer.Option(help="the `next` of the page before"
 ApiKey = Annotated[str, typer.Option("--api-key", envvar="LASTEVENT_API_KEY", help="a key of the server")]
 ALL_FINDINGS = 50
 RUNNING = ("queued", "running")
+ERASURE_WAIT_S, ERASURE_POLL_S = 30.0, 0.5
+"""A person is erased in some ten seconds: a worker looks once more, a lease after its last find."""
+
 NO_KEYS = f"give --key FILE, or set {PREFIX}SEAL_PUBLIC_KEYS: the public keys that seals are checked with"
 
 
@@ -135,22 +139,84 @@ def export(
 
 
 def erase(
-    stream: StreamId,
+    stream: Annotated[str | None, typer.Argument(metavar="[ID]", help="the stream to erase")] = None,
+    user: Annotated[str | None, typer.Option(help="a person: all streams of this user")] = None,
+    session: Annotated[str | None, typer.Option(help="all streams of this session")] = None,
+    reason: Annotated[str | None, typer.Option(help="with --user or --session; kept for good, so name nobody")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     url: Url = DEFAULT_URL,
     key: Key = "",
 ) -> None:
-    """Erase a finished stream's content, everywhere and for good. A tombstone and its seal stay."""
+    """Erase a finished stream's content, or a person, everywhere and for good.
+
+    Tombstones and their seals stay. With --user and --session, what runs is cancelled first.
+    """
+    if sum(one is not None for one in (stream, user, session)) != 1:
+        fail("say what to erase: a stream's ID, --user U, or --session S", code=2)
+    if stream is not None and reason is not None:
+        fail("--reason is for --user and --session", code=2)
     with connected(url, key) as client:
-        if not yes:  # whoever answers yes should know of what, and that there is something
-            found = client.call("GET", stream_path(stream))
-            if found["state"] in RUNNING:
-                fail(f"{stream} is still {found['state']}: end it first with lastevent cancel {stream}", code=1)
-            told = ", ".join(filter(None, [found["user_id"], f"created {_moment(found['created_at'])} UTC"]))
-            if not typer.confirm(f"Erase {clean(stream)} ({clean(told)}) for good?", err=True):
-                raise typer.Exit(1)
-        is_done = client.delete(stream)
+        if stream is not None:
+            _erase_stream(client, stream, yes)
+        else:
+            _erase_person(client, {"user_id": user, "session_id": session, "reason": reason}, yes)
+
+
+def _erase_stream(client: Client, stream: str, yes: bool) -> None:
+    if not yes:  # whoever answers yes should know of what, and that there is something
+        found = client.call("GET", stream_path(stream))
+        if found["state"] in RUNNING:
+            fail(f"{stream} is still {found['state']}: end it first with lastevent cancel {stream}", code=1)
+        told = ", ".join(filter(None, [found["user_id"], f"created {_moment(found['created_at'])} UTC"]))
+        if not typer.confirm(f"Erase {clean(stream)} ({clean(told)}) for good?", err=True):
+            raise typer.Exit(1)
+    is_done = client.delete(stream)
     print("erased" if is_done else "erased for every viewer; the archive follows within moments")
+
+
+def _erase_person(client: Client, order: dict[str, str | None], yes: bool) -> None:
+    body = {name: value for name, value in order.items() if value is not None}
+    whose = f"user {body['user_id']}" if "user_id" in body else f"session {body['session_id']}"
+    if not yes and not typer.confirm(f"Erase all streams of {clean(whose)} for good, running ones too?", err=True):
+        raise typer.Exit(1)
+    erasure = client.call("POST", "/v1/erasures", json=body)
+    deadline = time.monotonic() + ERASURE_WAIT_S
+    while erasure["state"] != "done" and time.monotonic() < deadline:
+        time.sleep(ERASURE_POLL_S)
+        erasure = client.call("GET", f"/v1/erasures/{erasure['id']}")
+    if erasure["state"] == "done":
+        print(f"erased: {erasure['erased']:,} streams (erasure {erasure['id']})")
+    else:
+        print(f"ordered: a worker erases, {erasure['erased']:,} streams so far (GET /v1/erasures/{erasure['id']})")
+
+
+def deeds(
+    what: Annotated[str | None, typer.Option(help="only such: created, cancelled, erased, key_made …")] = None,
+    who: Annotated[str | None, typer.Option(help="only this caller's: key:…, user:…")] = None,
+    stream: Annotated[str | None, typer.Option(help="only about this stream")] = None,
+    since: Annotated[str | None, typer.Option(help="done then (UTC) or later: 2026-11-21, 2026-11-21T10:00")] = None,
+    until: Annotated[str | None, typer.Option(help="done then or before; a day is all of it")] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    url: Url = DEFAULT_URL,
+    key: Key = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show who did what: started, cancelled, erased, made a key; newest first."""
+    which = {"what": what, "who": who, "stream": stream, "limit": limit, "cursor": cursor}
+    which |= {"after": _time(since, "--since"), "before": _time(until, "--until", is_end=True)}
+    with connected(url, key) as client:
+        page = _page(client, "/v1/deeds", which)
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ("AT (UTC)", "WHO", "WHAT", "STREAM", "ADDRESS", "DETAIL"),
+        [_deed_row(deed) for deed in page["deeds"]],
+        none="No deeds match.",
+        is_whole=page["next"] is None,
+    )
+    _say_more(page)
 
 
 # -- whether it is as it was ---------------------------------------------------------------------------------
@@ -258,7 +324,8 @@ def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None) -> 
         findings = [finding._asdict() for finding in report.findings]
         print_json({**report._asdict(), "copies": copies, "findings": findings})
     else:
-        print(f"{report.streams:,} streams, {report.views:,} viewers' records, {report.seals:,} seals")
+        counts = f"{report.streams:,} streams, {report.views:,} viewers' records, {report.deeds:,} deeds"
+        print(f"{counts}, {report.seals:,} seals")
         if copies is not None:
             print(f"{copies:,} of these streams are still in Redis")
         for finding in report.findings[:ALL_FINDINGS]:
@@ -361,6 +428,11 @@ def _stream_row(stream: dict[str, Any]) -> Iterator[str]:
     yield _lasted(stream["started_at"], stream["first_text_at"])
     yield _lasted(stream["started_at"], stream["finished_at"])
     yield f"{stream['last_event_id']:,}"
+
+
+def _deed_row(deed: dict[str, Any]) -> tuple[str, ...]:
+    detail = ", ".join(f"{name} {value}" for name, value in (deed["detail"] or {}).items())
+    return (_moment(deed["at"]), deed["who"], deed["what"], deed["stream"] or "", deed["address"] or "", detail)
 
 
 def _view_row(view: dict[str, Any]) -> Iterator[str]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker.command.audit import erase, export, list_, sessions, verify, views
+from broker.command import keys, limits
+from broker.command.audit import deeds, erase, export, list_, sessions, verify, views
 from broker.command.generations import cancel, follow, generate, replay
 from broker.command.help import LOOK, PROVE, RUN, TRY, Grouped
 from broker.command.terminal import (
@@ -33,7 +35,16 @@ from broker.process.app_options import DEFAULT_NAME, MAX_PROCESSES, AppOptions
 from broker.process.imports import imports_outside_gc
 from broker.process.logs import set_up_logs
 from broker.process.providers import set_up
-from broker.settings import LOOPBACK, NO_ARCHIVE, PLAIN_HTTP, Settings, SettingsError, listening, refusal_to_listen
+from broker.settings import (
+    LOOPBACK,
+    NO_ARCHIVE,
+    PLAIN_HTTP,
+    Settings,
+    SettingsError,
+    listening,
+    needs_a_key,
+    refusal_to_listen,
+)
 from broker.store.host import require_host
 
 App = Annotated[
@@ -63,7 +74,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    set_up_logs("lastevent")
+    set_up_logs("lastevent", for_people=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 shows what it can
     try:
@@ -90,21 +101,30 @@ def up(
     reload: Annotated[bool, typer.Option("--reload", help="import your agents anew when their code changes")] = False,
 ) -> None:
     """Run everything on this machine: an embedded Valkey (unless LASTEVENT_REDIS_URL is set), web and workers."""
-    from broker.process.embedded import EmbeddedServerError
+    from broker.command.keys import refusal_without_keys
+    from broker.process.embedded import EmbeddedServer, EmbeddedServerError
     from broker.process.supervisor import SettingsRefused, StartFailed, run_everything
 
     settings = read_settings()
     agents = _app_options(app, app_name, agent_processes, python, reloads=reload)
     warn_of_unknown_variables()
-    _require_permission_to_listen(settings, host)
+    redis_url = settings.redis_url if "redis_url" in settings.model_fields_set else None
+    _require_address(host)
+    refusal = partial(refusal_without_keys, settings.key_prefix, host) if needs_a_key(settings, host) else None
+    if refusal and redis_url is None and not EmbeddedServer(data_dir).has_data():
+        fail(refusal_to_listen(host), code=2)
+    _say_that_it_is_plain_http(host)
     standin = _needs_the_standin(settings)
     if standin:
         note("No model provider is set up: answers come from the stand-in, which is not a model. (lastevent doctor)")
-    redis_url = os.environ.get("LASTEVENT_REDIS_URL")
     try:
-        prefix = settings.key_prefix
-        run_everything(host, port, data_dir, web, workers, redis_url, prefix, standin=standin, app=agents)
-    except SettingsRefused as error:
+        run_everything(
+            *(settings, host, port, data_dir, web, workers, redis_url),
+            standin=standin,
+            app=agents,
+            refusal=refusal,
+        )
+    except (SettingsRefused, SettingsError) as error:
         fail(str(error), code=2)
     except (StartFailed, EmbeddedServerError) as error:
         fail(str(error), code=1)
@@ -132,20 +152,27 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     web: Annotated[int, typer.Option(min=1, max=64, help="processes, all on this port")] = 1,
     parent_pipe: Annotated[bool, typer.Option(hidden=True)] = False,
+    admin_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the SSE tier alone. Stateless: any number of them, on any machines, with the same LASTEVENT_REDIS_URL."""
     settings = read_settings()
-    _require_permission_to_listen(settings, host, is_child=parent_pipe)
+    _require_address(host)
+    if needs_a_key(settings, host) and not parent_pipe:  # whose parent has asked
+        from broker.command.keys import refusal_without_keys
+
+        if refusal := refusal_without_keys(settings.key_prefix, host, settings.redis_url):
+            fail(refusal, code=2)
     if not settings.archive_url and not parent_pipe:
         note(NO_ARCHIVE)
     if not parent_pipe:
+        _say_that_it_is_plain_http(host)
         warn_of_unknown_variables()
     try:
         if web == 1:
             with imports_outside_gc():
                 from broker.web.server import run_server
 
-            run_server(settings, host, port, parent_pipe=parent_pipe)
+            run_server(settings, host, port, parent_pipe=parent_pipe, admin_fd=admin_fd)
         else:
             _serve_in_processes(settings, host, port, web)
     except SettingsError as error:
@@ -158,7 +185,7 @@ def _serve_in_processes(settings: Settings, host: str, port: int, web: int) -> N
     from broker.process.supervisor import SettingsRefused, run_web
 
     try:
-        run_web(host, port, web, lambda: note(listening(host, port, settings)))
+        run_web(settings, host, port, web, lambda: note(listening(host, port, settings)))
     except SettingsRefused as error:
         fail(str(error), code=2)
 
@@ -226,21 +253,24 @@ def _options(
 for group, commands in {
     TRY: (up, generate, follow, cancel, replay),
     LOOK: (list_, sessions, views),
-    PROVE: (export, verify, erase),
+    PROVE: (export, verify, deeds, erase),
     RUN: (serve, work, doctor, version),
 }.items():
     for command in commands:
         app.command(command.__name__.rstrip("_") if command is not list_ else "ls", rich_help_panel=group)(command)
+app.add_typer(limits.app, name="limits", rich_help_panel=RUN)
+app.add_typer(keys.app, name="keys", rich_help_panel=RUN)
 app.command("help", hidden=True)(help_)
 
 
-def _require_permission_to_listen(settings: Settings, host: str, *, is_child: bool = False) -> None:
+def _require_address(host: str) -> None:
     try:
         if host:  # nothing: every address
             require_host(host)
     except ValueError as error:
         fail(f"--host: {error}", code=2)
-    if refusal := refusal_to_listen(settings, host):
-        fail(refusal, code=2)
-    if host not in LOOPBACK and not is_child:
+
+
+def _say_that_it_is_plain_http(host: str) -> None:
+    if host not in LOOPBACK:
         note(PLAIN_HTTP)

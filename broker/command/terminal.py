@@ -135,7 +135,7 @@ def read_settings() -> Settings:
         settings = load_settings()
     except SettingsError as error:
         fail(str(error), code=2)
-    set_up_logs("lastevent", settings.log_level)
+    set_up_logs("lastevent", settings.log_level, for_people=True)
     return settings
 
 

@@ -67,6 +67,8 @@ const HOW = new Map(
     left: "left",
     drained: "disconnected by a drain",
     too_slow: "cut: too slow",
+    token_expired: "cut: its token expired",
+    revoked: "cut: its key or token was revoked",
     vanished: "vanished",
     server_lost: "server lost",
     many: "summed up",

@@ -13,8 +13,11 @@ from broker.dialects.sse import (
     NDJSON_HEARTBEAT,
     NDJSON_HEARTBEAT_EVENT,
     NDJSON_MEDIA_TYPE,
+    Expiry,
     Gap,
     encode,
+    encode_expiry,
+    encode_expiry_ndjson,
     encode_gap,
     encode_gap_ndjson,
 )
@@ -86,6 +89,9 @@ class Format(Enum):
 
     def render_gap(self, gap: Gap) -> bytes:
         return encode_gap_ndjson(gap) if self.is_ndjson else encode_gap(gap)
+
+    def render_expiry(self, expiry: Expiry) -> bytes:
+        return encode_expiry_ndjson(expiry) if self.is_ndjson else encode_expiry(expiry)
 
 
 # An enumeration's members are slow to look up, and this is done for each event.

@@ -11,11 +11,12 @@ r3labs/sse). So comments and `retry:` alone end with their own line.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 import orjson
 
-from broker.log.event import GAP, Event
+from broker.log.event import GAP, TOKEN_EXPIRING, Event
 
 HEARTBEAT = b": ping\n"
 HEARTBEAT_EVENT = b"event: ping\ndata: {}\n\n"
@@ -36,6 +37,12 @@ class Gap(NamedTuple):
     reason: str
 
 
+class Expiry(NamedTuple):
+    """The viewer's token is good until then: time to get another."""
+
+    expires_at: datetime
+
+
 def encode(event: Event) -> bytes:
     return b"event: %s\ndata: %s\nid: %d\n\n" % (event.kind.encode(), event.data, event.id)
 
@@ -47,6 +54,19 @@ def encode_gap(gap: Gap) -> bytes:
 
 def encode_gap_ndjson(gap: Gap) -> bytes:
     return orjson.dumps({"event": GAP, "data": gap._asdict()}) + b"\n"
+
+
+def encode_expiry(expiry: Expiry) -> bytes:
+    return b"event: token_expiring\ndata: %s\n\n" % orjson.dumps(_expiry_data(expiry))
+
+
+def encode_expiry_ndjson(expiry: Expiry) -> bytes:
+    return orjson.dumps({"event": TOKEN_EXPIRING, "data": _expiry_data(expiry)}) + b"\n"
+
+
+def _expiry_data(expiry: Expiry) -> dict[str, str]:
+    at = expiry.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"expires_at": at}
 
 
 def encode_cursor(cursor: int) -> bytes:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from broker.dialects.format import Format
+from broker.gauges import Sent
 
 EXTENSION = "lastevent.lane"
 """In an ASGI scope's extensions: a function (Format, bytes of a heartbeat) → Lane."""
@@ -91,6 +92,7 @@ class Lane:
         "is_paused",
         "left",
         "on_lost",
+        "sent",
         "topic",
         "turns",
         "write",
@@ -113,6 +115,8 @@ class Lane:
         """The first and the last event that a topic has written here."""
         self.left: asyncio.Future[int] | None = None
         self.on_lost: Callable[[], object] = _nothing
+        self.sent = _NOBODYS
+        """Where the topic counts what it writes."""
         self._transport = transport
 
     def pause(self) -> None:
@@ -149,6 +153,9 @@ class Lane:
     def is_open(self) -> bool:
         """Whether the response still writes here, and looks after a viewer that does not read."""
         return self.on_lost is not _nothing
+
+
+_NOBODYS = Sent()
 
 
 def _nothing() -> None:

@@ -30,6 +30,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
+from broker import gauges
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable
@@ -51,6 +52,8 @@ HELD_BYTES = 64 * 1024
 
 LOST_TAIL = "log_lost_tail"
 
+_GAPS = gauges.gaps.labels(LOST_TAIL)  # from the start: Prometheus sees no increase in a series whose first value is 1
+
 Step = Batch | Gap | None
 """What a viewer gets next: events, a notice, or (None) a sign of life."""
 
@@ -61,8 +64,9 @@ async def replay(log: ReadableLog, sid: str, cursor: int) -> AsyncGenerator[Step
     while more:
         page = await log.read_page(sid, cursor)
         if page.events and not page.present:
-            yield Gap(cursor, page.events[0].id, LOST_TAIL)
+            yield _gap(cursor, page.events[0])
         if page.events:
+            gauges.replayed_events.inc(len(page.events))
             yield Batch(page.events)
             cursor = page.events[-1].id
         elif ending := await _ending_below(log, sid, page, cursor):
@@ -112,9 +116,10 @@ async def follow(
                     await silence.broken_by(topic.changed, within_s=LOG_RETRY_S)
                 else:
                     if page.events and not page.present:
-                        yield Gap(cursor, page.events[0].id, LOST_TAIL)
+                        yield _gap(cursor, page.events[0])
                     if page.events or ending:
                         batch = batch if page.events else Batch(ending)
+                        gauges.replayed_events.inc(len(batch))
                         cursor = max(cursor, batch.events[-1].id)
                         yield batch
                         has_begun = True
@@ -145,6 +150,11 @@ async def follow(
                 continue
             else:
                 await silence.broken_by(topic.changed)
+
+
+def _gap(cursor: int, follows: Event) -> Gap:
+    _GAPS.inc()
+    return Gap(cursor, follows.id, LOST_TAIL)
 
 
 def _may_ride(lane: Lane, topic: Topic, ahead: Batch | None, cursor: int) -> bool:

@@ -30,6 +30,7 @@ import logging
 from collections.abc import Sequence
 
 from broker.dialects.format import Batch, Format
+from broker.gauges import Sent
 from broker.live.lane import Lane, chunk
 from broker.log.event import PUBLISHED_LINES, TERMINAL, Event, from_published
 from broker.log.steps import Page
@@ -50,7 +51,7 @@ class Topic:
 
     __slots__ = (
         *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
-        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_sent"),
     )
 
     def __init__(self, sid: str) -> None:
@@ -72,6 +73,7 @@ class Topic:
         self._changed: asyncio.Event | None = None
         self._live: dict[_Group, _Riders] = {}
         self._live_at = 0
+        self._sent = Sent()  # its viewers', who are all of one tenant; until one is here, nobody's
 
     @property
     def changed(self) -> asyncio.Event:
@@ -163,7 +165,9 @@ class Topic:
                     if shown := riders.form.shown_lines(lines):
                         riders.written(shown)
                         bodies.append((tuple(riders.lanes), chunk(riders.form.render_lines(shown))))
+                        self._sent.events += len(shown) // PUBLISHED_LINES * len(riders.lanes)
                 written = _write(bodies)
+                self._sent.bytes += written
             elif last != self._live_at:  # not what they have just been written, said again
                 self._release_all()
         self.wake()
@@ -202,7 +206,7 @@ class Topic:
     async def carry(self, lane: Lane, cursor: int) -> int:
         """Write new events to this viewer until it must continue by itself. Returns its cursor at that point."""
         left = asyncio.get_running_loop().create_future()
-        lane.topic, lane.left = self, left
+        lane.topic, lane.left, self._sent = self, left, lane.sent
         self._live_at = cursor
         group = _group(lane)
         if group not in self._live:
@@ -226,7 +230,9 @@ class Topic:
             for (_, heartbeat, turns), riders in self._live.items()
             if riders.are_due(turns)
         ]
-        return _write(due) if due else 0
+        written = _write(due) if due else 0
+        self._sent.bytes += written
+        return written
 
     def _release_all(self) -> None:
         live, self._live = self._live, {}

@@ -23,6 +23,8 @@ idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs read tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
+deeds.py        acts of callers, until the archive has them
+erasures.py     orders to erase a person, until they are carried out
 models.py       the models that workers can run, as they announce them
 agents.py       the agents that workers can run, and when a worker last said so
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name

@@ -33,7 +33,8 @@ OURSELVES = "lastevent"
 RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
-NOTICES = frozenset({GAP, "ping", "token_expiring", "presence", "stream", "over", "hello", "ok", "refused"})
+TOKEN_EXPIRING = "token_expiring"
+NOTICES = frozenset({GAP, "ping", TOKEN_EXPIRING, "presence", "stream", "over", "hello", "ok", "refused"})
 """Names of what is sent without an id, or may be: a viewer must not take an event for one."""
 
 OF_CLIENTS = frozenset({"open", "close", "end", "message"})

@@ -24,7 +24,7 @@
 | le:keys:changed               | channel | id of each key made or revoked              | -                          |
 | le:revoked:<tenant>           | zset    | what is revoked → until (tenants/…)         | the longest token's        |
 | le:limits                     | hash    | tenant → its limits, JSON (tenants/…)       | -                          |
-| le:rates:<tenant>/…           | limits' | creations of this minute                    | two minutes                |
+| le:rates:{<tenant>/…}         | limits' | creations of a minute (tenants/creations)   | two minutes                |
 | le:shares, le:shares:<app>    | hash    | tenant → its virtual time (queue.py)        | a week after the last job  |
 | le:running:<tenant>           | zset    | sid with a slot → its place's end (ms)      | 40 s, renewed by workers   |
 | le:aside:<tenant>             | zset    | sid that runs without a slot → the same     | the same                   |
@@ -34,6 +34,7 @@
 | le:slots                      | zset    | slots of a worker, its name → until (s)     | a week, renewed by workers |
 | le:deeds                      | stream  | acts, until they are archived (deeds.py)    | archived, or retention     |
 | le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
+| le:erasures:<id>              | set     | sid that it has erased                      | removed at its end         |
 | le:input                      | channel | sid of each stream whose agent is told      | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
@@ -96,6 +97,7 @@ class Keys:
         self.api_keys = f"{prefix}keys"
         self.api_keys_changed = f"{prefix}keys:changed"
         self.limits = f"{prefix}limits"
+        self.rates = f"{prefix}rates"
         self.deeds = f"{prefix}deeds"
         self.erasures = f"{prefix}erasures"
         self.lines = f"{prefix}lines"
@@ -119,8 +121,8 @@ class Keys:
     def revoked(self, tenant: str) -> str:
         return f"{self.prefix}revoked:{tenant}"
 
-    def rates(self, tenant: str) -> str:
-        return f"{self.prefix}rates:{tenant}"
+    def erased_by(self, erasure: str) -> str:
+        return f"{self.prefix}erasures:{erasure}"
 
     def shares(self, app: str | None) -> str:
         return f"{self.prefix}shares" if app is None else f"{self.prefix}shares:{app}"

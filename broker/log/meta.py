@@ -119,6 +119,8 @@ class Meta:
     abandon_after_s = Field(float, is_restored=True, is_archived=True)
     idempotency = Field(str, is_restored=True)
     """The Idempotency-Key, a space, the digest of the request."""
+    traceparent = Field(str, is_restored=True)
+    """W3C Trace Context: the span that queued it, where starts are traced."""
     boot = Field(str, is_restored=True)
     """The Redis server that created it: run_id and replication id (prelude.lua). '': unknown."""
 
@@ -258,6 +260,7 @@ class NewStream:
     on_worker_loss: str = "restart"
     abandon_after_s: float | None = None
     idempotency: str | None = None
+    traceparent: str | None = None
 
     @classmethod
     def again(cls, sid: str, meta: Meta) -> NewStream:
@@ -311,5 +314,6 @@ class NewStream:
             "regenerates": self.regenerates,
             "abandon_after_s": None if self.abandon_after_s is None else str(self.abandon_after_s),
             "idempotency": self.idempotency,
+            "traceparent": self.traceparent,
         }
         return {name: text for name, text in fields.items() if text is not None}

@@ -34,10 +34,11 @@ AGAIN_S = 1.0
 
 _COMMANDS = """
 DEL {key} | EXISTS {key} | EXPIRE {key} 1 | GET {key} | PERSIST {key} | PEXPIRE {key} 1 | PEXPIREAT {key} 1 | PTTL {key}
-SET {key} x XX | STRLEN {key} | TTL {key} | TYPE {key} | SCAN 0 COUNT 1 | TIME | INFO | PING
+SET {key} x XX | INCRBY {key} 1 | STRLEN {key} | TTL {key} | TYPE {key} | RENAME {key} {key}
+SCAN 0 COUNT 1 | TIME | INFO | PING
 HDEL {key} f | HEXISTS {key} f | HGET {key} f | HGETALL {key} | HINCRBY {key} f 1 | HLEN {key} | HMGET {key} f
 HSET {key} f x | HVALS {key} | HSETNX {key} f x | HSTRLEN {key} f
-SADD {key} m | SCARD {key} | SISMEMBER {key} m | SMEMBERS {key} | SREM {key} m
+SADD {key} m | SCARD {key} | SISMEMBER {key} m | SMEMBERS {key} | SMISMEMBER {key} m | SREM {key} m
 XADD {key} 1-0 f x | XDEL {key} 1-0 | XRANGE {key} - + | XREVRANGE {key} + -
 ZADD {key} XX 1 m | ZCARD {key} | ZINCRBY {key} 1 m | ZMSCORE {key} m | ZRANGE {key} 0 0 | ZRANGEBYSCORE {key} 0 0
 ZREM {key} m | ZREMRANGEBYRANK {key} 0 0 | ZREMRANGEBYSCORE {key} 0 0 | ZREVRANGE {key} 0 0

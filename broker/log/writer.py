@@ -25,9 +25,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from broker import gauges
 from broker.errors import (
     REDIS_AWAY,
     AppendGap,
@@ -260,6 +262,8 @@ class StreamWriter:
             self._confirm_to(0)
             self._commit.gather(self)
         else:
+            if isinstance(outcome, WriterSuperseded):
+                gauges.fenced_writes.inc()
             self.lose(outcome)
         if self.unconfirmed and not self.lost:
             is_in_time = isinstance(outcome, Appended) and len(sent.events) < BATCH_EVENTS
@@ -301,6 +305,7 @@ class StreamWriter:
         elif self._confirmed >= before:
             self._commit.unconfirmed_bytes -= _size(self._events[before : self._confirmed])
         else:
+            gauges.healed_events.inc(before - self._confirmed)
             self._commit.unconfirmed_bytes += _size(self._events[self._confirmed : before])
 
 
@@ -367,7 +372,11 @@ class GroupCommit:
         writers = [writer for writer in writers if not writer.lost]
         if not writers:
             return
-        for writer, sent, outcome in zip(writers, batches, await self._append(writers, batches), strict=True):
+        began_s = time.monotonic()
+        outcomes = await self._append(writers, batches)
+        gauges.append_seconds.observe(time.monotonic() - began_s)
+        gauges.appended_events.inc(sum([len(batch.events) for batch in batches]))
+        for writer, sent, outcome in zip(writers, batches, outcomes, strict=True):
             writer.settle(sent, outcome)
 
     async def renew(self, writer: StreamWriter) -> None:

@@ -149,6 +149,16 @@ class EmbeddedServer:
             raise
         return f"unix://{self._socket}"
 
+    def url_if_running(self) -> str | None:
+        """Where a server of this data directory answers, whoever owns it. Nothing is changed."""
+        socket = self._socket_left_over() if self._dir.is_dir() else None
+        is_there = socket is not None and self._is_server_lock_held() and _info(socket) is not None
+        return f"unix://{socket}" if is_there else None
+
+    def has_data(self) -> bool:
+        """Whether a server has ever kept anything in this data directory."""
+        return (self._dir / "appendonlydir").is_dir()
+
     def stop(self) -> None:
         """End the server, which syncs its file first, and unlock the data directory; no error if none runs."""
         try:

@@ -1,7 +1,10 @@
 """What a process of ours writes to its log: on standard error, and never what users, models or operators keep secret.
 
+One JSON object a line (lines.py); plain text on a terminal, and from commands, whose lines are for people.
+
 LASTEVENT_LOG_LEVEL is of our own loggers. A library's lines say at debug what it was given: prompts, filters, headers;
-so from libraries come warnings and errors only, whatever level they or their own variables set.
+so from libraries come warnings and errors only, whatever level they or their own variables set, unless
+LASTEVENT_LOG_LIBRARIES asks for them.
 
 A traceback names the exceptions and shows the code, but not what they say: that may be a command with its arguments, a
 row, a key that was not found, an address with its password.
@@ -14,7 +17,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -31,17 +35,46 @@ LASTING_S = 60.0
 through."""
 
 
-def set_up_logs(process: str, level: str = "warning") -> None:
-    """`process` is named in each line. May be called again: the last call holds."""
+def _nothing() -> Mapping[str, str]:
+    return {}
+
+
+ABOUT: ContextVar[Callable[[], Mapping[str, str]]] = ContextVar("about", default=_nothing)
+"""What the current task serves or runs, as fields of a line (lines.py). Called only when a line is written: setting it
+is all that it costs."""
+
+
+def set_up_logs(process: str, level: str = "warning", *, libraries: bool = False, for_people: bool = False) -> None:
+    """`process` is named in each line. `libraries`: they write at this level, too. `for_people`: plain text, also where
+    standard error is no terminal. May be called again: the last call holds.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter(f"%(asctime)s {process} %(levelname)s %(message)s"))
-    handler.addFilter(_is_ours_or_a_warning)
+    handler.setFormatter(_plain(process) if for_people or sys.stderr.isatty() else _json(process))
+    if not libraries:
+        handler.addFilter(_is_ours_or_a_warning)
     handler.addFilter(_OnceAMinute())
-    logging.basicConfig(level=max(logging.WARNING, _number(level)), handlers=[handler], force=True)
+    root_level = _number(level) if libraries else max(logging.WARNING, _number(level))
+    logging.basicConfig(level=root_level, handlers=[handler], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(_number(level))
     sys.excepthook = _log_the_end
     threading.excepthook = _log_the_end_of_a_thread
+    if libraries:
+        logger.warning(
+            "LASTEVENT_LOG_LIBRARIES is on, at the level %s: libraries write what they are given, at debug prompts, "
+            "answers, users' names, addresses, keys and tokens. Keep this log from others, and delete it afterwards",
+            level,
+        )
+
+
+def _plain(process: str) -> logging.Formatter:
+    return _Formatter(f"%(asctime)s {process} %(levelname)s %(message)s")
+
+
+def _json(process: str) -> logging.Formatter:
+    from broker.process.lines import json_lines  # 20 ms, which a command need not spend
+
+    return json_lines(process, about=lambda: ABOUT.get()(), is_ours=_is_ours, told=_in_words_of_code)
 
 
 def _number(level: str) -> int:
@@ -50,7 +83,11 @@ def _number(level: str) -> int:
 
 def _is_ours_or_a_warning(entry: logging.LogRecord) -> bool:
     """At the handler, since a library may set its own logger's level at any time (the SDK does, by ANTHROPIC_LOG)."""
-    return entry.levelno >= logging.WARNING or entry.name.partition(".")[0] in OURS
+    return entry.levelno >= logging.WARNING or _is_ours(entry.name)
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in OURS
 
 
 class _OnceAMinute(logging.Filter):
@@ -61,7 +98,8 @@ class _OnceAMinute(logging.Filter):
         self._said_s: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        lasting = getattr(record, "lasting", None)
+        # What exports traces says of each batch that nobody took it.
+        lasting = record.name if record.name.startswith("opentelemetry.") else getattr(record, "lasting", None)
         if lasting is None:
             return True
         now_s = time.monotonic()
@@ -73,7 +111,11 @@ class _OnceAMinute(logging.Filter):
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:
-        return "\n".join(_told(ei[1], set())) if ei[1] else ""
+        return _in_words_of_code(ei[1]) if ei[1] else ""
+
+
+def _in_words_of_code(error: BaseException) -> str:
+    return "\n".join(_told(error, set()))
 
 
 def _told(error: BaseException, seen: set[int]) -> Iterator[str]:

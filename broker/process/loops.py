@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import redis.exceptions
 
+from broker import gauges
 from broker.errors import REDIS_AWAY, StoreUnavailable, WrongType
 from broker.store.errors import cause_of
 
@@ -22,6 +23,8 @@ RESTART_S = (0.1, 0.5, 1.0, 2.0)
 STABLE_S = 10.0
 """A loop that ran so long has not failed at starting: its next failure is restarted at once again."""
 
+LOOK_S = 0.5
+"""Between two looks at how late the loop comes."""
 
 Run = Callable[[], Awaitable[object]]
 
@@ -46,6 +49,15 @@ class Loops:
         if not self._is_ending:
             logger.critical("the %s loop is gone; this process ends, so that it is started again", task.get_name())
             self._on_death()
+
+
+async def watch_lag() -> None:
+    """Measure for ever how late this loop comes: what every viewer, and every lease, waits for."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        due_s = clock() + LOOK_S
+        await asyncio.sleep(LOOK_S)
+        gauges.loop_lag_seconds.observe(max(0.0, clock() - due_s))
 
 
 async def for_ever(name: str, run: Run) -> None:

@@ -29,12 +29,15 @@ from broker.errors import RedisUnavailable
 from broker.log.keys import Keys
 from broker.log.servers import Servers
 from broker.log.steps import LEASE_S
+from broker.process.admin import Panel, open_admin_port
 from broker.process.app_options import AppOptions
 from broker.process.clean_stop import Ended
 from broker.process.embedded import EmbeddedServer
 from broker.process.environments import for_a_server, for_a_worker
 from broker.process.listener import bind
 from broker.process.parent import has_started
+from broker.process.scrapers import Scrapers
+from broker.settings import Settings
 from broker.store.archive_url import archive_url
 from broker.store.connect import connect
 
@@ -67,6 +70,7 @@ class Child:
     name: str
     argv: Sequence[str]
     environment: dict[str, str]
+    panel: Panel
     process: subprocess.Popen[bytes] | None = None
     end: socket.socket | None = None
     """Ours, of the socket pair whose other end is the child's standard input."""
@@ -77,13 +81,20 @@ class Child:
     def start(self) -> None:
         self.started = time.monotonic()
         self.end, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(self.argv, stdin=theirs.fileno(), env=self.environment, process_group=0)
+        with theirs, self.panel.add(self.name) as asked:
+            self.process = subprocess.Popen(
+                [*self.argv, "--admin-fd", str(asked.fileno())],
+                stdin=theirs.fileno(),
+                pass_fds=[asked.fileno()],
+                env=self.environment,
+                process_group=0,
+            )
 
     def does_its_work(self) -> bool:
         return self.end is not None and has_started(self.end)
 
     def let_go(self) -> None:
+        self.panel.drop(self.name)
         if self.end:
             self.end.close()
             self.end = None
@@ -164,23 +175,26 @@ class Supervisor:
             child.let_go()
 
 
-def web_child(host: str, port: int, number: int, environment: Mapping[str, str]) -> Child:
+def web_child(host: str, port: int, number: int, environment: Mapping[str, str], panel: Panel) -> Child:
     argv = [sys.executable, "-m", "broker", "serve", "--host", host, "--port", str(port), "--parent-pipe"]
-    return Child(f"web process {number}", argv, for_a_server(environment))
+    return Child(f"web process {number}", argv, for_a_server(environment), panel)
 
 
-def worker_child(number: int, environment: Mapping[str, str], app: AppOptions | None) -> Child:
+def worker_child(number: int, environment: Mapping[str, str], app: AppOptions | None, panel: Panel) -> Child:
     argv = [sys.executable, "-m", "worker", "--parent-pipe", *(app.arguments() if app else ())]
-    return Child(f"worker {number}", argv, for_a_worker(environment))
+    return Child(f"worker {number}", argv, for_a_worker(environment), panel)
 
 
-def run_web(host: str, port: int, web: int, on_start: Callable[[], object]) -> None:
+def run_web(settings: Settings, host: str, port: int, web: int, on_start: Callable[[], object]) -> None:
     """Several web processes on one port, until a signal. `on_start` is called when they have been started.
 
-    Raises OSError if the port cannot be used at all, SettingsRefused if the processes cannot use their settings.
+    Raises OSError if the port cannot be used at all, SettingsRefused if the processes cannot use their settings,
+    SettingsError if the admin port cannot be used.
     """
     bind(host, port).close()  # here, and not in every child for ever
-    supervisor = Supervisor([web_child(host, port, n + 1, os.environ) for n in range(web)])
+    panel = Panel()
+    open_panel(settings, None, panel)
+    supervisor = Supervisor([web_child(host, port, n + 1, os.environ, panel) for n in range(web)])
     supervisor.start()
     on_start()
     try:
@@ -189,21 +203,28 @@ def run_web(host: str, port: int, web: int, on_start: Callable[[], object]) -> N
         supervisor.end()
 
 
+def open_panel(settings: Settings, redis_url: str | None, panel: Panel) -> None:
+    """Raises SettingsError."""
+    open_admin_port(settings, panel.answers, Scrapers(settings, redis_url).have, say)
+
+
 def run_everything(
+    settings: Settings,
     host: str,
     port: int,
     data_dir: Path,
     web: int,
     workers: int,
     redis_url: str | None,
-    key_prefix: str,
     *,
     standin: bool = False,
     app: AppOptions | None = None,
+    refusal: Callable[[str], str | None] | None = None,
 ) -> None:
     """Everything on one machine, until a signal. `standin`: workers let the stand-in answer. `app`: what else they run.
+    `refusal`: given Redis' URL, why nothing may be served.
 
-    Raises StartFailed (SettingsRefused) or EmbeddedServerError.
+    Raises StartFailed (SettingsRefused), EmbeddedServerError or SettingsError.
     """
     require_free_port(host, port)
     require_own(data_dir)
@@ -214,11 +235,17 @@ def run_everything(
     # A Ctrl-C should not wait for answers: the next start takes unfinished generations over.
     environment.setdefault("LASTEVENT_WORKER_DRAIN_S", "1")
     try:
-        environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
-        environment["LASTEVENT_REDIS_URL"] = redis_url or (_start(embedded, key_prefix) if embedded else "")
+        if "LASTEVENT_ARCHIVE_URL_FILE" not in environment:
+            environment.setdefault("LASTEVENT_ARCHIVE_URL", archive_url(data_dir))
+        if embedded:
+            redis_url = environment["LASTEVENT_REDIS_URL"] = start_embedded(embedded, settings.key_prefix)
+        if refusal and redis_url and (words := refusal(redis_url)):
+            raise SettingsRefused(words)
         of_workers = {**environment, "LASTEVENT_STANDIN": "1"} if standin else environment
-        working = [worker_child(n + 1, of_workers, app) for n in range(workers)]
-        serving = [web_child(host, port, n + 1, environment) for n in range(web)]
+        panel = Panel()
+        open_panel(settings, redis_url, panel)
+        working = [worker_child(n + 1, of_workers, app, panel) for n in range(workers)]
+        serving = [web_child(host, port, n + 1, environment, panel) for n in range(web)]
         supervisor = Supervisor([*working, *serving])
         supervisor.start()
         try:
@@ -248,7 +275,8 @@ def require_own(data_dir: Path) -> None:
         raise SettingsRefused(f"--data-dir: others may write to {name}. Make it yours alone: chmod go-w {name}")
 
 
-def _start(embedded: EmbeddedServer, key_prefix: str) -> str:
+def start_embedded(embedded: EmbeddedServer, key_prefix: str) -> str:
+    """Its URL. Raises EmbeddedServerError."""
     url = embedded.start()
     if embedded.continues:  # before any process of ours can meet the new server
         with suppress(RedisUnavailable):  # then those wait, as after a crash

@@ -11,14 +11,33 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from broker.log.event import KIND, NOTICES, OF_CLIENTS, RESERVED, TERMINAL
 from broker.settings import MODEL, MODEL_CHARACTERS
+from broker.tenants.keyring import TENANT
+from broker.tenants.scopes import OF_TOKENS, READ
+from broker.tenants.tokens import MAX_SESSIONS, MAX_STREAMS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
+
+Subject = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+"""Whom a token names. It stands in the access record."""
+
+Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400)]
+"""In s; LASTEVENT_TOKEN_MAX_TTL_S says how long it may be."""
 
 EventId = Annotated[int, Field(ge=1, lt=2**53)]
 """Below 2^53 a number is exact in JavaScript (RFC 8259, section 6)."""
@@ -123,6 +142,15 @@ class Tags(Body):
     tags: Annotated[list[Tag], Field(min_length=1, max_length=7, fail_fast=True)]
 
 
+class ForToken(Body):
+    """Of the token in the answer's `events_url`."""
+
+    sub: Subject | None = None
+    """Default: the stream's `user_id`."""
+    ttl_s: Lifetime | None = None
+    """Default: LASTEVENT_READ_TOKEN_TTL_S."""
+
+
 OF_PROVIDERS = (
     *("tools", "tool_choice", "thinking", "effort", "stop_sequences", "temperature", "output_schema"),
     *("provider_options", "on_tool_effects"),
@@ -172,6 +200,7 @@ class CreateStream(Body):
     abandon_after_s: Annotated[float, Field(ge=1, le=86_400)] | None = None
     """The stream is cancelled after so long without a viewer. Default: it continues without viewers."""
     producer: Literal["worker", "external"] = "worker"
+    token: ForToken | None = None
 
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:
@@ -284,6 +313,21 @@ class Cancel(Body):
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] = "requested"
 
 
+class ErasePerson(Body):
+    """POST /v1/erasures. Either `user_id` or `session_id`."""
+
+    user_id: Name | None = None
+    session_id: Name | None = None
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    """Kept for good, in a seal: it must not say who."""
+
+    @model_validator(mode="after")
+    def _has_one(self) -> ErasePerson:
+        if (self.user_id is None) == (self.session_id is None):
+            raise ValueError("give either user_id or session_id")
+        return self
+
+
 class NewEvent(Body):
     event: Annotated[str, StringConstraints(pattern=rf"^{KIND.pattern}$")]
     data: Object
@@ -317,3 +361,63 @@ class ProducerHeartbeat(Body):
     """POST /v1/streams/{id}/heartbeat."""
 
     epoch: EventId
+
+
+class MintToken(Body):
+    """POST /v1/tokens. What it opens is one of `streams`, `sessions`, `own`; they are names, and nothing is looked up:
+    what is another tenant's, or is not there, the token does not open.
+    """
+
+    sub: Subject
+    streams: Annotated[list[Subject], Field(min_length=1, max_length=MAX_STREAMS, fail_fast=True)] | None = None
+    sessions: Annotated[list[Subject], Field(min_length=1, max_length=MAX_SESSIONS, fail_fast=True)] | None = None
+    own: Literal[True] | None = None
+    """The streams whose `user_id` is `sub`."""
+    scope: str = READ
+    """Separated by spaces."""
+    ttl_s: Lifetime = 3600
+
+    @model_validator(mode="after")
+    def _opens_one_thing(self) -> MintToken:
+        if len(self.opened) != 1:
+            raise ValueError("give one of streams, sessions and own")
+        if not self.scopes or not self.scopes <= OF_TOKENS:
+            raise ValueError(f"scope: of {', '.join(sorted(OF_TOKENS))}, separated by spaces")
+        return self
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        given = {"streams": self.streams, "sessions": self.sessions, "own": self.own}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        return frozenset(self.scope.split())
+
+
+def _is_text(given: object) -> object:
+    if not isinstance(given, str):  # pydantic takes numbers for times
+        raise ValueError("a time as RFC 3339 writes it")  # noqa: TRY004 - pydantic explains a ValueError
+    return given
+
+
+class RevokeTokens(Body):
+    """POST /v1/tokens/revoke. One token; or a subject's, or those that name a stream, as far as they were issued before
+    now, or before `issued_before`.
+    """
+
+    jti: Subject | None = None
+    sub: Subject | None = None
+    stream: Subject | None = None
+    issued_before: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_is_text)] | None = None
+    """RFC 3339. Only with `sub`."""
+    tenant: Annotated[str, StringConstraints(pattern=rf"^{TENANT}$")] | None = None
+    """Only with the scope `admin`. Default: the caller's."""
+
+    @model_validator(mode="after")
+    def _names_one_thing(self) -> RevokeTokens:
+        if sum(given is not None for given in (self.jti, self.sub, self.stream)) != 1:
+            raise ValueError("give one of jti, sub and stream")
+        if self.issued_before is not None and self.sub is None:
+            raise ValueError("issued_before: it goes with sub")
+        return self

@@ -108,7 +108,7 @@ class Listing:
         if self._archive:
             archived, end = await self._archive.list_sessions(tenant, limit, place)
             parts.append((await self._without_newer(key, archived), end))
-        places, following = _merge(limit, *parts)
+        places, following = merge(limit, *parts)
         return {
             "sessions": [{"id": place.member, "last_stream_at": rfc3339(place.score)} for place in places],
             "next": following and following.encode(),
@@ -118,7 +118,7 @@ class Listing:
         live = await self._live(tenant, which, limit, place)
         # Redis first: a stream that leaves it in between is in the archive by then.
         archived = await self._archived(tenant, which, limit, place, with_requests)
-        places, following = _merge(limit, (live.found, live.end), (archived.found, archived.end))
+        places, following = merge(limit, (live.found, live.end), (archived.found, archived.end))
         fit = await self._fitting(places, live.found, archived.found, with_requests)
         if len(fit) < len(places):
             following = fit[-1]
@@ -211,7 +211,7 @@ def _ending(sid: str, meta: Meta) -> Mapping[str, Any]:
     return ending if isinstance(ending, dict) else {}
 
 
-def _merge(limit: int, *parts: tuple[Collection[Place], Place | None]) -> tuple[list[Place], Place | None]:
+def merge(limit: int, *parts: tuple[Collection[Place], Place | None]) -> tuple[list[Place], Place | None]:
     """One page from the parts of Redis and the archive, newest first, and where the next page begins (None: no more).
 
     Each part: its places, and the place through which it was searched (None: to the end). Places of another part beyond

@@ -13,6 +13,7 @@ import orjson
 
 from broker.archive.setup import Verdict
 from broker.log.agents import Announced
+from broker.log.erasures import Order
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
 from broker.service.totals import cost_of, is_incomplete
@@ -124,6 +125,19 @@ def view_json(record: Mapping[str, Any]) -> dict[str, Any]:
         "how": record.get("how"),
         "count": record.get("count", 1),
     }
+
+
+def deed_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A deed (log/deeds.py)."""
+    fields = ("who", "what", "stream", "address", "request_id", "detail")
+    return {"id": record["id"], "at": rfc3339(record["at"]), **{name: record.get(name) for name in fields}}
+
+
+def erasure_json(order: Order) -> dict[str, Any]:
+    """An erasure of a person: without the name that it is about, which is gone when it is done."""
+    counts = {"id": order.id, "state": order.state, "found": order.found, "erased": order.erased}
+    times = {"ordered_at": rfc3339(order.at), "finished_at": rfc3339(order.finished)}
+    return {**counts, "by": order.by, "reason": order.reason, **times}
 
 
 def events_url(sid: str, token: str | None) -> str:

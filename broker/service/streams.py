@@ -9,11 +9,13 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from arq.connections import ArqRedis
 
+from broker import traces
 from broker.archive.reader import ArchiveReader
 from broker.auth import Auth, Grant, require_visible
 from broker.errors import (
@@ -30,6 +32,7 @@ from broker.errors import (
     StreamLimit,
     StreamNotFound,
     StreamRunning,
+    TooManyStreams,
     UnknownAgent,
     UnknownModel,
     WriterSuperseded,
@@ -54,12 +57,16 @@ from broker.log.steps import (
 )
 from broker.log.stream_log import StreamLog
 from broker.service.agent_input import require_input
-from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, GiveInput
+from broker.service.allowed import require_agent, require_models, require_options, require_tokens
+from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
 from broker.service.record import stream_record
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
+from broker.tenants.creations import Creations
+from broker.tenants.limits import Limits
 from broker.tenants.scopes import MINT, opens
+from broker.tenants.tokens import require_ttl
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +88,11 @@ NAMED_AGENTS = 8
 REPEATED_BYTES = 2**20
 """A longer request is not in the answer to its start: who has just sent 32 MiB would get them back."""
 
-_LOOKED_UP = [
-    field.name
-    for field in FIELDS
-    if field.name
-    in ("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent")
-    or field.outlives_erasure
-    or field is Meta.erased
-]
+_NEEDED = (
+    *("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent"),
+    "traceparent",
+)
+_LOOKED_UP = [field.name for field in FIELDS if field.name in _NEEDED or field.outlives_erasure or field is Meta.erased]
 """What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
 
 
@@ -135,6 +139,7 @@ class Streams:
         auth: Auth,
         settings: Settings,
         needs: Needs,
+        creations: Creations,
     ) -> None:
         self.log = log
         self.models = Models(log.redis, log.keys)
@@ -148,6 +153,7 @@ class Streams:
         self._asks_archive_from_s = 0.0
         self._room = Room(log.redis, settings.store_reserve)
         self._needs = needs
+        self._creations = creations
 
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
@@ -222,21 +228,27 @@ class Streams:
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        Raises StoreFull, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for an Idempotency-Key that is
-        malformed or was used for another request, for metadata beyond `max_metadata_bytes`, and for an `output_schema`
-        that is none.
+        Raises StoreFull, RateLimited, TooManyStreams, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for
+        an Idempotency-Key that is malformed or was used for another request, for metadata beyond `max_metadata_bytes`,
+        for an `output_schema` that is none, and for more tokens than the tenant may ask for.
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
+        if body.token:
+            grant.require(MINT)
+            require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
-        agent = await self._agent(body.agent) if body.agent is not None else None
+        limits = await self._creations.limits.of(grant.tenant)
+        if not external:
+            await _maybe_in_thread(is_large, self._require_allowed, (limits, body))
+        agent = await self._agent(body.agent, limits) if body.agent is not None else None
         if agent and "input" in body.model_fields_set:  # whether it takes messages, its app says
             await asyncio.to_thread(require_input, str(body.agent), agent.input_schema, body.input)
         elif not (agent or external):
             await self._require_providers(body.chain, body.provider_options or ())
         if body.output_schema is not None:
             await asyncio.to_thread(require_schema, body.output_schema)
-        request = self._request(body)
+        request = self._request(body, limits)
         new = NewStream(
             tenant=grant.tenant,
             session=body.session_id or f"s-{new_sid()[:16]}",
@@ -253,14 +265,16 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, body)
-        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None)
+        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
 
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant, whole=True)).meta
         if meta.is_external:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
-        app = (await self._agent(meta.agent)).app if meta.agent is not None else None
+        limits = await self._creations.limits.of(grant.tenant)
+        await self._require_still_allowed(meta, limits)
+        app = (await self._agent(meta.agent, limits)).app if meta.agent is not None else None
         digest = digest_of({"regenerates": sid})
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest, app)
 
@@ -303,6 +317,8 @@ class Streams:
             stopped_after = meta.tail if meta.stopped_after is None else meta.stopped_after
             return Ended(meta.state, meta.tail, stopped_after, already=True)
         seized = await self._seizures.seize(sid, CANCELLED, encode_data({"reason": reason, "by": grant.who}))
+        if meta.is_external:
+            await self._give_place_back(meta.tenant, sid)
         await self._leave_the_line(sid, meta)
         return Ended(seized.state, seized.last_event_id, seized.stopped_after, seized.already)
 
@@ -315,11 +331,15 @@ class Streams:
         events = [Unsent(event.event, encode_data(event.data)) for event in body.events]
         append = Append(sid, pen, body.first or 0, events, EXTERNAL_LEASE_S)
         try:
-            return await self.log.append(append)
+            appended = await self.log.append(append)
         except StreamLimit as full:
             reason = {"code": full.code, "message": "The stream has reached its size limit.", "recoverable": False}
             await self._seizures.seize(sid, ERROR, encode_data(reason))
+            await self._give_place_back(grant.tenant, sid)
             raise StreamClosed("The stream reached its limit of events or bytes and was ended.") from None
+        if is_terminal(appended.state):
+            await self._give_place_back(grant.tenant, sid)
+        return appended
 
     async def heartbeat(self, sid: str, grant: Grant, epoch: int) -> Appended:
         """Renew an external producer's lease. Raises Forbidden, StreamClosed or WriterSuperseded."""
@@ -329,16 +349,42 @@ class Streams:
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
 
-    def _request(self, body: CreateStream) -> dict[str, Any]:
+    def _request(self, body: CreateStream, limits: Limits) -> dict[str, Any]:
         if body.agent is not None:
             return body.agent_request()
-        return body.stated_request() if body.producer == EXTERNAL else body.provider_request(self._settings.max_tokens)
+        if body.producer == EXTERNAL:
+            return body.stated_request()
+        return body.provider_request(min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens))
 
-    async def _agent(self, name: str) -> Announced:
+    def _require_allowed(self, asked: tuple[Limits, CreateStream]) -> None:
+        """Of a worker's stream. Raises UnknownModel, UnknownAgent or InvalidRequest."""
+        limits, body = asked
+        if body.agent is not None:
+            require_agent(limits, body.agent)
+            return
+        require_models(limits, body.chain, self._settings.default_model)
+        require_tokens(limits, body.max_tokens)
+        require_options(limits, body.provider_options)
+
+    async def _require_still_allowed(self, meta: Meta, limits: Limits) -> None:
+        """What was asked for once may be more than may be asked for now. Raises as `_require_allowed` does."""
+        if meta.agent is not None:
+            require_agent(limits, meta.agent)
+            return
+        text = (await self.log.requests.of(meta)).fields.get("request") or "{}"
+        request = await _maybe_in_thread(len(text) > REPEATED_BYTES, orjson.loads, text)
+        chain = request.get("model")
+        require_models(limits, chain if isinstance(chain, list) else [meta.model or ""], self._settings.default_model)
+        require_tokens(limits, request.get("max_tokens"))
+        await _maybe_in_thread(
+            len(text) > REPEATED_BYTES, partial(require_options, limits), request.get("provider_options")
+        )
+
+    async def _agent(self, name: str, limits: Limits) -> Announced:
         """Raises UnknownAgent, which names some that there are."""
         if found := await self.agents.find(name):
             return found
-        known = list(await self.agents.known())
+        known = [one for one in await self.agents.known() if limits.agents is None or one in limits.agents]
         if not known:
             raise UnknownAgent("agent: no worker has one. Start a worker with an app: `lastevent up --app`.")
         near = get_close_matches(name, known, n=1)
@@ -387,9 +433,15 @@ class Streams:
         return Pen(epoch, meta.claim or "" if epoch == current else "", meta.base or 0)
 
     async def _start(
-        self, new: NewStream, grant: Grant, key: str | None, digest: str, app: str | None = None
+        self,
+        new: NewStream,
+        grant: Grant,
+        key: str | None,
+        digest: str,
+        app: str | None = None,
+        token: ForToken | None = None,
     ) -> Started:
-        """`app`: of the agent, if one answers."""
+        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -397,17 +449,27 @@ class Streams:
             raise InvalidRequest(f"metadata: at most {limit} bytes of JSON (LASTEVENT_MAX_METADATA_BYTES).")
         size = len(new.own_request)
         if key is None:
-            await self._room.require(size)
-            await self.log.create(new)
+            await self._require_another(new, size)
+            queue = traces.queueing(new.sid, is_external=new.producer == EXTERNAL)
+            await self.log.create(replace(new, traceparent=queue.traceparent))
             self._room.take(size)
             reservation = None
         else:
-            reservation = await self._reserve(grant, key, new.sid, digest, size)
+            reservation = await self._reserve(new, key, digest, size)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
-                return Started(await self._record(reservation.sid, grant, is_repeated=is_repeated), is_new=False)
+                record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
+                return Started(record, is_new=False)
             await self._room.require(size)
-            new = replace(new, sid=reservation.sid, idempotency=f"{key} {reservation.digest}")
+            queue = traces.queueing(reservation.sid, is_external=new.producer == EXTERNAL)
+            new = replace(
+                new,
+                sid=reservation.sid,
+                idempotency=f"{key} {reservation.digest}",
+                traceparent=queue.traceparent,
+            )
+            if not reservation.first:
+                await self._take_place(new)
             # A second caller cannot know whether the first one has created the stream and Redis has lost it.
             since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
             await self.log.create(new, reserved_ms=since_ms)
@@ -415,21 +477,46 @@ class Streams:
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
             await self._enqueue(new, app)
-        record = await self._record(new.sid, grant, new.own_request, is_repeated=size <= REPEATED_BYTES)
+        queue.end()
+        record = await self._record(new.sid, grant, token, new.own_request, is_repeated=size <= REPEATED_BYTES)
         return Started(record, is_new=reservation is None or reservation.first)
 
-    async def _reserve(self, grant: Grant, key: str, sid: str, digest: str, size: int) -> Reservation:
+    async def _require_another(self, new: NewStream, size: int) -> None:
+        """One that was not asked for before. Raises StoreFull, which does not count, RateLimited or TooManyStreams."""
+        await self._room.require(size)
+        await self._creations.count(new.tenant)
+        await self._take_place(new)
+
+    async def _take_place(self, new: NewStream) -> None:
+        """For an external stream among those of its tenant that run; the others wait until a worker has one for them.
+        Raises TooManyStreams.
+        """
+        most = (await self._creations.limits.of(new.tenant)).streams_running
+        if new.producer != EXTERNAL or most is None or await self.running.take(new.tenant, new.sid, most):
+            return
+        if self._creations.enforcement.refuses(TooManyStreams.limit):
+            raise TooManyStreams(
+                f"At most {most} streams may run at once here, and so many do. Nothing was started. End one, or wait."
+            )
+
+    async def _give_place_back(self, tenant: str, sid: str) -> None:
+        """Of an external stream that has ended. If that fails, the place comes back by itself."""
+        with suppress(StoreUnavailable):
+            if (await self._creations.limits.of(tenant)).streams_running is not None:
+                await self.running.let_go(tenant, sid)
+
+    async def _reserve(self, new: NewStream, key: str, digest: str, size: int) -> Reservation:
         require_key(key)
-        name = self.log.keys.idempotency(grant.tenant, key)
+        name = self.log.keys.idempotency(new.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
-            await self._room.require(size)
+            await self._require_another(new, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
-        return await reserve(self.log.redis, name, sid, digest)
+        return await reserve(self.log.redis, name, new.sid, digest)
 
     async def _record(
-        self, sid: str, grant: Grant, request: bytes = b"", *, is_repeated: bool = True
+        self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True
     ) -> dict[str, Any]:
         """`request`: if it is at hand. `is_repeated`: it is in the record."""
         [meta] = await self.log.read_meta(sid)
@@ -437,7 +524,11 @@ class Streams:
             meta = (await self.look_up(sid, grant, whole=True)).meta
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
-        record = stream_record(meta, sid, self._auth.token(sid) if opens(grant.scopes, MINT) else None)
+        token = None
+        if opens(grant.scopes, MINT):
+            asked = asked or ForToken()
+            token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
+        record = stream_record(meta, sid, token)
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}
@@ -472,7 +563,8 @@ def _stored(request: dict[str, Any]) -> bytes:
 
 
 def _digest_of_body(body: CreateStream) -> str:
-    return digest_of(body.model_dump(exclude_unset=True))
+    """Without `token`, which is about the answer: the stream is the same."""
+    return digest_of(body.model_dump(exclude_unset=True, exclude={"token"}))
 
 
 async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:

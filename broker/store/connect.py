@@ -10,8 +10,8 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis.exceptions
@@ -20,6 +20,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import Sentinel
 
+from broker import gauges
 from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, WrongType
 from broker.store.errors import AWAY, translated
 from broker.store.line import Command, Line
@@ -233,7 +234,8 @@ class Client(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            with _measured(args[0]):
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except Exception as error:
             if meaning := self.meaning(error, _named(args[1]) if len(args) > 1 else ""):
                 raise meaning from error
@@ -242,6 +244,8 @@ class Client(Redis):
     def meaning(self, error: Exception, key: str = "") -> LasteventError | None:
         """As `translated`. Who talks to Redis beside `execute_command` and pipelines asks here: refusals are noted."""
         meaning = translated(error, key=key)
+        if meaning:
+            gauges.redis_errors.labels(meaning.code).inc()
         if isinstance(meaning, RedisRefuses | WrongType) or (meaning and str(meaning) != AWAY):
             self.on_refused()
         return meaning
@@ -284,13 +288,22 @@ class _Pipeline(ReleasingPipeline):
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         try:
-            answers = await super().execute(raise_on_error)
+            with _measured("pipeline"):
+                answers = await super().execute(raise_on_error)
         except Exception as error:
             if meaning := self.meaning(error, _named_in_a_pipeline(error)):
                 raise meaning from error
             raise
         self.raise_if_away(answers)  # with raise_on_error=False
         return answers
+
+
+@contextmanager
+def _measured(command: str) -> Iterator[None]:
+    """Of what Redis answered: an error of its connection says nothing about how fast it is."""
+    began_s = time.monotonic()
+    yield
+    gauges.redis_seconds.observe(time.monotonic() - began_s, command)
 
 
 def _named(key: object) -> str:

@@ -12,13 +12,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from redis.asyncio import Redis
 
 from broker.errors import REDIS_AWAY, StoreUnavailable
 from broker.tenants.keyring import DEFAULT_TENANT, TENANT
+
+if TYPE_CHECKING:  # it takes long to import, and each `lastevent --help` would
+    from redis.asyncio import Redis
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ READ_EVERY_S = 5.0
 MOST = 10**9
 MOST_WEIGHT = 1000
 
-_LISTS = ("models", "agents")
+LISTS = ("models", "agents")
 _NAME = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,200}")
 
 
@@ -70,7 +72,7 @@ NAMES = tuple(field.name for field in fields(Limits))
 
 
 def _require(name: str, value: object) -> None:
-    if name in _LISTS:
+    if name in LISTS:
         named = value if isinstance(value, list | tuple) else ()
         if not (named and all(isinstance(one, str) and _NAME.fullmatch(one) for one in named)):
             raise ValueError(f"{name}: one name or more, separated by commas")
@@ -90,7 +92,7 @@ class TenantLimits:
     ) -> None:
         self._redis = redis
         self._key = key
-        self._given = given
+        self.given = given
         self._given_to_default = replace(given, creations_per_minute=None, streams_running=None, viewers=None)
         self._clock = clock
         self._set: dict[str, Limits] | None = None
@@ -142,6 +144,6 @@ class TenantLimits:
         self._read_again_at = self._clock() + READ_EVERY_S
 
     def _merged(self, tenant: str) -> Limits:
-        given = self._given_to_default if tenant == DEFAULT_TENANT else self._given
+        given = self._given_to_default if tenant == DEFAULT_TENANT else self.given
         own = (self._set or {}).get(tenant)
         return replace(given, **own.as_json()) if own else given

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 WRITE, APPEND, INPUT = "streams:write", "streams:append", "streams:input"
 READ, INSPECT = "streams:read", "streams:inspect"
 CANCEL, ERASE = "streams:cancel", "streams:erase"
@@ -39,3 +42,17 @@ EVERYTHING = frozenset({ADMIN})
 def opens(held: frozenset[str], *wanted: str) -> bool:
     """Whether one of these scopes is held. `admin` holds all of them, and is never masked."""
     return ADMIN in held or any(scope in held for scope in wanted)
+
+
+def key_scopes(names: Iterable[str]) -> frozenset[str]:
+    """What a key may have of them. Raises ValueError, which says what is wrong with which."""
+    scopes = frozenset(names)
+    for name in sorted(scopes - set(OF_KEYS)):
+        near = get_close_matches(name, OF_KEYS, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(OF_KEYS)}."
+        raise ValueError(f"{name} is no scope of a key. {hint}")
+    if not scopes:
+        raise ValueError("a key without a scope opens nothing")
+    if MASKED in scopes and not scopes <= {MASKED, METRICS}:
+        raise ValueError(f"{MASKED} stands alone (with {METRICS} at most): others would show what it masks")
+    return scopes

@@ -8,7 +8,9 @@ inputs.py       what routes take from addresses and headers
 presence.py     work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
-rates.py        how often a read token may connect
+addresses.py    whose request it is, as far as an address tells; how many connections one has
+places.py       how many viewers a process, a stream, a token, a subject and a tenant may have
+rates.py        how often a token may connect, and an address present what is not valid
 endings.py      the names of the ways in which a connection ends, and when a viewer comes back
 door.py         what every request passes first: a request id, the rules of a keyless server, the last net
 intake.py       how many bytes of large bodies there are at once, and their turns
@@ -19,6 +21,7 @@ openapi.py      the OpenAPI document
 answers.py      the forms of JSON answers, for that document
 metrics.py      Prometheus
 bounded.py      uvicorn's HTTP protocol with bounds: what one connection can take from the others
+tally.py        what strangers cause, as one line a minute in the log
 refusals.py     why a connection is refused before any route sees it, its answer, one line a minute in the log
 protocol.py     the bounded protocol, which offers a connection's transport to the answer (the direct lane)
 server.py       the web process: its socket, its signals, its drain

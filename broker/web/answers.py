@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from broker.web.inputs import State
+from broker.web.inputs import State, What
 
 Json = Annotated[Any, Field(description="Any JSON: it is the caller's own")]
 Time = Annotated[datetime, Field(description="UTC, with milliseconds")]
@@ -230,6 +230,37 @@ class Verification(BaseModel):
     findings: list[Finding]
 
 
+class DeedRecord(BaseModel):
+    """What a caller did."""
+
+    id: str
+    at: Time
+    who: str
+    what: What
+    stream: str | None
+    address: str | None
+    request_id: str | None
+    detail: dict[str, Json] | None
+
+
+class DeedPage(BaseModel):
+    deeds: list[DeedRecord]
+    next: Cursor
+
+
+class Erasure(BaseModel):
+    """An order to erase a person: all streams of a user, or of a session."""
+
+    id: str
+    state: Literal["ordered", "erasing", "done"]
+    found: Annotated[int, Field(description="Streams, so far")]
+    erased: Annotated[int, Field(description="Of those, gone everywhere")]
+    by: str
+    reason: str | None
+    ordered_at: Time
+    finished_at: Time | None
+
+
 class ListedModel(BaseModel):
     """A model, or an alias, as OpenAI lists them."""
 
@@ -269,8 +300,53 @@ class AgentList(BaseModel):
     agents: list[ListedAgent]
 
 
+class TenantsLimits(BaseModel):
+    creations_per_minute: int | None
+    streams_running: Annotated[int | None, Field(description="At once; those of workers wait beyond it")]
+    viewers: Annotated[int | None, Field(description="At once, of each web process")]
+    weight: Annotated[int | None, Field(description="Its share of the workers; null: 1")]
+    models: Annotated[list[str] | None, Field(description="That may be asked for, by these names; null: all")]
+    max_tokens: Annotated[int | None, Field(description="Of an answer")]
+    agents: Annotated[list[str] | None, Field(description="That may be asked for; null: all")]
+
+
+class SetLimits(TenantsLimits):
+    """null: not set for this tenant."""
+
+    tenant: str
+
+
+class LimitList(BaseModel):
+    tenants: list[SetLimits]
+    others: Annotated[
+        TenantsLimits,
+        Field(description="What counts where nothing is set; of the tenant `default` models and max_tokens alone"),
+    ]
+
+
 class Told(BaseModel):
     id: str
+
+
+class ListedKey(BaseModel):
+    """Of its secret nothing is known."""
+
+    id: Annotated[str, Field(description="As in `who`, behind `key:`")]
+    tenant: str
+    name: Annotated[str, Field(description="Of a server's own settings, the setting's")]
+    scopes: list[str]
+    created_at: Time | None
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class KeyList(BaseModel):
+    keys: list[ListedKey]
+
+
+class MintedToken(BaseModel):
+    token: str
+    expires_at: Time
 
 
 class Status(BaseModel):
@@ -288,5 +364,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, Told, Status, Event),
+    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(Status, Event, DeedPage, Erasure),
 )

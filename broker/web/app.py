@@ -12,7 +12,19 @@ from broker import console
 from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, telling
+from broker.web.routes import (
+    auditing,
+    credentials,
+    following,
+    limits,
+    listings,
+    operating,
+    producing,
+    reading,
+    starting,
+    telling,
+    tokens,
+)
 from broker.web.tier import Tier
 
 _HEADERS = (
@@ -25,14 +37,25 @@ _HEADERS = (
 """What a page of another origin may send (CORS)."""
 
 
-def create_app(settings: Settings) -> FastAPI:
-    tier = Tier(settings)
-    app = FastAPI(title="Lastevent", docs_url=None, redoc_url=None, lifespan=tier.running, redirect_slashes=False)
+def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
+    """`may_open`: whether callers may do everything while there are no keys, which is for loopback alone."""
+    tier = Tier(settings, may_open=may_open)
+    shows_itself = settings.console == "on"
+    app = FastAPI(
+        title="Lastevent",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if shows_itself else None,
+        lifespan=tier.running,
+        redirect_slashes=False,
+    )
     app.state.tier = tier
     problems.install(app)
-    for routes in (starting, following, reading, producing, telling, listings, auditing, operating):
+    of_streams = (starting, following, reading, producing, telling, listings, auditing)
+    for routes in (*of_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
-    console.install(app)
+    if shows_itself:
+        console.install(app)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
@@ -41,6 +64,6 @@ def create_app(settings: Settings) -> FastAPI:
         allow_headers=_HEADERS,
         expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
     )
-    app.add_middleware(Door, keyless=tier.auth.is_open, cors_origins=settings.cors_origins)
+    app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app

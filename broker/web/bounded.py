@@ -9,6 +9,7 @@ uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #
   when a connection is to be closed: a close would wait for a reader, and keep what it was to send for as long.
 - A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again. But a
   few more may ask for PROBES: whoever watches a crowded process must not take it for a dead one, and kill it.
+- An address has so many of them (addresses.py). The next one is reset likewise.
 - No connection becomes another protocol (but at MAY_UPGRADE). An Upgrade is ignored, as RFC 9110 §7.8 permits: the
   request is read as if it had none. The parser by itself would take its body for the next request, and a proxy that
   shares connections would give the answer to another client.
@@ -30,6 +31,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from broker.live.lane import reset, unsent
+from broker.web.addresses import AddressPlaces
 from broker.web.refusals import Refusals, Refused, answer
 
 SLICE = 1024
@@ -78,10 +80,11 @@ class Bounds(NamedTuple):
 class BoundedProtocol(HttpToolsProtocol):
     flow: _Flow
 
-    def __init__(self, bounds: Bounds, refusals: Refusals, **uvicorns: Any) -> None:
+    def __init__(self, bounds: Bounds, refusals: Refusals, places: AddressPlaces, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.bounds = bounds
         self._refusals = refusals
+        self._places = places
         self._running: RequestResponseCycle | None = None
         self._unparsed = memoryview(b"")
         self._is_request_open = False
@@ -104,6 +107,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.flow = _Flow(transport, self)
+        if not self._places.take(self._peer):
+            self._refuse(Refused.ONE_ADDRESS)
+            return
         beyond = len(self.connections) - self.bounds.connections
         if beyond > PROBING:
             self._refuse(Refused.CROWDED)
@@ -111,7 +117,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._may_only_probe = beyond > 0
         self._set_deadline(is_for_head=True)
 
+    @property
+    def _peer(self) -> str | None:
+        return self.client[0] if self.client else None
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._places.free(self._peer)
         self._clear_deadline()
         self._stop_watching()
         self._unparsed = memoryview(b"")

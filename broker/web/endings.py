@@ -41,6 +41,7 @@ class Ended(Enum):
     FINISHED = "finished"
     LEFT = "left"
     EXPIRED = "token_expired"
+    REVOKED = "revoked"
     DRAINED = "drained"
     TOO_SLOW = "too_slow"
     VANISHED = "vanished"

@@ -1,8 +1,9 @@
 """Who may call a route. Declared beside it, and checked before anything else of the request is looked at.
 
-The order of checks is one for all routes: the door's own rules (door.py), the credential, its scope, a token's own list
-of streams, query and body, the look-up of the stream, whose it is. So 401 comes before 422, and what is not the
-caller's is looked up like what does not exist. A route without a declaration does not start.
+The order of checks is one for all routes: the door's own rules (door.py), the gate for who has guessed too often, the
+credential, its scope, a token's own list of streams, query and body, the look-up of the stream, whose it is. So 401
+comes before 422, and what is not the caller's is looked up like what does not exist. A route without a declaration does
+not start.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -17,36 +19,66 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 
 from broker.auth import Audience, Grant
-from broker.errors import InsufficientScope, StoreUnavailable, StreamNotFound, Unauthorized
+from broker.errors import (
+    Forbidden,
+    InsufficientScope,
+    InvalidToken,
+    LasteventError,
+    RateLimited,
+    StoreUnavailable,
+    StreamNotFound,
+    TokenExpired,
+    Unauthorized,
+)
+from broker.tenants.token import Token
 from broker.web.tier import Tier
 
 Route = TypeVar("Route", bound=Callable[..., Any])
+
+COOKIE = "__Host-lastevent"
+"""Browsers take a name with this prefix only over TLS, from this very host, for all of its paths (RFC 6265bis)."""
+
+ANY_TOKEN = ""
+
 _TOKEN = re.compile(rb"(?:^|&)(access_token|token)=([^&]*)")
 
-Passing = Callable[[Request, StoreUnavailable], Response]
+
+class Place(Enum):
+    """Where a credential was."""
+
+    HEADER = "the header"
+    COOKIE = "a cookie"
+    ADDRESS = "an address"
+
+
+Passing = Callable[[Request, LasteventError], Response]
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a route takes. `scopes`: of which a key needs one; none: any key opens it. `token`: the scope that a token
-    needs; None: no token opens it. `address`: the token may be in the query.
-
-    `passing`: the answer where who calls cannot be found out for the moment.
+    needs; None: no token opens it; ANY_TOKEN: each does, and no key. `address`, `cookie`: the token may be in the
+    query, in a cookie. `passing`: the answer where who calls cannot be found out for the moment, or is not looked at.
     """
 
     scopes: tuple[str, ...]
     token: str | None = None
     address: bool = False
+    cookie: bool = False
     passing: Passing | None = None
 
 
 def needs(
-    *scopes: str, token: str | None = None, address: bool = False, passing: Passing | None = None
+    *scopes: str,
+    token: str | None = None,
+    address: bool = False,
+    cookie: bool = False,
+    passing: Passing | None = None,
 ) -> Callable[[Route], Route]:
     """Declare who may call a route; see Needs."""
 
     def declare(route: Route) -> Route:
-        route.needs = Needs(scopes, token, address, passing)  # type: ignore[attr-defined]
+        route.needs = Needs(scopes, token, address, cookie, passing)  # type: ignore[attr-defined]
         return route
 
     return declare
@@ -85,8 +117,8 @@ class CheckedRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             try:
-                request.state.grant = admit(request, declared)
-            except StoreUnavailable as error:
+                request.state.grant = await admit_through_gate(request, declared)
+            except (StoreUnavailable, RateLimited) as error:
                 if declared.passing is None:
                     raise
                 return declared.passing(request, error)
@@ -95,40 +127,91 @@ class CheckedRoute(APIRoute):
         return checked
 
 
-def admit(request: Request, needed: Needs) -> Grant:
-    """The caller's grant. Raises Unauthorized, TokenExpired, InsufficientScope, StreamNotFound, RedisUnavailable."""
+async def admit_through_gate(request: Request, needed: Needs) -> Grant:
+    """As `admit`. Raises RateLimited for an address whose credentials were refused too often: this one is not looked
+    at. Whoever was away for too long has a token that was good: that does not count.
+    """
+    tier = Tier.of(request)
+    address = tier.addresses.counted(tier.addresses.of(request))
+    tier.gate.require(address)
+    try:
+        return await admit(request, needed)
+    except TokenExpired:
+        raise
+    except Unauthorized:
+        tier.gate.count(address)
+        raise
+
+
+async def admit(request: Request, needed: Needs) -> Grant:
+    """The caller's grant. Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked, InsufficientScope, Forbidden,
+    StreamNotFound, RedisUnavailable, IssuerUnavailable.
+    """
     auth = Tier.of(request).auth
-    if auth.is_open:
-        return auth.open_grant()
+    if everybodys := auth.open_grant():
+        return everybodys
     sid: str | None = request.path_params.get("sid")
-    credential, is_header = _credential(request, needed)
-    grant = auth.grant(credential, sid)
+    credential, place = _credential(request, needed)
+    grant = await auth.grant(credential, sid if place is Place.ADDRESS else None)
     if grant.token is None:
-        if not is_header:
-            raise Unauthorized(
-                "An API key travels in the header Authorization alone. This one is in an address: revoke it."
-            )
-        if needed.scopes:
-            grant.require(*needed.scopes)
-        return grant
-    if needed.token is None:
-        raise InsufficientScope(needed.scopes, "This takes an API key; no token opens it.")
-    if needed.token not in grant.scopes:
-        raise InsufficientScope((needed.token,))
-    if sid is not None and not grant.token.may_open(sid):
-        raise StreamNotFound("There is no stream with this id.")
+        _require_for_key(grant, place, needed)
+    else:
+        _require_for_token(grant.token, place, needed)
+        if sid is not None and not grant.token.may_open(sid):
+            raise StreamNotFound("There is no stream with this id.")
     return grant
 
 
-def _credential(request: Request, needed: Needs) -> tuple[str, bool]:
-    """What the caller presents, and whether in the header, which wins. Raises Unauthorized."""
+def _require_for_key(grant: Grant, place: Place, needed: Needs) -> None:
+    if place is not Place.HEADER:
+        raise Unauthorized(
+            f"An API key travels in the header Authorization alone. This one is in {place.value}: revoke it."
+        )
+    if needed.token == ANY_TOKEN:
+        raise InsufficientScope((), "This takes a token. An API key has no business in a browser.")
+    if needed.scopes:
+        grant.require(*needed.scopes)
+
+
+def _require_for_token(token: Token, place: Place, needed: Needs) -> None:
+    if place is Place.ADDRESS and not token.only_reads_one_stream:
+        raise InvalidToken("A token in an address reads one stream, and nothing else. Send this one in the header.")
+    if needed.token is None:
+        raise InsufficientScope(needed.scopes, "This takes an API key; no token opens it.")
+    if needed.token != ANY_TOKEN and needed.token not in token.scopes:
+        raise InsufficientScope((needed.token,))
+
+
+def _credential(request: Request, needed: Needs) -> tuple[str, Place]:
+    """What the caller presents, and where: the header wins over the cookie, and that over the address.
+
+    Raises Unauthorized, Forbidden.
+    """
     if (header := request.headers.get("authorization")) is not None:
         scheme, _, credential = header.partition(" ")
         if scheme.lower() == "bearer" and credential.strip():
-            return credential.strip(), True
+            return credential.strip(), Place.HEADER
+    elif needed.cookie and (token := request.cookies.get(COOKIE)):
+        if request.method not in ("GET", "HEAD"):
+            _require_page_of_ours(request)
+        return token, Place.COOKIE
     elif needed.address and (token := _token_in(request.scope["query_string"])) is not None:
-        return token, False
+        return token, Place.ADDRESS
     raise Unauthorized("Send the header Authorization: Bearer <an API key, or a token>.")
+
+
+def _require_page_of_ours(request: Request) -> None:
+    """A browser sends a cookie for whatever page asks. Both headers are its own word about that page (SameSite=Lax
+    stops other sites, and not another server of the same one). Raises Forbidden.
+    """
+    origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
+    listed = Tier.of(request).settings.cors_origins
+    # Not the scheme: what speaks TLS in front of us has one of its own.
+    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host")
+    if not (is_ours or (len(origins) == 1 and origins[0] in listed)) or sites not in (["same-origin"], ["same-site"]):
+        raise Forbidden(
+            "With a cookie this takes a page of this server, or one of the same site in LASTEVENT_CORS_ORIGINS."
+        )
 
 
 def _token_in(query: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import Depends, Header, Query, Request
@@ -12,11 +13,33 @@ from broker.dialects.sse import NDJSON_MEDIA_TYPE
 
 PAGE_LIMIT = 200
 State = Literal["queued", "running", "done", "error", "cancelled"]
+What = Literal[
+    "created",
+    "regenerated",
+    "cancelled",
+    "approved",
+    "erased",
+    "erasure_ordered",
+    "minted",
+    "revoked",
+    "key_made",
+    "key_revoked",
+    "limits_set",
+]
+"""Deeds (log/deeds.py)."""
+
 Accept = Annotated[str, Header()]
 Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT)]
 Next = Annotated[str | None, Query(max_length=1200, description="The `next` of the page before")]
 Include = Annotated[Literal["request"] | None, Query(description="request: records show it, as far as a page has room")]
 IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+def to_ms(moment: datetime | None) -> int | None:
+    """Without a zone it is UTC."""
+    if moment is None:
+        return None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 _QUERIES = ("last_event_id", "lastEventId")

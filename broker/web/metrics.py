@@ -1,43 +1,24 @@
-"""Prometheus: what this process serves. Read at the scrape, counted nowhere else: nothing here is on a hot path."""
+"""Prometheus on the web port, for one release more: the admin port has it for good (process/admin.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from broker.live.hub import Hub
-from broker.web.viewer import Viewers
+from broker import gauges
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = gauges.CONTENT_TYPE
 
 
-class _Tier(Collector):
-    def __init__(self, hub: Hub, viewers: Viewers, unarchived: int) -> None:
-        self._hub = hub
-        self._viewers = viewers
-        self._unarchived = unarchived
-
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("lastevent_viewers", "Viewers connected to this process", self._viewers.connected)
-        yield GaugeMetricFamily("lastevent_topics", "Streams this process is subscribed to", self._hub.topics)
-        yield GaugeMetricFamily("lastevent_hub_connected", "1 while the subscription holds", self._hub.is_connected)
-        yield CounterMetricFamily(
-            "lastevent_sent_bytes", "Bytes of events sent to viewers", self._viewers.bytes_sent + self._hub.bytes_sent
-        )
-        yield GaugeMetricFamily("lastevent_unarchived", "Finished streams that only Redis has", self._unarchived)
-        yield CounterMetricFamily(
-            "lastevent_view_records_lost", "Viewers' records that were never written", self._viewers.access.lost
-        )
-        ended = CounterMetricFamily("lastevent_viewers_ended", "Viewers that ended, by how", labels=["how"])
-        for how, count in self._viewers.ended.items():
-            ended.add_metric([how.value], count)
-        yield ended
+async def render(unarchived: int | None) -> bytes:
+    """What this process counts, and `unarchived`, which only a worker counts by now."""
+    return await asyncio.to_thread(gauges.render) + _unarchived(unarchived)
 
 
-def render(hub: Hub, viewers: Viewers, unarchived: int) -> bytes:
-    registry = CollectorRegistry()
-    registry.register(_Tier(hub, viewers, unarchived))
-    return generate_latest(registry)
+def _unarchived(known: int | None) -> bytes:
+    if known is None:
+        return b""
+    alone = CollectorRegistry()
+    Gauge("lastevent_unarchived", "Finished streams that only Redis has", registry=alone).set(known)
+    return generate_latest(alone)

@@ -19,18 +19,21 @@ from broker.service.bodies import (
     Cancel,
     CreateStream,
     Decide,
+    ErasePerson,
     GiveInput,
+    MintToken,
     ProducerHeartbeat,
     Regenerate,
+    RevokeTokens,
 )
 from broker.web import problems
 from broker.web.answers import ANSWERS
-from broker.web.grants import Needs
+from broker.web.grants import ANY_TOKEN, COOKIE, Needs
 
 _PROBLEM = {"description": "A problem (RFC 9457)", "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}}}
 _BODIES: tuple[type[Body], ...] = (
     *(CreateStream, Regenerate, Cancel, AppendEvents, ProducerHeartbeat),
-    *(GiveInput, Decide),
+    *(GiveInput, Decide, MintToken, RevokeTokens, ErasePerson),
 )
 _REF = "#/components/schemas/{model}"
 _STRING = {"schema": {"type": "string"}}
@@ -60,6 +63,12 @@ _SCHEMES = {
         "name": "access_token",
         "description": "A token of one stream, as in `events_url`, for clients that cannot send headers.",
     },
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": COOKIE,
+        "description": "A token, as POST /v1/tokens/cookie sets it. For more than reading, from pages of this site.",
+    },
 }
 
 TAGS = {
@@ -67,9 +76,11 @@ TAGS = {
     "Follow": "Responses that continue",
     "Read": "A stream as it is now",
     "Agents": "Which there are, what one is told while it runs, and what it may do",
+    "Tokens": "For phones and browsers: made, kept in a cookie, and revoked",
     "Produce": "Write a stream from outside",
     "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
+    "Keys": "Who is let in",
     "Operate": "What load balancers and Prometheus ask",
 }
 
@@ -102,15 +113,35 @@ def erases() -> dict[str, Any]:
     return {"summary": summary, "response_class": Response, "responses": responses}
 
 
+def revokes() -> dict[str, Any]:
+    responses: dict[int | str, Any] = {204: {"description": "Nobody is let in by it any more"}, "default": _PROBLEM}
+    return {"summary": "Revoke a key, for good", "response_class": Response, "responses": responses}
+
+
+def gives_nothing(description: str, model: type[Body] | None = None) -> dict[str, Any]:
+    """204. `model`: of the body that it takes."""
+    schema = {"$ref": _REF.format(model=model.__name__)} if model else {}
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}} if model else {}
+    responses: dict[int | str, Any] = {204: {"description": description}, "default": _PROBLEM}
+    answer = {"status_code": 204, "response_class": Response, "responses": responses, "openapi_extra": body}
+    return {"summary": description, **answer}
+
+
 def takes(
-    model: type[Body], status: int, description: str, answer_model: type[BaseModel], *, optional: bool = False
+    model: type[Body],
+    status: int,
+    description: str,
+    answer_model: type[BaseModel],
+    *,
+    optional: bool = False,
+    can_be_followed: bool = True,
 ) -> dict[str, Any]:
     """Bodies are read by strict_json, not by FastAPI; so they are added to the document here."""
     schema = {"$ref": _REF.format(model=model.__name__)}
     body = {"required": not optional, "content": {"application/json": {"schema": schema}}}
     answer: dict[str, Any] = {"description": description, "content": _json(answer_model)}
     responses: dict[int | str, Any] = {status: answer, "default": _PROBLEM}
-    if status == 201:
+    if status == 201 and can_be_followed:
         again = {"description": "The same Idempotency-Key again, or the stream itself as SSE"}
         responses[200] = {**again, "content": {**_json(answer_model), MEDIA_TYPE: _SSE}}
         responses[204] = {"description": "The viewer has the terminal event already"}
@@ -155,9 +186,13 @@ def _security(needed: Needs | None) -> list[dict[str, list[str]]]:
     """What opens a route; of the scopes that a key may have, one is enough."""
     if needed is None:
         return []
+    if needed.token == ANY_TOKEN:
+        return [{"token": []}]
     opens: list[dict[str, list[str]]] = [{"key": [scope]} for scope in needed.scopes] or [{"key": []}]
     if needed.token:
         opens.append({"token": [needed.token]})
     if needed.token and needed.address:
         opens.append({"address": [needed.token]})
+    if needed.token and needed.cookie:
+        opens.append({"cookie": [needed.token]})
     return opens

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from broker import gauges
 from broker.errors import (
     AppendGap,
     InsufficientScope,
@@ -20,10 +21,12 @@ from broker.errors import (
     InvalidToken,
     LasteventError,
     RateLimited,
+    TokenExpired,
     TooManyStreams,
     TooManyViewers,
     Unauthorized,
 )
+from broker.web.tally import Tally
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -66,6 +69,9 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
 
 def from_error(request_id: str, error: LasteventError) -> Response:
     more: dict[str, Any] = {}
+    if error.status in (401, 403):
+        gauges.auth_failures.labels(error.code).inc()
+    note_refusal(error)
     if isinstance(error, AppendGap):
         more["last_event_id"] = error.tail
     elif isinstance(error, TooManyViewers | TooManyStreams | RateLimited):
@@ -82,6 +88,17 @@ def from_error(request_id: str, error: LasteventError) -> Response:
     if error.status == 413:
         response.headers["Connection"] = "close"  # the rest of the body is not read
     return response
+
+
+REFUSED: Tally[str] = Tally("requests refused", str)
+"""By this process, by their code."""
+
+
+def note_refusal(error: LasteventError) -> None:
+    """For the log, if this is no caller of ours, or one that asks for too much."""
+    # A token expires in the course of things; who has it comes back with another.
+    if error.status in (401, 403, 429) and not isinstance(error, TokenExpired):
+        REFUSED.count(error.code)
 
 
 def install(app: FastAPI) -> None:
@@ -112,7 +129,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    detail = "See /openapi.json for the paths and methods there are."
+    detail = "docs/API.md, and /openapi.json where it is open, tell the paths and methods there are."
     response = problem(request_id(request), error.status_code, code, phrase, detail)
     response.headers.update(error.headers or {})
     return response

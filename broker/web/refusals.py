@@ -1,23 +1,14 @@
-"""Why a connection is refused before any route sees it: the answer it gets, and one line a minute in the log.
-
-Strangers cause refusals, and must not fill the disk with them.
-"""
+"""Why a connection is refused before any route sees it: the answer it gets, and its line in the log."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
-from collections import Counter
 from enum import Enum
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from broker.web import problems
-
-logger = logging.getLogger(__name__)
-
-LOG_EVERY_S = 60.0
+from broker.web.tally import Tally
 
 
 class Refused(Enum):
@@ -28,6 +19,7 @@ class Refused(Enum):
     LATE = "request not complete in time"
     SILENT = "no request in time"
     UNREAD = "answer not read"
+    ONE_ADDRESS = "connections of one address beyond LASTEVENT_CONNECTIONS_PER_ADDRESS"
     CROWDED = "connections beyond LASTEVENT_MAX_CONNECTIONS, or beyond what the descriptors allow (ulimit -n)"
 
 
@@ -62,26 +54,6 @@ def answer(why: Refused) -> bytes:
     return STATUS_LINE[status] + head.encode() + b"\r\n" + body
 
 
-class Refusals:
-    """How often this process refused, by reason, since it began. A line with what is new is logged once a minute."""
-
+class Refusals(Tally[Refused]):
     def __init__(self) -> None:
-        self.counts: Counter[Refused] = Counter()
-        self._logged: Counter[Refused] = Counter()
-        self._is_due = False
-
-    def count(self, why: Refused) -> None:
-        self.counts[why] += 1
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(LOG_EVERY_S, self.log)
-
-    def log(self) -> None:
-        """Log what is new."""
-        self._is_due = False
-        new = self.counts - self._logged
-        self._logged = self.counts.copy()
-        if new:
-            logger.warning(
-                "connections refused within a minute: %s", ", ".join(f"{n} × {why.value}" for why, n in new.items())
-            )
+        super().__init__("connections refused", lambda why: why.value)

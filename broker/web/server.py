@@ -24,15 +24,20 @@ from types import FrameType
 
 import uvicorn
 
+from broker import gauges
+from broker.process.admin import Answers, answers_of, offer_answers
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
 from broker.process.parent import on_parents_end
-from broker.settings import Settings, listening
+from broker.settings import LOOPBACK, Settings, listening
+from broker.traces import end_traces, set_up_traces
+from broker.web.addresses import AddressPlaces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
+from broker.web.problems import REFUSED
 from broker.web.protocol import Protocol
-from broker.web.refusals import Refusals
+from broker.web.refusals import Refusals, Refused
 from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -53,9 +58,15 @@ class Server(uvicorn.Server):
     """uvicorn's server, with one owner of draining: this one."""
 
     def __init__(
-        self, config: uvicorn.Config, tier: Tier, listener: socket.socket, on_start: Callable[[], object]
+        self,
+        config: uvicorn.Config,
+        tier: Tier,
+        listener: socket.socket,
+        on_start: Callable[[], object],
+        offer: Callable[[Answers], object],
     ) -> None:
         super().__init__(config)
+        self._offer = offer
         self._on_start = on_start
         self._tier = tier
         self._listener = listener
@@ -63,6 +74,7 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._offer(answers_of(self._tier.require_ready, self._loop))
         await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -89,20 +101,28 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone."""
-    set_up_logs("server", settings.log_level)
+def run_server(
+    settings: Settings, host: str, port: int, *, parent_pipe: bool = False, admin_fd: int | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT. With `parent_pipe`, also until standard input ends: its parent is gone.
+
+    `admin_fd`: where a supervisor asks what else is asked at the admin port, which is then the supervisor's.
+    Raises SettingsError or OSError.
+    """
+    set_up_logs("server", settings.log_level, libraries=settings.log_libraries)
+    set_up_traces("server")
     logging.getLogger("uvicorn.error").addFilter(_hide_deliberate_cuts)
-    app = create_app(settings)
-    refusals = Refusals()
+    app = create_app(settings, may_open=host in LOOPBACK)
+    refusals, tier = Refusals(), app.state.tier
+    places = AddressPlaces(settings.connections_per_address, tier.addresses, tier.enforcement)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Protocol, _bounds(settings), refusals),  # type: ignore[arg-type]  # called as a class would be
+        http=partial(Protocol, _bounds(settings), refusals, places),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
         access_log=False,  # addresses may hold read tokens
         log_config=None,  # its own would write past ours
-        log_level="warning",
+        log_level=settings.log_level if settings.log_libraries else "warning",
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -112,11 +132,22 @@ def run_server(settings: Settings, host: str, port: int, *, parent_pipe: bool = 
     listener = bind(host, port)
     _tune_garbage_collection()
     said = listening(host, listener.getsockname()[1], settings)
-    server = Server(config, app.state.tier, listener, lambda: None if parent_pipe else print(said, file=sys.stderr))
+
+    def say(line: str) -> None:
+        if not parent_pipe:
+            print(line, file=sys.stderr)
+
+    offer = partial(offer_answers, settings, say=say, admin_fd=admin_fd, has_parent=parent_pipe)
+    server = Server(config, tier, listener, lambda: say(said), offer)
+    gauges.connections.source = lambda: len(server.server_state.connections)
+    gauges.connections_refused.source = lambda: {why.name.lower(): refusals.counts[why] for why in Refused}
     if parent_pipe:
         _follow_parent(server)
     server.run(sockets=[listener])
     refusals.log()
+    tier.enforcement.log()
+    REFUSED.log()
+    end_traces()
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -3,7 +3,8 @@
 How a connection ends, each distinct on the wire:
 - finished    after a terminal event (or the end of follow=0): the proper end, with the final chunk. No other has one
 - left        the viewer closed it
-- expired     its read token did: `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- expired     its token did: told before, `retry:` and a comment, then a cut. With the same token it is 401 from here on
+- revoked     its key or token is no longer good: `retry:` and a comment, then a cut. It is 401 from here on
 - drained     this server is shutting down: `retry:` and a comment, then a cut
 - too slow    the client has taken nothing for `stall_s`: a cut; the viewer resumes
 - vanished    the stream disappeared, or its archived log is damaged: a cut
@@ -23,26 +24,37 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Batch, Format
-from broker.dialects.sse import encode_cursor, farewell, retry_line, slowed
-from broker.errors import ArchiveDamaged, Draining, LasteventError, TokenExpired, TooManyViewers
-from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane
+from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
+from broker.errors import (
+    ArchiveDamaged,
+    Draining,
+    LasteventError,
+    TokenExpired,
+    TokenRevoked,
+    TooManyViewers,
+    Unauthorized,
+)
+from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, chunk
 from broker.live.tail import Step
 from broker.log.access import AccessRecord, View
+from broker.traces import NOTHING, Span
 from broker.web.endings import FAREWELL_S, Ended, ended_delay_ms, retry_delay_ms
+from broker.web.places import Places
 
 logger = logging.getLogger(__name__)
-
-_FAREWELLS = {Ended.DRAINED: Draining.code, Ended.EXPIRED: TokenExpired.code}
 
 HEADER_CHARACTERS = 300
 """Of a header that the client chose: browsers' user agents have some 120, and a record must not grow at its will."""
@@ -75,48 +87,36 @@ def _clean(text: str | None) -> str | None:
 class Viewers:
     """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
-    def __init__(self, access: AccessRecord, *, limit: int, per_stream: int, per_token: int, stall_s: float) -> None:
+    def __init__(self, access: AccessRecord, places: Places, *, stall_s: float) -> None:
         self.access = access
-        self.limit = limit
-        self.per_stream = per_stream
-        self.per_token = per_token
+        self.places = places
         self.stall_s = stall_s
         self.here: set[EventsResponse] = set()
-        self.of_streams: dict[str, int] = {}
-        self.of_tokens: dict[str, int] = {}
         self.ended = dict.fromkeys(Ended, 0)
-        self.bytes_sent = 0
+        self.of_forms: Counter[str] = Counter()
+        self.lagging = 0
+        """Those for whose connection something waits just now."""
         self.draining = asyncio.Event()
 
     @property
     def connected(self) -> int:
         return len(self.here)
 
-    def require_place(self, sid: str | None, token: str | None) -> None:
-        """Raises TooManyViewers."""
-        if self.connected >= self.limit:
-            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
-        if sid and self.of_streams.get(sid, 0) >= self.per_stream:
-            raise TooManyViewers("This server has as many viewers of this stream as it takes.", "stream")
-        if token and self.of_tokens.get(token, 0) >= self.per_token:
-            raise TooManyViewers("This token has as many connections as it may have. Close one.", "token")
-
     def add(self, viewer: EventsResponse) -> None:
         self.here.add(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] = counts.get(name, 0) + 1
+        self.places.take(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] += 1
 
     def remove(self, viewer: EventsResponse) -> None:
         self.here.discard(viewer)
-        for counts, name in self._counts_of(viewer):
-            counts[name] -= 1
-            if not counts[name]:
-                del counts[name]
+        self.places.free(viewer.grant, viewer.sid)
+        self.of_forms[viewer.form_name] -= 1
 
-    def _counts_of(self, viewer: EventsResponse) -> Iterator[tuple[dict[str, int], str]]:
-        yield self.of_streams, viewer.sid
-        if viewer.token:
-            yield self.of_tokens, viewer.token
+    def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
+        """Cut those whose key or token no longer is. 20,000 take some ms."""
+        for viewer in tuple(self.here):
+            if not is_good(viewer.grant):
+                viewer.leave(Ended.REVOKED)
 
     def drain(self) -> None:
         self.draining.set()
@@ -129,6 +129,7 @@ class EventsResponse(Response):
 
     `heartbeat`: the bytes of a sign of life. `joins_at`: where a viewer that asked for `latest` stands; it is told at
     once, or a cut before its first event would lose what comes until it is back.
+    `trace`: ends with the first byte.
     `refuses_with_status`: a full server answers 429 here. Otherwise it answers SSE as an EventSource can live with.
     """
 
@@ -144,6 +145,7 @@ class EventsResponse(Response):
         grant: Grant,
         joins_at: int | None = None,
         refuses_with_status: bool = False,
+        trace: Span = NOTHING,
     ) -> None:
         told = {} if joins_at is None else {"Last-Event-ID": str(joins_at)}
         super().__init__(status_code=200, headers=_headers(form, {**(headers or {}), **told}))
@@ -151,22 +153,29 @@ class EventsResponse(Response):
         self._viewers = viewers
         self._view = view
         self.sid = view.sid
-        self.token = grant.token.id if grant.token else None
-        self._expires = grant.token.expires if grant.token else None
+        self.grant = grant
+        self.form_name: str = view.details.get("format", form.access_name)
+        self._untold = b""
+        """A notice that goes out with the next frame."""
         self._steps = steps
         self._format = form
         self._heartbeat = heartbeat
         self._joins_at = joins_at
         self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
+        self._trace = trace
         self._leaving: Ended | None = None
+        self._sent = gauges.sent_to(grant.tenant)
+        self._asked_at_s: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        of_request = scope.setdefault("state", {})
+        of_request["is_stream"] = True
+        self._asked_at_s = of_request.get("asked_at_s")
         refused: TooManyViewers | None = None
         try:
-            self._viewers.require_place(
-                self.sid, self.token
-            )  # once more: several came together, and each had found one
+            # Once more: several came together, and each had found one.
+            await self._viewers.places.require(self.grant, self.sid, again=True)
         except TooManyViewers as full:
             if self._refuses_with_status:
                 raise
@@ -179,6 +188,7 @@ class EventsResponse(Response):
             await self._say_farewell(send, refused.code, refused)
         elif lane := _lane(scope, self._format, self._heartbeat):
             self._connection = Connection(lane.unsent, lane.hang_up)
+            lane.sent = self._sent
             lane.continuation = partial(self._serve_and_count, lane, receive)
         else:
             self._connection = scope.get("extensions", {}).get(CONNECTION, self._connection)
@@ -193,9 +203,12 @@ class EventsResponse(Response):
     async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
         ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
         self._viewers.access.opened(self._view)
+        began_s = time.monotonic()
         try:
             ended = await self._serve(lane, receive, send)
         finally:
+            self._trace.end()  # it has left before its first byte, perhaps
+            gauges.viewer_seconds.observe(time.monotonic() - began_s)
             if lane and lane.wrote:
                 self._view.delivered(*lane.wrote)
             self._viewers.access.closed(self._view, ended.value)
@@ -211,11 +224,22 @@ class EventsResponse(Response):
             ended = await self._pump_until_told(lane, receive, send)
         else:
             ended = Ended.DRAINED
-        if ended in _FAREWELLS:
-            await self._say_farewell(send, _FAREWELLS[ended])
+        if word := self._last_word(ended):
+            await self._say_farewell(send, word)
             # A viewer that does not read would delay this server's exit.
             asyncio.get_running_loop().call_later(FAREWELL_S, self._connection.hang_up)
         return ended
+
+    def _last_word(self, ended: Ended) -> str | None:
+        match ended:
+            case Ended.DRAINED:
+                return Draining.code
+            case Ended.EXPIRED:
+                return TokenExpired.code
+            case Ended.REVOKED:
+                return TokenRevoked.code if self.grant.token else Unauthorized.code
+            case _:
+                return None
 
     async def _pump_until_told(self, lane: Lane | None, receive: Receive, send: Send) -> Ended:
         task = asyncio.current_task()
@@ -223,7 +247,7 @@ class EventsResponse(Response):
         self._task = task
         self._viewers.add(self)
         watch = self._watch(lane, receive)
-        expiry = self._expire_in_time()
+        timers = list(self._watch_the_token(lane))
         try:
             return await self._pump(lane, send)
         except asyncio.CancelledError:
@@ -234,14 +258,26 @@ class EventsResponse(Response):
         finally:
             self._viewers.remove(self)
             watch()
-            if expiry:
-                expiry.cancel()
+            for timer in timers:
+                timer.cancel()
 
-    def _expire_in_time(self) -> asyncio.TimerHandle | None:
-        if self._expires is None:
-            return None
-        left_s = self._expires - time.time()
-        return asyncio.get_running_loop().call_later(max(0, left_s), self.leave, Ended.EXPIRED)
+    def _watch_the_token(self, lane: Lane | None) -> Iterator[asyncio.TimerHandle]:
+        if token := self.grant.token:
+            later, now = asyncio.get_running_loop().call_later, time.time()
+            yield later(max(0, token.cuts_at - now), self.leave, Ended.EXPIRED)
+            if token.tells_at is not None:
+                yield later(max(0, token.tells_at - now), self._tell_expiry, lane, token.cuts_at)
+
+    def _tell_expiry(self, lane: Lane | None, at: float) -> None:
+        """Between two frames: whoever writes, a topic or this viewer's own task, writes whole ones. Without a lane only
+        that task may write, and it goes out with its next frame, a heartbeat at the latest.
+        """
+        notice = self._format.render_expiry(Expiry(datetime.fromtimestamp(at, UTC)))
+        if lane is None:
+            self._untold = notice
+        elif not lane.is_lost:
+            lane.write(chunk(notice))
+            self._sent.bytes += len(notice)
 
     def _watch(self, lane: Lane | None, receive: Receive) -> Callable[[], Any]:
         """See the connection go. Returns what ends the watch."""
@@ -264,17 +300,19 @@ class EventsResponse(Response):
                 opening = b""
             async with aclosing(self._steps(lane)) as steps:
                 async for step in steps:
-                    body = opening + self._render(step)
-                    opening = b""
+                    body = opening + self._untold + self._render(step)
+                    opening = self._untold = b""
                     if isinstance(step, Batch) and step.events[-1].is_terminal and not self._format.is_ndjson:
                         body = slowed(body, ended_delay_ms())
                     span = step.span(self._format) if isinstance(step, Batch) else None
+                    count = len(self._format.shown(step.events)) if isinstance(step, Batch) else 0
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
                     if body:  # an empty chunk would be the body's end
                         await self._send(send, body)
                     del body
                     if span:
                         self._view.delivered(*span)
+                        self._sent.events += count
             await self._send(send, opening, more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
@@ -290,6 +328,7 @@ class EventsResponse(Response):
         is_sent = False
         while not is_sent:
             unsent = self._connection.unsent()
+            self._viewers.lagging += 1
             try:
                 async with asyncio.timeout(self._viewers.stall_s):
                     await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -298,7 +337,13 @@ class EventsResponse(Response):
                 # uvicorn waits for room first and writes then: what timed out has not been written.
                 if self._connection.unsent() >= unsent:
                     raise
-        self._viewers.bytes_sent += len(body)
+            finally:
+                self._viewers.lagging -= 1
+        self._sent.bytes += len(body)
+        if self._asked_at_s is not None:
+            gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
+            self._asked_at_s = None
+            self._trace.end()
 
     def _render(self, step: Step) -> bytes:
         match step:

@@ -26,8 +26,9 @@ from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until
 from tests.rig.long import LONG
 from tests.rig.streams import ids, meta, queued, running, sweeper
-from worker.archiving.archiver import TURN_MS, Archiver
+from worker.archiving.archiver import Archiver
 from worker.archiving.streams import AGAIN_S
+from worker.archiving.turn import TURN_MS
 
 RETENTION_S = 500.0
 
@@ -197,10 +198,10 @@ async def test_one_worker_archives_at_a_time_and_another_goes_on_when_it_is_gone
     log: StreamLog, archive: TestArchive
 ) -> None:
     first, second = (Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None) for _ in range(2))
-    assert [await one._has_turn() for one in (first, second, first, second)] == [True, False, True, False]
+    assert [await one.turn.take() for one in (first, second, first, second)] == [True, False, True, False]
     assert 0 < await log.redis.pttl(log.keys.archiver) <= TURN_MS
     await log.redis.delete(log.keys.archiver)
-    assert [await one._has_turn() for one in (second, first)] == [True, False]
+    assert [await one.turn.take() for one in (second, first)] == [True, False]
 
 
 async def test_a_worker_that_cannot_reach_the_archive_keeps_nobody_who_can_from_it(
@@ -555,7 +556,7 @@ async def test_killed_at_any_step_it_archives_each_stream_once_and_releases_none
     every = 1 if LONG else 41
     async with open_archive(either_url, tmp_path) as archive:
         whole = Archiver(log, archive.writer, after_s=0, retention_s=lambda _: None)
-        argv = [sys.executable, "-m", "tests.archive.killed", valkey_url, either_url, str(tmp_path)]
+        argv = [sys.executable, "-m", "tests.archive.killed", valkey_url, either_url, str(tmp_path), "1"]
         folder = Path(__file__).parents[2]
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder) as killer:  # noqa: ASYNC220
             assert killer.stdin

@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from broker.archive.audit import Audit, Finding, check_stream
 from broker.archive.heads import open_heads
 from broker.archive.packing import compress, decompress, pack, pack_brief, unpack
-from broker.archive.schema import BRIEFS, SEALS, STREAMS, VIEWS
-from broker.archive.seal import Seal, Signer, canonical, log_digest, record_digest, view_digest
+from broker.archive.schema import BRIEFS, DEED, DEEDS, SEALS, STREAMS, VIEWS
+from broker.archive.seal import Seal, Signer, canonical, deed_digest, log_digest, record_digest, view_digest
 from broker.archive.writer import ArchiveWriter, Erasure, finished
 from broker.errors import ArchiveUnavailable
+from broker.log.deeds import CREATED, Deed, Written
+from broker.log.erasures import Order
 from broker.log.event import Event, to_ndjson
 from broker.log.meta import FIELDS, Meta, new_sid
 from tests.archive.archive import NOW_MS, TestArchive, events_of, meta_of, view_of
@@ -28,7 +30,10 @@ from tests.rig.long import LONG
 Tampering = Callable[[TestArchive], Awaitable[object]]
 
 STREAM, OTHER, ERASED, CRAFTED = (digit * 32 for digit in "12ec")
-"""Seals: 1 STREAM, 2 OTHER, 3 ERASED, 4 a view each of STREAM and OTHER, 5 the erasure, 6 CRAFTED."""
+"""Seals: 1 STREAM, 2 OTHER, 3 ERASED, 4 a view each of STREAM and OTHER, 5 the erasure, 6 CRAFTED, 7 three deeds,
+8 the erasure of a person, which was ERASED, and of two of those deeds."""
+
+DEED_KEPT, DEED_ABOUT, DEED_BY = (letter * 32 for letter in "789")
 
 WAYS: dict[str, Tampering] = {}
 
@@ -54,13 +59,23 @@ async def filled(
         await archive.writer.erase([Erasure(ERASED, Meta({}))], NOW_MS)
         crafted = _with(events_of(CRAFTED, 5), 1, data=b'{"a":"x","data":5,"text":"y"}')
         await archive.writer.add([finished(CRAFTED, meta_of(CRAFTED, 5), crafted)], NOW_MS)
+        kept = deed_of(DEED_KEPT, who="user:bob", stream=STREAM, detail={"regenerates": OTHER})
+        await archive.writer.add_deeds(
+            [kept, deed_of(DEED_ABOUT, stream=ERASED), deed_of(DEED_BY, who="user:eve", stream=OTHER)], NOW_MS
+        )
+        await archive.writer.close_erasure(Order("o", "t", "key:k", NOW_MS, user="eve"), [ERASED], NOW_MS)
         yield archive
+
+
+def deed_of(deed_id: str, **fields: Any) -> Written:
+    known: dict[str, Any] = {"tenant": "t", "who": "key:k", "what": CREATED, "address": "::1", "request_id": "r"}
+    return Written("1-0", deed_id, NOW_MS, Deed(**{**known, **fields}))
 
 
 @pytest.fixture
 async def full(filled: TestArchive, tmp_path: Path) -> AsyncIterator[TestArchive]:
     """Put back as it was after each test."""
-    tables, heads = (STREAMS, BRIEFS, SEALS, VIEWS), filled.heads.read()
+    tables, heads = (STREAMS, BRIEFS, SEALS, VIEWS, DEEDS), filled.heads.read()
     async with filled.database.reading() as connection:
         before = {table: (await connection.execute(sa.select(table))).mappings().all() for table in tables}
     filled.heads = filled.writer._heads = open_heads(str(tmp_path / "heads"))
@@ -138,9 +153,18 @@ for column in VIEWS.columns:
     WAYS[f"a view's {column.name}"] = change_column("views", column.name, "sid", STREAM, change)
     if column.nullable:
         WAYS[f"a view's {column.name}, removed"] = change_column("views", column.name, "sid", STREAM, lambda _: None)
+for column in DEEDS.columns:
+    change = (lambda _: secrets.token_hex(16)) if column.name == "id" else _changed
+    WAYS[f"a deed's {column.name}"] = change_column("deeds", column.name, "id", DEED_KEPT, change)
+    if column.nullable:
+        WAYS[f"a deed's {column.name}, removed"] = change_column("deeds", column.name, "id", DEED_KEPT, lambda _: None)
+        put_in: Any = {"record": b"{}", "at": NOW_MS}.get(column.name, "x")
+        WAYS[f"an emptied deed's {column.name}, put in"] = change_column(
+            "deeds", column.name, "id", DEED_BY, lambda _, put_in=put_in: put_in
+        )
 for column in SEALS.columns:
     change = (lambda number: number + 100) if column.name == "number" else _changed
-    for number, kind in ((1, "stream"), (4, "views"), (5, "erasure")):
+    for number, kind in ((1, "stream"), (4, "views"), (5, "erasure"), (7, "deeds"), (8, "erasures")):
         WAYS[f"a seal's {column.name} ({kind})"] = change_column("seals", column.name, "number", number, change)
 
 
@@ -239,12 +263,12 @@ WAYS["a stream deleted with its seal, and the others moved up"] = run(
     "UPDATE views SET seal = 3",
 )
 WAYS["the newest seal cut off, with all that it sealed"] = run(
-    "DELETE FROM seals WHERE number = 6", "DELETE FROM streams WHERE seal = 6"
+    "DELETE FROM seals WHERE number >= 6", "DELETE FROM streams WHERE seal = 6", "DELETE FROM deeds"
 )
 WAYS["the newest seals cut off, with all that they sealed"] = run(
-    "DELETE FROM seals WHERE number > 1", "DELETE FROM streams WHERE seal > 1", "DELETE FROM views"
+    "DELETE FROM seals WHERE number > 1", "DELETE FROM streams WHERE seal > 1", "DELETE FROM views", "DELETE FROM deeds"
 )
-WAYS["everything deleted"] = run("DELETE FROM seals", "DELETE FROM streams", "DELETE FROM views")
+WAYS["everything deleted"] = run(*(f"DELETE FROM {table}" for table in ("seals", "streams", "views", "deeds")))
 WAYS["two seals exchanged"] = run(
     "UPDATE seals SET number = 99 WHERE number = 1",
     "UPDATE seals SET number = 1 WHERE number = 2",
@@ -263,7 +287,10 @@ WAYS["a view inserted under no seal"] = run(
 )
 WAYS["a stream moved to another tenant"] = run(f"UPDATE streams SET tenant = 'other' WHERE sid = '{STREAM}'")
 WAYS["everything moved to another tenant"] = run(
-    "UPDATE streams SET tenant = 'other'", "UPDATE seals SET tenant = 'other'", "UPDATE views SET tenant = 'other'"
+    "UPDATE streams SET tenant = 'other'",
+    "UPDATE seals SET tenant = 'other'",
+    "UPDATE views SET tenant = 'other'",
+    "UPDATE deeds SET tenant = 'other'",
 )
 COPIED = ", ".join(f'"{column.name}"' for column in STREAMS.columns if column.name != "sid")
 WAYS["a stream inserted as a copy of another"] = run(
@@ -292,6 +319,23 @@ WAYS["a view given to an erased stream, and emptied"] = run(
     f"UPDATE views SET sid = '{ERASED}', record = NULL, opened = NULL WHERE sid = '{STREAM}'"
 )
 WAYS["a view emptied"] = run(f"UPDATE views SET record = NULL, opened = NULL WHERE sid = '{STREAM}'")
+WAYS["a deed deleted"] = run(f"DELETE FROM deeds WHERE id = '{DEED_KEPT}'")
+WAYS["an emptied deed deleted"] = run(f"DELETE FROM deeds WHERE id = '{DEED_BY}'")
+WAYS["all deeds deleted"] = run("DELETE FROM deeds")
+DEED_COPIED = ", ".join(column.name for column in DEEDS.columns if column.name not in ("id", "seal"))
+for seal in (7, 77):
+    WAYS[f"a deed inserted under seal {seal}"] = run(
+        f"INSERT INTO deeds (id, seal, {DEED_COPIED}) SELECT 'x', {seal}, {DEED_COPIED} FROM deeds "
+        f"WHERE id = '{DEED_KEPT}'"
+    )
+WAYS["a deed emptied, which no seal says"] = run(
+    f"UPDATE deeds SET {', '.join(f'{name} = NULL' for name in DEED)} WHERE id = '{DEED_KEPT}'"
+)
+WAYS["two deeds exchanged"] = run(
+    f"UPDATE deeds SET id = 'x' WHERE id = '{DEED_KEPT}'",
+    f"UPDATE deeds SET id = '{DEED_KEPT}' WHERE id = '{DEED_BY}'",
+    f"UPDATE deeds SET id = '{DEED_BY}' WHERE id = 'x'",
+)
 WAYS["a view's digest of nothing"] = run(f"UPDATE views SET digest = '' WHERE sid = '{STREAM}'")
 
 
@@ -354,7 +398,7 @@ async def _(archive: TestArchive) -> None:
 
 @way("the key replaced: everything sealed anew")
 async def _(archive: TestArchive) -> None:
-    for table in ("streams", "seals", "views"):
+    for table in ("streams", "seals", "views", "deeds"):
         await archive.change(f"DELETE FROM {table}")
     other = ArchiveWriter(archive.database, Signer(Ed25519PrivateKey.generate()), archive.heads)
     await other.add([finished(sid, meta_of(sid, 5), events_of(sid, 5)) for sid in (STREAM, OTHER, ERASED)], NOW_MS)
@@ -362,14 +406,14 @@ async def _(archive: TestArchive) -> None:
 
 @way("the very key stolen: everything sealed anew, shorter")
 async def _(archive: TestArchive) -> None:
-    for table in ("streams", "seals", "views"):
+    for table in ("streams", "seals", "views", "deeds"):
         await archive.change(f"DELETE FROM {table}")
     await archive.add(STREAM)
 
 
 @way("the very key stolen: everything sealed anew, longer")
 async def _(archive: TestArchive) -> None:
-    for table in ("streams", "seals", "views"):
+    for table in ("streams", "seals", "views", "deeds"):
         await archive.change(f"DELETE FROM {table}")
     await archive.add(*(new_sid() for _ in range(10)))
 
@@ -381,6 +425,14 @@ async def _(archive: TestArchive) -> None:
     await archive.change(
         "UPDATE views SET record = :r, digest = :d WHERE sid = :sid", r=record, d=view_digest(record), sid=STREAM
     )
+
+
+@way("a deed's record changed, and its digest and columns made to fit")
+async def _(archive: TestArchive) -> None:
+    [row] = await archive.rows("SELECT record FROM deeds WHERE id = :id", id=DEED_KEPT)
+    record = canonical({**orjson.loads(bytes(row["record"])), "who": "key:k"})
+    values = {"r": record, "d": deed_digest(record), "id": DEED_KEPT}
+    await archive.change("UPDATE deeds SET record = :r, digest = :d, who = 'key:k' WHERE id = :id", **values)
 
 
 @way("the record's user and the column changed together, and the digest left")
@@ -411,7 +463,7 @@ def test_there_are_a_hundred_ways() -> None:
 
 async def test_a_whole_archive_has_no_findings_and_is_counted(full: TestArchive) -> None:
     report = await full.audit()
-    assert (report.seals, report.streams, report.views, report.findings) == (6, 4, 2, [])
+    assert (report.seals, report.streams, report.views, report.deeds, report.findings) == (8, 4, 2, 3, [])
 
 
 async def test_a_finding_names_what_and_where(full: TestArchive) -> None:
@@ -425,7 +477,7 @@ async def test_a_chain_whose_end_nobody_knows_is_said(full: TestArchive, tmp_pat
     assert (await full.audit()).headless == []
     nowhere = Audit(full.database, full.keys, {})
     assert (await nowhere.run()).headless == ["t"]
-    for wrong in (0, -5, 7):
+    for wrong in (0, -5, 9):
         heads = {"t": full.heads.read()["t"]._replace(number=wrong)}
         assert (await Audit(full.database, full.keys, heads).run()).findings != []
 
@@ -437,6 +489,7 @@ async def test_rows_of_the_wrong_kind_are_findings_and_nothing_worse(full: TestA
         *(("seals", column, "number = 1") for column in ("statement", "signature", "number", "tenant")),
         *(("streams", column.name, f"sid = '{STREAM}'") for column in STREAMS.columns),
         *(("views", column.name, f"sid = '{STREAM}'") for column in VIEWS.columns),
+        *(("deeds", column.name, f"id = '{DEED_KEPT}'") for column in DEEDS.columns),
     ):
         for value in ("77", "'text'", "1.5", "x'00ff'", "9223372036854775807"):
             async with full.database.writing() as connection:
@@ -458,7 +511,7 @@ async def test_rows_of_the_wrong_kind_are_findings_and_nothing_worse(full: TestA
 async def test_without_the_key_nothing_is_believed(full: TestArchive) -> None:
     report = await full.audit(keys={})
     assert {finding.what for finding in report.findings} == {"signature_invalid"}
-    assert len(report.findings) == 6
+    assert len(report.findings) == 8
 
 
 async def test_after_a_change_of_keys_both_are_believed(full: TestArchive, tmp_path: Path) -> None:

@@ -205,12 +205,13 @@ async def test_what_redis_has_is_shown_while_the_archive_does_not_answer_and_tha
     monkeypatch.setattr("broker.service.streams.ARCHIVE_ANSWER_S", 0.01)
     monkeypatch.setattr("broker.service.streams.ARCHIVE_PAUSE_S", 1e6)
     sid, silent, unused = await sealed_in_both(archive, log), Silent(), cast(Any, None)
-    streams = Streams(log, cast(Any, silent), unused, unused, Auth(Keyring(), tuple, 1), Settings(), unused)
+    auth = Auth(Keyring(), unused, unused, 1)
+    streams = Streams(log, cast(Any, silent), unused, unused, auth, Settings(), unused, unused)
     for _ in range(3):
         found = await streams.look_up_content(sid, Grant("t"), as_sealed=True, whole=True)
         assert (found.is_in_redis, found.meta.user) == (True, "ann")
     assert silent.asked == 1
     monkeypatch.setattr("broker.service.streams.ARCHIVE_ANSWER_S", 60.0)
-    answering = Streams(log, archive.reader, unused, unused, Auth(Keyring(), tuple, 1), Settings(), unused)
+    answering = Streams(log, archive.reader, unused, unused, auth, Settings(), unused, unused)
     assert not (await answering.look_up_content(sid, Grant("t"), as_sealed=True)).is_in_redis
     assert (await answering.look_up_content(sid, Grant("t"))).is_in_redis, "who follows is served by Redis"

@@ -525,6 +525,90 @@ def test_an_erased_stream_is_gone_but_for_its_tombstone_and_its_seal(
     assert {name for name in left if left[name] != alone[name]} <= {"erased_at", "events_url"}, "its token is new"
 
 
+def test_a_person_is_erased_on_order_and_the_order_forgets_who_it_was(api: Api, archived: Deployment) -> None:
+    name = f"ann-{uuid.uuid4()}"
+    archived_one = until_archived(api, api.finished("the-secret", user_id=name))
+    runs = api.start_external(user_id=name)
+    ordered = api.post("/v1/erasures", {"user_id": name, "reason": "she asked"})
+    erasure = ordered.json()
+    assert (ordered.status_code, ordered.headers["location"]) == (202, f"/v1/erasures/{erasure['id']}")
+    assert (erasure["state"], erasure["found"], erasure["erased"]) == ("ordered", 0, 0)
+
+    def at_the_end() -> dict[str, Any] | None:
+        found: dict[str, Any] = api.get(f"/v1/erasures/{erasure['id']}").json()
+        return found if found["state"] == "done" else None
+
+    wait_until(at_the_end, "it is done")
+    done = at_the_end()
+    assert done
+    assert (done["found"], done["erased"], done["reason"], name in str(done)) == (2, 2, "she asked", False)
+    for sid in (archived_one, runs):
+        problem(api.get(f"/v1/streams/{sid}/text"), 410, "stream_expired")
+        assert api.get(f"/v1/streams/{sid}/verify").json()["verdict"] == "erased"
+    assert api.record(runs)["state"] == "cancelled"
+    [deed] = [one for one in deeds(api, what="erasure_ordered") if one["detail"] == {"erasure": erasure["id"]}]
+    assert deed["who"] == done["by"]
+    assert name not in str(deeds(api))
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"user_id": "a", "session_id": "b"}, {"user_id": ""}, {"user_id": "a", "reason": ""}]
+)
+def test_an_order_says_whom_and_one_of_both(api: Api, body: dict[str, str]) -> None:
+    problem(api.post("/v1/erasures", body), 422, "invalid_request")
+
+
+def test_an_unknown_erasure_is_404_and_a_masked_key_orders_none(api: Api, masked: Api) -> None:
+    problem(api.get("/v1/erasures/none"), 404, "erasure_not_found")
+    problem(masked.post("/v1/erasures", {"user_id": "a"}), 403, "insufficient_scope")
+    problem(masked.get("/v1/deeds"), 403, "insufficient_scope")
+
+
+# -- deeds -------------------------------------------------------------------------------------------------------
+
+
+def deeds(api: Api, **which: Any) -> list[dict[str, Any]]:
+    """All of them, page by page."""
+    found: list[dict[str, Any]] = []
+    page: dict[str, Any] = {"next": None}
+    while True:
+        page = api.get("/v1/deeds", params={**which, **({"cursor": page["next"]} if page["next"] else {})}).json()
+        found += page["deeds"]
+        if page["next"] is None:
+            return found
+
+
+def test_what_a_caller_does_with_a_stream_is_a_deed_once_and_stays_one_in_the_archive(
+    api: Api, archived: Deployment
+) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    first, again = (api.post("/v1/streams", {"producer": "external"}, headers=key) for _ in range(2))
+    sid = first.json()["id"]
+    assert (again.status_code, again.json()["id"]) == (200, sid)
+    for _ in range(2):
+        api.post(f"/v1/streams/{sid}/cancel").raise_for_status()
+    until_archived(api, sid)
+    assert api.delete(f"/v1/streams/{sid}").status_code == 204
+
+    def whats() -> list[str]:
+        return [deed["what"] for deed in deeds(api, stream=sid)]
+
+    wait_until(lambda: len(whats()) == 3, "all are written")
+    before = deeds(api, stream=sid)
+    assert [deed["what"] for deed in before] == ["erased", "cancelled", "created"]
+    assert before[2]["request_id"] == first.headers["x-request-id"]
+    assert {deed["who"] for deed in before} == {api.record(sid)["erased_by"]}
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        of_it = sid.encode()
+        wait_until(lambda: not any(of_it in d[b"d"] for _, d in client.xrange("le:deeds")), "they are archived")
+    assert deeds(api, stream=sid) == before
+    assert deeds(api, stream=sid, limit=1) == before
+    assert [deed["what"] for deed in deeds(api, stream=sid, what="created")] == ["created"]
+    assert deeds(api, stream=sid, who="key:nobody") == []
+    assert deeds(api, stream=sid, before="2020-01-01T00:00:00Z") == deeds(api, stream=sid, after="2099-01-01") == []
+    problem(api.get("/v1/deeds", params={"what": "read"}), 422, "invalid_request")
+
+
 def test_an_erased_stream_is_hidden_before_the_archive_has_followed(api: Api, archived: Deployment) -> None:
     session = f"s-{uuid.uuid4()}"
     sid = until_archived(api, api.finished("the-secret", user_id="ann", session_id=session))

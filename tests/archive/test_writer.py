@@ -312,3 +312,11 @@ async def test_records_are_counted_but_for_those_of_an_erased_stream(archive: Te
     await archive.writer.add_views([view_of(sid), view_of(sid), view_of(erased)], NOW_MS)
     await archive.writer.erase([Erasure(erased, Meta({}))], LATER_MS)
     assert await archive.writer.kept_views([sid, erased, unseen]) == {sid: 2, erased: None, unseen: 0}
+
+
+async def test_views_that_came_before_a_stream_that_never_came_are_erased_with_it(archive: TestArchive) -> None:
+    sid = new_sid()
+    await archive.writer.add_views([view_of(sid)], NOW_MS)
+    await archive.writer.erase([Erasure(sid, meta_of(sid, 5))], NOW_MS)
+    assert await archive.reader.views(sid, 10) == {}
+    assert await archive.findings() == []

@@ -24,7 +24,7 @@ Ended = subprocess.CompletedProcess[bytes]
 
 def environment(**settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS_AND_PROVIDERS)}
-    return {**kept, **settings}
+    return {**kept, "LASTEVENT_ADMIN_PORT": "0", **settings}
 
 
 @pytest.fixture

@@ -215,3 +215,21 @@ def test_erasing_asks_first(lastevent: Lastevent, archived: Deployment) -> None:
     checked = lastevent("verify", sid, url=archived.url)
     assert checked.returncode == 0
     assert "  erased by anyone (requested), seal " in checked.stdout.decode()
+
+
+def test_a_person_is_erased_by_name_and_the_deed_is_shown(lastevent: Lastevent, archived: Deployment) -> None:
+    sid = archived.create("[[tokens=1 rate=0]]", user_id="ann of arendelle")
+    told = ["--user", "ann of arendelle", "--reason", "she asked"]
+    assert lastevent("erase", *told, url=archived.url, given=b"n\n").returncode == 1
+    erased = lastevent("erase", *told, "--yes", url=archived.url)
+    assert erased.returncode == 0, erased.stderr
+    assert erased.stdout.startswith(b"erased: 1 streams (erasure ")
+    assert HTTP.get(f"{archived.url}/v1/streams/{sid}/text").status_code == 410
+    shown = lastevent("deeds", "--what", "erasure_ordered", url=archived.url)
+    assert shown.stdout.decode().splitlines()[1].split()[2:4] == ["anyone", "erasure_ordered"]
+    assert b"arendelle" not in shown.stdout
+
+
+@pytest.mark.parametrize("args", [[], ["a", "--user", "b"], ["--user", "a", "--session", "b"], ["a", "--reason", "b"]])
+def test_what_cannot_be_erased_is_said(lastevent: Lastevent, args: list[str]) -> None:
+    assert lastevent("erase", *args).returncode == 2

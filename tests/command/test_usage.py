@@ -18,7 +18,8 @@ from tests.rig.deployment import Deployment
 Lastevent = Callable[..., Ended]
 COMMANDS = (
     *("up", "serve", "work", "doctor", "generate", "follow", "cancel", "replay", "version"),
-    *("ls", "sessions", "views", "export", "verify", "erase"),
+    *("ls", "sessions", "views", "export", "verify", "deeds", "erase"),
+    *("ls", "sessions", "views", "export", "verify", "erase", "keys"),
 )
 
 

@@ -21,11 +21,11 @@ GIVEN = {
     "LASTEVENT_VALKEY_WORKER_PASSWORD": VALKEY_WORKER_PASSWORD,
 }
 
-_VARIABLE = re.compile(r"\$\{(?P<name>\w+):(?P<otherwise>[-?])(?P<word>[^}]*)\}")
+_VARIABLE = re.compile(r"\$\{(?P<name>\w+):?(?P<otherwise>[-?])(?P<word>[^}]*)\}")
 
 
 def _value(variable: re.Match[str]) -> str:
-    """What stands behind `:-`; behind `:?` stands only why it must be given."""
+    """What stands behind `-`; behind `?` stands only why it must be given."""
     return GIVEN[variable["name"]] if variable["otherwise"] == "?" else variable["word"]
 
 

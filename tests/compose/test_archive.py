@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,12 +14,10 @@ import pytest
 
 from tests.archive.postgres import USER, connect, running_postgres
 from tests.compose.compose_file import KEY, READER_PASSWORD, ROOT, WRITER_PASSWORD, settings
-from tests.compose.services import BIN, Services
+from tests.compose.drill import Operator, block
+from tests.compose.services import Services
 from tests.rig.deployment import HTTP, Process, wait_until
 from tests.web.wire import Api, problem
-
-PATH = os.environ["PATH"]
-OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 
 # As the entry point of PostgreSQL's image calls it.
 PSQL = ("psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--no-password", "--username", USER, "--dbname", "postgres")
@@ -119,45 +116,6 @@ def test_postgres_is_healthy_while_it_takes_connections_from_others(
 # -- what docs/OPERATIONS.md says to do ------------------------------------------------------------------------------
 
 
-class Operator:
-    """Types what docs/OPERATIONS.md shows. Where it says `docker compose`, the service is a process of this machine."""
-
-    def __init__(self, services: Services, worker: Process, programs: Path, socket: str, folder: Path) -> None:
-        self._services = services
-        self._worker = worker
-        self._folder = folder
-        self._environments = {
-            "postgres": {"PGHOST": socket, "PGPORT": str(services.postgres_port), "PATH": f"{programs}:{PATH}"},
-            "server-1": {**services.environment("server-1"), "PATH": f"{BIN}:{PATH}"},
-            "valkey": {"PATH": PATH},
-            "seal-key": {"PATH": PATH},
-        }
-        valkey_cli = f"redis-cli -p {services.valkey_port}"
-        self._places = {"/seal/": f"{services.seals}/", "/run/": f"{folder}/", "valkey-cli": valkey_cli}
-
-    def types(self, block: str) -> str:
-        """A whole block, a command after the other; what they print."""
-        return "".join(map(self._type, re.split(r"\n(?=docker )", block.strip())))
-
-    def _type(self, command: str) -> str:
-        if found := re.fullmatch(r"docker compose (start|stop|restart) worker", command):
-            if found[1] != "start":
-                self._worker.stop()
-            if found[1] != "stop":
-                self._worker.start()
-            return ""
-        found = re.match(r"docker compose (?:exec -T|run --rm) (\S+) ", command)
-        assert found, command
-        there = command.removeprefix(found[0])
-        for theirs, ours in self._places.items():
-            there = there.replace(theirs, ours)
-        run = ["bash", "-c", there]
-        environment = self._environments[found[1]]
-        done = subprocess.run(run, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=30)
-        assert not done.stderr, done.stderr
-        return done.stdout
-
-
 @pytest.fixture
 def worker(started: Callable[..., Process]) -> Process:
     started("valkey")
@@ -170,7 +128,9 @@ def operator(
 ) -> Iterator[Operator]:
     require("redis-cli", "redis-tools")
     with postgres_as_in_its_image(services, postgres_programs) as socket:
-        yield Operator(services, worker, postgres_programs, socket, tmp_path)
+        operator = Operator(services, tmp_path, postgres_programs, {"worker": worker})
+        operator.postgres_socket = socket
+        yield operator
 
 
 @pytest.fixture
@@ -179,14 +139,6 @@ def api(services: Services, worker: Process, started: Callable[..., Process]) ->
     wait_until(lambda: is_ready(services), "the server is ready")
     with closing(Api(f"http://127.0.0.1:{services.port}", KEY)) as api:
         yield api
-
-
-def block(beginning: str) -> str:
-    """The one that begins so, and only its lines for compose."""
-    [found] = [
-        block for block in re.findall(r"^```sh\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE) if beginning in block
-    ]
-    return "".join(line for line in found.splitlines(keepends=True) if not line.startswith("sqlite3"))
 
 
 def archived(api: Api, text: str) -> str:
@@ -218,7 +170,7 @@ def test_what_a_restored_backup_lacks_is_archived_and_erased_again_from_redis(
     api.delete(f"/v1/streams/{erased}").raise_for_status()
     wait_until(lambda: verdict(api, erased) == "erased", "it is erased")
 
-    said = operator.types(block("pg_restore"))
+    said = operator.types(block("HDEL & archived"))
     findings = re.findall(r"^  (\w+): ", said, re.MULTILINE)
     assert findings == ["seals_cut_off", "copy_erased"], "Redis still knows of the erasure that is lost"
     wait_until(lambda: services.command("verify", "--all").returncode == 0, "nothing is amiss any more")

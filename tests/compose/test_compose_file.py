@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import subprocess
 import sys
@@ -57,14 +58,14 @@ def test_it_is_valid_by_the_compose_specification() -> None:
 
 
 def test_the_secrets_are_required_and_nothing_else_is() -> None:
-    required = re.findall(r"\$\{(\w+):\?", FILE.read_text())
+    required = re.findall(r"\$\{(\w+):?\?", FILE.read_text())
     assert set(required) == GIVEN.keys()
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_setting_in_an_environment_is_one_that_lastevent_has(name: str) -> None:
     known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}
-    others = PROVIDER_VARIABLES | {"PGPASSWORD"}
+    others = PROVIDER_VARIABLES | {"PGPASSWORD", "LASTEVENT_API_KEYS_FILE", "LASTEVENT_TOKEN_SECRET_FILE"}
     assert set(SERVICES[name]["environment"]) <= known | others
 
 
@@ -97,9 +98,20 @@ def test_only_nginx_is_to_be_reached_and_from_this_machine_alone() -> None:
     assert addresses("nginx") == ["127.0.0.1:8080:8080", "127.0.0.1:8443:8443"]
 
 
+def test_the_port_for_operators_is_not_published_and_no_proxy_leads_to_it() -> None:
+    assert all("9464" not in address for name in SERVICES for address in addresses(name))
+    upstreams = re.findall(r"server server-\d+:(\d+) ", CONFIGURATION.read_text())
+    assert set(upstreams) == {SERVICES["server-1"]["command"][-1]}
+    assert CONFIGURATION.read_text().count("proxy_pass ") == CONFIGURATION.read_text().count(
+        "proxy_pass http://lastevent;"
+    )
+    assert not any("LASTEVENT_ADMIN_HOST" in settings(name) for name in OURS), "loopback, of its container"
+
+
 def test_the_state_outlives_its_containers() -> None:
     named = {volume for name in SERVICES for volume in mounts(name) if not volume.startswith(".")}
     assert named == COMPOSITION["volumes"].keys()
+    assert [name for name in SERVICES if "server-secrets" in mounts(name)] == ["server-1", "server-2"]
     assert "valkey" in mounts("valkey")
     assert "postgres" in mounts("postgres")
 
@@ -135,7 +147,7 @@ def test_each_has_the_user_of_its_own_in_valkey_and_not_the_other_s_password(nam
 
 @pytest.mark.parametrize("name", ["server-1", "server-2"])
 def test_a_server_can_change_nothing_of_the_seals(name: str) -> None:
-    assert mounts(name) == {"seal-public": "/seal/public:ro"}
+    assert mounts(name) == {"seal-public": "/seal/public:ro", "server-secrets": "/secrets:ro"}
     assert "LASTEVENT_SEAL_KEY" not in settings(name)
 
 
@@ -151,6 +163,25 @@ def test_the_image_has_every_folder_that_a_volume_is_mounted_on() -> None:
     [made] = re.findall(r"install --directory .* lastevent (/.+)$", IMAGE, re.MULTILINE)
     places = {place.removesuffix(":ro") for name in [*ONCE, *OURS] for place in mounts(name).values()}
     assert places == set(made.split())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_opens_doors_is_the_servers_and_what_pays_and_seals_the_workers(name: str) -> None:
+    of_servers = {"API_KEYS", "API_KEYS_FILE", "TOKEN_SECRET", "TOKEN_SECRET_FILE", "ISSUERS"}
+    held = set(SERVICES[name]["environment"]) & {PREFIX + secret for secret in of_servers}
+    pays = set(SERVICES[name]["environment"]) & {*PROVIDER_VARIABLES, PREFIX + "SEAL_KEY"}
+    assert (len(held), len(pays)) == ((0, 6) if name == "worker" else (5, 0))
+
+
+@pytest.mark.parametrize("name", ["server-1", "server-2"])
+def test_a_server_believes_nginx_of_a_caller_s_address_and_nobody_else(name: str) -> None:
+    trusted = ipaddress.ip_network(settings(name)["LASTEVENT_TRUSTED_PROXIES"])
+    [networks] = COMPOSITION["networks"]["front"]["ipam"]["config"]
+    assert trusted == ipaddress.ip_network(networks["ip_range"]), "where nginx gets its address"
+    assert ipaddress.ip_address(SERVICES[name]["networks"]["front"]["ipv4_address"]) not in trusted
+    assert {service for service in SERVICES if "front" in SERVICES[service].get("networks", ())} == {
+        *("nginx", "server-1", "server-2")
+    }
 
 
 @pytest.mark.parametrize("name", ["server-1", "server-2"])

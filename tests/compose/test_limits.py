@@ -30,10 +30,12 @@ class Upstream:
 
     def __init__(self) -> None:
         self.holding = 0
+        self.heads: list[str] = []
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head.decode())
             if b" /hold" in head:
                 self.holding += 1
                 try:
@@ -50,13 +52,21 @@ class Upstream:
 
 @pytest.fixture
 async def limited(
-    tmp_path: Path, certificate: Path, require: Callable[[str, str], str]
+    request: pytest.FixtureRequest, tmp_path: Path, certificate: Path, require: Callable[[str, str], str]
 ) -> AsyncIterator[tuple[Balancer, Upstream]]:
     require("nginx", "nginx")
     upstream = Upstream()
     async with await asyncio.start_server(upstream.take, "127.0.0.1", 0, backlog=4096) as server:
         port = server.sockets[0].getsockname()[1]
-        nginx = Balancer(tmp_path, certificate, [port, port], requests_s=RATE_S, connections=CONNECTIONS)
+        http = getattr(request, "param", "http {\n")
+        nginx = Balancer(
+            tmp_path,
+            certificate,
+            [port, port],
+            requests_s=RATE_S,
+            connections=CONNECTIONS,
+            change=lambda configuration: configuration.replace("http {\n", http, 1),
+        )
         await asyncio.to_thread(nginx.start)
         try:
             yield nginx, upstream
@@ -124,6 +134,45 @@ async def test_beyond_its_connections_an_address_is_refused_and_another_one_is_s
         assert b" 200 " in await (await ask("/v1/streams/0f3c", "127.0.0.2")).readline()
         await ask("/hold", "127.0.0.2")
         await until(lambda: upstream.holding == CONNECTIONS + 1, "it may hold one too")
+
+
+BEHIND_ANOTHER = "http {\n    set_real_ip_from 127.0.0.1;\n    real_ip_header X-Forwarded-For;\n"
+"""As docs/OPERATIONS.md says for an nginx that has another proxy in front."""
+
+
+@pytest.mark.parametrize("limited", [BEHIND_ANOTHER], indirect=True)
+async def test_behind_another_proxy_the_addresses_of_one_ipv6_network_are_one_caller(
+    limited: tuple[Balancer, Upstream],
+) -> None:
+    nginx, upstream = limited
+    async with AsyncExitStack() as stack:
+
+        async def ask(path: str, address: str) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection("127.0.0.1", nginx.port)
+            stack.callback(writer.close)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {address}\r\n\r\n".encode())
+            return reader
+
+        for n in range(CONNECTIONS):
+            await ask("/hold", f"2001:db8:0:a::{n:x}")
+        await until(lambda: upstream.holding == CONNECTIONS, "all are held")
+        statuses = {
+            address: (await (await ask("/", address)).readline()).split()[1]
+            for address in ("2001:db8:0:a:ffff::1", "2001:db8:0:b::1", "2001:db8::1", "192.0.2.1")
+        }
+    assert statuses == dict(zip(statuses, (b"429", b"200", b"200", b"200"), strict=True))
+    forwarded = re.findall(r"^X-Forwarded-For: (.+)\r$", "".join(upstream.heads), re.MULTILINE)
+    assert forwarded[-1] == "192.0.2.1", "the servers are told who calls"
+
+
+async def test_what_a_caller_says_of_its_own_address_is_not_passed_on(limited: tuple[Balancer, Upstream]) -> None:
+    nginx, upstream = limited
+    claims = {"X-Forwarded-For": "10.0.0.1, 10.0.0.2", "Forwarded": "for=10.0.0.1", "X-Forwarded-Proto": "https"}
+    await get(nginx.port, "/", **claims)
+    [head] = upstream.heads
+    said = dict(line.split(": ", 1) for line in head.splitlines() if line.startswith(("X-Forw", "Forw")))
+    host = f"127.0.0.1:{nginx.port}"
+    assert said == {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": host, "X-Forwarded-Proto": "http"}
 
 
 async def test_over_tls_browsers_are_told_to_stay_there_but_not_for_this_machine_s_own_names(

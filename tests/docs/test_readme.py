@@ -1,12 +1,14 @@
 """What the README shows is what happens: its commands run here as they stand, against `lastevent up` on a free port.
 
-So do the lines of docs/PROVIDERS.md, and the commands of docs/AGENTS.md.
+So do the lines of docs/PROVIDERS.md, the commands of docs/AGENTS.md, and the copy that docs/OPERATIONS.md makes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +17,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from redis import Redis
 
-from tests.docs.up import AGENTS, PARTS, ROOT, Up, blocks_of, running_up
+from broker.process.embedded import EmbeddedServer
+from tests.docs.up import AGENTS, BIN, PARTS, ROOT, Up, blocks_of, running_up
 from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, free_port, wait_until
 from worker.providers.models_file import read_models_file
 
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 PROVIDERS = (ROOT / "docs" / "PROVIDERS.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```$)?", AGENTS, re.DOTALL | re.MULTILINE)
 NOT_HERE = re.compile(r"make|lastevent (up|serve|work)")
@@ -107,6 +112,33 @@ def test_the_commands_of_the_afterwards_section_do_what_their_comments_say(up: U
     assert up.sh(export.replace("ID", sid)) == ""
     assert up.sh(verify_all).splitlines()[-1] == "nothing has changed"
     assert up.sh(verify_export).startswith("verified")
+
+
+def test_the_copy_of_a_data_directory_that_docs_operations_md_makes_has_everything(up: Up, tmp_path: Path) -> None:
+    copy, restore = (block for block in blocks_of(OPERATIONS, "sh") if "backup/" in block and "docker" not in block)
+    sid = HTTP.post(f"http://localhost:{up.port}/v1/streams", json={"prompt": "[[tokens=5 rate=0]]"}).json()["id"]
+    heads = up.folder / ".lastevent" / "seal-heads.json"
+    wait_until(heads.exists, "something is archived")
+    up.sh(copy)
+    (up.folder / "backup").rename(tmp_path / "backup")
+    subprocess.run(["bash", "-ec", restore], cwd=tmp_path, check=True)
+    server = EmbeddedServer(tmp_path / ".lastevent")
+    try:
+        url = server.start()
+        with Redis(unix_socket_path=url.removeprefix("unix://")) as redis:
+            assert redis.hgetall(f"le:{{{sid}}}:meta")
+        verified = subprocess.run(
+            [str(BIN / "lastevent"), "verify", "--all"],
+            cwd=tmp_path,
+            env={**os.environ, "LASTEVENT_REDIS_URL": url},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        server.stop()
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert verified.stderr == ""
+    assert verified.stdout.splitlines()[-1] == "nothing has changed"
 
 
 @pytest.mark.parametrize("model", ["anthropic/m", "openai/m", "openai-chat/m", "gemini/m"])

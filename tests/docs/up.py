@@ -55,7 +55,8 @@ class Up:
 @contextmanager
 def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_TAKEN_OUT)} | settings
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_TAKEN_OUT)}
+    environment |= {"LASTEVENT_ADMIN_PORT": "0", **settings}
     process = Process("up", [str(BIN / "lastevent"), "up", "--port", str(port), *options], environment, folder)
     process.start()
     try:

@@ -134,6 +134,7 @@ class Stage:
             "LASTEVENT_REDIS_URL": f"unix://{self._socket}",
             "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{standin_port}",
             "ANTHROPIC_API_KEY": "the-stand-in-asks-for-none",
+            "LASTEVENT_ADMIN_PORT": "0",
             **settings,
         }
         self.ports = [free_port() for _ in range(servers)]

@@ -29,6 +29,9 @@ from broker.log.event import encode_data
 from broker.log.keys import Keys
 from broker.log.steps import Claimed, Unsent
 from broker.log.stream_log import StreamLog
+from broker.tenants.enforcement import Enforcement
+from broker.tenants.limits import TenantLimits
+from broker.web.places import Places
 from broker.web.viewer import Ended, EventsResponse, Viewers
 from tests.rig.long import LONG
 from tests.rig.streams import batch, ending, running, seize, text
@@ -257,9 +260,9 @@ async def test_a_sign_of_life_is_due_by_what_a_viewer_was_sent_and_not_by_what_o
 async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carried() -> None:
     """Its task could learn of it too late: after it had joined the live ones, with a connection that is closed."""
     redis = fakeredis.FakeAsyncRedis()
-    viewers = Viewers(
-        AccessRecord(redis, Keys(), retention_s=1, is_archived=False), limit=10, per_stream=10, per_token=10, stall_s=1
-    )
+    limits, bounds = TenantLimits(redis, Keys().limits), dict.fromkeys(("limit", "per_stream", "per_token"), 10)
+    places = Places(**bounds, per_subject=10, limits=limits, enforcement=Enforcement())
+    viewers = Viewers(AccessRecord(redis, Keys(), retention_s=1, is_archived=False), places, stall_s=1)
     dead, wire = lane()
     dead.lose()
     scope = {"type": "http", "method": "GET", "extensions": {EXTENSION: lambda *_: dead}}

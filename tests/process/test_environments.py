@@ -28,19 +28,28 @@ SECRETS = {
     "VLLM_KEY": "secret-of-a-provider-of-one-s-own",
     "PGPASSWORD": "secret-of-postgres",
     "SOME_OTHER_TOKEN": "secret-of-somebody",
+    "SHOP_TOKENS": "secret-of-an-issuer-of-tokens",
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret-of-the-collector",
 }
-OF_SERVERS = {"LASTEVENT_API_KEYS", "LASTEVENT_MASKED_KEYS", "LASTEVENT_TOKEN_SECRET"}
+OF_SERVERS = {"LASTEVENT_API_KEYS", "LASTEVENT_MASKED_KEYS", "LASTEVENT_TOKEN_SECRET", "SHOP_TOKENS"}
 OF_WORKERS = {
     *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY", "GEMINI_API_KEY", "VLLM_KEY"),
     "LASTEVENT_SEAL_KEY",
 }
-OF_BOTH = {"PGPASSWORD", "SOME_OTHER_TOKEN"}
+OF_BOTH = {"PGPASSWORD", "SOME_OTHER_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"}
 
 MODELS = """
 [provider.vllm]
 kind = "openai-chat"
 base_url = "http://127.0.0.1:1/v1"
 api_key_env = "VLLM_KEY"
+"""
+ISSUERS = """
+[[issuer]]
+iss = "https://shop.example.com"
+tenant = "default"
+algorithms = ["HS256"]
+secret_env = "SHOP_TOKENS"
 """
 MASKS = "[[mask]]\nname = 'digits'\npattern = '[0-9]{16}'\n"
 
@@ -65,6 +74,11 @@ def held(folder: Path, what: str) -> dict[str, str]:
     return dict(pair.split("=", maxsplit=1) for pair in pairs if pair)
 
 
+def issuers_in(folder: Path) -> str:
+    (folder / "issuers.toml").write_text(ISSUERS)
+    return str(folder / "issuers.toml")
+
+
 def secrets_in(environment: dict[str, str]) -> set[str]:
     return {name for name in environment if name in SECRETS or name == "LASTEVENT_SEAL_KEY"}
 
@@ -78,6 +92,7 @@ def test_of_up_the_workers_have_the_provider_s_key_the_servers_the_api_s_and_val
     (tmp_path / "models.toml").write_text(MODELS)
     settings = {"LASTEVENT_SEAL_KEY": str(seal_key), "LASTEVENT_REDACT_FILE": str(masks), **SECRETS}
     settings["LASTEVENT_MODELS_FILE"] = str(tmp_path / "models.toml")
+    settings["LASTEVENT_ISSUERS"] = issuers_in(tmp_path)
     up = start("up", "--port", str(free_port()), "--data-dir", "data", **settings)
     up.wait_until_it_says("Lastevent is ready")
     assert secrets_in(held(tmp_path, "broker serve")) == OF_SERVERS | OF_BOTH
@@ -95,6 +110,7 @@ def test_of_serve_the_web_processes_have_no_provider_s_key(start: Callable[..., 
     (tmp_path / "models.toml").write_text(MODELS)
     settings = {"LASTEVENT_REDACT_FILE": "masks", "LASTEVENT_REDIS_URL": "redis://127.0.0.1:1", **SECRETS}
     settings["LASTEVENT_MODELS_FILE"] = "models.toml"
+    settings["LASTEVENT_ISSUERS"] = issuers_in(tmp_path)
     serve = start("serve", "--web", "2", "--port", str(free_port()), **settings)
 
     def children() -> list[int]:
@@ -109,8 +125,29 @@ def test_of_serve_the_web_processes_have_no_provider_s_key(start: Callable[..., 
 
 def test_what_no_rule_speaks_of_stays_as_it_is() -> None:
     other = {"PATH": "/bin", "SSL_CERT_FILE": "x", "LASTEVENT_REDIS_URL": "redis://h", "HTTPS_PROXY": "http://p"}
-    assert for_a_server(other) == for_a_worker(other) == other
+    for kept in (for_a_server(other), for_a_worker(other)):
+        assert {name: kept[name] for name in other} == other
     assert for_the_embedded_server(other) == {"PATH": "/bin"}
+
+
+def test_the_port_for_operators_is_the_parent_s_alone() -> None:
+    given = {"LASTEVENT_ADMIN_PORT": "9464"}
+    assert for_a_server(given) == for_a_worker(given) == for_a_worker({}) == {"LASTEVENT_ADMIN_PORT": "0"}
+
+
+def test_files_of_secrets_and_issuers_are_the_servers_alone(tmp_path: Path) -> None:
+    files = {f"LASTEVENT_{name}_FILE": "/run/x" for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET")}
+    given = {**files, "LASTEVENT_ISSUERS": issuers_in(tmp_path), "SHOP_TOKENS": "x", "HOME": "/"}
+    assert given.items() <= for_a_server(given).items()
+    assert for_a_worker(given).keys() == {"HOME", "LASTEVENT_ADMIN_PORT"}
+
+
+@pytest.mark.parametrize("written", [b"[[issuer", b"\xff", None], ids=["no TOML", "no text", "no file"])
+def test_a_file_of_issuers_that_cannot_be_read_is_for_the_server_to_name(tmp_path: Path, written: bytes | None) -> None:
+    file = tmp_path / "issuers.toml"
+    if written:
+        file.write_bytes(written)
+    assert "LASTEVENT_ISSUERS" not in for_a_worker({"LASTEVENT_ISSUERS": str(file)})
 
 
 # -- the data directory --------------------------------------------------------------------------------------
@@ -148,3 +185,10 @@ def test_a_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     else:  # only root can give a directory away; root has some
         data_dir = Path("/usr")
     assert "another user's" in refused(data_dir)
+
+
+def test_a_worker_does_not_learn_where_the_servers_secrets_are() -> None:
+    files = {f"LASTEVENT_{name}_FILE": "/run/secret" for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET")}
+    shared = {f"LASTEVENT_{name}_FILE": "/run/secret" for name in ("REDIS_URL", "ARCHIVE_URL")}
+    assert for_a_worker(files | shared) == shared
+    assert for_a_server(files | shared) == files | shared

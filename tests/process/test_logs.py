@@ -5,176 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
+import httpx
 import pytest
-from redis import Redis
 
+from broker.auth import Grant
+from broker.errors import InsufficientScope, InvalidRequest, TokenExpired, TooManyViewers, Unauthorized
 from broker.process.logs import OURS, set_up_logs
-from broker.store.archive_url import archive_url
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
-
-PLANTED = {
-    what: f"planted-{what}-7c1e"
-    for what in (
-        *("prompt", "system", "metadata", "user", "session", "answer", "key", "masked", "token", "password"),
-        *("provider-key", "idempotency", "title"),
-    )
-}
-API_KEY = f"{PLANTED['key']}-of-an-api-that-is-long-enough"
-AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
-
-
-class _Provider(BaseHTTPRequestHandler):
-    """Answers with a planted word; `refuse` in a prompt is a refusal that quotes it, `garbage` no JSON."""
-
-    def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        word = PLANTED["answer"]
-        if "refuse" in asked:
-            self._send(400, "application/json", json.dumps({"type": "error", "error": {"message": word}}))
-        elif "garbage" in asked:
-            self._send(200, "text/event-stream", f"event: content_block_delta\ndata: {{{word}\n\n")
-        else:
-            delta = json.dumps({"index": 0, "delta": {"type": "text_delta", "text": word}})
-            end = 'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-            self._send(200, "text/event-stream", f"event: content_block_delta\ndata: {delta}\n\n{end}")
-
-    def _send(self, status: int, media_type: str, body: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def provider() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Provider) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-class Parts(Protocol):
-    socket: str
-
-    def __call__(self, name: str, *arguments: str) -> Process: ...
-
-
-@pytest.fixture
-def part(tmp_path: Path, own_deployment: Callable[..., Deployment]) -> Iterator[Parts]:
-    """part("server", "broker", "serve") → that part of the product, at `debug`, as a user with a password on Redis."""
-    deployment = own_deployment(servers=0, workers=0)
-    path = deployment.redis_url.removeprefix("unix://")
-    wait_until(Path(path).exists, "Valkey listens")
-    with Redis(unix_socket_path=path) as redis:
-        redis.execute_command("ACL", "SETUSER", "planted", "on", f">{PLANTED['password']}", "~*", "&*", "+@all")
-    processes = []
-    with provider() as url:
-        environment = deployment.environment | {
-            "LASTEVENT_REDIS_URL": f"unix://planted:{PLANTED['password']}@{path}",
-            "LASTEVENT_ARCHIVE_URL": archive_url(tmp_path),
-            "LASTEVENT_ARCHIVE_AFTER_S": "0",
-            "LASTEVENT_LOG_LEVEL": "debug",
-            "LASTEVENT_API_KEYS": API_KEY,
-            "ANTHROPIC_API_KEY": f"sk-{PLANTED['provider-key']}",
-            "ANTHROPIC_BASE_URL": url,
-            "ANTHROPIC_LOG": "debug",
-        }
-
-        def start(name: str, *arguments: str) -> Process:
-            process = Process(name, [sys.executable, "-m", *arguments], environment, tmp_path)
-            processes.append(process)
-            process.start()
-            return process
-
-        start.socket = path  # type: ignore[attr-defined]
-        yield cast(Parts, start)
-        for process in processes:
-            process.kill()
-
-
-def test_at_debug_nobody_finds_a_planted_word_in_a_log_an_error_or_the_process_list(
-    part: Parts,
-) -> None:
-    port = free_port()
-    parts = [part("server", "broker", "serve", "--port", str(port)), part("worker", "worker")]
-    url, errors = f"http://127.0.0.1:{port}", []
-    wait_until(lambda: _is_ready(url), "the server is ready")
-
-    def ask(method: str, path: str, **options: Any) -> Any:
-        answer = HTTP.request(method, f"{url}{path}", **{"headers": AUTHORIZED, **options})
-        if answer.is_error:
-            errors.append(answer.text)
-        return answer
-
-    def create(prompt: str) -> str:
-        body = {
-            "prompt": f"{prompt} {PLANTED['prompt']}",
-            "system": PLANTED["system"],
-            "metadata": {PLANTED["metadata"]: PLANTED["metadata"]},
-            "user_id": PLANTED["user"],
-            "session_id": PLANTED["session"],
-        }
-        headers = AUTHORIZED | {"Idempotency-Key": PLANTED["idempotency"] + prompt}
-        answer = ask("POST", "/v1/streams", json=body, headers=headers)
-        assert answer.status_code == 201, answer.text
-        sid: str = answer.json()["id"]
-        return sid
-
-    sids = [create("well"), create("refuse"), create("garbage")]
-    for sid in sids:
-        wait_until(lambda sid=sid: ask("GET", f"/v1/streams/{sid}").json()["archived_at"], "it is archived")
-    assert ask("GET", f"/v1/streams/{sids[0]}/text").text == PLANTED["answer"]
-    for path in (f"/v1/streams?user_id={PLANTED['user']}", f"/v1/sessions/{PLANTED['session']}", "/v1/sessions"):
-        assert ask("GET", path).status_code == 200
-    # what is wrong with a request is said without its words
-    ask("GET", f"/v1/streams/{sids[0]}/events?token={PLANTED['token']}", headers={})
-    ask("GET", f"/v1/streams/{sids[0]}", headers={"Authorization": f"Bearer {PLANTED['masked']}"})
-    ask("POST", "/v1/streams", json={"prompt": [PLANTED["prompt"]], "metadata": PLANTED["metadata"]})
-    ask("POST", "/v1/streams", content=b'{"prompt": "' + PLANTED["prompt"].encode() + b"\xff")
-    ask("DELETE", f"/v1/streams/{sids[1]}")
-    # a fault of ours, whose traceback is logged: Redis holds something else than it should
-    other = create("another")
-    with Redis(unix_socket_path=part.socket) as redis:
-        redis.hset("le:{odd}:meta", mapping={"state": "running", "tenant": "default", "created": PLANTED["title"]})
-    assert ask("GET", "/v1/streams/odd").status_code == 500
-    wait_until(lambda: ask("GET", f"/v1/streams/{other}").json()["state"] == "done", "the worker goes on")
-
-    logs = "".join(part.output.read_text() for part in parts)
-    listed = "".join(_command_line(part) for part in parts)
-    for process in parts:
-        process.stop()
-    logs += "".join(part.output.read_text() for part in parts)
-    assert len(errors) >= 4
-    for what, word in PLANTED.items():
-        assert word not in logs, f"{what} is in a log"
-        assert word not in "".join(errors), f"{what} is in an error"
-        assert word not in listed, f"{what} is in the process list"
-
-
-def _is_ready(url: str) -> bool:
-    with suppress(Exception):
-        return HTTP.get(f"{url}/readyz").status_code == 200
-    return False
-
-
-def _command_line(part: Process) -> str:
-    return Path(f"/proc/{part.pid}/cmdline").read_text()
-
+from broker.web import problems
+from broker.web.door import Door
+from broker.web.tally import Tally
+from tests.rig.deployment import Process, wait_until
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
 
@@ -216,9 +67,11 @@ def test_a_traceback_names_every_exception_and_its_code_and_says_none_of_their_w
         _fail()
     except ExceptionGroup:
         logging.getLogger("broker.somewhere").exception("it failed")
-    said = logged()
+    [line] = map(json.loads, logged().splitlines())
+    assert line["event"] == "it failed"
+    said = line["exception"]
     told = [line for line in said.splitlines() if line and not line.startswith(" ")]
-    assert [line for line in told if not line.startswith("Traceback")][1:] == [
+    assert [line for line in told if not line.startswith("Traceback")] == [
         *("KeyError", "ValueError", "ExceptionGroup", "OSError (errno 28)", "RuntimeError")
     ]
     assert "in _fail" in said
@@ -243,10 +96,9 @@ def test_a_library_writes_warnings_whatever_level_it_has_set(logged: Callable[[]
         logging.getLogger("broker.ours").log(level, "ours at %d", level)
     library_logger.setLevel(before)
     said = logged()
-    assert [word for word in (" at 10", " at 20", " at 30") if f"{word}\n" in said.replace("ours at", "ours")] == [
-        " at 30"
-    ]
-    assert said.count("ours at") == 3
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["event"] for line in lines if line.get("logger") == library] == ["at 30"]
+    assert [line["event"] for line in lines if "logger" not in line] == ["ours at 10", "ours at 20", "ours at 30"]
 
 
 def test_an_end_by_a_bug_is_told_without_its_words_too() -> None:
@@ -257,7 +109,8 @@ def test_an_end_by_a_bug_is_told_without_its_words_too() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program, "planted"], capture_output=True, text=True, env=os.environ)
     assert ended.returncode == 1
-    assert ended.stderr.count("\nValueError") == 2
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["exception"].endswith("\nValueError") for line in lines] == [True, True]
     assert "planted" not in ended.stderr
 
 
@@ -289,6 +142,84 @@ def test_that_redis_is_away_is_said_once_and_not_with_each_try(argv: tuple[str, 
             wait_until(lambda: met[0] > 30, "it has tried thirty times")
         finally:
             process.stop()
-    lines = [line for line in process.output.read_text().splitlines() if " WARNING " in line]
+    lines = [line for line in process.output.read_text().splitlines() if '"level": "warning"' in line]
     assert [line for line in lines if "Redis is away" not in line] == []
     assert len(lines) == 1
+
+
+# -- a line ------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_json_of_a_time_a_level_an_event_and_what_it_is_about(logged: Callable[[], str]) -> None:
+    logging.getLogger("broker.log.writer").warning("stream %s: it is gone; putting it back", "0f\ud800")
+    line = json.loads(logged())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("t"))
+    assert line == {
+        "level": "warning",
+        "event": "stream 0f\ud800: it is gone; putting it back",
+        "process": "test",
+        "stream": "0f\ud800",
+    }
+
+
+def test_what_somebody_sends_cannot_write_a_line_of_its_own(logged: Callable[[], str]) -> None:
+    logging.getLogger("broker").warning("it is called %s", 'x"}\n{"level": "critical"}\u2028')
+    [line] = logged().split("\n")[:-1]
+    assert json.loads(line)["level"] == "warning"
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_line_is_for_people(logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    set_up_logs("test")
+    logging.getLogger("broker").warning("stream %s: it is gone", "0f")
+    assert terminal.getvalue().endswith(" test WARNING stream 0f: it is gone\n")
+
+
+def test_log_libraries_lets_them_write_at_the_level_and_warns_of_what_they_print(
+    logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = StringIO()
+    monkeypatch.setattr(sys, "stderr", out)
+    set_up_logs("test", "debug", libraries=True)
+    logging.getLogger("httpx2").debug("a header")
+    warning, header = map(json.loads, out.getvalue().splitlines())
+    assert all(word in warning["event"] for word in ("LASTEVENT_LOG_LIBRARIES", "prompts", "keys", "tokens"))
+    assert (header["logger"], header["event"], header["level"]) == ("httpx2", "a header", "debug")
+
+
+async def test_what_a_request_logs_has_its_id_and_the_id_of_its_key(logged: Callable[[], str]) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        scope["state"]["grant"] = Grant("acme", scope["path"].removeprefix("/"))
+        raise RuntimeError
+
+    door = httpx.ASGITransport(Door(fail, is_keyless=lambda: False))
+    async with httpx.AsyncClient(transport=door, base_url="http://here") as http:
+        answers = [await http.get(f"/{who}") for who in ("key:0a1b", "user:planted")]
+    answered = [answer.headers["x-request-id"] for answer in answers]
+    lines = [json.loads(line) for line in logged().splitlines()]
+    assert [line["request"] for line in lines] == answered
+    assert [line.get("key") for line in lines] == ["0a1b", None]
+    assert "planted" not in logged()
+
+
+async def test_refused_requests_are_one_line_of_codes(
+    logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: Tally[str] = Tally("requests refused", str)
+    monkeypatch.setattr(problems, "REFUSED", refused)
+    words = "planted words"
+    errors = [Unauthorized(words), InsufficientScope(["admin"]), TooManyViewers(words, "token"), Unauthorized(words)]
+    for error in (*errors, TokenExpired(words), InvalidRequest(words)):
+        problems.from_error("request", error)
+    assert logged() == ""
+    refused.log()
+    refused.log()
+    [line] = map(json.loads, logged().splitlines())
+    said = "requests refused within a minute: 2 × unauthorized, 1 × insufficient_scope, 1 × too_many_viewers"
+    assert line["event"] == said

@@ -161,6 +161,7 @@ class Deployment:
             **settings,
         }
         self.ports = [free_port() for _ in range(servers)]
+        self.admin_ports: dict[str, int] = {}
         self.servers = [self._process(f"server-{n}", self.serve_argv(port)) for n, port in enumerate(self.ports)]
         self.workers = [self._process(f"worker-{n}", work) for n in range(workers)]
 
@@ -226,8 +227,13 @@ class Deployment:
         wait_until(ended, f"stream {sid} has ended", limit_s)
         return record
 
+    def scrape(self, name: str) -> str:
+        """What a process (server-0, worker-0) shows at its admin port."""
+        return HTTP.get(f"http://127.0.0.1:{self.admin_ports[name]}/metrics").text
+
     def _process(self, name: str, argv: list[str]) -> Process:
-        return Process(name, argv, self.environment, self.folder)
+        port = self.admin_ports[name] = free_port()
+        return Process(name, argv, {"LASTEVENT_ADMIN_PORT": str(port), **self.environment}, self.folder)
 
     @staticmethod
     def serve_argv(port: int) -> list[str]:

@@ -8,14 +8,15 @@ from typing import Any
 
 LEASES = "le:leases"
 
-SECRET = "le:secret"
-"""One, for ever: tokens that it signed outlive every process."""
+FOR_EVER = ("le:secret", "le:keys")
+"""One of each: what it signed, and who was let in once, outlives every process."""
 
 UNARCHIVED, ERASING, VIEWS = "le:unarchived", "le:erasing", "le:views"
+DEEDS, ERASURES = "le:deeds", "le:erasures"
 
-# Zsets whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run,
+# Keys whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run,
 # the others by the archiver.
-WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS})
+WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS, DEEDS, ERASURES})
 OF_AN_APP = "le:jobs:"
 
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
@@ -40,7 +41,7 @@ async def _keys(client: Any) -> Any:
 
 async def _is_leaked(client: Any, key: str) -> bool:
     # -1 is "no TTL"; -2 is "expired since the scan saw it".
-    if await client.ttl(key) != -1 or key in WORKED_OFF or key.startswith(OF_AN_APP) or key == SECRET:
+    if await client.ttl(key) != -1 or key in WORKED_OFF or key.startswith(OF_AN_APP) or key in FOR_EVER:
         return False
     of_a_stream = _OF_A_STREAM.fullmatch(key)
     if of_a_stream and of_a_stream["what"] == "views":

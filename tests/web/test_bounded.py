@@ -20,6 +20,8 @@ import orjson
 import pytest
 import uvicorn
 
+from broker.tenants.enforcement import Enforcement
+from broker.web.addresses import Addresses, AddressPlaces
 from broker.web.bounded import PROBING, Bounds
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
@@ -28,11 +30,19 @@ from tests.rig.deployment import free_port, wait_until
 BOUNDS = Bounds(head_bytes=16_384, head_s=1.0, request_s=3.0, stall_s=1.0, connections=50)
 
 
+class EveryAddress(Addresses):
+    """Loopback is one like any other here."""
+
+    def _counted(self, address: str | None) -> str | None:
+        return address
+
+
 class Server:
     """`asked`: every request that reached the application, as method, path and body."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, places: int) -> None:
         self.bounds = bounds
+        self.enforcement = Enforcement()
         self.asked: list[tuple[str, str, bytes]] = []
         self.headers: list[list[tuple[bytes, bytes]]] = []
         self.refusals = Refusals()
@@ -43,7 +53,7 @@ class Server:
             port=self.port,
             loop="uvloop",
             ws="none",
-            http=partial(Protocol, bounds, self.refusals),  # type: ignore[arg-type]
+            http=partial(Protocol, bounds, self.refusals, AddressPlaces(places, EveryAddress(), self.enforcement)),  # type: ignore[arg-type]
             log_config=None,  # this process is not the server's alone
             interface="asgi3",
             access_log=False,
@@ -110,8 +120,8 @@ def read_to_end(own: socket.socket) -> bytes:
 def serve() -> Iterator[Callable[..., Server]]:
     running: list[Server] = []
 
-    def start(**bounds: Any) -> Server:
-        server = Server(BOUNDS._replace(**bounds))
+    def start(*, places: int = 1000, **bounds: Any) -> Server:
+        server = Server(BOUNDS._replace(**bounds), places)
         server.thread.start()
         running.append(server)
         wait_until(lambda: server.server.started, "the server listens")
@@ -458,6 +468,19 @@ def test_a_connection_beyond_the_bound_is_reset_without_an_answer(serve: Callabl
         wait_until(lambda: len(connections) == 2, "one has left")
         assert statuses(server.ask(GET)) == [200]
     assert server.refusals.counts == {Refused.CROWDED: 1}
+
+
+def test_an_address_beyond_its_connections_is_reset_and_the_others_stay(serve: Callable[..., Server]) -> None:
+    server = serve(places=2, head_s=30)
+    connections = server.server.server_state.connections
+    with server.connect() as one, server.connect():
+        wait_until(lambda: len(connections) == 2, "two are there")
+        assert server.ask() == b"<reset>"
+        one.sendall(GET)
+        assert b" 200 " in one.recv(65_536)
+    wait_until(lambda: not connections, "all have left")
+    assert b" 200 " in server.ask(GET)
+    assert server.refusals.counts == {Refused.ONE_ADDRESS: 1}
 
 
 def test_a_crowded_process_still_answers_who_asks_whether_it_lives(serve: Callable[..., Server]) -> None:

@@ -14,12 +14,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import APIRouter
 
-from broker.auth import signing_key
 from broker.web.grants import CheckedRoute
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting
+from broker.web.routes import (
+    auditing,
+    credentials,
+    following,
+    listings,
+    operating,
+    producing,
+    reading,
+    starting,
+    tokens,
+)
 from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
 from tests.rig.zygote import run_module
 from tests.web.wire import Api, Exchange, ids, problem
@@ -47,9 +59,13 @@ def command(*args: str, folder: Path, **settings: str) -> "subprocess.CompletedP
     ],
 )
 @pytest.mark.processes
-def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Path, what: str, host: str) -> None:
-    ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path)
+def test_without_keys_no_other_address_than_loopback_is_listened_on(
+    tmp_path: Path, deployment: Deployment, what: str, host: str
+) -> None:
+    redis = {} if what == "up" else {"LASTEVENT_REDIS_URL": deployment.redis_url}
+    ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path, **redis)
     assert ended.returncode == 2
+    assert b"lastevent keys create" in ended.stderr
     assert b"LASTEVENT_API_KEYS" in ended.stderr
     assert b"Traceback" not in ended.stderr
     assert ended.stdout == b""
@@ -58,8 +74,9 @@ def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Pa
 
 @pytest.mark.processes
 @pytest.mark.parametrize("keys", ["short", f"{KEY},short", " , "])
-def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, keys: str) -> None:
-    ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, LASTEVENT_API_KEYS=keys)
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, deployment: Deployment, keys: str) -> None:
+    settings = {"LASTEVENT_API_KEYS": keys, "LASTEVENT_REDIS_URL": deployment.redis_url}
+    ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, **settings)
     assert ended.returncode == 2
     assert b"LASTEVENT_API_KEYS" in ended.stderr
     assert KEY.encode() not in ended.stderr
@@ -103,7 +120,7 @@ def with_keys(own_deployment: Callable[..., Deployment], **options: int) -> Iter
         assert "Traceback" not in output
         assert KEY not in output
         assert OTHER_KEY not in output
-        assert not re.search(r"token=|\d{10}\.[\w-]{20}", output)
+        assert not re.search(r"token=|\d{10}\.[\w-]{20}|eyJ|\.[\w-]{43}\b", output)
 
 
 @pytest.fixture
@@ -113,8 +130,10 @@ def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
 
 
 def signed(sid: str, expires: int | str, secret: str = TOKEN_SECRET) -> str:
+    """A token as release 0.1 made them."""
     message = f"{expires}.random"
-    digest = hmac.digest(signing_key(secret.encode()), f"{sid} {message}".encode(), hashlib.sha256)
+    key = HKDF(SHA256(), 32, salt=None, info=b"lastevent read tokens").derive(secret.encode())
+    digest = hmac.digest(key, f"{sid} {message}".encode(), hashlib.sha256)
     return f"{message}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
@@ -179,17 +198,27 @@ def test_events_url_lets_a_browser_read_that_one_stream_and_nothing_else(
     events_url = owner.record(sid)["events_url"]
     path, _, token = events_url.partition("?access_token=")
     assert path == f"/v1/streams/{sid}/events"
-    assert re.fullmatch(r"\d{10}\.[\w-]{8}\.[\w-]{43}", token)
-    assert int(token.partition(".")[0]) > time.time() + 3000
+    claims = orjson.loads(base64.urlsafe_b64decode(f"{token.split('.')[1]}=="))
+    assert claims["exp"] > time.time() + 3000
+    assert {name: claims[name] for name in ("sub", "tenant", "scope", "streams")} == {
+        "sub": "anyone",
+        "tenant": "default",
+        "scope": "streams:read",
+        "streams": [sid],
+    }
     with Exchange(keyed.url, "GET", events_url) as viewer:
         assert ids(viewer.read_to_end()) == [1, 2, 3, 4]
     with Exchange(keyed.url, "GET", f"{events_url}&last_event_id=2") as viewer:
         assert ids(viewer.read_to_end()) == [3, 4]
     assert browser.get(f"/v1/streams/{sid}/text?access_token={token}").text == "mine"
     assert browser.get(f"/v1/streams/{sid}/text?token={token}").text == "mine"  # as in 0.1.0, for one release more
-    for other_path in ("", "/events", "/text", "/replay", "/message", "/export", "/views", "/verify"):
-        problem(browser.get(f"/v1/streams/{other}{other_path}?access_token={token}"), 401, "unauthorized")
-        problem(browser.get(f"/v1/streams/nope{other_path}?access_token={token}"), 401, "unauthorized")
+    for which in (other, "nope"):
+        for other_path in ("", "/events", "/text"):
+            answer = browser.get(f"/v1/streams/{which}{other_path}?access_token={token}")
+            assert problem(answer, 404, "stream_not_found")["detail"] == "There is no stream with this id."
+        for key_path in ("/message", "/export", "/views", "/verify"):
+            problem(browser.get(f"/v1/streams/{which}{key_path}?access_token={token}"), 401, "unauthorized")
+        problem(browser.get(f"/v1/streams/{which}/replay?access_token={token}"), 403, "insufficient_scope")
     problem(browser.get(f"/v1/streams/{sid}/replay?access_token={token}"), 403, "insufficient_scope")
     for key_path in ("/message", "/export", "/views", "/verify"):
         problem(browser.get(f"/v1/streams/{sid}{key_path}?access_token={token}"), 401, "unauthorized")
@@ -219,7 +248,9 @@ def test_the_answer_that_starts_a_stream_gives_an_address_with_a_token_and_a_lis
             problem(open_api(deployment.url).get(stream["events_url"]), 401, "unauthorized")
 
 
-def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
+def test_a_token_of_the_release_before_is_accepted_in_an_address_and_what_is_none_reads_nothing(
+    keyed: Deployment, open_api: Callable[..., Api]
+) -> None:
     owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
     sid = owner.finished("mine")
     soon = int(time.time()) + 600
@@ -257,10 +288,13 @@ def test_a_token_that_is_none_reads_nothing(keyed: Deployment, open_api: Callabl
         f"{message}.{base64.urlsafe_b64encode(raw).decode().rstrip('=')}",
         KEY,
     ]
+    bearer = browser.get(f"/v1/streams/{sid}/text", headers={"Authorization": f"Bearer {good}"})
+    problem(bearer, 401, "invalid_token")  # its form is a JWT's
     for token in bad:
         for name in ("access_token", "token"):
-            problem(browser.get(f"/v1/streams/{sid}/text", params={name: token}), 401, "unauthorized")
-            problem(browser.get(f"/v1/streams/{sid}/events", params={name: token}), 401, "unauthorized")
+            for path in ("text", "events"):
+                answer = browser.get(f"/v1/streams/{sid}/{path}", params={name: token})
+                assert problem(answer, 401, answer.json()["code"])["code"] in ("unauthorized", "invalid_token"), token
     for past in (signed(sid, int(time.time()) - 1), signed(sid, 0)):
         for path in ("", "/text", "/events", "/replay"):
             answer = browser.get(f"/v1/streams/{sid}{path}", params={"access_token": past})
@@ -302,7 +336,10 @@ def test_a_token_dies_and_so_do_the_connections_that_it_opened(
         told = viewer.read_to_end()
         assert not viewer.is_complete
     assert re.fullmatch(rb"retry: \d+\nevent: queued\ndata: \{\}\nid: 1\n\nretry: \d+\n: token_expired\n", told)
-    for path in ("/events", "/text", ""):
+    problem(browser.get(url), 401, "token_expired")  # it is over for connections, a moment before the others
+    expires = orjson.loads(base64.urlsafe_b64decode(f"{url.split('.')[1]}=="))["exp"]
+    wait_until(lambda: time.time() >= expires, "it is over")
+    for path in ("/text", ""):
         problem(browser.get(url.replace("/events", path)), 401, "token_expired")
     wait_until(lambda: hows(owner, sid) == ["token_expired"], "it is recorded")
 
@@ -351,7 +388,7 @@ def test_a_route_says_who_may_call_it_or_the_server_does_not_start() -> None:
 
     with pytest.raises(AttributeError, match="needs"):
         APIRouter(route_class=CheckedRoute).add_api_route("/forgotten", forgotten)
-    for routes in (starting, following, reading, producing, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, tokens, listings, auditing, credentials, operating):
         assert {type(route) for route in routes.router.routes} == {CheckedRoute}
 
 
@@ -375,7 +412,7 @@ def routes(api: Api) -> list[tuple[str, str]]:
     known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
     known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
     known += [("OPTIONS", path) for path in paths]
-    return [(method, path.format(sid=sid, session_id="s", approval_id="a")) for method, path in known]
+    return [(method, path.format(sid=sid, session_id="s", approval_id="a", key="k")) for method, path in known]
 
 
 FOREIGN: dict[str, list[tuple[str, str]]] = {

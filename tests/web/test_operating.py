@@ -9,6 +9,7 @@ import pytest
 from broker.settings import Settings
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment
+from tests.web.access import TABLE
 from tests.web.wire import Api, Exchange, problem
 
 APP = "https://app.example.com"
@@ -23,18 +24,28 @@ def test_metrics_are_prometheus(api: Api) -> None:
     answer = api.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert re.search(r"^lastevent_viewers [0-9.]+$", answer.text, re.MULTILINE)
+    assert re.search(r'^lastevent_viewers\{format="sse"\} [0-9.]+$', answer.text, re.MULTILINE)
+    assert re.search(r"^lastevent_unarchived [0-9.]+$", answer.text, re.MULTILINE)
 
 
 def test_metrics_count_what_viewers_were_sent(api: Api) -> None:
     def sent() -> float:
-        found = re.search(r"^lastevent_sent_bytes_total ([0-9.e+]+)$", api.get("/metrics").text, re.MULTILINE)
-        assert found
-        return float(found[1])
+        found = re.search(
+            r'^lastevent_sent_bytes_total\{tenant="default"\} ([0-9.e+]+)$', api.get("/metrics").text, re.MULTILINE
+        )
+        return float(found[1]) if found else 0
 
     before = sent()
     body = api.follow(api.finished("a", "b")).read_to_end()
     assert sent() >= before + len(body)
+
+
+async def test_the_console_and_the_api_s_own_document_can_be_closed() -> None:
+    app = create_app(Settings(console="off"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        for path in ("/", "/console/main.js", "/openapi.json"):
+            problem(await http.get(path), 404, "not_found")
+        assert (await http.get("/healthz")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -106,6 +117,7 @@ def test_openapi_describes_every_route(api: Api) -> None:
     document = api.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert calls == {(row.method, row.path) for row in TABLE if row.method != "HEAD"}
     assert calls == {
         ("GET", "/v1/agents"),
         ("GET", "/v1/models"),
@@ -128,6 +140,12 @@ def test_openapi_describes_every_route(api: Api) -> None:
         ("POST", "/v1/streams/{sid}/approvals/{approval_id}"),
         ("GET", "/v1/sessions"),
         ("GET", "/v1/sessions/{session_id}"),
+        ("POST", "/v1/tokens"),
+        ("POST", "/v1/tokens/cookie"),
+        ("POST", "/v1/tokens/revoke"),
+        ("GET", "/v1/keys"),
+        ("DELETE", "/v1/keys/{key}"),
+        ("GET", "/v1/limits"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+from broker import traces
 from broker.archive.writer import ArchiveWriter, Finished, finished
 from broker.errors import ArchiveUnavailable, LeaseHeld, RedisUnavailable, StreamNotFound, WrongType
 from broker.log.event import is_terminal
@@ -78,7 +79,8 @@ class EndedStreams:
         """Archive these together; if that fails, each by itself: one must not keep the others out."""
         try:
             if streams:
-                await self._archive.add(streams, now_ms)
+                with traces.archiving({stream.sid: stream.traceparent for stream in streams}):
+                    await self._archive.add(streams, now_ms)
         except (ArchiveUnavailable, RedisUnavailable):
             raise
         except Exception:

@@ -98,6 +98,10 @@ class Providers:
         providers = {name: Announced(self._is_standin(name), self._known_models(name)) for name in dict.fromkeys(names)}
         return providers, self._file.chains
 
+    def configured(self) -> set[str]:
+        """The names that the models file has: aliases, their models, and those with a price."""
+        return {*self._file.model, *(name for chain in self._file.chains.values() for name in chain)}
+
     async def check_all(self) -> AsyncIterator[tuple[str, bool, str]]:
         """(provider, whether it takes the key, what is to be said of it) of each that is set up."""
         for name in self._set_up():

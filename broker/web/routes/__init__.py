@@ -5,7 +5,10 @@ following.py  GET …/events, …/replay: responses that continue
 reading.py    GET …/{id}, …/text, …/message, …/export: a stream as it is now
 producing.py  POST …/events, …/heartbeat: external producers
 telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
+tokens.py     POST /v1/tokens, /v1/tokens/cookie, /v1/tokens/revoke
 listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
+limits.py     GET /v1/limits
+credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
@@ -19,6 +21,7 @@ from broker.errors import (
     MasksBusy,
     RateLimited,
     StoreUnavailable,
+    TokenExpired,
     TooManyViewers,
 )
 from broker.live.lane import Lane
@@ -37,6 +40,7 @@ from broker.web.inputs import (
 )
 from broker.web.openapi import gives
 from broker.web.presence import while_here
+from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
@@ -48,12 +52,13 @@ def cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: an EventSource gets an answer that it comes back after, others the error."""
     if wanted_format(request.headers.get("accept", "")).is_ndjson:
         raise passing
+    note_refusal(passing)
     return CutResponse(passing)
 
 
 @router.head("/v1/streams/{sid}/events", include_in_schema=False)
 @router.get("/v1/streams/{sid}/events", **gives("The events, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
-@needs(READ, MASKED, token=READ, address=True, passing=cut_or_raise)
+@needs(READ, MASKED, token=READ, address=True, cookie=True, passing=cut_or_raise)
 async def events(
     request: Request,
     sid: str,
@@ -67,8 +72,9 @@ async def events(
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
     form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    require_time_left(grant)
     try:
-        tier.require_place(sid, grant)
+        await tier.require_place(grant, sid)
         cursor = cursors.resume_at()
         found = await tier.streams.look_up_content(sid, grant)
         log = await log_of(request, sid, found, grant)
@@ -79,6 +85,8 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
+    source = _where_from(tier, found, sid, cursor)
+    gauges.connects.labels(source).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
         tier.viewers,
@@ -88,6 +96,13 @@ async def events(
         view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
         joins_at=joins_at,
+        trace=traces.following(
+            *(sid, found.meta.traceparent),
+            cursor=cursor,
+            tail=tail,
+            source=source,
+            waited_s=time.monotonic() - request.state.asked_at_s,
+        ),
     )
 
 
@@ -106,7 +121,7 @@ async def replay_paced(
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
-    tier.require_place(sid, grant)
+    await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
     cursor = found.meta.tail if cursor is None else cursor
@@ -145,13 +160,28 @@ def steps_of(
     return lambda _: replay(log, sid, cursor)
 
 
+def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
+    """Where a viewer's first events are: what a reconnect storm would ask for."""
+    if not found.is_in_redis:
+        return "archive"
+    if cursor == 0:
+        return "start"
+    return "ring" if tier.hub.has(sid, cursor) else "log"
+
+
+def require_time_left(grant: Grant) -> None:
+    """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
+    if grant.token and grant.token.cuts_at <= time.time():
+        raise TokenExpired("The token expires now. Get a new one.")
+
+
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:
     reading = Tier.of(request).reading.log(sid, found, grant)
     return await (while_here(request, reading) if grant.is_masked else reading)
 
 
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
-    address = request.client.host if request.client else None
+    address = Tier.of(request).addresses.of(request)
     return View(sid, request_details(grant, address, request.headers, form, cursor))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from broker.service.record import models_json
 from broker.tenants.scopes import INSPECT, MASKED
 from broker.web.answers import ModelList, SessionPage, SessionStreams, StreamPage
 from broker.web.grants import CheckedRoute, grant_of, needs
-from broker.web.inputs import Include, Limit, Next, State
+from broker.web.inputs import Include, Limit, Next, State, to_ms
 from broker.web.openapi import gives
 from broker.web.presence import while_here
 from broker.web.strict_json import json_response
@@ -41,7 +41,7 @@ async def streams(
     """A page may have fewer streams than its limit, and still a next page."""
     tier = Tier.of(request)
     grant = grant_of(request)
-    which = Filter(session_id, user_id, model, state, _ms(created_after), _ms(created_before))
+    which = Filter(session_id, user_id, model, state, to_ms(created_after), to_ms(created_before))
     to_json, with_requests = partial(tier.listed_json, grant=grant), include == "request"
     reading = tier.listing.streams(
         grant.tenant, which, limit=limit, after=cursor, records=to_json, with_requests=with_requests
@@ -91,9 +91,3 @@ async def models(request: Request) -> Response:
 def _note_listed(request: Request, grant: Grant, page: dict[str, Any]) -> None:
     shown = [stream["id"] for stream in page["streams"] if stream["erased_at"] is None]
     Tier.of(request).note_reading(request, grant, "listing", *shown)
-
-
-def _ms(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -38,5 +38,5 @@ async def readyz(request: Request) -> Response:
 async def metrics_(request: Request) -> Response:
     """In the text format of Prometheus."""
     tier = Tier.of(request)
-    text = metrics.render(tier.hub, tier.viewers, await tier.unarchived())
+    text = await metrics.render(await tier.unarchived())
     return Response(text, media_type=metrics.CONTENT_TYPE)

@@ -20,7 +20,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Read"])
 
 
 @router.get("/v1/streams/{sid}", **gives("The stream", Stream, StreamState))
-@needs(INSPECT, READ, MASKED, token=READ, address=True)
+@needs(INSPECT, READ, MASKED, token=READ, address=True, cookie=True)
 async def stream(request: Request, sid: str) -> Response:
     """Who may not inspect sees less of it (StreamState)."""
     tier = Tier.of(request)
@@ -32,7 +32,7 @@ async def stream(request: Request, sid: str) -> Response:
 
 
 @router.get("/v1/streams/{sid}/text", **gives("The answer so far; Last-Event-ID says how far", "text/plain"))
-@needs(READ, MASKED, token=READ, address=True)
+@needs(READ, MASKED, token=READ, address=True, cookie=True)
 async def text(request: Request, sid: str, grant: ReaderGrant) -> Response:
     """The text since the last restart, and in Last-Event-ID where to continue."""
     tier = Tier.of(request)

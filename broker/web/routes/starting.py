@@ -5,13 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker import traces
 from broker.auth import Grant
 from broker.dialects.format import Heartbeat
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor
+from broker.log.deeds import CANCELLED, CREATED, REGENERATED
 from broker.service.bodies import Cancel, CreateStream, Regenerate
 from broker.service.streams import Started
 from broker.tenants.scopes import CANCEL, READ, WRITE
+from broker.traces import Span
 from broker.web.answers import Ended, StartedStream, Stream
 from broker.web.grants import CheckedRoute, ReaderGrant, grant_of, needs
 from broker.web.inputs import (
@@ -45,14 +48,17 @@ async def create_stream(
 ) -> Response:
     """The same Idempotency-Key again returns the same stream. An external stream starts with its epoch."""
     tier = Tier.of(request)
-    _require_place(tier, grant, accept)
-    cursor = _require_key_for_cursor(cursors, idempotency_key)
-    with tier.intake.place() as place:
-        body = await read_json(request, tier.settings.max_request_bytes, place=place)
-        async with place.turn():
-            new = await to_model(CreateStream, body)
-            started = await tier.streams.start(new, grant, idempotency_key, is_large=len(body) > INLINE_BYTES)
-    return await _answer(request, grant, started, accept, cursor, heartbeat)
+    with _traced(request) as span:
+        await _require_place(tier, grant, accept)
+        cursor = _require_key_for_cursor(cursors, idempotency_key)
+        with tier.intake.place() as place:
+            body = await read_json(request, tier.settings.max_request_bytes, place=place)
+            async with place.turn():
+                new = await to_model(CreateStream, body)
+                started = await tier.streams.start(new, grant, idempotency_key, is_large=len(body) > INLINE_BYTES)
+        if started.is_new:
+            tier.deeds.note(tier.deed(request, CREATED, started.sid))
+        return await _answer(request, grant, started, accept, cursor, heartbeat, span)
 
 
 @router.post(
@@ -71,29 +77,38 @@ async def regenerate(
 ) -> Response:
     """The new stream names the old one in `regenerates`, and shares its request."""
     tier = Tier.of(request)
-    _require_place(tier, grant, accept)
-    cursor = _require_key_for_cursor(cursors, idempotency_key)
-    await tier.body(request, Regenerate, optional=True)
-    started = await tier.streams.regenerate(sid, grant, idempotency_key)
-    return await _answer(request, grant, started, accept, cursor, heartbeat)
+    with _traced(request) as span:
+        await _require_place(tier, grant, accept)
+        cursor = _require_key_for_cursor(cursors, idempotency_key)
+        await tier.body(request, Regenerate, optional=True)
+        started = await tier.streams.regenerate(sid, grant, idempotency_key)
+        if started.is_new:
+            tier.deeds.note(tier.deed(request, REGENERATED, started.sid, regenerates=sid))
+        return await _answer(request, grant, started, accept, cursor, heartbeat, span)
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
-@needs(CANCEL, token=CANCEL)
+@needs(CANCEL, token=CANCEL, cookie=True)
 async def cancel(request: Request, sid: str) -> Response:
     """Whether it is queued, running, or has lost its worker. A stream that has ended stays as it is (`already`)."""
     tier = Tier.of(request)
     grant = grant_of(request)
     body = await tier.body(request, Cancel, optional=True)
     ended = await tier.streams.cancel(sid, grant, body.reason)
+    if not ended.already:
+        tier.deeds.note(tier.deed(request, CANCELLED, sid))
     return json_response(ended._asdict())
 
 
-def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
+def _traced(request: Request) -> Span:
+    return traces.posting(request.scope["route"].path, request.headers.getlist("traceparent"))
+
+
+async def _require_place(tier: Tier, grant: Grant, accept: str) -> None:
     # Before anything is started: a refusal must have started nothing.
     if MEDIA_TYPE in accept:
         grant.require(READ)
-        tier.require_place()
+        await tier.require_place(grant)
     else:
         tier.require_open()
 
@@ -106,9 +121,11 @@ def _require_key_for_cursor(cursors: Cursors, key: str | None) -> int | None:
 
 
 async def _answer(
-    request: Request, grant: Grant, started: Started, accept: str, cursor: int | None, heartbeat: Heartbeat
+    request: Request, grant: Grant, started: Started, accept: str, cursor: int | None, heartbeat: Heartbeat, span: Span
 ) -> Response:
     tier, sid, record = Tier.of(request), started.sid, started.record
+    span.about(sid)
+    span.answered(201 if started.is_new else 200)
     location = {"Location": f"/v1/streams/{sid}"}
     if MEDIA_TYPE not in accept:
         return json_response(record, 201 if started.is_new else 200, location)

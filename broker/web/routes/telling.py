@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
+from broker.log.deeds import APPROVED
 from broker.service.bodies import Decide, GiveInput
 from broker.service.record import agents_json
 from broker.tenants.scopes import INPUT, WRITE
@@ -45,4 +46,6 @@ async def decide(
     tier = Tier.of(request)
     grant = grant_of(request)
     body = await tier.body(request, Decide)
-    return json_response({"id": await tier.streams.decide(sid, approval_id, grant, body)})
+    decision = await tier.streams.decide(sid, approval_id, grant, body)
+    tier.deeds.note(tier.deed(request, APPROVED, sid, approval=approval_id, approve=body.approve))
+    return json_response({"id": decision})

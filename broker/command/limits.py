@@ -1,0 +1,85 @@
+"""`lastevent limits`: how much each tenant may have. It talks to Redis, as the servers do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from broker.command.terminal import AsJson, clean, fail, print_json, print_table, read_settings
+from broker.errors import StoreUnavailable, WrongType
+from broker.tenants.limits import LISTS, NAMES, Limits, TenantLimits
+
+T = TypeVar("T")
+
+app = typer.Typer(help="List tenants' limits, or set some. What is not set is as the servers' settings say.")
+
+
+@app.callback(invoke_without_command=True)
+def list_(context: typer.Context, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        _show(_of_redis(lambda limits: limits.all_set()), as_json=as_json)
+
+
+@app.command("set")
+def set_(
+    tenant: Annotated[str, typer.Argument(help="default: whoever has one of LASTEVENT_API_KEYS")],
+    values: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE…", help=f"{', '.join(NAMES)}; NAME= alone: no longer set")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Set limits of a tenant. Servers and workers know within 5 s."""
+    try:
+        changes = dict(_parsed(value) for value in values)
+        limits = _of_redis(lambda limits: limits.set(tenant, changes))
+    except ValueError as error:
+        fail(str(error), code=2)
+    _show({tenant: limits}, as_json=as_json)
+
+
+def _parsed(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise ValueError(f"give NAME=VALUE; the names are {', '.join(NAMES)}")
+    if not value:
+        return name, None
+    if name in LISTS:
+        return name, [one.strip() for one in value.split(",")]
+    return name, int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+
+
+def _of_redis(work: Callable[[TenantLimits], Awaitable[T]]) -> T:
+    from broker.log.keys import Keys
+    from broker.store.connect import connect
+
+    settings = read_settings()
+
+    async def done() -> T:
+        redis = connect(settings.redis_url)
+        try:
+            return await work(TenantLimits(redis, Keys(settings.key_prefix).limits))
+        finally:
+            await redis.aclose()
+
+    try:
+        return asyncio.run(done())
+    except (StoreUnavailable, WrongType) as error:
+        fail(f"{error} (LASTEVENT_REDIS_URL)", code=1)
+
+
+def _show(tenants: dict[str, Limits], *, as_json: bool) -> None:
+    if as_json:
+        print_json({tenant: limits.as_json() for tenant, limits in tenants.items()})
+        return
+    print_table(
+        ("TENANT", *(name.upper().replace("_", " ") for name in NAMES)),
+        [[tenant, *(_cell(getattr(limits, name)) for name in NAMES)] for tenant, limits in tenants.items()],
+        none="No tenant has limits of its own. Set one: lastevent limits set TENANT creations_per_minute=1200",
+    )
+
+
+def _cell(value: int | Sequence[str] | None) -> str:
+    return "" if value is None else clean(",".join(value)) if isinstance(value, tuple) else str(value)

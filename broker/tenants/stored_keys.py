@@ -1,0 +1,145 @@
+"""The API keys in Redis: a hash, id → JSON (keyring.py), and a channel that tells each server of a change.
+
+A key that is revoked stays, without its digest: the hash is never empty again, so no server ever takes a Redis that had
+keys for one that has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from enum import Enum
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from broker.errors import KeyNotFound, RedisRefuses
+from broker.store.connect import Client
+from broker.store.listen import messages
+from broker.tenants.keyring import ApiKey
+
+LOOK_AGAIN_S = 5.0
+"""A message may be lost: what was revoked is cut within 10 s all the same."""
+
+ON_DISK_MS = 3000
+"""An append-only file is synced once a second; beyond this its disk is in trouble."""
+
+
+Know = Callable[[Mapping[bytes, bytes]], Mapping[str, ApiKey]]
+"""Keyring.know: what Redis has → what it should have."""
+
+
+class Kept(Enum):
+    """Whether Redis has said that a change is on its disk."""
+
+    ON_DISK = "on disk"
+    NO_FILE = "Redis keeps no append-only file: if it ends, this is lost. Set appendonly yes."
+    CANNOT_TELL = "This Redis cannot say what is on its disk (7.2 or Valkey can): a crash within a second loses this."
+    LATE = "Redis has not said yet that this is on its disk: if it crashes now, this is lost. Look at its disk."
+
+
+class Put(Enum):
+    """What putting a key back did."""
+
+    NEW = "put back"
+    REVOKED = "revoked"
+    THERE = "there already"
+    OTHER = "left as it is in Redis, which has another secret for it"
+
+
+class StoredKeys:
+    """`name`, `channel`: the hash and the channel. All of it raises RedisUnavailable."""
+
+    def __init__(self, redis: Client, name: str, channel: str) -> None:
+        self._redis: Any = redis
+        self._name = name
+        self._channel = channel
+
+    async def read(self) -> Mapping[bytes, bytes]:
+        found: Mapping[bytes, bytes] = await self._redis.hgetall(self._name)
+        return found
+
+    async def are_none(self) -> bool:
+        return not await self._redis.hlen(self._name)
+
+    async def add(self, key: ApiKey) -> Kept:
+        """A new one."""
+        return await self._write({key.id: key})
+
+    async def revoke(self, key_id: str) -> tuple[ApiKey, Kept]:
+        """For good; one that is revoked stays as it is. Raises KeyNotFound."""
+        kept = await self._redis.hget(self._name, key_id)
+        try:
+            key = ApiKey.from_json(key_id, kept or b"")
+        except ValueError:
+            raise KeyNotFound(
+                "There is no API key with this id. `lastevent keys list` shows those that there are."
+            ) from None
+        if key.revoked is None:
+            key = key.revoked_at(int(time.time()))
+        return key, await self._write({key_id: key})  # also one that is: it may not be on disk yet
+
+    async def put_back(self, keys: Iterable[ApiKey]) -> tuple[dict[str, Put], Kept]:
+        """What of these is missing. What is there stays, unless the one given is revoked: either word counts."""
+        there = await self.read()
+        did, written = {}, {}
+        for key in keys:
+            did[key.id] = _what_to_do(key, there.get(key.id.encode()))
+            if did[key.id] in (Put.NEW, Put.REVOKED):
+                written[key.id] = key
+        return did, await self._write(written)
+
+    async def look(self, know: Know, then: Callable[[], object]) -> None:
+        """Read them, and again and again for ever, and put back what Redis has lost. `then` is called after each look,
+        also one in vain: a key ends at its time whether Redis is there or not.
+        """
+        while True:
+            try:
+                lost = know(await self.read())
+            finally:
+                then()
+            if lost:
+                await self._write(lost)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def listen(self, know: Know, then: Callable[[], object]) -> None:
+        """Read them at each change that is told."""
+        async with aclosing(messages(self._redis, self._channel)) as told:
+            async for _ in told:
+                know(await self.read())
+                then()
+
+    async def _write(self, keys: Mapping[str, ApiKey]) -> Kept:
+        """On one connection: what Redis confirms is what came on the same one before."""
+        async with self._redis.client() as one:
+            if keys:
+                await one.hset(self._name, mapping={key_id: key.to_json() for key_id, key in keys.items()})
+                await one.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
+            try:
+                answer = await one.execute_command("WAITAOF", 1, 0, ON_DISK_MS)
+            except (RedisRefuses, redis_errors.ResponseError):  # no such command (7.0), no file, no permission
+                return await _why_not(one)
+            return Kept.ON_DISK if answer[0] else Kept.LATE
+
+
+async def _why_not(redis: Any) -> Kept:
+    try:
+        info = await redis.info("persistence")
+    except (RedisRefuses, redis_errors.ResponseError):
+        return Kept.CANNOT_TELL
+    return Kept.CANNOT_TELL if info.get("aof_enabled") else Kept.NO_FILE
+
+
+def _what_to_do(key: ApiKey, there: bytes | None) -> Put:
+    if there is None:
+        return Put.NEW
+    try:
+        found = ApiKey.from_json(key.id, there)
+    except ValueError:
+        return Put.OTHER
+    if key.revoked is not None and found.revoked is None:
+        return Put.REVOKED
+    is_same = found.revoked is not None or found.digest == key.digest
+    return Put.THERE if is_same else Put.OTHER

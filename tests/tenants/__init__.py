@@ -1,0 +1,1 @@
+"""Who calls, and how much of everything each of them may have."""

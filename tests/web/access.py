@@ -1,0 +1,78 @@
+"""Who may call what: the table of routes, written down a second time, by hand, from what docs/API.md promises.
+
+test_access.py tries each route with each kind of credential and compares. A route that is not in it fails.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+WRITE, APPEND, INPUT = "streams:write", "streams:append", "streams:input"
+READ, INSPECT, CANCEL, ERASE = "streams:read", "streams:inspect", "streams:cancel", "streams:erase"
+AUDIT, MASKED, MINT, METRICS, ADMIN = "audit:read", "audit:masked", "tokens:mint", "metrics:read", "admin"
+
+SCOPES = (WRITE, APPEND, READ, INSPECT, CANCEL, ERASE, AUDIT, MASKED, MINT, METRICS, ADMIN)
+TOKEN_SCOPES = (READ, CANCEL, APPEND, INPUT)
+
+
+class Row(NamedTuple):
+    """`keys`: the scopes of which a key needs one (`admin` always opens); (): any key. `token`: the scope that a token
+    needs; None: none opens it. `cookie`, `address`: where else a token may travel. `is_open`: without any credential.
+    `body`: one that is wrong, since who may not call must not learn that.
+    """
+
+    method: str
+    path: str
+    keys: tuple[str, ...] = ()
+    token: str | None = None
+    cookie: bool = False
+    address: bool = False
+    is_open: bool = False
+    any_token: bool = False
+
+    @property
+    def is_of_a_stream(self) -> bool:
+        return "{sid}" in self.path
+
+
+def _viewing(path: str, *keys: str) -> list[Row]:
+    return [Row("GET", path, keys, READ, cookie=True, address=True)]
+
+
+STREAM = "/v1/streams/{sid}"
+
+TABLE = [
+    Row("POST", "/v1/streams", (WRITE,)),
+    Row("POST", f"{STREAM}/regenerate", (WRITE,)),
+    Row("POST", f"{STREAM}/cancel", (CANCEL,), CANCEL, cookie=True),
+    Row("POST", f"{STREAM}/events", (APPEND,), APPEND),
+    Row("POST", f"{STREAM}/heartbeat", (APPEND,), APPEND),
+    Row("POST", f"{STREAM}/input", (WRITE,), INPUT),
+    Row("POST", f"{STREAM}/approvals/{{approval_id}}", (WRITE,)),
+    *_viewing(f"{STREAM}/events", READ, MASKED),
+    *_viewing(f"{STREAM}/text", READ, MASKED),
+    *_viewing(STREAM, INSPECT, READ, MASKED),
+    Row("HEAD", f"{STREAM}/events", (READ, MASKED), READ, cookie=True, address=True),
+    Row("GET", f"{STREAM}/message", (INSPECT,)),
+    Row("GET", f"{STREAM}/replay", (AUDIT, MASKED)),
+    Row("GET", f"{STREAM}/export", (AUDIT, MASKED)),
+    Row("GET", f"{STREAM}/views", (AUDIT, MASKED)),
+    Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
+    Row("DELETE", STREAM, (ERASE,)),
+    Row("GET", "/v1/streams", (INSPECT, MASKED)),
+    Row("GET", "/v1/sessions", (INSPECT,)),
+    Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
+    Row("GET", "/v1/models"),
+    Row("GET", "/v1/agents"),
+    Row("POST", "/v1/tokens", (MINT,)),
+    Row("POST", "/v1/tokens/cookie", token="", any_token=True),
+    Row("POST", "/v1/tokens/revoke", (MINT,)),
+    Row("GET", "/v1/deeds", (AUDIT,)),
+    Row("POST", "/v1/erasures", (ERASE,)),
+    Row("GET", "/v1/erasures/{erasure_id}", (ERASE,)),
+    Row("GET", "/v1/keys", (ADMIN,)),
+    Row("DELETE", "/v1/keys/{key}", (ADMIN,)),
+    Row("GET", "/v1/limits", (ADMIN,)),
+    Row("GET", "/metrics", (METRICS,)),
+    *(Row(method, path, is_open=True) for path in ("/healthz", "/readyz") for method in ("GET", "HEAD")),
+]

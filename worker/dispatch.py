@@ -32,7 +32,8 @@ IDLE_LOOK_S = 0.5
 """Between two looks of an idle worker that nothing wakes: a notification may be lost."""
 
 PICK_AT_ONCE = 32
-"""Jobs claimed at a time: a burst of requests must not be picked up one per poll."""
+"""Jobs claimed at a time, and read at a time: a burst of requests must not be picked up one per poll. Who comes while
+arq works off what it has read waits for all of that, whoever's it is: it would read 160."""
 
 JOB_TIMEOUT_S = 60
 """A claim takes some ms; one that finds no Redis gives up well before this."""
@@ -54,7 +55,7 @@ class Dispatcher(arq.worker.Worker):
         self._room = room
         self._woken = woken
         self._has_looked = has_looked
-        super().__init__(*args, max_jobs=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
+        super().__init__(*args, max_jobs=PICK_AT_ONCE, queue_read_limit=PICK_AT_ONCE, poll_delay=LOOK_S, **kwargs)
 
     async def _poll_iteration(self) -> None:
         """Look at the queue; with no job in hand, wait until there may be one to find."""

@@ -77,6 +77,10 @@ class WorkersPlaces:
             self._is_due.set()
         return bool(taken)
 
+    def holds(self, sid: str) -> bool:
+        """It runs here already, or is about to: found twice, it keeps its place whatever the second finds."""
+        return sid in self._held
+
     def give_back(self, sid: str) -> None:
         """It has ended."""
         if line := self._held.pop(sid, None):
@@ -135,7 +139,8 @@ class WorkersPlaces:
             places, limits = await self._places_of(line.tenant), await self._limits.of(line.tenant)
             sids = await self._running.next(line, places or Places())
             for sid in sids:
-                await enqueue(self._redis, self._keys, sid, line.app, tenant=line.tenant, weight=limits.weight or 1)
+                weight = limits.weight or 1
+                await enqueue(self._redis, self._keys, sid, line.app, tenant=line.tenant, weight=weight, has_turn=True)
             if sids and places is None:  # its limit was taken away: who takes them from the queue asks for no place
                 await self._running.let_go(line.tenant, *sids, app=line.app)
 

@@ -60,8 +60,7 @@ QUEUED_GRACE_S = 5.0
 for its turn is left to it: whoever took it here would take it before those of other tenants."""
 
 LOOK_AT_WAITING_S = 30.0
-"""At most, between two looks at a stream that waits. The longer it has waited, the longer it is left alone:
-ten thousand of them must not keep the sweepers busy."""
+"""Between two looks at a stream that waits where it should: ten thousand of them must not keep the sweepers busy."""
 
 OUTAGE_S = 3.0
 """Sweeps follow each other within 1.3 s and some work. A longer gap: Redis was away, or this process stood still."""
@@ -69,8 +68,11 @@ OUTAGE_S = 3.0
 SPARE_S = 2 * HEARTBEAT_S
 """In this time every living owner renews its leases once, even if one heartbeat fails."""
 
-SWEEP_BATCH = 500
-"""Streams read in one pipeline."""
+SWEEP_BATCH = 100
+"""Streams read in one pipeline. What this process does for its own streams waits for a batch, again and again."""
+
+BREATH_S = 0.01
+"""Between two batches. Ten thousand that wait take a second longer so, and hold up nothing."""
 
 READ = [
     *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
@@ -139,9 +141,11 @@ class Sweeper:
             for stream in overdue:
                 if stream.sid not in waiting:
                     await self._look_at(stream, now_ms)
+            if full:
+                await asyncio.sleep(BREATH_S)
 
     async def _those_that_wait(self, overdue: Sequence[Overdue], now_ms: int) -> dict[str, int]:
-        """For room, a place, or their turn, where this worker could run them: with a few commands, however many.
+        """For their turn or a place, where this worker could run them: with a few commands, however many.
 
         Returns for each when to look again (ms).
         """
@@ -150,13 +154,15 @@ class Sweeper:
         for sid, _, meta in overdue:
             with suppress(ValueError):  # unreadable: `_look_at` says so
                 if meta and meta.state == "queued" and (meta.agent is None or self._runs(meta.agent)):
-                    waiting[sid] = _next_look(meta, now_ms)
-                    if self._room() and now_ms >= _queued_until_ms(meta):
+                    if now_ms < _queued_until_ms(meta):
+                        waiting[sid] = _queued_until_ms(meta)
+                    else:
                         perhaps_lost[Line(meta.tenant, None if meta.agent is None else self._app)].append(sid)
         for line, sids in perhaps_lost.items():
             gone = await lost(self._log.redis, self._log.keys, sids, line.app)
-            for sid in gone - await self._running.parked(line, sorted(gone)):
-                del waiting[sid]
+            gone -= await self._running.parked(line, sorted(gone))
+            again_ms = now_ms + round(LOOK_AT_WAITING_S * 1000)
+            waiting |= {sid: again_ms for sid in sids if sid not in gone}
         return waiting
 
     async def _look_at(self, stream: Overdue, now_ms: int) -> None:
@@ -187,7 +193,7 @@ class Sweeper:
         if meta.has_ended:
             await self._forget(stream, now_ms)
         elif meta.state == "queued" and (now_ms < _queued_until_ms(meta) or (is_for_us and not self._room())):
-            await self._look_again(stream, _next_look(meta, now_ms))
+            await self._look_again(stream, max(_queued_until_ms(meta), now_ms + round(QUEUED_GRACE_S * 1000)))
         elif is_running and now_ms < lease_until_ms:
             if meta.is_external:
                 await self._running.keep_external(meta.tenant, stream.sid, lease_until_ms)
@@ -261,11 +267,3 @@ class Sweeper:
 
 def _queued_until_ms(meta: Meta) -> int:
     return meta.created + round(QUEUED_GRACE_S * 1000)
-
-
-def _next_look(meta: Meta, now_ms: int) -> int:
-    """At a stream that waits (ms)."""
-    waited_s = (now_ms - meta.created) / 1000
-    if waited_s < QUEUED_GRACE_S:
-        return _queued_until_ms(meta)
-    return now_ms + round(1000 * min(max(waited_s / 4, QUEUED_GRACE_S), LOOK_AT_WAITING_S))

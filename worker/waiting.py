@@ -75,7 +75,9 @@ class Waiting:
                 )
             return False
         if known and sid not in await self._running.parked(Line(meta.tenant, known.app), [sid]):
-            await enqueue(self._log.redis, self._log.keys, sid, known.app, tenant=meta.tenant)
+            await enqueue(
+                self._log.redis, self._log.keys, sid, known.app, tenant=meta.tenant, has_turn=meta.state != "queued"
+            )
         self._note(sid)
         return True
 

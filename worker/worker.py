@@ -301,9 +301,10 @@ class Worker:
         and waits for a slot. `reason`: of a takeover, as it is counted.
         """
         await self._needs.require()
+        is_here = self._places.holds(sid)
         if not await self._places.take(sid, tenant, app, is_owed=is_owed):
             return
-        claimed = await self._claim_in_place(sid)
+        claimed = await (self._claim(sid) if is_here else self._claim_in_place(sid))
         if claimed.meta.tenant != tenant:  # an older release has queued it, and named none
             await self._places.take(sid, claimed.meta.tenant, app, is_owed=True)
         if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):
@@ -411,7 +412,7 @@ class Worker:
                 tenant = generation.tenant
                 weight = (await self._limits.of(tenant)).weight or 1
                 sid, app = generation.writer.sid, self._app_of(generation)
-                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight)
+                await enqueue(queue, self._keys, sid, app, tenant=tenant, weight=weight, has_turn=True)
         except StoreUnavailable:
             raise
         except LasteventError as lost:

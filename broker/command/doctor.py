@@ -49,7 +49,7 @@ def examine(settings: Settings, url: str, *, asks_providers: bool = False) -> It
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    if "LASTEVENT_REDIS_URL" not in os.environ:
+    if "redis_url" not in settings.model_fields_set:
         yield Finding(True, "LASTEVENT_REDIS_URL is not set: `lastevent up` brings its own server")
         yield from machine.data_directory()
         return

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from broker.command.terminal import AsJson, clean, fail, note, print_json, print_table, read_settings
 from broker.errors import LasteventError, StoreUnavailable
+from broker.log.keys import Keys
 from broker.settings import Settings, refusal_to_listen
+from broker.store.connect import connect
 from broker.store.redis_url import shown_redis_url
 from broker.tenants.keyring import (
     DEFAULT_TENANT,
@@ -32,9 +34,7 @@ from broker.tenants.keyring import (
     rfc3339,
 )
 from broker.tenants.scopes import OF_KEYS, PRESETS, key_scopes
-
-if TYPE_CHECKING:  # what speaks to Redis takes a quarter of a second to import
-    from broker.tenants.stored_keys import Kept, StoredKeys
+from broker.tenants.stored_keys import Kept, StoredKeys
 
 T = TypeVar("T")
 Given = TypeVar("Given")
@@ -211,10 +211,6 @@ def _ask(work: Callable[[StoredKeys], Awaitable[T]], data_dir: Path | None, *, m
 
 
 async def _with_keys(redis_url: str, key_prefix: str, work: Callable[[StoredKeys], Awaitable[T]]) -> T:
-    from broker.log.keys import Keys
-    from broker.store.connect import connect
-    from broker.tenants.stored_keys import StoredKeys
-
     keys = Keys(key_prefix)
     async with connect(redis_url, connections=2) as redis:
         return await work(StoredKeys(redis, keys.api_keys, keys.api_keys_changed))
@@ -266,7 +262,5 @@ def _minute(at: int | None) -> str:
 
 
 def _say_doubt(kept: Kept) -> None:
-    from broker.tenants.stored_keys import Kept
-
     if kept is not Kept.ON_DISK:
         note(kept.value)

@@ -25,6 +25,7 @@ from arq.jobs import serialize_job
 from redis.asyncio import Redis
 
 from broker.log.keys import Keys
+from broker.log.running import Line
 from broker.store.connect import ReleasingPipeline, pool
 from broker.store.errors import translating_redis_errors
 from broker.tenants.keyring import DEFAULT_TENANT
@@ -56,7 +57,7 @@ LIFE_MS = 86_400_000
 SHARES_KEPT_S = 7 * 86_400
 
 _ENQUEUE = """
--- enqueue(sid, job, its life (ms), channel, tenant, 1/weight, how long shares are kept (s))
+-- enqueue(sid, job, its life (ms), channel, tenant, 1/weight, shares' life (s), '1' if it is not to be parked)
 --   → 1, or 0 if it waits already
 --
 -- The notification first: Redis may refuse it, and a refused script keeps what it wrote before. Nobody can look at the
@@ -65,6 +66,10 @@ local queue, job, shares = KEYS[1], KEYS[2], KEYS[3]
 local sid, tenant = ARGV[1], ARGV[5]
 if redis.call('EXISTS', job) == 1 and redis.call('ZSCORE', queue, sid) then
   return 0
+end
+if ARGV[8] == '' and redis.call('EXISTS', KEYS[4]) == 1 then -- others of its tenant wait for a place: so does it
+  local time = redis.call('TIME')
+  return redis.call('ZADD', KEYS[4], 'NX', string.format('%.0f', time[1] * 1000000 + time[2]), sid)
 end
 redis.call('PUBLISH', ARGV[4], sid)
 redis.call('PSETEX', job, ARGV[3], ARGV[2])
@@ -96,16 +101,29 @@ return 1
 
 
 async def enqueue(
-    queue: Redis, keys: Keys, sid: str, app: str | None = None, *, tenant: str = DEFAULT_TENANT, weight: float = 1
+    queue: Redis,
+    keys: Keys,
+    sid: str,
+    app: str | None = None,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    weight: float = 1,
+    has_turn: bool = False,
 ) -> None:
     """Queue this stream for any worker of its app, or for any at all, and wake the workers that wait for work.
 
-    `weight`: the tenant's share, against the others'. Harmless if it waits already. Raises RedisUnavailable.
+    Where others of its tenant wait for a place (running.py) it is parked behind them at once, unless it `has_turn`: a
+    worker would spend as much on finding that out as on a short answer. `weight`: the tenant's share, against the
+    others'. Harmless if it waits already. Raises RedisUnavailable.
     """
+    never_parked = has_turn or tenant == DEFAULT_TENANT  # whose streams do not ask: few deployments limit it
     with translating_redis_errors():
         await queue.register_script(_ENQUEUE)(
-            keys=[keys.jobs_of(app), job_key_prefix + sid, keys.shares(app)],
-            args=[sid, _job(sid, tenant), LIFE_MS, keys.queued, tenant, repr(1 / weight), SHARES_KEPT_S],
+            keys=[keys.jobs_of(app), job_key_prefix + sid, keys.shares(app), keys.parked(str(Line(tenant, app)))],
+            args=[
+                *(sid, _job(sid, tenant), LIFE_MS, keys.queued),
+                *(tenant, repr(1 / weight), SHARES_KEPT_S, "1" if never_parked else ""),
+            ],
         )
 
 

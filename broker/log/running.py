@@ -228,9 +228,13 @@ class Running:
             await pipe.execute()
 
     async def parked(self, line: Line, sids: Sequence[str]) -> set[str]:
-        """Which of these wait for a place."""
+        """Which of these wait for a place. Their line is among `lines` then, whatever Redis has lost."""
         since = await self._redis.zmscore(self._keys.parked(str(line)), list(sids)) if sids else []
-        return {sid for sid, at in zip(sids, since, strict=True) if at is not None}
+        found = {sid for sid, at in zip(sids, since, strict=True) if at is not None}
+        if found:
+            await self._redis.sadd(self._keys.lines, str(line))  # type: ignore[misc]  # of redis-py: it may be sync
+            await self._redis.expire(self._keys.lines, KEPT_S)
+        return found
 
     async def lines(self) -> list[Line]:
         """Those in which streams are parked; perhaps some in which none is any more."""

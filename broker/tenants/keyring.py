@@ -151,25 +151,29 @@ class Keyring:
         self._may_open = may_open
         self._read: Mapping[bytes, bytes] | None = None
         self._stored: dict[str, ApiKey] = {}
+        self._lost: dict[str, ApiKey] = {}
         self.doors = Doors.KEYED if self._given else Doors.UNKNOWN
 
     @property
     def given(self) -> list[ApiKey]:
         return list(self._given.values())
 
-    def know(self, stored: Mapping[bytes, bytes]) -> None:
+    def know(self, stored: Mapping[bytes, bytes]) -> Mapping[str, ApiKey]:
         """What Redis has now: id → JSON. What it no longer has is not let in any more, and what this process has seen
-        revoked never again, though Redis may have lost that.
+        revoked never again. Returns those whose revocation Redis has lost, in a failover, say.
         """
         if stored == self._read:
-            return
+            return self._lost
         revoked = {key.id: key for key in self._stored.values() if key.revoked is not None}
-        self._stored = {key.id: key for key in parsed(stored)} | revoked
+        read = {key.id: key for key in parsed(stored)}
+        self._stored = read | revoked
+        self._lost = {key.id: key for key in revoked.values() if key.id not in read or read[key.id].revoked is None}
         self._read = dict(stored)
         if stored or not self._may_open:
             self.doors = Doors.KEYED
         elif self.doors is Doors.UNKNOWN:
             self.doors = Doors.OPEN
+        return self._lost
 
     def find(self, credential: str) -> ApiKey | None:
         """The key that this is, if it is good. Raises RedisUnavailable if it may be one that is not known yet."""

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from enum import Enum
 from typing import Any
 
-import redis.exceptions
+from redis import exceptions as redis_errors
 
 from broker.errors import KeyNotFound, RedisRefuses
 from broker.store.connect import Client
@@ -25,6 +25,10 @@ LOOK_AGAIN_S = 5.0
 
 ON_DISK_MS = 3000
 """An append-only file is synced once a second; beyond this its disk is in trouble."""
+
+
+Know = Callable[[Mapping[bytes, bytes]], Mapping[str, ApiKey]]
+"""Keyring.know: what Redis has → what it should have."""
 
 
 class Kept(Enum):
@@ -87,18 +91,20 @@ class StoredKeys:
                 written[key.id] = key
         return did, await self._write(written)
 
-    async def look(self, know: Callable[[Mapping[bytes, bytes]], object], then: Callable[[], object]) -> None:
-        """Read them, and again and again for ever. `then` is called after each look, also one in vain: a key ends at
-        its time whether Redis is there or not.
+    async def look(self, know: Know, then: Callable[[], object]) -> None:
+        """Read them, and again and again for ever, and put back what Redis has lost. `then` is called after each look,
+        also one in vain: a key ends at its time whether Redis is there or not.
         """
         while True:
             try:
-                know(await self.read())
+                lost = know(await self.read())
             finally:
                 then()
+            if lost:
+                await self._write(lost)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def listen(self, know: Callable[[Mapping[bytes, bytes]], object], then: Callable[[], object]) -> None:
+    async def listen(self, know: Know, then: Callable[[], object]) -> None:
         """Read them at each change that is told."""
         async with aclosing(messages(self._redis, self._channel)) as told:
             async for _ in told:
@@ -113,10 +119,17 @@ class StoredKeys:
                 await one.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
             try:
                 answer = await one.execute_command("WAITAOF", 1, 0, ON_DISK_MS)
-            except (RedisRefuses, redis.exceptions.ResponseError):  # no such command (7.0), no file, no permission
-                has_file = (await one.info("persistence")).get("aof_enabled")
-                return Kept.CANNOT_TELL if has_file else Kept.NO_FILE
+            except (RedisRefuses, redis_errors.ResponseError):  # no such command (7.0), no file, no permission
+                return await _why_not(one)
             return Kept.ON_DISK if answer[0] else Kept.LATE
+
+
+async def _why_not(redis: Any) -> Kept:
+    try:
+        info = await redis.info("persistence")
+    except (RedisRefuses, redis_errors.ResponseError):
+        return Kept.CANNOT_TELL
+    return Kept.CANNOT_TELL if info.get("aof_enabled") else Kept.NO_FILE
 
 
 def _what_to_do(key: ApiKey, there: bytes | None) -> Put:

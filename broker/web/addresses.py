@@ -30,12 +30,12 @@ class Addresses:
         """The client's address; None if the connection has none. Where the header cannot be read, the peer's."""
         if request.client is None:
             return None
-        peer = _parsed(request.client.host)
-        if peer is None:
-            return request.client.host
-        if self._trusted and self._is_trusted(peer) and (lines := request.headers.getlist("x-forwarded-for")):
-            return str(self._forwarded(", ".join(lines)) or peer)
-        return str(peer)
+        peer = request.client.host
+        if self._trusted and (found := _parsed(peer)) and self._is_trusted(found):
+            hops = ", ".join(request.headers.getlist("x-forwarded-for"))
+            if hops and (client := self._forwarded(hops)):
+                return str(client)
+        return _written(peer)
 
     def _counted(self, address: str | None) -> str | None:
         """What an address counts as: itself, of IPv6 the /64, which is one customer's. None: it is not counted, being
@@ -84,6 +84,13 @@ class AddressPlaces:
                 del self._taken[address]
 
 
+@lru_cache(maxsize=4096)
+def _written(address: str) -> str:
+    """In one form, however it was written."""
+    return str(_parsed(address) or address)
+
+
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> Address | None:
     """An IPv4 address in IPv6's form (::ffff:192.0.2.1) is what it stands for."""
     try:

@@ -64,6 +64,7 @@ class Door:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"  # an address may have a token in it
                 headers.setdefault("Content-Security-Policy", "default-src 'none'")
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)

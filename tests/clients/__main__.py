@@ -1,11 +1,13 @@
 """`make clients`: all clients, also those that compile for minutes; and fetch-event-source, cut at random for long.
 
-Needs Node, Go, Rust, Java and Maven. It prints the tables of docs/CLIENTS.md.
+Needs Node, Go, Rust, Java and Maven. It prints the tables of docs/CLIENTS.md. `proxies` (make clients ARGS=proxies) are
+the configurations of docs/ops, which need HAProxy and Caddy; both take longer to install than CI has.
 """
 
 import asyncio
 import random
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +26,18 @@ LANGUAGES = {"node": Node("npm"), "python": Python(), "go": Go("go"), "jvm": Jvm
 
 
 def main(names: list[str]) -> int:
+    if names == ["proxies"]:
+        return _proxies()
+    bad = _clients(names)
+    return bad or (0 if names else _proxies())
+
+
+def _proxies() -> int:
+    tests = Path(__file__).with_name("other_proxies.py")
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", str(tests)]).returncode
+
+
+def _clients(names: list[str]) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="le-clients-") as there,
         deployment_in(Path(there), servers=1) as deployment,

@@ -128,7 +128,10 @@ def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a
 def test_it_is_ready_only_when_a_worker_takes_generations(
     start: Start, tmp_path: Path, port: int, url: str, workers: str
 ) -> None:
-    up = start("up", "--port", str(port), "--data-dir", "data", "--workers", workers)
+    admin_port = free_port()
+    admin_url = f"http://127.0.0.1:{admin_port}"
+    options = ("--port", str(port), "--data-dir", "data", "--workers", workers)
+    up = start("up", *options, LASTEVENT_ADMIN_PORT=str(admin_port))
     stopped: set[int] = set()
 
     def are_stopped() -> bool:
@@ -142,8 +145,10 @@ def test_it_is_ready_only_when_a_worker_takes_generations(
     wait_until(lambda: is_ready(url), "the server is ready")
     assert all(is_ready(url) for _ in range(LOOKS)), "many looks of the supervisor later"
     assert "ready" not in up.stdout
+    assert (_are_up(admin_url), is_ready(admin_url)) == ([1, *[0] * len(stopped)], False)
     os.kill(stopped.pop(), signal.SIGCONT)
     up.wait_until_it_says("Lastevent is ready")
+    assert (_are_up(admin_url), is_ready(admin_url)) == ([1, 1, *[0] * len(stopped)], True)
     sid = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=1 rate=0 ttft_ms=0]] at once"}).json()["id"]
     wait_until(lambda: _time_of("text_delta", sid, url), "it has begun, by the only worker that can")
     for pid in stopped:
@@ -167,6 +172,13 @@ def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
     assert since_ms > _time_of("text_delta", in_flight, url)
     assert _time_of("restart", in_flight, url) - since_ms >= LEASE_S * 1000
     assert again.stop() == 0
+
+
+def _are_up(admin_url: str) -> list[int]:
+    """Of each process whether its supervisor's port says so: those that are, first."""
+    scraped = HTTP.get(f"{admin_url}/metrics").text
+    shown = re.findall(r"^lastevent_process_up\{process=.+\} ([01])", scraped, re.MULTILINE)
+    return sorted(map(int, shown), reverse=True)
 
 
 def _begun(url: str, tokens: int = 200) -> str:

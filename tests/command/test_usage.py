@@ -19,6 +19,7 @@ Lastevent = Callable[..., Ended]
 COMMANDS = (
     *("up", "serve", "work", "doctor", "generate", "follow", "cancel", "replay", "version"),
     *("ls", "sessions", "views", "export", "verify", "deeds", "erase"),
+    *("ls", "sessions", "views", "export", "verify", "erase", "keys"),
 )
 
 

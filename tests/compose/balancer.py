@@ -81,14 +81,23 @@ def _replaced(configuration: str, theirs: str, ours: str, times: int = 1) -> str
 
 
 class Balanced:
-    def __init__(self, deployment: Deployment, folder: Path, certificate: Path) -> None:
+    """`front` is what stands in front of the servers, called `nginx` here whatever it is; `settings`, the servers'."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        folder: Path,
+        certificate: Path,
+        front: Callable[[Path, Path, Sequence[int]], Balancer] = Balancer,
+        **settings: str,
+    ) -> None:
         self.ports = [free_port(), free_port()]
         limits = {"LASTEVENT_VIEWERS_PER_TOKEN": "1000", "LASTEVENT_CONNECTS_PER_MINUTE": "100000"}  # one token for all
-        environment = {**deployment.environment, **limits, "LASTEVENT_API_KEYS": KEY}
+        environment = {**deployment.environment, **limits, "LASTEVENT_API_KEYS": KEY, **settings}
         self.servers = [
             Process(f"keyed-{n}", deployment.serve_argv(port), environment, folder) for n, port in enumerate(self.ports)
         ]
-        self.nginx = Balancer(folder, certificate, self.ports)
+        self.nginx = front(folder, certificate, self.ports)
 
     def start(self) -> None:
         self.start_servers()
@@ -118,7 +127,7 @@ class Balanced:
     def viewers(self) -> list[int]:
         """How many each server says it has."""
         pages = [HTTP.get(f"http://127.0.0.1:{port}/metrics", headers=AUTHORIZED).text for port in self.ports]
-        return [int(float(re.findall(r"^lastevent_viewers (\S+)$", page, re.MULTILINE)[0])) for page in pages]
+        return [sum(map(float, re.findall(r"^lastevent_viewers\{\S+ (\S+)$", page, re.MULTILINE))) for page in pages]
 
     @staticmethod
     def _is_ready(port: int) -> bool:

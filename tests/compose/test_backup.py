@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -45,6 +46,7 @@ def test_after_the_loss_of_everything_nothing_has_changed_and_old_credentials_op
             wait_until(lambda: is_ready(services), "the server is ready")
             kept = archived(api, "what was said")
             record = api.post("/v1/streams", {"producer": "external", "session_id": "open"}).json()
+            key = json.loads(services.command("keys", "create", "--json").stdout)["key"]
             operator.types(block("pg_dump"))
             for process in processes.values():
                 process.kill()
@@ -67,6 +69,11 @@ def test_after_the_loss_of_everything_nothing_has_changed_and_old_credentials_op
             assert api.record(record["id"])["state"] == "running"
             with HTTP.stream("GET", url + record["events_url"]) as followed:
                 assert followed.status_code == 200, "what signs tokens came back"
+            with closing(Api(url, key)) as old:
+                assert old.record(kept)["id"] == kept, "a key of before opens"
+            operator.types(block("lastevent keys import"))
+            assert key.split("_")[1] in (tmp_path / "backup" / "keys.jsonl").read_text()
+            assert key.split("_", 2)[2] not in (tmp_path / "backup" / "keys.jsonl").read_text(), "hashes alone"
             after = archived(api, "goes on")
             assert verdict(api, after) == "verified"
             assert (services.seals / "key" / "seal-key.pem").stat().st_mode & 0o077 == 0

@@ -60,7 +60,7 @@ def scraped(archived: Deployment) -> Scrape:
     followed = HTTP.get(f"{url}/events", timeout=60).text
     assert "event: done" in followed
     HTTP.get(f"{archived.url}/v1/streams", headers={"Host": f"{SECRET}.example"})
-    HTTP.request(SECRET.upper(), f"{archived.url}/{SECRET}")
+    HTTP.request("PROPFIND", f"{archived.url}/{SECRET}")
 
     def is_archived() -> bool:
         return read(archived.scrape("worker-0")).value("lastevent_seals_total") > 0
@@ -88,7 +88,7 @@ def test_a_scrape_says_what_was_done(scraped: Scrape) -> None:
     assert scraped.value("lastevent_viewers_ended_total", how="finished") == 1
     written = scraped.value("lastevent_appended_events_total")
     assert written > 10
-    assert scraped.value("lastevent_sent_events_total", tenant=tenant) == written
+    assert scraped.value("lastevent_sent_events_total", tenant=tenant) == written + 1  # `queued` is its creator's
     assert scraped.value("lastevent_sent_bytes_total", tenant=tenant) > written * 20
     assert 0 < scraped.value("lastevent_append_seconds_count") <= written
     assert scraped.value("lastevent_hub_connected") == 1
@@ -106,6 +106,12 @@ def test_a_scrape_says_what_was_done(scraped: Scrape) -> None:
         assert scraped.value("lastevent_redis_seconds_count", process=process) > 0
         assert scraped.value("process_resident_memory_bytes", process=process) > 2**24
     assert scraped.value("lastevent_process_up", process="worker 2") == 0
+
+
+def test_a_server_and_a_worker_say_at_their_own_ports_that_they_are_ready(archived: Deployment) -> None:
+    for port in archived.admin_ports.values():
+        answer = HTTP.get(f"http://127.0.0.1:{port}/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
 
 
 def test_no_label_says_who_or_which_stream(archived: Deployment, scraped: Scrape) -> None:

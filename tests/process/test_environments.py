@@ -185,3 +185,10 @@ def test_a_data_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     else:  # only root can give a directory away; root has some
         data_dir = Path("/usr")
     assert "another user's" in refused(data_dir)
+
+
+def test_a_worker_does_not_learn_where_the_servers_secrets_are() -> None:
+    files = {f"LASTEVENT_{name}_FILE": "/run/secret" for name in ("API_KEYS", "MASKED_KEYS", "TOKEN_SECRET")}
+    shared = {f"LASTEVENT_{name}_FILE": "/run/secret" for name in ("REDIS_URL", "ARCHIVE_URL")}
+    assert for_a_worker(files | shared) == shared
+    assert for_a_server(files | shared) == files | shared

@@ -12,176 +12,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import httpx
 import pytest
-from redis import Redis
 
 from broker.auth import Grant
 from broker.errors import InsufficientScope, InvalidRequest, TokenExpired, TooManyViewers, Unauthorized
 from broker.process.logs import OURS, set_up_logs
-from broker.store.archive_url import archive_url
 from broker.web import problems
 from broker.web.door import Door
 from broker.web.tally import Tally
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
-
-PLANTED = {
-    what: f"planted-{what}-7c1e"
-    for what in (
-        *("prompt", "system", "metadata", "user", "session", "answer", "key", "masked", "token", "password"),
-        *("provider-key", "idempotency", "title"),
-    )
-}
-API_KEY = f"{PLANTED['key']}-of-an-api-that-is-long-enough"
-AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
-
-
-class _Provider(BaseHTTPRequestHandler):
-    """Answers with a planted word; `refuse` in a prompt is a refusal that quotes it, `garbage` no JSON."""
-
-    def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        word = PLANTED["answer"]
-        if "refuse" in asked:
-            self._send(400, "application/json", json.dumps({"type": "error", "error": {"message": word}}))
-        elif "garbage" in asked:
-            self._send(200, "text/event-stream", f"event: content_block_delta\ndata: {{{word}\n\n")
-        else:
-            delta = json.dumps({"index": 0, "delta": {"type": "text_delta", "text": word}})
-            end = 'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-            self._send(200, "text/event-stream", f"event: content_block_delta\ndata: {delta}\n\n{end}")
-
-    def _send(self, status: int, media_type: str, body: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def provider() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Provider) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-class Parts(Protocol):
-    socket: str
-
-    def __call__(self, name: str, *arguments: str) -> Process: ...
-
-
-@pytest.fixture
-def part(tmp_path: Path, own_deployment: Callable[..., Deployment]) -> Iterator[Parts]:
-    """part("server", "broker", "serve") → that part of the product, at `debug`, as a user with a password on Redis."""
-    deployment = own_deployment(servers=0, workers=0)
-    path = deployment.redis_url.removeprefix("unix://")
-    wait_until(Path(path).exists, "Valkey listens")
-    with Redis(unix_socket_path=path) as redis:
-        redis.execute_command("ACL", "SETUSER", "planted", "on", f">{PLANTED['password']}", "~*", "&*", "+@all")
-    processes = []
-    with provider() as url:
-        environment = deployment.environment | {
-            "LASTEVENT_REDIS_URL": f"unix://planted:{PLANTED['password']}@{path}",
-            "LASTEVENT_ARCHIVE_URL": archive_url(tmp_path),
-            "LASTEVENT_ARCHIVE_AFTER_S": "0",
-            "LASTEVENT_LOG_LEVEL": "debug",
-            "LASTEVENT_API_KEYS": API_KEY,
-            "ANTHROPIC_API_KEY": f"sk-{PLANTED['provider-key']}",
-            "ANTHROPIC_BASE_URL": url,
-            "ANTHROPIC_LOG": "debug",
-        }
-
-        def start(name: str, *arguments: str) -> Process:
-            process = Process(name, [sys.executable, "-m", *arguments], environment, tmp_path)
-            processes.append(process)
-            process.start()
-            return process
-
-        start.socket = path  # type: ignore[attr-defined]
-        yield cast(Parts, start)
-        for process in processes:
-            process.kill()
-
-
-def test_at_debug_nobody_finds_a_planted_word_in_a_log_an_error_or_the_process_list(
-    part: Parts,
-) -> None:
-    port = free_port()
-    parts = [part("server", "broker", "serve", "--port", str(port)), part("worker", "worker")]
-    url, errors = f"http://127.0.0.1:{port}", []
-    wait_until(lambda: _is_ready(url), "the server is ready")
-
-    def ask(method: str, path: str, **options: Any) -> Any:
-        answer = HTTP.request(method, f"{url}{path}", **{"headers": AUTHORIZED, **options})
-        if answer.is_error:
-            errors.append(answer.text)
-        return answer
-
-    def create(prompt: str) -> str:
-        body = {
-            "prompt": f"{prompt} {PLANTED['prompt']}",
-            "system": PLANTED["system"],
-            "metadata": {PLANTED["metadata"]: PLANTED["metadata"]},
-            "user_id": PLANTED["user"],
-            "session_id": PLANTED["session"],
-        }
-        headers = AUTHORIZED | {"Idempotency-Key": PLANTED["idempotency"] + prompt}
-        answer = ask("POST", "/v1/streams", json=body, headers=headers)
-        assert answer.status_code == 201, answer.text
-        sid: str = answer.json()["id"]
-        return sid
-
-    sids = [create("well"), create("refuse"), create("garbage")]
-    for sid in sids:
-        wait_until(lambda sid=sid: ask("GET", f"/v1/streams/{sid}").json()["archived_at"], "it is archived")
-    assert ask("GET", f"/v1/streams/{sids[0]}/text").text == PLANTED["answer"]
-    for path in (f"/v1/streams?user_id={PLANTED['user']}", f"/v1/sessions/{PLANTED['session']}", "/v1/sessions"):
-        assert ask("GET", path).status_code == 200
-    # what is wrong with a request is said without its words
-    ask("GET", f"/v1/streams/{sids[0]}/events?token={PLANTED['token']}", headers={})
-    ask("GET", f"/v1/streams/{sids[0]}", headers={"Authorization": f"Bearer {PLANTED['masked']}"})
-    ask("POST", "/v1/streams", json={"prompt": [PLANTED["prompt"]], "metadata": PLANTED["metadata"]})
-    ask("POST", "/v1/streams", content=b'{"prompt": "' + PLANTED["prompt"].encode() + b"\xff")
-    ask("DELETE", f"/v1/streams/{sids[1]}")
-    # a fault of ours, whose traceback is logged: Redis holds something else than it should
-    other = create("another")
-    with Redis(unix_socket_path=part.socket) as redis:
-        redis.hset("le:{odd}:meta", mapping={"state": "running", "tenant": "default", "created": PLANTED["title"]})
-    assert ask("GET", "/v1/streams/odd").status_code == 500
-    wait_until(lambda: ask("GET", f"/v1/streams/{other}").json()["state"] == "done", "the worker goes on")
-
-    logs = "".join(part.output.read_text() for part in parts)
-    listed = "".join(_command_line(part) for part in parts)
-    for process in parts:
-        process.stop()
-    logs += "".join(part.output.read_text() for part in parts)
-    assert len(errors) >= 4
-    for what, word in PLANTED.items():
-        assert word not in logs, f"{what} is in a log"
-        assert word not in "".join(errors), f"{what} is in an error"
-        assert word not in listed, f"{what} is in the process list"
-
-
-def _is_ready(url: str) -> bool:
-    with suppress(Exception):
-        return HTTP.get(f"{url}/readyz").status_code == 200
-    return False
-
-
-def _command_line(part: Process) -> str:
-    return Path(f"/proc/{part.pid}/cmdline").read_text()
-
+from tests.rig.deployment import Process, wait_until
 
 # -- tracebacks ----------------------------------------------------------------------------------------------
 

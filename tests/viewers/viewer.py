@@ -219,7 +219,7 @@ async def post(port: int, path: str, body: dict[str, Any], headers: dict[str, st
 def viewers_connected(url: str) -> int:
     """How many viewers a server says it has."""
     lines = HTTP.get(f"{url}/metrics").text.splitlines()
-    return int(float(next(line for line in lines if line.startswith("lastevent_viewers ")).split()[1]))
+    return sum(int(float(line.split()[1])) for line in lines if line.startswith("lastevent_viewers{"))
 
 
 class Viewer:

@@ -21,7 +21,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import APIRouter
 
 from broker.web.grants import CheckedRoute
-from broker.web.routes import auditing, following, listings, operating, producing, reading, starting, tokens
+from broker.web.routes import (
+    auditing,
+    credentials,
+    following,
+    listings,
+    operating,
+    producing,
+    reading,
+    starting,
+    tokens,
+)
 from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
 from tests.rig.zygote import run_module
 from tests.web.wire import Api, Exchange, ids, problem
@@ -49,9 +59,13 @@ def command(*args: str, folder: Path, **settings: str) -> "subprocess.CompletedP
     ],
 )
 @pytest.mark.processes
-def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Path, what: str, host: str) -> None:
-    ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path)
+def test_without_keys_no_other_address_than_loopback_is_listened_on(
+    tmp_path: Path, deployment: Deployment, what: str, host: str
+) -> None:
+    redis = {} if what == "up" else {"LASTEVENT_REDIS_URL": deployment.redis_url}
+    ended = command(*what.split(), "--host", host, "--port", str(free_port()), folder=tmp_path, **redis)
     assert ended.returncode == 2
+    assert b"lastevent keys create" in ended.stderr
     assert b"LASTEVENT_API_KEYS" in ended.stderr
     assert b"Traceback" not in ended.stderr
     assert ended.stdout == b""
@@ -60,8 +74,9 @@ def test_without_keys_no_other_address_than_loopback_is_listened_on(tmp_path: Pa
 
 @pytest.mark.processes
 @pytest.mark.parametrize("keys", ["short", f"{KEY},short", " , "])
-def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, keys: str) -> None:
-    ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, LASTEVENT_API_KEYS=keys)
+def test_a_key_that_can_be_guessed_is_refused(tmp_path: Path, deployment: Deployment, keys: str) -> None:
+    settings = {"LASTEVENT_API_KEYS": keys, "LASTEVENT_REDIS_URL": deployment.redis_url}
+    ended = command("serve", "--host", "0.0.0.0", folder=tmp_path, **settings)
     assert ended.returncode == 2
     assert b"LASTEVENT_API_KEYS" in ended.stderr
     assert KEY.encode() not in ended.stderr
@@ -373,7 +388,7 @@ def test_a_route_says_who_may_call_it_or_the_server_does_not_start() -> None:
 
     with pytest.raises(AttributeError, match="needs"):
         APIRouter(route_class=CheckedRoute).add_api_route("/forgotten", forgotten)
-    for routes in (starting, following, reading, producing, tokens, listings, auditing, operating):
+    for routes in (starting, following, reading, producing, tokens, listings, auditing, credentials, operating):
         assert {type(route) for route in routes.router.routes} == {CheckedRoute}
 
 
@@ -397,7 +412,7 @@ def routes(api: Api) -> list[tuple[str, str]]:
     known = [(method.upper(), path) for path, methods in paths.items() for method in methods]
     known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
     known += [("OPTIONS", path) for path in paths]
-    return [(method, path.format(sid=sid, session_id="s", approval_id="a")) for method, path in known]
+    return [(method, path.format(sid=sid, session_id="s", approval_id="a", key="k")) for method, path in known]
 
 
 FOREIGN: dict[str, list[tuple[str, str]]] = {

@@ -9,6 +9,7 @@ import pytest
 from broker.settings import Settings
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment
+from tests.web.access import TABLE
 from tests.web.wire import Api, Exchange, problem
 
 APP = "https://app.example.com"
@@ -116,6 +117,7 @@ def test_openapi_describes_every_route(api: Api) -> None:
     document = api.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert calls == {(row.method, row.path) for row in TABLE if row.method != "HEAD"}
     assert calls == {
         ("GET", "/v1/agents"),
         ("GET", "/v1/models"),
@@ -138,6 +140,12 @@ def test_openapi_describes_every_route(api: Api) -> None:
         ("POST", "/v1/streams/{sid}/approvals/{approval_id}"),
         ("GET", "/v1/sessions"),
         ("GET", "/v1/sessions/{session_id}"),
+        ("POST", "/v1/tokens"),
+        ("POST", "/v1/tokens/cookie"),
+        ("POST", "/v1/tokens/revoke"),
+        ("GET", "/v1/keys"),
+        ("DELETE", "/v1/keys/{key}"),
+        ("GET", "/v1/limits"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),

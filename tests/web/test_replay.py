@@ -119,10 +119,11 @@ def test_a_replay_counts_as_a_viewer_wherever_one_counts(
             if answer.status == 429:
                 assert answer.header("content-type") == "application/problem+json"
         said = api.get("/metrics").text
-        assert "\nlastevent_viewers 2.0\n" in said
-        assert not re.search(r"^lastevent_sent_bytes_total 0\.0$", said, re.MULTILINE)
+        assert re.search(r"^lastevent_viewers\{\S+ 2\.0$", said, re.MULTILINE)
+        assert not re.search(r"^lastevent_sent_bytes_total\{\S+ 0\.0$", said, re.MULTILINE)
         first.close()
-        wait_until(lambda: "\nlastevent_viewers 1.0\n" in api.get("/metrics").text, "the one that left is forgotten")
+        one = re.compile(r"^lastevent_viewers\{\S+ 1\.0$", re.MULTILINE)
+        wait_until(lambda: one.search(api.get("/metrics").text), "the one that left is forgotten")
         deployment.servers[0].send(signal.SIGTERM)
         second.read_to_end()
         assert not second.is_complete

@@ -260,6 +260,7 @@ async def test_with_a_token_every_answer_is_its_caller_s_alone(server: Server) -
             await server.get(f"/v1/streams/{sid}{path}", {}, access_token="a.b.c"),
         ):
             assert "no-store" in answer.headers["cache-control"]
+            assert answer.headers["referrer-policy"] == "no-referrer"
             assert "set-cookie" not in answer.headers
 
 
@@ -520,7 +521,7 @@ def test_viewers_are_told_before_their_token_expires_and_cut_on_every_server_whe
 
         without_a_lane = open_http10(deployment.url, f"{events}?access_token={ending(sid, 1.0)}")
         assert re.search(rb"event: token_expiring\ndata: .*\n\n", without_a_lane)
-        owner.append(sid, "a")
+        owner.append(sid, ("text_delta", {"text": "a"}))
         for viewer in (viewers[2], viewers[5]):  # theirs goes on
             viewer.read_until(lambda body: b"text_delta" in body)
             assert b"token_" not in viewer.body

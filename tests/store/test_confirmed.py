@@ -1,0 +1,46 @@
+"""What is confirmed is on Redis' disk, as Redis itself says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from broker.errors import RedisUnavailable
+from broker.store import confirmed
+from broker.store.confirmed import confirming, execute_confirmed
+
+
+async def write(redis: Redis) -> None:
+    pipeline = confirming(redis)  # type: ignore[arg-type]  # the fixture's is a Client
+    pipeline.set("a", "b", ex=60)
+    await execute_confirmed(pipeline)
+
+
+@pytest.fixture
+async def with_a_file(redis: Redis) -> AsyncIterator[Redis]:
+    await redis.config_set("appendonly", "yes")
+    yield redis
+    await redis.config_set("appendfsync", "everysec")
+    await redis.config_set("appendonly", "no")
+
+
+async def test_a_redis_that_syncs_confirms(with_a_file: Redis) -> None:
+    await with_a_file.config_set("appendfsync", "always")
+    await write(with_a_file)
+    assert await with_a_file.get("a") == b"b"
+
+
+async def test_what_is_not_on_disk_in_time_is_not_confirmed(
+    with_a_file: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_a_file.config_set("appendfsync", "no")
+    monkeypatch.setattr(confirmed, "CONFIRM_MS", 20)
+    with pytest.raises(RedisUnavailable, match="disk"):
+        await write(with_a_file)
+
+
+async def test_without_a_file_there_is_nothing_to_wait_for(redis: Redis) -> None:
+    await write(redis)
+    assert await redis.get("a") == b"b"

@@ -119,7 +119,8 @@ async def what_redis_holds(redis: Redis) -> bytes:
             b"zset": lambda key: redis.zrange(key, 0, -1),
             b"stream": redis.xrange,
         }
-        held.append(repr((key, await reads[await redis.type(key)](key))))
+        if read := reads.get(await redis.type(key)):  # it may have expired just now
+            held.append(repr((key, await read(key))))
     return "\n".join(held).encode()
 
 

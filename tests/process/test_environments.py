@@ -28,7 +28,7 @@ SECRETS = {
     "VLLM_KEY": "secret-of-a-provider-of-one-s-own",
     "PGPASSWORD": "secret-of-postgres",
     "SOME_OTHER_TOKEN": "secret-of-somebody",
-    "SHOP_TOKENS": "secret-of-an-issuer-of-tokens",
+    "SHOP_TOKENS": "secret-of-an-issuer-of-tokens-of-32-and-more",
     "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret-of-the-collector",
 }
 OF_SERVERS = {"LASTEVENT_API_KEYS", "LASTEVENT_MASKED_KEYS", "LASTEVENT_TOKEN_SECRET", "SHOP_TOKENS"}
@@ -45,7 +45,7 @@ base_url = "http://127.0.0.1:1/v1"
 api_key_env = "VLLM_KEY"
 """
 ISSUERS = """
-[[issuer]]
+[issuer.shop]
 iss = "https://shop.example.com"
 tenant = "default"
 algorithms = ["HS256"]

@@ -543,7 +543,8 @@ class Streams:
 
     async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
+            weight = (await self._creations.limits.of(new.tenant)).weight or 1
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant, weight=weight)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):

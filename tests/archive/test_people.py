@@ -277,6 +277,7 @@ async def test_killed_at_any_step_a_person_is_erased_once_and_wholly(
                 killer.stdin.flush()
                 status = int(await asyncio.to_thread(killer.stdout.readline))
                 assert status in (0, -signal.SIGKILL)
+                await log.redis.delete(log.keys.archiver)  # the dead one's turn is over
                 done = await until_done(log, whole, placed)
                 assert done.found == done.erased == len(sids), f"step {kill_at}"
                 assert await is_named(log.redis, tmp_path) == [], f"step {kill_at}"

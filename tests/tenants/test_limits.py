@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -136,6 +137,15 @@ async def test_a_large_limit_is_asked_for_in_hundredths_and_is_met(redis: Client
     for _ in range(250):
         await server.count("acme")
     assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] - before == 125
+    with pytest.raises(RateLimited):
+        await server.count("acme")
+
+
+async def test_a_burst_is_counted_as_what_it_starts(redis: Client) -> None:
+    server, _ = creations(redis, 600)
+    await asyncio.gather(*(server.count("acme") for _ in range(200)))
+    for _ in range(400):
+        await server.count("acme")
     with pytest.raises(RateLimited):
         await server.count("acme")
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from broker.errors import RateLimited, RedisUnavailable
 from broker.log.keys import Keys
+from broker.process.logs import ABOUT
 from broker.store.connect import Client, connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
@@ -170,3 +171,20 @@ async def test_observed_creations_are_counted_and_none_is_refused(redis: Client)
     for _ in range(5):
         await server.count("acme")
     assert enforcement.counts == {"creations_per_minute": 3}
+
+
+async def test_the_line_of_what_was_observed_is_about_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.tenants.enforcement.LOG_EVERY_S", 0.0)
+    observed, said = Enforcement(observes=True), asyncio.Event()
+    about: list[object] = []
+
+    def log() -> None:
+        about.append(ABOUT.get()())
+        said.set()
+
+    monkeypatch.setattr(observed, "log", log)
+    token = ABOUT.set(lambda: {"key": "abc"})
+    assert not observed.refuses("viewers_per_tenant")
+    await said.wait()
+    ABOUT.reset(token)
+    assert about == [{}]

@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from broker.errors import TokenRevoked
-from broker.store.confirmed import confirming, execute_confirmed
+from broker.store.confirmed import write_confirmed
 from broker.store.connect import Client
 from broker.store.listen import messages
 from broker.tenants.token import Token
@@ -96,12 +96,13 @@ class Revocations:
 
     async def _revoke(self, tenant: str, member: str) -> None:
         key, now_s = self._key_of(tenant), int(time.time())
-        pipeline = confirming(self._redis)
-        pipeline.zremrangebyscore(key, "-inf", now_s)
-        pipeline.zadd(key, {member: now_s + self._longest_s})
-        pipeline.expire(key, self._longest_s)
-        await execute_confirmed(pipeline)
-        await self._redis.publish(self._channel, WORD)
+        await write_confirmed(
+            self._redis,
+            ("ZREMRANGEBYSCORE", key, "-inf", now_s),
+            ("ZADD", key, now_s + self._longest_s, member),
+            ("EXPIRE", key, self._longest_s),
+            ("PUBLISH", self._channel, WORD),
+        )
         await self._read([tenant])  # this server's own answer is right from here on
 
     async def _read(self, tenants: list[str]) -> None:

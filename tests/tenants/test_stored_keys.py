@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from broker.errors import KeyNotFound
+from broker.store.confirmed import Kept
 from broker.tenants import stored_keys
 from broker.tenants.keyring import ApiKey, Keyring, new_key, parsed
-from broker.tenants.stored_keys import Kept, Put, StoredKeys
+from broker.tenants.stored_keys import Put, StoredKeys
 from tests.rig.deployment import until
 
 READING = frozenset({"streams:read"})

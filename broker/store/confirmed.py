@@ -7,7 +7,7 @@ from __future__ import annotations
 import redis.exceptions
 from redis.asyncio.client import Pipeline
 
-from broker.errors import RedisUnavailable
+from broker.errors import RedisRefuses, RedisUnavailable
 from broker.store.connect import Client
 
 CONFIRM_MS = 2000
@@ -18,11 +18,17 @@ async def execute_confirmed(pipeline: Pipeline) -> None:
     """Carry out this pipeline of writes, and return once Redis' own disk has them. `confirming` makes one.
 
     Raises RedisUnavailable: they may have been carried out, and may be lost again. A Redis without an append-only file
-    keeps nothing on disk, and there is nothing to wait for: whoever runs it so has chosen that.
+    keeps nothing on disk, and there is nothing to wait for: whoever runs it so has chosen that. One that cannot be
+    asked (7.0) has carried them out, and keeps them as it keeps everything.
     """
     # On the same connection: WAITAOF speaks of the writes of its own.
     pipeline.execute_command("WAITAOF", 1, 0, CONFIRM_MS)
-    *answers, on_disk = await pipeline.execute(raise_on_error=False)
+    try:
+        *answers, on_disk = await pipeline.execute(raise_on_error=False)
+    except RedisRefuses as refused:
+        if "WAITAOF" not in str(refused.__cause__).upper():
+            raise
+        return  # the others came before it, and a refusal of theirs would have been told
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer

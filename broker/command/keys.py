@@ -22,6 +22,7 @@ from broker.errors import LasteventError, StoreUnavailable
 from broker.log.keys import Keys
 from broker.settings import Settings, refusal_to_listen
 from broker.store.connect import connect
+from broker.store.durable import Kept
 from broker.store.redis_url import shown_redis_url
 from broker.tenants.keyring import (
     DEFAULT_TENANT,
@@ -34,7 +35,7 @@ from broker.tenants.keyring import (
     rfc3339,
 )
 from broker.tenants.scopes import OF_KEYS, PRESETS, key_scopes
-from broker.tenants.stored_keys import Kept, StoredKeys
+from broker.tenants.stored_keys import StoredKeys
 
 T = TypeVar("T")
 Given = TypeVar("Given")

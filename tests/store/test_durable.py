@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.errors import RedisUnavailable
-from broker.store import confirmed
-from broker.store.confirmed import confirming, execute_confirmed
+from broker.store import durable
+from broker.store.durable import require_durable
 
 
 async def write(redis: Redis) -> None:
-    pipeline = confirming(redis)  # type: ignore[arg-type]  # the fixture's is a Client
-    pipeline.set("a", "b", ex=60)
-    await execute_confirmed(pipeline)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.set("a", "b", ex=60)
+        await require_durable(pipe)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def test_what_is_not_on_disk_in_time_is_not_confirmed(
     with_a_file: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await with_a_file.config_set("appendfsync", "no")
-    monkeypatch.setattr(confirmed, "CONFIRM_MS", 20)
+    monkeypatch.setattr(durable, "ON_DISK_MS", 20)
     with pytest.raises(RedisUnavailable, match="disk"):
         await write(with_a_file)
 

@@ -15,7 +15,7 @@ from broker.log.meta import Meta
 from broker.tenants.former import is_former
 from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.revocations import Revocations
-from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
+from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, MINT, READ, opens
 from broker.tenants.token import ANYONE, Token
 from broker.tenants.tokens import Minted, Tokens, is_jwt, is_name
 
@@ -55,6 +55,11 @@ class Grant(NamedTuple):
         """It sees of a record what viewers see."""
         return self.token is not None or not opens(self.scopes, INSPECT, MASKED)
 
+    @property
+    def gives_reading(self) -> bool:
+        """Whether an `events_url` has a token for it: nobody gives away what he has not."""
+        return opens(self.scopes, MINT) and opens(self.scopes, READ)
+
     def masked(self) -> Grant:
         return self._replace(scopes=frozenset({MASKED}))
 
@@ -66,6 +71,10 @@ class Grant(NamedTuple):
     def opens(self, sid: str, meta: Meta) -> bool:
         """Whether this stream exists for this caller."""
         return meta.tenant == self.tenant and (self.token is None or self.token.opens(sid, meta.session, meta.user))
+
+    def names_stream(self, sid: str) -> bool:
+        """Whether it opens this stream by its id alone, if it is of the tenant."""
+        return self.token is None or (self.token.streams is not None and sid in self.token.streams)
 
     def names(self, form: str) -> str:
         """What the access record calls a reading in this form: it says for whose eyes it was."""

@@ -21,8 +21,8 @@ from broker.command.terminal import AsJson, clean, fail, note, print_json, print
 from broker.errors import LasteventError, StoreUnavailable
 from broker.log.keys import Keys
 from broker.settings import Settings, refusal_to_listen
-from broker.store.confirmed import Kept
 from broker.store.connect import connect
+from broker.store.durable import Kept
 from broker.store.redis_url import shown_redis_url
 from broker.tenants.keyring import (
     DEFAULT_TENANT,

@@ -25,7 +25,7 @@ from redis.asyncio.client import Pipeline
 from broker.log.erasures import person
 from broker.log.index import Place
 from broker.log.keys import Keys
-from broker.store.confirmed import write_confirmed
+from broker.store.durable import require_durable
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,10 @@ class Deeds:
 
     async def record(self, deed: Deed) -> None:
         """Raises RedisUnavailable; the deed may stand nevertheless."""
-        life = [] if self._life_ms is None else [("PEXPIRE", self._keys.deeds, self._life_ms)]
-        await write_confirmed(self._redis, self._command(_new_id(), deed), *life)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.execute_command(*self._command(_new_id(), deed))
+            self._let_live(pipe)
+            await require_durable(pipe)
 
     async def run(self) -> None:
         """Write for ever. Only cancellation ends this, or RedisUnavailable."""

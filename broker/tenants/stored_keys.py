@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
 from enum import Enum
 from typing import Any
 
 from broker.errors import KeyNotFound
-from broker.store.confirmed import Kept, write
 from broker.store.connect import Client
-from broker.store.listen import messages
+from broker.store.durable import Kept, write_durably
 from broker.tenants.keyring import ApiKey
 
 LOOK_AGAIN_S = 5.0
@@ -90,20 +88,12 @@ class StoredKeys:
                 await self._write(lost)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def listen(self, know: Know, then: Callable[[], object]) -> None:
-        """Read them at each change that is told."""
-        async with aclosing(messages(self._redis, self._channel)) as told:
-            async for _ in told:
-                know(await self.read())
-                then()
-
     async def _write(self, keys: Mapping[str, ApiKey]) -> Kept:
-        """Of none it is told whether what is there is on disk."""
-        if not keys:
-            return await write(self._redis)
-        told = (part for key_id, key in keys.items() for part in (key_id, key.to_json()))
-        word = b",".join(key_id.encode() for key_id in keys)
-        return await write(self._redis, ("HSET", self._name, *told), ("PUBLISH", self._channel, word))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            if keys:
+                pipe.hset(self._name, mapping={key_id: key.to_json() for key_id, key in keys.items()})
+                pipe.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
+            return await write_durably(pipe)
 
 
 def _what_to_do(key: ApiKey, there: bytes | None) -> Put:

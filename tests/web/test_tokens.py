@@ -211,11 +211,14 @@ async def test_the_answer_that_starts_a_stream_has_a_token_for_whom_it_was_asked
     assert (subject(again)["sub"], subject(again)["exp"] - int(subject(again)["iat"])) == ("ann", 80)
     problem(await server.post("/v1/streams", {**start, "token": {"ttl_s": 86_401}}), 422, "invalid_request")
     problem(await server.post("/v1/streams", {**start, "token": {"scope": "admin"}}), 422, "invalid_request")
-    writes = await server.key("streams:write", "streams:inspect")
-    without = await server.http.post("/v1/streams", json=start, headers=writes)
-    assert without.json()["events_url"] == f"/v1/streams/{without.json()['id']}/events"
-    refused = await server.http.post("/v1/streams", json={**start, "token": {}}, headers=writes)
-    problem(refused, 403, "insufficient_scope")
+    for scopes in (("streams:read",), ("tokens:mint",)):  # a token reads, and who may not read gives none away
+        writes = await server.key("streams:write", "streams:inspect", *scopes)
+        without = await server.http.post("/v1/streams", json=start, headers=writes)
+        assert without.json()["events_url"] == f"/v1/streams/{without.json()['id']}/events"
+        seen = await server.get(f"/v1/streams/{without.json()['id']}", writes)
+        assert seen.json()["events_url"] == without.json()["events_url"]
+        refused = await server.http.post("/v1/streams", json={**start, "token": {}}, headers=writes)
+        problem(refused, 403, "insufficient_scope")
 
 
 # -- refused ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from broker.errors import InvalidRequest, RedisUnavailable
 from broker.log.deeds import KEY_REVOKED
-from broker.store.confirmed import Kept
+from broker.store.durable import Kept
 from broker.tenants.keyring import parsed
 from broker.tenants.scopes import ADMIN
 from broker.web.answers import KeyList

@@ -18,6 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.settings import Settings
+from broker.tenants import former
 from broker.tenants.issuers import Issuers
 from broker.tenants.keyring import new_key
 from broker.tenants.scopes import PRESETS
@@ -425,6 +426,19 @@ async def test_a_stream_s_tokens_are_revoked_and_new_ones_open_it(server: Server
         assert (await server.get(f"/v1/streams/{sid}/text", bearer(good))).status_code == 200
 
 
+async def test_a_stream_s_former_tokens_are_revoked_with_it(server: Server) -> None:
+    sid, other = await server.stream(), await server.stream("b")
+    (url, old), (of_other, good) = (
+        (f"/v1/streams/{name}/text", f"{text}.{former._sign(SECRET.encode(), name, text).decode()}")
+        for name in (sid, other)
+        for text in [f"{int(time.time()) + 600}.abcdefgh"]
+    )
+    assert (await server.get(url, {}, token=old)).status_code == 200
+    assert (await server.post("/v1/tokens/revoke", {"stream": sid})).status_code == 204
+    problem(await server.get(url, {}, token=old), 401, "token_revoked")
+    assert (await server.get(of_other, {}, token=good)).status_code == 200
+
+
 async def test_a_key_revokes_its_own_tenant_s_tokens(server: Server) -> None:
     sid = await server.stream()
     good = token(streams=[sid], jti="one")
@@ -440,7 +454,8 @@ async def test_a_key_revokes_its_own_tenant_s_tokens(server: Server) -> None:
     problem(await server.get(f"/v1/streams/{sid}/text", bearer(good)), 401, "token_revoked")
     for wrong in ({}, {"jti": "a", "sub": "b"}, {"jti": "a", "issued_before": "2026-01-01T00:00:00Z"}, {"sub": "a\n"}):
         problem(await server.post("/v1/tokens/revoke", wrong), 422, "invalid_request")
-    for when in ("yesterday", "2026-01-01T00:00:00", 5):
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for when in ("yesterday", "2026-01-01T00:00:00", 5, in_an_hour):
         problem(await server.post("/v1/tokens/revoke", {"sub": "a", "issued_before": when}), 422, "invalid_request")
     problem(await server.http.post("/v1/tokens/revoke", json={"jti": "x"}, headers=bearer(good)), 401, "token_revoked")
 

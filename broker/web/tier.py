@@ -43,7 +43,7 @@ from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.revocations import Revocations
-from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.scopes import EVERYTHING, MASKED
 from broker.tenants.stored_keys import StoredKeys
 from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.addresses import Addresses

@@ -339,7 +339,7 @@ async def test_a_cookie_reads_and_cancels_and_is_nothing_anywhere_else(server: S
 
 
 async def test_only_a_cookie_of_exactly_this_name_is_taken_and_only_if_there_is_one(server: Server) -> None:
-    """No other server may set `__Host-…`. Browsers let it set a name before which stands what only Python calls a space."""
+    """No other server may set `__Host-…`; but what only Python calls a space may stand before a name."""
     mine = token(streams=[await server.stream()])
     url = f"/v1/streams/{(sid := await server.stream(user_id='ann'))}/text"
     ours = f"{COOKIE}={token(streams=[sid])}"

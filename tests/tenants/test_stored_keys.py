@@ -119,7 +119,7 @@ async def test_a_revocation_that_redis_has_lost_is_put_back(redis: Any, monkeypa
     revoked, _ = await stored.revoke(key.id)
     ring.know(await stored.read())
     await redis.hset(NAME, key.id, key.to_json())
-    task = await _following(StoredKeys.look, ring, redis, lambda: None)
+    task = asyncio.create_task(stored.look(ring.know, lambda: None))
     try:
         await until(lambda: _has(stored, revoked), "it is revoked again")
     finally:

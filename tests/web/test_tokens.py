@@ -339,6 +339,18 @@ async def test_a_cookie_reads_and_cancels_and_is_nothing_anywhere_else(server: S
     assert cancelled.json()["state"] == "cancelled"
 
 
+async def test_only_a_cookie_of_exactly_this_name_is_taken_and_only_if_there_is_one(server: Server) -> None:
+    """No other server may set `__Host-…`; but what only Python calls a space may stand before a name."""
+    mine = token(streams=[await server.stream()])
+    url = f"/v1/streams/{(sid := await server.stream(user_id='ann'))}/text"
+    ours = f"{COOKIE}={token(streams=[sid])}"
+    for sent in (f"a=b; {ours}", f"{ours};theme=dark", f" {ours} ; {COOKIE.lower()}=x"):
+        assert (await server.http.get(url, headers=[("Cookie", sent)])).status_code == 200
+    for sent in (f"\xa0{ours}", f"\x85{ours}", f"={ours}", f"{ours}; {COOKIE}={mine}", f'{COOKIE}="{mine}"'):
+        answer = await server.http.get(url, headers=[(b"Cookie", sent.encode("latin-1"))])
+        assert answer.status_code == 401, sent[:20]
+
+
 CROSS_SITE = {
     "a foreign page": {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
     "a foreign page that lies about its site": {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
@@ -373,6 +385,8 @@ async def test_another_page_cancels_nothing_with_the_cookie(server: Server) -> N
     ):
         sent = [*two, ("Sec-Fetch-Site", "same-origin"), *cookie(mine).items()]
         problem(await server.http.post(f"/v1/streams/{sid}/cancel", headers=sent), 403, "forbidden")
+    nowhere = {"Host": "", "Origin": "null", "Sec-Fetch-Site": "same-origin"}
+    problem(await server.http.post(f"/v1/streams/{sid}/cancel", headers={**cookie(mine), **nowhere}), 403, "forbidden")
     assert (await server.get(f"/v1/streams/{sid}", server.keys)).json()["state"] == "running"
     listed = {"Origin": APP, "Sec-Fetch-Site": "same-site"}
     cancelled = await server.http.post(f"/v1/streams/{sid}/cancel", headers={**cookie(mine), **listed})

@@ -27,7 +27,9 @@ export async function askForKey(problem) {
     h("label", { for: "key" }, "API key or token"),
     field,
     h("p", { class: "hint", id: "key-hint" }, [
-      "A key of `lastevent keys create` or of LASTEVENT_API_KEYS, or a token. It is stored for this tab only.",
+      "A key of ",
+      h("code", {}, "lastevent keys create"),
+      " or LASTEVENT_API_KEYS, or a token. It is stored for this tab only.",
     ]),
   ];
   const title = isReplaced ? "Another key or token" : "This server requires a key or a token";

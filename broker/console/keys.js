@@ -3,14 +3,14 @@
 import * as api from "./api.js";
 import { ask } from "./dialog.js";
 import { badge, fill, h, isolated, notice } from "./dom.js";
-import { exact, moment, plural, visible } from "./format.js";
+import { exact, moment, number, plural, visible } from "./format.js";
 import { Problems } from "./problem.js";
 import { SCOPES } from "./scopes.js";
 
 export const title = "Keys";
 export const name = "keys";
 
-const RANK = { good: 0, expired: 1, revoked: 2 };
+const RANK = { active: 0, expired: 1, revoked: 2 };
 
 export const mount = (container) => new Keys(container);
 
@@ -25,8 +25,8 @@ class Keys {
     const columns = ["Key", "Tenant", "May", "Created", "Expires", "State"];
     const head = columns.map((column) => h("th", { scope: "col" }, column));
     this.table = h("table", { class: "streams keys-table", hidden: true }, [
-      h("caption", { class: "sr-only" }, "API keys: those that are let in first, the oldest first"),
-      h("thead", {}, h("tr", {}, head, h("td", {}))),
+      h("caption", { class: "sr-only" }, "API keys: the active ones first, the oldest first"),
+      h("thead", {}, h("tr", {}, head, h("th", { scope: "col" }, h("span", { class: "sr-only" }, "Revoke")))),
       this.body,
     ]);
     container.append(
@@ -36,7 +36,7 @@ class Keys {
       this.table,
       h("p", { class: "hint keys-hint" }, [
         h("code", {}, "lastevent keys create"),
-        " makes keys. Tokens are not listed: nobody keeps them.",
+        " makes keys. Tokens are in no list: servers check them without keeping them.",
       ]),
       legend(),
     );
@@ -63,8 +63,8 @@ class Keys {
   #draw(keys) {
     const states = keys.map((key) => [key, stateOf(key)]);
     states.sort(([, a], [, b]) => RANK[a] - RANK[b]);
-    const good = states.filter(([, state]) => state === "good").length;
-    this.count.textContent = keys.length > 0 ? `${plural(keys.length, "key")}, ${good} let in` : "";
+    const active = states.filter(([, state]) => state === "active").length;
+    this.count.textContent = keys.length > 0 ? `${plural(keys.length, "key")}, ${number(active)} active` : "";
     fill(this.body, states.map(([key, state]) => this.#row(key, state)));
     this.table.hidden = keys.length === 0;
     fill(this.state, keys.length === 0 && notice("empty", "No keys", "This server asks nobody who he is."));
@@ -75,15 +75,15 @@ class Keys {
     const time = (at) => (at ? h("time", { datetime: at, title: exact(at) }, moment(at)) : null);
     const isGiven = created === null;
     const named = [h("code", {}, visible(id)), label && isolated(label, { class: "key-name" })];
-    return h("tr", { class: state === "good" ? null : "is-over", "data-id": id }, [
+    return h("tr", { class: state === "active" ? null : "is-over", "data-id": id }, [
       h("td", { class: "key-id" }, named, isThisOne(id) && badge("running", "in use here")),
       h("td", { class: "key-tenant", "data-label": "Tenant" }, isolated(tenant)),
-      h("td", { class: "key-scopes" }, scopes.map(scopeChip)),
+      h("td", { class: "key-scopes" }, h("div", {}, scopes.map(scopeName))),
       h("td", { class: "key-time", "data-label": "Created" }, time(created) ?? h("span", { class: "muted" }, "–")),
       h("td", { class: "key-time", "data-label": "Expires" }, time(expires) ?? h("span", { class: "muted" }, "never")),
       h("td", { class: "key-state" }, stateBadge(state), revoked && time(revoked)),
       h("td", { class: "key-act end" }, [
-        isGiven && h("span", { class: "hint" }, "In the server's settings: taken out there"),
+        isGiven && h("span", { class: "hint" }, "Ends when taken out of the settings"),
         !isGiven && state !== "revoked" && this.#revokeButton(key),
       ]),
     ]);
@@ -120,12 +120,12 @@ const isThisOne = (id) => api.key.get()?.startsWith(`lek_${id}_`) ?? false;
 
 function stateOf({ expires_at: expires, revoked_at: revoked }) {
   if (revoked) return "revoked";
-  return expires && Date.parse(expires) <= Date.now() ? "expired" : "good";
+  return expires && Date.parse(expires) <= Date.now() ? "expired" : "active";
 }
 
-const stateBadge = (state) => (state === "good" ? badge("done", "let in") : badge(state, state));
+const stateBadge = (state) => (badge(state === "active" ? "done" : state, state));
 
-const scopeChip = (scope) => h("code", { class: "scope", title: SCOPES[scope] }, visible(scope));
+const scopeName = (scope) => h("code", { title: SCOPES[scope] }, visible(scope));
 
 const legend = () =>
   h("section", { class: "panel scopes", "aria-label": "Scopes" }, [

@@ -24,14 +24,16 @@ function address() {
   return [name || (may("streams:write") ? "playground" : "sessions"), rest.join("/"), new URLSearchParams(query)];
 }
 
-function viewOf(name) {
+/** With a token there is nothing to list, to start or to administer. */
+function viewOf(name, query) {
   const view = VIEWS[name] ?? playground;
-  return view === sessions && claims() ? opened : view;
+  const isOfStream = view === player || (view === playground && query.has("stream"));
+  return claims() && !isOfStream ? opened : view;
 }
 
 function show({ focus = true } = {}) {
   const [name, argument, query] = address();
-  const view = viewOf(name);
+  const view = viewOf(name, query);
   shown.close();
   askAgain();
   learn();

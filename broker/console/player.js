@@ -105,7 +105,8 @@ class Player {
   async #open() {
     fill(this.state, notice("loading", "Loading the stream"));
     try {
-      [this.#record] = await Promise.all([api.stream(this.id, this.#abort.signal), learn()]);
+      this.#record = await api.stream(this.id, this.#abort.signal);
+      await learn(); // only now is there the key that it is about
       if (this.#abort.signal.aborted) return;
       if (this.#record.erased_at) this.#showTombstone();
       else if (hasEnded(this.#record)) await this.#readAll();

@@ -136,6 +136,7 @@ class Auth:
             return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)
         if in_address_of is not None and is_former(credential):
             token = self._tokens.former(credential, in_address_of)
+            await self._revocations.require_good(token)
             return Grant(token.tenant, "token", token.scopes, token, Audience.PUBLIC)
         if not is_jwt(credential):
             raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")

@@ -43,7 +43,7 @@ ANSWER_S = 1.0
 """How long a loop, or a child, has to answer. Prometheus waits 10 s by default, Kubernetes' probes 1 s."""
 
 REQUEST_S = 5.0
-"""For all of it. To each read alone, a client that sends a byte a second would hold its place for days, and eight of them
+"""For all of it. To each read alone, a client that sends a byte a second would hold its place for days, and eight such
 the probes: a process that is well would be restarted."""
 AT_ONCE = 8
 """Requests; the next one waits. Whoever reaches this port is an operator's, but may be broken."""

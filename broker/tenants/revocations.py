@@ -38,9 +38,7 @@ class _Revoked:
     streams: dict[str, int] = field(default_factory=dict)
 
     def holds(self, token: Token) -> bool:
-        # One of release 0.1 does not say when it was issued (former.py): before whatever is revoked here.
-        issued_ms = round(token.issued * 1000) if token.issued < token.expires else 0
-        issued_ms = round(token.issued * 1000) if token.says_when_issued else 0
+        issued_ms = round(token.issued * 1000)
         return (
             token.jti in self.jtis
             or issued_ms < self.subjects.get(token.subject, 0)

@@ -50,11 +50,6 @@ class Token:
         return self.cuts_at - EXPIRING_S if self.expires - self.issued >= 2 * EXPIRING_S else None
 
     @property
-    def says_when_issued(self) -> bool:
-        """One of release 0.1 does not (former.py): each revocation counts as a later one."""
-        return self.issued < self.expires
-
-    @property
     def only_reads_one_stream(self) -> bool:
         """So little may be in an address, which is kept in histories and logs."""
         return self.scopes == {READ} and self.streams is not None and len(self.streams) == 1

@@ -257,6 +257,15 @@ async def test_an_order_that_is_done_is_forgotten_after_a_week(log: StreamLog, a
     assert [held.order.id for held in await orders.all()] == ["new"]
 
 
+async def test_orders_that_are_done_cost_no_round_trip_each(log: StreamLog, archive: TestArchive) -> None:
+    orders, now_ms = Orders(log.redis, log.keys), await log.now_ms()
+    for number in range(20):
+        await orders.add(Order(str(number), "t", "key:abc", 1).done(now_ms))
+    await log.redis.config_resetstat()
+    await archiver_of(log, archive).people.carry_out()
+    assert (await log.redis.info("stats"))["total_commands_processed"] < 10
+
+
 @pytest.mark.processes
 async def test_killed_at_any_step_a_person_is_erased_once_and_wholly(
     log: StreamLog, valkey_url: str, tmp_path: Path

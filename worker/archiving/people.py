@@ -109,17 +109,19 @@ class People:
     async def carry_out(self) -> bool:
         """Take each order a step further. True if there may be more to do at once."""
         more = False
-        for held in await self._orders.all():
+        orders = await self._orders.all()
+        now_ms = await self._log.now_ms() if orders else 0  # once: a week's are there that are done
+        for held in orders:
             try:
-                more = await self._step(held) or more
+                more = await self._step(held, now_ms) or more
             except (StoreUnavailable, ArchiveUnavailable):
                 raise
             except Exception:  # one must not keep the others from being carried out
                 logger.exception("erasure %s: it could not be carried out yet, and is tried again", held.order.id)
         return more
 
-    async def _step(self, held: Held) -> bool:
-        order, now_ms = held.order, await self._log.now_ms()
+    async def _step(self, held: Held, now_ms: int) -> bool:
+        order = held.order
         if order.state == DONE:
             if order.finished is not None and now_ms > order.finished + KEPT_MS:
                 await self._orders.forget(order)

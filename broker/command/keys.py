@@ -17,6 +17,7 @@ from broker.command.which_redis import DataDir, Reached, ask, deed, reaching
 from broker.errors import LasteventError, StoreUnavailable
 from broker.log.deeds import KEY_MADE, KEY_REVOKED, Deeds
 from broker.settings import refusal_to_listen
+from broker.store.durable import Kept
 from broker.tenants.keyring import (
     DEFAULT_TENANT,
     ApiKey,
@@ -28,7 +29,7 @@ from broker.tenants.keyring import (
     rfc3339,
 )
 from broker.tenants.scopes import OF_KEYS, PRESETS, key_scopes
-from broker.tenants.stored_keys import Kept, Put, StoredKeys
+from broker.tenants.stored_keys import Put, StoredKeys
 
 T = TypeVar("T")
 Given = TypeVar("Given")

@@ -1,13 +1,16 @@
-// The HTTP API: every request of the console goes through `request`, which adds the key if there is one.
+// The HTTP API: every request of the console goes through `request`, which adds the key (or token) if there is one.
 
 const KEY = "lastevent.key";
 const AWAY = new Set(["redis_unavailable", "draining", undefined]); // codes of a 503 that /readyz answers too
 
-/** A problem response (RFC 9457). Status 0: no server answered. */
+/**
+ * A problem response (RFC 9457). Status 0: no server answered. `scopes`: one of them would have opened it (RFC 6750,
+ * section 3).
+ */
 export class Problem extends Error {
-  constructor(status, { title, detail, code, request_id: requestId } = {}) {
+  constructor(status, { title, detail, code, request_id: requestId } = {}, scopes = []) {
     super(title ?? (status ? `The server answered ${status}` : "The server does not answer"));
-    Object.assign(this, { status, code, requestId });
+    Object.assign(this, { status, code, requestId, scopes });
     this.detail = detail ?? (status ? "" : "It is down, or there is no network connection.");
   }
 
@@ -17,18 +20,37 @@ export class Problem extends Error {
   }
 }
 
-/** The key is kept for this tab only, and sent to this origin only. */
+let changedKey = () => {};
+let lacking = () => {};
+
+/** `run()`: another key is used from now on, or none. */
+export function onChangedKey(run) {
+  changedKey = run;
+}
+
+/** `run(scopes)`: the key that is used has none of these. */
+export function onLacking(run) {
+  lacking = run;
+}
+
+/** The key, or the token, is kept for this tab only, and sent to this origin only. */
 export const key = {
   get: () => sessionStorage.getItem(KEY),
-  forget: () => sessionStorage.removeItem(KEY),
-  keep: (value) => sessionStorage.setItem(KEY, value),
+  forget() {
+    sessionStorage.removeItem(KEY);
+    changedKey();
+  },
+  keep(value) {
+    sessionStorage.setItem(KEY, value);
+    changedKey();
+  },
 };
 
 let askForKey = async () => null;
 let asking = null;
 let declined = false;
 
-/** `ask`: an async function (wrong: boolean) → the user's key, or null if the user declines. */
+/** `ask`: an async function (problem, or null) → the user's key or token, or null if the user declines. */
 export function onUnauthorized(ask) {
   askForKey = ask;
 }
@@ -44,8 +66,26 @@ export async function request(path, { method = "GET", headers = {}, body, signal
     const sent = key.get();
     const response = await send(path, { method, headers, body, signal }, sent);
     if (response.ok) return response;
-    const problem = new Problem(response.status, await response.json().catch(() => ({})));
-    if (response.status !== 401 || !(await newKey(sent))) throw problem;
+    const problem = await problemOf(response, sent);
+    if (response.status !== 401 || !(await newKey(sent, problem))) throw problem;
+  }
+}
+
+async function problemOf(response, sent) {
+  const [, scope = ""] = response.headers.get("WWW-Authenticate")?.match(/ scope="([^"]*)"/) ?? [];
+  const problem = new Problem(response.status, await response.json().catch(() => ({})), scope.split(" ").filter(Boolean));
+  if (response.status === 403 && key.get() === sent) lacking(problem.scopes);
+  return problem;
+}
+
+/** Why a call is refused, or null if it is not. Nobody is asked for a key because of it. */
+export async function refusal(method, path) {
+  const sent = key.get();
+  try {
+    const response = await send(path, { method }, sent);
+    return response.ok ? null : await problemOf(response, sent);
+  } catch (problem) {
+    return problem;
   }
 }
 
@@ -85,10 +125,14 @@ export async function isReady() {
 }
 
 /** Requests refused at the same time share one question. A request refused after it was answered uses that answer. */
-async function newKey(sent) {
+async function newKey(sent, problem) {
   if (key.get() !== sent) return true;
-  if (declined) return false;
-  asking ??= askForKey(sent !== null).finally(() => {
+  return declined ? false : enterKey(sent === null ? null : problem);
+}
+
+/** Let the user enter another key or token. `problem`: why this one does not do. False if the user declines. */
+export async function enterKey(problem = null) {
+  asking ??= askForKey(problem).finally(() => {
     asking = null;
   });
   const given = await asking;
@@ -118,9 +162,15 @@ export const exportLog = async (id) => arriving((await request(at(id, "/export")
 export const events = (id, headers, { heartbeatS, audience }, signal) =>
   request(at(id, `/events?heartbeat_s=${heartbeatS}${audience ? `&audience=${audience}` : ""}`), { headers, signal });
 
-/** The exported log as it arrives, in pieces of text: `onText` may take each before the next is read. */
-export async function readLog(id, onText, { audience, signal }) {
-  const response = await request(at(id, `/export${audience ? `?audience=${audience}` : ""}`), { signal });
+/**
+ * The whole log as it arrives, in pieces of text: `onText` may take each before the next is read. `exports`: with its
+ * seal, which takes a key that audits.
+ */
+export async function readLog(id, onText, { exports, audience, signal }) {
+  const place = exports ? "/export" : "/events?follow=0";
+  const only = audience ? `${exports ? "?" : "&"}audience=${audience}` : "";
+  const headers = { Accept: "application/x-ndjson" };
+  const response = await request(at(id, `${place}${only}`), { headers, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { value, done } = await arriving(reader.read());
@@ -163,5 +213,9 @@ export async function views(id, signal) {
   } while (cursor);
   return { views: found };
 }
+
+/** The API keys of all tenants. */
+export const keys = async (signal) => (await json("/v1/keys", { signal })).keys;
+export const revokeKey = (id) => request(`/v1/keys/${encodeURIComponent(id)}`, { method: "DELETE" });
 
 export const verify = (id, signal) => json(at(id, "/verify"), { signal });

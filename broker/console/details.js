@@ -3,6 +3,7 @@
 import { badge, fill, h, isolated } from "./dom.js";
 import { rawJson } from "./eventrow.js";
 import { duration, exact, moment, number, promptOf, visible } from "./format.js";
+import { noun } from "./rights.js";
 import { durationOf, firstTokenMs, stateBadge, streamLink } from "./stream.js";
 
 const PROMPT_SHOWN = 300;
@@ -100,7 +101,7 @@ function usage(record) {
 }
 
 function sealSection(seal) {
-  if (!seal) return section("Seal", [], seal === null ? "Not available to this key." : "Loading");
+  if (!seal) return section("Seal", [], seal === null ? `Not with this ${noun()}.` : "Loading");
   const shown = ["number", "sealed_at", "tenant", "key", "hash", "previous", "log", "record"];
   const pairs = shown
     .filter((name) => seal.seal?.[name] != null)

@@ -5,6 +5,9 @@ import { NdjsonDecoder, SseDecoder } from "./sse.js";
 
 export const TERMINAL = new Set(["done", "error", "cancelled"]);
 
+/** Of this document: the token is over soon, {expires_at}. */
+export const EXPIRING = "lastevent-expiring";
+
 const RETRY_MS = 1000; // until the server sends its own
 const LONGEST_PAUSE_MS = 30_000;
 const HEARTBEAT_S = 5;
@@ -203,6 +206,7 @@ export class Follower {
 
   #notice({ event: kind, data }) {
     if (kind === "gap" && this.onGap) throw new Gap(data);
+    if (kind === "token_expiring") document.dispatchEvent(new CustomEvent(EXPIRING, { detail: data }));
   }
 
   /** The missing events no longer exist: repaint the text as it is now, and follow from there. */

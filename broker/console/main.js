@@ -1,33 +1,45 @@
-// The frame: the view that the address names, the key, the help.
+// The frame: the view that the address names, what the key in use opens, the help.
 
 import { askAgain, key, onUnauthorized } from "./api.js";
-import { ask } from "./dialog.js";
-import { fill, h } from "./dom.js";
+import { askForKey, showEntry } from "./entry.js";
+import { fill } from "./dom.js";
+import * as keys from "./keys.js";
+import * as opened from "./opened.js";
 import * as player from "./player.js";
 import * as playground from "./playground.js";
+import { claims, learn, may, onRights, rights } from "./rights.js";
 import * as sessions from "./sessions.js";
 import { bind, help, listen } from "./shortcuts.js";
 
-const VIEWS = { playground, sessions, stream: player };
+const VIEWS = { playground, sessions, keys, stream: player };
 const main = document.querySelector("main");
-const forget = document.querySelector("#forget-key");
+const links = [...document.querySelectorAll("nav a")];
 let shown = { close() {} };
+let holder = null;
 
 /** `#/sessions?state=running` → ["sessions", "", URLSearchParams]. */
 function address() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
-  return [name || "playground", rest.join("/"), new URLSearchParams(query)];
+  return [name || (may("streams:write") ? "playground" : "sessions"), rest.join("/"), new URLSearchParams(query)];
+}
+
+/** With a token there is nothing to list, to start or to administer. */
+function viewOf(name, query) {
+  const view = VIEWS[name] ?? playground;
+  const isOfStream = view === player || (view === playground && query.has("stream"));
+  return claims() && !isOfStream ? opened : view;
 }
 
 function show({ focus = true } = {}) {
   const [name, argument, query] = address();
-  const view = VIEWS[name] ?? playground;
+  const view = viewOf(name, query);
   shown.close();
   askAgain();
+  learn();
   fill(main);
   document.title = `${view.title} · Lastevent`;
-  for (const link of document.querySelectorAll("nav a")) {
+  for (const link of links) {
     const isHere = link.hash === `#/${view === player ? "sessions" : view.name}`;
     if (isHere) link.setAttribute("aria-current", view === player ? "true" : "page");
     else link.removeAttribute("aria-current");
@@ -37,42 +49,36 @@ function show({ focus = true } = {}) {
   if (focus) main.querySelector("h1")?.focus({ preventScroll: true });
 }
 
-async function askForKey(wrong) {
-  const field = h("input", {
-    type: "password",
-    id: "key",
-    autocomplete: "off",
-    spellcheck: "false",
-    required: true,
-    pattern: "[!-~]+", // a header cannot carry anything else
-    title: "Visible ASCII characters only",
-    "aria-describedby": "key-hint",
-    "aria-invalid": wrong ? "true" : null,
-  });
-  const content = [
-    wrong && h("p", { class: "field-error", role: "alert" }, "The server does not accept this key."),
-    h("label", { for: "key" }, "API key"),
-    field,
-    h("p", { class: "hint", id: "key-hint" }, "One of LASTEVENT_API_KEYS. It is stored for this tab only."),
-  ];
-  const isGiven = await ask("This server requires a key", content, { confirm: "Use this key", cancel: "Not now" });
-  forget.hidden = !isGiven;
-  return isGiven ? field.value.trim() : null;
+/** Only what the key in use opens. */
+function offer() {
+  const [toPlayground, toSessions, toKeys] = links;
+  toPlayground.hidden = !may("streams:write");
+  toSessions.textContent = claims() ? "Streams" : "Sessions";
+  toKeys.hidden = !rights.isAdmin;
+}
+
+const holderNow = () => (key.get() === null ? null : claims() ? "token" : "key");
+
+/** A view that is open goes on with a new key. But with a token there are other views, and nobody is shown what was. */
+function changeHolder() {
+  offer();
+  const [before, now] = [holder, holderNow()];
+  holder = now;
+  if (now !== before && (now !== "key" || before === "token")) show();
 }
 
 onUnauthorized(askForKey);
-forget.hidden = !key.get();
-forget.addEventListener("click", () => {
-  key.forget();
-  forget.hidden = true;
-  show();
-});
+showEntry(document.querySelector("#key-button"), document.querySelector("#expiry"));
 document.querySelector("#help").addEventListener("click", help);
 bind("Everywhere", [
   { keys: ["1"], does: "Playground", run: () => (location.hash = "#/playground") },
   { keys: ["2"], does: "Sessions", run: () => (location.hash = "#/sessions") },
+  { keys: ["3"], does: "Keys, for administrators", run: () => rights.isAdmin && (location.hash = "#/keys") },
   { keys: ["?"], does: "Show this list", run: help },
 ]);
 listen();
+holder = holderNow();
+onRights(changeHolder);
+offer();
 addEventListener("hashchange", () => show());
 show({ focus: false });

@@ -12,6 +12,7 @@ import { Log } from "./log.js";
 import { Playhead } from "./playhead.js";
 import { Problems } from "./problem.js";
 import { Rewind } from "./rewind.js";
+import { AUDITS, learn, may, noun, onRights, SEES_ALL } from "./rights.js";
 import { bind } from "./shortcuts.js";
 import { NdjsonDecoder } from "./sse.js";
 import { hasEnded, streamAddress } from "./stream.js";
@@ -27,6 +28,8 @@ const REMEMBER_MS = 250; // browsers reject an address that changes with every f
 const SAVING_MS = 60_000;
 const LOADING = "Loading";
 const CANCEL = "Cancel again";
+const CANCELS = "streams:cancel";
+const ERASES = "streams:erase";
 const PUBLIC = "public";
 
 export function mount(container, id, query) {
@@ -62,7 +65,8 @@ class Player {
     this.startAt = event;
     this.#build(container);
     this.usersView.checked = isPublic;
-    this.#use(new Log({ isPart: isPublic }), this.#audience);
+    this.#use(this.#newLog(), this.#audience);
+    this.unwatch = onRights(this.#draw);
     this.unbind = bind("Player", this.#shortcuts());
     this.#open();
   }
@@ -78,6 +82,7 @@ class Player {
     clearTimeout(this.polling);
     clearTimeout(this.remembering);
     clearInterval(this.silenceClock);
+    this.unwatch();
     this.unbind();
   }
 
@@ -101,6 +106,8 @@ class Player {
     fill(this.state, notice("loading", "Loading the stream"));
     try {
       this.#record = await api.stream(this.id, this.#abort.signal);
+      await learn(); // only now is there the key that it is about
+      if (this.#abort.signal.aborted) return;
       if (this.#record.erased_at) this.#showTombstone();
       else if (hasEnded(this.#record)) await this.#readAll();
       else this.#watch();
@@ -119,6 +126,15 @@ class Player {
     return this.usersView.checked ? PUBLIC : null;
   }
 
+  /** Who sees what users see gets no more than that, without asking for it. */
+  get #seesPart() {
+    return this.#audience !== null || !may(...SEES_ALL);
+  }
+
+  #newLog() {
+    return new Log({ isPart: this.#seesPart });
+  }
+
   /** The other audience's log, at the same instant. */
   #changeAudience() {
     const { event, isAtTheEnd } = this.#playhead;
@@ -135,7 +151,7 @@ class Player {
     const audience = this.#audience;
     this.#reading = new AbortController();
     const signal = AbortSignal.any([this.#abort.signal, this.#reading.signal]);
-    const log = new Log({ isPart: audience !== null });
+    const log = this.#newLog();
     const decoder = new NdjsonDecoder((line) => this.#take(line, log));
     const detail = h("p", { class: "notice-detail" });
     this.state.firstChild?.append(detail);
@@ -143,7 +159,7 @@ class Player {
       decoder.push(text);
       setText(detail, `${number(log.events.length)} events`);
     };
-    await api.readLog(this.id, read, { audience, signal });
+    await api.readLog(this.id, read, { exports: may(...AUDITS), audience, signal });
     decoder.push("\n");
     this.#use(log, audience);
     this.#show();
@@ -161,7 +177,7 @@ class Player {
   async #watch() {
     this.#follower?.stop();
     clearInterval(this.silenceClock);
-    if (this.shownTo !== this.#audience) this.#use(new Log({ isPart: this.#audience !== null }), this.#audience);
+    if (this.shownTo !== this.#audience) this.#use(this.#newLog(), this.#audience);
     this.#playhead.mayGrow = this.#playhead.isLive = true;
     const follower = new Follower(this.id, {
       cursor: this.#log.events.at(-1)?.id ?? 0,
@@ -212,9 +228,11 @@ class Player {
 
   async #readAround() {
     const { signal } = this.#abort;
+    const audits = may(...AUDITS);
+    const none = `Not with this ${noun()}.`;
     const [views, seal, record] = await Promise.all([
-      api.views(this.id, signal).catch((problem) => (mayPass(problem) ? this.#views : problem.message)),
-      api.verify(this.id, signal).catch((problem) => (mayPass(problem) ? this.#seal : null)),
+      audits ? api.views(this.id, signal).catch((problem) => (mayPass(problem) ? this.#views : problem.message)) : none,
+      audits ? api.verify(this.id, signal).catch((problem) => (mayPass(problem) ? this.#seal : null)) : null,
       hasEnded(this.#record) ? this.#record : api.stream(this.id, signal).catch(() => this.#record),
     ]);
     const found = views?.views ?? views;
@@ -296,11 +314,11 @@ class Player {
   #buildStage() {
     const panel = (label, ...content) => h("section", { class: "panel", "aria-label": label }, content);
     const head = (label, ...more) => h("header", { class: "panel-head" }, label, more);
-    const usersView = h("label", { class: "switch" }, this.usersView, "What users see");
+    this.usersSwitch = h("label", { class: "switch" }, this.usersView, "What users see");
     return h("div", { class: "stage", hidden: true }, [
       panel("Timeline", this.#transport.element, this.#timeline.element),
       h("div", { class: "player-columns" }, [
-        panel("Answer", head(this.seenAs, this.masked, usersView), this.#answer.element),
+        panel("Answer", head(this.seenAs, this.masked, this.usersSwitch), this.#answer.element),
         panel("Events", head(h("h2", {}, "Events"), this.#events.filter), this.#events.element),
       ]),
     ]);
@@ -334,14 +352,15 @@ class Player {
     this.#events.draw(this.#log, count);
     this.#timeline.draw(this.#log, position, count, this.#views);
     this.#transport.draw(this.#heardAt, this.#follower);
-    setText(this.seenAs, this.shownTo ? "As the user saw it" : "As operators see it");
+    this.usersSwitch.hidden = !may(...SEES_ALL);
+    setText(this.seenAs, this.#log.isPart ? "As the user saw it" : "As operators see it");
     setText(this.masked, this.#masked.length > 0 ? `Masked for this key: ${this.#masked.join(", ")}` : "");
     this.#paintFrame();
   }
 
   /** Everything that changes only with the record and the seal. */
   #paintFrame() {
-    const shown = JSON.stringify([this.#record, this.#seal ?? String(this.#seal)]);
+    const shown = JSON.stringify([this.#record, this.#seal ?? String(this.#seal), allowed()]);
     if (this.details.dataset.shown === shown) return;
     this.details.dataset.shown = shown;
     this.details.hidden = false;
@@ -352,16 +371,19 @@ class Player {
 
   /** Not redrawn while they stay the same: one of them may have the focus. */
   #paintActions(isErased, ended) {
-    if (this.actions.dataset.shown === `${isErased} ${ended}`) return;
-    this.actions.dataset.shown = `${isErased} ${ended}`;
+    const shown = JSON.stringify([isErased, ended, allowed()]);
+    if (this.actions.dataset.shown === shown) return;
+    this.actions.dataset.shown = shown;
     fill(this.actions, [
       !isErased && h("a", { class: "button", href: `#/playground?stream=${this.id}` }, "Playground"),
-      !ended && this.cancelButton,
-      !isErased && this.exportButton,
-      ended && !isErased && this.eraseButton,
+      !ended && may(CANCELS) && this.cancelButton,
+      !isErased && may(...AUDITS) && this.exportButton,
+      ended && !isErased && may(ERASES) && this.eraseButton,
     ]);
   }
 }
+
+const allowed = () => [CANCELS, ERASES, ...AUDITS].map((scope) => may(scope));
 
 /** Asked again at the next poll, the answer may be another: what is known until then is still right. */
 const mayPass = (problem) => problem.status === undefined || problem.status === 0 || problem.status >= 429;

@@ -8,6 +8,7 @@ import { badge, eachFrame, fill, h, notice, setText } from "./dom.js";
 import { Follower } from "./follower.js";
 import { promptOf, visible } from "./format.js";
 import { Problems } from "./problem.js";
+import { claims, may, noun, onRights, SEES_ALL } from "./rights.js";
 import { bind } from "./shortcuts.js";
 import { firstTokenMs, stateBadge, streamAddress } from "./stream.js";
 import { Told } from "./told.js";
@@ -16,6 +17,8 @@ import { Transcript } from "./transcript.js";
 export const title = "Playground";
 export const name = "playground";
 
+const WRITE = "streams:write";
+const CANCEL = "streams:cancel";
 const STOP = "Stop again";
 const TELL = "Tell again";
 const DECIDE = "Decide again";
@@ -47,6 +50,7 @@ class Playground {
 
   constructor(container) {
     this.#build(container);
+    this.unwatch = onRights(this.#draw);
     this.unbind = bind("Playground", [
       { keys: ["/"], does: "Write a prompt (Ctrl+Enter sends it)", run: () => this.#composer.prompt.focus() },
       { keys: ["c"], does: "Cut or restore the network", run: () => this.#toggleNetwork() },
@@ -64,6 +68,7 @@ class Playground {
     this.#delivery.close();
     this.#problems.clear();
     this.#draw.cancel();
+    this.unwatch();
     this.unbind();
   }
 
@@ -120,7 +125,7 @@ class Playground {
     this.#transcript.reset();
     this.#told.reset();
     const isPublic = this.usersView.checked;
-    this.#answer.onDecide = isPublic ? null : (...decision) => this.#decide(...decision);
+    this.#answer.onDecide = isPublic || !may(WRITE) ? null : (...decision) => this.#decide(...decision);
     const follower = new Follower(record.id, {
       seen,
       audience: isPublic ? "public" : null,
@@ -145,11 +150,11 @@ class Playground {
   }
 
   #regenerate() {
-    if (this.#transcript.ending) this.#start("Regenerate again", () => api.regenerate(this.#record.id));
+    if (this.#transcript.ending && may(WRITE)) this.#start("Regenerate again", () => api.regenerate(this.#record.id));
   }
 
   async #stop() {
-    if (!this.#record || this.#transcript.ending) return;
+    if (!this.#record || this.#transcript.ending || !may(CANCEL)) return;
     const { id } = this.#record;
     this.#problems.clear(STOP);
     try {
@@ -218,8 +223,9 @@ class Playground {
       "Send a prompt, cut the network while the answer arrives, and restore it. It resumes at the very next event.",
     );
     this.usersView = h("input", { type: "checkbox", role: "switch", onchange: () => this.#changeAudience() });
-    const usersView = h("label", { class: "switch" }, this.usersView, "What users see");
-    const actions = h("div", { class: "actions" }, usersView, this.stopButton, this.again, this.toPlayer);
+    this.usersSwitch = h("label", { class: "switch" }, this.usersView, "What users see");
+    this.startsNone = h("p", { class: "panel starts-none", hidden: true });
+    const actions = h("div", { class: "actions" }, this.usersSwitch, this.stopButton, this.again, this.toPlayer);
     this.waits = h("p", { class: "sr-only", role: "status" });
     this.panel = h("section", { class: "panel answer-panel", "aria-label": "Stream" }, [
       h("header", { class: "panel-head" }, this.heading, actions),
@@ -231,6 +237,7 @@ class Playground {
       h("h1", { tabindex: "-1", class: "sr-only" }, "Playground"),
       h("div", { class: "playground" }, [
         this.#composer.element,
+        this.startsNone,
         this.#problems.element,
         this.#delivery.element,
         h("div", { class: "playground-answer" }, this.empty, this.panel),
@@ -241,7 +248,11 @@ class Playground {
   #paint() {
     this.#composer.isBusy = this.#isBusy;
     this.#delivery.draw(this.#follower, this.#firstTextMs ?? (this.#record && firstTokenMs(this.#record)));
-    this.empty.hidden = this.#record !== null;
+    const mayStart = may(WRITE);
+    this.#composer.element.hidden = !mayStart;
+    this.startsNone.hidden = mayStart;
+    setText(this.startsNone, `This ${noun()} starts no streams${claims() ? "" : `: that takes ${WRITE}`}. It can open them.`);
+    this.empty.hidden = this.#record !== null || !mayStart;
     this.panel.hidden = this.#record === null;
     if (!this.#record) return;
     if (!this.#answer.draw(this.#transcript)) this.#draw();
@@ -260,8 +271,10 @@ class Playground {
     }
     setText(this.waits, waiting.map(({ text, title }) => `Approval needed: ${visible(title || text)}.`).join(" "));
     this.#told.element.hidden = ending !== null || (agent ?? this.#record.agent ?? null) === null;
-    this.stopButton.hidden = ending !== null;
-    this.again.hidden = ending === null;
+    if (!may(WRITE, "streams:input")) this.#told.element.hidden = true;
+    this.stopButton.hidden = ending !== null || !may(CANCEL);
+    this.again.hidden = ending === null || !may(WRITE);
+    this.usersSwitch.hidden = !may(...SEES_ALL);
   }
 }
 

@@ -4,15 +4,18 @@ import * as api from "./api.js";
 import { fill, h, notice, setAttribute, setText } from "./dom.js";
 import { Filters } from "./filters.js";
 import { number, plural } from "./format.js";
+import { Goto } from "./goto.js";
 import { problemNotice } from "./problem.js";
 import { Prompts } from "./prompts.js";
+import { may } from "./rights.js";
 import { bind } from "./shortcuts.js";
-import { hasEnded, streamAddress } from "./stream.js";
+import { hasEnded } from "./stream.js";
 import { StreamRow } from "./streamrow.js";
 
 export const title = "Sessions";
 export const name = "sessions";
 
+const LISTS = ["streams:inspect", "audit:masked"];
 const PAGE = 50;
 const POLL_MS = 2000;
 const POLL_LIMIT = 200; // the API's longest page
@@ -30,13 +33,13 @@ class Sessions {
   #filters;
   #isBusy = false;
   #isLoaded = false; // the first page of the present filters is here
-  #gotoIsAway = false; // the form's problem is that the server is
+  #goto = new Goto();
 
   constructor(container, query) {
     this.#filters = new Filters(query, () => this.#reload());
     this.#build(container);
     this.unbind = bind("Sessions", [
-      { keys: ["/"], does: "Go to a stream by its id", run: () => this.goto.focus() },
+      { keys: ["/"], does: "Go to a stream by its id", run: () => this.#goto.focus() },
       { keys: ["f"], does: "Go to the filters", run: () => this.#filters.focus() },
       { keys: ["j"], does: "Next stream", run: () => this.#move(1) },
       { keys: ["k"], does: "Previous stream", run: () => this.#move(-1) },
@@ -112,7 +115,7 @@ class Sessions {
 
   #poll() {
     this.polling = setTimeout(async () => {
-      if (!document.hidden) await this.#refresh();
+      if (!document.hidden && may(...LISTS)) await this.#refresh();
       if (!this.#abort.signal.aborted) this.#poll();
     }, POLL_MS);
   }
@@ -135,7 +138,7 @@ class Sessions {
       const stragglers = running.filter((row) => !seen.has(row.record.id)).slice(0, STRAGGLERS);
       await Promise.all(stragglers.map((row) => this.#refreshOne(row, signal)));
       this.#state(null);
-      if (this.#gotoIsAway) this.#sayAtGoto("");
+      this.#goto.isBack();
     } catch (problem) {
       if (!signal.aborted) this.#state(problemNotice(problem, { again: "Refresh now", run: () => this.#refresh() }));
     }
@@ -166,28 +169,6 @@ class Sessions {
   }
 
   // -- actions
-
-  async #goTo(event) {
-    event.preventDefault();
-    const id = this.goto.value
-      .trim()
-      .replace(/^.*\/(streams?|s)\//, "")
-      .replace(/[/?#].*$/, "");
-    if (!id) return;
-    this.#sayAtGoto("");
-    try {
-      await api.stream(id);
-      location.hash = streamAddress(id);
-    } catch (problem) {
-      if (problem.status === 410) location.hash = streamAddress(id);
-      else this.#sayAtGoto(problem.status === 404 ? "There is no stream with this id." : problem.message, problem.isAway);
-    }
-  }
-
-  #sayAtGoto(text, isAway = false) {
-    this.#gotoIsAway = isAway;
-    setText(this.gotoProblem, text);
-  }
 
   #move(by) {
     const links = [...this.body.querySelectorAll("a.stream-link")];
@@ -222,6 +203,7 @@ class Sessions {
   }
 
   #noneYet() {
+    if (!may("streams:write")) return notice("empty", "No streams yet", "They are started with POST /v1/streams.");
     const link = h("a", { class: "button", href: "#/playground" }, "Open the playground");
     return notice("empty", "No streams yet", "Start one with POST /v1/streams, or in the playground.", link);
   }
@@ -239,29 +221,11 @@ class Sessions {
     ]);
     this.moreButton = h("button", { type: "button", class: "more", onclick: () => this.#more() }, "More");
     container.append(
-      h("div", { class: "sessions-head" }, [h("h1", { tabindex: "-1" }, "Sessions"), this.count, this.#gotoForm()]),
+      h("div", { class: "sessions-head" }, [h("h1", { tabindex: "-1" }, "Sessions"), this.count, this.#goto.element]),
       this.#filters.element,
       this.state,
       this.table,
       this.moreButton,
     );
-  }
-
-  #gotoForm() {
-    this.gotoProblem = h("p", { class: "field-error", role: "alert", id: "goto-problem" });
-    this.goto = h("input", {
-      type: "search",
-      "aria-label": "Stream id",
-      "aria-describedby": "goto-problem",
-      placeholder: "Paste a stream id",
-      spellcheck: "false",
-      autocomplete: "off",
-      oninput: () => this.#sayAtGoto(""),
-    });
-    return h("form", { class: "goto", onsubmit: (event) => this.#goTo(event) }, [
-      this.goto,
-      h("button", { type: "submit" }, "Open"),
-      this.gotoProblem,
-    ]);
   }
 }

@@ -210,11 +210,14 @@ async def test_the_answer_that_starts_a_stream_has_a_token_for_whom_it_was_asked
     assert (subject(again)["sub"], subject(again)["exp"] - int(subject(again)["iat"])) == ("ann", 80)
     problem(await server.post("/v1/streams", {**start, "token": {"ttl_s": 86_401}}), 422, "invalid_request")
     problem(await server.post("/v1/streams", {**start, "token": {"scope": "admin"}}), 422, "invalid_request")
-    writes = await server.key("streams:write", "streams:inspect")
-    without = await server.http.post("/v1/streams", json=start, headers=writes)
-    assert without.json()["events_url"] == f"/v1/streams/{without.json()['id']}/events"
-    refused = await server.http.post("/v1/streams", json={**start, "token": {}}, headers=writes)
-    problem(refused, 403, "insufficient_scope")
+    for scopes in (("streams:read",), ("tokens:mint",)):  # a token reads, and who may not read gives none away
+        writes = await server.key("streams:write", "streams:inspect", *scopes)
+        without = await server.http.post("/v1/streams", json=start, headers=writes)
+        assert without.json()["events_url"] == f"/v1/streams/{without.json()['id']}/events"
+        seen = await server.get(f"/v1/streams/{without.json()['id']}", writes)
+        assert seen.json()["events_url"] == without.json()["events_url"]
+        refused = await server.http.post("/v1/streams", json={**start, "token": {}}, headers=writes)
+        problem(refused, 403, "insufficient_scope")
 
 
 # -- refused ---------------------------------------------------------------------------------------------
@@ -335,6 +338,18 @@ async def test_a_cookie_reads_and_cancels_and_is_nothing_anywhere_else(server: S
     assert cancelled.json()["state"] == "cancelled"
 
 
+async def test_only_a_cookie_of_exactly_this_name_is_taken_and_only_if_there_is_one(server: Server) -> None:
+    """No other server may set `__Host-…`; but what only Python calls a space may stand before a name."""
+    mine = token(streams=[await server.stream()])
+    url = f"/v1/streams/{(sid := await server.stream(user_id='ann'))}/text"
+    ours = f"{COOKIE}={token(streams=[sid])}"
+    for sent in (f"a=b; {ours}", f"{ours};theme=dark", f" {ours} ; {COOKIE.lower()}=x"):
+        assert (await server.http.get(url, headers=[("Cookie", sent)])).status_code == 200
+    for sent in (f"\xa0{ours}", f"\x85{ours}", f"={ours}", f"{ours}; {COOKIE}={mine}", f'{COOKIE}="{mine}"'):
+        answer = await server.http.get(url, headers=[(b"Cookie", sent.encode("latin-1"))])
+        assert answer.status_code == 401, sent[:20]
+
+
 CROSS_SITE = {
     "a foreign page": {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
     "a foreign page that lies about its site": {"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"},
@@ -369,6 +384,8 @@ async def test_another_page_cancels_nothing_with_the_cookie(server: Server) -> N
     ):
         sent = [*two, ("Sec-Fetch-Site", "same-origin"), *cookie(mine).items()]
         problem(await server.http.post(f"/v1/streams/{sid}/cancel", headers=sent), 403, "forbidden")
+    nowhere = {"Host": "", "Origin": "null", "Sec-Fetch-Site": "same-origin"}
+    problem(await server.http.post(f"/v1/streams/{sid}/cancel", headers={**cookie(mine), **nowhere}), 403, "forbidden")
     assert (await server.get(f"/v1/streams/{sid}", server.keys)).json()["state"] == "running"
     listed = {"Origin": APP, "Sec-Fetch-Site": "same-site"}
     cancelled = await server.http.post(f"/v1/streams/{sid}/cancel", headers={**cookie(mine), **listed})
@@ -437,7 +454,8 @@ async def test_a_key_revokes_its_own_tenant_s_tokens(server: Server) -> None:
     problem(await server.get(f"/v1/streams/{sid}/text", bearer(good)), 401, "token_revoked")
     for wrong in ({}, {"jti": "a", "sub": "b"}, {"jti": "a", "issued_before": "2026-01-01T00:00:00Z"}, {"sub": "a\n"}):
         problem(await server.post("/v1/tokens/revoke", wrong), 422, "invalid_request")
-    for when in ("yesterday", "2026-01-01T00:00:00", 5):
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for when in ("yesterday", "2026-01-01T00:00:00", 5, in_an_hour):
         problem(await server.post("/v1/tokens/revoke", {"sub": "a", "issued_before": when}), 422, "invalid_request")
     problem(await server.http.post("/v1/tokens/revoke", json={"jti": "x"}, headers=bearer(good)), 401, "token_revoked")
 

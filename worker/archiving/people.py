@@ -23,7 +23,7 @@ What a crash after each step leaves, and races:
 - a stream is about to be archived by a worker that has lost its turn: the archive takes a stream once; whichever comes
   first, the row is there when the archive is asked, or is a tombstone
 - two workers carry out one order: each step may be repeated, and a state advances from the one that was read
-- Redis lost the order, in its last second: its caller had no answer (write_durably), unless it keeps no file
+- Redis lost the order, in its last second: its caller had no answer (require_durable), unless it keeps no file
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, Unauthorized
 from broker.log.meta import Meta
-from broker.tenants.former import is_former
 from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.revocations import Revocations
 from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, MINT, READ, opens
@@ -123,8 +122,8 @@ class Auth:
             raise RedisUnavailable("The server is still connecting to Redis, which has the keys. Try again shortly.")
         return Grant(DEFAULT_TENANT) if self.is_open else None
 
-    async def grant(self, credential: str, in_address_of: str | None = None) -> Grant:
-        """What a key or a token opens. `in_address_of`: it came in the address of this stream.
+    async def grant(self, credential: str) -> Grant:
+        """What a key or a token opens.
 
         Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked, Forbidden; RedisUnavailable, IssuerUnavailable.
         """
@@ -134,10 +133,6 @@ class Auth:
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
             return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)
-        if in_address_of is not None and is_former(credential):
-            token = self._tokens.former(credential, in_address_of)
-            await self._revocations.require_good(token)
-            return Grant(token.tenant, "token", token.scopes, token, Audience.PUBLIC)
         if not is_jwt(credential):
             raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")
         token = self._tokens.verified(credential)

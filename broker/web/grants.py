@@ -152,7 +152,7 @@ async def admit(request: Request, needed: Needs) -> Grant:
         return everybodys
     sid: str | None = request.path_params.get("sid")
     credential, place = _credential(request, needed)
-    grant = await auth.grant(credential, sid if place is Place.ADDRESS else None)
+    grant = await auth.grant(credential)
     if grant.token is None:
         _require_for_key(grant, place, needed)
     else:

@@ -18,7 +18,6 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.settings import Settings
-from broker.tenants import former
 from broker.tenants.issuers import Issuers
 from broker.tenants.keyring import new_key
 from broker.tenants.scopes import PRESETS
@@ -438,19 +437,6 @@ async def test_a_stream_s_tokens_are_revoked_and_new_ones_open_it(server: Server
         problem(await server.get(f"/v1/streams/{sid}/text", bearer(revoked)), 401, "token_revoked")
     for good in (of_session, await server.minted(streams=[sid])):
         assert (await server.get(f"/v1/streams/{sid}/text", bearer(good))).status_code == 200
-
-
-async def test_a_stream_s_former_tokens_are_revoked_with_it(server: Server) -> None:
-    sid, other = await server.stream(), await server.stream("b")
-    (url, old), (of_other, good) = (
-        (f"/v1/streams/{name}/text", f"{text}.{former._sign(SECRET.encode(), name, text).decode()}")
-        for name in (sid, other)
-        for text in [f"{int(time.time()) + 600}.abcdefgh"]
-    )
-    assert (await server.get(url, {}, token=old)).status_code == 200
-    assert (await server.post("/v1/tokens/revoke", {"stream": sid})).status_code == 204
-    problem(await server.get(url, {}, token=old), 401, "token_revoked")
-    assert (await server.get(of_other, {}, token=good)).status_code == 200
 
 
 async def test_a_key_revokes_its_own_tenant_s_tokens(server: Server) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -177,6 +179,22 @@ async def test_the_viewers_of_a_revoked_key_are_cut_on_another_server(
     assert seen.content.endswith(b": unauthorized\n" + CUT)
     assert b"retry: " in seen.content
     await until(lambda: _how(first, sid, admin, f"key:{key.id}", "revoked"), "it is in the record")
+
+
+async def test_a_token_ends_at_its_time_also_where_the_clock_steps(
+    two: tuple[Server, Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, admin = two
+    sid = await first.stream(admin)
+    minted = await first.http.post("/v1/tokens", headers=bearer(admin), json={"sub": "ann", "streams": [sid]})
+    async with first.follower(sid, minted.json()["token"]) as following:
+        first.tier.cut_revoked()
+        assert not following.done()
+        a_day_later = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 86_400)
+        monkeypatch.setattr("broker.web.viewer.time", a_day_later)
+        first.tier.cut_revoked()
+        seen = await asyncio.wait_for(following, 10)
+    assert seen.content.endswith(b": token_expired\n" + CUT)
 
 
 async def _how(server: Server, sid: str, key: str, who: str, how: str) -> bool:

@@ -125,6 +125,11 @@ async def test_a_key_is_let_in_by_every_server_and_refused_by_each_once_it_is_re
     await until(lambda: _is(second, secret, 401), "the other server refuses it", limit_s=10)
     assert (await first.get("/v1/streams", secret)).json()["code"] == "unauthorized"
     assert (await first.http.delete(f"/v1/keys/{key.id}", headers=bearer(admin))).status_code == 204
+    auditor, of_acme = new_key("acme", PRESETS["auditor"])
+    await stored.add(auditor)
+    await until(lambda: _is(first, of_acme, 200), "it is known")
+    deeds = (await first.get("/v1/deeds?what=key_revoked", of_acme)).json()["deeds"]
+    assert [deed["detail"] for deed in deeds] == [{"key": key.id}] * 2, "among the deeds of the tenant whose key it was"
 
 
 async def _is(server: Server, key: str, status: int) -> bool:

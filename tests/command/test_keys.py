@@ -212,7 +212,7 @@ def test_up_looks_for_a_key_in_its_own_redis_before_others_reach_it(tmp_path: Pa
     server.stop()
     ended = CliRunner().invoke(cli.app, ["up", "--host", "0.0.0.0", "--data-dir", str(folder)])
     assert ended.exit_code == 2
-    assert "lastevent keys create" in ended.stderr
+    assert f"lastevent keys create --data-dir {folder}\n" in ended.stderr
     assert EmbeddedServer(folder).url_if_running() is None
 
 

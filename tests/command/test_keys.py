@@ -162,7 +162,10 @@ def test_a_key_that_is_not_there_cannot_be_revoked(empty: Path) -> None:
 
 def test_limits_are_set_in_the_redis_of_up_as_keys_are_made_there(empty: Path) -> None:
     there = ["--data-dir", str(empty)]
-    assert CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there]).exit_code == 0
+    said = CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there])
+    assert (said.exit_code, "No key is of the tenant acme" in said.stderr) == (0, True), "its name may be mistyped"
+    made(empty, "--tenant", "acme")
+    assert "No key" not in CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there]).stderr
     assert json.loads(CliRunner().invoke(cli.app, ["limits", "--json", *there]).stdout) == {"acme": {"viewers": 7}}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -467,12 +468,15 @@ def needs_a_key(settings: Settings, host: str) -> bool:
     return not settings.keys and host not in LOOPBACK
 
 
-def refusal_to_listen(host: str) -> str:
-    """What a server says that may not listen on this address, since there is no key."""
+def refusal_to_listen(host: str, data_dir: str = "") -> str:
+    """What a server says that may not listen on this address, since there is no key. `data_dir`: of `up`, where it is
+    not the one that `lastevent keys` looks for.
+    """
+    there = f" --data-dir {quote(data_dir)}" if data_dir else ""
     return (
         f"Refusing to listen on {host} without keys: anyone who reaches it could read and start generations.\n"
         "Make a key, which is shown once:\n"
-        "  lastevent keys create\n"
+        f"  lastevent keys create{there}\n"
         "or set LASTEVENT_API_KEYS to one or more secrets, separated by commas, for example\n"
         "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
         "or listen on 127.0.0.1."

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, Unauthorized
 from broker.log.meta import Meta
-from broker.tenants.former import is_former
 from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.revocations import Revocations
-from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, READ, opens
+from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, MINT, READ, opens
 from broker.tenants.token import ANYONE, Token
 from broker.tenants.tokens import Minted, Tokens, is_jwt, is_name
 
@@ -55,6 +54,11 @@ class Grant(NamedTuple):
         """It sees of a record what viewers see."""
         return self.token is not None or not opens(self.scopes, INSPECT, MASKED)
 
+    @property
+    def gives_reading(self) -> bool:
+        """Whether an `events_url` has a token for it: nobody gives away what he has not."""
+        return opens(self.scopes, MINT) and opens(self.scopes, READ)
+
     def masked(self) -> Grant:
         return self._replace(scopes=frozenset({MASKED}))
 
@@ -66,6 +70,10 @@ class Grant(NamedTuple):
     def opens(self, sid: str, meta: Meta) -> bool:
         """Whether this stream exists for this caller."""
         return meta.tenant == self.tenant and (self.token is None or self.token.opens(sid, meta.session, meta.user))
+
+    def names_stream(self, sid: str) -> bool:
+        """Whether it opens this stream by its id alone, if it is of the tenant."""
+        return self.token is None or (self.token.streams is not None and sid in self.token.streams)
 
     def names(self, form: str) -> str:
         """What the access record calls a reading in this form: it says for whose eyes it was."""
@@ -114,8 +122,8 @@ class Auth:
             raise RedisUnavailable("The server is still connecting to Redis, which has the keys. Try again shortly.")
         return Grant(DEFAULT_TENANT) if self.is_open else None
 
-    async def grant(self, credential: str, in_address_of: str | None = None) -> Grant:
-        """What a key or a token opens. `in_address_of`: it came in the address of this stream.
+    async def grant(self, credential: str) -> Grant:
+        """What a key or a token opens.
 
         Raises Unauthorized, InvalidToken, TokenExpired, TokenRevoked, Forbidden; RedisUnavailable, IssuerUnavailable.
         """
@@ -125,9 +133,6 @@ class Auth:
             sees_all = opens(key.scopes, INSPECT, AUDIT, MASKED)
             audience = Audience.ALL if sees_all else Audience.PUBLIC
             return Grant(key.tenant, f"key:{key.id}", key.scopes, audience=audience, key=key.id)
-        if in_address_of is not None and is_former(credential):
-            token = self._tokens.former(credential, in_address_of)
-            return Grant(token.tenant, "token", token.scopes, token, Audience.PUBLIC)
         if not is_jwt(credential):
             raise Unauthorized("Send the header Authorization: Bearer <an API key>, or a token that is valid here.")
         token = self._tokens.verified(credential)

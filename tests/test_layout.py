@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "broker.store": {"broker.errors", "broker.gauges"},
     "broker.settings": {"broker.store"},
     "broker.log": {"broker.errors", "broker.gauges", "broker.store", "broker.tenants"},
-    "broker.tenants": {"broker.errors", "broker.gauges", "broker.store"},
+    "broker.tenants": {"broker.errors", "broker.store"},
     "broker.auth": {"broker.errors", "broker.log", "broker.tenants"},
     "broker.archive": {"broker.errors", "broker.settings", "broker.gauges", "broker.log", "broker.store"},
     "broker.dialects": {"broker.errors", "broker.log"},

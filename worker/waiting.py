@@ -83,7 +83,10 @@ class Waiting:
 
     def _note(self, sid: str) -> None:
         now_s = time.monotonic()
-        self._found_s = {found: at_s for found, at_s in self._found_s.items() if now_s - at_s < FOUND_S} | {sid: now_s}
+        self._found_s.pop(sid, None)
+        self._found_s[sid] = now_s  # at the end: those before it were found before
+        while now_s - self._found_s[first := next(iter(self._found_s))] >= FOUND_S:
+            del self._found_s[first]
 
     async def _give_notice(self, sid: str) -> int:
         """Tell viewers, once. Returns since when they know (ms)."""

@@ -7,5 +7,6 @@ database.py  engines, and the schema's migration  packing.py   how a log is stor
 reader.py    find, list                           signing.py   the key that seals, and the keys that check
 writer.py    add, erase: each with its seal       heads.py     the head of each chain, outside of the database
 audit.py     everything against its seals         export.py    an exported file against its seal
+stamps.py    time stamps of the heads, by an authority
 copies.py    what Redis still has of it, too      setup.py     what the settings say about all this
 """

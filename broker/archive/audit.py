@@ -7,7 +7,8 @@ was inserted. The keys and the heads come from outside of the database.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import filterfalse
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from broker.archive.reader import WITH_BRIEFS, Sealed
 from broker.archive.schema import CONTENT, DEED, DEEDS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal
 from broker.archive.signing import PublicKeys
+from broker.archive.stamps import Stamp
 from broker.log.event import KIND, Event
 
 PAGE = 100
@@ -79,22 +81,35 @@ def check_stream(sealed: Sealed, keys: PublicKeys, head: Head | None) -> list[Fi
 
 
 class Audit:
-    def __init__(self, database: Database, keys: PublicKeys, heads: Mapping[str, Head]) -> None:
+    """`stamps`: time stamps of the heads, each with what is wrong with it, or None."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: PublicKeys,
+        heads: Mapping[str, Head],
+        stamps: Sequence[tuple[Stamp, str | None]] = (),
+    ) -> None:
         self._database = database
+        self._stamps = stamps
         self._keys = keys
         self._heads = heads
 
     async def run(self) -> Report:
         """Check everything. Raises ArchiveUnavailable."""
-        findings: list[Finding] = []
+        findings = [Finding("stamp_invalid", f"A time stamp of the heads: {bad}.") for _, bad in self._stamps if bad]
+        stamped: dict[str, dict[int, str]] = defaultdict(dict)
+        for stamp, bad in self._stamps:
+            for tenant, (number, digest) in stamp.heads.items() if not bad else ():
+                stamped[tenant][number] = digest
         counted = 0
         async with self._database.reading(within_s=None) as connection:
             await connection.run_sync(see_one_moment)
             in_rows = set((await connection.execute(sa.select(SEALS.c.tenant).distinct())).scalars())
-            tenants = sorted({*filter(_is_text, in_rows), *self._heads})
+            tenants = sorted({*filter(_is_text, in_rows), *self._heads, *stamped})
             findings += [Finding("unreadable", "A seal's tenant is not text.") for _ in filterfalse(_is_text, in_rows)]
             for tenant in tenants:
-                chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant))
+                chain = _Chain(connection, tenant, self._keys, self._heads.get(tenant), stamped.get(tenant, {}))
                 try:
                     counted += await chain.check()
                 except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -111,8 +126,16 @@ class Audit:
 class _Chain:
     """One tenant's seals, from the first to the last, and every row that they seal."""
 
-    def __init__(self, connection: AsyncConnection, tenant: str, keys: PublicKeys, head: Head | None) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        tenant: str,
+        keys: PublicKeys,
+        head: Head | None,
+        stamped: Mapping[int, str],
+    ) -> None:
         self._connection = connection
+        self._stamped = stamped
         self._tenant = tenant
         self._keys = keys
         self._head = head
@@ -138,10 +161,14 @@ class _Chain:
                     self.findings.append(_broken_chain(self._tenant, number))
                 self._check_what_it_seals(number, seal, rows, views, deeds)
                 last, previous = number, seal.digest
+                if self._stamped.get(number, previous) != previous:
+                    self._find("stamp_differs", "A time stamp of the head is of another seal with this number.", number)
                 if self._head and self._head.number == last and self._head.digest != previous:
                     self.findings.append(_other_head(self._tenant, self._head))
         if self._head and self._head.number > last:
             self.findings.append(_cut_off(self._tenant, last, self._head))
+        for number in (number for number in self._stamped if number > last):
+            self._find("stamp_differs", "A time stamp of the head is of a seal that the chain does not reach.", number)
         if self._head and self._head.number < 1:
             self.findings.append(_other_head(self._tenant, self._head))
         self._check_erasures()

@@ -27,6 +27,7 @@ from broker.archive.signing import (
     load_public_keys,
     load_signer,
 )
+from broker.archive.stamps import Stamper, open_stamps
 from broker.archive.writer import ArchiveWriter
 from broker.log.stream_log import StreamLog
 from broker.settings import PREFIX, Settings
@@ -104,14 +105,21 @@ def open_archive(settings: Settings) -> Archive | None:
 
 def open_writer(settings: Settings) -> ArchiveWriter:
     """Raises BadKey, which names the setting to set."""
-    return ArchiveWriter(Database(settings.archive_url, writes=True), _signer(settings), find_heads(settings))
+    database, authority = Database(settings.archive_url, writes=True), settings.seal_timestamps
+    stamper = Stamper(authority, open_stamps(place_of_heads(settings))) if authority else None
+    return ArchiveWriter(database, _signer(settings), find_heads(settings), stamper)
 
 
 def find_heads(settings: Settings) -> HeadStore:
-    """Where the heads are kept. Raises BadKey, which names the setting to set."""
+    """Raises BadKey, which names the setting to set."""
+    return open_heads(place_of_heads(settings))
+
+
+def place_of_heads(settings: Settings) -> str:
+    """The file or URL. Raises as `find_heads`."""
     beside = _beside(settings, HEADS_NAME)
     if settings.seal_heads or beside:
-        return open_heads(settings.seal_heads or str(beside))
+        return settings.seal_heads or str(beside)
     raise BadKey(
         f"{PREFIX}SEAL_HEADS is not set. With PostgreSQL the head of the seals must be kept outside of the database. "
         "Set it to a file, or to a URL that accepts GET and PUT."

@@ -26,6 +26,7 @@ from broker.archive.heads import Head, HeadStore, HeadsUnavailable
 from broker.archive.packing import compress, pack, pack_brief
 from broker.archive.schema import BRIEFS, CONTENT, DEED, DEEDS, SEALS, STREAMS, VIEWS, raw
 from broker.archive.seal import Seal, Signer, canonical
+from broker.archive.stamps import Stamper
 from broker.log.deeds import Written
 from broker.log.erasures import Order
 from broker.log.event import OURSELVES, Event
@@ -106,8 +107,13 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
 
 
 class ArchiveWriter:
-    def __init__(self, database: Database, signer: Signer, head_store: HeadStore) -> None:
+    """`stamper`: has the heads stamped once a day; None: nobody does."""
+
+    def __init__(
+        self, database: Database, signer: Signer, head_store: HeadStore, stamper: Stamper | None = None
+    ) -> None:
         self.database = database
+        self._stamper = stamper
         self._signer = signer
         self._heads = head_store
         self.behind: set[str] = set()
@@ -256,6 +262,15 @@ class ArchiveWriter:
             if tip:
                 await self._advance_head(tenant, tip)
 
+    async def stamp_heads(self) -> None:
+        """Have the heads stamped, if that is due. One that is missing is tried again at the next look."""
+        if self._stamper:
+            try:
+                heads = await asyncio.to_thread(self._heads.read)
+                await asyncio.to_thread(self._stamper.stamp, heads)
+            except HeadsUnavailable as unavailable:
+                logger.warning("the heads of the seals have no time stamp of today: %s", unavailable)
+
     async def settle_erasures(self) -> None:
         """Remove the briefs of erased streams: a worker of release 0.1, which knows none, may erase during a roll-out.
 
@@ -296,6 +311,7 @@ class ArchiveWriter:
         try:
             known = (await asyncio.to_thread(self._heads.read)).get(tenant)
             if known and not await self._continues(tenant, known):
+                # Whose chain it is nothing else would tell: the one line with a tenant's name (OPERATIONS, logs).
                 logger.critical(
                     "the archive's chain of tenant %s does not continue its head (seal %d): seals are missing or "
                     "were changed; run lastevent verify --all. The head stays as it is",

@@ -7,7 +7,8 @@ generations.py  generate, follow, cancel, replay
 screen.py       a stream as it is written to a terminal
 audit.py        ls, sessions, views, export, verify, deeds, erase
 limits.py       limits, limits set
-keys.py         keys create, list, revoke, export, import: they speak to Redis
+keys.py         keys create, list, revoke, export, import
+which_redis.py  the Redis that these two speak to, and what they leave there of what they did
 doctor.py       checks of this machine, the stores and the server; machine.py has those of the machine, findings.py
                 what is found
 client.py       the HTTP client, which resumes where a connection broke

@@ -232,6 +232,9 @@ def verify(
     heads: Annotated[
         str | None, typer.Option("--heads", help="a file or URL of heads; default: LASTEVENT_SEAL_HEADS")
     ] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--tsa", help="with --all: root certificates, PEM, of who stamps the heads")
+    ] = None,
     data_dir: Annotated[Path, typer.Option(help="the data directory of `lastevent up`")] = Path(".lastevent"),
     url: Url = DEFAULT_URL,
     api_key: ApiKey = "",
@@ -244,12 +247,14 @@ def verify(
     """
     if sum((stream is not None, everything, file is not None)) != 1:
         fail("say what to verify: a stream's ID, --all, or --export FILE", code=2)
+    if authority and not everything:
+        fail("--tsa is for --all", code=2)
     if stream is not None and (public_keys or heads):
         fail("--key and --heads are for --all and --export; a server's key is --api-key", code=2)
     if file is not None:
         _verify_export(file, public_keys, as_json)
     elif everything:
-        _verify_all(_settings_with(data_dir, public_keys, heads), as_json, redis_url=_redis_url())
+        _verify_all(_settings_with(data_dir, public_keys, heads), as_json, redis_url=_redis_url(), authority=authority)
     else:
         _verify_stream(str(stream), url, api_key, as_json)
 
@@ -270,15 +275,16 @@ def _verify_stream(stream: str, url: str, key: str, as_json: bool) -> None:
     raise typer.Exit(_EXIT_CODES[checked["verdict"]])
 
 
-def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None) -> None:
+def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None, authority: Path | None) -> None:
     # What follows loads SQLAlchemy: not for every command.
     from broker.archive.audit import Audit, Finding, Report
     from broker.archive.copies import check_copies
     from broker.archive.database import Database
     from broker.archive.heads import HeadsUnavailable
     from broker.archive.reader import ArchiveReader
-    from broker.archive.setup import find_heads, find_public_keys
+    from broker.archive.setup import find_heads, find_public_keys, place_of_heads
     from broker.archive.signing import BadKey
+    from broker.archive.stamps import check_stamp, load_roots, open_stamps
     from broker.errors import ArchiveUnavailable, RedisUnavailable
     from broker.log.keys import Keys
     from broker.log.stream_log import StreamLog
@@ -298,7 +304,7 @@ def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None) -> 
     async def audit() -> tuple[Report, int | None]:
         database = Database(settings.archive_url)
         try:
-            report = await Audit(database, keys, heads).run()
+            report = await Audit(database, keys, heads, stamps).run()
             copies, differences = await compare(database)
             return report._replace(findings=report.findings + differences), copies
         finally:
@@ -308,14 +314,19 @@ def _verify_all(settings: Settings, as_json: bool, *, redis_url: str | None) -> 
         keys, heads = find_public_keys(settings), find_heads(settings).read()
         if not keys:
             fail(NO_KEYS, code=2)
+        roots = load_roots(authority) if authority else []
+        stamps = [(stamp, check_stamp(stamp, roots)) for stamp in open_stamps(place_of_heads(settings)).read()]
         report, copies = asyncio.run(audit())
-    except (BadKey, HeadsUnavailable) as error:
+    except (BadKey, HeadsUnavailable, ValueError) as error:
         fail(str(error), code=2)
     except ArchiveUnavailable as error:
         fail(f"the archive cannot be read, so it was not checked ({error.__cause__})", code=2)
     if report.headless:
         tenants = ", ".join(report.headless)
         note(f"No head is known for {clean(tenants)}: cannot check whether the newest seals were cut off (--heads).")
+    if good := [stamp for stamp, problem in stamps if problem is None]:
+        signed = "" if authority else "; who signed it was not checked (--tsa)"
+        note(f"The newest of {len(stamps)} time stamps of the heads is of {good[-1].at:%Y-%m-%d %H:%M} UTC{signed}.")
     if copies is None and redis_url is None:
         note(f"What Redis still has of these streams was not compared: set {PREFIX}REDIS_URL.", style="dim")
     elif copies is None:

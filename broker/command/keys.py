@@ -1,8 +1,4 @@
-"""lastevent keys: who is let in. It speaks to Redis, not to a server: the first key opens no server, it closes them.
-
-Which Redis: that of LASTEVENT_REDIS_URL; if that is not set, the one that `lastevent up` brings along, whether it runs
-or not (--data-dir).
-"""
+"""lastevent keys: who is let in. It speaks to Redis, not to a server: the first key opens no server, it closes them."""
 
 from __future__ import annotations
 
@@ -10,19 +6,18 @@ import asyncio
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from broker.command.terminal import AsJson, clean, fail, note, print_json, print_table, read_settings
+from broker.command.terminal import AsJson, clean, fail, note, print_json, print_table
+from broker.command.which_redis import DataDir, Reached, ask, deed, reaching
 from broker.errors import LasteventError, StoreUnavailable
-from broker.log.keys import Keys
-from broker.settings import Settings, refusal_to_listen
-from broker.store.connect import connect
-from broker.store.redis_url import shown_redis_url
+from broker.log.deeds import KEY_MADE, KEY_REVOKED, Deeds
+from broker.settings import refusal_to_listen
+from broker.store.durable import Kept
 from broker.tenants.keyring import (
     DEFAULT_TENANT,
     ApiKey,
@@ -34,19 +29,16 @@ from broker.tenants.keyring import (
     rfc3339,
 )
 from broker.tenants.scopes import OF_KEYS, PRESETS, key_scopes
-from broker.tenants.stored_keys import Kept, StoredKeys
+from broker.tenants.stored_keys import Put, StoredKeys
 
 T = TypeVar("T")
 Given = TypeVar("Given")
 
-DEFAULT_DATA_DIR = Path(".lastevent")
 DEFAULT_PRESET = "backend"
 LIVES = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 LONGEST_LIFE_S = 100 * 365 * 86_400
-
-DataDir = Annotated[
-    Path | None, typer.Option(help="of `lastevent up`, if LASTEVENT_REDIS_URL is not set", show_default=".lastevent")
-]
+PUT_BACK = {Put.NEW: KEY_MADE, Put.REVOKED: KEY_REVOKED}
+"""What of putting keys back is a deed."""
 
 app = typer.Typer(
     help="Make, list and revoke API keys, which say what a back end may do.",
@@ -74,8 +66,11 @@ def create(
     tenant, name = _checked("--tenant", checked_tenant, tenant), _checked("--name", checked_name, name)
     key, secret = new_key(tenant, wanted, name=name, lasts_s=lasts_s)
 
-    async def add(stored: StoredKeys) -> tuple[bool, Kept]:
-        return await stored.are_none(), await stored.add(key)
+    async def add(stored: StoredKeys, deeds: Deeds) -> tuple[bool, Kept]:
+        is_first = await stored.are_none()
+        deeds.note(deed(tenant, KEY_MADE, key=key.id, scopes=sorted(wanted)))
+        await deeds.flush()  # before the key: once that is on disk, so is this
+        return is_first, await stored.add(key)
 
     is_first, kept = _ask(add, data_dir, makes=True)
     if as_json:
@@ -109,7 +104,13 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke a key, for good. Servers refuse it, and cut its viewers, within 10 s."""
-    revoked, kept = _ask(lambda stored: stored.revoke(key_id_of(key)), data_dir)
+
+    async def revoke_it(stored: StoredKeys, deeds: Deeds) -> tuple[ApiKey, Kept]:
+        revoked, kept = await stored.revoke(key_id_of(key))
+        await deeds.record(deed(revoked.tenant, KEY_REVOKED, key=revoked.id))
+        return revoked, kept
+
+    revoked, kept = _ask(revoke_it, data_dir)
     note(f"Key {revoked.id} is revoked since {_minute(revoked.revoked)} (UTC): no server takes it after 10 s.")
     _say_doubt(kept)
 
@@ -128,7 +129,16 @@ def import_(
 ) -> None:
     """Put exported keys back. What is there stays; a key that was revoked on either side is revoked."""
     keys = list(_read_lines(file))
-    did, kept = _ask(lambda stored: stored.put_back(keys), data_dir, makes=True)
+
+    async def put_back(stored: StoredKeys, deeds: Deeds) -> tuple[Mapping[str, Put], Kept]:
+        did, kept = await stored.put_back(keys)
+        for key in keys:
+            if what := PUT_BACK.get(did[key.id]):
+                deeds.note(deed(key.tenant, what, key=key.id, imported=True))
+        await deeds.flush()
+        return did, kept
+
+    did, kept = _ask(put_back, data_dir, makes=True)
     counts = Counter(did.values())
     print("; ".join(f"{counts[what]} {what.value}" for what in counts) or "no keys in it")
     _say_doubt(kept)
@@ -137,7 +147,7 @@ def import_(
 def refusal_without_keys(key_prefix: str, host: str, redis_url: str) -> str | None:
     """Why a server may not listen there: Redis has no key. One that cannot be asked is none: the server asks it."""
     try:
-        is_without = asyncio.run(_with_keys(redis_url, key_prefix, lambda stored: stored.are_none()))
+        is_without = asyncio.run(reaching(redis_url, key_prefix, lambda reached: _stored(reached).are_none()))
     except StoreUnavailable:
         note("Redis cannot be asked for keys yet: until it can, every call is answered with 503.")
         return None
@@ -191,61 +201,16 @@ def _read_lines(file: Path) -> Iterator[ApiKey]:
 
 
 def _all(data_dir: Path | None) -> list[ApiKey]:
-    stored = _ask(lambda stored: stored.read(), data_dir)
+    stored = _ask(lambda stored, _: stored.read(), data_dir)
     return sorted(parsed(stored), key=lambda key: (key.created, key.id))
 
 
-def _ask(work: Callable[[StoredKeys], Awaitable[T]], data_dir: Path | None, *, makes: bool = False) -> T:
-    """Whatever goes wrong ends the command with a message. `makes`: a data directory that is not there yet."""
-    from broker.process.embedded import EmbeddedServerError
-    from broker.process.supervisor import SettingsRefused
-
-    settings = read_settings()
-    try:
-        with _redis_of(settings, data_dir, makes=makes) as redis_url:
-            return asyncio.run(_with_keys(redis_url, settings.key_prefix, work))
-    except SettingsRefused as error:
-        fail(str(error), code=2)
-    except (EmbeddedServerError, LasteventError) as error:
-        fail(str(error), code=1)
+def _ask(work: Callable[[StoredKeys, Deeds], Awaitable[T]], data_dir: Path | None, *, makes: bool = False) -> T:
+    return ask(lambda reached: work(_stored(reached), reached.deeds), data_dir, makes=makes)
 
 
-async def _with_keys(redis_url: str, key_prefix: str, work: Callable[[StoredKeys], Awaitable[T]]) -> T:
-    keys = Keys(key_prefix)
-    async with connect(redis_url, connections=2) as redis:
-        return await work(StoredKeys(redis, keys.api_keys, keys.api_keys_changed))
-
-
-@contextmanager
-def _redis_of(settings: Settings, data_dir: Path | None, *, makes: bool) -> Iterator[str]:
-    if "redis_url" in settings.model_fields_set:
-        if data_dir is not None:
-            fail("--data-dir: LASTEVENT_REDIS_URL is set, and names another Redis; give one of them", code=2)
-        note(f"In {shown_redis_url(settings.redis_url)}", style="dim")
-        yield settings.redis_url
-        return
-    with _embedded(data_dir or DEFAULT_DATA_DIR, settings.key_prefix, makes=makes) as redis_url:
-        yield redis_url
-
-
-@contextmanager
-def _embedded(data_dir: Path, key_prefix: str, *, makes: bool) -> Iterator[str]:
-    """The server of `lastevent up`: the one that runs, or one of our own for a moment."""
-    from broker.process.embedded import EmbeddedServer
-    from broker.process.supervisor import require_own, start_embedded
-
-    if not makes and not data_dir.is_dir():
-        fail(f"there is no {clean(str(data_dir))}: set LASTEVENT_REDIS_URL, or give --data-dir", code=2)
-    require_own(data_dir)
-    server = EmbeddedServer(data_dir)
-    note(f"In {clean(str(data_dir.resolve()))}, of lastevent up", style="dim")
-    if running := server.url_if_running():
-        yield running
-        return
-    try:
-        yield start_embedded(server, key_prefix)
-    finally:
-        server.stop()
+def _stored(reached: Reached) -> StoredKeys:
+    return StoredKeys(reached.redis, reached.keys.api_keys, reached.keys.api_keys_changed)
 
 
 # -- what is shown -----------------------------------------------------------------------------------------

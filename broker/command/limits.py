@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
-from broker.command.terminal import AsJson, clean, fail, print_json, print_table, read_settings
-from broker.errors import StoreUnavailable, WrongType
+from broker.command.terminal import AsJson, clean, fail, print_json, print_table
+from broker.command.which_redis import DataDir, Reached, ask, deed
+from broker.log.deeds import LIMITS_SET
 from broker.tenants.limits import LISTS, NAMES, Limits, TenantLimits
-
-T = TypeVar("T")
 
 app = typer.Typer(help="List tenants' limits, or set some. What is not set is as the servers' settings say.")
 
 
 @app.callback(invoke_without_command=True)
-def list_(context: typer.Context, as_json: AsJson = False) -> None:
+def list_(context: typer.Context, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if context.invoked_subcommand is None:
-        _show(_of_redis(lambda limits: limits.all_set()), as_json=as_json)
+        _show(ask(lambda reached: _limits(reached).all_set(), data_dir), as_json=as_json)
 
 
 @app.command("set")
@@ -29,12 +27,20 @@ def set_(
     values: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE…", help=f"{', '.join(NAMES)}; NAME= alone: no longer set")
     ],
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Set limits of a tenant. Servers and workers know within 5 s."""
+
+    async def set_them(reached: Reached) -> Limits:
+        limits = await _limits(reached).set(tenant, changes)
+        await reached.deeds.record(deed(tenant, LIMITS_SET, **changes))
+        return limits
+
     try:
         changes = dict(_parsed(value) for value in values)
-        limits = _of_redis(lambda limits: limits.set(tenant, changes))
+        Limits().changed(changes)  # before there is a Redis to ask
+        limits = ask(set_them, data_dir, makes=True)
     except ValueError as error:
         fail(str(error), code=2)
     _show({tenant: limits}, as_json=as_json)
@@ -51,23 +57,8 @@ def _parsed(given: str) -> tuple[str, Any]:
     return name, int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
 
 
-def _of_redis(work: Callable[[TenantLimits], Awaitable[T]]) -> T:
-    from broker.log.keys import Keys
-    from broker.store.connect import connect
-
-    settings = read_settings()
-
-    async def done() -> T:
-        redis = connect(settings.redis_url)
-        try:
-            return await work(TenantLimits(redis, Keys(settings.key_prefix).limits))
-        finally:
-            await redis.aclose()
-
-    try:
-        return asyncio.run(done())
-    except (StoreUnavailable, WrongType) as error:
-        fail(f"{error} (LASTEVENT_REDIS_URL)", code=1)
+def _limits(reached: Reached) -> TenantLimits:
+    return TenantLimits(reached.redis, reached.keys.limits)
 
 
 def _show(tenants: dict[str, Limits], *, as_json: bool) -> None:

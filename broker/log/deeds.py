@@ -25,7 +25,7 @@ from redis.asyncio.client import Pipeline
 from broker.log.erasures import person
 from broker.log.index import Place
 from broker.log.keys import Keys
-from broker.store.durable import write_durably
+from broker.store.durable import require_durable
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,10 @@ class Deeds:
 
     async def record(self, deed: Deed) -> None:
         """Raises RedisUnavailable; the deed may stand nevertheless."""
-        await write_durably(self._redis, *self._command(_new_id(), deed))
-        if self._life_ms is not None:
-            await self._redis.pexpire(self._keys.deeds, self._life_ms)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.execute_command(*self._command(_new_id(), deed))
+            self._let_live(pipe)
+            await require_durable(pipe)
 
     async def run(self) -> None:
         """Write for ever. Only cancellation ends this, or RedisUnavailable."""

@@ -12,7 +12,7 @@ import orjson
 from redis.asyncio import Redis
 
 from broker.log.keys import Keys
-from broker.store.durable import write_durably
+from broker.store.durable import require_durable
 
 ORDERED, ERASING, DONE = "ordered", "erasing", "done"
 
@@ -84,7 +84,9 @@ class Orders:
 
     async def add(self, order: Order) -> None:
         """Raises RedisUnavailable; also where Redis has not said in time that it is on disk."""
-        await write_durably(self._redis, "HSET", self._keys.erasures, order.id, order.encode())
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(self._keys.erasures, order.id, order.encode())
+            await require_durable(pipe)
 
     async def find(self, order_id: str) -> Order | None:
         text = await self._redis.hget(self._keys.erasures, order_id)  # type: ignore[misc]  # sync or async

@@ -35,6 +35,7 @@
 | le:deeds                      | stream  | acts, until they are archived (deeds.py)    | archived, or retention     |
 | le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
 | le:erasures:<id>              | set     | sid that it has erased                      | removed at its end         |
+| le:erasures:<id>:sessions     | set     | session that those streams had              | removed at its end         |
 | le:input                      | channel | sid of each stream whose agent is told      | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
@@ -123,6 +124,9 @@ class Keys:
 
     def erased_by(self, erasure: str) -> str:
         return f"{self.prefix}erasures:{erasure}"
+
+    def sessions_erased_by(self, erasure: str) -> str:
+        return f"{self.prefix}erasures:{erasure}:sessions"
 
     def shares(self, app: str | None) -> str:
         return f"{self.prefix}shares" if app is None else f"{self.prefix}shares:{app}"

@@ -37,7 +37,7 @@ DEL {key} | EXISTS {key} | EXPIRE {key} 1 | GET {key} | PERSIST {key} | PEXPIRE 
 SET {key} x XX | INCRBY {key} 1 | STRLEN {key} | TTL {key} | TYPE {key} | RENAME {key} {key}
 SCAN 0 COUNT 1 | TIME | INFO | PING
 HDEL {key} f | HEXISTS {key} f | HGET {key} f | HGETALL {key} | HINCRBY {key} f 1 | HLEN {key} | HMGET {key} f
-HSET {key} f x | HVALS {key} | HSETNX {key} f x | HSTRLEN {key} f
+HKEYS {key} | HSET {key} f x | HVALS {key} | HSETNX {key} f x | HSTRLEN {key} f
 SADD {key} m | SCARD {key} | SISMEMBER {key} m | SMEMBERS {key} | SMISMEMBER {key} m | SREM {key} m
 XADD {key} 1-0 f x | XDEL {key} 1-0 | XRANGE {key} - + | XREVRANGE {key} + -
 ZADD {key} XX 1 m | ZCARD {key} | ZINCRBY {key} 1 m | ZMSCORE {key} m | ZRANGE {key} 0 0 | ZRANGEBYSCORE {key} 0 0

@@ -84,7 +84,11 @@ local v = tonumber(head)
 local score = math.max(v, tonumber(redis.call('HGET', shares, tenant) or 0)) + ARGV[6]
 local written = string.format('%.17g', score)
 redis.call('ZADD', queue, written, sid)
-if redis.call('HSET', shares, tenant, written) == 1 then
+local is_new = redis.call('HSET', shares, tenant, written) == 1
+if is_new or math.floor(score) % 64 == 0 then -- now and then is often enough for a week
+  redis.call('EXPIRE', shares, ARGV[7])
+end
+if is_new then
   local held = redis.call('HLEN', shares)
   if held % 128 == 0 then -- those whose last turn has passed are as good as new ones
     local all = redis.call('HGETALL', shares)
@@ -95,7 +99,6 @@ if redis.call('HSET', shares, tenant, written) == 1 then
     end
   end
 end
-redis.call('EXPIRE', shares, ARGV[7])
 return 1
 """
 

@@ -43,6 +43,8 @@ ANSWER_S = 1.0
 """How long a loop, or a child, has to answer. Prometheus waits 10 s by default, Kubernetes' probes 1 s."""
 
 REQUEST_S = 5.0
+"""For all of it. To each read alone, a client that sends a byte a second would hold its place for days, and eight such
+the probes: a process that is well would be restarted."""
 AT_ONCE = 8
 """Requests; the next one waits. Whoever reaches this port is an operator's, but may be broken."""
 
@@ -156,18 +158,26 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        end = threading.Timer(REQUEST_S, _break_off, [request])
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("a request at the admin port broke off", exc_info=True)
 
 
+def _break_off(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is closed by now
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = REQUEST_S
 
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:

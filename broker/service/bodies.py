@@ -7,6 +7,7 @@ else is answered. So a list's first wrong item, and an object's first unknown fi
 from __future__ import annotations
 
 import re
+import time
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ from broker.log.event import KIND, NOTICES, OF_CLIENTS, RESERVED, TERMINAL
 from broker.settings import MODEL, MODEL_CHARACTERS
 from broker.tenants.keyring import TENANT
 from broker.tenants.scopes import OF_TOKENS, READ
-from broker.tenants.tokens import MAX_SESSIONS, MAX_STREAMS
+from broker.tenants.tokens import LEEWAY_S, MAX_SESSIONS, MAX_STREAMS
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """An id that callers choose (session, user): it becomes part of keys and log lines, and appears in terminals."""
@@ -420,4 +421,7 @@ class RevokeTokens(Body):
             raise ValueError("give one of jti, sub and stream")
         if self.issued_before is not None and self.sub is None:
             raise ValueError("issued_before: it goes with sub")
+        if self.issued_before is not None and self.issued_before.timestamp() > time.time() + LEEWAY_S:
+            # It would be forgotten before the last token that it means is over.
+            raise ValueError("issued_before: it lies in the future; what is not issued yet cannot be revoked")
         return self

@@ -65,7 +65,7 @@ from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 from broker.tenants.creations import Creations
 from broker.tenants.limits import Limits
-from broker.tenants.scopes import MINT, opens
+from broker.tenants.scopes import MINT, READ
 from broker.tenants.tokens import require_ttl
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,8 @@ class Streams:
     async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
 
+        What is not the caller's takes all the steps of what does not exist: not even its time tells them apart.
+
         `whole`: with its metadata and ending, and from the archive with its request, each as long as its author likes.
         Without it Redis sends less than 1 KB: every reconnect, and every append of a producer, looks its stream up.
         `as_sealed`: of a finished stream that both have, what the archive has: its seal is checked against that, and
@@ -165,18 +167,18 @@ class Streams:
         Raises LogHealing if Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await (self.log.read_meta(sid) if whole else self.log.read_fields(_LOOKED_UP, sid))
-        if meta:
-            require_visible(sid, meta, grant)
+        if meta and grant.opens(sid, meta):
             if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid, whole)):
                 require_visible(sid, sealed, grant)
                 return Found(sealed, is_in_redis=False)
             return Found(meta)
-        if self._archive and (archived := await self._archive.find(sid, with_request=whole)):
-            require_visible(sid, archived, grant)
+        archived = await self._archive.find(sid, with_request=whole) if self._archive else None
+        if archived and meta is None and grant.opens(sid, archived):  # Redis' word counts: it may be erased there first
             return Found(archived, is_in_redis=False)
         await self.log.servers.require_settled(RETURN_LEASES)
         listed = await self.log.redis.zscore(self.log.keys.streams(grant.tenant), sid)
-        if listed is not None:
+        # Whose it was nobody knows any more: to a token it is told only if that names it.
+        if listed is not None and not (meta or archived) and grant.names_stream(sid):
             raise StreamExpired("The stream has ended and its retention is over.")
         raise StreamNotFound("There is no stream with this id.")
 
@@ -236,6 +238,7 @@ class Streams:
         settings = self._settings
         if body.token:
             grant.require(MINT)
+            grant.require(READ)  # which is what it opens
             require_ttl(body.token.ttl_s, settings.longest_token_s)
         external = body.producer == EXTERNAL
         limits = await self._creations.limits.of(grant.tenant)
@@ -354,7 +357,11 @@ class Streams:
             return body.agent_request()
         if body.producer == EXTERNAL:
             return body.stated_request()
-        return body.provider_request(min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens))
+        return body.provider_request(self._own_max_tokens(limits))
+
+    def _own_max_tokens(self, limits: Limits) -> int:
+        """Of a start that does not say."""
+        return min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens)
 
     def _require_allowed(self, asked: tuple[Limits, CreateStream]) -> None:
         """Of a worker's stream. Raises UnknownModel, UnknownAgent or InvalidRequest."""
@@ -364,7 +371,7 @@ class Streams:
             return
         require_models(limits, body.chain, self._settings.default_model)
         require_tokens(limits, body.max_tokens)
-        require_options(limits, body.provider_options)
+        require_options(limits, body.provider_options, body.max_tokens or self._own_max_tokens(limits))
 
     async def _require_still_allowed(self, meta: Meta, limits: Limits) -> None:
         """What was asked for once may be more than may be asked for now. Raises as `_require_allowed` does."""
@@ -376,9 +383,8 @@ class Streams:
         chain = request.get("model")
         require_models(limits, chain if isinstance(chain, list) else [meta.model or ""], self._settings.default_model)
         require_tokens(limits, request.get("max_tokens"))
-        await _maybe_in_thread(
-            len(text) > REPEATED_BYTES, partial(require_options, limits), request.get("provider_options")
-        )
+        require = partial(require_options, limits, max_tokens=request.get("max_tokens"))
+        await _maybe_in_thread(len(text) > REPEATED_BYTES, require, request.get("provider_options"))
 
     async def _agent(self, name: str, limits: Limits) -> Announced:
         """Raises UnknownAgent, which names some that there are."""
@@ -525,7 +531,7 @@ class Streams:
         elif is_repeated:
             meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         token = None
-        if opens(grant.scopes, MINT):
+        if grant.gives_reading:
             asked = asked or ForToken()
             token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
         record = stream_record(meta, sid, token)
@@ -543,7 +549,8 @@ class Streams:
 
     async def _enqueue(self, new: NewStream, app: str | None) -> None:
         try:
-            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant)
+            weight = (await self._creations.limits.of(new.tenant)).weight or 1
+            await enqueue(self._queue, self.log.keys, new.sid, app, tenant=new.tenant, weight=weight)
         except LasteventError as refused:
             # The stream exists, so it will run: a sweeper claims what stays queued for 5 s.
             if isinstance(refused, RedisRefuses):

@@ -1,33 +1,62 @@
-"""A write that is on Redis' disk before its caller goes on: of what is rare, and must not be forgotten once answered.
-
-WAITAOF speaks of the connection that wrote, so both go in one pipeline. A Redis without append-only file, or older than
-7.2, is not asked; there such a write stands as all others do (ARCHITECTURE, Guarantees).
+"""Writes that are on Redis' own disk before anybody is told that they were made: of what is rare, and must not come
+undone with a Redis that has lost its last second.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
-from redis.asyncio import Redis
+from redis import exceptions as redis_errors
+from redis.asyncio.client import Pipeline
 
-from broker.errors import RedisUnavailable
+from broker.errors import RedisRefuses, RedisUnavailable
 
-DISK_MS = 2000
-"""An fsync of `everysec` comes within a second, or two while the disk is busy."""
-
-ASKED_SINCE = (7, 2)
+ON_DISK_MS = 3000
+"""A Redis that syncs once a second takes one, or two while its disk is busy. Beyond this its disk is in trouble."""
 
 
-async def write_durably(client: Redis, *command: Any) -> Any:
-    """The command's answer, once it is on disk. Raises RedisUnavailable where that takes too long: it may stand."""
-    info = await client.info()
-    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-    if version < ASKED_SINCE or not info.get("aof_enabled"):
-        return await client.execute_command(*command)  # type: ignore[no-untyped-call]
-    async with client.pipeline(transaction=False) as pipe:
-        pipe.execute_command(*command)
-        pipe.execute_command("WAITAOF", 1, 0, DISK_MS)
-        answer, confirmed = await pipe.execute()
-    if not confirmed[0]:
-        raise RedisUnavailable("Redis has not said in time that this is on its disk. It may stand: look, or repeat.")
-    return answer
+class Kept(Enum):
+    """Whether Redis has said that a write is on its disk; the value is for whoever made it."""
+
+    ON_DISK = "on disk"
+    NO_FILE = "Redis keeps no append-only file: if it ends, this is lost. Set appendonly yes."
+    CANNOT_TELL = "This Redis cannot say what is on its disk (7.2 or Valkey can): a crash within a second loses this."
+    LATE = "Redis has not said yet that this is on its disk: if it crashes now, this is lost. Look at its disk."
+
+
+async def write_durably(pipeline: Pipeline) -> Kept:
+    """Carry out this pipeline of writes (not a transaction), and ask for its disk. Raises RedisUnavailable: they may
+    have been carried out.
+    """
+    # On the same connection: WAITAOF speaks of the writes of its own.
+    pipeline.execute_command("WAITAOF", 1, 0, ON_DISK_MS)
+    try:
+        *answers, on_disk = await pipeline.execute(raise_on_error=False)
+    except RedisRefuses as refused:
+        if "WAITAOF" not in str(refused.__cause__).upper():
+            raise
+        return Kept.CANNOT_TELL  # the others came before it, and a refusal of theirs would have been told
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return _kept(on_disk)
+
+
+async def require_durable(pipeline: Pipeline) -> None:
+    """As write_durably; raises RedisUnavailable if the disk has not confirmed in time. A Redis that keeps no file, or
+    cannot be asked, keeps this as it keeps everything: whoever runs it so has chosen that.
+    """
+    if await write_durably(pipeline) is Kept.LATE:
+        raise RedisUnavailable("Redis has not written this to its disk in time. It may be done: look, or ask again.")
+
+
+def _kept(answer: Any) -> Kept:
+    if isinstance(answer, redis_errors.ResponseError):
+        if "appendonly" in str(answer):
+            return Kept.NO_FILE
+        if isinstance(answer, redis_errors.NoPermissionError) or "unknown command" in str(answer):
+            return Kept.CANNOT_TELL
+    if isinstance(answer, Exception):
+        raise answer
+    return Kept.ON_DISK if answer[0] else Kept.LATE

@@ -7,7 +7,6 @@ token.py        a verified token: for phones and browsers, which streams it open
 tokens.py       tokens on the wire: ours made, all of them verified
 issuers.py      who else makes tokens that are accepted, and where their keys are
 revocations.py  tokens that are no longer good before they expire
-former.py       the tokens of release 0.1
 limits.py       how much a tenant may have, of what `lastevent limits` sets and the settings say
 creations.py    how many streams a tenant may start in a minute, counted in Redis
 enforcement.py  whether limits refuse, or only count (LASTEVENT_LIMITS=observe)

@@ -47,6 +47,7 @@ class Creations:
         )
         self._window = SlidingWindowCounterRateLimiter(storage)
         self._ahead: dict[str, tuple[int, float]] = {}
+        self._asking: set[str] = set()
 
     async def count(self, tenant: str) -> None:
         """One more is about to be started. Raises RateLimited, with the time after which there is room, or
@@ -57,9 +58,8 @@ class Creations:
             return
         if self._has_one_ahead(tenant):
             return
-        item, part = RateLimitItemPerMinute(per_minute, namespace=tenant), max(1, per_minute // PARTS)
-        if part > 1 and await self._answered(self._window.hit(item, LIMIT, cost=part)):
-            self._ahead[tenant] = (part - 1, time.monotonic() + KEPT_S)
+        item = RateLimitItemPerMinute(per_minute, namespace=tenant)
+        if await self._asks_ahead(tenant, item, per_minute // PARTS):
             return
         if await self._answered(self._window.hit(item, LIMIT)) or not self.enforcement.refuses(LIMIT):
             return
@@ -71,6 +71,19 @@ class Creations:
         )
         refused.retry_after_s = max(1, has_room_at - time.time())
         raise refused
+
+    async def _asks_ahead(self, tenant: str, item: RateLimitItemPerMinute, part: int) -> bool:
+        """One at a time of each tenant: those of a burst would each take a hundredth, and use one of it."""
+        if part < 2 or tenant in self._asking:
+            return False
+        self._asking.add(tenant)
+        try:
+            has_room = await self._answered(self._window.hit(item, LIMIT, cost=part))
+        finally:
+            self._asking.discard(tenant)
+        if has_room:
+            self._ahead[tenant] = (part - 1, time.monotonic() + KEPT_S)
+        return has_room
 
     def _has_one_ahead(self, tenant: str) -> bool:
         left, until_s = self._ahead.pop(tenant, (0, 0.0))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextvars import Context
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Enforcement:
         self._on_limited(limit)
         if self.observes and not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_later(LOG_EVERY_S, self.log)
+            # In a context of its own: the line is not about the request, or the key, that happens to be the first.
+            asyncio.get_running_loop().call_later(LOG_EVERY_S, self.log, context=Context())
         return not self.observes
 
     def refuses_always(self, limit: str) -> None:

@@ -93,7 +93,7 @@ class ApiKey:
         """Raises ValueError, which does not repeat what it was given."""
         try:
             return cls._checked(key_id, json.loads(kept))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, OSError):
             raise ValueError("this is no API key as `lastevent keys` writes it") from None
 
     def to_line(self) -> str:
@@ -111,7 +111,7 @@ class ApiKey:
 
     @classmethod
     def _checked(cls, key_id: str, kept: Mapping[str, Any]) -> ApiKey:
-        times = {name: None if kept.get(name) is None else int(kept[name]) for name in ("expires", "revoked")}
+        times = {name: None if kept.get(name) is None else _time(kept[name]) for name in ("expires", "revoked")}
         digest, name, scopes = kept.get("secret_sha256", ""), kept.get("name", ""), kept["scopes"]
         is_whole = times["revoked"] is not None or _DIGEST.fullmatch(digest)
         texts = [key_id, kept["tenant"], name, *scopes]
@@ -124,10 +124,17 @@ class ApiKey:
             key_scopes(scopes),
             bytes.fromhex(digest),
             name,
-            int(kept["created"]),
+            _time(kept["created"]),
         )
         key = replace(key, expires=times["expires"])
         return key if times["revoked"] is None else key.revoked_at(times["revoked"])
+
+
+def _time(given: Any) -> int:
+    """Raises ValueError, TypeError, OverflowError, OSError: a list of keys could not show it, and would show none."""
+    at = int(given)
+    rfc3339(at)
+    return at
 
 
 class Doors(Enum):

@@ -15,13 +15,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from broker.errors import TokenRevoked
-from broker.store.confirmed import confirming, execute_confirmed
 from broker.store.connect import Client
-from broker.store.listen import messages
+from broker.store.durable import require_durable
+from broker.store.shared import Shared
 from broker.tenants.token import Token
 
 READ_S = 5.0
@@ -58,12 +57,13 @@ class Revocations:
         self._known: dict[str, _Revoked] = {}
         self._raw: dict[str, list[bytes]] = {}
         self._reading = asyncio.Lock()
+        self._first = Shared()
         self.on_change: Callable[[], object] = lambda: None
 
     async def require_good(self, token: Token) -> None:
         """Raises TokenRevoked. Raises RedisUnavailable while it is not known of this tenant."""
         if token.tenant not in self._known:
-            await self._read([token.tenant])
+            await self._first.ask(token.tenant, lambda: self._read([token.tenant]))
         if not self.is_good(token):
             raise TokenRevoked("The token has been revoked. Get a new one.")
 
@@ -83,24 +83,22 @@ class Revocations:
         await self._revoke(tenant, f"stream {issued_before_ms} {sid}")
 
     async def run(self) -> None:
-        """Read them again, for ever. Only cancellation ends this, or RedisUnavailable. The same for `listen`."""
+        """Read them again, for ever. Only cancellation ends this, or RedisUnavailable."""
         while True:
-            await self._read(list(self._known))
+            await self.read()
             await asyncio.sleep(READ_S)
 
-    async def listen(self) -> None:
-        async with aclosing(messages(self._redis, self._channel)) as heard:
-            async for word in heard:
-                if word in (None, WORD.encode()):
-                    await self._read(list(self._known))
+    async def read(self) -> None:
+        """Those of the tenants that are known. Raises RedisUnavailable."""
+        await self._read(list(self._known))
 
     async def _revoke(self, tenant: str, member: str) -> None:
         key, now_s = self._key_of(tenant), int(time.time())
-        pipeline = confirming(self._redis)
-        pipeline.zremrangebyscore(key, "-inf", now_s)
-        pipeline.zadd(key, {member: now_s + self._longest_s})
-        pipeline.expire(key, self._longest_s)
-        await execute_confirmed(pipeline)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zremrangebyscore(key, "-inf", now_s)
+            pipe.zadd(key, {member: now_s + self._longest_s})
+            pipe.expire(key, self._longest_s)
+            await require_durable(pipe)
         await self._redis.publish(self._channel, WORD)
         await self._read([tenant])  # this server's own answer is right from here on
 

@@ -9,35 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
 from enum import Enum
 from typing import Any
 
-from redis import exceptions as redis_errors
-
-from broker.errors import KeyNotFound, RedisRefuses
+from broker.errors import KeyNotFound
 from broker.store.connect import Client
-from broker.store.listen import messages
+from broker.store.durable import Kept, write_durably
 from broker.tenants.keyring import ApiKey
 
 LOOK_AGAIN_S = 5.0
 """A message may be lost: what was revoked is cut within 10 s all the same."""
 
-ON_DISK_MS = 3000
-"""An append-only file is synced once a second; beyond this its disk is in trouble."""
-
-
 Know = Callable[[Mapping[bytes, bytes]], Mapping[str, ApiKey]]
 """Keyring.know: what Redis has → what it should have."""
-
-
-class Kept(Enum):
-    """Whether Redis has said that a change is on its disk."""
-
-    ON_DISK = "on disk"
-    NO_FILE = "Redis keeps no append-only file: if it ends, this is lost. Set appendonly yes."
-    CANNOT_TELL = "This Redis cannot say what is on its disk (7.2 or Valkey can): a crash within a second loses this."
-    LATE = "Redis has not said yet that this is on its disk: if it crashes now, this is lost. Look at its disk."
 
 
 class Put(Enum):
@@ -104,32 +88,12 @@ class StoredKeys:
                 await self._write(lost)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def listen(self, know: Know, then: Callable[[], object]) -> None:
-        """Read them at each change that is told."""
-        async with aclosing(messages(self._redis, self._channel)) as told:
-            async for _ in told:
-                know(await self.read())
-                then()
-
     async def _write(self, keys: Mapping[str, ApiKey]) -> Kept:
-        """On one connection: what Redis confirms is what came on the same one before."""
-        async with self._redis.client() as one:
+        async with self._redis.pipeline(transaction=False) as pipe:
             if keys:
-                await one.hset(self._name, mapping={key_id: key.to_json() for key_id, key in keys.items()})
-                await one.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
-            try:
-                answer = await one.execute_command("WAITAOF", 1, 0, ON_DISK_MS)
-            except (RedisRefuses, redis_errors.ResponseError):  # no such command (7.0), no file, no permission
-                return await _why_not(one)
-            return Kept.ON_DISK if answer[0] else Kept.LATE
-
-
-async def _why_not(redis: Any) -> Kept:
-    try:
-        info = await redis.info("persistence")
-    except (RedisRefuses, redis_errors.ResponseError):
-        return Kept.CANNOT_TELL
-    return Kept.CANNOT_TELL if info.get("aof_enabled") else Kept.NO_FILE
+                pipe.hset(self._name, mapping={key_id: key.to_json() for key_id, key in keys.items()})
+                pipe.publish(self._channel, b",".join(key_id.encode() for key_id in keys))
+            return await write_durably(pipe)
 
 
 def _what_to_do(key: ApiKey, there: bytes | None) -> Put:

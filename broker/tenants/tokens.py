@@ -27,7 +27,6 @@ from joserfc.jwk import Key, OctKey
 from joserfc.jws import JWSRegistry, deserialize_compact
 
 from broker.errors import InvalidRequest, InvalidToken, RedisUnavailable, TokenExpired
-from broker.tenants import former
 from broker.tenants.issuers import OURS, Issuer, Issuers
 from broker.tenants.keyring import TENANT
 from broker.tenants.scopes import OF_TOKENS
@@ -114,10 +113,6 @@ class Tokens:
     def is_ready(self) -> bool:
         """Whether ours can be made and checked."""
         return bool(self._secrets())
-
-    def former(self, text: str, sid: str) -> Token:
-        """One of release 0.1, of this stream. Raises Unauthorized, TokenExpired, RedisUnavailable."""
-        return former.verified(text, sid, _require(self._secrets()))
 
     def verified(self, text: str) -> Token:
         """Raises InvalidToken, TokenExpired; RedisUnavailable, IssuerUnavailable while it cannot be known."""

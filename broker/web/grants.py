@@ -9,7 +9,7 @@ not start.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, TypeVar
@@ -152,7 +152,7 @@ async def admit(request: Request, needed: Needs) -> Grant:
         return everybodys
     sid: str | None = request.path_params.get("sid")
     credential, place = _credential(request, needed)
-    grant = await auth.grant(credential, sid if place is Place.ADDRESS else None)
+    grant = await auth.grant(credential)
     if grant.token is None:
         _require_for_key(grant, place, needed)
     else:
@@ -191,7 +191,7 @@ def _credential(request: Request, needed: Needs) -> tuple[str, Place]:
         scheme, _, credential = header.partition(" ")
         if scheme.lower() == "bearer" and credential.strip():
             return credential.strip(), Place.HEADER
-    elif needed.cookie and (token := request.cookies.get(COOKIE)):
+    elif needed.cookie and (token := _token_in_cookie(request.headers.getlist("cookie"))):
         if request.method not in ("GET", "HEAD"):
             _require_page_of_ours(request)
         return token, Place.COOKIE
@@ -207,11 +207,21 @@ def _require_page_of_ours(request: Request) -> None:
     origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
     listed = Tier.of(request).settings.cors_origins
     # Not the scheme: what speaks TLS in front of us has one of its own.
-    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host")
+    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host") != ""
     if not (is_ours or (len(origins) == 1 and origins[0] in listed)) or sites not in (["same-origin"], ["same-site"]):
         raise Forbidden(
             "With a cookie this takes a page of this server, or one of the same site in LASTEVENT_CORS_ORIGINS."
         )
+
+
+def _token_in_cookie(headers: Sequence[str]) -> str | None:
+    """Of the cookie of exactly this name. Usual parsers strip more than spaces from a name, so that one of another name
+    passes for it, which browsers let other servers of the same site set. Nor is it known which of two is ours: browsers
+    keep one.
+    """
+    pairs = [pair.strip(" \t").partition("=") for header in headers for pair in header.split(";")]
+    found = [value for name, _, value in pairs if name == COOKIE]
+    return found[0] if len(found) == 1 else None
 
 
 def _token_in(query: bytes) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -37,13 +37,14 @@ from broker.service.record import stream_record, viewers_record
 from broker.service.streams import Streams
 from broker.settings import PREFIX, Settings, SettingsError
 from broker.store.connect import connect
+from broker.store.listen import messages
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
 from broker.tenants.issuers import BadIssuers, Issuers, load_issuers
 from broker.tenants.keyring import ApiKey, Keyring, given_key
 from broker.tenants.limits import Limits, TenantLimits
 from broker.tenants.revocations import Revocations
-from broker.tenants.scopes import EVERYTHING, MASKED, MINT, opens
+from broker.tenants.scopes import EVERYTHING, MASKED
 from broker.tenants.stored_keys import StoredKeys
 from broker.tenants.tokens import LEEWAY_S, Tokens
 from broker.web.addresses import Addresses
@@ -153,7 +154,7 @@ class Tier:
         know, cut = self.keyring.know, self.cut_revoked
         run = {
             "keys": lambda: self.keys.look(know, cut),
-            "key changes": lambda: self.keys.listen(know, cut),
+            "credentials": self._hear_of_credentials,
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
@@ -163,7 +164,6 @@ class Tier:
             "needs": self.needs.run,
             "lag": watch_lag,
             "revocations": self.revocations.run,
-            "revocations' channel": self.revocations.listen,
         }
         if not self.settings.token_secrets:
             run["token secret"] = self.secret.run
@@ -199,6 +199,14 @@ class Tier:
         with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
             async with asyncio.timeout(READ_KEYS_S):
                 self.keyring.know(await self.keys.read())
+
+    async def _hear_of_credentials(self) -> None:
+        """Read keys and revocations whenever a server or the command says that it has changed some. For ever."""
+        async with aclosing(messages(self.redis, self.log.keys.api_keys_changed)) as told:
+            async for _ in told:
+                self.keyring.know(await self.keys.read())
+                await self.revocations.read()
+                self.cut_revoked()
 
     def cut_revoked(self) -> None:
         self.viewers.cut_unless(self.auth.is_good)
@@ -249,13 +257,13 @@ class Tier:
         if grant.is_viewer:
             return viewers_record(meta, sid)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid, meta) if opens(grant.scopes, MINT) else None)
+            return stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
         return seen
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
-        """The records of these streams, in the same order, as this caller may see them. Without read tokens: a listing
+        """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing
         would make two hundred.
         """
         records = []

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from broker.archive.audit import Audit
 from broker.archive.heads import Head, HeadsUnavailable, open_heads
+from broker.archive.setup import HEADS_NAME
+from broker.archive.stamps import Stamper, check_stamp, load_roots, open_stamps
+from broker.archive.writer import ArchiveWriter
+from broker.log.meta import new_sid
+from tests.archive.conftest import open_archive
 
 OURS, THEIRS = Head(5, "5" * 64, 1), Head(7, "7" * 64, 1)
 
@@ -105,3 +114,116 @@ def test_a_place_that_refuses_to_replace_is_said(place: Place) -> None:
     place.refuses = True
     with pytest.raises(HeadsUnavailable, match="must let a document be replaced"):
         open_heads(place.url).advance("t", OURS)
+
+
+# -- time stamps ---------------------------------------------------------------------------------------------
+
+TSA = """
+[tsa]
+default_tsa = own
+[own]
+serial = {folder}/serial
+signer_cert = {folder}/tsa.pem
+signer_key = {folder}/tsa.key
+signer_digest = sha256
+default_policy = 1.2.3.4
+digests = sha256, sha384, sha512
+accuracy = secs:1
+[root]
+basicConstraints = critical, CA:true
+keyUsage = critical, keyCertSign
+[stamping]
+basicConstraints = critical, CA:false
+keyUsage = critical, digitalSignature
+extendedKeyUsage = critical, timeStamping
+"""
+
+
+class Authority(ThreadingHTTPServer):
+    """A time stamp authority: openssl's, behind HTTP."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "tsa.cnf").write_text(TSA.format(folder=folder))
+        (folder / "serial").write_text("01\n")
+        ec = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -config tsa.cnf -x509"
+        self.run(f"req {ec} -subj /CN=root -extensions root -keyout root.key -out root.pem")
+        issued = "-CA root.pem -CAkey root.key"
+        self.run(f"req {ec} {issued} -subj /CN=tsa -extensions stamping -keyout tsa.key -out tsa.pem")
+        super().__init__(("127.0.0.1", 0), _Stamping)
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+
+    def run(self, arguments: str) -> None:
+        subprocess.run(["openssl", *arguments.split()], cwd=self.folder, check=True, capture_output=True)
+
+
+class _Stamping(_Document):
+    server: Authority  # type: ignore[assignment]
+
+    def do_POST(self) -> None:
+        folder = self.server.folder
+        (folder / "query").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.run("ts -reply -config tsa.cnf -queryfile query -out answer")
+        self._answer(200, (folder / "answer").read_bytes())
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[Authority]:
+    with Authority(tmp_path) as authority:
+        serving = threading.Thread(target=authority.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        yield authority
+        authority.shutdown()
+        serving.join()
+
+
+@pytest.mark.processes
+async def test_heads_are_stamped_once_a_day_and_a_chain_that_was_made_anew_is_found(
+    authority: Authority, tmp_path: Path
+) -> None:
+    async with open_archive(f"sqlite:///{tmp_path}/archive.db", tmp_path) as archive:
+        stamps = open_stamps(str(tmp_path / HEADS_NAME))
+        writer = ArchiveWriter(archive.database, archive.signer, archive.heads, Stamper(authority.url, stamps))
+        await writer.stamp_heads()
+        assert stamps.read() == [], "there is no head yet"
+        await archive.add(new_sid(), new_sid())
+        await writer.stamp_heads()
+        await archive.add(new_sid())
+        await writer.stamp_heads()
+        [stamp] = stamps.read()
+        assert stamp.heads["t"][0] == 2
+        assert abs(datetime.now(UTC) - stamp.at) < timedelta(minutes=5)
+        roots = load_roots(tmp_path / "root.pem")
+        assert [check_stamp(stamp, known) for known in (roots, [])] == [None, None]
+
+        async def findings() -> set[str]:
+            checked = [(one, check_stamp(one, roots)) for one in stamps.read()]
+            report = await Audit(archive.database, archive.keys, archive.heads.read(), checked).run()
+            return {finding.what for finding in report.findings}
+
+        assert await findings() == set()
+        for table in ("streams", "briefs", "seals"):
+            await archive.change(f"DELETE FROM {table}")
+        (tmp_path / HEADS_NAME).unlink()
+        await archive.add(new_sid(), new_sid(), new_sid())
+        assert await archive.findings() == [], "the very key sealed it, and its head is new"
+        assert await findings() == {"stamp_differs"}
+
+
+@pytest.mark.processes
+async def test_a_stamp_of_something_else_or_by_somebody_else_is_none(authority: Authority, tmp_path: Path) -> None:
+    stamps = open_stamps(str(tmp_path / "heads"))
+    assert Stamper(authority.url, stamps).stamp({"t": OURS})
+    [stamp] = stamps.read()
+    roots = load_roots(tmp_path / "root.pem")
+    forged = stamp._replace(heads={"t": (5, "6" * 64)})
+    assert check_stamp(forged, roots)
+    assert check_stamp(forged, [])
+    assert check_stamp(stamp._replace(answer=b"x"), [])
+    authority.run(f"req -x509 -newkey ed25519 -nodes -subj /CN=other -keyout other.key -out {tmp_path}/other.pem")
+    assert check_stamp(stamp, load_roots(tmp_path / "other.pem"))
+
+
+def test_an_authority_that_is_away_is_said(tmp_path: Path, place: Place) -> None:
+    with pytest.raises(HeadsUnavailable, match="answered 501"):
+        Stamper(place.url, open_stamps(str(tmp_path / "heads"))).stamp({"t": OURS})

@@ -160,6 +160,27 @@ def test_a_key_that_is_not_there_cannot_be_revoked(empty: Path) -> None:
     assert "There is no API key with this id." in ended.stderr
 
 
+def test_limits_are_set_in_the_redis_of_up_as_keys_are_made_there(empty: Path) -> None:
+    there = ["--data-dir", str(empty)]
+    assert CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there]).exit_code == 0
+    assert json.loads(CliRunner().invoke(cli.app, ["limits", "--json", *there]).stdout) == {"acme": {"viewers": 7}}
+
+
+def test_what_is_done_at_the_command_line_is_a_deed_of_the_operator_in_the_tenant_it_concerns(empty: Path) -> None:
+    there = ["--data-dir", str(empty)]
+    key = made(empty, "--tenant", "acme", "--scopes", "streams:read")["id"]
+    ok("revoke", str(key), *there)
+    CliRunner().invoke(cli.app, ["limits", "set", "globex", "viewers=7", "weight=", *there])
+    with Redis.from_url(EmbeddedServer(empty).url_if_running() or "") as redis:
+        deeds = [json.loads(fields[b"d"]) for _, fields in redis.xrange("le:deeds")]
+        assert redis.ttl("le:deeds") == -1, "whether they expire is for servers to say"
+    assert [(deed["who"], deed["tenant"], deed["what"], deed["detail"]) for deed in deeds] == [
+        ("operator", "acme", "key_made", {"key": key, "scopes": ["streams:read"]}),
+        ("operator", "acme", "key_revoked", {"key": key}),
+        ("operator", "globex", "limits_set", {"viewers": 7, "weight": None}),
+    ]
+
+
 def test_a_redis_that_is_named_is_asked_and_one_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASTEVENT_REDIS_URL", "redis://:seCret1@127.0.0.1:1/0")
     ended = run("list")

@@ -16,7 +16,7 @@ Limits = Callable[..., Result]
 
 @pytest.fixture
 def limits(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Limits]:
-    monkeypatch.setattr("broker.command.terminal.set_up_logs", lambda *_: None)  # this process is not the command's
+    monkeypatch.setattr("broker.command.terminal.set_up_logs", lambda *_, **__: None)  # of this process
     with Redis.from_url(valkey_url) as redis:
         redis.flushall()
         environment = {"LASTEVENT_REDIS_URL": valkey_url, "COLUMNS": "200"}

@@ -20,6 +20,7 @@ COMMANDS = (
     *("up", "serve", "work", "doctor", "generate", "follow", "cancel", "replay", "version"),
     *("ls", "sessions", "views", "export", "verify", "deeds", "erase"),
     *("ls", "sessions", "views", "export", "verify", "erase", "keys"),
+    *("ls", "sessions", "views", "export", "verify", "deeds", "erase", "keys"),
 )
 
 

@@ -17,8 +17,8 @@ OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 PATH = os.environ["PATH"]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
 
-_TRANSFER = re.compile(r"(?:sending REPLCONF|SYNC sent|SYNC with|Transfer finished|BULK|REPLCONF).*\n")
-"""What redis-cli says of a copy that it makes."""
+_NOTES = re.compile(r"(?:sending REPLCONF|SYNC sent|SYNC with|Transfer finished|In redis:).*\n")
+"""What redis-cli says of a copy that it makes, and `lastevent keys` of where they are."""
 _PLACE = re.compile(r"(?:/seal|/data|/run|\bvalkey-cli)(?![\w-])")
 
 
@@ -86,6 +86,6 @@ class Operator:
         assert bash
         run = [bash, "-c", command]
         done = subprocess.run(run, env=environment, cwd=self._folder, capture_output=True, text=True, timeout=60)
-        complaints = _TRANSFER.sub("", done.stderr)
+        complaints = _NOTES.sub("", done.stderr)
         assert not complaints, complaints
         return done.stdout

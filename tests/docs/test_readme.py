@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
@@ -71,7 +72,7 @@ def ids(sse: str) -> list[int]:
 
 
 def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doubled(up: Up) -> None:
-    start_and_watch, resume = (block for block in blocks_of(README, "sh") if "curl" in block)
+    start_and_watch, resume = (block for block in blocks_of(README, "sh") if "seen.txt" in block)
     output = up.sh(f"{start_and_watch}\necho CUT\n{resume}")
     before, after = output.split("CUT\n")
     assert ids(before), "the first viewer saw something before it was cut"
@@ -176,9 +177,25 @@ def test_the_make_targets_it_names_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize(
-    "document", [Path("README.md"), *(Path("docs") / path.name for path in (ROOT / "docs").glob("*.md"))]
-)
+DOCUMENTS = [Path("README.md"), *(Path("docs") / path.name for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_says_nothing_twice_and_no_heading_stands_alone(document: Path) -> None:
+    """As a merge of what two branches wrote leaves it."""
+    text = re.sub(r"^```.*?^```$", "code", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in text.splitlines() if len(line) > 4]
+    again = [line for line, after in pairwise(lines) if line[:40] == after[:40] and line[0] != "|"]
+    assert not again
+    settings = re.findall(r"^\| `(LASTEVENT_[A-Z_]+)` \| ", text, re.MULTILINE) if document.name == "API.md" else []
+    assert sorted(settings) == sorted(set(settings))
+    for heading, after in re.findall(r"^(#+) .*\n+(#+) ", text, re.MULTILINE):
+        assert len(after) > len(heading), "a section without a word"
+    for above, table in re.findall(r"^(?!\|)(.*)\n(\|.*\n.*\n)", text, re.MULTILINE):
+        assert re.match(r"\|.*\n\|[-:| ]+\n", table), f"a table without its line, after {above!r}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_what_a_document_links_to_exists(document: Path) -> None:
     for link, heading in re.findall(r"\]\((?!http)([^)#]*)(#[^)]*)?\)", (ROOT / document).read_text()):
         target = ROOT / document.parent / link if link else ROOT / document

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.settings import PREFIX, Settings
+from broker.settings import PREFIX, SECRET_FILES, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("SECURITY.md", "UPGRADING.md", "API.md", "OPERATIONS.md")
@@ -26,7 +26,7 @@ def test_each_defence_names_a_test_that_exists() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_each_setting_that_a_document_names_exists(document: str) -> None:
     named, of_compose = (names_in(ROOT / path) for path in (f"docs/{document}", "compose.yaml"))
-    settings = {name.upper() for name in Settings.model_fields}
+    settings = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in SECRET_FILES}
     assert named - settings - of_compose - OF_THE_COMMAND == set()
 
 

@@ -128,6 +128,8 @@ WHOLE, _ = new_key("acme", READING)
         *({"created": at} for at in ("x", None, [])),
         *({"name": name} for name in ("a\nb", "a" * 201, 7)),
         {"expires": "soon"},
+        *({name: 10**30} for name in ("created", "expires", "revoked")),  # GET /v1/keys could not show it: 500
+        {"expires": 10**12},
     ],
     ids=str,
 )

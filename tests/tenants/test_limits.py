@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from redis.asyncio import Redis
 
 from broker.errors import RateLimited, RedisUnavailable
 from broker.log.keys import Keys
+from broker.process.logs import ABOUT
 from broker.store.connect import Client, connect
 from broker.tenants.creations import Creations
 from broker.tenants.enforcement import Enforcement
@@ -140,6 +142,15 @@ async def test_a_large_limit_is_asked_for_in_hundredths_and_is_met(redis: Client
         await server.count("acme")
 
 
+async def test_a_burst_is_counted_as_what_it_starts(redis: Client) -> None:
+    server, _ = creations(redis, 600)
+    await asyncio.gather(*(server.count("acme") for _ in range(200)))
+    for _ in range(400):
+        await server.count("acme")
+    with pytest.raises(RateLimited):
+        await server.count("acme")
+
+
 async def test_counters_are_under_our_prefix_and_live_for_two_minutes(redis: Client) -> None:
     await creations(redis, 3)[0].count("acme")
     [name] = await redis.keys("*")
@@ -160,3 +171,20 @@ async def test_observed_creations_are_counted_and_none_is_refused(redis: Client)
     for _ in range(5):
         await server.count("acme")
     assert enforcement.counts == {"creations_per_minute": 3}
+
+
+async def test_the_line_of_what_was_observed_is_about_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.tenants.enforcement.LOG_EVERY_S", 0.0)
+    observed, said = Enforcement(observes=True), asyncio.Event()
+    about: list[object] = []
+
+    def log() -> None:
+        about.append(ABOUT.get()())
+        said.set()
+
+    monkeypatch.setattr(observed, "log", log)
+    token = ABOUT.set(lambda: {"key": "abc"})
+    assert not observed.refuses("viewers_per_tenant")
+    await said.wait()
+    ABOUT.reset(token)
+    assert about == [{}]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from broker.errors import KeyNotFound
+from broker.store.durable import Kept
 from broker.tenants import stored_keys
 from broker.tenants.keyring import ApiKey, Keyring, new_key, parsed
-from broker.tenants.stored_keys import Kept, Put, StoredKeys
+from broker.tenants.stored_keys import Put, StoredKeys
 from tests.rig.deployment import until
 
 READING = frozenset({"streams:read"})
@@ -90,23 +91,14 @@ async def test_a_key_that_is_revoked_on_either_side_is_revoked(any_redis: Any) -
     assert found[other.id] == other
 
 
-async def _following(watch: Callable[..., Any], ring: Keyring, redis: Any, then: Callable[[], object]) -> Any:
-    return asyncio.create_task(watch(StoredKeys(redis, NAME, CHANNEL), ring.know, then))
-
-
-@pytest.mark.parametrize("way", ["told", "not told"])
-async def test_a_change_is_heard_of_or_seen(redis: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_is_seen_though_nobody_has_told_of_it(redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_keys, "LOOK_AGAIN_S", 0.02)
     ring, stored, thens = Keyring(), StoredKeys(redis, NAME, CHANNEL), []
     key, secret = new_key("acme", READING)
-    watch = StoredKeys.listen if way == "told" else StoredKeys.look
-    task = await _following(watch, ring, redis, lambda: thens.append(ring.is_good(key.id)))
+    task = asyncio.create_task(stored.look(ring.know, lambda: thens.append(ring.is_good(key.id))))
     try:
         await until(lambda: thens, "it has looked once")
-        if way == "told":
-            await stored.add(key)
-        else:  # the message is lost
-            await redis.hset(NAME, key.id, key.to_json())
+        await redis.hset(NAME, key.id, key.to_json())
         await until(lambda: ring.find(secret), "the key is known")
         await stored.revoke(key.id)
         await until(lambda: not ring.find(secret), "and not any more")
@@ -127,7 +119,7 @@ async def test_a_revocation_that_redis_has_lost_is_put_back(redis: Any, monkeypa
     revoked, _ = await stored.revoke(key.id)
     ring.know(await stored.read())
     await redis.hset(NAME, key.id, key.to_json())
-    task = await _following(StoredKeys.look, ring, redis, lambda: None)
+    task = asyncio.create_task(stored.look(ring.know, lambda: None))
     try:
         await until(lambda: _has(stored, revoked), "it is revoked again")
     finally:

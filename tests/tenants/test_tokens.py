@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import Key, OctKey, OKPKey, RSAKey
 
-from broker.errors import InvalidRequest, InvalidToken, RedisUnavailable, TokenExpired, Unauthorized
-from broker.tenants import former
+from broker.errors import InvalidRequest, InvalidToken, RedisUnavailable, TokenExpired
 from broker.tenants import tokens as tokens_module
 from broker.tenants.issuers import GivenKeys, Issuer, Issuers
 from broker.tenants.scopes import OF_TOKENS
@@ -449,20 +448,3 @@ def test_only_a_token_of_one_stream_that_reads_may_be_in_an_address() -> None:
     assert may()
     assert not any([may(streams=[SID, "b"]), may(scope="streams:read streams:cancel"), may(scope="streams:append")])
     assert not any([may(streams=..., own=True), may(streams=..., sessions=["s"])])
-
-
-# -- those of release 0.1 --------------------------------------------------------------------------------
-
-
-def test_a_former_token_opens_its_stream_until_it_expires() -> None:
-    text = f"{int(time.time()) + 60}.abcdefgh"
-    signature = former._sign(SECRET, SID, text).decode()
-    token = tokens().former(f"{text}.{signature}", SID)
-    assert (token.tenant, token.scopes, token.streams) == ("default", READ, {SID})
-    assert token.cuts_at == token.expires
-    with pytest.raises(Unauthorized):
-        tokens().former(f"{text}.{signature}", "another")
-    with pytest.raises(Unauthorized):
-        tokens(b"another" * 5).former(f"{text}.{signature}", SID)
-    with pytest.raises(TokenExpired):
-        tokens().former(f"5.abcdefgh.{former._sign(SECRET, SID, '5.abcdefgh').decode()}", SID)

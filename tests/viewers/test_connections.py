@@ -32,7 +32,8 @@ async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections
     servers = len(deployment.ports)
     # The constant: a pool opens up to its limit when reads meet, as they do when a thousand viewers come at once.
     assert with_all["all"] <= with_one["all"] + servers * POOL_CONNECTIONS
-    assert with_all["pubsub"] == servers + workers, "each server subscribes on one connection"
+    subscribed = 2 * servers + workers
+    assert with_all["pubsub"] == subscribed, "each server subscribes on one connection to streams, and to credentials"
 
 
 async def _most_connections(deployment: Deployment, *, streams: int, viewers_a_stream: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.settings import Settings
@@ -139,6 +140,27 @@ async def test_a_key_sees_its_tenants_streams_alone(two: tuple[Server, Server, s
     assert (await first.get(f"/v1/streams/{sid}", acmes)).status_code == 200
     assert (await second.get(f"/v1/streams/{sid}", others)).status_code == 404
     assert (await second.get("/v1/streams", others)).json()["streams"] == []
+
+
+async def test_another_tenant_s_stream_is_looked_up_as_one_that_does_not_exist(
+    two: tuple[Server, Server, str], stored: StoredKeys, redis: Redis
+) -> None:
+    """It was answered in 1.2 ms, an unknown one in 3: an id's existence could be measured."""
+    first, _, admin = two
+    sid = await first.stream(admin)
+    other, others = new_key("other", PRESETS["backend"])
+    await stored.add(other)
+    await until(lambda: _is(first, others, 200), "it is known")
+
+    async def scores_read(asked: str) -> int:
+        async def read() -> int:
+            return int((await redis.info("commandstats")).get("cmdstat_zscore", {"calls": 0})["calls"])
+
+        before = await read()
+        assert (await first.get(f"/v1/streams/{asked}", others)).status_code == 404
+        return await read() - before
+
+    assert await scores_read(sid) == await scores_read("f" * 32) == 1
 
 
 async def test_the_viewers_of_a_revoked_key_are_cut_on_another_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -11,11 +12,13 @@ from redis.asyncio import Redis
 
 from broker.log.agents import Agents, Announced
 from broker.log.meta import new_claim_id
+from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, expire_lease, grow_old, kinds, meta, queued, remember, running, text
 from tests.worker.test_lease import WAIT_S, Sweep
 from worker.attempts import MAX_ATTEMPTS
 from worker.sweeper import QUEUED_GRACE_S
+from worker.waiting import FOUND_S, Waiting
 
 SHOP = Announced("shop", None, [], [])
 QUEUE = "le:jobs:shop"
@@ -206,3 +209,20 @@ async def test_nobody_ends_what_a_worker_of_the_app_has_just_taken(log: StreamLo
     await elsewhere._sweeper._look_at(found, await log.now_ms())
     await log.append(batch(claimed, 2, *text("Hello")))
     assert await kinds(log, sid) == ["queued", "text_delta"]
+
+
+async def test_what_was_just_found_is_counted_once_and_forgotten_when_it_is_found_no_more(
+    log: StreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, now_s = Waiting(log, Seizures(log), wait_s=WAIT_S, name="worker-3"), 100.0
+    monkeypatch.setattr("worker.waiting.time", SimpleNamespace(monotonic=lambda: now_s))
+    for sid in ("a", "b", "a"):
+        waiting._note(sid)
+    assert waiting.overdue() == 2
+    now_s += FOUND_S - 1
+    waiting._note("a")
+    now_s += 1
+    assert waiting.overdue() == 1
+    waiting._note("c")
+    assert waiting.overdue() == 2
+    assert list(waiting._found_s) == ["a", "c"]

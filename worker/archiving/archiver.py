@@ -35,6 +35,9 @@ ARCHIVE_S = 1.0
 RETENTION_S = 60.0
 """Between two looks for content past its retention, and for heads that are behind."""
 
+STAMP_S = 600.0
+"""Between two looks whether the day of the last time stamp is over, or the authority answers again."""
+
 SWEEP_S = 3600.0
 """A sweep scans every key, and finds a stream only where it had ended before an archive was set up."""
 
@@ -87,6 +90,7 @@ class Archiver:
                 self.streams.sweep: SWEEP_S,
                 self._archive.settle_erasures: SWEEP_S,
                 self._archive.settle_heads: RETENTION_S,
+                self._archive.stamp_heads: STAMP_S,
                 self.erasures.expire: RETENTION_S,
             }
         )

@@ -5,7 +5,8 @@ States of an order (broker/log/erasures.py), each written to Redis after what it
   ordered ──first look──► erasing ──looks until one finds nothing──► sealed ──► done, without the name ──a week──► gone
 
 A look: forget the names that the session itself has; scan the metas of all streams in Redis, then ask the archive; of
-what is found, 50 at a time: note the ids (le:erasures:<id>), cancel what runs, erase in Redis, then in the archive.
+what is found, 50 at a time: note the ids (le:erasures:<id>) and the sessions (…:sessions), cancel what runs, erase in
+Redis, then in the archive.
 Only what still has its content bears the name, so a look finds what there is to do, whoever died where.
 
 What a crash after each step leaves, and races:
@@ -13,6 +14,8 @@ What a crash after each step leaves, and races:
 - ids noted, not erased: the next look finds these streams again
 - cancelled, not erased: likewise; a seizure keeps the ending
 - erased in Redis, not in the archive: the tombstone hides it, le:erasing names it, and the order waits for that
+- erased, and still in a list of its session, whose name the tombstone has not: the noted sessions are looked through at
+  the end
 - all is erased, no statement yet: the next look finds nothing, and seals
 - the statement is sealed, the order is not done: found in the chain (after `chain`), not sealed twice
 - streams that start meanwhile, a request that was under way when the order came, what a writer or a seizure puts back
@@ -20,7 +23,7 @@ What a crash after each step leaves, and races:
 - a stream is about to be archived by a worker that has lost its turn: the archive takes a stream once; whichever comes
   first, the row is there when the archive is asked, or is a tombstone
 - two workers carry out one order: each step may be repeated, and a state advances from the one that was read
-- Redis lost the order, in its last second: its caller had no answer (write_durably), unless it keeps no file
+- Redis lost the order, in its last second: its caller had no answer (require_durable), unless it keeps no file
 """
 
 from __future__ import annotations
@@ -106,17 +109,19 @@ class People:
     async def carry_out(self) -> bool:
         """Take each order a step further. True if there may be more to do at once."""
         more = False
-        for held in await self._orders.all():
+        orders = await self._orders.all()
+        now_ms = await self._log.now_ms() if orders else 0  # once: a week's are there that are done
+        for held in orders:
             try:
-                more = await self._step(held) or more
+                more = await self._step(held, now_ms) or more
             except (StoreUnavailable, ArchiveUnavailable):
                 raise
             except Exception:  # one must not keep the others from being carried out
                 logger.exception("erasure %s: it could not be carried out yet, and is tried again", held.order.id)
         return more
 
-    async def _step(self, held: Held) -> bool:
-        order, now_ms = held.order, await self._log.now_ms()
+    async def _step(self, held: Held, now_ms: int) -> bool:
+        order = held.order
         if order.state == DONE:
             if order.finished is not None and now_ms > order.finished + KEPT_MS:
                 await self._orders.forget(order)
@@ -175,18 +180,14 @@ class People:
 
     async def _erase(self, order: Order, sids: Sequence[str]) -> None:
         await self._redis.sadd(self._keys.erased_by(order.id), *sids)  # type: ignore[misc]  # sync or async
-        sessions: dict[str, str] = {}
         for sid, meta in zip(sids, await self._log.read_meta(*sids), strict=True):
             with suppress(StreamNotFound, StreamRunning, LogHealing, LeaseHeld):  # the next look finds it again
-                if session := await self._erase_one(order, sid, meta):
-                    sessions[session] = sid
+                await self._erase_one(order, sid, meta)
         if self._erasures:
             await self._erasures.carry_out()
-        for session, sid in sessions.items():
-            await self._let_go_of_session(order.tenant, session, sid)
 
-    async def _erase_one(self, order: Order, sid: str, meta: Meta | None) -> str | None:
-        """In Redis; the archive follows by le:erasing. Returns the stream's session."""
+    async def _erase_one(self, order: Order, sid: str, meta: Meta | None) -> None:
+        """In Redis; the archive follows by le:erasing."""
         if meta is None and self._reader:
             try:
                 meta = await self._reader.find(sid)
@@ -197,10 +198,12 @@ class People:
             await self._seizures.seize(sid, CANCELLED, encode_data({"reason": "erased", "by": order.by}))
             [meta] = await self._log.read_meta(sid)
         if meta is None:
-            return None
+            return
         if meta.erased is not None:  # and the archive has it still: its order was lost
             await self._redis.zadd(self._keys.erasing, {sid: meta.erased}, nx=True)
-            return None
+            return
+        if meta.session:  # the tombstone does not say it any more, and lists may
+            await self._redis.sadd(self._keys.sessions_erased_by(order.id), meta.session)  # type: ignore[misc]  # as above
         if meta.idempotency_key:
             # The key is the caller's own and may say whose it is. A request that is repeated with it starts anew.
             await self._redis.delete(self._keys.idempotency(meta.tenant, meta.idempotency_key[0]))
@@ -208,7 +211,6 @@ class People:
         if self._archive:
             await self._redis.zadd(self._keys.erasing, {sid: now_ms})
         await self._log.erase(sid, meta, now_ms, by=order.by)
-        return meta.session
 
     # -- names that are no stream's own ----------------------------------------------------------------------
 
@@ -218,16 +220,18 @@ class People:
         await self._redis.delete(keys.session(tenant, session), keys.calls(tenant, session), keys.cost(tenant, session))
         await self._redis.zrem(keys.sessions(tenant), session)
 
-    async def _let_go_of_session(self, tenant: str, session: str, sid: str) -> None:
-        """Of a user's session no name is left, unless it has streams of others. `sid`: one that is erased."""
+    async def _let_go_of_session(self, tenant: str, session: str, sids: set[str]) -> None:
+        """Of a user's session no name is left, unless it has streams of others."""
         keys = self._keys
         listing = keys.session(tenant, session)
         listed = [one.decode() for one in await self._redis.zrange(listing, 0, -1)]
         for some in _chunks(listed, SCAN_KEYS):
             metas = await self._log.read_fields(_WHOSE, *some)
-            await self._log.index.forget(listing, [one for one, meta in zip(some, metas, strict=True) if not meta])
-        await self._log.index.remove(sid, tenant, session)
-        await self._redis.hdel(keys.cost(tenant, session), sid)  # type: ignore[misc]  # sync or async
+            gone = [one for one, meta in zip(some, metas, strict=True) if not meta or meta.erased is not None]
+            await self._log.index.forget(listing, gone)
+        await self._log.index.remove("", tenant, session)  # from the list of sessions, if it has no stream
+        if costs := sids & {one.decode() for one in await self._redis.hkeys(keys.cost(tenant, session))}:  # type: ignore[misc]  # sync or async
+            await self._redis.hdel(keys.cost(tenant, session), *costs)  # type: ignore[misc]  # as above
         is_in_archive = self._archive and await self._archive.streams_of(tenant, None, session, "", 1)
         if not is_in_archive and not await self._redis.exists(listing):
             await self._redis.delete(keys.calls(tenant, session), keys.cost(tenant, session))
@@ -247,12 +251,17 @@ class People:
         key = self._keys.erased_by(order.id)
         sids = {sid.decode() for sid in await self._redis.smembers(key)}  # type: ignore[misc]  # sync or async
         await self._forget_what_names(sids, order.tenant)
+        named = self._keys.sessions_erased_by(order.id)
+        for session in await self._redis.smembers(named):  # type: ignore[misc]  # sync or async
+            await self._let_go_of_session(order.tenant, session.decode(), sids)
         if self._archive and self._moved:
             while await self._moved.take():  # those about these streams are older than the look before this one
                 pass
             await self._archive.close_erasure(order, sids, await self._log.now_ms())
         else:
             await self._deeds.forget(order.tenant, sids, order.person)
+        await self._redis.delete(named)  # before the order is done: nobody would come back for it
+        await self._redis.pexpire(key, KEPT_MS)
         done = order._replace(found=found, erased=found).done(await self._log.now_ms())
         if await self._orders.advance(held, done):
             await self._redis.delete(key)

@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from broker.errors import InvalidRequest, RedisUnavailable
 from broker.log.deeds import KEY_REVOKED
+from broker.store.durable import Kept
 from broker.tenants.keyring import parsed
 from broker.tenants.scopes import ADMIN
-from broker.tenants.stored_keys import Kept
 from broker.web.answers import KeyList
 from broker.web.grants import CheckedRoute, needs
 from broker.web.openapi import gives, revokes

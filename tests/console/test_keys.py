@@ -361,6 +361,13 @@ def test_an_administrator_sees_who_may_what_and_revokes(page: Page, door: Door) 
     expect(page.locator(f"tr[data-id='{kept.id}']")).to_contain_text("active")
 
 
+def test_without_keys_the_page_says_that_the_server_is_open(page: Page, deployment: Deployment) -> None:
+    page.goto(deployment.url)
+    page.get_by_role("link", name="Keys").click()
+    expect(page.locator("main .notice.empty")).to_contain_text("this server is open to its own machine")
+    expect(page.locator("#key-button")).to_be_hidden()
+
+
 def test_who_revokes_the_key_in_use_is_told_so(page: Page, door: Door) -> None:
     key, secret = door.key("admin", name="mine")
     enter(page, door, secret, "#/keys")

@@ -87,7 +87,7 @@ async def test_limits_that_cannot_be_read_are_as_if_none_were_set(redis: Redis, 
 
 
 async def test_a_limit_of_a_newer_release_takes_none_of_the_others_away(redis: Redis) -> None:
-    await redis.hset(Keys().limits, "acme", b'{"speed": 9, "weight": 2}')  # type: ignore[misc]
+    await redis.hset(Keys().limits, "acme", '{"speed": 9, "weight": 2}')  # type: ignore[misc]
     assert (await TenantLimits(redis, Keys().limits, GIVEN).of("acme")).weight == 2
     await redis.delete(Keys().limits)
 

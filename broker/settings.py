@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     masked_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` applied."""
     token_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """What signs read tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
+    """What signs tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
     issuers: Path | None = None
     """Whose tokens are accepted besides our own, TOML (docs/API.md, tokens)."""
     token_audience: str = Field("lastevent", min_length=1, max_length=200)
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
 
     # Connections
     max_head_bytes: int = Field(32_768, ge=8192)
-    """Of a request's line and headers. nginx' own default is as much; a read token has far less."""
+    """Of a request's line and headers. nginx' own default is as much; a token has far less."""
     head_timeout_s: float = Field(10, gt=0)
     request_timeout_s: float = Field(60, gt=0)
     """For a whole request: 1 MiB in a minute is 17 KB/s, a bad phone."""
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     viewers_per_token: int = Field(5, ge=1)
     """A phone, its dead connections, a second tab."""
     connects_per_minute: int = Field(60, ge=1)
-    """With one read token."""
+    """With one token."""
     viewer_stall_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(4, gt=0)
     drain_s: float = Field(10, gt=0)

@@ -263,7 +263,7 @@ class Tier:
         return seen
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
-        """The records of these streams, in the same order, as this caller may see them. Without read tokens: a listing
+        """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing
         would make two hundred.
         """
         records = []

@@ -606,6 +606,8 @@ def test_what_a_caller_does_with_a_stream_is_a_deed_once_and_stays_one_in_the_ar
     assert [deed["what"] for deed in deeds(api, stream=sid, what="created")] == ["created"]
     assert deeds(api, stream=sid, who="key:nobody") == []
     assert deeds(api, stream=sid, before="2020-01-01T00:00:00Z") == deeds(api, stream=sid, after="2099-01-01") == []
+    assert deeds(api, stream=sid, before="0157-10-25T05:50:17+14:00") == []
+    assert deeds(api, stream=sid, after="0157-10-25T05:50:17+14:00") == before
     problem(api.get("/v1/deeds", params={"what": "read"}), 422, "invalid_request")
 
 

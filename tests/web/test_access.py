@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.routing import APIRoute
 
 from broker.settings import Settings
-from broker.tenants.keyring import ApiKey, new_key
+from broker.tenants.keyring import new_key
 from broker.tenants.scopes import OF_KEYS, OF_TOKENS
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment, wait_until
-from tests.rig.streams import with_redis
 from tests.web.access import SCOPES, TABLE, TOKEN_SCOPES, Row
+from tests.web.credentials import store_keys
 from tests.web.wire import Api
 
 KEY = "correct-horse-battery-staple-and-more"
@@ -94,7 +94,7 @@ class _Asking:
         expired, self._expired = new_key("default", frozenset({"admin"}), lasts_s=-1)
         revoked, self._revoked = new_key("default", frozenset({"admin"}))
         stored = [*(key for key, _ in made.values()), expired, revoked.revoked_at(int(time.time()))]
-        _store(deployment, stored)
+        store_keys(deployment, stored)
         wait_until(lambda: self._is_known(self._keys["acme", "admin"]), "the server knows the keys")
         self._dead = self.token(jti="dead", sub="gone")
         answer = self._http.post("/v1/tokens/revoke", json={"jti": "dead"}, headers=_bearer(KEY))
@@ -266,15 +266,6 @@ def _bare(path: str) -> str:
 
 def _is_the_consoles(route: APIRoute) -> bool:
     return route.path == "/" or route.path.startswith("/console/")
-
-
-def _store(deployment: Deployment, keys: list[ApiKey]) -> None:
-    async def put(log: Any) -> None:
-        for key in keys:
-            await log.redis.hset(log.keys.api_keys, key.id, key.to_json())
-        await log.redis.publish(log.keys.api_keys_changed, "")
-
-    with_redis(deployment, put)
 
 
 def _b64(data: bytes) -> str:

@@ -242,6 +242,13 @@ OWN = {"models": ["anthropic/x"], "max_tokens": 50, "agents": ["support"]}
             "invalid_request",
             "at most 100",
         ),
+        ({"provider_options": {"openai-chat": {"max_tokens": " 101"}}}, "invalid_request", "at most 100"),
+        ({"provider_options": {"openai-chat": {"n": 2}}}, "invalid_request", "of all answers"),
+        (
+            {"max_tokens": 30, "provider_options": {"gemini": {"candidate_count": 4}}},
+            "invalid_request",
+            "of all answers",
+        ),
     ],
 )
 async def test_what_may_not_be_asked_for_is_refused_in_words_that_say_what_may(

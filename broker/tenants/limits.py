@@ -127,9 +127,14 @@ class TenantLimits:
         found = {}
         for name, value in sorted((await self._redis.hgetall(self._key)).items()):  # type: ignore[misc]
             try:
-                found[name.decode()] = Limits().changed(orjson.loads(value))
+                # Of a newer release there may be others: those that are known here count nevertheless.
+                known = {limit: most for limit, most in orjson.loads(value).items() if limit in NAMES}
+                found[name.decode()] = Limits().changed(known)
             except (ValueError, AttributeError, TypeError):  # JSON's and Unicode's are ValueErrors
-                logger.warning("the limits of a tenant cannot be read; those of the settings count: lastevent limits")
+                logger.warning(
+                    "the limits of a tenant cannot be read; those of the settings count: lastevent limits",
+                    extra={"lasting": "limits that cannot be read"},
+                )
         return found
 
     async def _read(self) -> None:

@@ -36,7 +36,7 @@ async def revoke_key(request: Request, key: str) -> Response:
     if tier.keyring.is_given(key):
         raise InvalidRequest("This key is one of the server's settings. Take it out there, and restart the servers.")
     revoked, kept = await tier.keys.revoke(key)
-    tier.keyring.know(await tier.keys.read())
+    await tier.keys.tell(tier.keyring.know)
     tier.cut_revoked()
     await tier.deeds.record(tier.deed(request, KEY_REVOKED, key=key)._replace(tenant=revoked.tenant))
     if kept is Kept.LATE:

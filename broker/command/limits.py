@@ -18,7 +18,10 @@ app = typer.Typer(help="List tenants' limits, or set some. What is not set is as
 
 @app.callback(invoke_without_command=True)
 def list_(context: typer.Context, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        if data_dir is not None or as_json:
+            fail("options stand behind `set`: lastevent limits set TENANT NAME=VALUE --data-dir …", code=2)
+    else:
         _show(ask(lambda reached: _limits(reached).all_set(), data_dir), as_json=as_json)
 
 

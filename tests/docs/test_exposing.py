@@ -64,6 +64,7 @@ def test_who_has_no_key_is_not_let_in_any_more(exposed: Exposed) -> None:
 def test_a_token_of_an_issuer_of_one_s_own_opens_the_streams_of_its_user(exposed: Exposed) -> None:
     wait_until(lambda: time.time() > exposed.revoked_at + 1, "a second begins that is after the revocation")
     assert "event: done" in exposed.sh(the_one(API, "login.pem -rawin"))
+    assert "event: done" in exposed.sh(the_one(API, "/v1/tokens/cookie")), "in a cookie too"
 
 
 def test_what_was_done_with_a_key_that_leaked_is_listed_and_it_is_let_in_no_more(exposed: Exposed) -> None:

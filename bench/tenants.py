@@ -30,8 +30,10 @@ import httpx2
 
 from bench.against import ratio_of
 from bench.contestants.lastevent import start_server
-from bench.contestants.side import open_streams
+from bench.contestants.side import REDIS, SERVER, open_streams
+from bench.generating import WORKER
 from bench.load.agent import Agent, python_agent
+from bench.meter import CpuMeter
 from bench.processes import start, start_redis
 from bench.scenario import Options
 from bench.table import Table, number, p99
@@ -50,7 +52,7 @@ MEASURED_S, MEASURED_S_SHORT = 2.5, 0.3
 QUEUED, QUEUED_SHORT = 10_000, 200
 MOST_RATIO = 1.5
 
-STREAMS, EVENTS_PER_S = 40, 20.0
+STREAMS, EVENTS_PER_S = 40, 10.0
 """Of the other tenant, each with a viewer; a full server would have delays of its own."""
 PUBLISHED_S = 600.0
 
@@ -81,11 +83,12 @@ class Site:
     def __init__(self, stack: ExitStack, limits: dict[str, dict[str, int]]) -> None:
         """`limits`: tenant → what is set for it. Each gets a key, and so does the other."""
         with on_cores_of_the_product():
-            _, self.redis_port = start_redis(stack)
+            redis_pid, self.redis_port = start_redis(stack)
         self.keys: dict[str, str] = {}
         asyncio.run(self._let_in({OTHER: {"creations_per_minute": 10**6}, **limits}))
         with on_cores_of_the_product():
-            _, self.port = start_server(stack, self.redis_url, **SETTINGS)
+            server_pid, self.port = start_server(stack, self.redis_url, **SETTINGS)
+        self.parts = {REDIS: redis_pid, SERVER: server_pid}
         self._worker = stack.enter_context(ExitStack())
         self.start_worker()
         publishers, paths = open_streams(stack, "lastevent", f"{self.redis_port}/{OTHER}", STREAMS)
@@ -114,7 +117,7 @@ class Site:
         argv = [sys.executable, "-m", "worker", "--concurrency", str(CONCURRENCY)]
         ours = {"LASTEVENT_REDIS_URL": self.redis_url, "LASTEVENT_STANDIN": "1", "LASTEVENT_WORKER_DRAIN_S": "1"}
         with on_cores_of_the_product():
-            start(self._worker, argv, **ours)
+            self.parts[WORKER] = start(self._worker, argv, **ours)
 
     def end_worker(self) -> None:
         self._worker.close()
@@ -177,18 +180,22 @@ class Sample(NamedTuple):
     """Median."""
     text_p95_ms: float
     delivery_p99_ms: float
+    busy: float
+    """Of a core: server, worker and Redis together."""
 
 
 def measure(site: Site, seconds: float) -> Sample:
     site.viewers.ask("begin")
     texts: list[float] = []
-    until_s = time.monotonic() + seconds
+    meter, began_s = CpuMeter(site.parts), time.monotonic()
+    until_s = began_s + seconds
     while time.monotonic() < until_s or len(texts) < 2:
         texts.append(site.first_text_ms())
         time.sleep(random.uniform(*PAUSE_S))
+    busy = sum(meter.spent_us().values()) / 1e6 / (time.monotonic() - began_s)
     delays_ms = [us / 1000 for us in site.viewers.ask("end")["delays_us"]]
     p95 = quantiles(texts, n=20, method="inclusive")[-1]
-    return Sample(median(texts), p95, p99(delays_ms))
+    return Sample(median(texts), p95, p99(delays_ms), busy)
 
 
 class Measured(NamedTuple):
@@ -198,12 +205,13 @@ class Measured(NamedTuple):
 
 COLUMNS = (
     *("the neighbour", "asks/s", "first text alone, ms", "beside", "ratio", "least", "greatest"),
-    *("ratio of p95", "viewers' p99 alone, ms", "beside", "ratio", "least", "greatest"),
+    *("ratio of p95", "viewers' p99 alone, ms", "beside", "ratio", "least", "greatest", "busy alone", "beside"),
 )
 
 
 def _row(name: str, asks: str, measured: Measured) -> list[str]:
-    return [name, asks, *_ratios(measured, "text_ms"), _ratio(measured, "text_p95_ms"), *_ratios(measured, VIEWERS)]
+    busy = [f"{median(sample.busy for sample in of):.0%}" for of in measured]
+    return [name, asks, *_ratios(measured, TEXT), _ratio(measured, "text_p95_ms"), *_ratios(measured, VIEWERS), *busy]
 
 
 TEXT, VIEWERS = "text_ms", "delivery_p99_ms"
@@ -359,7 +367,7 @@ def _at_limits(options: Options) -> Table:
         [_row(name, number(answers[name].total() / asked_s[name]), of) for name, of in measured.items()],
         [
             f"Medians of {rounds} rounds of {seconds:g} s each, alone and beside; ratios: each round's own. At most "
-            f"{MOST_RATIO:g}.",
+            f"{MOST_RATIO:g}. Busy: server, worker and Redis, of a core.",
             *(f"Answers to {name}: {_counted(answers[name])}." for name in measured),
         ],
         [] if options.short else [failure for name, of in measured.items() for failure in _failures(name, of)],

@@ -26,6 +26,9 @@ LANES = 4
 NICE = 10
 LIMIT_S = 30.0
 
+TAKEN = {"200", "201", "401"}
+REFUSED = {"429", "too_many_viewers", "rate_limited"}
+
 CUT = b"\n: "
 """What a refused viewer is told before it is cut: an SSE comment with the code."""
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)", re.IGNORECASE)
@@ -42,7 +45,8 @@ class Neighbour:
         self._began_s = 0.0
 
     async def begin(self, requests: list[str], per_s: float, held: list[str], *, anew: bool) -> Answer:
-        """Connect once for each of `held`, and stay; then send the requests in turn, `per_s` of them in all.
+        """Connect once for each of `held`, and stay; then send the requests in turn, `per_s` of them in all. The answer
+        comes when the first is refused: from then on it is at its limit.
 
         `anew`: each over a connection of its own, as viewers connect.
         """
@@ -54,6 +58,8 @@ class Neighbour:
             async with asyncio.timeout(LIMIT_S):
                 await reader.readuntil(b"event: ")
         turns = cycle(request.encode() for request in requests)
+        async with asyncio.timeout(LIMIT_S):
+            await self._until_refused(turns, anew=anew)
         self._began_s = time.monotonic()
         self._lanes = [asyncio.create_task(self._ask(turns, per_s / LANES, anew=anew)) for _ in range(LANES)]
         return {}
@@ -70,6 +76,16 @@ class Neighbour:
             writer.close()
         self._held = []
         return {"answers": dict(self._answers), "seconds": seconds}
+
+    async def _until_refused(self, turns: Iterator[bytes], *, anew: bool) -> None:
+        connection = await self._open()
+        while (said := await _answer(connection, next(turns))) in TAKEN:
+            if anew:
+                connection[1].close()
+                connection = await self._open()
+        if said not in REFUSED:
+            raise SystemExit(f"the neighbour was to be refused, and was answered: {said}")
+        connection[1].close()
 
     async def _ask(self, turns: Iterator[bytes], per_s: float, *, anew: bool) -> None:
         clock = asyncio.get_running_loop().time

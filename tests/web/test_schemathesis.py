@@ -55,7 +55,7 @@ def test_no_input_is_a_fault_of_the_server_and_every_answer_is_as_documented(
         print(f"{target.answers.total()} requests, by status: {dict(sorted(target.answers.items()))}")
     print(f"let in: {dict(targets[1].let_in)}")
     assert sum(target.answers.total() for target in targets) >= AT_LEAST
-    assert len(targets[1].let_in) > 5
+    assert len(targets[1].let_in) > 1, "the key that opens everything, and others"
 
 
 def _require_unharmed(deployment: Deployment) -> None:

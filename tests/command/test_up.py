@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -62,6 +63,7 @@ class Twice:
     left: list[dict[int, str]]
     data: list[str]
     generated: Ended
+    others: dict[str, Ended]
     followed: Ended
     followed_in_flight: Ended
     text_in_flight: str
@@ -90,6 +92,10 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
         wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
         [stream] = HTTP.get(f"{url}/v1/sessions/kept").json()["streams"]
         told = {
+            "others": {
+                "on its port": run_lastevent(folder, "up", "--port", str(port), "--data-dir", "other"),
+                "on its data": run_lastevent(folder, "up", "--port", str(free_port()), "--data-dir", data),
+            },
             "followed": run_lastevent(folder, "follow", stream["id"], url=url),
             "followed_in_flight": run_lastevent(folder, "follow", in_flight, url=url),
             "text_in_flight": HTTP.get(f"{url}/v1/streams/{in_flight}/text").text,
@@ -124,54 +130,143 @@ def test_after_a_clean_stop_a_generation_in_flight_goes_on_as_soon_as_there_is_a
     assert twice.restarted_ms - twice.began_ms < WELL_BELOW_A_LEASE_MS
 
 
-@pytest.mark.parametrize("workers", ["1", "2"] if LONG else ["2"])
-def test_it_is_ready_only_when_a_worker_takes_generations(
-    start: Start, tmp_path: Path, port: int, url: str, workers: str
-) -> None:
-    admin_port = free_port()
-    admin_url = f"http://127.0.0.1:{admin_port}"
-    options = ("--port", str(port), "--data-dir", "data", "--workers", workers)
-    up = start("up", *options, LASTEVENT_ADMIN_PORT=str(admin_port))
-    stopped: set[int] = set()
+def test_a_second_one_on_the_same_port_or_data_is_refused_and_the_first_unharmed(twice: Twice) -> None:
+    on_port, on_data = twice.others["on its port"], twice.others["on its data"]
+    assert (on_port.returncode, on_data.returncode) == (1, 1)
+    assert b"in use" in on_port.stderr
+    assert b"--port" in on_port.stderr
+    assert b"in use by another Lastevent" in on_data.stderr
+    assert twice.followed.returncode == 0, "which was asked afterwards"
+
+
+AT_ONCE = "[[tokens=3 rate=0 ttft_ms=0]]"
+PARTS = {
+    "broker serve": "web process 1 died (signal SIGKILL); starting it again",
+    "-m worker": "worker 1 died (signal SIGKILL); starting it again",
+    "valkey-server": "the embedded server died; starting it again",
+}
+"""Of a child's command line, and what its parent says when it is killed."""
+
+
+@dataclass
+class Killed:
+    """What became of one whose workers came late and whose parent was killed; of the next start, whose children were
+    killed one by one, and then everything at once; and of the last. Times in ms.
+    """
+
+    ready_without_workers: set[bool]
+    said_without_workers: str
+    shown: list[tuple[list[int], bool]]
+    parts: list[str]
+    generated: Ended
+    followed: list[Ended]
+    said_of_children: str
+    generated_afterwards: Ended
+    begun_ms: int
+    in_use_since_ms: float
+    restarted_ms: int
+    ended: int
+    left: dict[int, str]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder, port, admin_port = tmp_path_factory.mktemp("killed"), free_port(), free_port()
+    url, admin_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}"
+    data, told = ("--data-dir", "data"), dict[str, Any]()
+    with running_in(folder) as start:
+        first = start(
+            "up", "--port", str(port), *data, "--web", "2", "--workers", "2", LASTEVENT_ADMIN_PORT=str(admin_port)
+        )
+        stopped = _stop_workers(folder, 2)
+        wait_until(lambda: is_ready(url), "a server is ready")
+        wait_until(lambda: _are_up(admin_url) == [1, 1, 0, 0], "both are")
+        told["ready_without_workers"] = {is_ready(url) for _ in range(LOOKS)}  # many looks of the supervisor
+        told["said_without_workers"] = first.stdout
+        told["shown"] = [(_are_up(admin_url), is_ready(admin_url))]
+        os.kill(stopped.pop(), signal.SIGCONT)
+        first.wait_until_it_says("Lastevent is ready")
+        told["shown"].append((_are_up(admin_url), is_ready(admin_url)))
+        told["generated"] = run_lastevent(folder, "generate", f"{AT_ONCE} before", "--session", "s", url=url)
+        os.kill(stopped.pop(), signal.SIGCONT)
+        told["parts"] = [part for line in processes_in(folder).values() for part in PARTS if part in line]
+        first.process.kill()
+        first.process.wait(10)
+        wait_until(lambda: all("valkey" in line for line in processes_in(folder).values()), "the children have ended")
+
+        second = start("up", "--port", str(port), *data)
+        second.wait_until_it_says("Lastevent is ready")
+        told["followed"] = [_followed(folder, url)]
+        for what, said in PARTS.items():
+            _kill_child(second, folder, url, what, said)
+        told["said_of_children"] = second.stderr
+        told["followed"].append(_followed(folder, url))
+        told["generated_afterwards"] = run_lastevent(folder, "generate", f"{AT_ONCE} after", url=url)
+        in_flight = _begun(url)
+        second.kill_all()
+        wait_until(lambda: not processes_in(folder), "all are gone")
+
+        third = start("up", "--port", str(port), *data)
+        third.wait_until_it_says("Lastevent is ready")
+        wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
+        told["begun_ms"] = _time_of("text_delta", in_flight, url)
+        told["restarted_ms"] = _time_of("restart", in_flight, url)
+        told["in_use_since_ms"] = _server_in_use_since_ms(folder / "data")
+        return Killed(**told, ended=third.stop(), left=processes_in(folder))
+
+
+def _stop_workers(folder: Path, count: int) -> list[int]:
+    """Long before they have imported what they need."""
+    stopped: list[int] = []
 
     def are_stopped() -> bool:
-        for pid, line in processes_in(tmp_path).items():
+        for pid, line in processes_in(folder).items():
             if "-m worker" in line and pid not in stopped:
-                os.kill(pid, signal.SIGSTOP)  # long before it has imported what it needs
-                stopped.add(pid)
-        return len(stopped) == int(workers)
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+        return len(stopped) == count
 
     wait_until(are_stopped, "the workers stand still")
-    wait_until(lambda: is_ready(url), "the server is ready")
-    assert all(is_ready(url) for _ in range(LOOKS)), "many looks of the supervisor later"
-    assert "ready" not in up.stdout
-    assert (_are_up(admin_url), is_ready(admin_url)) == ([1, *[0] * len(stopped)], False)
-    os.kill(stopped.pop(), signal.SIGCONT)
-    up.wait_until_it_says("Lastevent is ready")
-    assert (_are_up(admin_url), is_ready(admin_url)) == ([1, 1, *[0] * len(stopped)], True)
-    sid = HTTP.post(f"{url}/v1/streams", json={"prompt": "[[tokens=1 rate=0 ttft_ms=0]] at once"}).json()["id"]
-    wait_until(lambda: _time_of("text_delta", sid, url), "it has begun, by the only worker that can")
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
-    assert up.stop() == 0
+    return stopped
 
 
-def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(
-    start: Start, tmp_path: Path, port: int, url: str
-) -> None:
+def _kill_child(up: Running, folder: Path, url: str, what: str, said: str) -> None:
+    """Until there is another, and all is ready."""
+    pid = pid_of(folder, what)
+    os.kill(pid, signal.SIGKILL)
+    up.wait_until_it_says(said)
+    wait_until(lambda: _is_another(folder, what, pid), f"there is another {what}")
+    wait_until(lambda: is_ready(url), "it is ready again")
+
+
+def _followed(folder: Path, url: str) -> Ended:
+    [stream] = HTTP.get(f"{url}/v1/sessions/s").json()["streams"]
+    return run_lastevent(folder, "follow", stream["id"], url=url)
+
+
+def test_it_is_ready_only_when_a_worker_takes_generations(killed: Killed) -> None:
+    assert killed.ready_without_workers == {True}, "its servers"
+    assert "ready" not in killed.said_without_workers
+    assert killed.shown == [([1, 1, 0, 0], False), ([1, 1, 1, 0], True)], "at the admin port"
+    assert killed.generated.returncode == 0, "by the only worker that can"
+
+
+def test_children_do_not_outlive_a_killed_parent_and_the_next_start_has_the_data(killed: Killed) -> None:
+    assert sorted(killed.parts) == ["-m worker", "-m worker", "broker serve", "broker serve", "valkey-server"]
+    assert killed.followed[0].stdout == killed.generated.stdout != b""
+
+
+def test_a_child_that_dies_is_started_again_and_that_is_said(killed: Killed) -> None:
+    assert [said for said in PARTS.values() if said in killed.said_of_children] == list(PARTS.values())
+    assert killed.followed[1].stdout == killed.generated.stdout
+    assert killed.generated_afterwards.returncode == 0
+
+
+def test_after_everything_was_killed_a_generation_in_flight_waits_for_a_lease(killed: Killed) -> None:
     """The embedded server may have lost its last second."""
-    up = start("up", "--port", str(port), "--data-dir", "data")
-    up.wait_until_it_says("Lastevent is ready")
-    in_flight = _begun(url)
-    up.kill_all()
-    wait_until(lambda: not processes_in(tmp_path), "all are gone")
-    again = start("up", "--port", str(port), "--data-dir", "data")
-    again.wait_until_it_says("Lastevent is ready")
-    wait_until(lambda: _time_of("restart", in_flight, url), "it goes on")
-    since_ms = _server_in_use_since_ms(tmp_path / "data")
-    assert since_ms > _time_of("text_delta", in_flight, url)
-    assert _time_of("restart", in_flight, url) - since_ms >= LEASE_S * 1000
-    assert again.stop() == 0
+    assert killed.in_use_since_ms > killed.begun_ms
+    assert killed.restarted_ms - killed.in_use_since_ms >= LEASE_S * 1000
+    assert (killed.ended, killed.left) == (0, {})
 
 
 def _are_up(admin_url: str) -> list[int]:
@@ -202,50 +297,8 @@ def _time_of(kind: str, sid: str, url: str) -> int:
     return next((event["t"] for event in events if event["event"] == kind), 0)
 
 
-def test_a_child_that_dies_is_started_again_and_that_is_said(
-    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
-) -> None:
-    up = start("up", "--port", str(port), "--data-dir", "data")
-    up.wait_until_it_says("Lastevent is ready")
-    before = lastevent("generate", "[[tokens=3 rate=0]] before", "--session", "s", url=url)
-    for what, said in (
-        ("broker serve", "web process 1 died (signal SIGKILL); starting it again"),
-        ("-m worker", "worker 1 died (signal SIGKILL); starting it again"),
-        ("valkey-server", "the embedded server died; starting it again"),
-    ):
-        killed = pid_of(tmp_path, what)
-        os.kill(killed, signal.SIGKILL)
-        up.wait_until_it_says(said)
-        wait_until(lambda what=what, killed=killed: _is_another(tmp_path, what, killed), f"there is another {what}")
-        wait_until(lambda: is_ready(url), "it is ready again")
-    [stream] = HTTP.get(f"{url}/v1/sessions/s").json()["streams"]
-    assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
-    assert lastevent("generate", "[[tokens=3 rate=0]] after", url=url).returncode == 0
-    assert up.stop() == 0
-    assert processes_in(tmp_path) == {}
-
-
 def _is_another(folder: Path, what: str, than: int) -> bool:
     return any(what in line and pid != than for pid, line in processes_in(folder).items())
-
-
-def test_children_do_not_outlive_a_killed_parent_and_the_next_start_has_the_data(
-    start: Start, lastevent: Lastevent, tmp_path: Path, port: int, url: str
-) -> None:
-    up = start("up", "--port", str(port), "--web", "2", "--workers", "2")
-    up.wait_until_it_says("Lastevent is ready")
-    assert len([line for line in processes_in(tmp_path).values() if "broker serve" in line]) == 2
-    assert len([line for line in processes_in(tmp_path).values() if "-m worker" in line]) == 2
-    before = lastevent("generate", "[[tokens=3 rate=0]] before", "--session", "s", url=url)
-    up.process.kill()
-    up.process.wait(10)
-    wait_until(lambda: all("valkey" in line for line in processes_in(tmp_path).values()), "the children have ended")
-    again = start("up", "--port", str(port))
-    again.wait_until_it_says("Lastevent is ready")
-    [stream] = HTTP.get(f"{url}/v1/sessions/s").json()["streams"]
-    assert lastevent("follow", stream["id"], url=url).stdout == before.stdout
-    assert again.stop() == 0
-    assert processes_in(tmp_path) == {}
 
 
 STOPS = [("valkey", signal.SIGINT), ("-m worker", signal.SIGTERM)]
@@ -272,20 +325,6 @@ def test_a_port_that_another_program_has_is_said(lastevent: Lastevent, tmp_path:
     assert str(port).encode() in ended.stderr
     assert b"in use" in ended.stderr
     assert processes_in(tmp_path) == {}
-
-
-def test_a_second_one_on_the_same_port_or_data_is_refused_and_the_first_unharmed(
-    start: Start, lastevent: Lastevent, port: int, url: str
-) -> None:
-    start("up", "--port", str(port)).wait_until_it_says("Lastevent is ready")
-    on_port = lastevent("up", "--port", str(port), "--data-dir", "other")
-    assert on_port.returncode == 1
-    assert b"in use" in on_port.stderr
-    assert b"--port" in on_port.stderr
-    on_data = lastevent("up", "--port", str(free_port()))
-    assert on_data.returncode == 1
-    assert b"in use by another Lastevent" in on_data.stderr
-    assert is_ready(url)
 
 
 def test_a_data_directory_that_cannot_be_one_is_said(lastevent: Lastevent, tmp_path: Path) -> None:

@@ -22,52 +22,40 @@ from tests.web.wire import Api
 if TYPE_CHECKING:
     from tests.web.exploration import Target
 
-AT_LEAST = 5_000 if LONG else 300
-"""Requests, of each of the two: a search that sends nothing finds nothing."""
+AT_LEAST = 10_000 if LONG else 1_500
+"""Requests: a search that sends nothing finds nothing."""
 
 
-@pytest.fixture(scope="module")
-def target(deployment: Deployment) -> Iterator[Target]:
+@pytest.fixture
+def targets(
+    deployment: Deployment, own_deployment: Callable[..., Deployment], tmp_path: Path
+) -> Iterator[list[Target]]:
+    """Without keys, and with."""
     from tests.web.exploration import Target
 
-    with closing(Api(deployment.url)) as api:
-        target = Target(deployment, api)
-        with target.session:
-            yield target
-        for sid in target.sids:
-            api.post(f"/v1/streams/{sid}/cancel").raise_for_status()
+    keyed = own_deployment(servers=1, workers=0, **settings_in(tmp_path))
+    with closing(Api(deployment.url)) as anybody, closing(Api(keyed.url, KEY)) as owner:
+        targets = [Target(deployment, anybody), Target(keyed, owner)]
+        targets[1].credentials = credentials_of(keyed, owner, targets[1].sids)
+        with targets[0].session, targets[1].session:
+            yield targets
+        for sid in targets[0].sids:
+            anybody.post(f"/v1/streams/{sid}/cancel").raise_for_status()
     _require_unharmed(deployment)
+    _require_unharmed(keyed)
 
 
 def test_no_input_is_a_fault_of_the_server_and_every_answer_is_as_documented(
-    target: Target, subtests: pytest.Subtests
+    targets: list[Target], subtests: pytest.Subtests
 ) -> None:
-    _explore(target, subtests)
-
-
-def test_nor_is_one_with_whatever_credential(
-    own_deployment: Callable[..., Deployment], tmp_path: Path, subtests: pytest.Subtests
-) -> None:
-    from tests.web.exploration import Target
-
-    deployment = own_deployment(servers=1, workers=0, **settings_in(tmp_path))
-    with closing(Api(deployment.url, KEY)) as api:
-        target = Target(deployment, api)
-        target.credentials = credentials_of(deployment, api, target.sids)
-        with target.session:
-            _explore(target, subtests)
-    good = {credential.kind for credential in target.credentials if credential.opens}
-    opened = set(target.opened)
-    print(sorted(good - opened), opened - good)
-    _require_unharmed(deployment)
-
-
-def _explore(target: Target, subtests: pytest.Subtests) -> None:
     from tests.web.exploration import explore  # every test process collects this file, and one runs it
 
-    assert explore(target, subtests) > 30
-    print(f"{target.answers.total()} requests, of each status: {dict(sorted(target.answers.items()))}")
-    assert target.answers.total() >= AT_LEAST
+    assert explore(targets, subtests) > 30
+    for target in targets:
+        print(f"{target.answers.total()} requests, by status: {dict(sorted(target.answers.items()))}")
+    print(f"let in: {dict(targets[1].let_in)}")
+    assert sum(target.answers.total() for target in targets) >= AT_LEAST
+    assert len(targets[1].let_in) > 1, "the key that opens everything, and others"
 
 
 def _require_unharmed(deployment: Deployment) -> None:

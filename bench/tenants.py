@@ -21,9 +21,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median, quantiles
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx2
@@ -80,7 +81,7 @@ SETTINGS = {"LASTEVENT_TRUSTED_PROXIES": "127.0.0.0/8"}
 class Site:
     """A deployment, the other's viewers connected, its streams being written."""
 
-    def __init__(self, stack: ExitStack, limits: dict[str, dict[str, int]]) -> None:
+    def __init__(self, stack: ExitStack, limits: Mapping[str, Mapping[str, int]]) -> None:
         """`limits`: tenant → what is set for it. Each gets a key, and so does the other."""
         with on_cores_of_the_product():
             redis_pid, self.redis_port = start_redis(stack)
@@ -102,7 +103,7 @@ class Site:
     def redis_url(self) -> str:
         return f"redis://127.0.0.1:{self.redis_port}"
 
-    async def _let_in(self, tenants: dict[str, dict[str, int]]) -> None:
+    async def _let_in(self, tenants: Mapping[str, Mapping[str, int]]) -> None:
         redis, names = connect(self.redis_url), Keys()
         stored = StoredKeys(redis, names.api_keys, names.api_keys_changed)
         for tenant, limits in tenants.items():
@@ -128,8 +129,8 @@ class Site:
 
     def first_text_ms(self) -> float:
         """From the other's POST to its first text; the generation is read to its end."""
-        body = json.dumps({"prompt": AT_ONCE})
-        asked = request("POST", "/v1/streams", self.keys[OTHER], body, "Accept: text/event-stream\r\nConnection: close\r\n")
+        body, headers = json.dumps({"prompt": AT_ONCE}), "Accept: text/event-stream\r\nConnection: close\r\n"
+        asked = request("POST", "/v1/streams", self.keys[OTHER], body, headers)
         began_s = time.perf_counter()
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(asked.encode())
@@ -260,7 +261,7 @@ class Limit(NamedTuple):
     name: str
     asking: Callable[[Site, str], Asking]
     """By a tenant of this name."""
-    limits: dict[str, int] = {}
+    limits: Mapping[str, int] = MappingProxyType({})
     """Its own."""
 
 
@@ -391,7 +392,7 @@ def _counted(answers: Counter[str]) -> str:
 class Backlog(NamedTuple):
     name: str
     prompt: str
-    limits: dict[str, int] = {}
+    limits: Mapping[str, int] = MappingProxyType({})
 
 
 BACKLOGS = (

@@ -7,8 +7,7 @@ an even pace (a delay is from the publisher's hand to the viewer's read), and st
 POST to its first text).
 
 Each round measures the other alone and beside the neighbour, one round in this order, the next in the opposite one. A
-queue of 10,000 cannot be taken away again: there, each round has a deployment of its own, and another worker for the
-second measurement. Ratios are taken within a round, and their median must not be above 1.5.
+queue of 10,000 cannot be taken away again: there, each round has a deployment of its own. Ratios are taken within a round, and their median must not be above 1.5.
 """
 
 from __future__ import annotations
@@ -90,8 +89,10 @@ class Site:
         with on_cores_of_the_product():
             server_pid, self.port = start_server(stack, self.redis_url, **SETTINGS)
         self.parts = {REDIS: redis_pid, SERVER: server_pid}
-        self._worker = stack.enter_context(ExitStack())
-        self.start_worker()
+        argv = [sys.executable, "-m", "worker", "--concurrency", str(CONCURRENCY)]
+        ours = {"LASTEVENT_REDIS_URL": self.redis_url, "LASTEVENT_STANDIN": "1", "LASTEVENT_WORKER_DRAIN_S": "1"}
+        with on_cores_of_the_product():
+            self.parts[WORKER] = start(stack, argv, **ours)
         publishers, paths = open_streams(stack, "lastevent", f"{self.redis_port}/{OTHER}", STREAMS)
         self.viewers = python_agent(stack, "bench.load.viewers")
         key = self.keys[OTHER]
@@ -111,17 +112,6 @@ class Site:
             await stored.add(key)
             await TenantLimits(redis, names.limits).set(tenant, limits)
         await redis.aclose()
-
-    def start_worker(self) -> None:
-        """Another one, if there is one."""
-        self._worker.close()
-        argv = [sys.executable, "-m", "worker", "--concurrency", str(CONCURRENCY)]
-        ours = {"LASTEVENT_REDIS_URL": self.redis_url, "LASTEVENT_STANDIN": "1", "LASTEVENT_WORKER_DRAIN_S": "1"}
-        with on_cores_of_the_product():
-            self.parts[WORKER] = start(self._worker, argv, **ours)
-
-    def end_worker(self) -> None:
-        self._worker.close()
 
     def warm_up(self) -> None:
         for _ in range(WARM_UP):
@@ -415,10 +405,7 @@ def _with_a_queue(options: Options) -> Table:
             with ExitStack() as stack:
                 site = Site(stack, {NEIGHBOUR: backlog.limits})
                 measured[backlog.name].alone.append(measure(site, seconds))
-                site.end_worker()
                 asyncio.run(_queue(site, backlog, queued))
-                site.start_worker()
-                site.warm_up()
                 measured[backlog.name].beside.append(measure(site, seconds))
                 left[backlog.name].append(asyncio.run(_still_waiting(site)))
     return Table(

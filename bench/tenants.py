@@ -7,8 +7,7 @@ an even pace (a delay is from the publisher's hand to the viewer's read), and st
 POST to its first text).
 
 Each round measures the other alone and beside the neighbour, one round in this order, the next in the opposite one. A
-queue of 10,000 cannot be taken away again: there, each round has a deployment of its own, and another worker for the
-second measurement. Ratios are taken within a round, and their median must not be above 1.5.
+queue of 10,000 cannot be taken away again: there, each round has a deployment of its own. Ratios are taken within a round, and their median must not be above 1.5.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ SETTINGS = {"LASTEVENT_TRUSTED_PROXIES": "127.0.0.0/8"}
 class Site:
     """A deployment, the other's viewers connected, its streams being written."""
 
-    def __init__(self, stack: ExitStack, limits: dict[str, dict[str, int]]) -> None:
+    def __init__(self, stack: ExitStack, limits: Mapping[str, Mapping[str, int]]) -> None:
         """`limits`: tenant → what is set for it. Each gets a key, and so does the other."""
         with on_cores_of_the_product():
             redis_pid, self.redis_port = start_redis(stack)
@@ -90,8 +89,10 @@ class Site:
         with on_cores_of_the_product():
             server_pid, self.port = start_server(stack, self.redis_url, **SETTINGS)
         self.parts = {REDIS: redis_pid, SERVER: server_pid}
-        self._worker = stack.enter_context(ExitStack())
-        self.start_worker()
+        argv = [sys.executable, "-m", "worker", "--concurrency", str(CONCURRENCY)]
+        ours = {"LASTEVENT_REDIS_URL": self.redis_url, "LASTEVENT_STANDIN": "1", "LASTEVENT_WORKER_DRAIN_S": "1"}
+        with on_cores_of_the_product():
+            self.parts[WORKER] = start(stack, argv, **ours)
         publishers, paths = open_streams(stack, "lastevent", f"{self.redis_port}/{OTHER}", STREAMS)
         self.viewers = python_agent(stack, "bench.load.viewers")
         key = self.keys[OTHER]
@@ -103,7 +104,7 @@ class Site:
     def redis_url(self) -> str:
         return f"redis://127.0.0.1:{self.redis_port}"
 
-    async def _let_in(self, tenants: dict[str, dict[str, int]]) -> None:
+    async def _let_in(self, tenants: Mapping[str, Mapping[str, int]]) -> None:
         redis, names = connect(self.redis_url), Keys()
         stored = StoredKeys(redis, names.api_keys, names.api_keys_changed)
         for tenant, limits in tenants.items():
@@ -112,27 +113,14 @@ class Site:
             await TenantLimits(redis, names.limits).set(tenant, limits)
         await redis.aclose()
 
-    def start_worker(self) -> None:
-        """Another one, if there is one."""
-        self._worker.close()
-        argv = [sys.executable, "-m", "worker", "--concurrency", str(CONCURRENCY)]
-        ours = {"LASTEVENT_REDIS_URL": self.redis_url, "LASTEVENT_STANDIN": "1", "LASTEVENT_WORKER_DRAIN_S": "1"}
-        with on_cores_of_the_product():
-            self.parts[WORKER] = start(self._worker, argv, **ours)
-
-    def end_worker(self) -> None:
-        self._worker.close()
-
     def warm_up(self) -> None:
         for _ in range(WARM_UP):
             self.first_text_ms()
 
     def first_text_ms(self) -> float:
         """From the other's POST to its first text; the generation is read to its end."""
-        body = json.dumps({"prompt": AT_ONCE})
-        asked = request(
-            "POST", "/v1/streams", self.keys[OTHER], body, "Accept: text/event-stream\r\nConnection: close\r\n"
-        )
+        body, headers = json.dumps({"prompt": AT_ONCE}), "Accept: text/event-stream\r\nConnection: close\r\n"
+        asked = request("POST", "/v1/streams", self.keys[OTHER], body, headers)
         began_s = time.perf_counter()
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(asked.encode())
@@ -417,10 +405,7 @@ def _with_a_queue(options: Options) -> Table:
             with ExitStack() as stack:
                 site = Site(stack, {NEIGHBOUR: backlog.limits})
                 measured[backlog.name].alone.append(measure(site, seconds))
-                site.end_worker()
                 asyncio.run(_queue(site, backlog, queued))
-                site.start_worker()
-                site.warm_up()
                 measured[backlog.name].beside.append(measure(site, seconds))
                 left[backlog.name].append(asyncio.run(_still_waiting(site)))
     return Table(

@@ -95,7 +95,7 @@ def grant_of(request: Request) -> Grant:
     return found
 
 
-def _reader_of(
+async def _reader_of(  # async as all dependencies: FastAPI gives others a thread, at a fifth of a start's CPU
     request: Request,
     audience: Annotated[
         Audience | None, Query(description="public: what users see. Default: all that the caller may see")

@@ -1,4 +1,8 @@
-"""What routes take from a request's address and headers."""
+"""What routes take from a request's address and headers.
+
+What FastAPI calls for them (Depends) is async, though it waits for nothing: it would call anything else in a thread,
+which costs more than the call, and lasts until a thread has its turn.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +52,7 @@ _QUERIES = ("last_event_id", "lastEventId")
 class GivenCursors:
     """Every cursor in a request: each of its fields, where a framework would take one of them, and both queries."""
 
-    def __init__(
-        self,
-        request: Request,
-        _header: Annotated[str | None, Header(alias="Last-Event-ID", description="The last event received")] = None,
-        _query: Annotated[str | None, Query(alias="last_event_id", description="For who can send no header")] = None,
-        _camel: Annotated[str | None, Query(alias="lastEventId", description="The same")] = None,
-    ) -> None:
+    def __init__(self, request: Request) -> None:
         self._fields = request.headers.getlist("last-event-id")
         self._queries = [at for name in _QUERIES for at in request.query_params.getlist(name)]
 
@@ -66,10 +64,19 @@ class GivenCursors:
         return resume_at(self._fields, self._queries)
 
 
-Cursors = Annotated[GivenCursors, Depends()]
+async def _cursors(
+    request: Request,
+    _header: Annotated[str | None, Header(alias="Last-Event-ID", description="The last event received")] = None,
+    _query: Annotated[str | None, Query(alias="last_event_id", description="For who can send no header")] = None,
+    _camel: Annotated[str | None, Query(alias="lastEventId", description="The same")] = None,
+) -> GivenCursors:
+    return GivenCursors(request)
 
 
-def _heartbeat(
+Cursors = Annotated[GivenCursors, Depends(_cursors)]
+
+
+async def _heartbeat(
     heartbeat: Annotated[
         Literal["comment", "event"],
         Query(description="event: signs of life that an EventSource shows, named ping and without an id"),

@@ -148,6 +148,35 @@ async def test_a_large_limit_is_asked_for_in_hundredths_and_is_met(redis: Client
         await server.count("acme")
 
 
+async def test_who_is_refused_again_and_again_costs_no_command_but_each_is_counted(redis: Client) -> None:
+    server, enforcement = creations(redis, 1)
+    await server.count("acme")
+    while await _refused(server) == 1:  # in the very ms of the first one the library knows no better
+        pass
+    counted = enforcement.counts["creations_per_minute"]
+    before = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+    first, second = await _refused(server), await _refused(server)
+    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == before
+    assert second <= first <= 60
+    assert enforcement.counts["creations_per_minute"] == counted + 2
+
+
+async def test_a_raised_limit_counts_though_the_tenant_was_just_refused(redis: Client) -> None:
+    server, _ = creations(redis, 1)
+    await server.count("acme")
+    await _refused(server)
+    await server.limits.set("acme", {"creations_per_minute": 2})
+    await server.count("acme")
+    await server.limits.set("acme", {"creations_per_minute": None})
+
+
+async def _refused(server: Creations) -> float:
+    with pytest.raises(RateLimited) as limited:
+        await server.count("acme")
+    assert limited.value.retry_after_s
+    return limited.value.retry_after_s
+
+
 async def test_a_burst_is_counted_as_what_it_starts(redis: Client) -> None:
     server, _ = creations(redis, 600)
     await asyncio.gather(*(server.count("acme") for _ in range(200)))

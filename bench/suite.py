@@ -19,6 +19,7 @@ from bench.start import start, start_paired
 from bench.storm import storm
 from bench.table import Table
 from bench.ten_thousand import ten_thousand
+from bench.tenants import tenants
 from bench.tokens import tokens
 from bench.tree import beside
 from bench.whole_way import whole_way, whole_way_paired
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "whole_way": whole_way,
     "parts": parts,
     "tokens": tokens,
+    "tenants": tenants,
     "archive": archive,
 }
 

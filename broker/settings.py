@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -101,7 +102,7 @@ class Settings(BaseSettings):
     masked_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Bearer secrets that may only read, what has ended, and with the masks of `redact_file` applied."""
     token_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """What signs read tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
+    """What signs tokens, separated by commas: the first signs, all are accepted. Empty: random, kept in Redis."""
     issuers: Path | None = None
     """Whose tokens are accepted besides our own, TOML (docs/API.md, tokens)."""
     token_audience: str = Field("lastevent", min_length=1, max_length=200)
@@ -161,7 +162,7 @@ class Settings(BaseSettings):
 
     # Connections
     max_head_bytes: int = Field(32_768, ge=8192)
-    """Of a request's line and headers. nginx' own default is as much; a read token has far less."""
+    """Of a request's line and headers. nginx' own default is as much; a token has far less."""
     head_timeout_s: float = Field(10, gt=0)
     request_timeout_s: float = Field(60, gt=0)
     """For a whole request: 1 MiB in a minute is 17 KB/s, a bad phone."""
@@ -186,7 +187,7 @@ class Settings(BaseSettings):
     viewers_per_token: int = Field(5, ge=1)
     """A phone, its dead connections, a second tab."""
     connects_per_minute: int = Field(60, ge=1)
-    """With one read token."""
+    """With one token."""
     viewer_stall_s: float = Field(60, gt=0)
     heartbeat_s: float = Field(4, gt=0)
     drain_s: float = Field(10, gt=0)
@@ -467,12 +468,15 @@ def needs_a_key(settings: Settings, host: str) -> bool:
     return not settings.keys and host not in LOOPBACK
 
 
-def refusal_to_listen(host: str) -> str:
-    """What a server says that may not listen on this address, since there is no key."""
+def refusal_to_listen(host: str, data_dir: str = "") -> str:
+    """What a server says that may not listen on this address, since there is no key. `data_dir`: of `up`, where it is
+    not the one that `lastevent keys` looks for.
+    """
+    there = f" --data-dir {quote(data_dir)}" if data_dir else ""
     return (
         f"Refusing to listen on {host} without keys: anyone who reaches it could read and start generations.\n"
         "Make a key, which is shown once:\n"
-        "  lastevent keys create\n"
+        f"  lastevent keys create{there}\n"
         "or set LASTEVENT_API_KEYS to one or more secrets, separated by commas, for example\n"
         "  export LASTEVENT_API_KEYS=$(openssl rand -hex 24)\n"
         "or listen on 127.0.0.1."

@@ -304,7 +304,19 @@ class Worker:
         is_here = self._places.holds(sid)
         if not await self._places.take(sid, tenant, app, is_owed=is_owed):
             return
-        claimed = await (self._claim(sid) if is_here else self._claim_in_place(sid))
+        try:
+            await self._run_in_place(sid, tenant, app, reason)
+        except (StreamClosed, StreamNotFound):
+            if not is_here:
+                self._places.give_back(sid)
+            raise
+        except BaseException:  # whatever it is: a place that is kept here for nobody is renewed for ever
+            if not is_here:  # another worker holds the lease and the place; or it will be tried again
+                self._places.leave(sid)
+            raise
+
+    async def _run_in_place(self, sid: str, tenant: str, app: str | None, reason: str) -> None:
+        claimed = await self._claim(sid)
         if claimed.meta.tenant != tenant:  # an older release has queued it, and named none
             await self._places.take(sid, claimed.meta.tenant, app, is_owed=True)
         if claimed.meta.agent is not None and not self._runs(claimed.meta.agent):
@@ -345,16 +357,6 @@ class Worker:
         if self._agents and claimed.meta.agent is not None:
             return self._agents.execution(claimed, writer)
         return Generation(claimed, writer, self._models, self._breaker)
-
-    async def _claim_in_place(self, sid: str) -> Claimed:
-        try:
-            return await self._claim(sid)
-        except (StreamClosed, StreamNotFound):
-            self._places.give_back(sid)
-            raise
-        except LasteventError:  # another worker holds the lease and the place; or it will be tried again
-            self._places.leave(sid)
-            raise
 
     async def _claim(self, sid: str) -> Claimed:
         claim_id = new_claim_id()

@@ -25,6 +25,7 @@ from broker.log.script import APPEND
 from broker.log.steps import Append, Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
+from broker.tenants.keyring import DEFAULT_TENANT
 
 OPENED_AT_ONCE = 16  # the pool's connections
 BATCH_EVENTS = 256  # of one stream in one call, as in broker/log/writer.py
@@ -51,8 +52,9 @@ class _Stream:
 
 
 class LasteventSink:
-    def __init__(self, redis_port: str) -> None:
-        self._port = int(redis_port)
+    def __init__(self, address: str) -> None:
+        port, _, tenant = address.partition("/")
+        self._port, self._tenant = int(port), tenant or DEFAULT_TENANT
         self._streams: list[_Stream] = []
         self._dirty: dict[_Stream, None] = {}  # a set that keeps its order
         self._gathered = 0
@@ -63,7 +65,7 @@ class LasteventSink:
         log = StreamLog(connect(f"redis://127.0.0.1:{self._port}"), max_events=1_000_000, max_bytes=2**30)
         await log.redis.script_load(APPEND.text)
         slots = asyncio.Semaphore(OPENED_AT_ONCE)
-        self._streams = await asyncio.gather(*(_open(log, slots) for _ in range(streams)))
+        self._streams = await asyncio.gather(*(_open(log, self._tenant, slots) for _ in range(streams)))
         return [f"/v1/streams/{stream.sid}/events" for stream in self._streams]
 
     def write(self, stream: int, n: int) -> None:
@@ -97,15 +99,16 @@ def _is_taken(answer: Any) -> bool:
     return isinstance(answer, list) and answer[0] == b"OK"
 
 
-async def _open(log: StreamLog, slots: asyncio.Semaphore) -> _Stream:
+async def _open(log: StreamLog, tenant: str, slots: asyncio.Semaphore) -> _Stream:
     async with slots:
         sid = new_sid()
-        await log.create(NewStream(sid=sid, tenant="default", session=sid, model="bench/none"))
+        await log.create(NewStream(sid=sid, tenant=tenant, session=sid, model="bench/none"))
         return _Stream(log, await log.claim(sid, new_claim_id(), "bench"))
 
 
-def sink(redis_port: str) -> LasteventSink:
-    return LasteventSink(redis_port)
+def sink(address: str) -> LasteventSink:
+    """`address`: Redis' port on loopback; behind a slash, whose streams they are."""
+    return LasteventSink(address)
 
 
 def start_lastevent(stack: ExitStack, shape: Shape, *, publishers: int = 1, tree: Tree = HERE) -> Side:

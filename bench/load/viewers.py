@@ -57,6 +57,8 @@ class Viewers:
         self._buffer = bytearray(BUFFER_BYTES)
         self._port = 0
         self._first_event_id = 1
+        self._timed = TIMED_ONE_IN
+        self._headers = ""
         self._opened = 0
         self._closed = self._missing = self._doubled = 0
         self._events = self._bytes = self._reads = 0
@@ -65,12 +67,16 @@ class Viewers:
 
     # -- what can be asked -------------------------------------------------------------------------------
 
-    def connect(self, port: int, paths: list[str], each: int, first_event_id: int = 1) -> Answer:
+    def connect(
+        self, port: int, paths: list[str], each: int, first_event_id: int = 1, key: str = "", timed: int = TIMED_ONE_IN
+    ) -> Answer:
         """`each` connections to each path; the answer comes when all have the head of theirs.
 
         `first_event_id`: of a stream's first published event; where a connection that comes back goes on.
+        `timed`: one event in so many.
         """
-        self._port, self._first_event_id = port, first_event_id
+        self._port, self._first_event_id, self._timed = port, first_event_id, timed
+        self._headers = f"Authorization: Bearer {key}\r\n" if key else ""
         everybody = [(stream, path) for stream, path in enumerate(paths) for _ in range(each)]
         self._viewers = [
             Viewer(stream, path, f"127.0.0.{1 + at // CONNECTIONS_AN_ADDRESS}")
@@ -213,7 +219,7 @@ class Viewers:
     def _request(self, fd: int, viewer: Viewer) -> None:
         cursor = f"Last-Event-ID: {self._first_event_id + viewer.last_n - 1}\r\n" if viewer.last_n else ""
         head = f"GET {viewer.path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAccept: text/event-stream\r\n"
-        os.write(fd, f"{head}{cursor}\r\n".encode())
+        os.write(fd, f"{head}{self._headers}{cursor}\r\n".encode())
         self._epoll.modify(fd, select.EPOLLIN)
 
     def _close(self, viewer: Viewer) -> None:
@@ -269,7 +275,7 @@ class Viewers:
                 self._note_disorder(viewer, n)
             viewer.last_n = n
             self._events += 1
-            if (n + fd) % TIMED_ONE_IN == 0:
+            if (n + fd) % self._timed == 0:
                 self._delays_us.append((now_ns - int(data[at + SENT.start : at + SENT.stop])) // 1000)
             at = data.find(MARK, at + SPAN, size)
         return b""

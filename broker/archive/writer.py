@@ -311,6 +311,7 @@ class ArchiveWriter:
         try:
             known = (await asyncio.to_thread(self._heads.read)).get(tenant)
             if known and not await self._continues(tenant, known):
+                # Whose chain it is nothing else would tell: the one line with a tenant's name (OPERATIONS, logs).
                 logger.critical(
                     "the archive's chain of tenant %s does not continue its head (seal %d): seals are missing or "
                     "were changed; run lastevent verify --all. The head stays as it is",

@@ -185,9 +185,13 @@ def _erase_person(client: Client, order: dict[str, str | None], yes: bool) -> No
         time.sleep(ERASURE_POLL_S)
         erasure = client.call("GET", f"/v1/erasures/{erasure['id']}")
     if erasure["state"] == "done":
-        print(f"erased: {erasure['erased']:,} streams (erasure {erasure['id']})")
+        print(f"erased: {_streams(erasure['erased'])} (erasure {erasure['id']})")
     else:
-        print(f"ordered: a worker erases, {erasure['erased']:,} streams so far (GET /v1/erasures/{erasure['id']})")
+        print(f"ordered: a worker erases, {_streams(erasure['erased'])} so far (GET /v1/erasures/{erasure['id']})")
+
+
+def _streams(count: int) -> str:
+    return "1 stream" if count == 1 else f"{count:,} streams"
 
 
 def deeds(
@@ -442,8 +446,12 @@ def _stream_row(stream: dict[str, Any]) -> Iterator[str]:
 
 
 def _deed_row(deed: dict[str, Any]) -> tuple[str, ...]:
-    detail = ", ".join(f"{name} {value}" for name, value in (deed["detail"] or {}).items())
+    detail = ", ".join(f"{name} {_deed_value(value)}" for name, value in (deed["detail"] or {}).items())
     return (_moment(deed["at"]), deed["who"], deed["what"], deed["stream"] or "", deed["address"] or "", detail)
+
+
+def _deed_value(value: Any) -> str:
+    return "none" if value is None else " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _view_row(view: dict[str, Any]) -> Iterator[str]:

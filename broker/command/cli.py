@@ -110,9 +110,11 @@ def up(
     warn_of_unknown_variables()
     redis_url = settings.redis_url if "redis_url" in settings.model_fields_set else None
     _require_address(host)
-    refusal = partial(refusal_without_keys, settings.key_prefix, host) if needs_a_key(settings, host) else None
+    elsewhere = str(data_dir) if redis_url is None and data_dir != Path(".lastevent") else ""
+    refuse = partial(refusal_without_keys, settings.key_prefix, host, data_dir=elsewhere)
+    refusal = refuse if needs_a_key(settings, host) else None
     if refusal and redis_url is None and not EmbeddedServer(data_dir).has_data():
-        fail(refusal_to_listen(host), code=2)
+        fail(refusal_to_listen(host, elsewhere), code=2)
     _say_that_it_is_plain_http(host)
     standin = _needs_the_standin(settings)
     if standin:

@@ -144,7 +144,7 @@ def import_(
     _say_doubt(kept)
 
 
-def refusal_without_keys(key_prefix: str, host: str, redis_url: str) -> str | None:
+def refusal_without_keys(key_prefix: str, host: str, redis_url: str, data_dir: str = "") -> str | None:
     """Why a server may not listen there: Redis has no key. One that cannot be asked is none: the server asks it."""
     try:
         is_without = asyncio.run(reaching(redis_url, key_prefix, lambda reached: _stored(reached).are_none()))
@@ -153,7 +153,7 @@ def refusal_without_keys(key_prefix: str, host: str, redis_url: str) -> str | No
         return None
     except LasteventError as error:
         return str(error)
-    return refusal_to_listen(host) if is_without else None
+    return refusal_to_listen(host, data_dir) if is_without else None
 
 
 # -- what was typed ----------------------------------------------------------------------------------------

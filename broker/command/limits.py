@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.command.terminal import AsJson, clean, fail, print_json, print_table
+from broker.command.terminal import AsJson, clean, fail, note, print_json, print_table
 from broker.command.which_redis import DataDir, Reached, ask, deed
 from broker.log.deeds import LIMITS_SET
+from broker.tenants.keyring import DEFAULT_TENANT, parsed
 from broker.tenants.limits import LISTS, NAMES, Limits, TenantLimits
 
 app = typer.Typer(help="List tenants' limits, or set some. What is not set is as the servers' settings say.")
@@ -17,7 +18,10 @@ app = typer.Typer(help="List tenants' limits, or set some. What is not set is as
 
 @app.callback(invoke_without_command=True)
 def list_(context: typer.Context, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        if data_dir is not None or as_json:
+            fail("options stand behind `set`: lastevent limits set TENANT NAME=VALUE --data-dir …", code=2)
+    else:
         _show(ask(lambda reached: _limits(reached).all_set(), data_dir), as_json=as_json)
 
 
@@ -32,18 +36,21 @@ def set_(
 ) -> None:
     """Set limits of a tenant. Servers and workers know within 5 s."""
 
-    async def set_them(reached: Reached) -> Limits:
+    async def set_them(reached: Reached) -> tuple[Limits, bool]:
         limits = await _limits(reached).set(tenant, changes)
         await reached.deeds.record(deed(tenant, LIMITS_SET, **changes))
-        return limits
+        keys = parsed(await reached.redis.hgetall(reached.keys.api_keys))
+        return limits, tenant == DEFAULT_TENANT or any(key.tenant == tenant for key in keys)
 
     try:
         changes = dict(_parsed(value) for value in values)
         Limits().changed(changes)  # before there is a Redis to ask
-        limits = ask(set_them, data_dir, makes=True)
+        limits, is_known = ask(set_them, data_dir, makes=True)
     except ValueError as error:
         fail(str(error), code=2)
     _show({tenant: limits}, as_json=as_json)
+    if not is_known:
+        note(f"No key is of the tenant {tenant}. Is its name right? (lastevent keys list)")
 
 
 def _parsed(given: str) -> tuple[str, Any]:

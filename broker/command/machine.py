@@ -25,7 +25,7 @@ from broker.store.archive_url import parse_archive_url, sqlite_path
 FEW_CONNECTIONS = 1000
 LITTLE_DISK = 2**30
 CLOCK_S = 2.0
-"""Nothing is ordered by this machine's clock, but read tokens expire by it."""
+"""Nothing is ordered by this machine's clock, but keys and tokens expire by it."""
 
 RIGHTS = "Give the user that runs workers the right to, or name another place."
 SAID_CHARACTERS = 400
@@ -64,7 +64,7 @@ def _folder(folder: Path, what: str) -> Iterator[Finding]:
 def clock(redis_s: float) -> Finding:
     apart_s = time.time() - redis_s
     shown = f"the clocks of this machine and Redis are {abs(apart_s):.1f} s apart"
-    advice = "Let NTP set both: read tokens expire early or late."
+    advice = "Let NTP set both: keys and tokens expire early or late."
     return Finding(abs(apart_s) < CLOCK_S, shown, advice)
 
 

@@ -67,7 +67,7 @@ class Keys {
     this.count.textContent = keys.length > 0 ? `${plural(keys.length, "key")}, ${number(active)} active` : "";
     fill(this.body, states.map(([key, state]) => this.#row(key, state)));
     this.table.hidden = keys.length === 0;
-    fill(this.state, keys.length === 0 && notice("empty", "No keys", "This server asks nobody who he is."));
+    fill(this.state, keys.length === 0 && notice("empty", "No keys", "Until there is one, this server is open to its own machine."));
   }
 
   #row(key, state) {

@@ -1,8 +1,8 @@
 // The frame: the view that the address names, what the key in use opens, the help.
 
 import { askAgain, key, onUnauthorized } from "./api.js";
-import { askForKey, showEntry } from "./entry.js";
 import { fill } from "./dom.js";
+import { askForKey, showEntry } from "./entry.js";
 import * as keys from "./keys.js";
 import * as opened from "./opened.js";
 import * as player from "./player.js";

@@ -42,11 +42,11 @@ class Opened {
 
   #table(ids) {
     const rows = ids.map((id) => {
-      const cells = { state: h("td", { class: "cell-state" }), more: h("td", { class: "end" }) };
+      const cells = { state: h("td", { class: "cell-state" }), more: h("td", { class: "end cell-more" }) };
       this.#waiting.set(id, cells);
       const link = streamLink(id, h("code", {}, visible(id)));
       link.className = "stream-link";
-      return h("tr", {}, cells.state, h("td", {}, link), cells.more);
+      return h("tr", {}, cells.state, h("td", { class: "cell-id" }, link), cells.more);
     });
     return h("table", { class: "streams opened" }, [
       h("caption", { class: "sr-only" }, "The streams that this token names"),

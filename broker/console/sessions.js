@@ -180,6 +180,7 @@ class Sessions {
 
   #state(shown) {
     const isEmpty = this.#rows.size === 0;
+    this.#filters.element.hidden = !may(...LISTS);
     this.table.hidden = isEmpty;
     this.moreButton.hidden = isEmpty || !this.#next;
     const running = [...this.#rows.values()].filter((row) => !hasEnded(row.record)).length;

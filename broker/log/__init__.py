@@ -20,7 +20,7 @@ writer.py       StreamWriter numbers events at once; GroupCommit carries them to
 pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal
 seizures.py     every cancel goes through here: it keeps the ending for a lease, and puts it back if Redis loses it
 idempotency.py  a repeated request leads to the same stream
-secret.py       the secret that signs read tokens, where none is configured
+secret.py       the secret that signs tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
 deeds.py        acts of callers, until the archive has them

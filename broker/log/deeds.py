@@ -121,6 +121,11 @@ class Deeds:
     def note(self, deed: Deed) -> None:
         if len(self._waiting) >= MAX_WAITING:
             self.lost += 1
+            logger.error(
+                "deeds are lost: %d wait for Redis, and there is room for no more (lost so far: %d)",
+                *(MAX_WAITING, self.lost),
+                extra={"lasting": "deeds are lost"},
+            )
             return
         self._waiting.append((_new_id(), deed))
 

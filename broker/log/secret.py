@@ -1,4 +1,4 @@
-"""The secret that signs read tokens where none is configured: random, made by the first server, shared through Redis.
+"""The secret that signs tokens where none is configured: random, made by the first server, shared through Redis.
 
 It is of no use to who can read Redis, since every stream is there too. Redis may lose it: then a server that knows it
 puts it back, and where a newer one was made meanwhile, that server signs with the new one and accepts both.

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from contextlib import suppress
 
-from broker.errors import RedisUnavailable
+from broker.errors import RedisUnavailable, WrongType
 from broker.log.keys import Keys
 from broker.settings import Settings
 from broker.store.connect import connect
@@ -17,7 +17,7 @@ from broker.tenants.stored_keys import StoredKeys
 
 class Scrapers:
     """Asked in a thread. The keys in Redis are read at each scrape: a worker and a supervisor need them for nothing
-    else. While Redis is away, those that were read last are good.
+    else. While Redis is away, or something else has written the keys, those that were read last are good.
     """
 
     def __init__(self, settings: Settings, redis_url: str | None = None) -> None:
@@ -27,7 +27,7 @@ class Scrapers:
         self._reading = threading.Lock()
 
     def have(self, credential: str) -> bool:
-        with suppress(RedisUnavailable), self._reading:
+        with suppress(RedisUnavailable, WrongType), self._reading:
             asyncio.run(self._read())
         try:
             key = self._ring.find(credential)

@@ -18,6 +18,7 @@ DEPTH = 4
 """Of objects in `provider_options`: a provider, `extra_body`, a group of parameters, a parameter."""
 
 _TOKENS = frozenset({"maxtokens", "maxcompletiontokens", "maxoutputtokens"})
+_ANSWERS = frozenset({"n", "candidatecount", "bestof"})
 _MODELS = frozenset({"model", "models", "fallbacks", "fallbackmodels"})
 """How providers call them, in whatever case, with or without underscores."""
 
@@ -43,15 +44,32 @@ def require_tokens(limits: Limits, max_tokens: int | None) -> None:
         raise InvalidRequest(f"max_tokens: at most {limits.max_tokens} here.")
 
 
-def require_options(limits: Limits, options: Mapping[str, Any] | None) -> None:
-    """`provider_options` are merged over the request, so they must not say what the request may not. Raises
-    InvalidRequest.
+def require_options(limits: Limits, options: Mapping[str, Any] | None, max_tokens: int | None) -> None:
+    """`provider_options` are merged over the request, which asks for `max_tokens`: they must not say what it may not,
+    nor ask for several answers that are too long together. Raises InvalidRequest.
     """
+    tokens, answers = max_tokens or 1, 1
     for name, value in _parameters(options or {}, DEPTH):
-        if name in _TOKENS and isinstance(value, int | float):
-            require_tokens(limits, int(min(value, 2**53)))
+        if name in _TOKENS:
+            tokens = max(tokens, _count(value))
+        if name in _ANSWERS:
+            answers = max(answers, _count(value))
         if name in _MODELS and limits.models is not None:
             raise InvalidRequest("provider_options: they may not choose models here. Give them as model.")
+    require_tokens(limits, tokens)
+    if answers > 1 and limits.max_tokens is not None and answers * tokens > limits.max_tokens:
+        raise InvalidRequest(
+            f"provider_options: at most {limits.max_tokens} tokens here, of all answers (`n`) together. "
+            "Ask for fewer, or for a smaller max_tokens."
+        )
+
+
+def _count(value: object) -> int:
+    """As a server might read it: some take a text for its number, too."""
+    try:
+        return int(min(float(value), 2**53))  # type: ignore[arg-type]  # what is no number it refuses
+    except (TypeError, ValueError):
+        return 0
 
 
 def named(names: Sequence[str]) -> str:

@@ -120,9 +120,9 @@ class Body(BaseModel):
         """Names fields that there are, and none that was sent: that may be anything, and anybody's."""
         unknown = next(name for name in given if name not in cls.model_fields)
         near = get_close_matches(unknown.lower(), cls.model_fields, n=1) if len(unknown) <= LONGEST_TYPO else []
-        meant = f"did you mean `{near[0]}`? " if near else ""
+        meant = f"; did you mean `{near[0]}`?" if near else "."
         fields = ", ".join(cls.model_fields)
-        return f"unknown field; {meant}" + (f"There are: {fields}" if fields else "There are none")
+        return f"unknown field{meant} " + (f"There are: {fields}" if fields else "There are none")
 
 
 class Message(Body):

@@ -30,7 +30,7 @@ OURS = frozenset(name for field, name in _API_FIELDS if not field.is_client_supp
 def stream_record(meta: Meta, sid: str, token: str | None, *, is_parsed: bool = False) -> dict[str, Any]:
     """The stream as JSON. Times (`…_at`) are RFC 3339 in UTC with milliseconds, null if they have not come yet.
 
-    An erased stream has only its state, its times and its last event's id. `token`: a read token for `events_url`.
+    An erased stream has only its state, its times and its last event's id. `token`: a token for `events_url`.
     `request` and `metadata` stay as they are stored, unless `is_parsed`: a nested one of 1 MB takes 60 ms to parse, in
     which nobody else has a turn.
     """
@@ -54,11 +54,11 @@ VIEWERS_FIELDS = frozenset(
     {"id", "state", "agent", "attempt", "last_event_id", "events_url"}
     | {"created_at", "started_at", "first_text_at", "finished_at", "archived_at", "erased_at"}
 )
-"""What a read token shows of a stream's record: nothing of what was asked, by whom, or what it cost."""
+"""What a token, or a key that may not inspect, shows of a record: nothing of what was asked, by whom, at what cost."""
 
 
 def viewers_record(meta: Meta, sid: str) -> dict[str, Any]:
-    """The stream as JSON for who has a read token. No token in it: a token makes no other, or it would never end."""
+    """The stream as JSON for who has a token. No token in it: a token makes no other, or it would never end."""
     return {name: value for name, value in stream_record(meta, sid, None).items() if name in VIEWERS_FIELDS}
 
 

@@ -357,7 +357,11 @@ class Streams:
             return body.agent_request()
         if body.producer == EXTERNAL:
             return body.stated_request()
-        return body.provider_request(min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens))
+        return body.provider_request(self._own_max_tokens(limits))
+
+    def _own_max_tokens(self, limits: Limits) -> int:
+        """Of a start that does not say."""
+        return min(self._settings.max_tokens, limits.max_tokens or self._settings.max_tokens)
 
     def _require_allowed(self, asked: tuple[Limits, CreateStream]) -> None:
         """Of a worker's stream. Raises UnknownModel, UnknownAgent or InvalidRequest."""
@@ -367,7 +371,7 @@ class Streams:
             return
         require_models(limits, body.chain, self._settings.default_model)
         require_tokens(limits, body.max_tokens)
-        require_options(limits, body.provider_options)
+        require_options(limits, body.provider_options, body.max_tokens or self._own_max_tokens(limits))
 
     async def _require_still_allowed(self, meta: Meta, limits: Limits) -> None:
         """What was asked for once may be more than may be asked for now. Raises as `_require_allowed` does."""
@@ -379,9 +383,8 @@ class Streams:
         chain = request.get("model")
         require_models(limits, chain if isinstance(chain, list) else [meta.model or ""], self._settings.default_model)
         require_tokens(limits, request.get("max_tokens"))
-        await _maybe_in_thread(
-            len(text) > REPEATED_BYTES, partial(require_options, limits), request.get("provider_options")
-        )
+        require = partial(require_options, limits, max_tokens=request.get("max_tokens"))
+        await _maybe_in_thread(len(text) > REPEATED_BYTES, require, request.get("provider_options"))
 
     async def _agent(self, name: str, limits: Limits) -> Announced:
         """Raises UnknownAgent, which names some that there are."""

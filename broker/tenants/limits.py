@@ -6,7 +6,6 @@ In Redis a hash of JSON objects, a tenant's by its name. All of them are read at
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from broker.errors import REDIS_AWAY, StoreUnavailable
+from broker.store.shared import Shared
 from broker.tenants.keyring import DEFAULT_TENANT, TENANT
 
 if TYPE_CHECKING:  # it takes long to import, and each `lastevent --help` would
@@ -97,16 +97,14 @@ class TenantLimits:
         self._clock = clock
         self._set: dict[str, Limits] | None = None
         self._read_again_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading = Shared()
 
     async def of(self, tenant: str) -> Limits:
         """What counts for this tenant. While Redis is away, what counted last; raises RedisUnavailable if that is not
         known.
         """
-        if self._clock() >= self._read_again_at and (self._set is None or not self._reading.locked()):
-            async with self._reading:
-                if self._clock() >= self._read_again_at:
-                    await self._read()
+        if self._clock() >= self._read_again_at and (self._set is None or not self._reading.is_asked(self._key)):
+            await self._reading.ask(self._key, self._read)
         return self._merged(tenant)
 
     async def set(self, tenant: str, values: Mapping[str, Any]) -> Limits:
@@ -129,9 +127,14 @@ class TenantLimits:
         found = {}
         for name, value in sorted((await self._redis.hgetall(self._key)).items()):  # type: ignore[misc]
             try:
-                found[name.decode()] = Limits().changed(orjson.loads(value))
+                # Of a newer release there may be others: those that are known here count nevertheless.
+                known = {limit: most for limit, most in orjson.loads(value).items() if limit in NAMES}
+                found[name.decode()] = Limits().changed(known)
             except (ValueError, AttributeError, TypeError):  # JSON's and Unicode's are ValueErrors
-                logger.warning("the limits of a tenant cannot be read; those of the settings count: lastevent limits")
+                logger.warning(
+                    "the limits of a tenant cannot be read; those of the settings count: lastevent limits",
+                    extra={"lasting": "limits that cannot be read"},
+                )
         return found
 
     async def _read(self) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from broker.errors import TokenRevoked
 from broker.store.connect import Client
 from broker.store.durable import require_durable
+from broker.store.shared import Shared
 from broker.tenants.token import Token
 
 READ_S = 5.0
@@ -56,12 +57,13 @@ class Revocations:
         self._known: dict[str, _Revoked] = {}
         self._raw: dict[str, list[bytes]] = {}
         self._reading = asyncio.Lock()
+        self._first = Shared()
         self.on_change: Callable[[], object] = lambda: None
 
     async def require_good(self, token: Token) -> None:
         """Raises TokenRevoked. Raises RedisUnavailable while it is not known of this tenant."""
         if token.tenant not in self._known:
-            await self._read([token.tenant])
+            await self._first.ask(token.tenant, lambda: self._read([token.tenant]))
         if not self.is_good(token):
             raise TokenRevoked("The token has been revoked. Get a new one.")
 

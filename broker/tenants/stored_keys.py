@@ -40,10 +40,16 @@ class StoredKeys:
         self._redis: Any = redis
         self._name = name
         self._channel = channel
+        self._reading = asyncio.Lock()
 
     async def read(self) -> Mapping[bytes, bytes]:
         found: Mapping[bytes, bytes] = await self._redis.hgetall(self._name)
         return found
+
+    async def tell(self, know: Know) -> Mapping[str, ApiKey]:
+        """What Redis has now, to who keeps it. One at a time: an older answer could come last."""
+        async with self._reading:
+            return know(await self.read())
 
     async def are_none(self) -> bool:
         return not await self._redis.hlen(self._name)
@@ -81,7 +87,7 @@ class StoredKeys:
         """
         while True:
             try:
-                lost = know(await self.read())
+                lost = await self.tell(know)
             finally:
                 then()
             if lost:

@@ -57,7 +57,7 @@ class ProviderRequest(BaseModel):
 
 
 class StreamState(BaseModel):
-    """What a read token shows of a stream."""
+    """What a stream shows to a token, and to a key that may not inspect."""
 
     id: str
     state: State
@@ -70,7 +70,7 @@ class StreamState(BaseModel):
     finished_at: Time | None
     archived_at: Time | None
     erased_at: Time | None
-    events_url: Annotated[str, Field(description="Relative to the server; with a read token if the server has keys")]
+    events_url: Annotated[str, Field(description="Relative to the server; with a token if the server has keys")]
 
 
 class ListedStream(StreamState):

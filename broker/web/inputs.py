@@ -36,7 +36,7 @@ IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
 def to_ms(moment: datetime | None) -> int | None:
-    """Without a zone it is UTC. Before 1970 is its beginning: nothing here is older, and no id of Redis is."""
+    """Without a zone it is UTC. What was before 1970 is its beginning: nothing here is older, nor any id of Redis."""
     if moment is None:
         return None
     return max(0, round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))

@@ -12,10 +12,14 @@ from typing import Any, Literal
 from broker.auth import Grant
 from broker.errors import TooManyViewers
 from broker.tenants.enforcement import Enforcement
+from broker.tenants.issuers import OURS
 from broker.tenants.limits import TenantLimits
 from broker.tenants.token import ANYONE
 
 Of = Literal["stream", "token", "subject", "tenant"]
+
+NAMES_NOBODY = (OURS, "")
+"""Issuers whose `anyone` is nobody: this server, and release 0.1. A user of another may be called so."""
 
 _FULL: dict[Of, str] = {
     "stream": "This server has as many viewers of this stream as it takes.",
@@ -82,6 +86,6 @@ def _names(grant: Grant, sid: str | None) -> Iterator[tuple[Of, Any]]:
         yield "stream", sid
     if token := grant.token:
         yield "token", token.id
-        if token.subject != ANYONE:
+        if token.subject != ANYONE or token.issuer not in NAMES_NOBODY:
             yield "subject", (token.tenant, token.subject)
     yield "tenant", grant.tenant

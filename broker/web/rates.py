@@ -47,7 +47,7 @@ class PerMinute:
 
 
 class ConnectRate:
-    """How often a read token may connect."""
+    """How often a token may connect."""
 
     def __init__(self, per_minute: int, enforcement: Enforcement, clock: Clock = time.monotonic) -> None:
         self._per_minute = per_minute

@@ -120,7 +120,7 @@ def run_server(
         loop="uvloop",
         http=partial(Protocol, _bounds(settings), refusals, places),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
-        access_log=False,  # addresses may hold read tokens
+        access_log=False,  # addresses may hold tokens
         log_config=None,  # its own would write past ours
         log_level=settings.log_level if settings.log_libraries else "warning",
         proxy_headers=False,

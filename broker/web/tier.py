@@ -198,13 +198,13 @@ class Tier:
         """Before the first request, if Redis is there: until then there is no answer but 503."""
         with suppress(StoreUnavailable, WrongType, TimeoutError):  # the loop reads them when it is back
             async with asyncio.timeout(READ_KEYS_S):
-                self.keyring.know(await self.keys.read())
+                await self.keys.tell(self.keyring.know)
 
     async def _hear_of_credentials(self) -> None:
         """Read keys and revocations whenever a server or the command says that it has changed some. For ever."""
         async with aclosing(messages(self.redis, self.log.keys.api_keys_changed)) as told:
             async for _ in told:
-                self.keyring.know(await self.keys.read())
+                await self.keys.tell(self.keyring.know)
                 await self.revocations.read()
                 self.cut_revoked()
 
@@ -263,7 +263,7 @@ class Tier:
         return seen
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
-        """The records of these streams, in the same order, as this caller may see them. Without read tokens: a listing
+        """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing
         would make two hundred.
         """
         records = []

@@ -114,9 +114,13 @@ class Viewers:
 
     def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
         """Cut those whose key or token no longer is. 20,000 take some ms."""
+        now = time.time()
         for viewer in tuple(self.here):
+            token = viewer.grant.token
             if not is_good(viewer.grant):
                 viewer.leave(Ended.REVOKED)
+            elif token and token.cuts_at <= now:  # its timer stands still while this machine sleeps, or its clock steps
+                viewer.leave(Ended.EXPIRED)
 
     def drain(self) -> None:
         self.draining.set()

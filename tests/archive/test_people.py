@@ -23,6 +23,7 @@ from tests.archive.conftest import open_archive
 from tests.rig.long import LONG
 from tests.rig.streams import meta, queued, running, sweeper
 from worker.archiving import deeds as moving
+from worker.archiving import people as people_
 from worker.archiving.archiver import Archiver
 from worker.archiving.people import People
 from worker.archiving.turn import Turn
@@ -240,6 +241,27 @@ async def test_without_an_archive_whoever_has_the_turn_erases(redis: Redis) -> N
     await sweep(log)
 
 
+async def test_one_tenants_orders_keep_neither_the_others_nor_the_archive_waiting(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks through all of Redis. A tenant that ordered 1,500 held up everybody's for minutes."""
+    monkeypatch.setattr(people_, "GO_S", 0)
+    log = StreamLog(redis, retention_s=RETENTION_S)
+    for _ in range(5):
+        await order(log, user=secrets.token_hex(4))
+    of_another = Order(secrets.token_hex(16), "another", "key:b", await log.now_ms(), user=ANN)
+    await Orders(redis, log.keys).add(of_another)
+    people = People(log, Seizures(log), Turn(redis, log.keys.archiver), settle_s=0)
+    goes = 0
+    while (found := await Orders(redis, log.keys).find(of_another.id)) and found.state != DONE:
+        assert await people.carry_out(), "there is more to do"
+        goes += 1
+    assert goes <= 4, "two looks, and one of the other tenant before each"
+    while await people.carry_out():
+        pass
+    assert {held.order.state for held in await Orders(redis, log.keys).all()} == {DONE}
+
+
 async def test_a_worker_that_was_slow_brings_no_name_back(log: StreamLog, archive: TestArchive) -> None:
     orders = Orders(log.redis, log.keys)
     placed = await order(log, user=ANN)
@@ -255,6 +277,15 @@ async def test_an_order_that_is_done_is_forgotten_after_a_week(log: StreamLog, a
     await orders.add(Order("new", "t", "key:abc", 1).done(now_ms - KEPT_MS + 60_000))
     await archiver_of(log, archive).archive_once()
     assert [held.order.id for held in await orders.all()] == ["new"]
+
+
+async def test_orders_that_are_done_cost_no_round_trip_each(log: StreamLog, archive: TestArchive) -> None:
+    orders, now_ms = Orders(log.redis, log.keys), await log.now_ms()
+    for number in range(20):
+        await orders.add(Order(str(number), "t", "key:abc", 1).done(now_ms))
+    await log.redis.config_resetstat()
+    await archiver_of(log, archive).people.carry_out()
+    assert (await log.redis.info("stats"))["total_commands_processed"] < 10
 
 
 @pytest.mark.processes

@@ -223,7 +223,7 @@ def test_a_person_is_erased_by_name_and_the_deed_is_shown(lastevent: Lastevent, 
     assert lastevent("erase", *told, url=archived.url, given=b"n\n").returncode == 1
     erased = lastevent("erase", *told, "--yes", url=archived.url)
     assert erased.returncode == 0, erased.stderr
-    assert erased.stdout.startswith(b"erased: 1 streams (erasure ")
+    assert erased.stdout.startswith(b"erased: 1 stream (erasure ")
     assert HTTP.get(f"{archived.url}/v1/streams/{sid}/text").status_code == 410
     shown = lastevent("deeds", "--what", "erasure_ordered", url=archived.url)
     assert shown.stdout.decode().splitlines()[1].split()[2:4] == ["anyone", "erasure_ordered"]

@@ -162,7 +162,10 @@ def test_a_key_that_is_not_there_cannot_be_revoked(empty: Path) -> None:
 
 def test_limits_are_set_in_the_redis_of_up_as_keys_are_made_there(empty: Path) -> None:
     there = ["--data-dir", str(empty)]
-    assert CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there]).exit_code == 0
+    said = CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there])
+    assert (said.exit_code, "No key is of the tenant acme" in said.stderr) == (0, True), "its name may be mistyped"
+    made(empty, "--tenant", "acme")
+    assert "No key" not in CliRunner().invoke(cli.app, ["limits", "set", "acme", "viewers=7", *there]).stderr
     assert json.loads(CliRunner().invoke(cli.app, ["limits", "--json", *there]).stdout) == {"acme": {"viewers": 7}}
 
 
@@ -212,7 +215,7 @@ def test_up_looks_for_a_key_in_its_own_redis_before_others_reach_it(tmp_path: Pa
     server.stop()
     ended = CliRunner().invoke(cli.app, ["up", "--host", "0.0.0.0", "--data-dir", str(folder)])
     assert ended.exit_code == 2
-    assert "lastevent keys create" in ended.stderr
+    assert f"lastevent keys create --data-dir {folder}\n" in ended.stderr
     assert EmbeddedServer(folder).url_if_running() is None
 
 

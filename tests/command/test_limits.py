@@ -54,6 +54,12 @@ def test_what_is_no_limit_is_said_in_words_and_nothing_is_set(limits: Limits, ar
     assert json.loads(limits("--json").stdout) == {}
 
 
+def test_an_option_before_set_is_not_passed_over(limits: Limits) -> None:
+    refused = limits("--data-dir", "elsewhere", "set", "acme", "viewers=7")
+    assert (refused.exit_code, "behind `set`" in refused.stderr) == (2, True)
+    assert json.loads(limits("--json").stdout) == {}
+
+
 def test_without_redis_the_command_says_which_setting_leads_to_it(
     limits: Limits,
 ) -> None:

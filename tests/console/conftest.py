@@ -19,7 +19,7 @@ from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.npm import install
 
-PATIENCE_MS = 5_000
+PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 NOTES_VIOLATIONS = """

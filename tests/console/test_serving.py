@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.console import MEDIA_TYPES, POLICY
+from broker.tenants.scopes import OF_KEYS
 from tests.rig.deployment import HTTP, Deployment
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,11 @@ def test_a_module_says_what_it_is_for_and_makes_no_markup_of_strings(name: str) 
 def test_no_file_names_another_host(name: str) -> None:
     named = set(re.findall(r"https?://[^\s\"'`)]+", (FOLDER / name).read_text()))
     assert named <= {"http://www.w3.org/2000/svg"}
+
+
+def test_scopes_are_told_in_the_words_of_the_server() -> None:
+    told = re.findall(r'^  "?([a-z:]+)"?: "(.*)",$', (FOLDER / "scopes.js").read_text(), re.MULTILINE)
+    assert dict(told) == OF_KEYS
 
 
 def test_a_wheel_has_all_of_them() -> None:

@@ -72,7 +72,7 @@ def ids(sse: str) -> list[int]:
 
 
 def test_the_first_screen_cuts_a_stream_and_resumes_it_with_nothing_lost_or_doubled(up: Up) -> None:
-    start_and_watch, resume = (block for block in blocks_of(README, "sh") if "curl" in block)
+    start_and_watch, resume = (block for block in blocks_of(README, "sh") if "seen.txt" in block)
     output = up.sh(f"{start_and_watch}\necho CUT\n{resume}")
     before, after = output.split("CUT\n")
     assert ids(before), "the first viewer saw something before it was cut"

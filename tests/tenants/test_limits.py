@@ -86,6 +86,12 @@ async def test_limits_that_cannot_be_read_are_as_if_none_were_set(redis: Redis, 
     await redis.delete(Keys().limits)
 
 
+async def test_a_limit_of_a_newer_release_takes_none_of_the_others_away(redis: Redis) -> None:
+    await redis.hset(Keys().limits, "acme", '{"speed": 9, "weight": 2}')  # type: ignore[misc]
+    assert (await TenantLimits(redis, Keys().limits, GIVEN).of("acme")).weight == 2
+    await redis.delete(Keys().limits)
+
+
 @pytest.mark.parametrize(
     ("tenant", "values"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -134,13 +134,10 @@ async def _has(stored: StoredKeys, key: ApiKey) -> bool:
 
 async def test_expired_keys_are_looked_for_though_redis_is_away() -> None:
     class Away(StoredKeys):
-        def __init__(self) -> None:
-            pass
-
         async def read(self) -> Mapping[bytes, bytes]:
             raise ConnectionError
 
     looked: list[None] = []
     with pytest.raises(ConnectionError):
-        await Away().look(Keyring().know, lambda: looked.append(None))
+        await Away(cast(Any, None), NAME, CHANNEL).look(Keyring().know, lambda: looked.append(None))
     assert looked

@@ -429,8 +429,8 @@ def test_a_header_of_any_bytes_is_no_fault_of_the_server(api: Api, header: bytes
         ({"promt": MARK}, "unknown field; did you mean `prompt`? There are: messages, prompt, system, "),
         ({"prompt": "x", "Model": MARK}, "did you mean `model`?"),
         ({"messages": [{"role": "user", "contents": MARK}]}, "messages.0: unknown field; did you mean `content`?"),
-        ({"prompt": "x", MARK: 1}, "unknown field; There are: "),
-        ({"prompt": "x", "prompt" * 100_000: 1}, "unknown field; There are: "),
+        ({"prompt": "x", MARK: 1}, "unknown field. There are: "),
+        ({"prompt": "x", "prompt" * 100_000: 1}, "unknown field. There are: "),
     ],
 )
 def test_an_unknown_field_is_answered_with_the_nearest_that_there_is(

@@ -1,8 +1,6 @@
 """The closed door (design §6): keys and read tokens, and the rules that keep web pages from a server without keys."""
 
 import base64
-import hashlib
-import hmac
 import os
 import re
 import signal
@@ -16,8 +14,6 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastapi import APIRouter
 
 from broker.web.grants import CheckedRoute
@@ -127,14 +123,6 @@ def with_keys(own_deployment: Callable[..., Deployment], **options: int) -> Iter
 def keyed(own_deployment: Callable[..., Deployment]) -> Iterator[Deployment]:
     with with_keys(own_deployment, workers=0) as deployment:
         yield deployment
-
-
-def signed(sid: str, expires: int | str, secret: str = TOKEN_SECRET) -> str:
-    """A token as release 0.1 made them."""
-    message = f"{expires}.random"
-    key = HKDF(SHA256(), 32, salt=None, info=b"lastevent read tokens").derive(secret.encode())
-    digest = hmac.digest(key, f"{sid} {message}".encode(), hashlib.sha256)
-    return f"{message}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
 def test_every_call_needs_a_key(keyed: Deployment, open_api: Callable[..., Api]) -> None:
@@ -248,58 +236,24 @@ def test_the_answer_that_starts_a_stream_gives_an_address_with_a_token_and_a_lis
             problem(open_api(deployment.url).get(stream["events_url"]), 401, "unauthorized")
 
 
-def test_a_token_of_the_release_before_is_accepted_in_an_address_and_what_is_none_reads_nothing(
-    keyed: Deployment, open_api: Callable[..., Api]
-) -> None:
+def test_what_is_no_token_reads_nothing(keyed: Deployment, open_api: Callable[..., Api]) -> None:
     owner, browser = open_api(keyed.url, KEY), open_api(keyed.url)
     sid = owner.finished("mine")
-    soon = int(time.time()) + 600
-    good = signed(sid, soon)
-    assert browser.get(f"/v1/streams/{sid}/text?access_token={good}").text == "mine"
-    old = signed(sid, soon, OLD_TOKEN_SECRET)
-    assert browser.get(f"/v1/streams/{sid}/text?access_token={old}").text == "mine"
-    message, _, signature = good.rpartition(".")
-    expires = message.partition(".")[0]
-    of_0_1_0 = hmac.digest(KEY.encode(), f"lastevent read {sid} {soon}".encode(), hashlib.sha256)
-    raw = hmac.digest(TOKEN_SECRET.encode(), f"{sid} {message}".encode(), hashlib.sha256)
+    good = owner.record(sid)["events_url"].partition("?access_token=")[2]
+    signed, _, signature = good.rpartition(".")
     bad = [
-        "",
-        "x",
-        ".",
-        expires,
-        f"{expires}.",
-        f".{signature}",
-        f"{expires}.{signature}",
-        f"{soon + 1}.random.{signature}",
-        f"{expires}.Random.{signature}",
-        f"{message}.{signature[:-1]}",
-        f"{message}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
-        f"{message}.{signature}=",
-        f"0{message}.{signature}",
-        f" {message}.{signature}",
-        f"{message}.ü",
-        f"９{message[1:]}.{signature}",
+        *("", "x", ".", "..", signed, f"{signed}.", f".{signature}", f"{good}=", f" {good}", f"{signed}.ü", KEY),
+        f"{signed}.{signature[:-1]}",
+        f"{signed}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
+        f"{good}.{signature}",
+        f"{int(time.time()) + 600}.random.{signature}",  # the form of release 0.1
         "9" * 3000 + f".{signature}",
-        signed(sid, "9" * 3000),
-        signed(sid, soon, KEY),  # an API key signs nothing
-        signed(sid, soon, "a-secret-that-is-not-ours-at-all-here"),
-        signed("another", soon),
-        f"{soon}.{base64.urlsafe_b64encode(of_0_1_0).decode().rstrip('=')}",
-        f"{message}.{base64.urlsafe_b64encode(raw).decode().rstrip('=')}",
-        KEY,
     ]
-    bearer = browser.get(f"/v1/streams/{sid}/text", headers={"Authorization": f"Bearer {good}"})
-    problem(bearer, 401, "invalid_token")  # its form is a JWT's
     for token in bad:
         for name in ("access_token", "token"):
             for path in ("text", "events"):
                 answer = browser.get(f"/v1/streams/{sid}/{path}", params={name: token})
                 assert problem(answer, 401, answer.json()["code"])["code"] in ("unauthorized", "invalid_token"), token
-    for past in (signed(sid, int(time.time()) - 1), signed(sid, 0)):
-        for path in ("", "/text", "/events", "/replay"):
-            answer = browser.get(f"/v1/streams/{sid}{path}", params={"access_token": past})
-            problem(answer, 401, "token_expired")
-            assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     # A wrong key is not made right by a good token: the caller meant the key.
     wrong = open_api(keyed.url, "wrong-key-of-thirty-two-characters")
     problem(wrong.get(f"/v1/streams/{sid}?access_token={good}"), 401, "unauthorized")

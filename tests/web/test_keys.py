@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -123,6 +125,11 @@ async def test_a_key_is_let_in_by_every_server_and_refused_by_each_once_it_is_re
     await until(lambda: _is(second, secret, 401), "the other server refuses it", limit_s=10)
     assert (await first.get("/v1/streams", secret)).json()["code"] == "unauthorized"
     assert (await first.http.delete(f"/v1/keys/{key.id}", headers=bearer(admin))).status_code == 204
+    auditor, of_acme = new_key("acme", PRESETS["auditor"])
+    await stored.add(auditor)
+    await until(lambda: _is(first, of_acme, 200), "it is known")
+    deeds = (await first.get("/v1/deeds?what=key_revoked", of_acme)).json()["deeds"]
+    assert [deed["detail"] for deed in deeds] == [{"key": key.id}] * 2, "among the deeds of the tenant whose key it was"
 
 
 async def _is(server: Server, key: str, status: int) -> bool:
@@ -177,6 +184,22 @@ async def test_the_viewers_of_a_revoked_key_are_cut_on_another_server(
     assert seen.content.endswith(b": unauthorized\n" + CUT)
     assert b"retry: " in seen.content
     await until(lambda: _how(first, sid, admin, f"key:{key.id}", "revoked"), "it is in the record")
+
+
+async def test_a_token_ends_at_its_time_also_where_the_clock_steps(
+    two: tuple[Server, Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, admin = two
+    sid = await first.stream(admin)
+    minted = await first.http.post("/v1/tokens", headers=bearer(admin), json={"sub": "ann", "streams": [sid]})
+    async with first.follower(sid, minted.json()["token"]) as following:
+        first.tier.cut_revoked()
+        assert not following.done()
+        a_day_later = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + 86_400)
+        monkeypatch.setattr("broker.web.viewer.time", a_day_later)
+        first.tier.cut_revoked()
+        seen = await asyncio.wait_for(following, 10)
+    assert seen.content.endswith(b": token_expired\n" + CUT)
 
 
 async def _how(server: Server, sid: str, key: str, who: str, how: str) -> bool:

@@ -113,8 +113,8 @@ def test_calls_are_counted_a_minute_and_a_token() -> None:
 # -- viewers -------------------------------------------------------------------------------------------------
 
 
-def token_of(subject: str, name: str, tenant: str = "acme") -> Grant:
-    held = Token(name, "", tenant, subject, frozenset({READ}), 0, 2**40, own=True)
+def token_of(subject: str, name: str, tenant: str = "acme", issuer: str = "lastevent") -> Grant:
+    held = Token(name, issuer, tenant, subject, frozenset({READ}), 0, 2**40, own=True)
     return Grant(tenant, f"user:{subject}", held.scopes, held, Audience.PUBLIC)
 
 
@@ -143,6 +143,8 @@ async def test_a_subject_has_so_many_viewers_with_all_its_tokens(redis: Redis) -
     few.free(token_of("ann", "a"), "s")
     assert await refused(few, token_of("ann", "c")) == ""
     assert [await refused(few, token_of(ANYONE, name)) for name in "wxyz"] == [""] * 4
+    called_so = [token_of(ANYONE, name, issuer="https://login.example.com/") for name in "123"]
+    assert [await refused(few, user) for user in called_so] == ["", "", "subject"], "a user of others may choose a name"
 
 
 async def test_a_tenant_has_so_many_viewers_and_others_theirs(redis: Redis) -> None:
@@ -241,6 +243,13 @@ OWN = {"models": ["anthropic/x"], "max_tokens": 50, "agents": ["support"]}
             {"provider_options": {"gemini": {"extra_body": {"generationConfig": {"maxOutputTokens": 101}}}}},
             "invalid_request",
             "at most 100",
+        ),
+        ({"provider_options": {"openai-chat": {"max_tokens": " 101"}}}, "invalid_request", "at most 100"),
+        ({"provider_options": {"openai-chat": {"n": 2}}}, "invalid_request", "of all answers"),
+        (
+            {"max_tokens": 30, "provider_options": {"gemini": {"candidate_count": 4}}},
+            "invalid_request",
+            "of all answers",
         ),
     ],
 )

@@ -452,6 +452,8 @@ async def test_a_key_revokes_its_own_tenant_s_tokens(server: Server) -> None:
     done = await server.http.post("/v1/tokens/revoke", json={"jti": "one", "tenant": "default"}, headers=admin)
     assert done.status_code == 204
     problem(await server.get(f"/v1/streams/{sid}/text", bearer(good)), 401, "token_revoked")
+    of_tenants = [(await server.get("/v1/deeds?what=revoked", key)).json()["deeds"] for key in (bearer(KEY), admin)]
+    assert [[deed["detail"] for deed in deeds] for deeds in of_tenants] == [[{"jti": "one"}]] * 2, "each its own"
     for wrong in ({}, {"jti": "a", "sub": "b"}, {"jti": "a", "issued_before": "2026-01-01T00:00:00Z"}, {"sub": "a\n"}):
         problem(await server.post("/v1/tokens/revoke", wrong), 422, "invalid_request")
     in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -528,3 +529,15 @@ async def test_a_heartbeat_finds_a_log_that_lost_its_tail_though_nothing_is_writ
     await heartbeat_of(log, writer).renew()
     await writer.flush()
     assert await log.read_all(sid) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
+async def test_a_claim_that_breaks_off_keeps_no_place(
+    start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It would be renewed for as long as this worker lives, for a stream that runs elsewhere, or nowhere."""
+    async with start_worker() as working:
+        monkeypatch.setattr(working, "_claim", AsyncMock(side_effect=error))
+        with pytest.raises(error):
+            await working.take("a-stream", "acme")
+        assert not working._places.holds("a-stream")

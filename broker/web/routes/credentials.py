@@ -35,10 +35,10 @@ async def revoke_key(request: Request, key: str) -> Response:
     tier = Tier.of(request)
     if tier.keyring.is_given(key):
         raise InvalidRequest("This key is one of the server's settings. Take it out there, and restart the servers.")
-    _, kept = await tier.keys.revoke(key)
-    tier.keyring.know(await tier.keys.read())
+    revoked, kept = await tier.keys.revoke(key)
+    await tier.keys.tell(tier.keyring.know)
     tier.cut_revoked()
-    await tier.deeds.record(tier.deed(request, KEY_REVOKED, key=key))
+    await tier.deeds.record(tier.deed(request, KEY_REVOKED, key=key)._replace(tenant=revoked.tenant))
     if kept is Kept.LATE:
         raise RedisUnavailable(f"The key is revoked. {kept.value} Ask again, until this is answered with 204.")
     return Response(status_code=204)

@@ -81,5 +81,6 @@ async def revoke(request: Request) -> Response:
         await tier.revocations.revoke_subject(tenant, body.sub, before_ms)
     of = {"jti": body.jti, "user": body.sub}
     told = {name: value for name, value in of.items() if value is not None}
-    await tier.deeds.record(tier.deed(request, REVOKED, body.stream, **told))
+    # Among the deeds of the tenant that it concerns: erasing this user there finds it.
+    await tier.deeds.record(tier.deed(request, REVOKED, body.stream, **told)._replace(tenant=tenant))
     return Response(status_code=204)

@@ -129,7 +129,9 @@ class Site:
     def first_text_ms(self) -> float:
         """From the other's POST to its first text; the generation is read to its end."""
         body = json.dumps({"prompt": AT_ONCE})
-        asked = request("POST", "/v1/streams", self.keys[OTHER], body, "Accept: text/event-stream\r\nConnection: close\r\n")
+        asked = request(
+            "POST", "/v1/streams", self.keys[OTHER], body, "Accept: text/event-stream\r\nConnection: close\r\n"
+        )
         began_s = time.perf_counter()
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             connection.sendall(asked.encode())

@@ -21,9 +21,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from statistics import median, quantiles
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx2
@@ -262,7 +263,7 @@ class Limit(NamedTuple):
     name: str
     asking: Callable[[Site, str], Asking]
     """By a tenant of this name."""
-    limits: dict[str, int] = {}
+    limits: Mapping[str, int] = MappingProxyType({})
     """Its own."""
 
 
@@ -393,7 +394,7 @@ def _counted(answers: Counter[str]) -> str:
 class Backlog(NamedTuple):
     name: str
     prompt: str
-    limits: dict[str, int] = {}
+    limits: Mapping[str, int] = MappingProxyType({})
 
 
 BACKLOGS = (

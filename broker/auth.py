@@ -139,6 +139,10 @@ class Auth:
         await self._revocations.require_good(token)
         return Grant(token.tenant, f"user:{token.subject}", token.scopes, token, Audience.PUBLIC)
 
+    def knows(self, credential: str) -> bool:
+        """Whether it was good when it was looked at before. A look-up: who guesses gains nothing by it."""
+        return self._tokens.knows(credential) or self._keyring.find(credential) is not None
+
     def is_good(self, grant: Grant) -> bool:
         """Whether the credential behind it would still be let in: a connection outlives the check at its beginning."""
         if grant.token:

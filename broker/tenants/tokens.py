@@ -76,6 +76,10 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
 def require_ttl(ttl_s: int | None, longest_s: int) -> None:
     """Raises InvalidRequest."""
     if (ttl_s or 0) > longest_s:
@@ -114,12 +118,16 @@ class Tokens:
         """Whether ours can be made and checked."""
         return bool(self._secrets())
 
+    def knows(self, text: str) -> bool:
+        """Whether this very token was verified before, and is kept."""
+        return _digest(text) in self._verified
+
     def verified(self, text: str) -> Token:
         """Raises InvalidToken, TokenExpired; RedisUnavailable, IssuerUnavailable while it cannot be known."""
         if self._version != self._issuers.version:  # an issuer has taken a key back
             self._version = self._issuers.version
             self._verified.clear()
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        digest = _digest(text)
         if (known := self._verified.get(digest)) is None:
             known = self._verify(text)
             if len(self._verified) >= KEPT:

@@ -128,12 +128,14 @@ class CheckedRoute(APIRoute):
 
 
 async def admit_through_gate(request: Request, needed: Needs) -> Grant:
-    """As `admit`. Raises RateLimited for an address whose credentials were refused too often: this one is not looked
-    at. Whoever was away for too long has a token that was good: that does not count.
+    """As `admit`. Raises RateLimited for an address whose credentials were refused too often: this one is not checked,
+    unless it is known here as a good one. Otherwise any page could shut out all that share an address with its readers.
+    Whoever was away for too long has a token that was good: that does not count.
     """
     tier = Tier.of(request)
     address = tier.addresses.counted(tier.addresses.of(request))
-    tier.gate.require(address)
+    if tier.gate.is_shut(address) and not _is_known(request, needed):
+        tier.gate.refuse()
     try:
         return await admit(request, needed)
     except TokenExpired:
@@ -141,6 +143,13 @@ async def admit_through_gate(request: Request, needed: Needs) -> Grant:
     except Unauthorized:
         tier.gate.count(address)
         raise
+
+
+def _is_known(request: Request, needed: Needs) -> bool:
+    try:
+        return Tier.of(request).auth.knows(_credential(request, needed)[0])
+    except (Unauthorized, Forbidden, StoreUnavailable):
+        return False
 
 
 async def admit(request: Request, needed: Needs) -> Grant:

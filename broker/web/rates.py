@@ -73,10 +73,11 @@ class UnauthorizedGate:
         self._enforcement = enforcement
         self._refused = PerMinute(clock)
 
-    def require(self, address: str | None) -> None:
-        """Raises RateLimited."""
-        if address is None or self._refused.count(address) < self._per_minute:
-            return
+    def is_shut(self, address: str | None) -> bool:
+        return address is not None and self._refused.count(address) >= self._per_minute
+
+    def refuse(self) -> None:
+        """Raises RateLimited, unless limits are only counted."""
         if self._enforcement.refuses("unauthorized_per_minute"):
             limited = RateLimited(
                 f"This address has sent {self._per_minute} keys or tokens within a minute that are not valid here. "

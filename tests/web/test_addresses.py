@@ -131,15 +131,16 @@ def test_an_address_that_guesses_is_not_listened_to_until_the_minute_is_over() -
     now = 30.0
     gate = UnauthorizedGate(2, Enforcement(), lambda: now)
     for address in ("a", "a", "b", None, None):
-        gate.require(address)
+        assert not gate.is_shut(address)
         gate.count(address)
+    assert gate.is_shut("a")
     with pytest.raises(RateLimited) as limited:
-        gate.require("a")
+        gate.refuse()
     assert (limited.value.limit, limited.value.retry_after_s) == ("unauthorized_per_minute", 30.0)
-    gate.require("b")
-    gate.require(None)
+    assert not gate.is_shut("b")
+    assert not gate.is_shut(None)
     now = 60.0
-    gate.require("a")
+    assert not gate.is_shut("a")
 
 
 def test_so_many_addresses_are_remembered_and_no_more() -> None:
@@ -165,20 +166,22 @@ async def messages_of(app: FastAPI, address: str, path: str, credential: str) ->
 
 
 @pytest.mark.parametrize("path", ["/v1/streams", "/v1/streams/some/events"])
-async def test_the_gate_comes_before_the_credential_whatever_that_is(path: str, valkey_url: str) -> None:
+async def test_the_gate_comes_before_the_credential_unless_it_is_known_as_good(path: str, valkey_url: str) -> None:
     async with served(valkey_url) as app:
         app.state.tier.gate = UnauthorizedGate(3, Enforcement(), lambda: 0.0)  # a minute that is never over
         guesser, other = "203.0.113.7", "198.51.100.1"
         for _ in range(3):
             assert (await ask(app, "GET", path, address=guesser, credential="a guess")).status_code == 401
-        for credential in ("a guess", KEY):
+        assert (await ask(app, "GET", path, address=guesser, credential=KEY)).status_code in (200, 404)
+        token = app.state.tier.auth.mint("default", "ann", frozenset({READ}), {"streams": ["some"]}, 60).text
+        for credential in ("a guess", token):  # that was never seen here
             refused = await ask(app, "GET", path, address=guesser, credential=credential, accept="application/x-ndjson")
             assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
             assert refused.json()["limit"] == "unauthorized_per_minute"
             assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert (await ask(app, "GET", path, address=other, credential="a guess")).status_code == 401
         if path.endswith("/events"):
-            start, body = await messages_of(app, guesser, path, KEY)
+            start, body = await messages_of(app, guesser, path, token)
             assert (start["status"], body["more_body"]) == (200, True), "an EventSource gives up at any other status"
             assert re.fullmatch(rb"retry: 1\d{4}\n: rate_limited\n", body["body"])
         for _ in range(5):

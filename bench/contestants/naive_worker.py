@@ -15,10 +15,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
-from anthropic import AsyncAnthropic, DefaultAioHttpClient, DefaultAsyncHttpxClient
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
@@ -29,7 +28,8 @@ from bench.loads import Load
 from bench.processes import start
 from broker.store.connect import Client, connect
 
-CLIENTS = {"httpx": DefaultAsyncHttpxClient, "aiohttp": DefaultAioHttpClient}
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
 
 
 class NaiveWorker:
@@ -100,8 +100,12 @@ NAIVE_WORKERS: Sequence[NaiveContestant] = (
 
 
 async def main(redis_url: str, generations: str, client: str) -> None:
+    # A second of CPU, which only this process needs, and not what starts it.
+    from anthropic import AsyncAnthropic, DefaultAioHttpClient, DefaultAsyncHttpxClient
+
     # Made by the SDK, both have room for 1000 connections: no generation waits for one.
-    model = AsyncAnthropic(max_retries=0, http_client=CLIENTS[client]())
+    clients = {"httpx": DefaultAsyncHttpxClient, "aiohttp": DefaultAioHttpClient}
+    model = AsyncAnthropic(max_retries=0, http_client=clients[client]())
     async with model, Redis.from_url(redis_url) as redis, asyncio.TaskGroup() as group:
         for generation in range(int(generations)):
             group.create_task(_generate(model, redis, _stream(generation)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.process.environments import for_a_server, for_a_worker, for_the_embedded_server
-from tests.command.conftest import Running, environment, processes_in
+from tests.command.conftest import Running, processes_in, run_lastevent
 from tests.rig.deployment import free_port, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="environments are read in /proc")
@@ -155,17 +155,12 @@ def test_a_file_of_issuers_that_cannot_be_read_is_for_the_server_to_name(tmp_pat
 
 def refused(data_dir: Path) -> str:
     before = sorted(os.listdir(data_dir))
-    ended = subprocess.run(
-        [sys.executable, "-m", "broker", "up", "--port", str(free_port()), "--data-dir", str(data_dir)],
-        env=environment(LASTEVENT_API_KEYS="a-key-of-thirty-two-and-more-of-it", ANTHROPIC_API_KEY="x"),
-        capture_output=True,
-        text=True,
-        cwd=data_dir.parent,
-        check=False,
-    )
+    settings = {"LASTEVENT_API_KEYS": "a-key-of-thirty-two-and-more-of-it", "ANTHROPIC_API_KEY": "x"}
+    command = ("up", "--port", str(free_port()), "--data-dir", str(data_dir))
+    ended = run_lastevent(data_dir.parent, *command, **settings)
     assert ended.returncode == 2, ended.stderr
     assert sorted(os.listdir(data_dir)) == before
-    [line] = ended.stderr.splitlines()
+    [line] = ended.stderr.decode().splitlines()
     return line
 
 

@@ -80,9 +80,9 @@ generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as
 
 ## One tenant beside another
 
-`make bench ARGS="tenants"` takes about five minutes. Two tenants with keys share one Valkey, one server and one worker,
-whose stand-in, a part of its process, answers at once. With two cores, these three have one for themselves, and all that
-loads and measures has the other.
+`make bench ARGS="tenants"` takes about five minutes. Two tenants with keys share one Valkey, one server and one
+worker, whose stand-in, a part of its process, answers at once. With two cores, these three have one for themselves,
+and all that loads and measures has the other.
 
 - **The neighbour** asks for what it may not have 100 times a second, over four connections, each with one request at a
   time. Each measurement begins when it has been refused for the first time. It asks at a low priority, and ignores

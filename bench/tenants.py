@@ -7,7 +7,8 @@ an even pace (a delay is from the publisher's hand to the viewer's read), and st
 POST to its first text).
 
 Each round measures the other alone and beside the neighbour, one round in this order, the next in the opposite one. A
-queue of 10,000 cannot be taken away again: there, each round has a deployment of its own. Ratios are taken within a round, and their median must not be above 1.5.
+queue of 10,000 cannot be taken away again: there, each round has a deployment of its own. Ratios are taken within a
+round, and their median must not be above 1.5.
 """
 
 from __future__ import annotations

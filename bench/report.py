@@ -78,6 +78,24 @@ sides, and so are the installed packages. The comparison is printed; it does not
 generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read. `whole_way` takes
 `--loads`, too.
 
+## One tenant beside another
+
+`make bench ARGS="tenants"` takes about five minutes. Two tenants with keys share one Valkey, one server and one
+worker, whose stand-in, a part of its process, answers at once. With two cores, these three have one for themselves,
+and all that loads and measures has the other.
+
+- **The neighbour** asks for what it may not have 100 times a second, over four connections, each with one request at a
+  time. Each measurement begins when it has been refused for the first time. It asks at a low priority, and ignores
+  `Retry-After`.
+- **The other** starts one generation after another, each 10 to 30 ms after the last one's end (first text: from POST to
+  the first `text_delta` over SSE), and has 40 viewers of 40 streams that are written 10 times a second (p99: from the
+  publisher's hand to the viewer's read).
+- Alone and beside take turns, in the opposite order every other round. With a queue they do not: each round has a
+  deployment of its own, is measured alone, gets 10,000 generations of the neighbour, and is measured again.
+- Connections of an address are not among the limits: a server on loopback counts none.
+- "That end at once" is no model: each generation costs some ms of CPU and nothing else, so that the worker, Valkey and
+  the server have no room at all on their core. What is measured there is how short a saturated worker keeps the wait.
+
 ## Who is compared, and what is unfair to whom
 
 - **floor**: a Python loop that only calls `socket.send` with the same bytes for as many connections. It has no log, no

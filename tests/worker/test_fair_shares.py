@@ -1,9 +1,11 @@
-"""Tenants that share a worker: one that has very much to do, and another that asks now and then."""
+"""Tenants that share a worker: one that has very much to do, and another that asks now and then.
+
+How long the other waits for its first text is measured by `make bench ARGS=tenants`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,12 +23,10 @@ from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from tests.conftest import deployment_in
 from tests.rig.deployment import Deployment, until
-from tests.rig.long import LONG
 from tests.rig.streams import grow_old, queued, seize
 from tests.worker import test_lease
 from worker.sweeper import QUEUED_GRACE_S
 
-SHORT = "[[tokens=3 rate=0 ttft_ms=300]]"
 FAST = "[[tokens=1 rate=0 ttft_ms=0]]"
 FOR_EVER = "[[tokens=3 stall_at=1 rate=0 ttft_ms=0]]"
 SLOTS = 10
@@ -59,48 +59,9 @@ async def start_many(log: StreamLog, tenant: str, prompt: str, count: int) -> li
     return sids
 
 
-async def first_text_ms(log: StreamLog, tenant: str) -> float:
-    """From its creation, by Redis' clock; how late this process looks plays no part."""
-    sid = await start(log, tenant, SHORT)
-    await until(lambda: _has_ended(log, sid), "it has ended")
-    events = await log.read_all(sid)
-    return next(event.t for event in events if event.kind == "text_delta") - events[0].t
-
-
 async def _has_ended(log: StreamLog, sid: str) -> bool:
     [meta] = await log.read_meta(sid)
     return meta is not None and meta.has_ended
-
-
-async def samples(log: StreamLog, tenant: str, count: int) -> list[float]:
-    found = []
-    for _ in range(count):
-        found.append(await first_text_ms(log, tenant))
-        await asyncio.sleep(0.2)
-    return sorted(found)
-
-
-def told(name: str, found: list[float]) -> str:
-    return f"{name}: median {statistics.median(found):.0f} ms, p95 {found[int(len(found) * 0.95)]:.0f} ms"
-
-
-@pytest.mark.skipif(not LONG, reason="minutes: make long")
-@pytest.mark.parametrize("limit", [None, 5])
-async def test_ten_thousand_of_one_do_not_delay_anothers_first_text(log: StreamLog, limit: int | None) -> None:
-    if limit:
-        await log.redis.hset(log.keys.limits, "a", orjson.dumps({"streams_running": limit}))
-    await samples(log, "b", 5)
-    alone = await samples(log, "b", 40)
-    await start_many(log, "a", SHORT, 10_000)
-    beside = await samples(log, "b", 40)
-    left = await log.redis.zcard(log.keys.jobs) + await log.redis.zcard(log.keys.parked("a"))
-    print(told("alone", alone), told("beside", beside), f"{left} of a still wait")
-    assert left > 1000
-    assert statistics.median(beside) <= 1.5 * statistics.median(alone)
-    await log.redis.flushdb()
-
-
-# -- without a clock ---------------------------------------------------------------------------------------
 
 
 async def limit(log: StreamLog, tenant: str, streams_running: int) -> None:

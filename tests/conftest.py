@@ -26,7 +26,7 @@ from broker.log.writer import GroupCommit
 from broker.store.connect import connect
 from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.rig import starts
-from tests.rig.deployment import Deployment, Process
+from tests.rig.deployment import Deployment, Process, wait_until
 from tests.rig.key_leaks import fail_on_leaked_keys
 from tests.rig.long import LONG
 from tests.rig.streams import committing
@@ -277,6 +277,8 @@ def deployment_in(folder: Path, **options: Any) -> Iterator[Deployment]:
         try:
             valkey.start()
             deployment.start()
+            if not deployment.servers:  # they are not ready before it is
+                wait_until(Path(socket_path).exists, "Valkey listens")
             yield deployment
         finally:
             deployment.stop()

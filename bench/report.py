@@ -80,7 +80,7 @@ generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as
 
 ## One tenant beside another
 
-`make bench ARGS="tenants"` takes about five minutes. Two tenants with keys share one Valkey, one server and one
+`make bench ARGS="tenants"` takes about seven minutes. Two tenants with keys share one Valkey, one server and one
 worker, whose stand-in, a part of its process, answers at once. With two cores, these three have one for themselves,
 and all that loads and measures has the other.
 

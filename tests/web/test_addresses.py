@@ -184,6 +184,8 @@ async def test_the_gate_comes_before_the_credential_unless_it_is_known_as_good(p
             start, body = await messages_of(app, guesser, path, token)
             assert (start["status"], body["more_body"]) == (200, True), "an EventSource gives up at any other status"
             assert re.fullmatch(rb"retry: 1\d{4}\n: rate_limited\n", body["body"])
+        seen = await ask(app, "GET", path, address=other, credential=token)
+        assert (await ask(app, "GET", path, address=guesser, credential=token)).status_code == seen.status_code != 429
         for _ in range(5):
             assert (await ask(app, "GET", path, address="127.0.0.1", credential="a guess")).status_code == 401
 

@@ -71,6 +71,7 @@ gc.disable()
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
 WAITING = (
     "frameworks",
+    "js",
     "faults",
     "browser",
     "command",
@@ -79,6 +80,7 @@ WAITING = (
     "clients",
     "viewers",
     "archive",
+    "conformance",
     "console",
     "bench",
     "web",

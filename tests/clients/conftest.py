@@ -1,27 +1,16 @@
 """Each language's clients, made ready once for all processes of pytest-xdist."""
 
-import fcntl
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clients.programs import Go, Language, Node, Python
+from tests.rig.npm import once
 
 
 def _once(tmp_path_factory: pytest.TempPathFactory, language: Language) -> Language:
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if base.name.startswith("popen-gw") else base  # of the session, where xdist gives each its own
-    folder = shared / f"clients-{language.name}"
-    with (shared / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            language.make_ready(folder)
-            (folder / "ready").touch()
-    language.folder = folder
+    language.folder = once(tmp_path_factory, f"clients-{language.name}", language.make_ready)
     return language
 
 

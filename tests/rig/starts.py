@@ -28,10 +28,12 @@ FOLDERS = {
     "clients",
     "command",
     "compose",
+    "conformance",
     "console",
     "docs",
     "faults",
     "frameworks",
+    "js",
     "process",
     "viewers",
 }

@@ -1,0 +1,12 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.js.packages import installed
+
+
+@pytest.fixture(scope="session")
+def js(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Path:
+    """The folder of tests/js/npm with all that it needs (tests/js/packages.py)."""
+    return installed(tmp_path_factory, require)

@@ -155,7 +155,7 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
   const held = new Map(kept ? [[KEY, record(kept, log, wall)]] : []);
   const doing = (name, act) => (...given) => {
     const now = () => {
-      if (fails === "all" || fails === name) throw new DOMException("no", "QuotaExceededError");
+      if (fails === "all" || fails === name) throw new Error("no room");
       return act(...given);
     };
     return isSlow ? Promise.resolve().then(now) : now();

@@ -1,4 +1,6 @@
 // The server of a case in tests/conformance/conformance.json, as a `fetch`. What it does is told at the table's top.
+import { Buffer } from "node:buffer";
+import { URL } from "node:url"; // also where phone.mjs took the other one away
 import { empty, fold } from "lastevent";
 
 export const ORIGIN = "http://le.test";
@@ -87,7 +89,7 @@ export function scripted({ log = [], script = [], render = {} }, world, cut) {
   return { fetch, requests, wrong, isOpen: () => connections.some((one) => one.isOpen()), length: () => length };
 }
 
-const aborted = () => new DOMException("aborted", "AbortError");
+const aborted = () => Object.assign(new Error("aborted"), { name: "AbortError" });
 
 /** Only what the package may use: React Native's `fetch` has little more. */
 function response(status, headers, body) {
@@ -149,10 +151,9 @@ function bodyOf(chunks, how, world) {
     fail: drop,
     isOpen: () => open,
     async text() {
-      let said = "";
-      const decoder = new TextDecoder();
-      for (let part; !(part = await reader.read()).done;) said += decoder.decode(part.value, { stream: true });
-      return said;
+      const parts = [];
+      for (let part; !(part = await reader.read()).done;) parts.push(part.value);
+      return Buffer.concat(parts).toString();
     },
   };
 }

@@ -1,0 +1,25 @@
+"""The JavaScript package against the table, in the runtimes that it is for (tests/js/npm/conformance.mjs)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.js.packages import output, runtime
+
+TABLE = Path(__file__).with_name("conformance.json")
+CASES = 107
+RUNS = 3008
+
+
+@pytest.mark.parametrize("name", ["node", "deno", "bun"])
+def test_every_case_holds(js: Path, name: str) -> None:
+    found = json.loads(output([*runtime(name, js), "conformance.mjs", str(TABLE)], js))
+    assert found["wrong"] == []
+    assert (found["cases"], found["runs"]) == (CASES, RUNS)
+
+
+def test_every_case_has_a_name_of_its_own_and_says_why() -> None:
+    cases = json.loads(TABLE.read_text())["cases"]
+    assert len({case["name"] for case in cases}) == len(cases) == CASES
+    assert all(case["why"] for case in cases)

@@ -7,7 +7,8 @@ import { partial } from "./partial.js";
 const ARGS_FROM = 64; // characters of arguments at which they are first parsed; then at each doubling
 const OTHER = 100;
 
-const said = () => ({
+/** What a restart takes back. Nobody writes into an answer, so all begin with the same lists. */
+const said = {
   text: "",
   thinking: "",
   tools: [],
@@ -18,7 +19,7 @@ const said = () => ({
   approvals: [],
   sentences: [],
   other: [],
-});
+};
 
 /** @returns {Answer} */
 export const empty = () => ({
@@ -27,7 +28,7 @@ export const empty = () => ({
   state: "new",
   attempt: 0,
   restarts: 0,
-  ...said(),
+  ...said,
   ending: null,
   error: null,
   incomplete: false,
@@ -95,7 +96,7 @@ const changes = {
   input: added("inputs"),
 
   // What the person said stays: nobody says it again.
-  restart: (before, { attempt = before.attempt }) => ({ ...said(), attempt, restarts: before.restarts + 1 }),
+  restart: (before, { attempt = before.attempt }) => ({ ...said, attempt, restarts: before.restarts + 1 }),
 
   done: ended("done"),
   error: ended("error"),

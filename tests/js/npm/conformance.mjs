@@ -213,7 +213,7 @@ function compareRequests(wanted, requests, same, within) {
     if (path_ends) same(`${name}.path`, path_ends, found.path.split("?")[0].slice(-path_ends.length));
     if (key === true) same(`${name} has a key`, true, Boolean(found.key));
     else if (key !== undefined) same(`${name}.key`, key, found.key);
-    same(name, rest, found);
+    for (const [field, value] of Object.entries(rest)) same(`${name}.${field}`, value, found[field]);
   });
 }
 

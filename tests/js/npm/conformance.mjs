@@ -61,7 +61,7 @@ async function runCase(test) {
     const found = await run(test, how);
     if (found.wrong.length) wrong.push({ ...how, wrong: found.wrong });
   }
-  return { runs, wrong };
+  return { runs, wrong: runs ? wrong : ["it was never run"] };
 }
 
 async function run(test, { random, n, cut }) {
@@ -93,7 +93,8 @@ async function run(test, { random, n, cut }) {
   else stream.subscribe(({ connection: { state, error } }) => {
     if (["ended", "stopped", "failed"].includes(state)) seen.outcome ??= state === "failed" ? failed(error) : state;
   });
-  iterate(stream, seen, client.slow_ms, time).catch((error) => (seen.thrown = error));
+  iterate(stream, seen, client.slow_ms, time).then(() => (seen.iterated = null), (error) => (seen.iterated = failed(error).failed));
+  if (expect.storage_at_ms) time.after(expect.storage_at_ms[0], () => (seen.stored = stored(storage)));
   if (test.stop_at_ms !== undefined) time.after(test.stop_at_ms, () => (n === 0 ? stream.stop() : stopping.abort()));
 
   const wrong = [];
@@ -105,6 +106,7 @@ async function run(test, { random, n, cut }) {
       if (server.requests.length > told) wrong.push("a request came afterwards");
       if (server.isOpen()) wrong.push("a connection is left open");
       wrong.push(...time.left().map((what) => `${what} is left`));
+      wrong.push(...differences(seen.outcome.failed ?? null, seen.iterated, "what the iterator threw"));
     }
   } catch (error) {
     wrong.push(error.message);
@@ -158,7 +160,8 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
       if (fails === "all" || fails === name) throw new Error("no room");
       return act(...given);
     };
-    return isSlow ? Promise.resolve().then(now) : now();
+    if (fails === "never") return new Promise(() => {});
+    return isSlow ? later(now) : now();
   };
   return {
     getItem: doing("get", (key) => held.get(key) ?? null),
@@ -167,6 +170,14 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
     held,
   };
 }
+
+/** A promise, but not of the engine's own class: libraries bring their own, and Angular puts one in its place. */
+const later = (act) => {
+  const promise = Promise.resolve().then(act);
+  return { then: (...both) => promise.then(...both) };
+};
+
+const stored = ({ held }) => JSON.parse(held.get(KEY) ?? "null");
 
 function record({ text, raw, events = 0, start: asked, user = null, v = 1, url = EVENTS }, log, wall) {
   if (text !== undefined) return text;
@@ -195,7 +206,8 @@ function compare(expect, { stream, seen, server: { requests }, storage, tokens }
   if (expect.requests_gap_ms) gaps.forEach((gap, n) => within(expect.requests_gap_ms, gap, `gap ${n + 1}`));
   if (expect.last_gap_ms) within(expect.last_gap_ms, gaps.at(-1), "the last gap");
   if (expect.same_key) same("keys", 1, new Set(requests.filter(({ method }) => method === "POST").map(({ key }) => key)).size);
-  if (expect.storage !== undefined) same("storage", expect.storage, JSON.parse(storage.held.get(KEY) ?? "null"));
+  if (expect.storage !== undefined) same("storage", expect.storage, stored(storage));
+  if (expect.storage_at_ms) same("storage_at_ms", expect.storage_at_ms[1], seen.stored);
   if (expect.painted !== undefined) same("painted", expect.painted, seen.painted ?? stream.answer.text);
   if (expect.token_whys) same("token_whys", expect.token_whys, tokens.whys);
   const between = ([from, to]) => requests.some(({ at_ms }) => at_ms >= from && at_ms <= to);
@@ -206,13 +218,14 @@ function compare(expect, { stream, seen, server: { requests }, storage, tokens }
 
 function compareRequests(wanted, requests, same, within) {
   same("requests", wanted.length, requests.length);
-  wanted.slice(0, requests.length).forEach(({ at_ms, path_ends, key, ...rest }, n) => {
+  wanted.slice(0, requests.length).forEach(({ at_ms, path_ends, key, key_not, ...rest }, n) => {
     const found = requests[n];
     const name = `request ${n + 1}`;
     if (at_ms) within(at_ms, found.at_ms, name);
     if (path_ends) same(`${name}.path`, path_ends, found.path.split("?")[0].slice(-path_ends.length));
     if (key === true) same(`${name} has a key`, true, Boolean(found.key));
     else if (key !== undefined) same(`${name}.key`, key, found.key);
+    if (key_not !== undefined) same(`${name} has another key`, true, Boolean(found.key) && found.key !== key_not);
     for (const [field, value] of Object.entries(rest)) same(`${name}.${field}`, value, found[field]);
   });
 }

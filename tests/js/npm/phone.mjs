@@ -16,6 +16,8 @@ const LACKING = {
   "Set.prototype": ["union", "intersection", "difference", "isSubsetOf"],
 };
 
+new Headers(); // Node makes it on first use, of some of them
+
 for (const [path, names] of Object.entries(LACKING)) {
   const holder = path.split(".").reduce((held, name) => (name ? held[name] : held), globalThis);
   for (const name of names) if (!Reflect.deleteProperty(holder, name)) throw new Error(`${path}.${name} stays`);
@@ -23,10 +25,10 @@ for (const [path, names] of Object.entries(LACKING)) {
 
 /** Whole UTF-8 only. */
 const Whole = globalThis.TextDecoder;
-globalThis.TextDecoder = class {
+globalThis.TextDecoder = class extends Whole {
   decode(bytes, options) {
     if (options?.stream) throw new TypeError("no streaming TextDecoder here");
-    return new Whole().decode(bytes);
+    return super.decode(bytes);
   }
 };
 

@@ -25,8 +25,9 @@ export function caller({ token, headers, credentials, fetch = globalThis.fetch }
     send: (/** @type {string} */ url, /** @type {any} */ { body, headers: more, ...init }) =>
       fetch(url, {
         ...init,
-        ...(credentials && { credentials }),
-        ...(body && { method: "POST", body: JSON.stringify(body) }),
+        credentials,
+        method: body ? "POST" : "GET",
+        body: body && JSON.stringify(body),
         headers: {
           ...headers,
           ...(bearer && { Authorization: `Bearer ${bearer}` }),

@@ -142,6 +142,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     why = undefined;
     if (lacksText) await readText();
     const response = await open();
+    if (isHalted) throw AT_ONCE;
     target.become({ state: "open", error: null });
     await read(response);
   }

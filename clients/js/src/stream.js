@@ -92,6 +92,7 @@ function open(options, url, asked) {
   }
 
   function reset(/** @type {Answer} */ another) {
+    if (isOver) return;
     answer = another;
     moved();
   }

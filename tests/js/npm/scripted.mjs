@@ -20,7 +20,7 @@ export function scripted({ log = [], script = [], render = {} }, world, cut) {
   let length = 0; // bytes of the body that "every" is about
 
   function fetch(url, init = {}) {
-    const { origin, pathname, search } = new URL(url);
+    const { origin, pathname, search } = new URL(url, ORIGIN);
     const headers = new Headers(init.headers);
     const request = {
       method: init.method ?? "GET",

@@ -162,7 +162,7 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
       if (fails === "all" || fails === name) throw new Error("no room");
       return act(...given);
     };
-    if (fails === "never") return new Promise(() => {});
+    if (fails === "never" || (fails === "set-never" && name === "set")) return new Promise(() => {});
     return isSlow ? later(now) : now();
   };
   return {

@@ -26,7 +26,6 @@ BABELS = (
 """What React Native's own build writes in other words, or Hermes has but for corners that nobody uses."""
 
 
-
 # -- what is in it -------------------------------------------------------------------------------------------
 
 
@@ -96,8 +95,11 @@ def _esbuild(js: Path, *given: str) -> str:
 @pytest.mark.parametrize("name", ["node", "deno", "bun"])
 def test_every_runtime_finds_every_entry_and_its_types_name_what_it_exports(js: Path, name: str) -> None:
     found = json.loads(output([*runtime(name, js), "exports.mjs"], js))
-    assert found == {entry: _declared(PACKAGE / target["types"]) for entry, target in MANIFEST["exports"].items()
-                     if isinstance(target, dict)}
+    assert found == {
+        entry: _declared(PACKAGE / target["types"])
+        for entry, target in MANIFEST["exports"].items()
+        if isinstance(target, dict)
+    }
 
 
 def _declared(types: Path) -> list[str]:

@@ -72,15 +72,15 @@ export function scripted({ log = [], script = [], render = {} }, world, cut) {
     }
 
     return new Promise((resolve, reject) => {
-      if (signal?.aborted) return reject(aborted());
+      if (signal?.aborted) return reject(ABORTED);
       if (entry.error) return reject(new TypeError("network"));
       const body = bodyOf(chunks, status === 204 ? "end" : how, world);
       const connection = { isOpen: () => !signal?.aborted && (how === "never" || body.isOpen()) };
       connections.push(connection);
       signal?.addEventListener("abort", () => {
         if (deaf) return;
-        reject(aborted());
-        body.fail(aborted());
+        reject(ABORTED);
+        body.fail(ABORTED);
       });
       if (how !== "never") resolve(response(status, headers, body));
     });
@@ -89,7 +89,7 @@ export function scripted({ log = [], script = [], render = {} }, world, cut) {
   return { fetch, requests, wrong, isOpen: () => connections.some((one) => one.isOpen()), length: () => length };
 }
 
-const aborted = () => Object.assign(new Error("aborted"), { name: "AbortError" });
+const ABORTED = Object.assign(new Error("aborted"), { name: "AbortError" });
 
 /** Only what the package may use: React Native's `fetch` has little more. */
 function response(status, headers, body) {

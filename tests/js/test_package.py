@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
 import tarfile
 from functools import cache
 from pathlib import Path

@@ -86,7 +86,6 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** A mere answer is no progress: a server that drains says 200, and cuts at once. */
   function plan(/** @type {Error} */ error) {
-    dueAt = 0;
     if (error === AT_ONCE) return;
     dueAt = env.now() + (Math.min(retryMs * 2 ** tries++, LONGEST_WAIT_MS) * (1 + env.random())) / 2;
     target.become({ tries, error });

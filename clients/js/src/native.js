@@ -3,8 +3,8 @@
 const LIMIT = 256 * 1024; // characters: an XMLHttpRequest keeps all that has come, of a stream some 5 MB an hour
 
 /**
- * Resolves at the headers. The body of an event stream ends when LIMIT has come, behind an event, and the response says
- * `again`: it was stopped here, and goes on where the caller asks once more, at once.
+ * Resolves at the headers. When LIMIT of an event stream has come, its body ends behind an event, and the read that says
+ * so has `again`: there is more for who asks once more, at once.
  *
  * @param {string} url
  * @param {any} [init] as of fetch
@@ -16,42 +16,43 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
     const utf8 = new TextEncoder();
     /** @type {any} */
     let response;
-    /** @type {{ text: string, error?: Error } | undefined} */
-    let over; // with all there was to be read
+    let isStream = false;
     let taken = 0;
-    let isRead = false; // as a stream
+    /** @type {{ text: string, again?: boolean, error?: Error } | undefined} what there was in all */
+    let over;
     /** @type {(() => void) | undefined} */
     let more; // what waits for it
 
-    function finish(/** @type {string} */ text, /** @type {Error} */ error) {
-      over ??= { text, error };
+    function finish(/** @type {NonNullable<typeof over>} */ end) {
+      over ??= end;
       signal?.removeEventListener("abort", abort);
-      if (error) reject(error);
+      if (end.error) reject(end.error);
       more?.();
     }
 
-    function stop(/** @type {string} */ text, /** @type {any} */ error = undefined) {
-      finish(text, error);
-      request.abort(); // which it need not say
+    function stop(/** @type {NonNullable<typeof over>} */ end) {
+      finish(end);
+      request.abort(); // which it need not hear
     }
 
-    const abort = () => stop("", signal.reason ?? Object.assign(new Error("Aborted"), { name: "AbortError" }));
+    function abort() {
+      stop({ text: "", error: signal.reason ?? Object.assign(new Error("Aborted"), { name: "AbortError" }) });
+    }
 
     function respond() {
       const { status } = request;
       response ??= {
         status,
         ok: status > 199 && status < 300,
-        again: false,
         get url() {
           return request.responseURL || url; // React Native knows it only after it has told of the headers
         },
         headers: { get: (/** @type {string} */ name) => request.getResponseHeader(name) },
         body: {
           getReader() {
-            isRead = /^text\/event-stream/i.test(response.headers.get("content-type"));
+            isStream = /^text\/event-stream/i.test(response.headers.get("content-type"));
             look();
-            return { read: () => when(piece), cancel: async () => stop("") };
+            return { read: () => when(piece), cancel: async () => stop({ text: "" }) };
           },
         },
         text: async () => (await when(() => over)).text,
@@ -65,22 +66,17 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
       if (over || request.readyState < 2 || request.readyState > 3) return;
       respond();
       const text = request.responseText;
-      if (isRead && text.length >= LIMIT) {
-        const end = text.lastIndexOf("\n\n") + 2;
-        if (end > 1) {
-          response.again = true;
-          return stop(text.slice(0, end));
-        }
-      }
+      const end = text.lastIndexOf("\n\n") + 2;
+      if (isStream && text.length >= LIMIT && end > 1) stop({ text: text.slice(0, end), again: true });
       more?.();
     }
 
     function piece() {
-      const text = over?.text ?? request.responseText;
+      const text = over ? over.text : request.responseText;
       const isHalf = (text.charCodeAt(text.length - 1) & 0xfc00) === 0xd800; // of a surrogate pair
       const value = text.slice(taken, text.length - Number(isHalf));
       taken += value.length;
-      return value ? { done: false, value: utf8.encode(value) } : over && { done: true };
+      return value ? { done: false, value: utf8.encode(value) } : over && { done: true, again: over.again };
     }
 
     /** What `ready` gives, as soon as it gives anything. */
@@ -103,9 +99,10 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
     request.onreadystatechange = request.onprogress = look;
     request.onload = () => {
       respond();
-      finish(request.responseText, /** @type {any} */ (undefined));
+      finish({ text: request.responseText });
     };
-    request.onerror = request.ontimeout = request.onabort = () => finish("", new TypeError("Network request failed"));
+    request.onerror = request.ontimeout = request.onabort = () =>
+      finish({ text: "", error: new TypeError("Network request failed") });
     request.send(body);
   });
 }

@@ -3,8 +3,8 @@
 const LIMIT = 256 * 1024; // characters: an XMLHttpRequest keeps all that has come, of a stream some 5 MB an hour
 
 /**
- * Resolves at the headers. When LIMIT of an event stream has come, its body ends behind an event, and the read that says
- * so has `again`: there is more for who asks once more, at once.
+ * Resolves at the headers. When LIMIT of an event stream has come, its body ends behind an event, and the response has
+ * `again`: there is more for who asks once more, at once.
  *
  * @param {string} url
  * @param {any} [init] as of fetch
@@ -18,7 +18,7 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
     let response;
     let isStream = false;
     let taken = 0;
-    /** @type {{ text: string, again?: boolean, error?: Error } | undefined} what there was in all */
+    /** @type {{ text: string, error?: Error } | undefined} what there was in all */
     let over;
     /** @type {(() => void) | undefined} */
     let more; // what waits for it
@@ -44,6 +44,7 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
       response ??= {
         status,
         ok: status > 199 && status < 300,
+        again: false,
         get url() {
           return request.responseURL || url; // React Native knows it only after it has told of the headers
         },
@@ -67,8 +68,9 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
       respond();
       const text = request.responseText;
       const end = text.lastIndexOf("\n\n") + 2;
-      if (isStream && text.length >= LIMIT && end > 1) stop({ text: text.slice(0, end), again: true });
-      more?.();
+      response.again = isStream && text.length >= LIMIT && end > 1; // or an event of that size would never come
+      if (response.again) stop({ text: text.slice(0, end) });
+      else more?.();
     }
 
     function piece() {
@@ -76,7 +78,7 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
       const isHalf = (text.charCodeAt(text.length - 1) & 0xfc00) === 0xd800; // of a surrogate pair
       const value = text.slice(taken, text.length - Number(isHalf));
       taken += value.length;
-      return value ? { done: false, value: utf8.encode(value) } : over && { done: true, again: over.again };
+      return value ? { done: false, value: utf8.encode(value) } : over && { done: true };
     }
 
     /** What `ready` gives, as soon as it gives anything. */

@@ -28,15 +28,15 @@ export async function followed(url) {
   return { ids, text, state, asked };
 }
 
-/** One body: its text, how it ended, and the longest piece. */
+/** One body: its text, and how it ended. */
 export async function read(url, cursor) {
   const response = await xhr(url, { headers: cursor ? { "Last-Event-ID": cursor } : {} });
   const reader = response.body.getReader();
   const pieces = [];
   try {
     for (;;) {
-      const { done, value, again } = await reader.read();
-      if (done) return { text: decoded(pieces), end: again ? "again" : "done" };
+      const { done, value } = await reader.read();
+      if (done) return { text: decoded(pieces), end: response.again ? "again" : "done" };
       pieces.push(value);
     }
   } catch (error) {

@@ -28,6 +28,7 @@ RECIPES = {
     "chat.js": "Next.js, Hono, Express: through your own endpoint",
     "hono-app.js": "Hono",
     "express-app.js": "Express",
+    "app/api/chat/[[...at]]/route.js": "Next.js",
 }
 FRAMEWORKS = pytest.mark.parametrize("framework", ["hono", "express"])
 PROMPT = "Grüße 🚲 [[tokens=60 rate=60 ttft_ms=0 thinking=3]]"
@@ -43,6 +44,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 def app(js: Path) -> Path:
     """The folder of an app that is made of the recipes."""
     for name, heading in RECIPES.items():
+        (js / name).parent.mkdir(parents=True, exist_ok=True)
         (js / name).write_text(recipe(heading))
     return js
 
@@ -83,6 +85,26 @@ async def endpoint(app: Path, keyed: Deployment, framework: str) -> AsyncIterato
             if node.returncode is None:
                 node.kill()
             await node.communicate()
+
+
+@asynccontextmanager
+async def handler(app: Path, upstream: Upstream, trial: str, **options: Any) -> AsyncIterator[Any]:
+    """What route.mjs says of a trial. Its process is there until this is left."""
+    environment = {**os.environ, "LASTEVENT_URL": upstream.url, "LASTEVENT_API_KEY": KEY}
+    node = await asyncio.create_subprocess_exec(
+        *("node", "route.mjs", trial, json.dumps(options)),
+        cwd=app,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**24,
+    )
+    try:
+        assert node.stdout
+        async with asyncio.timeout(LIMIT_S):
+            yield json.loads(await node.stdout.readline())
+    finally:
+        node.kill()
+        await node.communicate()
 
 
 def events_of(answer: Answer) -> list[Event]:
@@ -277,3 +299,82 @@ async def test_no_key_no_token_and_nothing_of_what_was_asked_reaches_a_client(ap
         assert KEY not in everything
         assert "token=" not in everything
         assert "xxx" not in everything
+
+
+async def test_a_start_by_a_route_handler_of_next_is_one_generation_whatever_is_cut(
+    app: Path, keyed: Deployment
+) -> None:
+    async with upstream_of(keyed.ports[0]) as upstream:
+        upstream.cut_at = b"id: 20\n"
+        async with handler(app, upstream, "start", prompt="Grüße [[tokens=40 rate=0 ttft_ms=0]]") as said:
+            pass
+        heads = [head.partition(" HTTP")[0] for head in upstream.heads]
+    sid = said["url"].removeprefix("/api/chat/").removesuffix("/events")
+    assert said["text"] == asked(keyed, f"/v1/streams/{sid}/text").text
+    assert said["ids"] == sorted(set(said["ids"]))
+    assert said["state"] == "done"
+    assert [head.partition("?")[0] for head in heads] == ["POST /v1/streams", f"GET /v1/streams/{sid}/events"]
+
+
+async def test_who_cancels_a_body_or_aborts_a_request_leaves_no_connection(app: Path, keyed: Deployment) -> None:
+    sid = external(keyed)
+    async with upstream_of(keyed.ports[0]) as upstream:
+        async with handler(app, upstream, "leave", path=f"/api/chat/{sid}/events"):
+            await until(lambda: upstream.asking == 0, "both are gone")
+        assert len(upstream.heads) == 2
+
+
+async def test_a_path_leads_to_a_stream_or_nowhere(app: Path, keyed: Deployment) -> None:
+    nowhere = [
+        *("/v1/keys", "/v1/streams/../keys", "/v1/streams/a/../../keys", "/v1/streams/a/events/../../b/events"),
+        *("/v1/streams/%2e%2e/keys", "/v1/streams/a%2f..%2fkeys/events", "/v1/streams/./a", "/v1/streams/a/."),
+        *(
+            "//elsewhere.example/v1/streams/a",
+            "https://elsewhere.example/v1/streams/a",
+            "/\\elsewhere.example/v1/streams/a",
+        ),
+        *(
+            "\\\\elsewhere.example",
+            "@elsewhere.example/v1/streams/a",
+            "/v1/streams/a#/events",
+            "/v1/streams/a;b/events",
+        ),
+        *("/v1/streams/a/events\n", "/v1/streams/a\t/events", "/v1/streams/ä/events", "/v1/streams/a//events", ""),
+        *(
+            "/v1/streams/a/export",
+            "/v1/streams/a/replay",
+            "/v1/streams/a/views",
+            "/v1/streams/a/message",
+            "/v1/streams",
+        ),
+    ]
+    others = [
+        ("DELETE", "/v1/streams/a"),
+        ("POST", "/v1/streams/a/events"),
+        ("POST", "/v1/tokens"),
+        ("POST", "/v1/erasures"),
+    ]
+    asking = [["GET", path] for path in nowhere] + [list(other) for other in others]
+    somewhere = [
+        ["GET", "/v1/streams/a-B_9/events?follow=0&access_token=x&audience=all", "http://app/?compact=1&token=y"],
+        ["GET", None, "http://app/v1/streams/a/text?last_event_id=3"],
+        ["POST", "/v1/streams/a/approvals/0b1c"],
+    ]
+    async with upstream_of(keyed.ports[0]) as upstream:
+        async with handler(app, upstream, "paths", asked=asking) as said:
+            assert dict(zip(map(str, asking), map(tuple, said), strict=True)) == {
+                str(one): (404, "not_found") for one in asking
+            }
+        assert upstream.heads == []
+        async with handler(app, upstream, "paths", asked=somewhere):
+            pass
+        assert [head.partition(" HTTP")[0] for head in upstream.heads] == [
+            "GET /v1/streams/a-B_9/events?compact=1&follow=0&audience=public",
+            "GET /v1/streams/a/text?last_event_id=3&audience=public",
+            "POST /v1/streams/a/approvals/0b1c?audience=public",
+        ]
+
+
+async def test_a_body_that_was_read_is_said_to_be_so(app: Path, keyed: Deployment) -> None:
+    async with upstream_of(keyed.ports[0]) as upstream, handler(app, upstream, "used", path="/v1/streams") as said:
+        assert said == {"name": "TypeError", "message": "The body was read: forward a new Request"}

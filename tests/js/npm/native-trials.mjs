@@ -2,8 +2,8 @@
 import { follow } from "lastevent";
 import { xhr } from "lastevent/native";
 
-/** Waits are short here; what is called silence stays. */
-const env = {
+/** Waits are short; what is called silence stays. */
+export const env = {
   timer(ms, run) {
     const timer = setTimeout(run, ms < 40_000 ? ms / 50 : ms);
     return () => clearTimeout(timer);

@@ -76,6 +76,7 @@ function open(options, url, asked) {
   }
 
   function become(/** @type {Partial<Connection>} */ change) {
+    if (isOver) return;
     connection = { ...connection, wait: 0, ...change };
     changed();
   }
@@ -84,7 +85,7 @@ function open(options, url, asked) {
 
   function take(/** @type {StreamEvent | Notice} */ event) {
     const before = answer;
-    answer = fold(before, event);
+    if (!isOver) answer = fold(before, event);
     if (answer === before) return;
     if (isLeading) others?.tell(before.cursor, event);
     if (event.id !== null) queues.forEach((queue) => queue.push(event));
@@ -93,6 +94,7 @@ function open(options, url, asked) {
   }
 
   function reset(/** @type {Answer} */ another) {
+    if (isOver) return;
     answer = another;
     moved();
   }
@@ -262,6 +264,7 @@ function open(options, url, asked) {
       place.remove();
     } else save();
     place.close();
+    become({ state, error });
     isOver = true;
     failure = error;
     line.halt();
@@ -271,7 +274,6 @@ function open(options, url, asked) {
     offSigns();
     options.signal?.removeEventListener("abort", stop);
     known();
-    become({ state, error });
     nudge();
   }
 

@@ -16,6 +16,9 @@ const VERSION = 1;
 export const plain = (/** @type {string} */ url) =>
   url.replace(/([?&])(access_)?token=[^&#]*&?/g, "$1").replace(/[?&]$/, "");
 
+/** By what it does: Angular and libraries have promises of their own. */
+const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";
+
 /**
  * Who has a place: of the streams of this page the one that was opened last. Else the one before, which goes on, or is
  * stopped later, would write over a start of which nobody knows yet.
@@ -59,7 +62,7 @@ export function placeOf({ storage, key, user: owner }, save) {
       try {
         const text = value();
         const done = text === null ? storage?.removeItem(name) : storage?.setItem(name, text);
-        isWriting = typeof (/** @type {any} */ (done)?.then) === "function";
+        isWriting = isPromise(done);
         if (isWriting) return Promise.resolve(done).then(written, refused);
       } catch {
         refused();
@@ -97,7 +100,7 @@ export function placeOf({ storage, key, user: owner }, save) {
     load() {
       try {
         const text = isUsed && storage?.getItem(name);
-        return text instanceof Promise ? text.then(parsed, () => null) : parsed(text);
+        return isPromise(text) ? Promise.resolve(text).then(parsed, () => null) : parsed(text);
       } catch {
         return null;
       }

@@ -58,7 +58,7 @@ async function post(/** @type {CallOptions & { url: string }} */ options, /** @t
 }
 
 export const cancel = (/** @type {CancelOptions} */ options) =>
-  post(options, "cancel", options.reason === undefined ? {} : { reason: options.reason });
+  post(options, "cancel", { reason: options.reason });
 
 export const send = (/** @type {SendOptions} */ options) =>
   post(options, "input", typeof options.input === "string" ? { text: options.input } : options.input);

@@ -142,8 +142,9 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     why = undefined;
     if (lacksText) await readText();
     const response = await open();
+    if (isHalted) throw AT_ONCE;
     target.become({ state: "open", error: null });
-    await read(response.body.getReader());
+    await read(response);
   }
 
   async function open() {
@@ -213,7 +214,8 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     else if (isStream) fail(new StreamError("no_location", response.status));
   }
 
-  async function read(/** @type {any} */ reader) {
+  async function read(/** @type {any} */ response) {
+    const reader = response.body.getReader();
     const push = frames(taken, (ms) => {
       retryMs = Math.max(ms, LEAST_RETRY_MS);
     });
@@ -223,8 +225,8 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         await until(() => full, 0);
         heardAt = env.now();
       }
-      const { value, done, again } = await answered(() => reader.read());
-      if (done) throw again ? AT_ONCE : new Error("cut");
+      const { value, done } = await answered(() => reader.read());
+      if (done) throw response.again ? AT_ONCE : new Error("cut"); // `again`: native.js has stopped it
       heardAt = env.now();
       push(value);
     }

@@ -74,6 +74,7 @@ function open(options, url, asked) {
   }
 
   function become(/** @type {Partial<Connection>} */ change) {
+    if (isOver) return;
     connection = { ...connection, wait: 0, ...change };
     changed();
   }
@@ -82,7 +83,7 @@ function open(options, url, asked) {
 
   function take(/** @type {StreamEvent | Notice} */ event) {
     const before = answer;
-    answer = fold(before, event);
+    if (!isOver) answer = fold(before, event);
     if (answer === before) return;
     if (isLeading) others?.tell(before.cursor, event);
     if (event.id !== null) queues.forEach((queue) => queue.push(event));
@@ -91,6 +92,7 @@ function open(options, url, asked) {
   }
 
   function reset(/** @type {Answer} */ another) {
+    if (isOver) return;
     answer = another;
     moved();
   }
@@ -259,6 +261,7 @@ function open(options, url, asked) {
       offSave?.();
       place.remove();
     } else save();
+    become({ state, error });
     isOver = true;
     failure = error;
     line.halt();
@@ -268,7 +271,6 @@ function open(options, url, asked) {
     offSigns();
     options.signal?.removeEventListener("abort", stop);
     known();
-    become({ state, error });
     nudge();
   }
 

@@ -57,16 +57,15 @@ class Cutter:
         self.asked: dict[str, list[Asked]] = defaultdict(list)
         self.is_away = False
         """No network: whoever comes is reset."""
-        self._answering: set[asyncio.StreamWriter] = set()
+        self._answering: dict[asyncio.StreamWriter, int] = {}
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def answering(self) -> int:
-        """How many requests are being answered just now."""
-        return len(self._answering)
+    def answering(self, *ports: int) -> int:
+        """How many requests these servers are answering just now; without ports, all."""
+        return sum(not ports or port in ports for port in self._answering.values())
 
     def go_away(self) -> None:
         self.is_away = True
@@ -95,10 +94,11 @@ class Cutter:
         cuts = self.cuts.get(asked.headers.get("case", ""), [])
         cut = cuts[number] if number < len(cuts) else None
         request = head + await reader.readexactly(int(asked.headers.get("content-length", 0)))
-        self._answering.add(writer)
+        port = self.ports[number % len(self.ports)]
         upstream: asyncio.StreamWriter | None = None
         try:
-            answer, upstream = await asyncio.open_connection("127.0.0.1", self.ports[number % len(self.ports)])
+            answer, upstream = await asyncio.open_connection("127.0.0.1", port)
+            self._answering[writer] = port
             if cut and cut.of == "request":
                 upstream.write(request[: cut.after])
                 _break_off(writer, cut)
@@ -106,7 +106,7 @@ class Cutter:
             upstream.write(request)
             return await _bring_back(answer, writer, cut)
         finally:
-            self._answering.discard(writer)
+            self._answering.pop(writer, None)
             if upstream:
                 upstream.close()
 

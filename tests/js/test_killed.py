@@ -9,6 +9,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,6 +56,9 @@ class Followed:
         record = HTTP.get(f"{self._deployment.url}/v1/streams/{self.sid}").json()
         return self.cutter.answering() == CLIENTS and record["last_event_id"] >= BEGUN
 
+    def all_are_with(self, port: int) -> bool:
+        return self.cutter.answering(port) == CLIENTS
+
     def expect_all_of_it(self) -> Outcome:
         log = self._deployment.log_of(self.sid)
         text = HTTP.get(f"{self._deployment.url}/v1/streams/{self.sid}/text").text
@@ -86,7 +90,7 @@ async def test_web_servers_that_are_killed_cost_no_client_an_event(js: Path, dep
     async with followed(js, deployment, "[[tokens=300 rate=50 ttft_ms=0]]") as stream:
         for server, other in zip(deployment.servers, reversed(deployment.ports), strict=True):
             server.kill()
-            await until(lambda port=other: stream.cutter.answering(port) == CLIENTS, "all are with the other one")
+            await until(partial(stream.all_are_with, other), "all are with the other one")
             server.start()
             await asyncio.to_thread(deployment.wait_until_ready)
     stream.expect_all_of_it()

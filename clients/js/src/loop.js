@@ -62,7 +62,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   let renewableAt = 0;
   let isRead = false; // from no cursor for a second time
   let lacksText = false; // since a gap
-  let snapshotAt = 0;
+  let snapshotAt = 0; // Infinity: of what follows there is only the ending
   let controller = new AbortController();
   let drop = (/** @type {Error} */ _) => {};
 
@@ -195,7 +195,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   function reread(/** @type {StreamError} */ error) {
     const answer = target.answer();
     if (snapshotAt && snapshotAt === answer.cursor) {
-      snapshotAt = 0;
+      snapshotAt = Infinity;
       target.reset({ ...answer, cursor: answer.cursor - 1 });
     } else {
       if (isRead) fail(error);
@@ -242,6 +242,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (frame.id !== null) return;
     if (frame.event === "gap") {
       lacksText = true; // it has what follows on this connection too
+      if (snapshotAt === Infinity) return; // nothing need stand right before an ending
       throw snapshotAt && snapshotAt === target.answer().cursor ? new Error("gap") : AT_ONCE;
     }
     if (frame.event === "token_expiring" && isRenewable && env.now() >= renewableAt) {

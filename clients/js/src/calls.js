@@ -25,8 +25,9 @@ export function caller({ token, headers, credentials, fetch = globalThis.fetch }
     send: (/** @type {string} */ url, /** @type {any} */ { body, headers: more, ...init }) =>
       fetch(url, {
         ...init,
-        ...(credentials && { credentials }),
-        ...(body && { method: "POST", body: JSON.stringify(body) }),
+        credentials,
+        method: body ? "POST" : "GET",
+        body: body && JSON.stringify(body),
         headers: {
           ...headers,
           ...(bearer && { Authorization: `Bearer ${bearer}` }),
@@ -57,7 +58,7 @@ async function post(/** @type {CallOptions & { url: string }} */ options, /** @t
 }
 
 export const cancel = (/** @type {CancelOptions} */ options) =>
-  post(options, "cancel", options.reason === undefined ? {} : { reason: options.reason });
+  post(options, "cancel", { reason: options.reason });
 
 export const send = (/** @type {SendOptions} */ options) =>
   post(options, "input", typeof options.input === "string" ? { text: options.input } : options.input);

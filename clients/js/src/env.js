@@ -15,34 +15,33 @@ export const world = {
     return () => clearTimeout(timer);
   },
   frame(run) {
+    /** @type {typeof requestAnimationFrame | undefined} */
+    const paint = globalThis.requestAnimationFrame;
+    let isDue = true;
     const once = () => {
-      off();
+      if (!isDue) return;
+      isDue = false;
       run();
     };
-    const isPainted = typeof requestAnimationFrame === "function";
-    const timer = setTimeout(once, isPainted ? LONGEST_FRAME_MS : FRAME_MS);
-    const painting = isPainted ? requestAnimationFrame(once) : 0;
-    const off = () => {
-      clearTimeout(timer);
-      if (isPainted) cancelAnimationFrame(painting);
-    };
-    return off;
+    paint?.(once);
+    return this.timer(paint === undefined ? FRAME_MS : LONGEST_FRAME_MS, once);
   },
   signs(wake, sleep) {
-    if (typeof document === "undefined" || !document.addEventListener) return () => {};
+    if (typeof document === "undefined") return () => {};
     const looked = () => (document.hidden ? sleep() : wake());
     const gone = () => sleep(true);
-    /** @type {[EventTarget, string, (event: any) => void][]} */
-    const heard = [
-      [globalThis, "online", () => document.hidden || wake()],
-      [globalThis, "pageshow", (event) => event.persisted && wake()],
-      [globalThis, "pagehide", gone],
-      [document, "freeze", gone],
-      [document, "resume", looked],
-      [document, "visibilitychange", looked],
-    ];
-    for (const [target, name, run] of heard) target.addEventListener(name, run);
+    const heard = Object.entries({
+      online: looked,
+      pageshow: looked,
+      resume: looked,
+      visibilitychange: looked,
+      freeze: gone,
+      pagehide: gone,
+    });
+    for (const [name, run] of heard) addEventListener(name, run);
     if (document.hidden) sleep();
-    return () => heard.forEach(([target, name, run]) => target.removeEventListener(name, run));
+    return () => {
+      for (const [name, run] of heard) removeEventListener(name, run);
+    };
   },
 };

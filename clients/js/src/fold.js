@@ -7,7 +7,8 @@ import { partial } from "./partial.js";
 const ARGS_FROM = 64; // characters of arguments at which they are first parsed; then at each doubling
 const OTHER = 100;
 
-const said = () => ({
+/** What an attempt has said before it has said anything. */
+const NOTHING = {
   text: "",
   thinking: "",
   tools: [],
@@ -18,7 +19,7 @@ const said = () => ({
   approvals: [],
   sentences: [],
   other: [],
-});
+};
 
 /** @returns {Answer} */
 export const empty = () => ({
@@ -27,7 +28,7 @@ export const empty = () => ({
   state: "new",
   attempt: 0,
   restarts: 0,
-  ...said(),
+  ...NOTHING,
   ending: null,
   error: null,
   incomplete: false,
@@ -95,7 +96,7 @@ const changes = {
   input: added("inputs"),
 
   // What the person said stays: nobody says it again.
-  restart: (before, { attempt = before.attempt }) => ({ ...said(), attempt, restarts: before.restarts + 1 }),
+  restart: (before, { attempt = before.attempt }) => ({ ...NOTHING, attempt, restarts: before.restarts + 1 }),
 
   done: ended("done"),
   error: ended("error"),
@@ -127,7 +128,9 @@ const parsed = (/** @type {Tool} */ { json, complete }) => (json && !complete ? 
 
 function agent(/** @type {(before: any, data: any) => object} */ change) {
   return (/** @type {Answer} */ { agents }, /** @type {any} */ { agent: name, ...data }) => {
-    const before = Object.entries(agents).find(([each]) => each === name)?.[1] ?? { state: "running", text: "" };
+    /** @type {Record<string, any>} */
+    const known = Object.assign(Object.create(null), agents); // an agent may be called `constructor`
+    const before = known[name] ?? { text: "" };
     return { agents: { ...agents, [name]: { ...before, ...change(before, data) } } };
   };
 }

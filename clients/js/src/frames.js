@@ -2,22 +2,21 @@
 
 const LF = 10;
 const CR = 13;
-const BOM = "\uFEFF";
+const DIGITS = /^\d+$/;
 
 /**
  * Lines are cut as bytes and decoded whole: React Native's TextDecoder keeps no half characters.
  *
  * @param {(frame: { id: number | null, event: string, data: any }) => void} take each frame whose blank line is there
  *   and that has data. Without an `id:` of its own it is a notice.
- * @param {(ms: number) => void} retry what `retry:` says
+ * @param {(ms: number) => void} retry what `retry:` says outside of a frame. The one in the last frame is for clients
+ *   that do not stop there.
  * @returns {(bytes: Uint8Array) => void} throws a SyntaxError at data that is no JSON
  */
 export function frames(take, retry) {
-  const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-  /** @type {Uint8Array[]} */
-  let begun = []; // of a line
-  let isFirst = true;
-  let wasCR = false; // and the LF that belongs to it may be the next byte
+  const utf8 = new TextDecoder();
+  let rest = new Uint8Array(0); // of a line that has begun
+  let wasCR = false;
   /** @type {string[]} */
   let data = [];
   let event = "";
@@ -25,14 +24,12 @@ export function frames(take, retry) {
   let id = null;
 
   function takeLine(/** @type {string} */ line) {
-    if (isFirst && line.startsWith(BOM)) line = line.slice(1);
-    isFirst = false;
     if (line === "") return dispatch();
     const [, field, value = ""] = /** @type {string[]} */ (/^([^:]*)(?:: ?(.*))?$/s.exec(line));
     if (field === "data") data.push(value);
     else if (field === "event") event = value;
-    else if (field === "id" && /^\d+$/.test(value)) id = Number(value);
-    else if (field === "retry" && /^\d+$/.test(value)) retry(Number(value));
+    else if (field === "id") id = DIGITS.test(value) ? Number(value) : null;
+    else if (field === "retry" && DIGITS.test(value) && !event) retry(Number(value));
   }
 
   function dispatch() {
@@ -42,27 +39,16 @@ export function frames(take, retry) {
   }
 
   return (bytes) => {
-    let from = wasCR && bytes[0] === LF ? 1 : 0;
-    if (bytes.length > 0) wasCR = false;
-    for (let at = from; at < bytes.length; at++) {
-      if (bytes[at] !== LF && bytes[at] !== CR) continue;
-      const end = bytes.subarray(from, at);
-      takeLine(utf8.decode(begun.length > 0 ? joined([...begun, end]) : end));
-      begun = [];
-      if (bytes[at] === CR && bytes[at + 1] === LF) at++;
-      else wasCR = bytes[at] === CR && at + 1 === bytes.length;
-      from = at + 1;
+    const all = new Uint8Array(rest.length + bytes.length);
+    all.set(rest);
+    all.set(bytes, rest.length);
+    let from = 0;
+    for (let at = rest.length; at < all.length; at++) {
+      const isHalf = all[at] === LF && wasCR; // of a CRLF, whose CR has ended the line
+      if (!isHalf && (all[at] === LF || all[at] === CR)) takeLine(utf8.decode(all.subarray(from, at)));
+      if (all[at] === LF || all[at] === CR) from = at + 1;
+      wasCR = all[at] === CR;
     }
-    if (from < bytes.length) begun.push(bytes.slice(from));
+    rest = all.slice(from);
   };
-}
-
-function joined(/** @type {Uint8Array[]} */ parts) {
-  const all = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

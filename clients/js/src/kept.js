@@ -31,12 +31,12 @@ export function placeOf({ storage, key, user: owner }) {
   let next = null;
 
   /** @returns {Kept | null} */
-  function parsed(/** @type {string | null} */ text) {
+  function parsed(/** @type {any} */ text) {
     try {
-      const kept = JSON.parse(/** @type {string} */ (text));
+      const kept = JSON.parse(text);
       if (kept.v === VERSION && kept.user === user) return kept;
-    } catch {} // half a value, or another program's
-    if (text !== null) write(() => null);
+    } catch {} // nothing, half a value, or another program's
+    write(() => null);
     return null;
   }
 
@@ -77,8 +77,8 @@ export function placeOf({ storage, key, user: owner }) {
     /** @returns {Kept | null | Promise<Kept | null>} at once if the storage is */
     load() {
       try {
-        const text = isUsed ? storage?.getItem(name) : null;
-        return text instanceof Promise ? text.then(parsed, () => null) : parsed(text ?? null);
+        const text = isUsed && storage?.getItem(name);
+        return text instanceof Promise ? text.then(parsed, () => null) : parsed(text);
       } catch {
         return null;
       }

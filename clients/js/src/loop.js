@@ -13,10 +13,10 @@ import { frames } from "./frames.js";
 const SILENCE_MS = 40_000; // the server says something every 4 s, but proxies and phones hold it back
 const RETRY_MS = 1000; // until the server says another
 const LEAST_RETRY_MS = 100;
-const LONGEST_RETRY_MS = 300_000;
+const LONGEST_RETRY_AFTER_MS = 300_000;
 const LONGEST_WAIT_MS = 30_000;
 const STALE_MS = 2000; // a connection that was silent for so long may be one that the phone took away
-const LATER = [401, 408, 425, 429]; // of the 4xx, what another try may be answered otherwise
+const LATER = [408, 425, 429]; // the 4xx that say so
 
 const ORIGIN = /^([a-z][a-z\d+.-]*:)?\/\/[^/?#]*/i;
 
@@ -48,9 +48,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   let isHalted = true;
   let isAlive = false; // also while it only unwinds
-  let isWaiting = false;
-  let isHeld = false; // by the app: then silence is not the network's
-  let heardAt = 0;
+  let heardAt = 0; // ±Infinity: while it waits for the next try, or for the app, whose silence is not the network's
   let tries = 0; // connections in a row that brought no new event
   let retryMs = RETRY_MS;
   let dueAt = 0; // the next try, by our own patience
@@ -87,37 +85,30 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   function plan(/** @type {Error} */ error) {
     dueAt = 0;
     if (error === AT_ONCE) return;
-    const longest = Math.max(LONGEST_WAIT_MS, retryMs);
-    dueAt = env.now() + Math.min(retryMs * 2 ** tries++, longest) * (1 + env.random()) / 2;
+    dueAt = env.now() + (Math.min(retryMs * 2 ** tries++, LONGEST_WAIT_MS) * (1 + env.random())) / 2;
     target.become({ tries, error });
   }
 
-  /** Whatever is awaited can be dropped: some fetches, and some readers, never hear of an abort. */
-  function until(/** @type {() => any} */ start, /** @type {number} */ limit) {
+  /**
+   * Whatever is awaited can be dropped: some fetches, and some readers, never hear of an abort. Without `start` it is a
+   * mere pause of `limit` ms.
+   */
+  function until(/** @type {(() => any) | null} */ start, /** @type {number} */ limit) {
     return new Promise((resolve, reject) => {
       if (isHalted) return reject(AT_ONCE);
-      const promise = Promise.resolve(start());
-      const off = limit ? env.timer(limit, () => cut(new Error("silent"))) : () => {};
+      const promise = start && Promise.resolve(start());
+      const late = () => (start ? cut(new Error("silent")) : resolve(null));
+      const off = limit ? env.timer(limit, late) : () => {};
       const over = (/** @type {(result: any) => void} */ settle) => (/** @type {any} */ result) => {
         off();
         settle(result);
       };
       drop = over(reject);
-      promise.then(over(resolve), drop);
+      promise?.then(over(resolve), drop);
     });
   }
 
   const answered = (/** @type {() => any} */ start) => until(start, silence);
-
-  const sleep = (/** @type {number} */ ms) =>
-    new Promise((resolve, reject) => {
-      if (isHalted) return reject(AT_ONCE);
-      const off = env.timer(ms, () => resolve(null));
-      drop = (error) => {
-        off();
-        reject(error);
-      };
-    });
 
   function cut(/** @type {Error} */ error) {
     controller.abort();
@@ -132,29 +123,28 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   /** There is a network again, or the app is in front. */
   function wake() {
     tries = dueAt = 0;
-    if (!isHeld && (isWaiting || env.now() - heardAt > STALE_MS)) cut(AT_ONCE);
+    if (env.now() - heardAt > STALE_MS) cut(AT_ONCE);
   }
 
   async function pause() {
     const wait = Math.max(dueAt, notBefore) - env.now();
     if (wait <= 0) return;
     target.become({ state: "waiting", wait });
-    isWaiting = true;
-    await sleep(wait).finally(() => {
-      isWaiting = false;
-    });
+    heardAt = -Infinity;
+    await until(null, wait);
   }
 
   async function connect() {
-    target.become({ state: "connecting", wait: 0 });
+    target.become({ state: "connecting" });
     controller = new AbortController();
     heardAt = env.now();
     await until(() => authorize(why), 0);
     why = undefined;
     if (lacksText) await readText();
     const response = await open();
+    if (isHalted) throw AT_ONCE;
     target.become({ state: "open", error: null });
-    await read(response.body.getReader());
+    await read(response);
   }
 
   async function open() {
@@ -182,7 +172,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (ok) return void (isRefused = false);
     const after = headers.get("retry-after");
     const ms = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - env.wall();
-    if (ms > 0) notBefore = env.now() + Math.min(ms, LONGEST_RETRY_MS);
+    if (ms > 0) notBefore = env.now() + Math.min(ms, LONGEST_RETRY_AFTER_MS);
     const error = await answered(() => refusal(response));
     if (error.code === "bad_cursor") reread(error);
     if (status === 401 && isRenewable && !isRefused) {
@@ -190,7 +180,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
       why = "refused";
       throw AT_ONCE;
     }
-    if (status === 401 || (status >= 400 && status < 500 && !LATER.includes(status))) fail(error);
+    if (status >= 400 && status < 500 && !LATER.includes(status)) fail(error);
     throw error;
   }
 
@@ -224,19 +214,19 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     else if (isStream) fail(new StreamError("no_location", response.status));
   }
 
-  async function read(/** @type {any} */ reader) {
+  async function read(/** @type {any} */ response) {
+    const reader = response.body.getReader();
     const push = frames(taken, (ms) => {
-      retryMs = Math.min(Math.max(ms, LEAST_RETRY_MS), LONGEST_RETRY_MS);
+      retryMs = Math.max(ms, LEAST_RETRY_MS);
     });
     for (;;) {
       for (let full = target.drained(); full; full = target.drained()) {
-        isHeld = true;
-        await until(() => full, 0).finally(() => {
-          isHeld = false;
-        });
+        heardAt = Infinity;
+        await until(() => full, 0);
+        heardAt = env.now();
       }
-      const { value, done, again } = await answered(() => reader.read());
-      if (done) throw again ? AT_ONCE : new Error("cut");
+      const { value, done } = await answered(() => reader.read());
+      if (done) throw response.again ? AT_ONCE : new Error("cut"); // `again`: native.js has stopped it
       heardAt = env.now();
       push(value);
     }

@@ -67,13 +67,15 @@ function open(options, url, asked) {
   function changed() {
     offFrame ??= env.frame(() => {
       offFrame = null;
-      for (const { tell } of [...listeners]) tell(current());
       if (isOver) failure ? reject(failure) : resolve(answer);
+      current();
+      for (const { tell } of [...listeners]) tell(told);
     });
   }
 
   function become(/** @type {Partial<Connection>} */ change) {
-    connection = { ...connection, ...change };
+    if (isOver) return;
+    connection = { ...connection, wait: 0, ...change };
     changed();
   }
 
@@ -81,19 +83,16 @@ function open(options, url, asked) {
 
   function take(/** @type {StreamEvent | Notice} */ event) {
     const before = answer;
-    answer = fold(before, event);
+    if (!isOver) answer = fold(before, event);
     if (answer === before) return;
     if (isLeading) others?.tell(before.cursor, event);
-    if (event.id !== null) {
-      for (const { queue, waiting } of readers) {
-        queue.push(event);
-        waiting.splice(0).forEach((waits) => waits());
-      }
-    }
+    if (event.id !== null) queues.forEach((queue) => queue.push(event));
+    nudge();
     moved();
   }
 
   function reset(/** @type {Answer} */ another) {
+    if (isOver) return;
     answer = another;
     moved();
   }
@@ -104,22 +103,23 @@ function open(options, url, asked) {
     changed();
   }
 
-  /** @type {Set<{ queue: StreamEvent[], waiting: (() => void)[] }>} */
-  const readers = new Set();
+  /** @type {Set<StreamEvent[]>} */
+  const queues = new Set(); // of the iterators
+  /** @type {(() => void)[]} */
+  const waiting = [];
   let relieved = () => {};
 
   /** While an iterator has events that its app has not taken, nothing is read: TCP fills up, and the server waits. */
   function drained() {
-    if (![...readers].some(({ queue }) => queue.length > 0)) return null;
+    if (![...queues].some((queue) => queue.length > 0)) return null;
     return new Promise((/** @type {(value: void) => void} */ resolve) => (relieved = resolve));
   }
 
   /** @returns {AsyncIterableIterator<StreamEvent>} */
   function iterate() {
-    /** @type {{ queue: StreamEvent[], waiting: (() => void)[] }} */
-    const reader = { queue: [], waiting: [] };
-    const { queue, waiting } = reader;
-    readers.add(reader);
+    /** @type {StreamEvent[]} */
+    const queue = [];
+    queues.add(queue);
     return {
       async next() {
         while (queue.length === 0 && !isOver) await new Promise((resolve) => waiting.push(() => resolve(null)));
@@ -131,9 +131,9 @@ function open(options, url, asked) {
       },
       /** Who breaks off a loop wants no more of it, unless somebody else listens. */
       async return() {
-        readers.delete(reader);
+        queues.delete(queue);
         relieved();
-        if (readers.size + listeners.size === 0) stop();
+        if (queues.size + listeners.size === 0) stop();
         return { value: undefined, done: true };
       },
       [Symbol.asyncIterator]() {
@@ -141,6 +141,8 @@ function open(options, url, asked) {
       },
     };
   }
+
+  const nudge = () => waiting.splice(0).forEach((waits) => waits());
 
   // ---- what is kept
 
@@ -177,10 +179,12 @@ function open(options, url, asked) {
       changed();
     }
     if (hasEnded(answer)) finish("ended");
-    else if (url !== null || starting.to) go();
+    else go();
   }
 
   // ---- when it is followed
+
+  const isThere = () => url !== null || starting.to !== "";
 
   const line = loop(
     {
@@ -203,10 +207,10 @@ function open(options, url, asked) {
   );
 
   function go() {
-    if (isOver) return;
+    if (isOver || isAway || !isThere()) return;
     if (options.share && url !== null && !others && hasTabs()) {
       isLeading = Boolean(asked); // a start has its connection already
-      others = tabs(`lastevent:${options.key ?? ""}:${plain(url)}`, { answer: () => answer, lead, listen, take, reset });
+      others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), { answer: () => answer, lead, listen, take, reset });
     }
     if (url !== null) known();
     if (others) others.enter();
@@ -223,7 +227,7 @@ function open(options, url, asked) {
     if (isOver) return;
     isLeading = false;
     line.halt();
-    become({ state: "listening", wait: 0 });
+    become({ state: "listening" });
   }
 
   function wake() {
@@ -231,7 +235,7 @@ function open(options, url, asked) {
     line.wake();
     if (!isAway && !others) return;
     isAway = false;
-    if (isBegun) go();
+    go();
   }
 
   function sleep(gone = false) {
@@ -242,10 +246,12 @@ function open(options, url, asked) {
   }
 
   function letGo() {
+    if (!isThere()) return;
     isAway = true;
+    isLeading = !others;
     line.halt();
     others?.leave();
-    become({ state: "away", wait: 0 });
+    become({ state: "away" });
   }
 
   function finish(/** @type {Connection["state"]} */ state, /** @type {StreamError | null} */ error = null) {
@@ -255,6 +261,7 @@ function open(options, url, asked) {
       offSave?.();
       place.remove();
     } else save();
+    become({ state, error });
     isOver = true;
     failure = error;
     line.halt();
@@ -264,8 +271,7 @@ function open(options, url, asked) {
     offSigns();
     options.signal?.removeEventListener("abort", stop);
     known();
-    become({ state, wait: 0, error });
-    for (const { waiting } of readers) waiting.splice(0).forEach((waits) => waits());
+    nudge();
   }
 
   const stop = () => finish("stopped");
@@ -315,5 +321,4 @@ function open(options, url, asked) {
 }
 
 /** An Idempotency-Key: nobody else's. */
-const newKey = (/** @type {Environment} */ env) =>
-  globalThis.crypto?.randomUUID?.() ?? [env.wall(), env.random(), env.random()].map((part) => part.toString(36)).join("-");
+const newKey = (/** @type {Environment} */ { wall, random }) => [wall(), random(), random()].join("-");

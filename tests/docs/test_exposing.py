@@ -1,5 +1,5 @@
-"""What README.md and docs/OPERATIONS.md, API.md and CLIENTS.md show of keys, tokens, limits and issuers is what happens:
-their commands run here as they stand, against a `lastevent up` of their own, since the first key closes it.
+"""What README.md, and of docs/ OPERATIONS.md, API.md and CLIENTS.md, show of keys, tokens, limits and issuers is what
+happens: their commands run here as they stand, against a `lastevent up` of their own, since the first key closes it.
 """
 
 from __future__ import annotations

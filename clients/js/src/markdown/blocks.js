@@ -5,11 +5,11 @@ import { inline, lex } from "./inline.js";
 import { cells, read } from "./lines.js";
 import { append, draw, paragraph, takeDefinitions } from "./paragraph.js";
 import { inside, put, trim, write } from "./place.js";
-import { settle } from "./settle.js";
 
 /**
  * @typedef {import("./place.js").Place} Place
  * @typedef {import("./lines.js").Line} Line
+ * @typedef {import("./paragraph.js").Growing} Growing
  *
  * @typedef {Place & { type: "root" | "quote" | "list" | "item", mark?: string, indent?: number, empty?: boolean }} Container
  *
@@ -25,7 +25,7 @@ import { settle } from "./settle.js";
  * @property {boolean} [bare] the first text of an item has no element of its own
  * @property {boolean} [cut] the beginning of the paragraph is final
  * @property {boolean} [defines] the paragraph may begin with link definitions
- * @property {number} [tried] where the next piece of the paragraph may end, at the earliest
+ * @property {number} tried where the next piece of the paragraph may end, at the earliest
  * @property {number} last where its last line begins, if that may be a table's head; else -1
  *
  * @typedef {object} Blocks
@@ -34,6 +34,8 @@ import { settle } from "./settle.js";
  * @property {import("marked").Links} links those that are defined so far
  * @property {boolean} half the line that is shown has no end yet
  */
+
+const NONE = { text: "", tried: 0, last: -1 };
 
 /** @param {Element} element @returns {Blocks} */
 export const begin = (element) => ({
@@ -75,7 +77,7 @@ export function show(blocks, text) {
   const own = guess.leaf?.place;
   const line = read(guess, text, true);
   if (line) apply(guess, line);
-  if (guess.leaf?.type === "text") draw(/** @type {Blocks & { leaf: Leaf }} */ (guess));
+  if (guess.leaf?.type === "text") draw(/** @type {Growing} */ (guess));
   for (const place of [...shown, own, ...guess.stack, guess.leaf?.place]) if (place) trim(place);
   stack.forEach((container, index) => (container.at = shown[index].first ?? null));
   if (leaf?.place) leaf.place.at = own?.first ?? null;
@@ -105,18 +107,18 @@ function apply(blocks, line) {
       blocks.leaf = paragraph(text, type === "item" && !!empty);
       stack[stack.length - 1].empty = false;
     }
-    append(/** @type {Blocks & { leaf: Leaf }} */ (blocks), text);
+    append(/** @type {Growing} */ (blocks), text);
   } else if (kind === "heading") heading(text, line.level);
   else if (kind === "rule") block("hr");
   else if (kind === "fence") code(line);
   else if (kind === "code") grow((blocks.leaf = code(line)), text + "\n");
   else if (kind === "html") {
-    blocks.leaf = { type: "html", place: block("p"), text: "", last: -1, ends: line.ends };
+    blocks.leaf = { type: "html", place: block("p"), ...NONE, ends: line.ends };
     grow(blocks.leaf, text);
     if (line.ends?.test(text)) close(blocks);
   } else if (leaf && kind === "more") more(leaf);
   else if (leaf && kind === "underline") {
-    if (leaf.defines) takeDefinitions(/** @type {Blocks & { leaf: Leaf }} */ (blocks));
+    if (leaf.defines) takeDefinitions(/** @type {Growing} */ (blocks));
     blocks.leaf = null;
     heading(leaf.text.trimEnd(), line.level);
   } else if (leaf && kind === "table") {
@@ -146,7 +148,7 @@ function apply(blocks, line) {
   /** @param {string} source @param {number} [level] */
   function heading(source, level) {
     const place = block("h" + level);
-    inline(place, lex(blocks.half ? settle(source).text : source, blocks.links));
+    inline(place, lex(source, blocks.links, blocks.half));
     trim(place);
   }
 
@@ -155,7 +157,7 @@ function apply(blocks, line) {
     const [language] = mark ? /\S*/.exec(info.trim()) ?? [""] : [""];
     const pre = block("pre");
     const place = inside(put(pre, "code", language ? { class: "language-" + language } : {}));
-    return (blocks.leaf = { type: mark ? "fence" : "code", place, text: "", last: -1, mark, indent });
+    return (blocks.leaf = { type: mark ? "fence" : "code", place, ...NONE, mark, indent });
   }
 
   /** @param {Leaf} leaf */
@@ -177,7 +179,7 @@ function apply(blocks, line) {
     const place = block("table");
     const columns = cells(text).map((dashes) => (dashes.at(-1) !== ":" ? (dashes[0] === ":" ? "left" : "") : dashes[0] === ":" ? "center" : "right"));
     fill(inside(put(place, "thead")), "th", head, columns);
-    blocks.leaf = { type: "table", place: inside(put(place, "tbody")), text: "", last: -1, columns };
+    blocks.leaf = { type: "table", place: inside(put(place, "tbody")), ...NONE, columns };
     trim(place);
   }
 
@@ -193,7 +195,7 @@ function apply(blocks, line) {
       const cell = inside(put(row, tag, align ? { align } : {}));
       const source = texts[index] ?? "";
       const half = blocks.half && tag === "td" && index === texts.length - 1;
-      inline(cell, lex(half ? settle(source).text : source, blocks.links));
+      inline(cell, lex(source, blocks.links, half));
       trim(cell);
     });
     trim(row);
@@ -216,8 +218,8 @@ function grow(leaf, text) {
 function close(blocks) {
   const { leaf } = blocks;
   if (leaf?.type === "text") {
-    if (leaf.defines) takeDefinitions(/** @type {Blocks & { leaf: Leaf }} */ (blocks));
-    draw(/** @type {Blocks & { leaf: Leaf }} */ (blocks), true);
+    if (leaf.defines) takeDefinitions(/** @type {Growing} */ (blocks));
+    draw(/** @type {Growing} */ (blocks), true);
   }
   if (leaf?.place) trim(leaf.place);
   blocks.leaf = null;

@@ -1,17 +1,34 @@
 // Text with emphasis, code and links: marked finds them, and they become nodes. Never a string of HTML.
 
-import { Lexer, getDefaults } from "marked";
+import { Lexer, Tokenizer, getDefaults } from "marked";
 import { allowed, decode } from "./links.js";
 import { inside, put, trim, write } from "./place.js";
+import { settle } from "./settle.js";
 
 /** @typedef {import("marked").Token} Token */
 /** @typedef {import("marked").Links} Links */
 
-/** @param {string} text @param {Links} links those that are defined so far @returns {Token[]} */
-export function lex(text, links) {
-  const lexer = new Lexer(getDefaults()); // an app's settings of marked are for its own use of it
-  lexer.tokens.links = links;
-  return lexer.inlineTokens(text);
+// An app's settings of marked are for its own use of it.
+const tokenizer = new Tokenizer(getDefaults());
+const lexer = () => new Lexer({ ...getDefaults(), tokenizer });
+
+/**
+ * @param {string} text @param {Links} links those that are defined so far @param {boolean} [half] it has no end yet
+ * @returns {Token[]}
+ */
+export function lex(text, links, half = false) {
+  const settled = half ? settle(text) : { text, plain: false };
+  if (settled.plain) return [plainly(text)];
+  const own = lexer();
+  own.tokens.links = links;
+  try {
+    const tokens = own.inlineTokens(settled.text);
+    const last = tokens[tokens.length - 1];
+    if (half && last?.type === "link" && last.raw[0] !== "[" && last.raw[0] !== "<") last.href = ""; // not yet whole
+    return tokens;
+  } catch {
+    return [plainly(text)]; // thousands of markers within each other: marked calls itself for each
+  }
 }
 
 /**
@@ -19,13 +36,14 @@ export function lex(text, links) {
  * @param {string} text @returns {{ links: Links, rest: string }}
  */
 export function define(text) {
-  const lexer = new Lexer(getDefaults());
-  let end = 0;
-  for (const token of lexer.blockTokens(text, lexer.tokens)) {
-    if (token.type !== "def") break;
-    end += token.raw.length;
+  lexer(); // gives the tokenizer its rules
+  /** @type {Links} */
+  const links = Object.create(null);
+  for (let found; (found = tokenizer.def(text)); ) {
+    links[found.tag] ??= found;
+    text = text.slice(found.raw.length).replace(/^\n/, "");
   }
-  return { links: lexer.tokens.links, rest: text.slice(end) };
+  return { links, rest: text };
 }
 
 /**
@@ -49,16 +67,16 @@ export function inline(place, tokens, linked = false) {
   const show = (token) => {
     const { type } = token;
     if (type === "strong" || type === "em" || type === "del") element(type, token.tokens ?? []);
-    else if (type === "codespan") element("code", [plain(token.text)]);
+    else if (type === "codespan") element("code", [plainly(token.text)]);
     else if (type === "br") element("br", []);
     else if (type === "link" || type === "image") link(token);
     else text += type === "text" ? decode(token.text) : type === "escape" ? token.text : token.raw;
   };
   /** @param {Token} token an image is a link to it: its address could carry the answer away */
-  const link = ({ type, href, title, tokens, autolink }) => {
+  const link = ({ type, href, title, text, tokens, autolink }) => {
     const [to, hint] = [href, title ?? ""].map((said) => (autolink ? said : decode(said)));
     const address = allowed(to);
-    const children = autolink || (type === "image" && !tokens?.length) ? [plain(to)] : (tokens ?? []);
+    const children = autolink || !text ? [plainly(text || to)] : (tokens ?? []);
     if (linked || !address) children.forEach(show);
     else element("a", children, { href: address, rel: "noopener noreferrer", ...(hint && { title: hint }) });
   };
@@ -67,4 +85,4 @@ export function inline(place, tokens, linked = false) {
 }
 
 /** @param {string} text @returns {Token} */
-const plain = (text) => ({ type: "escape", raw: text, text });
+export const plainly = (text) => ({ type: "escape", raw: text, text });

@@ -1,5 +1,7 @@
 // What a line is, by CommonMark's rules for blocks and GitHub's for tables: read against what is open, changing nothing.
 
+import { define } from "./inline.js";
+
 /**
  * @typedef {import("./blocks.js").Blocks} Blocks
  *
@@ -135,7 +137,7 @@ export function read({ stack, leaf }, line, half = false) {
     }
     const [, ticks, name, tildes, other] = FENCE.exec(rest) ?? [];
     if (ticks || tildes) return is("fence", { mark: ticks ?? tildes, indent, text: name ?? other });
-    if (paragraph && leaf && !leaf.cut && UNDERLINE.test(rest)) {
+    if (paragraph && leaf && !leaf.cut && UNDERLINE.test(rest) && !(leaf.defines && !define(leaf.text).rest)) {
       return is("underline", { level: rest[0] === "=" ? 1 : 2, text: rest });
     }
     if (paragraph && leaf && leaf.last >= 0 && /[|:]/.test(rest) && DELIMITERS.test(rest)) {

@@ -1,7 +1,7 @@
 // A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final:
 // a piece of it, up to the gap between two words where nothing is open that more text could close.
 
-import { define, inline, lex } from "./inline.js";
+import { define, inline, lex, plainly } from "./inline.js";
 import { LONG } from "./lines.js";
 import { inside, put } from "./place.js";
 import { settle } from "./settle.js";
@@ -9,6 +9,7 @@ import { settle } from "./settle.js";
 /**
  * @typedef {import("./blocks.js").Blocks} Blocks
  * @typedef {import("./blocks.js").Leaf} Leaf
+ * @typedef {Blocks & { leaf: Leaf }} Growing
  */
 
 const PIECE = 1024; // characters: most paragraphs have no more, and are lexed as one
@@ -34,7 +35,7 @@ export const paragraph = (text, bare) => ({
   last: -1,
 });
 
-/** @param {Blocks & { leaf: Leaf }} blocks @param {string} line */
+/** @param {Growing} blocks @param {string} line */
 export function append(blocks, line) {
   const { leaf } = blocks;
   if (leaf.defines && leaf.text && !/^["'(]/.test(line)) {
@@ -50,13 +51,13 @@ export function append(blocks, line) {
   advance(blocks);
 }
 
-/** More of the line that was appended last. @param {Blocks & { leaf: Leaf }} blocks @param {string} text */
+/** More of the line that was appended last. @param {Growing} blocks @param {string} text */
 export function extend(blocks, text) {
   blocks.leaf.text += text;
   advance(blocks);
 }
 
-/** @param {Blocks & { leaf: Leaf }} blocks */
+/** @param {Growing} blocks */
 export function takeDefinitions(blocks) {
   const { leaf } = blocks;
   const { links, rest } = define(leaf.text);
@@ -65,33 +66,27 @@ export function takeDefinitions(blocks) {
   leaf.defines = false;
 }
 
-/** Make final what can be. Where a piece ends depends on the text alone, not on how it came. @param {Blocks & { leaf: Leaf }} blocks */
+/** Make final what can be. Where a piece ends depends on the text alone, not on how it came. @param {Growing} blocks */
 function advance(blocks) {
   const { leaf } = blocks;
   const ready = () => (leaf.last < 0 ? leaf.text.length : leaf.last);
   while (!leaf.defines && ready() > PIECE) {
-    GAP.lastIndex = leaf.tried ?? 0;
-    const gap = GAP.exec(leaf.text) ? GAP.lastIndex : Infinity;
-    if (gap <= LONGEST) {
-      if (gap > ready()) return;
-      const piece = leaf.text.slice(0, gap);
-      if (!settle(piece).closed) leaf.tried = gap + STEP;
-      else make(piece, "");
-    } else {
-      if (ready() < LONGEST + 2) return;
-      const { text, end, carry } = settle(leaf.text.slice(0, LONGEST));
-      // A piece that is nothing but markers, or a code span of its own length, is shown as it is.
-      if (end < PIECE || carry.length > STEP) make(leaf.text.slice(0, LONGEST), "", LONGEST);
-      else make(text, carry, end);
-    }
+    GAP.lastIndex = leaf.tried;
+    const gap = GAP.test(leaf.text) ? GAP.lastIndex : Infinity;
+    const forced = gap > LONGEST;
+    if (ready() < (forced ? LONGEST + 2 : gap)) return;
+    const piece = leaf.text.slice(0, forced ? LONGEST : gap);
+    const { text, end, carry, closed, plain } = settle(piece);
+    const markers = end < PIECE || carry.length > STEP; // and hardly anything else
+    if (plain || closed || (forced && markers)) make(plain ? [plainly(piece)] : lex(piece, blocks.links), piece.length);
+    else if (forced) make(lex(text, blocks.links), end, carry);
+    else leaf.tried = gap + STEP;
   }
 
-  /** @param {string} piece @param {string} carry @param {number} [end] */
-  function make(piece, carry, end = piece.length) {
-    const gap = /\s*/y;
-    gap.lastIndex = end;
-    const space = gap.exec(leaf.text)?.[0] ?? "";
-    inline(home(blocks), [...lex(piece, blocks.links), { type: "escape", raw: space, text: space }]);
+  /** @param {import("marked").Token[]} tokens @param {number} end */
+  function make(tokens, end, carry = "") {
+    const [space] = /** @type {RegExpExecArray} */ (/^\s*/.exec(leaf.text.slice(end)));
+    inline(home(blocks), [...tokens, plainly(space)]);
     leaf.text = carry + leaf.text.slice(end + space.length);
     if (leaf.last >= 0) leaf.last += carry.length - end - space.length;
     leaf.tried = PIECE;
@@ -99,7 +94,7 @@ function advance(blocks) {
   }
 }
 
-/** Show what is not final. @param {Blocks & { leaf: Leaf }} blocks @param {boolean} [ended] and make it so */
+/** Show what is not final. @param {Growing} blocks @param {boolean} [ended] and make it so */
 export function draw(blocks, ended = false) {
   const { leaf, links } = blocks;
   let { text } = leaf;
@@ -110,25 +105,17 @@ export function draw(blocks, ended = false) {
     if (leaf.defines || (starts(leaf) && HALF_TASK.test(text))) return;
   }
   const [task, check] = (starts(leaf) && TASK.exec(text)) || [""];
-  const source = text.slice(task.length);
-  const tokens = lex(ended ? source : settle(source).text, links);
+  const tokens = lex(text.slice(task.length), links, !ended);
   if (!task && !tokens.length) return;
   const place = home(blocks);
   if (task) put(place, "input", { type: "checkbox", disabled: "", ...(check !== " " && { checked: "" }) });
-  if (!ended) unlink(tokens);
   inline(place, tokens);
 }
 
 /** Whether a task's box may stand before it. @param {Leaf} leaf */
 const starts = ({ bare, cut }) => bare && !cut;
 
-/** An address that is not yet whole leads nowhere. @param {import("marked").Token[]} tokens */
-function unlink(tokens) {
-  const last = tokens[tokens.length - 1];
-  if (last?.type === "link" && last.autolink && last.raw[0] !== "<") last.href = "";
-}
-
-/** Where its nodes go: the first text of an item has no element of its own. @param {Blocks & { leaf: Leaf }} blocks */
+/** Where its nodes go: the first text of an item has no element of its own. @param {Growing} blocks */
 function home({ stack, leaf }) {
   const top = stack[stack.length - 1];
   return leaf.bare ? top : (leaf.place ??= inside(put(top, "p")));

@@ -5,8 +5,9 @@
 
 /** @typedef {{ char: string, run: number, count: number, at: number, both?: boolean, guess: boolean }} Open */
 
-/** What may be the start of something else when more has come. Spaces, since those at the end of a line are not shown. */
-const TAIL = /(?:\s|\\)*\n\s*$|\s+$|(?:[!\\\ud800-\udbff]|&#?\w{0,31})$/;
+/** What may be the beginning of something else when more has come. */
+const TAIL = /(?:[!\\\ud800-\udbff]|&#?\w{0,31})$/;
+const DEEPEST = 32; // markers that are open at once: marked looks through all that follows for the end of each
 const SPECIAL = /[\\`<![\]*_~]/g;
 const TAG = /<[^\s<>][^<>]*>/y;
 const HALF_ADDRESS = /^<(?:[a-z][\w+.-]*(?::[^\s<>]*|@[\w.-]*)?)?$/i;
@@ -18,28 +19,28 @@ const HALF_LABEL = /^\[(?:\\.|[^\\[\]])*$/;
 
 /**
  * @param {string} source
- * @returns {{ text: string, end: number, carry: string, closed: boolean }} what to show; how far of the source that goes;
- *   the markers that had to be closed; whether nothing is open that more text could close
+ * @returns {{ text: string, end: number, carry: string, closed: boolean, plain?: boolean }} what to show; how far of the
+ *   source that goes; the markers that had to be closed; whether nothing is open that more text could close; whether there
+ *   are so many markers that it is not worth to look at them
  */
 export function settle(source) {
-  let text = source.replace(TAIL, "");
+  let text = trim(source);
   /** @type {Open[]} */
   const open = [];
   /** @param {number} at */
   const cut = (at) => (text = text.slice(0, at));
 
   for (let at = 0; at < text.length; ) {
+    if (open.length > DEEPEST) return { text: source, end: at, carry: "", closed: false, plain: true };
     const char = text[at];
-    const run = length(text, at);
     if (char === "\\") at += 2;
-    else if (char === "`") at = code(at, run);
+    else if (char === "`") at = code(at, length(text, at));
     else if (char === "<") at = find(TAG, at) || (HALF_ADDRESS.test(text.slice(at)) ? cut(at).length : at + 1);
     else if (char === "[" || text.startsWith("![", at)) {
       const width = char === "[" ? 1 : 2;
-      open.push({ char: "[", run: width, count: width, at, guess: false });
-      at += width;
+      at = push({ char: "[", run: width, count: width, at, guess: false });
     } else if (char === "]") at = bracket(at);
-    else if (char === "*" || char === "_" || char === "~") at = delimiter(at, char, run);
+    else if (char === "*" || char === "_" || char === "~") at = delimiter(at, char, length(text, at));
     else {
       SPECIAL.lastIndex = at + 1;
       at = SPECIAL.test(text) ? SPECIAL.lastIndex - 1 : text.length;
@@ -51,6 +52,12 @@ export function settle(source) {
   function find(sticky, at) {
     sticky.lastIndex = at;
     return sticky.test(text) ? sticky.lastIndex : 0;
+  }
+
+  /** @param {Open} one */
+  function push(one) {
+    open.push(one);
+    return one.at + one.run;
   }
 
   /** @param {(one: Open) => boolean} is */
@@ -66,7 +73,7 @@ export function settle(source) {
     ticks.lastIndex = at + run;
     for (let found; (found = ticks.exec(text)); ) if (found[0].length === run) return ticks.lastIndex;
     cut(text.length - (/`*$/.exec(text)?.[0].length ?? 0));
-    open.push({ char: "`", run, count: run, at, guess: true });
+    push({ char: "`", run, count: run, at, guess: true });
     return text.length;
   }
 
@@ -102,8 +109,7 @@ export function settle(source) {
     }
     // One alone in `2*3`, `~5` or `}_i` is mostly no emphasis: it stays as it is until it is closed.
     const guess = run > 1 || (char !== "~" && previous !== "letter" && !/[\p{Pe}$|^]/u.test(before));
-    if (count && opens) open.push({ char, run, count, at, both: closes, guess });
-    return at + run;
+    return count && opens ? push({ char, run, count, at, both: closes, guess }) : at + run;
 
     /** @param {Open} one */
     function fits(one) {
@@ -114,9 +120,9 @@ export function settle(source) {
   }
 
   function finish() {
-    text = text.trimEnd();
+    text = trim(text);
     for (let top; (top = open[open.length - 1]) && top.at + top.run >= text.length; open.pop()) {
-      text = text.slice(0, top.at).trimEnd(); // nothing stands in it
+      text = trim(text.slice(0, top.at)); // nothing stands in it
     }
     const end = text.length;
     const closed = !open.length && end >= source.trimEnd().length;
@@ -133,6 +139,13 @@ export function settle(source) {
     }
     return { text: shown + closers, end, carry, closed };
   }
+}
+
+/** Spaces at the end of a line are not shown, and a backslash there is none. @param {string} text */
+function trim(text) {
+  const trimmed = text.trimEnd();
+  if (text.includes("\n", trimmed.length)) return trimmed.replace(/\\$/, "");
+  return trimmed === text ? text.replace(TAIL, "") : trimmed;
 }
 
 /** How often the character at a place stands there. @param {string} text @param {number} at */

@@ -72,7 +72,7 @@ export function inline(place, tokens, linked = false) {
     else if (type === "link" || type === "image") link(token);
     else text += type === "text" ? decode(token.text) : type === "escape" ? token.text : token.raw;
   };
-  /** @param {Token} token an image is a link to it: its address could carry the answer away */
+  /** @param {import("marked").Tokens.Generic} token an image is a link to it: its address could carry the answer away */
   const link = ({ type, href, title, text, tokens, autolink }) => {
     const [to, hint] = [href, title ?? ""].map((said) => (autolink ? said : decode(said)));
     const address = allowed(to);

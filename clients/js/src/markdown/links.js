@@ -2,9 +2,7 @@
 
 const NAMED = {
   __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™",
-  hellip: "…", ndash: "–", mdash: "—", lsquo: "‘", rsquo: "’", ldquo: "“", rdquo: "”", laquo: "«", raquo: "»", bull: "•",
-  middot: "·", times: "×", divide: "÷", plusmn: "±", minus: "−", deg: "°", le: "≤", ge: "≥", ne: "≠", asymp: "≈",
-  infin: "∞", larr: "←", uarr: "↑", rarr: "→", darr: "↓", harr: "↔", sect: "§", para: "¶", euro: "€", pound: "£",
+  hellip: "…", ndash: "–", mdash: "—", bull: "•", middot: "·", times: "×", deg: "°", larr: "←", rarr: "→",
 };
 
 /**

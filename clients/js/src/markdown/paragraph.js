@@ -9,6 +9,7 @@ import { settle } from "./settle.js";
 /**
  * @typedef {import("./blocks.js").Blocks} Blocks
  * @typedef {import("./blocks.js").Leaf} Leaf
+ * @typedef {import("./place.js").Place} Place
  * @typedef {Blocks & { leaf: Leaf }} Growing
  */
 
@@ -27,7 +28,6 @@ const HALF_TASK = /^\[(?:[ xX]\]?[ \t]*)?$/;
 /** @param {string} text its first line @param {boolean} bare @returns {Leaf} */
 export const paragraph = (text, bare) => ({
   type: "text",
-  place: null,
   text: "",
   bare,
   defines: text[0] === "[",
@@ -115,8 +115,10 @@ export function draw(blocks, ended = false) {
 /** Whether a task's box may stand before it. @param {Leaf} leaf */
 const starts = ({ bare, cut }) => bare && !cut;
 
-/** Where its nodes go: the first text of an item has no element of its own. @param {Growing} blocks */
+/** Where its nodes go: the first text of an item has no element of its own. @param {Growing} blocks @returns {Place} */
 function home({ stack, leaf }) {
   const top = stack[stack.length - 1];
-  return leaf.bare ? top : (leaf.place ??= inside(put(top, "p")));
+  if (leaf.bare) return top;
+  if (!leaf.el) Object.assign(leaf, inside(put(top, "p")));
+  return /** @type {Place & Leaf} */ (leaf);
 }

@@ -4,7 +4,7 @@
 /**
  * @typedef {object} Place
  * @property {Element} el
- * @property {ChildNode | null} at the first node that is not final
+ * @property {ChildNode | null} [at] the first node that is not final
  * @property {ChildNode | null} [first] the first that was put here
  */
 
@@ -45,11 +45,11 @@ export function write(place, data) {
 /** @param {Place} place @param {ChildNode} node */
 function add(place, node) {
   if (node === place.at) place.at = node.nextSibling;
-  else place.el.insertBefore(node, place.at);
+  else place.el.insertBefore(node, place.at ?? null);
   place.first ??= node;
 }
 
-/** Nothing more comes here: what was shown behind it goes. @param {Place} place */
+/** Nothing more comes here: what was shown behind it goes. @param {Partial<Place>} place */
 export function trim(place) {
   while (place.at) {
     const next = place.at.nextSibling;

@@ -5,6 +5,7 @@ import { inline, lex } from "./inline.js";
 import { cells, read } from "./lines.js";
 import { append, draw, paragraph, takeDefinitions } from "./paragraph.js";
 import { inside, put, trim, write } from "./place.js";
+import { half } from "./settle.js";
 
 /**
  * @typedef {import("./place.js").Place} Place
@@ -35,6 +36,8 @@ import { inside, put, trim, write } from "./place.js";
  * @property {import("marked").Links} links those that are defined so far
  * @property {boolean} half the line that is shown has no end yet
  */
+
+const TASK = /^\[([ xX])\][ \t]+(?=\S)/;
 
 /** @param {Element} element @returns {Blocks} */
 export const begin = (element) => ({ stack: [inside(element)], leaf: null, links: Object.create(null), half: false });
@@ -87,10 +90,7 @@ function apply(blocks, line) {
   const { leaf } = blocks;
   if (kind === "text") {
     if (leaf?.type === "table") return row(leaf, "td", cells(text), leaf.columns);
-    const top = stack[stack.length - 1];
-    blocks.leaf ??= paragraph(text, top.type === "item" && !!top.empty);
-    top.empty = false;
-    append(/** @type {Growing} */ (blocks), text);
+    append(/** @type {Growing} */ (blocks), leaf ? text : start());
   } else if (kind === "heading") heading(text);
   else if (kind === "rule") block("hr");
   else if (kind === "code") {
@@ -114,6 +114,18 @@ function apply(blocks, line) {
     table(head);
   }
 
+  /** A paragraph. The first text of an item has no element of its own: so nothing changes when a list turns out loose. */
+  function start() {
+    const top = stack[stack.length - 1];
+    const bare = top.type === "item" && !!top.empty;
+    const [task, check] = (bare && TASK.exec(text)) || [""];
+    if (task) put(top, "input", { type: "checkbox", disabled: "", ...(check !== " " && { checked: "" }) });
+    top.empty = false;
+    const rest = text.slice(task.length);
+    blocks.leaf = paragraph(rest, bare);
+    return rest;
+  }
+
   /** @param {import("./lines.js").Opens} what */
   function open({ mark, start, indent }) {
     if (mark && stack[stack.length - 1].type !== "list") {
@@ -133,7 +145,7 @@ function apply(blocks, line) {
   /** @param {string} source */
   function heading(source) {
     const place = block("h" + level);
-    inline(place, lex(source, blocks.links, blocks.half));
+    inline(place, (blocks.half ? half : lex)(source, blocks.links));
     trim(place);
   }
 
@@ -173,8 +185,8 @@ function apply(blocks, line) {
     const row = inside(put(/** @type {Place} */ (place), "tr"));
     columns.forEach((align, index) => {
       const cell = inside(put(row, tag, align ? { align } : {}));
-      const half = blocks.half && tag === "td" && index === texts.length - 1;
-      inline(cell, lex(texts[index] ?? "", blocks.links, half));
+      const open = blocks.half && tag === "td" && index === texts.length - 1;
+      inline(cell, (open ? half : lex)(texts[index] ?? "", blocks.links));
       trim(cell);
     });
     trim(row);

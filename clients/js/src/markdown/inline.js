@@ -3,7 +3,6 @@
 import { Lexer, Tokenizer, getDefaults } from "marked";
 import { allowed, decode } from "./links.js";
 import { inside, put, trim, write } from "./place.js";
-import { settle } from "./settle.js";
 
 /** @typedef {import("marked").Token} Token */
 /** @typedef {import("marked").Links} Links */
@@ -12,20 +11,12 @@ import { settle } from "./settle.js";
 const tokenizer = new Tokenizer(getDefaults());
 const lexer = () => new Lexer({ ...getDefaults(), tokenizer });
 
-/**
- * @param {string} text @param {Links} links those that are defined so far @param {boolean} [half] it has no end yet
- * @returns {Token[]}
- */
-export function lex(text, links, half = false) {
-  const settled = half ? settle(text) : { text, plain: false };
-  if (settled.plain) return [plainly(text)];
+/** @param {string} text @param {Links} links those that are defined so far @returns {Token[]} */
+export function lex(text, links) {
   const own = lexer();
   own.tokens.links = links;
   try {
-    const tokens = own.inlineTokens(settled.text);
-    const last = tokens[tokens.length - 1];
-    if (half && last?.type === "link" && last.raw[0] !== "[" && last.raw[0] !== "<") last.href = ""; // not yet whole
-    return tokens;
+    return own.inlineTokens(text);
   } catch {
     return [plainly(text)]; // thousands of markers within each other: marked calls itself for each
   }

@@ -4,7 +4,7 @@
 import { define, inline, lex, plainly } from "./inline.js";
 import { LONG } from "./lines.js";
 import { inside, put } from "./place.js";
-import { settle } from "./settle.js";
+import { half, settle } from "./settle.js";
 
 /**
  * @typedef {import("./blocks.js").Blocks} Blocks
@@ -16,14 +16,11 @@ import { settle } from "./settle.js";
 const PIECE = 1024; // characters: most paragraphs have no more, and are lexed as one
 const STEP = 512; // from a gap that will not do, to the next that is tried
 const LONGEST = 4096; // then a piece ends wherever it is, and what is open is closed in it and goes on in the next
-const GAP = /[^\s\\][ \n](?=\S)|[、。，！？；：](?=\S)/g;
+const GAP = /[^\s\\][ \n](?=\S)|[。，](?=\S)/g;
 
-/** Text that may be the beginning of a link definition, or the whole of one. */
-const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\](?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]*)?)?)?)?)?$/;
+/** Text that may be the beginning of a link definition, or the whole of one; or of a task. */
+const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]*)?)?)?)?)?$/;
 const LONGEST_DEFINITION = 2048;
-
-const TASK = /^\[([ xX])\][ \t]+(?=\S)/;
-const HALF_TASK = /^\[(?:[ xX]\]?[ \t]*)?$/;
 
 /** @param {string} text its first line @param {boolean} bare @returns {Leaf} */
 export const paragraph = (text, bare) => ({
@@ -76,21 +73,15 @@ function advance(blocks) {
     const forced = gap > LONGEST;
     if (ready() < (forced ? LONGEST + 2 : gap)) return;
     const piece = leaf.text.slice(0, forced ? LONGEST : gap);
-    const { text, end, carry, closed, plain } = settle(piece);
-    const markers = end < PIECE || carry.length > STEP; // and hardly anything else
-    if (plain || closed || (forced && markers)) make(plain ? [plainly(piece)] : lex(piece, blocks.links), piece.length);
-    else if (forced) make(lex(text, blocks.links), end, carry);
-    else leaf.tried = gap + STEP;
-  }
-
-  /** @param {import("marked").Token[]} tokens @param {number} end */
-  function make(tokens, end, carry = "") {
-    const [space] = /** @type {RegExpExecArray} */ (/^\s*/.exec(leaf.text.slice(end)));
-    inline(home(blocks), [...tokens, plainly(space)]);
-    leaf.text = carry + leaf.text.slice(end + space.length);
-    if (leaf.last >= 0) leaf.last += carry.length - end - space.length;
-    leaf.tried = PIECE;
-    leaf.cut = true;
+    const { tokens, done } = settle(piece, blocks.links);
+    if (done || forced) {
+      const [space] = /** @type {RegExpExecArray} */ (/\s*$/.exec(piece));
+      inline(home(blocks), done ? [...tokens, plainly(space)] : lex(piece, blocks.links));
+      leaf.text = leaf.text.slice(piece.length);
+      leaf.last = Math.max(-1, leaf.last - piece.length);
+      leaf.tried = PIECE;
+      leaf.cut = true;
+    } else leaf.tried = gap + STEP;
   }
 }
 
@@ -100,20 +91,13 @@ export function draw(blocks, ended = false) {
   let { text } = leaf;
   if (ended) text = text.trimEnd();
   else {
-    // What may be a table's head waits for the next line, and a definition for its end: that is not shown at all.
+    // A definition is not shown. What may be a table's head waits for the next line.
+    if (leaf.defines) return;
     if (leaf.last >= 0) text = text.slice(0, text.indexOf("|", leaf.last));
-    if (leaf.defines || (starts(leaf) && HALF_TASK.test(text))) return;
   }
-  const [task, check] = (starts(leaf) && TASK.exec(text)) || [""];
-  const tokens = lex(text.slice(task.length), links, !ended);
-  if (!task && !tokens.length) return;
-  const place = home(blocks);
-  if (task) put(place, "input", { type: "checkbox", disabled: "", ...(check !== " " && { checked: "" }) });
-  inline(place, tokens);
+  const tokens = (ended ? lex : half)(text, links);
+  if (tokens.length) inline(home(blocks), tokens);
 }
-
-/** Whether a task's box may stand before it. @param {Leaf} leaf */
-const starts = ({ bare, cut }) => bare && !cut;
 
 /** Where its nodes go: the first text of an item has no element of its own. @param {Growing} blocks @returns {Place} */
 function home({ stack, leaf }) {

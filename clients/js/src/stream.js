@@ -29,7 +29,7 @@ export const start = (/** @type {StartOptions} */ options) => open(options, null
  */
 function open(options, url, asked) {
   const env = { ...world, ...options.env };
-  const place = placeOf(options, save);
+  const place = placeOf(options);
   let answer = empty();
   /** @type {Connection} */
   let connection = { state: "idle", tries: 0, wait: 0, error: null };
@@ -121,7 +121,7 @@ function open(options, url, asked) {
     return new Promise((/** @type {(value: void) => void} */ resolve) => (relieved = resolve));
   }
 
-  /** @returns {AsyncIterableIterator<StreamEvent>} */
+  /** @returns {AsyncIterator<StreamEvent>} */
   function iterate() {
     /** @type {StreamEvent[]} */
     const queue = [];
@@ -141,9 +141,6 @@ function open(options, url, asked) {
         relieved();
         if (queues.size + listeners.size === 0) stop();
         return { value: undefined, done: true };
-      },
-      [Symbol.asyncIterator]() {
-        return this;
       },
     };
   }
@@ -267,7 +264,6 @@ function open(options, url, asked) {
       offSave?.();
       place.remove();
     } else save();
-    place.close();
     become({ state, error });
     isOver = true;
     failure = error;

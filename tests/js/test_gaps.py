@@ -1,4 +1,4 @@
-"""Events that a client never saw are gone from the log: it has the whole text all the same, and says what is missing."""
+"""Events that a client had are gone from the log: it has the whole text all the same, and says that some is missing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, 
 
     def make_ready(folder: Path) -> None:
         install(Path(__file__).parent / "npm", folder, npm)
+        shutil.copy(ROOT / "tests" / "clients" / "npm" / "xhr.mjs", folder)
         subprocess.run(["make", "-C", ROOT, "pack", f"into={folder}"], timeout=LIMIT_S, check=True, capture_output=True)
         package = folder / "node_modules" / "lastevent"
         package.mkdir()

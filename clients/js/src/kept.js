@@ -20,12 +20,21 @@ export const plain = (/** @type {string} */ url) =>
 const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";
 
 /**
+ * Who has a place: of the streams of this page the one that was opened last. Else the one before, which goes on, or is
+ * stopped later, would write over a start of which nobody knows yet.
+ *
+ * @type {WeakMap<object, Record<string, () => void>>}
+ */
+const holders = new WeakMap();
+
+/**
  * The place of an answer in the app's storage. A storage that refuses is given up, and left empty: what stays there
  * would be old.
  *
  * @param {FollowOptions} options
+ * @param {() => void} save a last time, since another stream is given the place
  */
-export function placeOf({ storage, key, user: owner }) {
+export function placeOf({ storage, key, user: owner }, save) {
   const user = owner ?? null;
   const name = `lastevent:${key}`;
   let isUsed = Boolean(storage) && key != null;
@@ -76,6 +85,16 @@ export function placeOf({ storage, key, user: owner }) {
     isUsed = false;
   }
 
+  if (isUsed) {
+    const places = holders.get(/** @type {object} */ (storage)) ?? {};
+    holders.set(/** @type {object} */ (storage), places);
+    places[name]?.();
+    places[name] = () => {
+      save();
+      isUsed = false;
+    };
+  }
+
   return {
     /** @returns {Kept | null | Promise<Kept | null>} at once if the storage is */
     load() {
@@ -89,5 +108,9 @@ export function placeOf({ storage, key, user: owner }) {
     save: (/** @type {() => Omit<Kept, "v" | "user">} */ kept) =>
       write(() => JSON.stringify({ v: VERSION, user, ...kept() })),
     remove: () => write(() => null),
+    /** Nothing more will be written, and who comes next is in no need of it. */
+    close() {
+      save = () => {};
+    },
   };
 }

@@ -16,6 +16,7 @@ const LEAST_RETRY_MS = 100;
 const LONGEST_RETRY_AFTER_MS = 300_000;
 const LONGEST_WAIT_MS = 30_000;
 const STALE_MS = 2000; // a connection that was silent for so long may be one that the phone took away
+const RENEWAL_MS = 20_000; // less than a token lives: one that is over so soon is the same again, or no better
 const LATER = [408, 425, 429]; // the 4xx that say so
 
 const FOLDER = /^[^?#]*\//;
@@ -58,7 +59,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   /** @type {WhyToken} */
   let why;
   let isRefused = false; // the last token; this one is another
-  let renewals = 0; // in a row, that brought no new event
+  let renewableAt = 0;
   let isRead = false; // from no cursor for a second time
   let lacksText = false; // since a gap
   let snapshotAt = 0; // Infinity: of what follows there is only the ending
@@ -76,7 +77,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         await connect();
       } catch (error) {
         const isWell = target.answer().cursor > cursor || heardAt - openedAt > LONGEST_WAIT_MS;
-        if (isWell) tries = renewals = 0;
+        if (isWell) tries = 0;
         if (!isHalted) plan(/** @type {Error} */ (error));
       }
       controller.abort();
@@ -244,9 +245,10 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
       if (snapshotAt === Infinity) return; // nothing need stand right before an ending
       throw snapshotAt && snapshotAt === target.answer().cursor ? new Error("gap") : AT_ONCE;
     }
-    if (frame.event === "token_expiring" && isRenewable) {
+    if (frame.event === "token_expiring" && isRenewable && env.now() >= renewableAt) {
+      renewableAt = env.now() + RENEWAL_MS;
       why = "expiring";
-      throw renewals++ ? new Error("expiring") : AT_ONCE;
+      throw AT_ONCE;
     }
   }
 

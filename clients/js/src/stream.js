@@ -29,7 +29,7 @@ export const start = (/** @type {StartOptions} */ options) => open(options, null
  */
 function open(options, url, asked) {
   const env = { ...world, ...options.env };
-  const place = placeOf(options);
+  const place = placeOf(options, save);
   let answer = empty();
   /** @type {Connection} */
   let connection = { state: "idle", tries: 0, wait: 0, error: null };
@@ -63,6 +63,8 @@ function open(options, url, asked) {
     if (told.answer !== answer || told.connection !== connection) told = { answer, connection };
     return told;
   }
+
+  const getSnapshot = () => (listeners.size > 0 ? told : current());
 
   function changed() {
     offFrame ??= env.frame(() => {
@@ -265,6 +267,7 @@ function open(options, url, asked) {
       offSave?.();
       place.remove();
     } else save();
+    place.close();
     become({ state, error });
     isOver = true;
     failure = error;
@@ -313,11 +316,12 @@ function open(options, url, asked) {
     stop,
     subscribe(tell) {
       const listener = { tell };
+      const snapshot = getSnapshot(); // as the others have it: two parts of a page show the same
       listeners.add(listener);
-      if (answer.cursor > 0 || isOver) tell(current());
+      if (answer.cursor > 0 || isOver) tell(snapshot);
       return () => void listeners.delete(listener);
     },
-    getSnapshot: () => (listeners.size > 0 ? told : current()),
+    getSnapshot,
     cancel: (reason) => call(cancel, { reason }),
     send: (input) => call(send, { input }),
     [Symbol.asyncIterator]: iterate,

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.npm
 async def test_whatever_is_awaited_when_a_stream_is_stopped_nothing_is_sent_any_more(
     js: Path, deployment: Deployment
 ) -> None:
-    """The program ends by itself: what it would have sent later it has sent. (A start that waits for a storage does so for
-    a second, and the timer of that goes on.)
+    """The program ends by itself: what it would have sent later it has sent. (A start waits a second at most for a
+    storage; the timer of that goes on.)
     """
     producer = await Producer.create(deployment.ports[0])
     async with cutting(*deployment.ports) as cutter:

@@ -60,8 +60,7 @@ function open(options, url, asked) {
   finished.catch(() => {}); // who does not ask for it is told by `connection`
 
   function current() {
-    if (told.answer !== answer || told.connection !== connection) told = { answer, connection };
-    return told;
+    return (told = told.answer === answer && told.connection === connection ? told : { answer, connection });
   }
 
   const getSnapshot = () => (listeners.size > 0 ? told : current());

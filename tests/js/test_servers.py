@@ -1,4 +1,4 @@
-"""Servers, workers and Redis are killed, drained and away while clients of the package follow: nobody loses an event.
+"""Servers, workers and Redis are killed, drained and away while the package follows: nobody loses an event.
 
 Each connection of a client goes to the other server.
 """
@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.js.cutting import Cutter, cutting
-from tests.js.following import Case, Outcome, follow
+from tests.js.following import Case, Outcome, follow, run
 from tests.rig.deployment import HTTP, Deployment, until, wait_until
 from tests.viewers.durable import answers, durable_deployment
+from tests.viewers.producer import Producer
 
 pytestmark = pytest.mark.npm
 
@@ -28,13 +29,15 @@ LEAST_WAIT_S = 0.5 / PACE
 """Half of the least `retry:` that a server says."""
 CLIENTS = 20
 BEGUN = 20
+LARGE_EVENTS, EVENT_BYTES = 60, 95_000
 LIMIT_S = 60
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Each test leaves it as it was."""
-    with durable_deployment(tmp_path_factory.mktemp("killed"), LASTEVENT_HEARTBEAT_S="0.3") as deployment:
+    folder = tmp_path_factory.mktemp("servers")
+    with durable_deployment(folder, LASTEVENT_HEARTBEAT_S="0.3", LASTEVENT_VIEWER_STALL_S="1") as deployment:
         yield deployment
 
 
@@ -155,3 +158,18 @@ async def test_a_start_that_finds_redis_away_is_asked_for_until_there_is_one_str
     assert {request.method for request in asked} == {"POST"}
     assert len({request.headers["idempotency-key"] for request in asked}) == 1
     assert all(after.at - before.at > 0.9 * LEAST_WAIT_S for before, after in pairwise(asked))
+
+
+async def test_an_app_that_takes_nothing_is_cut_as_too_slow_and_takes_the_rest_afterwards(
+    js: Path, deployment: Deployment
+) -> None:
+    """The server has sent what fits between them, and no more."""
+    producer = await Producer.create(deployment.ports[0])
+    for _ in range(LARGE_EVENTS):
+        await producer.write("x" * EVENT_BYTES)
+    await producer.finish()
+    [held] = await run(js, "holding.mjs", deployment.url, producer.sid)
+    assert held["how"] == "too_slow"
+    assert held["cursor"] <= held["sent"] + 1 < LARGE_EVENTS
+    assert held["ids"] == list(range(1, LARGE_EVENTS + 3))
+    assert (held["text"], held["state"]) == (LARGE_EVENTS * EVENT_BYTES, "done")

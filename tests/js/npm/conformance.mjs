@@ -73,9 +73,9 @@ async function run(test, { random, n, cut }) {
   const time = world({ wall, random, signs: test.signs, jumps: test.wall_jumps });
   const server = scripted(test, time, cut);
   const storage = storageOf(test, wall, n === 1);
-  const tokens = tokensOf(client, time);
+  const tokens = tokensOf(client, time, () => stream.stop());
   const stopping = new AbortController();
-  const seen = { ids: [], painted: null, outcome: null };
+  const seen = { ids: [], painted: null, outcome: null, connections: [] };
   const errors = catching();
   let stream;
 
@@ -97,6 +97,7 @@ async function run(test, { random, n, cut }) {
     if (["ended", "stopped", "failed"].includes(state)) seen.outcome ??= state === "failed" ? failed(error) : state;
   });
   iterate(stream, seen, client.slow_ms, time).then(() => (seen.iterated = null), (error) => (seen.iterated = failed(error).failed));
+  for (const [ms] of expect.connection_at_ms ?? []) time.after(ms, () => seen.connections.push(stream.connection));
   if (expect.storage_at_ms) time.after(expect.storage_at_ms[0], () => (seen.stored = stored(storage)));
   if (test.stop_at_ms !== undefined) time.after(test.stop_at_ms, () => (n === 0 ? stream.stop() : stopping.abort()));
 
@@ -137,7 +138,7 @@ async function iterate(stream, seen, slow_ms, time) {
   }
 }
 
-function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [] }, time) {
+function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [], token_stops = [] }, time, stop) {
   const whys = [];
   if (token !== undefined && token_ms === undefined) return { give: token, whys };
   if (token === undefined && tokens === undefined) return { give: undefined, whys };
@@ -145,6 +146,7 @@ function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [] 
   let at = 0;
   const give = async (why) => {
     whys.push(why ?? null);
+    if (token_stops.includes(whys.length)) stop();
     if (why) at++;
     if (token_ms) await new Promise((resolve) => time.after(token_ms, resolve));
     if (token_never.includes(whys.length)) await new Promise(() => {});
@@ -212,6 +214,7 @@ function compare(expect, { stream, seen, server: { requests }, storage, tokens }
   if (expect.storage !== undefined) same("storage", expect.storage, stored(storage));
   if (expect.storage_at_ms) same("storage_at_ms", expect.storage_at_ms[1], seen.stored);
   if (expect.painted !== undefined) same("painted", expect.painted, seen.painted ?? stream.answer.text);
+  expect.connection_at_ms?.forEach(([ms, wanted], n) => same(`connection at ${ms} ms`, wanted, seen.connections[n]));
   if (expect.token_whys) same("token_whys", expect.token_whys, tokens.whys);
   const between = ([from, to]) => requests.some(({ at_ms }) => at_ms >= from && at_ms <= to);
   if (expect.has_request_at_ms && !between(expect.has_request_at_ms)) wrong.push("no request in has_request_at_ms");

@@ -65,8 +65,10 @@ export function settle(source, links) {
 /** What to show of it. @param {string} source @param {import("marked").Links} links */
 export function half(source, links) {
   const { tokens } = settle(source, links);
-  const last = tokens.at(-1);
-  if (last?.type === "link" && last.raw[0] !== "[" && last.raw[0] !== "<") last.href = ""; // the address may go on
+  /** @type {any} */
+  let last = { tokens };
+  while (last.tokens?.length && !last.href) last = last.tokens.at(-1);
+  if (/^[^[<!]/.test(last.raw)) last.href = ""; // an address in the text may go on: it leads nowhere yet
   return tokens;
 }
 

@@ -16,6 +16,7 @@ const LEAST_RETRY_MS = 100;
 const LONGEST_RETRY_AFTER_MS = 300_000;
 const LONGEST_WAIT_MS = 30_000;
 const STALE_MS = 2000; // a connection that was silent for so long may be one that the phone took away
+const RENEWAL_MS = 20_000; // less than a token lives: one that is over so soon is the same again, or no better
 const LATER = [408, 425, 429]; // the 4xx that say so
 
 const ORIGIN = /^([a-z][a-z\d+.-]*:)?\/\/[^/?#]*/i;
@@ -56,7 +57,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   /** @type {WhyToken} */
   let why;
   let isRefused = false; // the last token; this one is another
-  let renewals = 0; // in a row, that brought no new event
+  let renewableAt = 0;
   let isRead = false; // from no cursor for a second time
   let lacksText = false; // since a gap
   let snapshotAt = 0;
@@ -73,7 +74,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         await pause();
         await connect();
       } catch (error) {
-        if (target.answer().cursor > cursor) tries = renewals = 0;
+        if (target.answer().cursor > cursor) tries = 0;
         if (!isHalted) plan(/** @type {Error} */ (error));
       }
       controller.abort();
@@ -239,9 +240,10 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
       lacksText = true; // it has what follows on this connection too
       throw snapshotAt && snapshotAt === target.answer().cursor ? new Error("gap") : AT_ONCE;
     }
-    if (frame.event === "token_expiring" && isRenewable) {
+    if (frame.event === "token_expiring" && isRenewable && env.now() >= renewableAt) {
+      renewableAt = env.now() + RENEWAL_MS;
       why = "expiring";
-      throw renewals++ ? new Error("expiring") : AT_ONCE;
+      throw AT_ONCE;
     }
   }
 

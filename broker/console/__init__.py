@@ -1,7 +1,8 @@
 """The console: a web UI at `/` that uses only the public API. Static files, no build step.
 
-index.html loads main.js; each module states its purpose at its top. All text of models and users reaches the page as
-text: the policy below blocks scripts from anywhere else, and Trusted Types block markup made of strings.
+index.html loads main.js; each module states its purpose at its top. `lastevent` is the JavaScript package as people
+install it (clients/js/src): the page's own client. All text of models and users reaches the page as text: the policy
+below blocks scripts from anywhere else, and Trusted Types block markup made of strings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+CLIENT = "lastevent"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -43,25 +45,26 @@ class _File(NamedTuple):
 
 def install(app: FastAPI) -> None:
     """`GET /` and `GET /console/<file>`. They need no key: the page is the same for everyone and holds no data."""
-    files = _read_files()
+    folder = Path(__file__).parent
+    files = _read_files(folder, *MEDIA_TYPES)
+    files |= {f"{CLIENT}/{name}": file for name, file in _read_files(folder / CLIENT, ".js").items()}
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return _answer(request, files["index.html"])
 
-    @app.head("/console/{name}", include_in_schema=False)
-    @app.get("/console/{name}", include_in_schema=False)
+    @app.head("/console/{name:path}", include_in_schema=False)
+    @app.get("/console/{name:path}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         if name not in files:
             raise HTTPException(404)
         return _answer(request, files[name])
 
 
-def _read_files() -> dict[str, _File]:
+def _read_files(folder: Path, *suffixes: str) -> dict[str, _File]:
     """Read all files once. A requested name is looked up among them and never becomes a path."""
-    folder = Path(__file__).parent
-    return {path.name: _read(path) for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
+    return {path.name: _read(path) for path in folder.iterdir() if path.suffix in suffixes}
 
 
 def _read(path: Path) -> _File:

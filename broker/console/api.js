@@ -1,4 +1,6 @@
-// The HTTP API: every request of the console goes through `request`, which adds the key (or token) if there is one.
+// The HTTP API: every request of the console is made here, with the key (or token) if there is one.
+
+import * as lastevent from "./lastevent/index.js";
 
 const KEY = "lastevent.key";
 const AWAY = new Set(["redis_unavailable", "draining", undefined]); // codes of a 503 that /readyz answers too
@@ -60,41 +62,47 @@ export function askAgain() {
   declined = false;
 }
 
-/** A response with a status below 400. Raises Problem, or AbortError. */
-export async function request(path, { method = "GET", headers = {}, body, signal } = {}) {
+/** As `fetch`, but the response has a status below 400. Raises Problem, or AbortError. */
+export async function request(path, init = {}) {
   for (;;) {
-    const sent = key.get();
-    const response = await send(path, { method, headers, body, signal }, sent);
+    const bearer = key.get();
+    const response = await send(path, init, bearer);
     if (response.ok) return response;
-    const problem = await problemOf(response, sent);
-    if (response.status !== 401 || !(await newKey(sent, problem))) throw problem;
+    const problem = await problemOf(response, bearer);
+    if (response.status !== 401 || !(await newKey(bearer, problem))) throw problem;
   }
 }
 
-async function problemOf(response, sent) {
+/** As `fetch`, for a caller that brings `bearer` and takes any response. `refused(problem)`: why it is none below 400. */
+export async function once(path, init, bearer, refused) {
+  const response = await fetch(path, { ...init, ...BARE });
+  if (!response.ok) refused(await problemOf(response.clone(), bearer));
+  return response;
+}
+
+async function problemOf(response, bearer) {
   const [, scope = ""] = response.headers.get("WWW-Authenticate")?.match(/ scope="([^"]*)"/) ?? [];
   const problem = new Problem(response.status, await response.json().catch(() => ({})), scope.split(" ").filter(Boolean));
-  if (response.status === 403 && key.get() === sent) lacking(problem.scopes);
+  if (response.status === 403 && key.get() === bearer) lacking(problem.scopes);
   return problem;
 }
 
 /** Why a call is refused, or null if it is not. Nobody is asked for a key because of it. */
 export async function refusal(method, path) {
-  const sent = key.get();
+  const bearer = key.get();
   try {
-    const response = await send(path, { method }, sent);
-    return response.ok ? null : await problemOf(response, sent);
+    const response = await send(path, { method }, bearer);
+    return response.ok ? null : await problemOf(response, bearer);
   } catch (problem) {
     return problem;
   }
 }
 
-async function send(path, { headers, body, ...init }, bearer) {
-  const all = { ...headers };
-  if (bearer) all.Authorization = `Bearer ${bearer}`;
-  if (body !== undefined) all["Content-Type"] = "application/json";
-  const json = body === undefined ? undefined : JSON.stringify(body);
-  return arriving(fetch(path, { ...init, headers: all, body: json, cache: "no-store", credentials: "omit" }));
+const BARE = { cache: "no-store", credentials: "omit" };
+
+function send(path, { headers, ...init }, bearer) {
+  const all = bearer ? { ...headers, Authorization: `Bearer ${bearer}` } : { ...headers };
+  return arriving(fetch(path, { ...init, headers: all, ...BARE }));
 }
 
 /** A response, or its body, on its way: whatever breaks it, to the user the server has gone. */
@@ -102,7 +110,7 @@ async function arriving(promise) {
   try {
     return await promise;
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Problem(0);
+    throw error.name === "AbortError" || error instanceof Problem ? error : new Problem(0);
   }
 }
 
@@ -112,22 +120,28 @@ export const modelNames = async () => ((await offered("/v1/models"))?.data ?? []
 /** As workers announce them: [{name, input_schema, tools, …}]. */
 export const agents = async () => (await offered("/v1/agents"))?.agents ?? [];
 
-/** Null where it cannot be had: it is only a suggestion, so nobody is asked for a key because of it. */
-async function offered(path) {
-  const response = await send(path, {}, key.get()).catch(() => null);
+/** Null where it cannot be had: the page goes on without it, and nobody is asked for a key because of it. */
+async function offered(path, signal) {
+  const response = await send(path, { signal }, key.get()).catch(() => null);
   return response?.ok ? response.json().catch(() => null) : null;
 }
 
+/** How far the log goes; 0 if that cannot be had, since it is only for a count. */
+export const lastEventId = async (id, signal) => (await offered(at(id), signal))?.last_event_id ?? 0;
+
 /** Whether the server would serve a request now. Without the key: this one needs none. */
 export async function isReady() {
-  const response = await fetch("/readyz", { cache: "no-store", credentials: "omit" }).catch(() => null);
+  const response = await fetch("/readyz", BARE).catch(() => null);
   return response?.ok === true;
 }
 
-/** Requests refused at the same time share one question. A request refused after it was answered uses that answer. */
-async function newKey(sent, problem) {
-  if (key.get() !== sent) return true;
-  return declined ? false : enterKey(sent === null ? null : problem);
+/**
+ * Whether there is another key than this one, which was refused. Requests refused at the same time share one question. A
+ * request refused after it was answered uses that answer.
+ */
+export async function newKey(bearer, problem) {
+  if (key.get() !== bearer) return true;
+  return declined ? false : enterKey(bearer === null ? null : problem);
 }
 
 /** Let the user enter another key or token. `problem`: why this one does not do. False if the user declines. */
@@ -145,22 +159,21 @@ const json = async (path, init) => {
   const response = await request(path, init);
   return arriving(response.json());
 };
+const post = (path, body, headers) =>
+  json(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...headers } });
+const told = (call, options) => arriving(lastevent[call]({ ...options, fetch: request }));
 const at = (id, rest = "") => `/v1/streams/${encodeURIComponent(id)}${rest}`;
 
-export const createStream = (body, idempotencyKey) =>
-  json("/v1/streams", { method: "POST", body, headers: { "Idempotency-Key": idempotencyKey } });
+export const createStream = (body, idempotencyKey) => post("/v1/streams", body, { "Idempotency-Key": idempotencyKey });
 export const stream = (id, signal) => json(at(id), { signal });
-export const cancel = (id) => json(at(id, "/cancel"), { method: "POST", body: { reason: "stopped in the console" } });
+export const cancel = (id) => told("cancel", { url: events(id), reason: "stopped in the console" });
 export const regenerate = (id) => json(at(id, "/regenerate"), { method: "POST" });
-/** `body`: {text} or {data}, and `interrupt`. Each call adds one, also one that is sent again after a lost answer. */
-export const tell = (id, body) => json(at(id, "/input"), { method: "POST", body });
-export const decide = (id, approvalId, body) =>
-  json(at(id, `/approvals/${encodeURIComponent(approvalId)}`), { method: "POST", body });
+/** `input`: {text} or {data}, and `interrupt`. Each call adds one, also one that is sent again after a lost answer. */
+export const tell = (id, input) => told("send", { url: events(id), input });
+export const decide = (id, approvalId, body) => post(at(id, `/approvals/${encodeURIComponent(approvalId)}`), body);
 export const erase = (id) => request(at(id), { method: "DELETE" });
 export const exportLog = async (id) => arriving((await request(at(id, "/export"))).blob());
-/** `audience`: "public" for what users see, else null. */
-export const events = (id, headers, { heartbeatS, audience }, signal) =>
-  request(at(id, `/events?heartbeat_s=${heartbeatS}${audience ? `&audience=${audience}` : ""}`), { headers, signal });
+export const events = (id) => at(id, "/events");
 
 /**
  * The whole log as it arrives, in pieces of text: `onText` may take each before the next is read. `exports`: with its
@@ -177,11 +190,6 @@ export async function readLog(id, onText, { exports, audience, signal }) {
     if (done) return;
     onText(value);
   }
-}
-
-export async function text(id, signal) {
-  const response = await request(at(id, "/text"), { signal });
-  return { text: await arriving(response.text()), cursor: Number(response.headers.get("Last-Event-ID")) };
 }
 
 /** A page of streams, without their requests. */

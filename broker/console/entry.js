@@ -55,10 +55,10 @@ export function showEntry(button, place) {
     draw();
     if (about !== key.get()) fill(place);
   });
-  document.addEventListener(EXPIRING, ({ detail }) => {
+  document.addEventListener(EXPIRING, () => {
     if (about === key.get() && place.childElementCount > 0) return;
     about = key.get();
-    fill(place, expiryNotice(detail?.expires_at ?? claims()?.expiresAt));
+    fill(place, expiryNotice(claims()?.expiresAt));
   });
   draw();
 }

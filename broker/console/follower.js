@@ -1,56 +1,66 @@
-// Follows one stream over as many connections as needed: one cursor, and every event once.
+// Follows one stream with the package, as every page may, and notes what it does: its connections, its bytes, its cursor.
 
 import * as api from "./api.js";
-import { NdjsonDecoder, SseDecoder } from "./sse.js";
+import { follow } from "./lastevent/index.js";
+import { asSse } from "./ndjson.js";
 
-export const TERMINAL = new Set(["done", "error", "cancelled"]);
-
-/** Of this document: the token is over soon, {expires_at}. */
+/** Of this document: the token is over soon. */
 export const EXPIRING = "lastevent-expiring";
 
-const RETRY_MS = 1000; // until the server sends its own
-const LONGEST_PAUSE_MS = 30_000;
+const TERMINAL = new Set(["done", "error", "cancelled"]);
 const HEARTBEAT_S = 5;
 const SILENCE_MS = 3 * HEARTBEAT_S * 1000; // three: a connection that died silently (a phone that changed cells)
-const FINAL = new Set([400, 401, 403, 404, 410, 422]); // a retry would get the same response
 
-class Gap extends Error {
-  constructor(notice) {
-    super("gap");
-    this.notice = notice;
-  }
-}
+const OVER = new Set(["ended", "failed", "stopped"]);
 
 /**
- * States: connecting, open, waiting (for the next try), cut (by `cut()`), hidden (the tab is), ended, failed.
+ * States: connecting, open, waiting (for the next try), cut (by `cut()`), hidden (the tab is), ended, failed, stopped.
  * `connections` has one {from, replayed, live, end} for each connection. An event counts as replayed if it was in the
  * log before the connection was made, and an earlier connection (or page) had existed.
  */
 export class Follower {
-  state = "connecting";
   received = 0;
   replayed = 0;
   bytes = 0;
   connections = [];
-  problem = null; // why it failed, or why the last try did
+  problem = null; // what the server last refused, and why
   retryAt = 0;
   lostAt = null; // when the connection was lost; null while there is one, and while nobody wants one
 
-  #isCut = false;
-  #stopped = false;
-  #retryMs = RETRY_MS;
-  #failures = 0;
-  #abort = new AbortController();
+  #stream = null;
+  #told = null; // the connection's state that was told last
+  #bearer = null; // what the package has
+  #network = new AbortController();
+  #backlogEnd = 0;
+  #seen = 0; // the id of the last event
+  #times = new Map(); // id → when, of the events that are on their way
   #wake = () => {};
 
   /**
-   * `onGap(notice, text)` repaints the answer. Without it, the follower continues with the events that still exist.
    * `seen`: an earlier page had begun to follow, so events already in the log count as replayed.
    * `audience`: "public" for what users see.
+   * `hasTimes`: each event comes with its time, `t`, and those that are left after a gap come as they are. Without it
+   * `onGap(after, text)` repaints the answer.
+   * `onAgain()`: the events come again from the first one.
    */
-  constructor(id, { cursor = 0, seen = false, wire = "sse", audience = null, onEvent, onGap, onChange }) {
-    Object.assign(this, { id, cursor, wire, audience, onEvent, onGap, onChange });
+  constructor(id, { seen = false, audience = null, hasTimes = false, onEvent, onGap, onAgain, onChange }) {
+    Object.assign(this, { id, audience, hasTimes, onEvent, onGap, onAgain, onChange });
     this.resumes = seen;
+  }
+
+  get state() {
+    const state = this.#stream?.connection.state ?? "connecting";
+    if (OVER.has(state)) return state;
+    if (this.#isCut) return "cut";
+    return state === "away" ? "hidden" : state;
+  }
+
+  get isOver() {
+    return OVER.has(this.state);
+  }
+
+  get cursor() {
+    return this.#stream?.answer.cursor ?? 0;
   }
 
   get reconnects() {
@@ -58,188 +68,165 @@ export class Follower {
   }
 
   async run() {
-    addEventListener("online", this.tryNow);
-    document.addEventListener("visibilitychange", this.#onVisibility);
-    while (!this.isOver) {
-      if (this.#isHeld) await this.#hold();
-      else await this.#connect();
+    const audience = this.audience ? `&audience=${this.audience}` : "";
+    this.#stream = follow({
+      url: `${api.events(this.id)}?compact=0&heartbeat_s=${HEARTBEAT_S}${audience}`, // each event, as it is in the log
+      token: (why) => this.#token(why),
+      fetch: (url, init) => this.#fetch(url, init),
+      silence: SILENCE_MS,
+      env: { signs: (wake, sleep) => this.#signs(wake, sleep) },
+    });
+    this.#stream.subscribe(() => this.#look());
+    try {
+      for await (const event of this.#stream) this.#take(event);
+    } catch (error) {
+      this.problem ??= new api.Problem(error.status, { title: error.message, code: error.code });
     }
-    removeEventListener("online", this.tryNow);
-    document.removeEventListener("visibilitychange", this.#onVisibility);
+    this.#look();
   }
 
   /** As a lost network does: the connection breaks, and no new one is made until `restore`. */
   cut() {
-    this.#isCut = true;
-    this.#letGo();
+    this.lostAt = null;
+    this.#end("cut here");
+    this.#network.abort(new TypeError("cut here"));
+    this.onChange();
   }
 
   restore() {
-    this.#isCut = false;
-    this.#goOn();
+    this.#network = new AbortController();
+    this.tryNow();
+    this.onChange();
   }
 
   /** Without the pause until the next try, and instead of one that hangs. */
   tryNow = () => {
-    if (this.state !== "open" && !this.#isHeld) this.#goOn();
+    if (!document.hidden) this.#wake();
   };
 
   stop() {
-    this.#stopped = true;
-    this.#abort.abort();
-    this.#wake();
+    this.#stream.stop();
   }
 
-  get isOver() {
-    return this.#stopped || this.state === "ended" || this.state === "failed";
+  get #isCut() {
+    return this.#network.signal.aborted;
   }
 
-  /** A hidden tab needs no connection, and browsers make only six to a server (HTTP/1.1) for all their tabs. */
-  get #isHeld() {
-    return this.#isCut || document.hidden;
-  }
+  // -- what the package is given
 
-  #onVisibility = () => {
-    if (document.hidden) this.#letGo();
-    else this.tryNow();
-  };
-
-  #letGo() {
-    if (this.isOver) return;
-    this.lostAt = null;
-    this.#abort.abort();
-    this.#become(this.#isCut ? "cut" : "hidden");
-    this.#wake();
-  }
-
-  #goOn() {
-    if (this.isOver) return;
-    this.#failures = 0;
-    this.#abort.abort();
-    this.#become("connecting");
-    this.#wake();
-  }
-
-  async #hold() {
-    this.#become(this.#isCut ? "cut" : "hidden");
-    await this.#sleep(Infinity);
-  }
-
-  async #connect() {
-    this.#abort = new AbortController();
-    this.#become("connecting");
-    try {
-      await this.#read();
-    } catch (problem) {
-      if (this.#abort.signal.aborted) return;
-      this.#failures += 1;
-      this.problem = problem;
-      if (FINAL.has(problem.status)) return this.#become("failed");
+  /** A user who gives a key that is refused too is asked again, by the request for the record. */
+  async #token(why) {
+    if (why === "expiring") {
+      this.#end("token expiring");
+      document.dispatchEvent(new Event(EXPIRING));
     }
-    if (this.isOver || this.#isHeld) return;
-    this.lostAt ??= Date.now();
-    await this.#pause();
-  }
-
-  async #read() {
-    const { signal } = this.#abort;
-    const backlogEnd = this.resumes ? (await api.stream(this.id, signal)).last_event_id : 0;
-    const headers = { Accept: this.wire === "sse" ? "text/event-stream" : "application/x-ndjson" };
-    if (this.cursor) headers["Last-Event-ID"] = String(this.cursor);
-    const { audience } = this;
-    const response = await api.events(this.id, headers, { heartbeatS: HEARTBEAT_S, audience }, signal);
-    const connection = { from: this.cursor, replayed: 0, live: 0, end: null };
-    this.connections.push(connection);
-    this.resumes = true;
-    this.#failures = 0;
-    this.lostAt = this.problem = null;
-    this.#become(response.status === 204 ? "ended" : "open");
-    try {
-      if (response.body) await this.#readBody(response.body.getReader(), this.#decoder(connection, backlogEnd));
-    } catch (problem) {
-      if (!(problem instanceof Gap)) throw problem;
-      connection.end = "gap";
-      await this.#repaint(problem.notice);
-      await this.#read();
-    } finally {
-      connection.end ??= this.state === "ended" ? "ended" : this.#whyOver();
-      this.onChange();
+    if (why === "refused" && (await api.newKey(this.#bearer, this.problem))) {
+      await api.stream(this.id, this.#network.signal).catch(() => {}); // whatever else is wrong, the next try says
     }
+    this.#bearer = api.key.get();
+    return this.#bearer;
   }
 
-  #whyOver() {
-    if (this.#isCut) return "cut here";
-    return document.hidden ? "hidden" : "lost";
-  }
-
-  async #readBody(reader, decoder) {
-    const utf8 = new TextDecoder();
-    const { signal } = this.#abort;
-    for (;;) {
-      const silence = setTimeout(() => reader.cancel().catch(() => {}), SILENCE_MS);
-      const { value, done } = await reader.read().finally(() => clearTimeout(silence));
-      // Bytes read before the cut but not decoded yet are lost, as on a real network, and arrive again.
-      if (done || signal.aborted) return;
-      this.bytes += value.byteLength;
-      decoder.push(utf8.decode(value, { stream: true }));
-      this.onChange();
-      if (this.state === "ended") return void reader.cancel().catch(() => {});
-    }
-  }
-
-  #decoder(connection, backlogEnd) {
-    const take = (event) => {
-      if (event.id == null) return this.#notice(event);
-      const replayed = event.id <= backlogEnd;
-      this.received += 1;
-      this.replayed += replayed;
-      connection[replayed ? "replayed" : "live"] += 1;
-      this.cursor = event.id;
-      this.onEvent(event);
-      if (TERMINAL.has(event.event)) this.#become("ended");
+  /**
+   * A hidden tab needs no connection, not even for the package's 15 s: browsers make only six to a server (HTTP/1.1) for
+   * all their tabs.
+   */
+  #signs(wake, sleep) {
+    this.#wake = wake;
+    const looked = () => {
+      if (!document.hidden) return wake();
+      this.#end("hidden");
+      sleep(true);
     };
-    if (this.wire === "ndjson") return new NdjsonDecoder(take);
-    return new SseDecoder(take, (ms) => {
-      this.#retryMs = ms;
+    addEventListener("online", this.tryNow);
+    document.addEventListener("visibilitychange", looked);
+    if (document.hidden) sleep(true);
+    return () => {
+      removeEventListener("online", this.tryNow);
+      document.removeEventListener("visibilitychange", looked);
+    };
+  }
+
+  /** Over the network that can be cut. */
+  async #fetch(url, { headers, signal, ...init }) {
+    const over = AbortSignal.any([signal, this.#network.signal]);
+    over.throwIfAborted();
+    const isText = url.includes("/text?");
+    if (!isText && this.resumes) this.#backlogEnd = await api.lastEventId(this.id, over);
+    if (this.hasTimes) headers = { ...headers, Accept: "application/x-ndjson" };
+    const response = await api.once(url, { ...init, headers, signal: over }, this.#bearer, (problem) => {
+      this.problem = problem;
     });
+    if (!response.ok || response.body === null) return response;
+    if (isText) return this.#repaint(response);
+    this.#connected(Number(headers["Last-Event-ID"] ?? 0));
+    const counted = this.#counted(response);
+    return this.hasTimes ? asSse(counted, ({ id, t }) => this.#times.set(id, t)) : counted;
   }
 
-  #notice({ event: kind, data }) {
-    if (kind === "gap" && this.onGap) throw new Gap(data);
-    if (kind === "token_expiring") document.dispatchEvent(new CustomEvent(EXPIRING, { detail: data }));
+  #connected(from) {
+    this.#end("lost");
+    this.connections.push({ from, replayed: 0, live: 0, end: null });
+    this.resumes = true;
+    this.problem = null;
   }
 
-  /** The missing events no longer exist: repaint the text as it is now, and follow from there. */
-  async #repaint(notice) {
-    this.#abort.abort();
-    this.#abort = new AbortController();
-    const { text, cursor } = await api.text(this.id, this.#abort.signal);
-    this.cursor = cursor;
-    this.onGap(notice, text);
-  }
-
-  /** The server's `retry:` has jitter already. Failed tries double it, with our own jitter. */
-  async #pause() {
-    const grown = this.#retryMs * 2 ** Math.max(0, this.#failures - 1);
-    const jitter = this.#failures > 1 ? 0.5 + Math.random() : 1;
-    const pause = Math.min(grown * jitter, LONGEST_PAUSE_MS);
-    this.retryAt = Date.now() + pause;
-    this.#become("waiting");
-    await this.#sleep(pause);
-  }
-
-  #sleep(ms) {
-    return new Promise((resolve) => {
-      const timer = ms === Infinity ? 0 : setTimeout(resolve, ms);
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
+  #counted(response) {
+    const count = new TransformStream({
+      transform: (bytes, out) => {
+        this.bytes += bytes.byteLength;
+        out.enqueue(bytes);
+        this.onChange();
+      },
     });
+    return new Response(response.body.pipeThrough(count), response);
   }
 
-  #become(state) {
-    this.state = state;
-    this.onChange();
+  /** The missing events no longer exist: the package takes the text as it is now, and follows from there. */
+  async #repaint(response) {
+    const text = await response.text();
+    this.#end("gap");
+    this.onGap(this.#seen, text);
+    return new Response(text, response);
+  }
+
+  // -- what comes
+
+  #take(event) {
+    if (this.state === "stopped") return; // some may have come before
+    const { id } = event;
+    if (id <= this.#seen) this.onAgain();
+    this.#seen = id;
+    const connection = this.connections.at(-1);
+    const isReplayed = id <= this.#backlogEnd;
+    this.received += 1;
+    this.replayed += isReplayed;
+    connection[isReplayed ? "replayed" : "live"] += 1;
+    if (TERMINAL.has(event.event)) this.#end("ended");
+    this.onEvent(this.hasTimes ? { ...event, t: this.#times.get(id) } : event);
+    this.#times.delete(id);
+  }
+
+  #look() {
+    const { connection } = this.#stream;
+    if (connection !== this.#told) {
+      this.#told = connection;
+      this.retryAt = Date.now() + connection.wait;
+      if (connection.state === "waiting") this.#lost();
+      else if (connection.state !== "connecting") this.lostAt = null;
+    }
+    if (connection.state !== "stopped") this.onChange();
+  }
+
+  #lost() {
+    if (this.#isCut) return;
+    this.#end("lost");
+    this.lostAt ??= Date.now();
+  }
+
+  /** Why the connection ended, if there is one. */
+  #end(why) {
+    const last = this.connections.at(-1);
+    if (last) last.end ??= why;
   }
 }

@@ -9,12 +9,12 @@ import { EventList } from "./eventlist.js";
 import { Follower } from "./follower.js";
 import { exact, number } from "./format.js";
 import { Log } from "./log.js";
+import { NdjsonDecoder } from "./ndjson.js";
 import { Playhead } from "./playhead.js";
 import { Problems } from "./problem.js";
 import { Rewind } from "./rewind.js";
 import { AUDITS, learn, may, noun, onRights, SEES_ALL } from "./rights.js";
 import { bind } from "./shortcuts.js";
-import { NdjsonDecoder } from "./sse.js";
 import { hasEnded, streamAddress } from "./stream.js";
 import { Timeline } from "./timeline.js";
 import { Transport } from "./transport.js";
@@ -65,7 +65,7 @@ class Player {
     this.startAt = event;
     this.#build(container);
     this.usersView.checked = isPublic;
-    this.#use(this.#newLog(), this.#audience);
+    this.#use(this.#newLog());
     this.unwatch = onRights(this.#draw);
     this.unbind = bind("Player", this.#shortcuts());
     this.#open();
@@ -161,15 +161,13 @@ class Player {
     };
     await api.readLog(this.id, read, { exports: may(...AUDITS), audience, signal });
     decoder.push("\n");
-    this.#use(log, audience);
+    this.#use(log);
     this.#show();
     if (this.startAt) this.#playhead.goToId(this.startAt);
     else this.#playhead.toEnd();
   }
 
-  /** `audience`: whose log it is, while another one may be asked for already. */
-  #use(log, audience) {
-    this.shownTo = audience;
+  #use(log) {
     this.#log = this.#playhead.log = log;
     this.#rewind = new Rewind();
   }
@@ -177,13 +175,13 @@ class Player {
   async #watch() {
     this.#follower?.stop();
     clearInterval(this.silenceClock);
-    if (this.shownTo !== this.#audience) this.#use(this.#newLog(), this.#audience);
+    this.#use(this.#newLog());
     this.#playhead.mayGrow = this.#playhead.isLive = true;
     const follower = new Follower(this.id, {
-      cursor: this.#log.events.at(-1)?.id ?? 0,
-      wire: "ndjson",
       audience: this.#audience,
-      onEvent: (event) => this.#follower === follower && this.#take(event),
+      hasTimes: true,
+      onEvent: (event) => this.#take(event),
+      onAgain: () => this.#use(this.#newLog()),
       onChange: this.#draw,
     });
     this.#follower = follower;

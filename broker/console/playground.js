@@ -130,7 +130,8 @@ class Playground {
       seen,
       audience: isPublic ? "public" : null,
       onEvent: (event) => this.#take(event),
-      onGap: (gap, text) => this.#transcript.replaceText(text, gap),
+      onGap: (after, text) => this.#transcript.replaceText(text, after),
+      onAgain: () => this.#transcript.reset(),
       onChange: this.#draw,
     });
     this.#follower = follower;

@@ -55,8 +55,8 @@ export class Transcript {
   }
 
   /** After a gap: the rest of the answer, as the server returns it. */
-  replaceText(text, { requested, reason }) {
-    this.startAgain("gap", `Events after ${requested} no longer exist (${reason}). This is the remaining text.`);
+  replaceText(text, after) {
+    this.startAgain("gap", `Events after ${after} no longer exist. This is the remaining text.`);
     this.append("text", text);
   }
 

@@ -2,9 +2,10 @@
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from redis import Redis
 
 from tests.console.conftest import DESKTOP, NOTES_VIOLATIONS, PATIENCE_MS, Seeds
-from tests.console.test_playground import answer, until_ended, until_text
+from tests.console.test_playground import MORE_THAN_A_RING, answer, until_ended, until_text, words
 
 pytestmark = pytest.mark.browser
 
@@ -48,6 +49,23 @@ def test_eight_tabs_share_six_connections_and_each_continues_where_it_was(browse
         "after 31 replayed · 1 live · ended",
     ]
     context.close()
+
+
+def test_of_a_log_with_a_gap_the_player_shows_what_is_left(page: Page, seeds: Seeds) -> None:
+    sid = seeds.external(("start", {}), *words(1, 20))
+    page.goto(seeds.url)
+    page.evaluate(CAN_BE_HIDDEN)
+    page.evaluate(f"location.hash = '#/stream/{sid}'")
+    expect(page.locator(".place")).to_have_text("event 22 of 22")
+    page.evaluate("hide(true)")
+    with Redis.from_url(seeds.deployment.redis_url) as redis:
+        (key,) = redis.keys(f"*{{{sid}}}:log")
+        redis.xdel(key, "22-0")
+    seeds.append(sid, *[("text_delta", {"text": "."})] * MORE_THAN_A_RING)
+    page.evaluate("hide(false)")
+    seeds.append(sid, ("done", {}))
+    whole = f"{22 + MORE_THAN_A_RING + 1:,}"
+    expect(page.locator(".place")).to_have_text(f"event {whole} of {whole}")
 
 
 def test_a_tab_that_opens_hidden_waits_until_it_is_seen(page: Page, seeds: Seeds) -> None:

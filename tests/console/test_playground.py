@@ -1,11 +1,10 @@
 """The playground: an answer that survives its network, shown as it is."""
 
-import json
 import re
 from itertools import pairwise
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from redis import Redis
 
 from broker.live.topic import RING_EVENTS
@@ -20,9 +19,10 @@ MORE_THAN_A_RING = RING_EVENTS + 10
 
 # The follower alone, cut and restored again and again while events are written: the ids it met, in their order.
 CUT_OFTEN = """
-async ([id, wire, rounds]) => {
+async ([id, hasTimes, rounds]) => {
   const { Follower } = await import("/console/follower.js");
   const ids = [];
+  const times = [];
   const states = new Set();
   const changed = () => new Promise((wake) => setTimeout(wake, 5));
   const append = async (count, ...ending) => {
@@ -32,8 +32,11 @@ async ([id, wire, rounds]) => {
     await fetch(`/v1/streams/${id}/events`, { method: "POST", headers, body });
   };
   const follower = new Follower(id, {
-    wire,
-    onEvent: (event) => ids.push(event.id),
+    hasTimes,
+    onEvent: ({ id, t }) => {
+      ids.push(id);
+      times.push(t ?? null);
+    },
     onGap: () => ids.push("gap"),
     onChange: () => states.add(follower?.state),
   });
@@ -50,7 +53,7 @@ async ([id, wire, rounds]) => {
   await append(1, { event: "done", data: {} });
   await ran;
   const { received, replayed, reconnects, connections } = follower;
-  return { ids, states: [...states], received, replayed, reconnects, connections };
+  return { ids, times, states: [...states], received, replayed, reconnects, connections };
 }
 """
 
@@ -128,48 +131,57 @@ def test_a_cut_and_a_restored_network_change_nothing_in_the_answer(page: Page, s
     ]
 
 
-@pytest.mark.parametrize("wire", ["sse", "ndjson"])
-def test_every_id_comes_once_and_in_order_however_often_the_network_is_cut(page: Page, seeds: Seeds, wire: str) -> None:
+@pytest.mark.parametrize("has_times", [False, True], ids=["as_sse", "with_times"])
+def test_every_id_comes_once_and_in_order_however_often_the_network_is_cut(
+    page: Page, seeds: Seeds, *, has_times: bool
+) -> None:
     page.goto(seeds.url)
     sid = seeds.external(("start", {}))
     rounds = 6
-    met = page.evaluate(CUT_OFTEN, [sid, wire, rounds])
+    met = page.evaluate(CUT_OFTEN, [sid, has_times, rounds])
     log = seeds.log(sid)
     assert met["ids"] == [event["id"] for event in log]
+    assert met["times"] == [event["t"] if has_times else None for event in log]
     assert met["received"] == len(log)
     assert met["reconnects"] == rounds
     assert met["replayed"] == sum(connection["replayed"] for connection in met["connections"]) >= 5 * rounds
     assert "cut" in met["states"]
 
 
-def test_the_sse_decoder_gives_the_same_frames_however_the_bytes_are_split(page: Page, seeds: Seeds) -> None:
+def test_who_cuts_the_network_can_still_stop_the_generation(page: Page, seeds: Seeds) -> None:
+    sid = send(page, seeds, "[[tokens=3000 rate=30 ttft_ms=0]]")
+    until_text(page, 5)
+    page.get_by_role("button", name="Cut the network").click()
+    page.get_by_role("button", name="Stop").click()
+    seeds.deployment.wait_until_ended(sid)
+    expect(page.locator(".network")).to_have_text("Network cut")
+    page.get_by_role("button", name="Restore the network").click()
+    until_ended(page)
+    assert answer(page) == seeds.text(sid)
+
+
+def test_a_lost_answer_to_the_start_makes_one_generation(page: Page, seeds: Seeds) -> None:
+    answers: list[str] = []
+
+    def lose_the_first(route: Route) -> None:
+        answer = route.fetch()
+        answers.append(answer.json()["id"])
+        if len(answers) == 1:
+            route.abort("connectionreset")
+        else:
+            route.fulfill(response=answer)
+
+    page.route("**/v1/streams", lose_the_first)
     page.goto(seeds.url)
-    wire = (
-        'retry: 7\r\nid: 1\r\nevent: a\r\ndata: {"x":"é"}\r\n\r\n: ping\n\nevent:b\ndata:1\n\n'
-        'id: 2\rdata: [1,\rdata: 2]\r\rid: 3\nevent: cut\ndata: {"never":'
-    )
-    met = page.evaluate(
-        """async (wire) => {
-          const { SseDecoder } = await import("/console/sse.js");
-          const all = [];
-          for (let size = 1; size <= wire.length; size += 1) {
-            const met = [];
-            const decoder = new SseDecoder((message) => met.push(message), (ms) => met.push(ms));
-            for (let at = 0; at < wire.length; at += size) decoder.push(wire.slice(at, at + size));
-            all.push(JSON.stringify(met));
-          }
-          return [...new Set(all)];
-        }""",
-        wire,
-    )
-    assert [json.loads(each) for each in met] == [
-        [
-            7,
-            {"id": 1, "event": "a", "data": {"x": "é"}},
-            {"id": None, "event": "b", "data": 1},
-            {"id": 2, "event": "message", "data": [1, 2]},
-        ]
-    ]
+    page.get_by_label("Prompt", exact=True).fill("[[tokens=20 rate=100 ttft_ms=0]]")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("alert").get_by_role("button", name="Send again").click()
+    until_ended(page)
+    first, again = answers
+    assert first == again == page.url.partition("stream=")[2]
+    assert answer(page) == seeds.text(first)
+    session = seeds.get(f"/v1/streams/{first}").json()["session_id"]
+    assert len(seeds.get(f"/v1/sessions/{session}").json()["streams"]) == 1
 
 
 def test_a_reload_resumes_the_stream(page: Page, seeds: Seeds) -> None:

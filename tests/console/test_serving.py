@@ -1,4 +1,7 @@
-"""How the console is served: static files, a strict policy, no key. And what its sources promise."""
+"""How the console is served: static files, a strict policy, no key. And what its sources promise.
+
+Its own client is the JavaScript package, served from where people get it.
+"""
 
 import re
 import tomllib
@@ -7,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from broker.console import MEDIA_TYPES, POLICY
+from broker.console import CLIENT, MEDIA_TYPES, POLICY
 from broker.tenants.scopes import OF_KEYS
 from tests.rig.deployment import HTTP, Deployment
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "broker" / "console"
+PACKAGE = ROOT / "clients" / "js" / "src"
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES)
-PATHS = ["/", *(f"/console/{name}" for name in FILES)]
+MODULES = [name for name in FILES if name.endswith(".js")]
+PATHS = ["/", *(f"/console/{name}" for name in FILES), f"/console/{CLIENT}/index.js", f"/console/{CLIENT}/loop.js"]
 
 NO_MARKUP_FROM_STRINGS = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|srcdoc|eval\(|"
@@ -58,7 +63,11 @@ def test_what_the_browser_has_is_not_sent_again(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nope.js", "__init__.py", "..%2fapp.py", "%2e%2e/app.py", "", "main.js/", "main.js%00"]
+    "name",
+    [
+        *("nope.js", "__init__.py", "..%2fapp.py", "%2e%2e/app.py", "", "main.js/", "main.js%00"),
+        *("lastevent", "lastevent/", "lastevent/index.d.ts", "lastevent/..%2fmain.js", "lastevent/../../app.py"),
+    ],
 )
 def test_nothing_but_its_files_is_served(deployment: Deployment, name: str) -> None:
     answer = HTTP.get(f"{deployment.url}/console/{name}")
@@ -67,12 +76,44 @@ def test_nothing_but_its_files_is_served(deployment: Deployment, name: str) -> N
     assert answer.headers["content-security-policy"] == "default-src 'none'"
 
 
+def imports(module: Path) -> set[str]:
+    return set(re.findall(r'from "\./([^"]+)"', module.read_text()))
+
+
+def core() -> set[str]:
+    """The modules of the package that the page loads."""
+    found, new = set[str](), {"index.js"}
+    while new:
+        found |= new
+        new = set[str]().union(*(imports(PACKAGE / name) for name in new)) - found
+    return found
+
+
 def test_every_file_is_used_and_every_file_used_is_there() -> None:
     page = (FOLDER / "index.html").read_text()
     used = {"index.html", *re.findall(r'(?:src|href)="/console/([^"]+)"', page)}
-    for module in FOLDER.glob("*.js"):
-        used |= set(re.findall(r'from "\./([^"]+)"', module.read_text()))
-    assert used == set(FILES)
+    for name in MODULES:
+        used |= imports(FOLDER / name)
+    assert used == {*FILES, f"{CLIENT}/index.js"}
+
+
+def test_the_package_is_served_as_it_is_released(deployment: Deployment) -> None:
+    for name in sorted(core()):
+        assert HTTP.get(f"{deployment.url}/console/{CLIENT}/{name}").content == (PACKAGE / name).read_bytes()
+
+
+def test_the_package_is_the_only_client_of_the_page() -> None:
+    """One module follows with it; one makes the other requests, and reads no stream."""
+
+    def having(pattern: str) -> list[str]:
+        return [name for name in MODULES if re.search(pattern, (FOLDER / name).read_text())]
+
+    assert having(rf'from "\./{CLIENT}/') == ["api.js", "follower.js"]
+    assert having(r"(?<![.#\w])follow\(") == ["follower.js"]
+    assert having(r"(?<![.#\w])fetch\(") == ["api.js"]
+    assert having(r"getReader\(|Last-Event-ID\"?:") == ["api.js"], "it reads whole logs, as NDJSON"
+    assert having(r"EventSource|XMLHttpRequest|WebSocket|sendBeacon") == []
+    assert having(r"""event: \$|["'](data|event|id|retry):""") == ["ndjson.js"], "it writes SSE, and reads none"
 
 
 def test_the_page_has_no_inline_script_or_style() -> None:
@@ -80,7 +121,11 @@ def test_the_page_has_no_inline_script_or_style() -> None:
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page) == []
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".js")])
+def test_the_package_makes_no_markup_of_strings() -> None:
+    assert [name for name in core() if NO_MARKUP_FROM_STRINGS.search((PACKAGE / name).read_text())] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_says_what_it_is_for_and_makes_no_markup_of_strings(name: str) -> None:
     source = (FOLDER / name).read_text()
     assert re.match(r"// [A-Z].*\.\n\n", source)
@@ -102,4 +147,5 @@ def test_a_wheel_has_all_of_them() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = setuptools["package-data"]["broker.console"]
     assert "broker.console" in setuptools["packages"]
-    assert [name for name in FILES if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    names = [*FILES, *(f"{CLIENT}/{name}" for name in core())]
+    assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []

@@ -12,9 +12,10 @@
 #   make bench     the benchmarks, twenty minutes (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
+#   make pack      the JavaScript package as a file, build/lastevent-….tgz: a release is nothing more
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup install up quick test long check chaos clients bench requirements
+.PHONY: setup install up quick test long check chaos clients bench pack requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -56,6 +57,11 @@ clients: .venv/installed-dev
 
 bench: .venv/installed-dev
 	@$(BIN)/python -m bench $(ARGS)
+
+pack: into = build
+pack:
+	@mkdir -p $(into)
+	@npm pack ./clients/js --pack-destination $(into) --ignore-scripts --loglevel=error
 
 # Only a set-up that went through leaves these files. What is needed to run Lastevent is 280 MB; tests need three times
 # as much, and have all of it.

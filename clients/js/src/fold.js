@@ -59,7 +59,7 @@ export function fold(answer, { id, event, data }) {
 
 /** What has no id is in no log. `snapshot` is the loop's own: the text as it was at `cursor`, after a gap. */
 function notice(/** @type {Answer} */ answer, /** @type {string} */ event, /** @type {any} */ data) {
-  if (event === "gap") return { ...answer, incomplete: true };
+  if (event === "gap" && !answer.incomplete) return { ...answer, incomplete: true };
   if (event === "snapshot") return { ...answer, ...running, text: data.text, cursor: data.cursor };
   return answer;
 }
@@ -75,19 +75,19 @@ const running = { state: "running" };
 const changes = {
   queued: () => ({ state: "queued" }),
   start: (before, { attempt = before.attempt, model = null, agent = null }) => ({ ...running, attempt, model, agent }),
-  text_delta: ({ text }, data) => ({ ...running, text: text + (data.text ?? ""), status: null }),
-  thinking_delta: ({ thinking }, data) => ({ ...running, thinking: thinking + (data.text ?? "") }),
-  status: (_, { message }) => ({ status: message }),
+  text_delta: ({ text }, data) => ({ ...running, text: text + textOf(data), status: null }),
+  thinking_delta: ({ thinking }, data) => ({ ...running, thinking: thinking + textOf(data) }),
+  status: (_, { message = null }) => ({ status: message }),
 
   tool_start: tool((_, data) => ({ ...data, state: "running" })),
-  tool_args_delta: tool((before, { partial_json }) => grown(before, partial_json)),
+  tool_args_delta: tool((before, { partial_json = "" }) => grown(before, partial_json)),
   tool_args: tool((before, { args, complete }) => ({ args, complete })),
   tool_progress: tool((before, data) => ({ progress: data })),
   tool_end: tool((before, data) => ({ ...parsed(before), ...data, state: "done" })),
   tool_error: tool((before, data) => ({ ...parsed(before), ...data, state: "error" })),
 
   agent_start: agent((_, data) => ({ ...data, state: "running" })),
-  agent_text_delta: agent(({ text }, data) => ({ text: text + (data.text ?? "") })),
+  agent_text_delta: agent(({ text }, data) => ({ text: text + textOf(data) })),
   agent_end: agent((_, data) => ({ ...data, state: data.code ? "error" : "done" })),
 
   citation: added("citations"),
@@ -102,6 +102,9 @@ const changes = {
   error: ended("error"),
   cancelled: ended("cancelled"),
 };
+
+/** An external producer may write any shape under these kinds; the server's `/text` takes what is no text for none. */
+const textOf = (/** @type {any} */ { text }) => (typeof text === "string" ? text : "");
 
 /** A Map, since an object knows kinds such as `constructor`. */
 const KINDS = new Map(Object.entries(changes));
@@ -130,7 +133,7 @@ function agent(/** @type {(before: any, data: any) => object} */ change) {
   return (/** @type {Answer} */ { agents }, /** @type {any} */ { agent: name, ...data }) => {
     /** @type {Record<string, any>} */
     const known = Object.assign(Object.create(null), agents); // an agent may be called `constructor`
-    const before = known[name] ?? { text: "" };
+    const before = known[name] ?? { state: "running", text: "" };
     return { agents: { ...agents, [name]: { ...before, ...change(before, data) } } };
   };
 }

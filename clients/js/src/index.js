@@ -1,3 +1,5 @@
+/** What an app imports; the types are in index.d.ts. */
+
 export { cancel, send } from "./calls.js";
 export { StreamError } from "./error.js";
 export { empty, fold } from "./fold.js";

@@ -16,6 +16,9 @@ const VERSION = 1;
 export const plain = (/** @type {string} */ url) =>
   url.replace(/([?&])(access_)?token=[^&#]*&?/g, "$1").replace(/[?&]$/, "");
 
+/** By what it does: Angular and libraries have promises of their own. */
+const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";
+
 /**
  * The place of an answer in the app's storage. A storage that refuses is given up, and left empty: what stays there
  * would be old.
@@ -50,7 +53,7 @@ export function placeOf({ storage, key, user: owner }) {
       try {
         const text = value();
         const done = text === null ? storage?.removeItem(name) : storage?.setItem(name, text);
-        isWriting = typeof (/** @type {any} */ (done)?.then) === "function";
+        isWriting = isPromise(done);
         if (isWriting) return Promise.resolve(done).then(written, refused);
       } catch {
         refused();
@@ -78,7 +81,7 @@ export function placeOf({ storage, key, user: owner }) {
     load() {
       try {
         const text = isUsed && storage?.getItem(name);
-        return text instanceof Promise ? text.then(parsed, () => null) : parsed(text);
+        return isPromise(text) ? Promise.resolve(text).then(parsed, () => null) : parsed(text);
       } catch {
         return null;
       }

@@ -19,6 +19,7 @@ const STALE_MS = 2000; // a connection that was silent for so long may be one th
 const RENEWAL_MS = 20_000; // less than a token lives: one that is over so soon is the same again, or no better
 const LATER = [408, 425, 429]; // the 4xx that say so
 
+const FOLDER = /^[^?#]*\//;
 const ORIGIN = /^([a-z][a-z\d+.-]*:)?\/\/[^/?#]*/i;
 
 /** Thrown where the next connection is made without a wait. */
@@ -50,7 +51,8 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   let isHalted = true;
   let isAlive = false; // also while it only unwinds
   let heardAt = 0; // ±Infinity: while it waits for the next try, or for the app, whose silence is not the network's
-  let tries = 0; // connections in a row that brought no new event
+  let openedAt = 0;
+  let tries = 0; // connections in a row that brought no new event, and did not stand for long either
   let retryMs = RETRY_MS;
   let dueAt = 0; // the next try, by our own patience
   let notBefore = 0; // and by the server's word
@@ -74,7 +76,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         await pause();
         await connect();
       } catch (error) {
-        if (target.answer().cursor > cursor) tries = 0;
+        if (target.answer().cursor > cursor || heardAt - openedAt > LONGEST_WAIT_MS) tries = 0;
         if (!isHalted) plan(/** @type {Error} */ (error));
       }
       controller.abort();
@@ -82,7 +84,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     isAlive = false;
   }
 
-  /** A mere answer is no progress: a server that drains says 200. */
+  /** A mere answer is no progress: a server that drains says 200, and cuts at once. */
   function plan(/** @type {Error} */ error) {
     dueAt = 0;
     if (error === AT_ONCE) return;
@@ -138,7 +140,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   async function connect() {
     target.become({ state: "connecting" });
     controller = new AbortController();
-    heardAt = env.now();
+    openedAt = heardAt = env.now();
     await until(() => authorize(why), 0);
     why = undefined;
     if (lacksText) await readText();
@@ -210,8 +212,9 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   /** Only the path of it counts: another host would be given the token. */
   function locate(/** @type {any} */ response, /** @type {string} */ to, /** @type {boolean} */ isStream) {
     const location = response.headers.get("location");
-    const [origin] = to.match(ORIGIN) ?? [""];
-    if (location) target.located(beside(origin + location.replace(ORIGIN, ""), "events"));
+    const path = location?.replace(ORIGIN, "");
+    const [base] = (path?.startsWith("/") ? to.match(ORIGIN) : to.match(FOLDER)) ?? [""];
+    if (location) target.located(beside(base + path, "events"));
     else if (isStream) fail(new StreamError("no_location", response.status));
   }
 

@@ -86,7 +86,10 @@ function open(options, url, asked) {
     if (!isOver) answer = fold(before, event);
     if (answer === before) return;
     if (isLeading) others?.tell(before.cursor, event);
-    if (event.id !== null) queues.forEach((queue) => queue.push(event));
+    if (event.id !== null && event.id > given) {
+      given = event.id;
+      queues.forEach((queue) => queue.push(event));
+    }
     nudge();
     moved();
   }
@@ -107,6 +110,7 @@ function open(options, url, asked) {
   const queues = new Set(); // of the iterators
   /** @type {(() => void)[]} */
   const waiting = [];
+  let given = 0; // the last id, also where the answer is read once more from the beginning
   let relieved = () => {};
 
   /** While an iterator has events that its app has not taken, nothing is read: TCP fills up, and the server waits. */
@@ -152,7 +156,7 @@ function open(options, url, asked) {
   function save() {
     offSave?.();
     offSave = null;
-    if (!isBegun || !isLeading) return;
+    if (!isBegun || !isLeading || !isThere()) return;
     const { to, body, idem } = starting;
     return place.save(() => ({
       url: url && plain(url),

@@ -1,0 +1,110 @@
+// lastevent/native over React Native's XMLHttpRequest, as xhr.mjs plays it: `node native.mjs trial '{"url": …}'` runs a
+// trial and writes what came of it, as JSON.
+import { XMLHttpRequest } from "./xhr.mjs";
+import { followed, read } from "./native-trials.mjs";
+import { xhr } from "lastevent/native";
+
+/** Tells of the text one UTF-16 unit after the other: half a character is there for a while. */
+class Halving extends XMLHttpRequest {
+  hear(text) {
+    for (const unit of text.split("")) super.hear(unit);
+  }
+}
+
+/** Tells of nothing before it has a million characters, or everything. */
+class AtOnce extends XMLHttpRequest {
+  held = "";
+  hear(text) {
+    this.held += text;
+    if (this.held.length >= 1_000_000) this.tell();
+  }
+  end() {
+    this.tell();
+    super.end();
+  }
+  tell() {
+    super.hear(this.held);
+    this.held = "";
+  }
+}
+
+/** Is told to stop, and says nothing of it. */
+class Deaf extends XMLHttpRequest {
+  abort() {}
+}
+
+const kinds = { Plain: XMLHttpRequest, Halving, AtOnce, Deaf };
+const failure = (promise) => promise.then(() => null, ({ name, message }) => ({ name, message }));
+const within = (ms) => AbortSignal.timeout(ms);
+
+const trials = {
+  async followed({ url, kind = "Plain" }) {
+    globalThis.XMLHttpRequest = kinds[kind];
+    return { ...(await followed(url)), longest: XMLHttpRequest.longest };
+  },
+
+  async read({ url, kind = "Plain", cursor }) {
+    globalThis.XMLHttpRequest = kinds[kind];
+    return read(url, cursor);
+  },
+
+  /** What a response says, as fetch's would. */
+  async shape({ streams }) {
+    const body = JSON.stringify({ producer: "external" });
+    const started = await xhr(streams, { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const record = await started.json();
+    const text = await xhr(streams + `/${record.id}/text`, { headers: new Headers({ Accept: "text/plain" }) });
+    const missing = await xhr(streams + "/0123/events");
+    return {
+      started: { status: started.status, ok: started.ok, location: started.headers.get("location"), id: record.id },
+      text: { status: text.status, at: text.headers.get("Last-Event-ID"), none: text.headers.get("x-none"), all: await text.text() },
+      missing: { status: missing.status, ok: missing.ok, code: (await missing.json()).code, isUrl: missing.url === streams + "/0123/events" },
+    };
+  },
+
+  /** `url`: of a stream that is open and has something. `nobody`: nothing listens. `silent`: something does. */
+  async failures({ url, nobody, silent }) {
+    const stopped = async (kind, state) => {
+      globalThis.XMLHttpRequest = kinds[kind];
+      const controller = new AbortController();
+      const { signal } = controller;
+      setTimeout(() => controller.abort(), 50);
+      if (state === "waits") return failure(xhr(silent, { signal }));
+      const reader = (await xhr(url, { signal })).body.getReader();
+      await reader.read();
+      return failure(reader.read());
+    };
+    const gone = new AbortController();
+    gone.abort();
+    const given = new AbortController();
+    setTimeout(() => given.abort(new Error("ours")), 50);
+    const left = (await xhr(url)).body.getReader();
+    const waits = left.read().then(() => left.read());
+    await left.cancel();
+    return {
+      nobody: await failure(xhr(nobody)),
+      gone: await failure(xhr(url, { signal: gone.signal })),
+      waits: await stopped("Plain", "waits"),
+      reads: await stopped("Plain", "reads"),
+      deafWaits: await stopped("Deaf", "waits"),
+      deafReads: await stopped("Deaf", "reads"),
+      given: await failure(xhr(silent, { signal: given.signal })),
+      cancelled: await Promise.race([waits, failure(xhr(silent, { signal: within(1000) }))]),
+    };
+  },
+
+  async credentials({ url }) {
+    const sent = [];
+    globalThis.XMLHttpRequest = class extends XMLHttpRequest {
+      send() {
+        sent.push(this.withCredentials);
+      }
+    };
+    for (const credentials of [undefined, "omit", "same-origin", "include"]) xhr(url, { credentials });
+    return sent;
+  },
+};
+
+globalThis.XMLHttpRequest = XMLHttpRequest;
+const [, , name, options] = process.argv;
+process.stdout.write(JSON.stringify(await trials[name](JSON.parse(options))), () => process.exit(0));

@@ -9,8 +9,8 @@ from tests.js.packages import output, runtime
 from tests.rig.long import LONG
 
 TABLE = Path(__file__).with_name("conformance.json")
-CASES = 280
-RUNS = 4408
+CASES = 284
+RUNS = 4416
 
 
 @pytest.mark.parametrize("name", ["node", "deno", "bun"])

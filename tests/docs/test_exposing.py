@@ -1,9 +1,10 @@
-"""What README.md, docs/OPERATIONS.md and docs/API.md show of keys, tokens, limits and issuers is what happens: their
-commands run here as they stand, against a `lastevent up` of their own, since the first key closes it.
+"""What README.md, and of docs/ OPERATIONS.md, API.md and CLIENTS.md, show of keys, tokens, limits and issuers is what
+happens: their commands run here as they stand, against a `lastevent up` of their own, since the first key closes it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -17,6 +18,7 @@ from tests.rig.deployment import HTTP, wait_until
 API = blocks_of((ROOT / "docs" / "API.md").read_text(), "sh")
 OPERATIONS = blocks_of((ROOT / "docs" / "OPERATIONS.md").read_text(), "sh")
 README = blocks_of((ROOT / "README.md").read_text(), "sh")
+CLIENTS = blocks_of((ROOT / "docs" / "CLIENTS.md").read_text(), "sh")
 
 
 def the_one(blocks: list[str], words: str) -> str:
@@ -65,6 +67,14 @@ def test_a_token_of_an_issuer_of_one_s_own_opens_the_streams_of_its_user(exposed
     wait_until(lambda: time.time() > exposed.revoked_at + 1, "a second begins that is after the revocation")
     assert "event: done" in exposed.sh(the_one(API, "login.pem -rawin"))
     assert "event: done" in exposed.sh(the_one(API, "/v1/tokens/cookie")), "in a cookie too"
+
+
+def test_the_token_that_a_page_is_given_follows_and_cancels(exposed: Exposed) -> None:
+    said = exposed.sh(the_one(CLIENTS, "/v1/tokens"))
+    token = json.loads(said)["token"]
+    assert "event: done" in exposed.follow(token)
+    cancel = f"curl -s -X POST localhost:8000/v1/streams/$ID/cancel -H 'Authorization: Bearer {token}'"
+    assert json.loads(exposed.sh(cancel))["already"] is True
 
 
 def test_what_was_done_with_a_key_that_leaked_is_listed_and_it_is_let_in_no_more(exposed: Exposed) -> None:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
-import threading
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import httpx2
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 from redis import Redis
 
 from broker.process.embedded import EmbeddedServer
 from tests.docs.up import AGENTS, BIN, PARTS, ROOT, Up, blocks_of, running_up
+from tests.js.packages import PACKAGE
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, Process, free_port, wait_until
 from worker.providers.models_file import read_models_file
 
 README = (ROOT / "README.md").read_text()
@@ -41,30 +42,6 @@ def up(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], s
     with running_up(folder, "--app", "shop", LASTEVENT_CORS_ORIGINS=f"http://localhost:{page_port}") as running:
         running.page_port = page_port
         yield running
-
-
-@contextmanager
-def serving(page: str, port: int) -> Iterator[None]:
-    """A page at an origin of its own."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", port), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def ids(sse: str) -> list[int]:
@@ -229,10 +206,89 @@ def test_the_commands_of_the_agents_tutorial_print_what_it_shows(up: Up) -> None
             assert any(re.fullmatch(pattern, said.rstrip()) for said in lines), f"{command}\n{line}\n---\n{output}"
 
 
-@pytest.mark.browser
-def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(up: Up, chromium: str) -> None:
-    from playwright.sync_api import sync_playwright
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
+        yield browser
+        browser.close()
 
+
+def test_the_page_that_is_shown_is_the_one_that_is_served() -> None:
+    assert blocks_of(README, "html") == [(PACKAGE / "page.html").read_text()]
+
+
+@pytest.fixture(scope="module")
+def page_url(up: Up) -> Iterator[str]:
+    """The page as the README serves it, beside what it imports; only its ports are others."""
+    [commands] = [block for block in blocks_of(README, "sh") if "http.server" in block]
+    allow, serve = commands.strip().split("\n")
+    assert allow == "LASTEVENT_CORS_ORIGINS=http://localhost:3000 make up", "as the fixture `up` is started"
+    served = up.folder / "clients" / "js"
+    shutil.copytree(PACKAGE, served)
+    page = served / "page.html"
+    page.write_text(page.read_text().replace("localhost:8000", f"localhost:{up.port}"))
+    [command] = re.findall(r"^python3 (.*?) +#", serve)
+    argv = [sys.executable, *command.replace("3000", str(up.page_port)).split()]
+    process = Process("http.server", argv, {**os.environ, "PYTHONUNBUFFERED": "1"}, up.folder)
+    process.start()
+    try:
+        wait_until(lambda: "Serving HTTP" in process.output.read_text(), "the page is served")
+        yield f"http://localhost:{up.page_port}/page.html"
+    finally:
+        process.kill()
+
+
+def ask(page: Page, prompt: str) -> None:
+    page.fill("input", prompt)
+    page.click("text=Ask")
+
+
+def noted(page: Page, note: str) -> None:
+    page.wait_for_function("(note) => document.getElementById('note').textContent === note", arg=note)
+
+
+def whole_text(page: Page) -> str:
+    url = page.evaluate("JSON.parse(localStorage.getItem('lastevent:page')).url")
+    return HTTP.get(url.replace("/events", "/text")).text
+
+
+@pytest.mark.browser
+def test_the_page_shows_the_whole_answer_though_it_is_reloaded_three_times(browser: Browser, page_url: str) -> None:
+    page = browser.new_page()
+    page.goto(page_url)
+    ask(page, "[[tokens=60 rate=30]]")
+    for words in (10, 25, 40):
+        page.wait_for_function(f"text.textContent.split(' ').length > {words}")
+        page.reload(wait_until="commit")
+    noted(page, "done")
+    assert page.inner_text("#text").split() == whole_text(page).split()
+    assert page.is_hidden("#cancel")
+    page.reload()
+    noted(page, "done")
+    assert page.text_content("#text") == whole_text(page), "it is there after the end too"
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_s_button_ends_the_answer_and_it_can_be_asked_again(browser: Browser, page_url: str) -> None:
+    page = browser.new_page()
+    page.goto(page_url)
+    ask(page, "[[tokens=500 rate=20]]")
+    page.wait_for_function("text.textContent")
+    page.click("text=Stop")
+    noted(page, "cancelled")
+    assert page.text_content("#text") == whole_text(page)
+    ask(page, "[[tokens=5 rate=0]]")
+    noted(page, "done")
+    assert page.text_content("#text") == whole_text(page)
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_lines_without_the_package_show_the_whole_answer_and_stop_by_themselves(
+    up: Up, browser: Browser, page_url: str
+) -> None:
     [lines] = blocks_of(README, "js")
     page_html = f"""<!doctype html><pre id=output></pre><script type=module>
         const server = "http://localhost:{up.port}", prompt = "[[tokens=30 rate=60]]";
@@ -242,19 +298,16 @@ def test_the_browser_lines_show_the_whole_answer_and_stop_by_themselves(up: Up, 
         window.events = events;
         window.stream = stream;
     </script>"""
-    with sync_playwright() as playwright, serving(page_html, up.page_port):
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
-        try:
-            page = browser.new_page()
-            page.goto(f"http://localhost:{up.page_port}/")
-            page.wait_for_function("window.ended")
-            shown = page.evaluate("output.textContent")
-            url = page.evaluate("stream.events_url")
-            # What the page's own will get, after the minute that the last event told it to wait.
-            page.evaluate("window.again = new EventSource(events.url + '?last_event_id=33')")
-            page.wait_for_function("again.readyState === EventSource.CLOSED")
-        finally:
-            browser.close()
+    (up.folder / "clients" / "js" / "lines.html").write_text(page_html)
+    page = browser.new_page()
+    page.goto(page_url.replace("page.html", "lines.html"))
+    page.wait_for_function("window.ended")
+    shown = page.evaluate("output.textContent")
+    url = page.evaluate("stream.events_url")
+    # What the page's own will get, after the minute that the last event told it to wait.
+    page.evaluate("window.again = new EventSource(events.url + '?last_event_id=33')")
+    page.wait_for_function("again.readyState === EventSource.CLOSED")
+    page.close()
     exported = up.sh(f"curl -s localhost:8000{url} -H 'Accept: application/x-ndjson'").strip().split("\n")
     deltas = [json.loads(line)["data"]["text"] for line in exported if '"text_delta"' in line]
     assert len(deltas) == 30

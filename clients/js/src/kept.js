@@ -20,6 +20,14 @@ export const plain = (/** @type {string} */ url) =>
 const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";
 
 /**
+ * Who writes to a place: of the streams of this page the one that was opened last. The one before, which may go on,
+ * would write over a start of which nobody knows yet.
+ *
+ * @type {WeakMap<object, Record<string, object>>}
+ */
+const writers = new WeakMap();
+
+/**
  * The place of an answer in the app's storage. A storage that refuses is given up, and left empty: what stays there
  * would be old.
  *
@@ -32,6 +40,10 @@ export function placeOf({ storage, key, user: owner }) {
   let isWriting = false;
   /** @type {(() => string | null) | null} */
   let next = null;
+  const writer = {};
+  const writing = (storage && writers.get(storage)) ?? {};
+  if (isUsed) writers.set(/** @type {object} */ (storage), writing);
+  writing[name] = writer;
 
   /** @returns {Kept | null} */
   function parsed(/** @type {any} */ text) {
@@ -49,7 +61,7 @@ export function placeOf({ storage, key, user: owner }) {
    */
   function write(/** @type {() => string | null} */ value) {
     if (isWriting) next = value;
-    else if (isUsed) {
+    else if (isUsed && writing[name] === writer) {
       try {
         const text = value();
         const done = text === null ? storage?.removeItem(name) : storage?.setItem(name, text);

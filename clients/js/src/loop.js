@@ -62,7 +62,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   let renewableAt = 0;
   let isRead = false; // from no cursor for a second time
   let lacksText = false; // since a gap
-  let snapshotAt = 0;
+  let snapshotAt = 0; // Infinity: of what follows there is only the ending
   let controller = new AbortController();
   let drop = (/** @type {Error} */ _) => {};
 
@@ -76,7 +76,8 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         await pause();
         await connect();
       } catch (error) {
-        if (target.answer().cursor > cursor || heardAt - openedAt > LONGEST_WAIT_MS) tries = 0;
+        const isWell = target.answer().cursor > cursor || heardAt - openedAt > LONGEST_WAIT_MS;
+        if (isWell) tries = 0;
         if (!isHalted) plan(/** @type {Error} */ (error));
       }
       controller.abort();
@@ -86,7 +87,6 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** A mere answer is no progress: a server that drains says 200, and cuts at once. */
   function plan(/** @type {Error} */ error) {
-    dueAt = 0;
     if (error === AT_ONCE) return;
     dueAt = env.now() + (Math.min(retryMs * 2 ** tries++, LONGEST_WAIT_MS) * (1 + env.random())) / 2;
     target.become({ tries, error });
@@ -162,7 +162,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         : send(compact(url), { headers, signal }),
     );
     await judge(response);
-    const isStream = /^text\/event-stream/i.test(response.headers.get("content-type"));
+    const isStream = /^text\/event-stream/i.test(response.headers.get("Content-Type"));
     if (url === null) locate(response, to, isStream);
     if (!isStream) throw url !== target.url() ? AT_ONCE : new StreamError("not_a_stream", response.status); // a captive portal
     return response;
@@ -173,7 +173,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const { status, ok, headers } = response;
     if (status === 204) reread(new StreamError("no_ending", 204));
     if (ok) return void (isRefused = false);
-    const after = headers.get("retry-after");
+    const after = headers.get("Retry-After");
     const ms = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - env.wall();
     if (ms > 0) notBefore = env.now() + Math.min(ms, LONGEST_RETRY_AFTER_MS);
     const error = await answered(() => refusal(response));
@@ -194,7 +194,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
   function reread(/** @type {StreamError} */ error) {
     const answer = target.answer();
     if (snapshotAt && snapshotAt === answer.cursor) {
-      snapshotAt = 0;
+      snapshotAt = Infinity;
       target.reset({ ...answer, cursor: answer.cursor - 1 });
     } else {
       if (isRead) fail(error);
@@ -211,7 +211,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** Only the path of it counts: another host would be given the token. */
   function locate(/** @type {any} */ response, /** @type {string} */ to, /** @type {boolean} */ isStream) {
-    const location = response.headers.get("location");
+    const location = response.headers.get("Location");
     const path = location?.replace(ORIGIN, "");
     const [base] = (path?.startsWith("/") ? to.match(ORIGIN) : to.match(FOLDER)) ?? [""];
     if (location) target.located(beside(base + path, "events"));
@@ -241,6 +241,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (frame.id !== null) return;
     if (frame.event === "gap") {
       lacksText = true; // it has what follows on this connection too
+      if (snapshotAt === Infinity) return; // nothing need stand right before an ending
       throw snapshotAt && snapshotAt === target.answer().cursor ? new Error("gap") : AT_ONCE;
     }
     if (frame.event === "token_expiring" && isRenewable && env.now() >= renewableAt) {
@@ -255,7 +256,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const response = await answered(() => send(beside(url, "text"), { signal: controller.signal }));
     await judge(response);
     const text = await answered(() => response.text());
-    const cursor = Number(response.headers.get("last-event-id"));
+    const cursor = Number(response.headers.get("Last-Event-ID"));
     if (!cursor) throw new StreamError("not_a_stream", response.status);
     snapshotAt = cursor;
     lacksText = false;

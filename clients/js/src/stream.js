@@ -60,9 +60,10 @@ function open(options, url, asked) {
   finished.catch(() => {}); // who does not ask for it is told by `connection`
 
   function current() {
-    if (told.answer !== answer || told.connection !== connection) told = { answer, connection };
-    return told;
+    return (told = told.answer === answer && told.connection === connection ? told : { answer, connection });
   }
+
+  const getSnapshot = () => (listeners.size > 0 ? told : current());
 
   function changed() {
     offFrame ??= env.frame(() => {
@@ -119,7 +120,7 @@ function open(options, url, asked) {
     return new Promise((/** @type {(value: void) => void} */ resolve) => (relieved = resolve));
   }
 
-  /** @returns {AsyncIterableIterator<StreamEvent>} */
+  /** @returns {AsyncIterator<StreamEvent>} */
   function iterate() {
     /** @type {StreamEvent[]} */
     const queue = [];
@@ -139,9 +140,6 @@ function open(options, url, asked) {
         relieved();
         if (queues.size + listeners.size === 0) stop();
         return { value: undefined, done: true };
-      },
-      [Symbol.asyncIterator]() {
-        return this;
       },
     };
   }
@@ -313,11 +311,12 @@ function open(options, url, asked) {
     stop,
     subscribe(tell) {
       const listener = { tell };
+      const snapshot = getSnapshot(); // as the others have it: two parts of a page show the same
       listeners.add(listener);
-      if (answer.cursor > 0 || isOver) tell(current());
+      if (answer.cursor > 0 || isOver) tell(snapshot);
       return () => void listeners.delete(listener);
     },
-    getSnapshot: () => (listeners.size > 0 ? told : current()),
+    getSnapshot,
     cancel: (reason) => call(cancel, { reason }),
     send: (input) => call(send, { input }),
     [Symbol.asyncIterator]: iterate,

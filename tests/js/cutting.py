@@ -13,10 +13,11 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 LOST = (OSError, asyncio.IncompleteReadError)
 AT_ONCE = struct.pack("ii", 1, 0)  # what SO_LINGER takes: a close is a reset
+HEAD_ENDS = b"\r\n\r\n"
 FINAL_CHUNK = b"0\r\n\r\n"
 
 How = Literal["reset", "close", "end"]
@@ -57,6 +58,7 @@ class Cutter:
         self.asked: dict[str, list[Asked]] = defaultdict(list)
         self.is_away = False
         """No network: whoever comes is reset."""
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._answering: dict[asyncio.StreamWriter, int] = {}
 
     @property
@@ -72,28 +74,50 @@ class Cutter:
         self.reset_all()
 
     def reset_all(self) -> None:
-        for writer in list(self._answering):
+        for writer in list(self._open):
             _reset(writer)
 
+    async def close(self) -> None:
+        tasks = list(self._open.values())
+        self.go_away()
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._open[writer] = task
         try:
-            while not self.is_away and await self._answer(await reader.readuntil(b"\r\n\r\n"), reader, writer):
-                pass
+            await self._serve(reader, writer)
         except LOST:  # the client has left; or there is no server, or it has been killed
             _reset(writer)
         if self.is_away:
             _reset(writer)
         writer.close()
+        del self._open[writer]
 
-    async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = _next_head(reader)
+        while not self.is_away:
+            asked = _asked(await head)
+            request = head.result() + await reader.readexactly(int(asked.headers.get("content-length", 0)))
+            head = _next_head(reader)
+            answering = asyncio.create_task(self._answer(asked, request, writer))
+            await asyncio.wait([head, answering], return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():  # the client has left: it asks for nothing before it has this
+                answering.cancel()
+                await asyncio.wait([answering])
+                return
+            if not answering.result():
+                return
+
+    async def _answer(self, asked: Asked, request: bytes, writer: asyncio.StreamWriter) -> bool:
         """Whether another request may follow on this connection."""
-        asked = _asked(head)
-        before = self.asked[asked.headers.get("case", "")]
-        number = len(before)
-        before.append(asked)
-        cuts = self.cuts.get(asked.headers.get("case", ""), [])
+        case = asked.headers.get("case", "")
+        number = len(self.asked[case])
+        self.asked[case].append(asked)
+        cuts = self.cuts.get(case, [])
         cut = cuts[number] if number < len(cuts) else None
-        request = head + await reader.readexactly(int(asked.headers.get("content-length", 0)))
         port = self.ports[number % len(self.ports)]
         upstream: asyncio.StreamWriter | None = None
         try:
@@ -111,6 +135,13 @@ class Cutter:
                 upstream.close()
 
 
+def _next_head(reader: asyncio.StreamReader) -> asyncio.Task[bytes]:
+    """It fails if the client leaves, whether anybody waits for it or not."""
+    head = asyncio.create_task(reader.readuntil(HEAD_ENDS))
+    head.add_done_callback(lambda read: read.cancelled() or read.exception())
+    return head
+
+
 def _asked(head: bytes) -> Asked:
     request, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     method, path, _ = request.split(" ", 2)
@@ -119,7 +150,7 @@ def _asked(head: bytes) -> Asked:
 
 
 async def _bring_back(answer: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Cut | None) -> bool:
-    head = await answer.readuntil(b"\r\n\r\n")
+    head = await answer.readuntil(HEAD_ENDS)
     left: float = cut.after if cut else float("inf")
     if cut and cut.of == "answer":
         left -= len(head)
@@ -181,4 +212,4 @@ async def cutting(*ports: int) -> AsyncIterator[Cutter]:
         yield cutter
     finally:
         server.close()
-        cutter.reset_all()
+        await cutter.close()

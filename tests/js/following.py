@@ -1,4 +1,4 @@
-"""Runs npm/following.mjs: cases in, what the package made of each of them out. One process for all, in any runtime."""
+"""Runs programs of npm/. Most use following.mjs: cases in, what the package made of each out, in one process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +49,20 @@ async def follow(
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"pace": pace, "cases": [asdict(case) for case in cases]}, file)
         file.flush()
-        command = [*runtime(name, js), str(js / "following.mjs"), file.name]
-        process = await asyncio.create_subprocess_exec(*command, cwd=js, stdout=asyncio.subprocess.PIPE, limit=2**24)
-        try:
-            async with asyncio.timeout(limit_s):
-                out, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        lines = await run(js, "following.mjs", file.name, name=name, limit_s=limit_s)
+    return [Outcome(**{**line, "events": [(event_id, kind) for event_id, kind in line["events"]]}) for line in lines]
+
+
+async def run(js: Path, program: str, *args: str, name: str = "node", limit_s: float = LIMIT_S) -> list[dict[str, Any]]:
+    """What a program of npm/ says, a line of JSON each, when it has ended by itself."""
+    command = [*runtime(name, js), program, *args]
+    process = await asyncio.create_subprocess_exec(*command, cwd=js, stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(limit_s):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0
-    return [_outcome(json.loads(line)) for line in out.decode().splitlines()]
-
-
-def _outcome(line: dict[str, Any]) -> Outcome:
-    return Outcome(**{**line, "events": [(event_id, kind) for event_id, kind in line["events"]]})
+    return [json.loads(line) for line in out.splitlines()]

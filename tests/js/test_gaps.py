@@ -1,8 +1,9 @@
-"""Events that a client never saw are gone from the log: it has the whole text all the same, and says what is missing."""
+"""Events that a client had are gone from the log: it has the whole text all the same, and says that some is missing."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,38 @@ async def follow_to_the_end(js: Path, deployment: Deployment, sid: str) -> tuple
     async with cutting(*deployment.ports) as cutter:
         [outcome] = await follow(js, [resumed(cutter, sid)], pace=PACE, limit_s=20)
     return outcome, paths(cutter, sid)
+
+
+async def test_clients_that_had_what_redis_lost_together_with_its_writer_have_the_successor_s_text(
+    js: Path, own_deployment: Callable[..., Deployment]
+) -> None:
+    """They are connected all the time."""
+    deployment = own_deployment(servers=2, workers=1)
+    sid = deployment.create("[[tokens=60 rate=20 ttft_ms=0]]")
+    url = f"/v1/streams/{sid}/events"
+
+    def last_id() -> int:
+        record: dict[str, int] = HTTP.get(f"{deployment.url}/v1/streams/{sid}").json()
+        return record["last_event_id"]
+
+    async with cutting(*deployment.ports) as cutter, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        cases = [Case(f"client-{n}", cutter.url + url) for n in range(10)]
+        following = group.create_task(follow(js, cases, pace=PACE))
+        await until(lambda: cutter.answering() == len(cases) and last_id() >= 10, "all are following")
+        async with Redis.from_url(deployment.redis_url) as redis:
+            await redis.save()
+        kept = last_id()
+        await until(lambda: last_id() >= kept + 10, "they have more than Redis has kept")
+        for process in (deployment.workers[0], deployment.valkey):
+            process.kill()
+            process.start()
+        outcomes = await following
+    text = text_of(deployment, sid)
+    for outcome in outcomes:
+        assert outcome.error is None
+        assert (outcome.answer["text"], outcome.answer["state"], outcome.answer["incomplete"]) == (text, "done", True)
+        assert outcome.ids == sorted(set(outcome.ids))
+        assert outcome.ids[-1] == deployment.log_of(sid)[-1]["id"] > 1_000_000
+    for case in cases:
+        asked = [request.path.partition("?")[0].rpartition("/")[2] for request in cutter.asked[case.case]]
+        assert asked == ["events", "text", "events"]

@@ -162,7 +162,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         : send(compact(url), { headers, signal }),
     );
     await judge(response);
-    const isStream = /^text\/event-stream/i.test(response.headers.get("content-type"));
+    const isStream = /^text\/event-stream/i.test(response.headers.get("Content-Type"));
     if (url === null) locate(response, to, isStream);
     if (!isStream) throw url !== target.url() ? AT_ONCE : new StreamError("not_a_stream", response.status); // a captive portal
     return response;
@@ -173,7 +173,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const { status, ok, headers } = response;
     if (status === 204) reread(new StreamError("no_ending", 204));
     if (ok) return void (isRefused = false);
-    const after = headers.get("retry-after");
+    const after = headers.get("Retry-After");
     const ms = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - env.wall();
     if (ms > 0) notBefore = env.now() + Math.min(ms, LONGEST_RETRY_AFTER_MS);
     const error = await answered(() => refusal(response));
@@ -211,7 +211,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** Only the path of it counts: another host would be given the token. */
   function locate(/** @type {any} */ response, /** @type {string} */ to, /** @type {boolean} */ isStream) {
-    const location = response.headers.get("location");
+    const location = response.headers.get("Location");
     const path = location?.replace(ORIGIN, "");
     const [base] = (path?.startsWith("/") ? to.match(ORIGIN) : to.match(FOLDER)) ?? [""];
     if (location) target.located(beside(base + path, "events"));
@@ -256,7 +256,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const response = await answered(() => send(beside(url, "text"), { signal: controller.signal }));
     await judge(response);
     const text = await answered(() => response.text());
-    const cursor = Number(response.headers.get("last-event-id"));
+    const cursor = Number(response.headers.get("Last-Event-ID"));
     if (!cursor) throw new StreamError("not_a_stream", response.status);
     snapshotAt = cursor;
     lacksText = false;

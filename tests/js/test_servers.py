@@ -1,4 +1,4 @@
-"""Servers, workers and Redis are killed, drained and away while clients of the package follow: nobody loses an event.
+"""Servers, workers and Redis are killed, drained and away while the package follows: nobody loses an event.
 
 Each connection of a client goes to the other server.
 """
@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.js.cutting import Cutter, cutting
-from tests.js.following import Case, Outcome, follow
+from tests.js.following import Case, Outcome, follow, run
 from tests.rig.deployment import HTTP, Deployment, until, wait_until
+from tests.rig.long import LONG
 from tests.viewers.durable import answers, durable_deployment
+from tests.viewers.producer import Producer
 
 pytestmark = pytest.mark.npm
 
@@ -26,15 +28,17 @@ PACE = 5
 """How many times shorter waits are: some are met while the other side is still away."""
 LEAST_WAIT_S = 0.5 / PACE
 """Half of the least `retry:` that a server says."""
-CLIENTS = 20
-BEGUN = 20
+CLIENTS = 200 if LONG else 8
+BEGUN = 10
+LARGE_EVENTS, EVENT_BYTES = 60, 95_000
 LIMIT_S = 60
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Each test leaves it as it was."""
-    with durable_deployment(tmp_path_factory.mktemp("killed"), LASTEVENT_HEARTBEAT_S="0.3") as deployment:
+    folder = tmp_path_factory.mktemp("servers")
+    with durable_deployment(folder, LASTEVENT_HEARTBEAT_S="0.3", LASTEVENT_VIEWER_STALL_S="1") as deployment:
         yield deployment
 
 
@@ -87,7 +91,7 @@ async def followed(js: Path, deployment: Deployment, prompt: str) -> AsyncIterat
 
 
 async def test_web_servers_that_are_killed_cost_no_client_an_event(js: Path, deployment: Deployment) -> None:
-    async with followed(js, deployment, "[[tokens=300 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=120 rate=20 ttft_ms=0]]") as stream:
         for server, other in zip(deployment.servers, reversed(deployment.ports), strict=True):
             server.kill()
             await until(partial(stream.all_are_with, other), "all are with the other one")
@@ -112,7 +116,7 @@ async def test_a_killed_worker_s_text_is_taken_back_and_its_successor_s_is_whole
 
 async def test_a_draining_server_s_clients_go_to_another_one(js: Path, deployment: Deployment) -> None:
     here = deployment.servers[0]
-    async with followed(js, deployment, "[[tokens=150 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=60 rate=20 ttft_ms=0]]") as stream:
         here.send(signal.SIGTERM)
         await asyncio.to_thread(here.wait)
         here.start()
@@ -124,7 +128,7 @@ async def test_a_draining_server_s_clients_go_to_another_one(js: Path, deploymen
 async def test_clients_that_come_while_redis_is_away_wait_and_then_have_everything(
     js: Path, deployment: Deployment
 ) -> None:
-    async with followed(js, deployment, "[[tokens=150 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=60 rate=20 ttft_ms=0]]") as stream:
         deployment.valkey.kill()
         stream.cutter.reset_all()
         asked = {case: len(stream.cutter.asked[case]) for case in stream.cases}
@@ -155,3 +159,18 @@ async def test_a_start_that_finds_redis_away_is_asked_for_until_there_is_one_str
     assert {request.method for request in asked} == {"POST"}
     assert len({request.headers["idempotency-key"] for request in asked}) == 1
     assert all(after.at - before.at > 0.9 * LEAST_WAIT_S for before, after in pairwise(asked))
+
+
+async def test_an_app_that_takes_nothing_is_cut_as_too_slow_and_takes_the_rest_afterwards(
+    js: Path, deployment: Deployment
+) -> None:
+    """The server has sent what fits between them, and no more."""
+    producer = await Producer.create(deployment.ports[0])
+    for _ in range(LARGE_EVENTS):
+        await producer.write("x" * EVENT_BYTES)
+    await producer.finish()
+    [held] = await run(js, "holding.mjs", deployment.url, producer.sid)
+    assert held["how"] == "too_slow"
+    assert held["cursor"] <= held["sent"] + 1 < LARGE_EVENTS
+    assert held["ids"] == list(range(1, LARGE_EVENTS + 3))
+    assert (held["text"], held["state"]) == (LARGE_EVENTS * EVENT_BYTES, "done")

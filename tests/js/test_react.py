@@ -259,6 +259,20 @@ def test_another_url_in_the_middle_shows_that_stream_and_nothing_of_the_one_befo
     assert kept(page, "chat")["url"] == events_of(other)
 
 
+def test_two_streams_under_one_key_are_both_followed_and_the_later_one_is_kept(
+    page: Page, site: Site, deployment: Deployment
+) -> None:
+    one, other = deployment.create(SLOWLY), deployment.create(SLOWLY)
+    show(page, ("a", {"url": events_of(one), **KEPT}))
+    until_words(page, "a", 5)
+    show(page, ("a", {"url": events_of(one), **KEPT}), ("b", {"url": events_of(other), **KEPT}))
+
+    assert until_ended(page, "a") == text_of(deployment, one)
+    assert until_ended(page, "b") == text_of(deployment, other)
+    assert (cursors_asked(site, one), cursors_asked(site, other)) == ([0], [0])
+    assert kept(page, "chat")["url"] == events_of(other)
+
+
 def test_without_a_url_it_takes_up_what_is_kept_and_the_url_that_is_found_later_takes_nothing_back(
     page: Page, site: Site, deployment: Deployment
 ) -> None:

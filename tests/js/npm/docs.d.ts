@@ -10,3 +10,11 @@ declare module "react-native-mmkv" {
     remove(key: string): boolean;
   };
 }
+
+declare module "vite" {
+  export function defineConfig(config: object): object;
+}
+
+declare module "@vitejs/plugin-react" {
+  export default function react(): object;
+}

@@ -18,6 +18,7 @@ import pytest
 from tests.js.cutting import Cutter, cutting
 from tests.js.following import Case, Outcome, follow, run
 from tests.rig.deployment import HTTP, Deployment, until, wait_until
+from tests.rig.long import LONG
 from tests.viewers.durable import answers, durable_deployment
 from tests.viewers.producer import Producer
 
@@ -27,8 +28,8 @@ PACE = 5
 """How many times shorter waits are: some are met while the other side is still away."""
 LEAST_WAIT_S = 0.5 / PACE
 """Half of the least `retry:` that a server says."""
-CLIENTS = 20
-BEGUN = 20
+CLIENTS = 200 if LONG else 8
+BEGUN = 10
 LARGE_EVENTS, EVENT_BYTES = 60, 95_000
 LIMIT_S = 60
 
@@ -90,7 +91,7 @@ async def followed(js: Path, deployment: Deployment, prompt: str) -> AsyncIterat
 
 
 async def test_web_servers_that_are_killed_cost_no_client_an_event(js: Path, deployment: Deployment) -> None:
-    async with followed(js, deployment, "[[tokens=300 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=120 rate=20 ttft_ms=0]]") as stream:
         for server, other in zip(deployment.servers, reversed(deployment.ports), strict=True):
             server.kill()
             await until(partial(stream.all_are_with, other), "all are with the other one")
@@ -115,7 +116,7 @@ async def test_a_killed_worker_s_text_is_taken_back_and_its_successor_s_is_whole
 
 async def test_a_draining_server_s_clients_go_to_another_one(js: Path, deployment: Deployment) -> None:
     here = deployment.servers[0]
-    async with followed(js, deployment, "[[tokens=150 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=60 rate=20 ttft_ms=0]]") as stream:
         here.send(signal.SIGTERM)
         await asyncio.to_thread(here.wait)
         here.start()
@@ -127,7 +128,7 @@ async def test_a_draining_server_s_clients_go_to_another_one(js: Path, deploymen
 async def test_clients_that_come_while_redis_is_away_wait_and_then_have_everything(
     js: Path, deployment: Deployment
 ) -> None:
-    async with followed(js, deployment, "[[tokens=150 rate=50 ttft_ms=0]]") as stream:
+    async with followed(js, deployment, "[[tokens=60 rate=20 ttft_ms=0]]") as stream:
         deployment.valkey.kill()
         stream.cutter.reset_all()
         asked = {case: len(stream.cutter.asked[case]) for case in stream.cases}

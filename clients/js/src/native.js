@@ -1,4 +1,4 @@
-/** `fetch` by XMLHttpRequest, for React Native, whose own fetch gives no body before its end. */
+/** A `fetch` by XMLHttpRequest, for React Native, whose own gives no body before its end. */
 
 const LIMIT = 256 * 1024; // characters: an XMLHttpRequest keeps all that has come, of a stream some 5 MB an hour
 

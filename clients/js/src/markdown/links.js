@@ -1,9 +1,6 @@
 // Which addresses a link may have, and what character references stand for.
 
-const NAMED = {
-  __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™",
-  hellip: "…", ndash: "–", mdash: "—", bull: "•", middot: "·", times: "×", deg: "°", larr: "←", rarr: "→",
-};
+const NAMED = { __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", ndash: "–", mdash: "—" };
 
 /**
  * The names that are met in prose; numbers are marked's. The whole list has 30 kB, and where no HTML is trusted there is no

@@ -97,7 +97,7 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
     signal?.addEventListener("abort", abort);
     request.open(method, url);
     new Headers(headers).forEach((value, name) => request.setRequestHeader(name, value));
-    if (credentials) request.withCredentials = credentials === "include";
+    if (credentials === "include" || credentials === "omit") request.withCredentials = credentials === "include";
     request.onreadystatechange = request.onprogress = look;
     request.onload = () => {
       respond();

@@ -184,7 +184,9 @@ function apply(blocks, line) {
     const row = inside(put(/** @type {Place} */ (place), "tr"));
     columns.forEach((align, index) => {
       const open = blocks.half && index === texts.length - 1;
-      fill(put(row, tag, align ? { align } : {}), (open ? half : lex)(texts[index] ?? "", blocks.links));
+      const moves = open && align && align !== "left"; // with each character, so it waits for its end
+      const text = moves ? "" : (texts[index] ?? "");
+      fill(put(row, tag, align ? { align } : {}), (open ? half : lex)(text, blocks.links));
     });
     trim(row);
   }

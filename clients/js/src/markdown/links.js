@@ -1,14 +1,16 @@
 // Which addresses a link may have, and what character references stand for.
 
-const NAMED = { __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", ndash: "–", mdash: "—" };
+const NAMED = {
+  __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™",
+  hellip: "…", ndash: "–", mdash: "—", bull: "•", middot: "·", deg: "°", times: "×", larr: "←", rarr: "→",
+};
 
 /**
  * The names that are met in prose; numbers are marked's. The whole list has 30 kB, and where no HTML is trusted there is no
  * other way to it. An unknown name stays as it is.
  * @param {string} text
  */
-export const decode = (text) =>
-  text.replace(/&(\w+);/g, (all, name) => /** @type {any} */ (NAMED)[name] ?? all);
+export const decode = (text) => text.replace(/&(\w+);/g, (all, name) => /** @type {any} */ (NAMED)[name] ?? all);
 
 /**
  * The address if a link may have it, else nothing. Looked at as browsers will read it: they drop tabs and line ends

@@ -83,7 +83,8 @@ export class Delivery {
     if (state === "cut") return `The generation continues without this page. Restoring resumes after event ${cursor}.`;
     if (state === "waiting") return `Trying again in ${duration(Math.max(0, retryAt - Date.now()))}.`;
     if (state === "hidden") return `A hidden tab holds no connection. It resumes after event ${cursor} when it is shown.`;
-    if (state === "open" && connections.length > 1) return `Resumed after event ${connections.at(-1).from}.`;
+    const from = connections?.at(-1)?.from;
+    if (state === "open" && from > 0) return `Resumed after event ${from}.`;
     if (state === "ended") return "The terminal event has arrived. Nothing follows it.";
     return "";
   }

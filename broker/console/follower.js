@@ -1,7 +1,7 @@
 // Follows one stream with the package, as every page may, and notes what it does: its connections, its bytes, its cursor.
 
 import * as api from "./api.js";
-import { follow } from "./lastevent/index.js";
+import { follow, StreamError } from "./lastevent/index.js";
 import { asSse } from "./ndjson.js";
 
 /** Of this document: the token is over soon. */
@@ -80,6 +80,7 @@ export class Follower {
     try {
       for await (const event of this.#stream) this.#take(event);
     } catch (error) {
+      if (!(error instanceof StreamError)) throw error;
       this.problem ??= new api.Problem(error.status, { title: error.message, code: error.code });
     }
     this.#look();

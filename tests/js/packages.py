@@ -21,16 +21,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, 
     """A folder with the programs of npm/, their packages, and beside them `lastevent` as npm packs it."""
     npm = require("npm", "npm")
     require("node", "nodejs")
+    return once(tmp_path_factory, "js", lambda folder: make_ready(folder, npm))
 
-    def make_ready(folder: Path) -> None:
-        install(Path(__file__).parent / "npm", folder, npm)
-        shutil.copy(ROOT / "tests" / "clients" / "npm" / "xhr.mjs", folder)
-        subprocess.run(["make", "-C", ROOT, "pack", f"into={folder}"], timeout=LIMIT_S, check=True, capture_output=True)
-        package = folder / "node_modules" / "lastevent"
-        package.mkdir()
-        subprocess.run(["tar", "-xzf", packed(folder), "--strip-components=1", "-C", package], check=True)
 
-    return once(tmp_path_factory, "js", make_ready)
+def make_ready(folder: Path, npm: str) -> None:
+    install(Path(__file__).parent / "npm", folder, npm)
+    shutil.copy(ROOT / "tests" / "clients" / "npm" / "xhr.mjs", folder)
+    subprocess.run(["make", "-C", ROOT, "pack", f"into={folder}"], timeout=LIMIT_S, check=True, capture_output=True)
+    package = folder / "node_modules" / "lastevent"
+    package.mkdir()
+    subprocess.run(["tar", "-xzf", packed(folder), "--strip-components=1", "-C", package], check=True)
 
 
 def packed(folder: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What an answer at 300 events a second costs a page of React: `python -m tests.js.react_cost`, alone on a quiet machine.
+"""What 300 events a second cost a page of React: `python -m tests.js.react_cost`, alone on a quiet machine.
 
-Needs Node and Chromium. It prints what the page did, and fails if a task was longer than 50 ms, if it rendered more often
-than the page was painted, or if the server was slower than it was asked to be.
+Needs Node and Chromium. It prints what the page did. It fails if a task was longer than 50 ms, if there were more
+renders than frames, or if the server was slower than it was asked to be.
 """
 
 import argparse

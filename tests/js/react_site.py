@@ -1,4 +1,7 @@
-"""A web site for a test's pages, on loopback: files, and behind `/v1` a Lastevent server, of which it tells what was asked."""
+"""A web site on loopback for a test's pages: its files, and a Lastevent server behind `/v1`.
+
+It tells what that server was asked.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ RECIPES = {
     "hono-app.js": "Hono",
     "express-app.js": "Express",
     "app/api/chat/[[...at]]/route.js": "Next.js",
+    "token.js": "Follow by a token",
+    "ask.js": "Start through it, follow by a token",
 }
 FRAMEWORKS = pytest.mark.parametrize("framework", ["hono", "express"])
 PROMPT = "Grüße 🚲 [[tokens=60 rate=60 ttft_ms=0 thinking=3]]"
@@ -41,11 +43,11 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="module")
-def app(js: Path) -> Path:
+def app(js: Path, keyed: Deployment) -> Path:
     """The folder of an app that is made of the recipes."""
     for name, heading in RECIPES.items():
         (js / name).parent.mkdir(parents=True, exist_ok=True)
-        (js / name).write_text(recipe(heading))
+        (js / name).write_text(recipe(heading).replace("https://stream.example.com", keyed.url))
     return js
 
 
@@ -314,6 +316,16 @@ async def test_a_start_by_a_route_handler_of_next_is_one_generation_whatever_is_
     assert said["ids"] == sorted(set(said["ids"]))
     assert said["state"] == "done"
     assert [head.partition("?")[0] for head in heads] == ["POST /v1/streams", f"GET /v1/streams/{sid}/events"]
+
+
+async def test_a_page_starts_by_its_endpoint_and_follows_by_a_token(app: Path, keyed: Deployment) -> None:
+    async with upstream_of(keyed.ports[0]) as upstream:
+        async with handler(app, upstream, "token", prompt="Grüße [[tokens=40 rate=0 ttft_ms=0]]") as said:
+            pass
+        heads = [head.partition(" HTTP")[0] for head in upstream.heads]
+    assert said["state"] == "done"
+    assert said["text"] == asked(keyed, said["url"].removeprefix(keyed.url).replace("/events", "/text")).text
+    assert heads == ["POST /v1/streams?audience=public", "POST /v1/tokens"], "the endpoint is asked for no event"
 
 
 async def test_who_cancels_a_body_or_aborts_a_request_leaves_no_connection(app: Path, keyed: Deployment) -> None:

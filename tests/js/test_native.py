@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.clients.cutter import cutting
+from tests.clients.recipes import recipe
 from tests.clients.trial import produce
 from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, Deployment, free_port
@@ -28,7 +29,9 @@ LETTER = "Zwölf Boxkämpfer jagen Viktor 🥊 quer über den Sylter Deich. " * 
 
 async def run(js: Path, trial: str, **options: Any) -> Any:
     process = await asyncio.create_subprocess_exec(
-        "node", "native.mjs", trial, json.dumps(options), cwd=js, stdout=asyncio.subprocess.PIPE
+        *("node", "--import", "./phone.mjs", "native.mjs", trial, json.dumps(options)),
+        cwd=js,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(LIMIT_S):
@@ -79,12 +82,12 @@ async def test_it_fails_as_fetch_does_also_if_the_request_never_hears_of_an_abor
     await producer.finish()
     assert said.pop("nobody")["name"] == "TypeError"
     assert said.pop("cancelled") == {"done": True}
-    assert said.pop("given")["message"] == "ours"
     assert {how: error["name"] for how, error in said.items()} == dict.fromkeys(said, "AbortError")
 
 
-async def test_cookies_go_along_as_fetch_sends_them(js: Path) -> None:
-    assert await run(js, "credentials", url="http://127.0.0.1/") == [True, False, False, True], "its default is its own"
+async def test_cookies_go_along_as_react_native_s_own_fetch_sends_them(js: Path) -> None:
+    """By default, which is not a browser's."""
+    assert await run(js, "credentials", url="http://127.0.0.1/") == [True, False, True, True]
 
 
 async def test_a_cut_is_an_error_and_an_end_an_end(js: Path, deployment: Deployment) -> None:
@@ -137,6 +140,18 @@ async def test_a_backlog_in_one_piece_is_taken_whole(js: Path, deployment: Deplo
     assert said["text"] == text_of(deployment, producer)
     assert said["longest"] > 1_000_000
     assert len(said["asked"]) == 2
+
+
+async def test_an_app_that_was_closed_goes_on_where_it_was(js: Path, deployment: Deployment) -> None:
+    """The recipe of docs/CLIENTS.md, with React Native's part played by react-native.mjs."""
+    code = recipe("React Native").replace('"@react-native-async-storage/async-storage"', '"./react-native.mjs"')
+    (js / "react-native-app.js").write_text(code.replace('"react-native"', '"./react-native.mjs"'))
+    sid = deployment.create("Grüße 🚲 [[tokens=120 rate=100 ttft_ms=0]]")
+    said = await run(js, "phone", url=f"{deployment.url}/v1/streams/{sid}/events")
+    assert said["text"] == HTTP.get(f"{deployment.url}/v1/streams/{sid}/text").text
+    assert said["before"][-1] < said["after"][0]
+    assert said["kept"] >= said["before"][-1]
+    assert said["heard"] == [0, 0], "nobody listens to the app's state any more"
 
 
 async def test_an_event_beyond_the_limit_comes_whole(js: Path, deployment: Deployment) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.js.packages import PACKAGE, ROOT, output, packed, runtime
+from tests.js.packages import PACKAGE, output, packed, runtime
 
 MANIFEST = json.loads((PACKAGE / "package.json").read_text())
 SOURCES = sorted((PACKAGE / "src").rglob("*.js"))
@@ -58,7 +58,7 @@ def test_its_core_imports_its_own_files_and_each_other_entry_what_it_is_for() ->
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_a_file_says_what_it_is_at_its_top(path: Path) -> None:
-    assert re.match(r"// [A-Z]|/\*\*(\n \*)? [A-Z]", path.read_text())
+    assert re.match(r"(//|/\*\*(\n \*)?) \S", path.read_text())
 
 
 # -- how large ---------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_the_sources_and_all_uses_of_the_public_names_hold_for_typescript(js: Pa
             f"export const {name}: typeof declared_{name} = real_{name};",
         ]
     (typed / "as_declared.ts").write_text("\n".join(lines))
-    assert output(["node", "node_modules/typescript/bin/tsc", "--project", "."], js) == ""
+    assert output(["node", "node_modules/typescript/bin/tsc", "--project", "."], js, limit_s=180) == ""
 
 
 # -- what React Native lacks ----------------------------------------------------------------------------------------
@@ -141,8 +141,7 @@ def test_its_syntax_is_one_that_hermes_or_react_native_s_build_knows(js: Path, e
 
 def test_a_release_is_one_file_of_one_command(js: Path) -> None:
     assert packed(js).name == f"lastevent-{MANIFEST['version']}.tgz"
-    assert "make pack" in (ROOT / "Makefile").read_text()
 
 
 def _without_comments(source: str) -> str:
-    return re.sub(r"/\*.*?\*/|^\s*//.*$", "", source, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", source, flags=re.DOTALL)

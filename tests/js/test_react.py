@@ -1,15 +1,18 @@
-"""lastevent/react in Chromium: how often it renders, what it asks for, and what it shows when components come and go."""
+"""lastevent/react in Chromium: how often it renders, what it asks for, and what is shown as components come and go."""
 
 import json
-import subprocess
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.clients.recipes import DOCUMENT
 from tests.js.bundles import bundled
+from tests.js.packages import output
 from tests.js.react_site import Site, serving
 from tests.rig.chromium import ARGS
 from tests.rig.deployment import HTTP, Deployment, wait_until
@@ -20,6 +23,7 @@ PATIENCE_MS = 30_000
 HTML = '<!doctype html><meta charset="utf-8"><div id="root">%s</div><script type="module" src="page.js"></script>'
 SLOWLY = "[[tokens=60 rate=30 ttft_ms=0]]"
 FOR_LONG = "[[tokens=400 rate=40 ttft_ms=0]]"
+KEPT = {"storage": "localStorage", "key": "chat"}
 FRAME_LIMIT_MS = 250  # a page that is not painted is told as often
 
 
@@ -99,12 +103,9 @@ def shown(page: Page, name: str) -> str:
     return page.locator(f"#{name}").inner_text()
 
 
-def cursor_of(page: Page, key: str) -> int:
+def kept(page: Page, key: str) -> Any:
     """What the storage has."""
-    cursor: int = page.evaluate(
-        "(key) => JSON.parse(localStorage.getItem(`lastevent:${key}`))?.answer.cursor ?? 0", key
-    )
-    return cursor
+    return json.loads(page.evaluate("(key) => localStorage.getItem(`lastevent:${key}`)", key))
 
 
 def cursors_asked(site: Site, sid: str) -> list[int]:
@@ -122,7 +123,7 @@ def test_at_300_events_a_second_it_renders_at_most_once_a_frame(page: Page, site
     assert until_ended(page, "a") == text_of(deployment, sid)
     at = page.evaluate("commits.filter(({live}) => live.cursor).map(({frame, at}) => [frame, at])")
     assert len(at) > 10
-    for (frame, ms), (next_frame, next_ms) in zip(at, at[1:], strict=False):
+    for (frame, ms), (next_frame, next_ms) in pairwise(at):
         assert next_frame > frame or next_ms - ms >= FRAME_LIMIT_MS
 
 
@@ -166,8 +167,7 @@ def test_a_server_renders_the_empty_answer_without_a_request_and_the_page_takes_
     program = js / "react-server.cjs"
     program.write_bytes(bundled(js, "react-server.jsx", "--platform=node", "--format=cjs"))
     absolute = [{"name": "a", "source": {"url": f"{site.url}{events_of(sid)}"}}, {"name": "b", "source": None}]
-    command = ["node", program, json.dumps(absolute)]
-    html = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    html = output(["node", str(program), json.dumps(absolute)], js)
     assert html == '<output id="a"></output><output id="b"></output>'
     assert site.asked_for(sid) == []
 
@@ -188,7 +188,7 @@ def test_a_page_that_is_reloaded_in_the_middle_shows_at_once_what_it_had_and_goe
     page: Page, site: Site, deployment: Deployment
 ) -> None:
     sid = deployment.create(FOR_LONG)
-    source = {"url": events_of(sid), "storage": "localStorage", "key": "chat"}
+    source = {"url": events_of(sid), **KEPT}
     show(page, ("a", source))
     for words in (10, 40):
         before = until_words(page, "a", words)
@@ -228,12 +228,12 @@ def test_with_a_storage_one_that_comes_back_later_goes_on_where_it_was(
     page: Page, site: Site, deployment: Deployment
 ) -> None:
     sid = deployment.create(FOR_LONG)
-    source = {"url": events_of(sid), "storage": "localStorage", "key": "chat"}
+    source = {"url": events_of(sid), **KEPT}
     show(page, ("a", source))
     before = until_words(page, "a", 10)
     page.evaluate("leave()")
     wait_until(lambda: not site.following, "nobody follows")
-    cursor = cursor_of(page, "chat")
+    cursor = kept(page, "chat")["answer"]["cursor"]
     show(page, ("b", source))
     assert until_words(page, "b", 15).startswith(before)
     page.evaluate("live('b').cancel()")
@@ -245,10 +245,9 @@ def test_another_url_in_the_middle_shows_that_stream_and_nothing_of_the_one_befo
     page: Page, site: Site, deployment: Deployment
 ) -> None:
     one, other = deployment.create(FOR_LONG), deployment.create("[[tokens=5 rate=0 ttft_ms=0]] Another one.")
-    kept = {"storage": "localStorage", "key": "chat"}
-    show(page, ("a", {"url": events_of(one), **kept}))
+    show(page, ("a", {"url": events_of(one), **KEPT}))
     until_words(page, "a", 10)
-    show(page, ("a", {"url": events_of(other), **kept}))
+    show(page, ("a", {"url": events_of(other), **KEPT}))
 
     text = until_ended(page, "a")
     assert text == text_of(deployment, other)
@@ -257,20 +256,33 @@ def test_another_url_in_the_middle_shows_that_stream_and_nothing_of_the_one_befo
     )
     assert all(text.startswith(shown) for shown in of_other)
     wait_until(lambda: not site.following, "nobody follows the first one")
-    assert page.evaluate("JSON.parse(localStorage.getItem('lastevent:chat')).url") == events_of(other)
+    assert kept(page, "chat")["url"] == events_of(other)
+
+
+def test_two_streams_under_one_key_are_both_followed_and_the_later_one_is_kept(
+    page: Page, site: Site, deployment: Deployment
+) -> None:
+    one, other = deployment.create(SLOWLY), deployment.create(SLOWLY)
+    show(page, ("a", {"url": events_of(one), **KEPT}))
+    until_words(page, "a", 5)
+    show(page, ("a", {"url": events_of(one), **KEPT}), ("b", {"url": events_of(other), **KEPT}))
+
+    assert until_ended(page, "a") == text_of(deployment, one)
+    assert until_ended(page, "b") == text_of(deployment, other)
+    assert (cursors_asked(site, one), cursors_asked(site, other)) == ([0], [0])
+    assert kept(page, "chat")["url"] == events_of(other)
 
 
 def test_without_a_url_it_takes_up_what_is_kept_and_the_url_that_is_found_later_takes_nothing_back(
     page: Page, site: Site, deployment: Deployment
 ) -> None:
     sid = deployment.create(FOR_LONG)
-    kept = {"storage": "localStorage", "key": "chat"}
-    show(page, ("a", {"url": events_of(sid), **kept}))
+    show(page, ("a", {"url": events_of(sid), **KEPT}))
     until_words(page, "a", 10)
     open_page(page, site)
-    show(page, ("a", {"url": None, **kept}))
+    show(page, ("a", {"url": None, **KEPT}))
     until_words(page, "a", 20)
-    show(page, ("a", {"url": events_of(sid) + "?access_token=", **kept}))
+    show(page, ("a", {"url": events_of(sid) + "?access_token=", **KEPT}))
     until_words(page, "a", 30)
 
     lengths = page.evaluate("seen.map(([text]) => text.length)")
@@ -318,17 +330,17 @@ def test_a_start_that_a_reload_cut_off_is_gone_on_with_though_an_answer_ran_in_i
     page: Page, site: Site, deployment: Deployment
 ) -> None:
     sid = deployment.create(FOR_LONG)
-    kept = {"storage": "localStorage", "key": "chat"}
-    show(page, ("a", {"url": events_of(sid), **kept}))
+    show(page, ("a", {"url": events_of(sid), **KEPT}))
     until_words(page, "a", 5)
     site.answers_starts.clear()
-    page.evaluate("(options) => begin('one', options)", {"url": "/v1/streams", "body": {"prompt": SLOWLY}, **kept})
+    page.evaluate("(options) => begin('one', options)", {"url": "/v1/streams", "body": {"prompt": SLOWLY}, **KEPT})
     show(page, ("a", {"started": "one"}))
     wait_until(site.starts, "it was asked for")
     wait_until(lambda: len(site.following) == 1, "nobody follows the first one")
+    assert kept(page, "chat")["body"] == {"prompt": SLOWLY}
     open_page(page, site)
     site.answers_starts.set()
-    show(page, ("a", {"url": None, **kept}))
+    show(page, ("a", {"url": None, **KEPT}))
     text = until_ended(page, "a")
 
     first, second = site.starts()
@@ -367,3 +379,68 @@ def test_components_that_come_in_a_long_transition_all_show_the_same(page: Page)
 
     assert until_ended(page, "a0") == page.evaluate("started.one.answer.text")
     assert all(len(set(texts)) == 1 for texts in page.evaluate("seen"))
+
+
+# -- docs/CLIENTS.md -----------------------------------------------------------------------------------------------
+
+MAIN = """
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import App from "./App.jsx";
+
+createRoot(document.getElementById("root")).render(<StrictMode><App /></StrictMode>);
+"""
+
+
+SECTION = DOCUMENT.read_text().partition("\n## React\n")[2].partition("\n## ")[0]
+CODE = dict(re.findall(r"^```(\w+)\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE))
+
+
+def open_app(page: Page, site: Site, js: Path, app: str, **files: str) -> None:
+    """The App.jsx of a new project."""
+    folder = js / "app"
+    folder.mkdir(exist_ok=True)
+    for name, code in {"App.jsx": app, "main.jsx": MAIN, **files}.items():
+        (folder / name).write_text(code)
+    site.files = {"index.html": (HTML % "").encode(), "page.js": bundled(js, "app/main.jsx")}
+    page.goto(site.url)
+
+
+def ask(page: Page, prompt: str) -> None:
+    page.locator("input").fill(prompt)
+    page.get_by_role("button", name="Ask").click()
+
+
+def test_the_page_of_the_docs_survives_reloads_in_the_middle_of_an_answer_and_after_it(
+    tab: Page, site: Site, js: Path, deployment: Deployment
+) -> None:
+    assert len(CODE["jsx"].splitlines()) <= 40
+    open_app(tab, site, js, CODE["jsx"])
+    ask(tab, "[[tokens=2 rate=0 ttft_ms=0]]")
+    ask(tab, FOR_LONG)
+    answer = tab.locator("article").nth(1).locator("p")
+    expect(answer).to_have_text(re.compile(r"(\S+\s+){10}"))
+    before = answer.inner_text()
+    tab.reload()
+    expect(answer).to_have_text(re.compile(rf"^{re.escape(before)}.{{50}}", re.DOTALL))
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.get_by_role("button", name="Stop")).to_have_count(0)
+    asked = len(site.asked)
+    tab.reload()
+
+    expect(answer).to_have_text(re.compile(rf"^{re.escape(before)}", re.DOTALL))
+    assert len(site.starts()) == 2
+    assert len(site.asked) == asked  # of answers that have ended nothing is asked for
+    [newest] = [asked.path.split("/")[3] for asked in site.asked if asked.path.endswith("/cancel")]
+    assert answer.inner_text() == text_of(deployment, newest)
+
+
+def test_with_the_component_of_the_docs_its_answers_are_markdown(tab: Page, site: Site, js: Path) -> None:
+    shown_as = "<Markdown text={text} hasEnded={answer.ending !== null} />"
+    assert shown_as in SECTION
+    app = 'import { Markdown } from "./Markdown.tsx";\n' + re.sub(r"<p style.*</p>", shown_as, CODE["jsx"])
+    open_app(tab, site, js, app, **{"Markdown.tsx": CODE["tsx"]})
+    ask(tab, "[[tokens=30 rate=60 ttft_ms=0]] _some_ **of it**")
+
+    expect(tab.locator("article div")).to_contain_text("some of it")
+    assert tab.locator("article div > p > strong").inner_text() == "of it"

@@ -41,7 +41,7 @@ export function caller({ token, headers, credentials, fetch = globalThis.fetch }
 /** What an answer that is none says (RFC 9457). */
 export async function refusal(/** @type {any} */ response) {
   const { code = "not_a_stream", detail, title } = (await response.json().catch(() => null)) ?? {};
-  return new StreamError(code, response.status, detail ?? title ?? `The server answered ${response.status}`);
+  return new StreamError(code, response.status, detail ?? title ?? `HTTP ${response.status}`);
 }
 
 async function post(/** @type {CallOptions & { url: string }} */ options, /** @type {string} */ call, /** @type {object} */ body) {

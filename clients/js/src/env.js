@@ -30,18 +30,19 @@ export const world = {
     if (typeof document === "undefined") return () => {};
     const looked = () => (document.hidden ? sleep() : wake());
     const gone = () => sleep(true);
+    /** @type {[string, (event: any) => void][]} */
     const heard = Object.entries({
       online: looked,
-      pageshow: looked,
+      pageshow: (/** @type {any} */ { persisted }) => persisted && looked(), // not at each load
       resume: looked,
       visibilitychange: looked,
       freeze: gone,
       pagehide: gone,
     });
-    for (const [name, run] of heard) addEventListener(name, run);
+    for (const [name, run] of heard) addEventListener(name, run, true); // the document's do not all bubble
     if (document.hidden) sleep();
     return () => {
-      for (const [name, run] of heard) removeEventListener(name, run);
+      for (const [name, run] of heard) removeEventListener(name, run, true);
     };
   },
 };

@@ -132,7 +132,7 @@ const parsed = (/** @type {Tool} */ { json, complete }) => (json && !complete ? 
 function agent(/** @type {(before: any, data: any) => object} */ change) {
   return (/** @type {Answer} */ { agents }, /** @type {any} */ { agent: name, ...data }) => {
     /** @type {Record<string, any>} */
-    const known = Object.assign(Object.create(null), agents); // an agent may be called `constructor`
+    const known = { __proto__: null, ...agents }; // an agent may be called `constructor`
     const before = known[name] ?? { state: "running", text: "" };
     return { agents: { ...agents, [name]: { ...before, ...change(before, data) } } };
   };

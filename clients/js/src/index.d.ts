@@ -193,7 +193,7 @@ export interface Stream extends AsyncIterable<StreamEvent> {
   cancel(reason?: string): Promise<any>;
   /** Tells a running agent something. */
   send(input: Input): Promise<any>;
-  [Symbol.asyncIterator](): AsyncIterableIterator<StreamEvent>;
+  [Symbol.asyncIterator](): AsyncIterator<StreamEvent>;
 }
 
 /** `code` is the server's, or `not_a_stream`, `no_ending`, `no_location`. */

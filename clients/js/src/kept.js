@@ -20,27 +20,30 @@ export const plain = (/** @type {string} */ url) =>
 const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";
 
 /**
- * Who has a place: of the streams of this page the one that was opened last. Else the one before, which goes on, or is
- * stopped later, would write over a start of which nobody knows yet.
+ * Who writes to a place: of the streams of this page the one that was opened last. The one before, which may go on,
+ * would write over a start of which nobody knows yet.
  *
- * @type {WeakMap<object, Record<string, () => void>>}
+ * @type {WeakMap<object, Record<string, object>>}
  */
-const holders = new WeakMap();
+const writers = new WeakMap();
 
 /**
  * The place of an answer in the app's storage. A storage that refuses is given up, and left empty: what stays there
  * would be old.
  *
  * @param {FollowOptions} options
- * @param {() => void} save a last time, since another stream is given the place
  */
-export function placeOf({ storage, key, user: owner }, save) {
+export function placeOf({ storage, key, user: owner }) {
   const user = owner ?? null;
   const name = `lastevent:${key}`;
   let isUsed = Boolean(storage) && key != null;
   let isWriting = false;
   /** @type {(() => string | null) | null} */
   let next = null;
+  const writer = {};
+  const writing = (storage && writers.get(storage)) ?? {};
+  if (isUsed) writers.set(/** @type {object} */ (storage), writing);
+  writing[name] = writer;
 
   /** @returns {Kept | null} */
   function parsed(/** @type {any} */ text) {
@@ -58,7 +61,7 @@ export function placeOf({ storage, key, user: owner }, save) {
    */
   function write(/** @type {() => string | null} */ value) {
     if (isWriting) next = value;
-    else if (isUsed) {
+    else if (isUsed && writing[name] === writer) {
       try {
         const text = value();
         const done = text === null ? storage?.removeItem(name) : storage?.setItem(name, text);
@@ -85,16 +88,6 @@ export function placeOf({ storage, key, user: owner }, save) {
     isUsed = false;
   }
 
-  if (isUsed) {
-    const places = holders.get(/** @type {object} */ (storage)) ?? {};
-    holders.set(/** @type {object} */ (storage), places);
-    places[name]?.();
-    places[name] = () => {
-      save();
-      isUsed = false;
-    };
-  }
-
   return {
     /** @returns {Kept | null | Promise<Kept | null>} at once if the storage is */
     load() {
@@ -108,9 +101,5 @@ export function placeOf({ storage, key, user: owner }, save) {
     save: (/** @type {() => Omit<Kept, "v" | "user">} */ kept) =>
       write(() => JSON.stringify({ v: VERSION, user, ...kept() })),
     remove: () => write(() => null),
-    /** Nothing more will be written, and who comes next is in no need of it. */
-    close() {
-      save = () => {};
-    },
   };
 }

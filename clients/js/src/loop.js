@@ -20,7 +20,7 @@ const RENEWAL_MS = 20_000; // less than a token lives: one that is over so soon 
 const LATER = [408, 425, 429]; // the 4xx that say so
 
 const FOLDER = /^[^?#]*\//;
-const ORIGIN = /^([a-z][a-z\d+.-]*:)?\/\/[^/?#]*/i;
+const ORIGIN = /^([a-z][a-z\d+.-]*:)?[/\\]{2,}[^/\\?#]*/i; // to a browser a backslash is a slash, and more than two are two
 
 /** Thrown where the next connection is made without a wait. */
 const AT_ONCE = new Error("at once");
@@ -87,7 +87,6 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** A mere answer is no progress: a server that drains says 200, and cuts at once. */
   function plan(/** @type {Error} */ error) {
-    dueAt = 0;
     if (error === AT_ONCE) return;
     dueAt = env.now() + (Math.min(retryMs * 2 ** tries++, LONGEST_WAIT_MS) * (1 + env.random())) / 2;
     target.become({ tries, error });
@@ -163,7 +162,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
         : send(compact(url), { headers, signal }),
     );
     await judge(response);
-    const isStream = /^text\/event-stream/i.test(response.headers.get("content-type"));
+    const isStream = /^text\/event-stream/i.test(response.headers.get("Content-Type"));
     if (url === null) locate(response, to, isStream);
     if (!isStream) throw url !== target.url() ? AT_ONCE : new StreamError("not_a_stream", response.status); // a captive portal
     return response;
@@ -174,7 +173,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const { status, ok, headers } = response;
     if (status === 204) reread(new StreamError("no_ending", 204));
     if (ok) return void (isRefused = false);
-    const after = headers.get("retry-after");
+    const after = headers.get("Retry-After");
     const ms = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - env.wall();
     if (ms > 0) notBefore = env.now() + Math.min(ms, LONGEST_RETRY_AFTER_MS);
     const error = await answered(() => refusal(response));
@@ -212,7 +211,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
 
   /** Only the path of it counts: another host would be given the token. */
   function locate(/** @type {any} */ response, /** @type {string} */ to, /** @type {boolean} */ isStream) {
-    const location = response.headers.get("location");
+    const location = response.headers.get("Location");
     const path = location?.replace(ORIGIN, "");
     const [base] = (path?.startsWith("/") ? to.match(ORIGIN) : to.match(FOLDER)) ?? [""];
     if (location) target.located(beside(base + path, "events"));
@@ -257,7 +256,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const response = await answered(() => send(beside(url, "text"), { signal: controller.signal }));
     await judge(response);
     const text = await answered(() => response.text());
-    const cursor = Number(response.headers.get("last-event-id"));
+    const cursor = Number(response.headers.get("Last-Event-ID"));
     if (!cursor) throw new StreamError("not_a_stream", response.status);
     snapshotAt = cursor;
     lacksText = false;

@@ -16,7 +16,11 @@ const nobody = () => () => {};
 /** @type {Shown} */
 const none = { subscribe: nobody, getSnapshot: () => nothing, cancel: refuse, send: refuse, stop: nobody };
 
-/** By name: what components hold open. @type {Map<string, { stream: Stream, holders: number }>} */
+/**
+ * By name: what components hold open. `shown`: how many have painted with it, and not with another one since.
+ *
+ * @type {Map<string, { stream: Stream, key?: string, holders: number, shown: number }>}
+ */
 const opened = new Map();
 
 /** What is stored is painted first, not behind a frame without it. (Of this one React 18 warns where a server renders.) */
@@ -33,31 +37,44 @@ function nameOf(/** @type {FollowOptions | Stream | null} */ source) {
 const named = (/** @type {string | Stream | null} */ name) =>
   (typeof name === "string" ? opened.get(name)?.stream : name) ?? none;
 
-/** Let go of a task later: StrictMode, or a place further down the page, mounts again at once, and finds it open. */
-function hold(/** @type {string} */ name, /** @type {FollowOptions} */ options) {
-  const entry = opened.get(name) ?? { stream: follow(options), holders: 0 };
-  opened.set(name, entry);
+/** @returns {() => void} to let go of it */
+function hold(/** @type {string} */ name, /** @type {FollowOptions} */ options, /** @type {number} */ shown) {
+  const entry = opened.get(name) ?? open(name, options);
   entry.holders++;
+  entry.shown += shown;
   return () => {
     entry.holders--;
-    setTimeout(() => {
-      if (entry.holders > 0 || opened.get(name) !== entry) return;
-      opened.delete(name);
-      entry.stream.stop();
-    });
+    entry.shown -= shown;
+    // A task later: StrictMode, or another place in the page, mounts again at once, and finds it open.
+    setTimeout(() => entry.holders || close(name, entry));
   };
+}
+
+function open(/** @type {string} */ name, /** @type {FollowOptions} */ options) {
+  const { key } = options;
+  // What is left with this key is kept now, or this stream would go on from what was kept half a second ago.
+  for (const [other, entry] of opened) if (key && entry.key === key && !entry.shown) close(other, entry);
+  const entry = { stream: follow(options), key, holders: 0, shown: 0 };
+  opened.set(name, entry);
+  return entry;
+}
+
+function close(/** @type {string} */ name, /** @type {{ stream: Stream }} */ entry) {
+  if (opened.get(name) === entry) opened.delete(name);
+  entry.stream.stop();
 }
 
 /** @returns {LiveAnswer} */
 export function useAnswer(/** @type {FollowOptions | Stream | null} */ source) {
   const name = nameOf(source);
   const place = useMemo(() => {
-    const held = typeof name === "string" ? () => hold(name, /** @type {FollowOptions} */ (source)) : nobody;
+    const held = (/** @type {number} */ shown) =>
+      typeof name === "string" ? hold(name, /** @type {FollowOptions} */ (source), shown) : () => {};
     return {
       held,
       getSnapshot: () => named(name).getSnapshot(),
       subscribe(/** @type {() => void} */ tell) {
-        const release = held();
+        const release = held(0);
         const off = named(name).subscribe(tell);
         return () => {
           off();
@@ -70,7 +87,7 @@ export function useAnswer(/** @type {FollowOptions | Stream | null} */ source) {
   const snapshot = useSyncExternalStore(place.subscribe, place.getSnapshot, none.getSnapshot);
   const [, render] = useReducer((/** @type {number} */ times) => times + 1, 0);
   useBeforePainting(() => {
-    const release = place.held();
+    const release = place.held(1);
     if (place.getSnapshot().answer.cursor !== snapshot.answer.cursor) render();
     return release;
   }, [place]);

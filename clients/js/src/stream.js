@@ -29,7 +29,7 @@ export const start = (/** @type {StartOptions} */ options) => open(options, null
  */
 function open(options, url, asked) {
   const env = { ...world, ...options.env };
-  const place = placeOf(options, save);
+  const place = placeOf(options);
   let answer = empty();
   /** @type {Connection} */
   let connection = { state: "idle", tries: 0, wait: 0, error: null };
@@ -60,8 +60,7 @@ function open(options, url, asked) {
   finished.catch(() => {}); // who does not ask for it is told by `connection`
 
   function current() {
-    if (told.answer !== answer || told.connection !== connection) told = { answer, connection };
-    return told;
+    return (told = told.answer === answer && told.connection === connection ? told : { answer, connection });
   }
 
   const getSnapshot = () => (listeners.size > 0 ? told : current());
@@ -87,7 +86,7 @@ function open(options, url, asked) {
     const before = answer;
     if (!isOver) answer = fold(before, event);
     if (answer === before) return;
-    if (isLeading) others?.tell(before.cursor, event);
+    if (isLeading) others?.say({ from: before.cursor, event });
     if (event.id !== null && event.id > given) {
       given = event.id;
       queues.forEach((queue) => queue.push(event));
@@ -121,7 +120,7 @@ function open(options, url, asked) {
     return new Promise((/** @type {(value: void) => void} */ resolve) => (relieved = resolve));
   }
 
-  /** @returns {AsyncIterableIterator<StreamEvent>} */
+  /** @returns {AsyncIterator<StreamEvent>} */
   function iterate() {
     /** @type {StreamEvent[]} */
     const queue = [];
@@ -142,9 +141,6 @@ function open(options, url, asked) {
         if (queues.size + listeners.size === 0) stop();
         return { value: undefined, done: true };
       },
-      [Symbol.asyncIterator]() {
-        return this;
-      },
     };
   }
 
@@ -158,7 +154,7 @@ function open(options, url, asked) {
   function save() {
     offSave?.();
     offSave = null;
-    if (!isBegun || !isLeading || !isThere()) return;
+    if (!isBegun || !(isLeading || hasEnded(answer)) || !isThere()) return;
     const { to, body, idem } = starting;
     return place.save(() => ({
       url: url && plain(url),
@@ -216,7 +212,7 @@ function open(options, url, asked) {
     if (isOver || isAway || !isThere()) return;
     if (options.share && url !== null && !others && hasTabs()) {
       isLeading = Boolean(asked); // a start has its connection already
-      others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), { answer: () => answer, lead, listen, take, reset });
+      others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), () => answer, () => isLeading, lead, listen, take, reset);
     }
     if (url !== null) known();
     if (others) others.enter();
@@ -230,7 +226,6 @@ function open(options, url, asked) {
   }
 
   function listen() {
-    if (isOver) return;
     isLeading = false;
     line.halt();
     become({ state: "listening" });
@@ -244,19 +239,21 @@ function open(options, url, asked) {
     go();
   }
 
-  function sleep(gone = false) {
+  /** @param {boolean} [gone] */
+  function sleep(gone) {
     save();
     offHidden();
-    if (gone) letGo();
+    if (gone) letGo(gone);
     else if (options.hidden !== "follow") offHidden = env.timer(HIDDEN_MS, letGo);
   }
 
-  function letGo() {
+  /** @param {boolean} [gone] */
+  function letGo(gone) {
     if (!isThere()) return;
     isAway = true;
     isLeading = !others;
     line.halt();
-    others?.leave();
+    others?.leave(gone);
     become({ state: "away" });
   }
 
@@ -267,13 +264,11 @@ function open(options, url, asked) {
       offSave?.();
       place.remove();
     } else save();
-    place.close();
     become({ state, error });
     isOver = true;
     failure = error;
     line.halt();
-    others?.leave();
-    others?.close();
+    others?.leave(true);
     offHidden();
     offSigns();
     options.signal?.removeEventListener("abort", stop);

@@ -1,5 +1,5 @@
-// lastevent/native over React Native's XMLHttpRequest, as xhr.mjs plays it: `node native.mjs trial '{"url": …}'` runs a
-// trial and writes what came of it, as JSON.
+// lastevent/native over React Native's XMLHttpRequest, as xhr.mjs plays it, and without what a phone lacks (phone.mjs):
+// `node --import ./phone.mjs native.mjs trial '{"url": …}'` runs a trial and writes what came of it, as JSON.
 import { XMLHttpRequest } from "./xhr.mjs";
 import { followed, read } from "./native-trials.mjs";
 import { xhr } from "lastevent/native";
@@ -35,7 +35,6 @@ class Deaf extends XMLHttpRequest {
 
 const kinds = { Plain: XMLHttpRequest, Halving, AtOnce, Deaf };
 const failure = (promise) => promise.then(() => null, ({ name, message }) => ({ name, message }));
-const within = (ms) => AbortSignal.timeout(ms);
 
 const trials = {
   async followed({ url, kind = "Plain" }) {
@@ -68,16 +67,18 @@ const trials = {
       globalThis.XMLHttpRequest = kinds[kind];
       const controller = new AbortController();
       const { signal } = controller;
+      let failed;
+      if (state === "waits") failed = failure(xhr(silent, { signal }));
+      else {
+        const reader = (await xhr(url, { signal })).body.getReader();
+        await reader.read();
+        failed = failure(reader.read());
+      }
       setTimeout(() => controller.abort(), 50);
-      if (state === "waits") return failure(xhr(silent, { signal }));
-      const reader = (await xhr(url, { signal })).body.getReader();
-      await reader.read();
-      return failure(reader.read());
+      return failed;
     };
     const gone = new AbortController();
     gone.abort();
-    const given = new AbortController();
-    setTimeout(() => given.abort(new Error("ours")), 50);
     const left = (await xhr(url)).body.getReader();
     const waits = left.read().then(() => left.read());
     await left.cancel();
@@ -88,9 +89,28 @@ const trials = {
       reads: await stopped("Plain", "reads"),
       deafWaits: await stopped("Deaf", "waits"),
       deafReads: await stopped("Deaf", "reads"),
-      given: await failure(xhr(silent, { signal: given.signal })),
-      cancelled: await Promise.race([waits, failure(xhr(silent, { signal: within(1000) }))]),
+      cancelled: await waits,
     };
+  },
+
+  /** An app that is closed within an answer, and opened again. */
+  async phone({ url }) {
+    const { followChat } = await import("./react-native-app.js");
+    const { AppState, storage } = await import("./react-native.mjs");
+    const first = followChat(url, "chat", "ann");
+    const before = [];
+    for await (const { id } of first) if (before.push(id) === 20) break;  // the app is closed
+    const heard = AppState.listeners.size;
+    const second = followChat(null, "chat", "ann");
+    const after = [];
+    const events = second[Symbol.asyncIterator]();
+    after.push((await events.next()).value.id);
+    AppState.become("background");
+    const kept = JSON.parse(await storage.getItem("lastevent:chat")).answer.cursor;
+    AppState.become("active");
+    for (let next; !(next = await events.next()).done; ) after.push(next.value.id);
+    const { text } = await second.finished;
+    return { before, after, text, kept, heard: [heard, AppState.listeners.size] };
   },
 
   async credentials({ url }) {

@@ -17,6 +17,20 @@ const trials = {
     return { ids, text, state, url: stream.url };
   },
 
+  /** A page that starts by the endpoint, and follows at the server. */
+  async token({ prompt }) {
+    const { token } = await import("./token.js");
+    const { ask } = await import("./ask.js");
+    const { fetch } = globalThis;
+    globalThis.fetch = (url, init) => {
+      if (!String(url).startsWith("/")) return fetch(url, init);
+      return url === "/api/token" ? token(new Request("http://app/api/token", { headers: { "x-user": "ann" } })) : next(url, init);
+    };
+    const stream = await ask(prompt, null, "chat");
+    const { text, state } = await stream.finished;
+    return { text, state, url: stream.url };
+  },
+
   /** Both ways to leave a body. */
   async leave({ path }) {
     const controller = new AbortController();

@@ -1,21 +1,20 @@
 // The blocks of a document, made line by line. Everything revolves around `Blocks`: what is open, innermost last. What was
 // closed is in the page, final, and forgotten here: so a line costs what is open, not what came before it.
 
-import { inline, lex } from "./inline.js";
-import { cells, read } from "./lines.js";
-import { append, draw, paragraph, takeDefinitions } from "./paragraph.js";
+import { fill, lex } from "./inline.js";
+import { LONG, cells, read } from "./lines.js";
+import { PIECE, append, draw, innermost, takeDefinitions } from "./paragraph.js";
 import { inside, put, trim, write } from "./place.js";
 import { half } from "./settle.js";
 
 /**
  * @typedef {import("./place.js").Place} Place
  * @typedef {import("./lines.js").Line} Line
- * @typedef {import("./paragraph.js").Growing} Growing
  *
  * @typedef {Place & { type?: "quote" | "list" | "item", mark?: string, indent?: number, empty?: boolean }} Container
  *
  * @typedef {object} LeafOnly
- * @property {"text" | "code" | "html" | "table"} type
+ * @property {"text" | "code" | "html" | "table"} [type] none: there is none
  * @property {string} text of a paragraph, what is not final yet; of indented code, blank lines that may not belong to it
  * @property {string} [mark] of fenced code
  * @property {number} [indent] of fenced code
@@ -32,42 +31,42 @@ import { half } from "./settle.js";
  *
  * @typedef {object} Blocks
  * @property {Container[]} stack
- * @property {Leaf | null} leaf
+ * @property {Leaf} leaf
  * @property {import("marked").Links} links those that are defined so far
  * @property {boolean} half the line that is shown has no end yet
  */
 
+const ALIGNED = ["", "left", "right", "center"];
+/** @type {Leaf} */
+const NONE = { text: "", tried: PIECE, last: -1 };
 const TASK = /^\[([ xX])\][ \t]+(?=\S)/;
 
 /** @param {Element} element @returns {Blocks} */
-export const begin = (element) => ({ stack: [inside(element)], leaf: null, links: Object.create(null), half: false });
+export const begin = (element) => ({ stack: [inside(element)], leaf: NONE, links: Object.create(null), half: false });
 
 /** A whole line. @param {Blocks} blocks @param {string} text */
 export const line = (blocks, text) => apply(blocks, /** @type {Line} */ (read(blocks, text)));
 
 /**
- * Take the beginning of a line for good, if it is known to be a paragraph's whatever follows.
- * @param {Blocks} blocks @param {string} text @returns {boolean} whether it was taken
+ * Show what is open, and the line that has no end yet. If that is long, and a paragraph's whatever follows, it is taken.
+ * @param {Blocks} blocks @param {string} text @returns {boolean} whether it was
  */
-export function anticipate(blocks, text) {
-  const line = read(blocks, text, true);
-  if (line?.kind !== "text" || blocks.leaf?.type === "table") return false;
-  const leaf = blocks.leaf && goesOn(blocks, line) ? { ...blocks.leaf } : paragraph(line.text, false);
-  append({ ...blocks, leaf, half: true }, line.text);
-  if (!leaf.defines) apply(blocks, line);
-  return !leaf.defines;
-}
-
-/** Show what is open, and the line that has no end yet. @param {Blocks} blocks @param {string} text */
 export function show(blocks, text) {
   const open = [...blocks.stack, blocks.leaf];
-  const copies = open.map((one) => one && { ...one, first: null });
+  const copies = open.map((one) => ({ ...one, first: null }));
   const guess = /** @type {Blocks} */ ({ ...blocks, half: true, leaf: copies.at(-1), stack: copies.slice(0, -1) });
   const line = read(guess, text, true);
   if (line) apply(guess, line);
-  if (guess.leaf?.type === "text") draw(/** @type {Growing} */ (guess));
-  for (const place of [...copies, ...guess.stack, guess.leaf]) if (place) trim(place);
-  open.forEach((one, index) => one && (one.at = copies[index]?.first));
+  if (guess.leaf.type === "text") draw(guess);
+  [...copies, ...guess.stack, guess.leaf].forEach(trim);
+  open.forEach((one, index) => (one.at = copies[index].first));
+
+  const sure = text.length > LONG && line?.kind === "text" && guess.leaf.type === "text" && !guess.leaf.defines;
+  if (sure) {
+    apply(blocks, line);
+    show(blocks, "");
+  }
+  return sure;
 }
 
 /** There is no further line. @param {Blocks} blocks */
@@ -83,30 +82,30 @@ function apply(blocks, line) {
   if (!goesOn(blocks, line)) {
     close(blocks);
     const { type, mark } = stack[depth - 1];
-    const over = type === "list" && kind !== "blank" && opens[0]?.mark !== mark;
+    const over = type === "list" && (opens.length ? opens[0].mark !== mark : kind !== "blank");
     while (stack.length > depth - +over) trim(/** @type {Container} */ (stack.pop()));
     opens.forEach(open);
   }
   const { leaf } = blocks;
   if (kind === "text") {
-    if (leaf?.type === "table") return row(leaf, "td", cells(text), leaf.columns);
-    append(/** @type {Growing} */ (blocks), leaf ? text : start());
+    if (leaf.type === "table") return row(leaf, "td", cells(text), leaf.columns);
+    append(blocks, leaf.type ? text : start());
   } else if (kind === "heading") heading(text);
   else if (kind === "rule") block("hr");
   else if (kind === "code") {
     const language = mark && /\S*/.exec(text.trim())?.[0];
-    const place = inside(put(block("pre"), "code", language ? { class: "language-" + language } : {}));
-    blocks.leaf = { type: "code", text: "", tried: 0, last: 0, mark, indent, ...place };
+    const place = inside(put(inside(block("pre")), "code", language ? { class: "language-" + language } : {}));
+    take("code", place, { mark, indent });
     if (!mark) grow(text + "\n");
   } else if (kind === "html") {
-    blocks.leaf = { type: "html", text: "", tried: 0, last: 0, ends, ...block("p") };
+    take("html", inside(block("p")), { ends });
     grow(text);
-  } else if (leaf && kind === "more") more(leaf);
-  else if (leaf && kind === "underline") {
-    if (leaf.defines) takeDefinitions(/** @type {Growing} */ (blocks));
-    blocks.leaf = null;
+  } else if (kind === "more") more(leaf);
+  else if (kind === "underline") {
+    takeDefinitions(blocks);
+    blocks.leaf = NONE;
     heading(leaf.text.trimEnd());
-  } else if (leaf && kind === "table") {
+  } else if (kind === "table") {
     const head = cells(leaf.text.slice(leaf.last));
     leaf.text = leaf.text.slice(0, leaf.last);
     leaf.last = -1;
@@ -116,43 +115,46 @@ function apply(blocks, line) {
 
   /** A paragraph. The first text of an item has no element of its own: so nothing changes when a list turns out loose. */
   function start() {
-    const top = stack[stack.length - 1];
+    const top = innermost(stack);
     const bare = top.type === "item" && !!top.empty;
     const [task, check] = (bare && TASK.exec(text)) || [""];
     if (task) put(top, "input", { type: "checkbox", disabled: "", ...(check !== " " && { checked: "" }) });
     top.empty = false;
     const rest = text.slice(task.length);
-    blocks.leaf = paragraph(rest, bare);
+    take("text", {}, { bare, defines: rest[0] === "[" });
     return rest;
   }
 
   /** @param {import("./lines.js").Opens} what */
   function open({ mark, start, indent }) {
-    if (mark && stack[stack.length - 1].type !== "list") {
-      const list = block(start === undefined ? "ul" : "ol", (start ?? 1) === 1 ? {} : { start: `${start}` });
-      stack.push({ type: "list", mark, ...list });
+    if (mark && innermost(stack).type !== "list") {
+      const list = block(start ? "ol" : "ul", start && +start !== 1 ? { start } : {});
+      stack.push({ type: "list", mark, ...inside(list) });
     }
-    stack.push({ type: mark ? "item" : "quote", indent, empty: true, ...block(mark ? "li" : "blockquote") });
+    stack.push({ type: mark ? "item" : "quote", indent, empty: true, ...inside(block(mark ? "li" : "blockquote")) });
   }
 
   /** @param {string} tag @param {Record<string, string>} [attributes] */
   function block(tag, attributes) {
-    const top = stack[stack.length - 1];
+    const top = innermost(stack);
     top.empty = false;
-    return inside(put(top, tag, attributes));
+    return put(top, tag, attributes);
+  }
+
+  /** @param {Leaf["type"]} type @param {Partial<Place>} place @param {Partial<Leaf>} more */
+  function take(type, place, more) {
+    blocks.leaf = { ...NONE, type, ...place, ...more };
   }
 
   /** @param {string} source */
   function heading(source) {
-    const place = block("h" + level);
-    inline(place, (blocks.half ? half : lex)(source, blocks.links));
-    trim(place);
+    fill(block("h" + level), (blocks.half ? half : lex)(source, blocks.links));
   }
 
   /** Code or HTML, in one text. @param {string} more */
   function grow(more) {
     const leaf = /** @type {Leaf & Place} */ (blocks.leaf);
-    if (leaf.node && !blocks.half) leaf.node.appendData(more);
+    if (leaf.node) leaf.node.appendData(more);
     else leaf.node = write(leaf, more);
     if (leaf.ends?.test(more)) close(blocks);
   }
@@ -170,13 +172,10 @@ function apply(blocks, line) {
 
   /** @param {string[]} head */
   function table(head) {
-    const place = block("table");
-    const columns = cells(text).map((dashes) => {
-      const left = dashes[0] === ":";
-      return !dashes.endsWith(":") ? (left ? "left" : "") : left ? "center" : "right";
-    });
+    const place = inside(block("table"));
+    const columns = cells(text).map((dashes) => ALIGNED[+dashes.startsWith(":") + 2 * +dashes.endsWith(":")]);
     row(inside(put(place, "thead")), "th", head, columns);
-    blocks.leaf = { type: "table", text: "", tried: 0, last: 0, columns, ...inside(put(place, "tbody")) };
+    take("table", inside(put(place, "tbody")), { columns });
     trim(place);
   }
 
@@ -184,10 +183,10 @@ function apply(blocks, line) {
   function row(place, tag, texts, columns = []) {
     const row = inside(put(/** @type {Place} */ (place), "tr"));
     columns.forEach((align, index) => {
-      const cell = inside(put(row, tag, align ? { align } : {}));
-      const open = blocks.half && tag === "td" && index === texts.length - 1;
-      inline(cell, (open ? half : lex)(texts[index] ?? "", blocks.links));
-      trim(cell);
+      const open = blocks.half && index === texts.length - 1;
+      const moves = open && align && align !== "left"; // with each character, so it waits for its end
+      const text = moves ? "" : (texts[index] ?? "");
+      fill(put(row, tag, align ? { align } : {}), (open ? half : lex)(text, blocks.links));
     });
     trim(row);
   }
@@ -195,18 +194,18 @@ function apply(blocks, line) {
 
 /** Whether it goes on what is open, rather than begin something. @param {Blocks} blocks @param {Line} line */
 function goesOn({ stack, leaf }, { kind, depth, opens }) {
-  if (kind !== "text") return kind === "more" || kind === "underline" || kind === "table";
+  if (kind !== "text") return /^(?:more|underline|table)$/.test(kind);
   // A paragraph goes on also where the containers that it stands in are not said again.
-  return !opens.length && (leaf?.type === "text" || (leaf?.type === "table" && depth === stack.length));
+  return !opens.length && (leaf.type === "text" || (leaf.type === "table" && depth === stack.length));
 }
 
 /** @param {Blocks} blocks */
 function close(blocks) {
   const { leaf } = blocks;
-  if (leaf?.type === "text") {
-    if (leaf.defines) takeDefinitions(/** @type {Growing} */ (blocks));
-    draw(/** @type {Growing} */ (blocks), true);
+  if (leaf.type === "text") {
+    takeDefinitions(blocks);
+    draw(blocks, true);
   }
-  if (leaf) trim(leaf);
-  blocks.leaf = null;
+  trim(leaf);
+  blocks.leaf = NONE;
 }

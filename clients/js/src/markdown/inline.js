@@ -37,6 +37,13 @@ export function define(text) {
   return { links, rest: text };
 }
 
+/** The element with these tokens in it, and nothing else. @param {Element} element @param {Token[]} tokens @param {boolean} [linked] */
+export function fill(element, tokens, linked) {
+  const place = inside(element);
+  inline(place, tokens, linked);
+  trim(place);
+}
+
 /**
  * Tokens as nodes, at the place.
  * @param {import("./place.js").Place} place @param {Token[]} tokens @param {boolean} [linked] within a link
@@ -50,26 +57,18 @@ export function inline(place, tokens, linked = false) {
   /** @param {string} tag @param {Token[]} children @param {Record<string, string>} [attributes] */
   const element = (tag, children, attributes) => {
     flush();
-    const child = inside(put(place, tag, attributes));
-    inline(child, children, linked || tag === "a");
-    trim(child);
-  };
-  /** @param {Token} token */
-  const show = (token) => {
-    const { type } = token;
-    if (type === "strong" || type === "em" || type === "del") element(type, token.tokens ?? []);
-    else if (type === "codespan") element("code", [plainly(token.text)]);
-    else if (type === "br") element("br", []);
-    else if (type === "link" || type === "image") link(token);
-    else text += type === "text" ? decode(token.text) : type === "escape" ? token.text : token.raw;
+    fill(put(place, tag, attributes), children, linked || tag === "a");
   };
   /** @param {import("marked").Tokens.Generic} token an image is a link to it: its address could carry the answer away */
-  const link = ({ type, href, title, text, tokens, autolink }) => {
-    const [to, hint] = [href, title ?? ""].map((said) => (autolink ? said : decode(said)));
-    const address = allowed(to);
-    const children = autolink || !text ? [plainly(text || to)] : (tokens ?? []);
-    if (linked || !address) children.forEach(show);
-    else element("a", children, { href: address, rel: "noopener noreferrer", ...(hint && { title: hint }) });
+  const show = ({ type, raw, text: said, tokens = [], href, title }) => {
+    if (type === "link" || type === "image") {
+      const address = linked ? "" : allowed(decode(href));
+      const children = said ? tokens : [plainly(href)];
+      if (!address) children.forEach(show);
+      else element("a", children, { href: address, rel: "noopener noreferrer", ...(title && { title: decode(title) }) });
+    } else if (type === "codespan") element("code", [plainly(said)]);
+    else if (/^(?:strong|em|del|br)$/.test(type)) element(type, tokens);
+    else text += type === "text" ? decode(said) : type === "escape" ? said : raw;
   };
   tokens.forEach(show);
   flush();

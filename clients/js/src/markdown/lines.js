@@ -18,7 +18,7 @@ import { define } from "./inline.js";
  * @property {number} [indent] of fenced code
  * @property {RegExp} [ends] what ends the HTML, if it is no blank line
  *
- * @typedef {{ mark?: string, start?: number, indent?: number }} Opens a block quote, or with a mark an item of a list: its
+ * @typedef {{ mark?: string, start?: string, indent?: number }} Opens a block quote, or with a mark an item of a list: its
  *   number, and how far is indented what belongs to it
  */
 
@@ -26,16 +26,16 @@ export const LONG = 1024; // characters of a line that cannot be a table's head 
 const LONGEST = 4096; // characters of a line that is read anew with each update: the rest is shown when it has its end
 const DEEPEST = 32; // containers within each other: a line costs its depth, and `>>>>…` is cheap to write
 
-/** Lines that may still become a marker, a rule, a fence, an underline or a table's second line: nothing shows yet. */
-const HALF = /^(?:(?:\+|\d{1,9}[.)]?|#+|=+|`+|~+)[ \t]*|([-_*])(?:[ \t]*\1)*[ \t]*|`{3,}[^`]*|~{3,}.*|[|:\- \t]+)$/;
-const HALF_HTML = /^<(?:[!?/]?[a-z\d-]*|!-|!\[[A-Z]*)$/i;
-const HALF_TAG = /^<\/?[a-z][a-z\d-]*(?:[ \t][^<>]*)?\/?>?[ \t]*$/i;
+/** A line that may still become a marker, a rule, a fence, an underline or a table's second line: nothing shows yet. */
+const HALF = /^(?:\d{1,9}[.)]?|[-+*_#=`~|:]+)[-*_|: \t]*$/;
+const HALF_HTML = /^<[!?/]?[\w[-]*$/;
+const HALF_TAG = /^<\/?[a-z][\w-]*(?:\s[^<>]*)?\/?>?\s*$/i;
 
 const BLANK = /^[ \t]*$/;
-const CLOSING_HASHES = /(?:^|[ \t]+)#*[ \t]*$/;
-const UNDERLINE = /^(?:=+|-+)[ \t]*$/;
+const CLOSING_HASHES = /(?:^|\s+)#*\s*$/;
+const UNDERLINE = /^(?:=+|-+)\s*$/;
 const ITEM = /^(?:[-+*]|(\d{1,9})[.)])(?=[ \t]|$)/;
-const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
+const DELIMITERS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
 const MARKED = Lexer.rules.block.gfm;
 
 /** What ends HTML that begins so. @type {[RegExp, RegExp][]} */
@@ -57,18 +57,16 @@ export function read({ stack, leaf }, text, half = false) {
   let depth = 1;
   while (depth < stack.length && continues(stack[depth])) depth++;
   const whole = depth === stack.length;
-  if (half && (BLANK.test(text) || text.length > LONGEST)) return null;
+  if (half && text.length > LONGEST) return null;
 
   /** @type {Opens[]} */
   const opens = [];
   /** @param {Line["kind"]} kind @param {Partial<Line>} [more] @returns {Line} */
   const is = (kind, more) => ({ depth, opens, kind, text, ...more });
-  const taken = whole && leaf && inside(leaf);
-  if (taken) return half && leaf.type !== "html" ? null : taken;
-  for (;;) {
-    const found = begins();
-    if (found !== undefined) return found;
-  }
+  /** @type {Line | null | undefined} */
+  let found = whole ? inside(leaf) : undefined;
+  while (found === undefined) found = begins();
+  return half && found?.kind !== "text" && found?.kind !== "heading" ? null : found;
 
   /** @param {Container} container */
   function continues({ type, indent = 0, empty }) {
@@ -83,7 +81,7 @@ export function read({ stack, leaf }, text, half = false) {
   function inside({ type, mark, indent = 0, ends }) {
     const blank = BLANK.test(text);
     if (type === "html") return is(blank && !ends ? "blank" : "more");
-    if (type !== "code" || !(mark || blank || width() > 3)) return null;
+    if (type !== "code" || !(mark || blank || width() > 3)) return undefined;
     const [, end] = /^ {0,3}(`{3,}|~{3,})[ \t]*$/.exec(text) ?? [];
     if (mark && end?.startsWith(mark)) return is("blank");
     take(mark ? indent : 4);
@@ -93,20 +91,19 @@ export function read({ stack, leaf }, text, half = false) {
   /** What begins here; undefined if it is a container, so that more may begin in it. */
   function begins() {
     const indent = width();
-    const tip = opens.length ? undefined : leaf?.type; // what the line could go on
+    const tip = opens.length ? undefined : leaf.type; // what the line could go on
     const rest = text.replace(/^[ \t]+/, "");
-    if (half && (!rest || (indent < 4 && HALF.test(rest)))) return null;
     if (!rest) return is("blank");
-    if (indent > 3 && tip !== "text") {
-      take(4);
-      return half ? null : is("code");
-    }
     if (indent < 4) {
+      if (half && HALF.test(rest)) return null;
       const deep = depth + opens.length >= DEEPEST;
       if (!deep && quoted()) return void opens.push({});
       const paragraph = tip === "text" && whole ? leaf : null;
       const block = leafBlock(rest, indent, paragraph) ?? (rest[0] === "<" ? html(rest, tip === "text") : undefined);
       if (block !== undefined || (!deep && item(rest, indent, !!paragraph))) return block;
+    } else if (tip !== "text") {
+      take(4);
+      return is("code");
     }
     text = rest;
     return is("text");
@@ -140,25 +137,28 @@ export function read({ stack, leaf }, text, half = false) {
   function item(rest, indent, paragraph) {
     const [bullet, number] = ITEM.exec(rest) ?? [];
     if (!bullet) return false;
-    const after = rest.slice(bullet.length);
-    const blank = BLANK.test(after);
+    const blank = BLANK.test(rest.slice(bullet.length));
     if (paragraph && (blank || (number && +number !== 1))) return false; // it goes on: "… in the year\n1984. It …"
-    column += indent + bullet.length;
-    text = after;
+    skip(rest, indent, bullet.length);
     const gap = blank || width() > 4 ? 1 : width();
     take(gap);
     const mark = bullet[bullet.length - 1];
-    return opens.push({ mark, start: number ? +number : undefined, indent: indent + bullet.length + gap });
+    return opens.push({ mark, start: number, indent: indent + bullet.length + gap });
   }
 
   function quoted() {
     const indent = width();
     const rest = text.replace(/^[ \t]+/, "");
     if (indent > 3 || rest[0] !== ">") return false;
-    column += indent + 1;
-    text = rest.slice(1);
+    skip(rest, indent, 1);
     take(1);
     return true;
+  }
+
+  /** @param {string} rest @param {number} indent @param {number} marker how long it is */
+  function skip(rest, indent, marker) {
+    column += indent + marker;
+    text = rest.slice(marker);
   }
 
   /** How many columns of white space the text begins with: a tab goes to the next multiple of four. */

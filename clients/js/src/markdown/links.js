@@ -2,7 +2,7 @@
 
 const NAMED = {
   __proto__: null, amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™",
-  hellip: "…", ndash: "–", mdash: "—", bull: "•", middot: "·", times: "×", deg: "°", larr: "←", rarr: "→",
+  hellip: "…", ndash: "–", mdash: "—", bull: "•", middot: "·", deg: "°", times: "×", larr: "←", rarr: "→",
 };
 
 /**
@@ -10,8 +10,7 @@ const NAMED = {
  * other way to it. An unknown name stays as it is.
  * @param {string} text
  */
-export const decode = (text) =>
-  text.replace(/&(\w+);/g, (all, name) => /** @type {any} */ (NAMED)[name] ?? all);
+export const decode = (text) => text.replace(/&(\w+);/g, (all, name) => /** @type {any} */ (NAMED)[name] ?? all);
 
 /**
  * The address if a link may have it, else nothing. Looked at as browsers will read it: they drop tabs and line ends

@@ -1,7 +1,7 @@
 // A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final:
 // a piece of it, up to the gap between two words where nothing is open that more text could close.
 
-import { define, inline, lex, plainly } from "./inline.js";
+import { define, inline, lex } from "./inline.js";
 import { LONG } from "./lines.js";
 import { inside, put } from "./place.js";
 import { half, settle } from "./settle.js";
@@ -10,60 +10,48 @@ import { half, settle } from "./settle.js";
  * @typedef {import("./blocks.js").Blocks} Blocks
  * @typedef {import("./blocks.js").Leaf} Leaf
  * @typedef {import("./place.js").Place} Place
- * @typedef {Blocks & { leaf: Leaf }} Growing
  */
 
-const PIECE = 1024; // characters: most paragraphs have no more, and are lexed as one
+export const PIECE = 1024; // characters: most paragraphs have no more, and are lexed as one
 const STEP = 512; // from a gap that will not do, to the next that is tried
-const LONGEST = 4096; // then a piece ends wherever it is, and what is open is closed in it and goes on in the next
+const LONGEST = 4096; // then a piece ends wherever it is: what is open in it is shown as it is written
 const GAP = /[^\s\\][ \n](?=\S)|[。，](?=\S)/g;
 
 /** Text that may be the beginning of a link definition, or the whole of one; or of a task. */
-const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]*)?)?)?)?)?$/;
-const LONGEST_DEFINITION = 2048;
+const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,999})?)?)?)?)?$/;
 
-/** @param {string} text its first line @param {boolean} bare @returns {Leaf} */
-export const paragraph = (text, bare) => ({
-  type: "text",
-  text: "",
-  bare,
-  defines: text[0] === "[",
-  tried: PIECE,
-  last: -1,
-});
-
-/** @param {Growing} blocks @param {string} line */
+/** @param {Blocks} blocks @param {string} line */
 export function append(blocks, line) {
   const { leaf } = blocks;
-  if (leaf.defines && leaf.text && !/^["'(]/.test(line)) {
-    const { rest } = define(leaf.text);
-    if (!rest) takeDefinitions(blocks); // else it may have a title of several lines
-    leaf.defines = !!leaf.text || line[0] === "[";
+  // What may be a title belongs to the definition before it.
+  if (leaf.defines && leaf.text && !/^["'(]/.test(line) && !define(leaf.text).rest) {
+    takeDefinitions(blocks);
+    leaf.defines = line[0] === "[";
   }
   leaf.text += (leaf.text && "\n") + line;
   leaf.last = line.includes("|") && line.length <= LONG ? leaf.text.length - line.length : -1;
   leaf.defines &&= DEFINITION.test(leaf.text);
-  if (blocks.half) return;
-  if (leaf.defines && leaf.text.length > LONGEST_DEFINITION) takeDefinitions(blocks);
-  advance(blocks);
+  if (!blocks.half) advance(blocks);
 }
 
-/** More of the line that was appended last. @param {Growing} blocks @param {string} text */
+/** More of the line that was appended last. @param {Blocks} blocks @param {string} text */
 export function extend(blocks, text) {
-  blocks.leaf.text += text;
-  advance(blocks);
+  const growing = /** @type {Blocks} */ (blocks);
+  growing.leaf.text += text;
+  advance(growing);
 }
 
-/** @param {Growing} blocks */
+/** @param {Blocks} blocks */
 export function takeDefinitions(blocks) {
   const { leaf } = blocks;
+  if (!leaf.defines) return;
   const { links, rest } = define(leaf.text);
   blocks.links = Object.assign(Object.create(null), links, blocks.links); // the first of a name counts
   leaf.text = rest;
   leaf.defines = false;
 }
 
-/** Make final what can be. Where a piece ends depends on the text alone, not on how it came. @param {Growing} blocks */
+/** Make final what can be. Where a piece ends depends on the text alone, not on how it came. @param {Blocks} blocks */
 function advance(blocks) {
   const { leaf } = blocks;
   const ready = () => (leaf.last < 0 ? leaf.text.length : leaf.last);
@@ -72,11 +60,11 @@ function advance(blocks) {
     const gap = GAP.test(leaf.text) ? GAP.lastIndex : Infinity;
     const forced = gap > LONGEST;
     if (ready() < (forced ? LONGEST + 2 : gap)) return;
-    const piece = leaf.text.slice(0, forced ? LONGEST : gap);
-    const { tokens, done } = settle(piece, blocks.links);
+    const source = leaf.text.slice(0, forced ? LONGEST : gap);
+    const piece = source.trimEnd();
+    const { tokens, done } = settle(source, blocks.links);
     if (done || forced) {
-      const [space] = /** @type {RegExpExecArray} */ (/\s*$/.exec(piece));
-      inline(home(blocks), done ? [...tokens, plainly(space)] : lex(piece, blocks.links));
+      inline(home(blocks), done ? tokens : lex(piece, blocks.links));
       leaf.text = leaf.text.slice(piece.length);
       leaf.last = Math.max(-1, leaf.last - piece.length);
       leaf.tried = PIECE;
@@ -85,7 +73,7 @@ function advance(blocks) {
   }
 }
 
-/** Show what is not final. @param {Growing} blocks @param {boolean} [ended] and make it so */
+/** Show what is not final. @param {Blocks} blocks @param {boolean} [ended] and make it so */
 export function draw(blocks, ended = false) {
   const { leaf, links } = blocks;
   let { text } = leaf;
@@ -99,10 +87,13 @@ export function draw(blocks, ended = false) {
   if (tokens.length) inline(home(blocks), tokens);
 }
 
-/** Where its nodes go: the first text of an item has no element of its own. @param {Growing} blocks @returns {Place} */
+/** Where its nodes go: the first text of an item has no element of its own. @param {Blocks} blocks @returns {Place} */
 function home({ stack, leaf }) {
-  const top = stack[stack.length - 1];
+  const top = innermost(stack);
   if (leaf.bare) return top;
   if (!leaf.el) Object.assign(leaf, inside(put(top, "p")));
   return /** @type {Place & Leaf} */ (leaf);
 }
+
+/** @param {Blocks["stack"]} stack */
+export const innermost = (stack) => stack[stack.length - 1];

@@ -16,15 +16,10 @@ export const inside = (el) => ({ el, at: el.firstChild });
  * @param {Place} place @param {string} tag @param {Record<string, string>} [attributes]
  */
 export function put(place, tag, attributes = {}) {
-  const names = Object.keys(attributes);
-  const old = /** @type {Element | null} */ (place.at);
-  const fits = old?.localName === tag && old.attributes.length === names.length;
-  const element = fits ? old : place.el.ownerDocument.createElement(tag);
-  for (const name of names) {
-    if (element.getAttribute(name) !== attributes[name]) element.setAttribute(name, attributes[name]);
-  }
-  add(place, element);
-  return element;
+  const element = place.el.ownerDocument.createElement(tag);
+  for (const name in attributes) element.setAttribute(name, attributes[name]);
+  const old = /** @type {Element | null | undefined} */ (place.at);
+  return add(place, old?.cloneNode().isEqualNode(element) ? old : element);
 }
 
 /**
@@ -32,21 +27,19 @@ export function put(place, tag, attributes = {}) {
  * @param {Place} place @param {string} data
  */
 export function write(place, data) {
-  const old = /** @type {Text | null} */ (place.at);
-  const node = old?.nodeType === 3 ? old : place.el.ownerDocument.createTextNode(data);
-  if (node.data !== data) {
-    if (data.startsWith(node.data)) node.appendData(data.slice(node.length));
-    else node.data = data;
-  }
-  add(place, node);
-  return node;
+  const old = /** @type {Text | null | undefined} */ (place.at);
+  const node = old?.nodeType === 3 ? old : place.el.ownerDocument.createTextNode("");
+  if (!data.startsWith(node.data)) node.data = data;
+  else if (data.length > node.length) node.appendData(data.slice(node.length));
+  return add(place, node);
 }
 
-/** @param {Place} place @param {ChildNode} node */
+/** @template {ChildNode} N @param {Place} place @param {N} node */
 function add(place, node) {
   if (node === place.at) place.at = node.nextSibling;
   else place.el.insertBefore(node, place.at ?? null);
   place.first ??= node;
+  return node;
 }
 
 /** Nothing more comes here: what was shown behind it goes. @param {Partial<Place>} place */

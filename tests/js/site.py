@@ -47,6 +47,8 @@ class Site:
     """A token that is answered 401."""
     asked: list[Asked] = field(default_factory=list)
     """What was passed on to the server."""
+    left_at: list[float] = field(default_factory=list)
+    """When connections on which a stream was read have ended, by time.monotonic()."""
     following: set[int] = field(default_factory=set)
     """Connections, by the number of their request, on which a stream is read."""
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -117,7 +119,9 @@ class Site:
                 each.cancel()
             await asyncio.wait(passing)
         finally:
-            self.following.discard(number)
+            if number in self.following:
+                self.following.discard(number)
+                self.left_at.append(time.monotonic())
             upstream_writer.transport.abort()
 
 

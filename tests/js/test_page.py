@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from playwright.async_api import Error
 
 from tests.js.site import Site, site_of
 from tests.js.story import Story
@@ -22,6 +23,7 @@ BACK_MS = 1000
 PAINTED_MS = 50
 TIMES_OFFLINE = 10
 RELOADS = 20
+CORE = "calls env error fold frames index kept loop partial stream tabs".split()
 FLOOD, FLOOD_BYTES = 80, 95_000  # in all twice what was found to lie between a server and a page that takes nothing
 
 
@@ -131,3 +133,18 @@ async def test_a_stalled_tab_that_the_server_has_cut_is_complete_once_it_goes_on
         await tab.expect(HTTP.get(f"{deployment.url}/v1/streams/{producer.sid}/text").text)
         await browser.close_all()
     assert len(site.asked) == 2
+
+
+async def test_the_sources_are_plain_modules_and_break_no_rule_of_a_strict_policy(
+    browser: Browser, site: Site, story: Story
+) -> None:
+    tab = await browser.open(site.page(url=story.url, key="chat", share=True))
+    await story.say()
+    await story.expect_whole(tab)  # and no violation
+    loaded = await tab.ask("performance.getEntriesByType('resource').map(({ name }) => new URL(name).pathname)")
+    sources = {path for path in loaded if path.startswith("/lastevent/")}
+    assert sources == {f"/lastevent/{name}.js" for name in CORE}
+
+    with pytest.raises(Error, match="Failed to fetch"):
+        await tab.ask(f"fetch('http://localhost:{site.port}/page.html')")
+    assert (await tab.noted())["errors"] == [f"connect-src: http://localhost:{site.port}/page.html"]

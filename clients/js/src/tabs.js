@@ -3,9 +3,9 @@
  * others. The tab in front takes the lock from whoever has it, since a hidden tab may be frozen.
  *
  * Who is robbed hears of it late, if its thread is held, and leads meanwhile. So nobody trusts a word for its time: each
- * says from which cursor it goes on, and a tab takes only what begins where it is. One that leads takes nothing at all:
- * a frame of its own connection goes on from where that connection was, and may have the same words. A word that is lost
- * is missed at the next one, and all of it is asked for. Two tabs in front do not rob each other for ever: a tab asks
+ * says from which cursor it goes on, and a tab takes only what begins where it is; of all else that is new to it, it asks
+ * for the whole. One that leads takes nothing at all: a frame of its own connection goes on from where that connection
+ * was, and may have the same words. A word that is lost is missed at the next one. Two tabs in front do not rob each other for ever: a tab asks
  * only when it comes to the front, or the network comes back.
  */
 
@@ -38,7 +38,7 @@ export function tabs(name, answer, isLeading, lead, listen, take, reset) {
     const { cursor } = answer();
     if (isLeading()) need < cursor && say({ whole: answer() });
     else if (event && from === cursor) take(event);
-    else if (from > cursor) say({ need: cursor });
+    else if (from > cursor || event?.id > cursor) say({ need: cursor });
     else if (whole?.cursor > cursor) reset(whole);
   }
 

@@ -59,6 +59,8 @@ export function placeOf({ storage, key, user: owner }) {
   /**
    * One after the other, and of those that wait the last one: a slow storage keeps no order. Of a storage that is
    * asynchronous a promise that this one is there too, which never rejects.
+   *
+   * @returns {Promise<unknown> | null}
    */
   function write(/** @type {() => string | null} */ value) {
     if (busy) next = value;

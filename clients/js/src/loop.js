@@ -146,7 +146,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (lacksText) await readText();
     const response = await open();
     if (isHalted) throw AT_ONCE;
-    target.become({ state: "open", error: null });
+    target.become({ state: "open", tries: 0, error: null });
     await read(response);
   }
 

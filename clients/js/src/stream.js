@@ -259,7 +259,7 @@ function open(options, url, asked) {
 
   function finish(/** @type {Connection["state"]} */ state, /** @type {StreamError | null} */ error = null) {
     if (isOver) return;
-    if (error?.status === 410) {
+    if (error && (error.status === 410 || url === null)) { // erased, or never started: nothing to go on with
       answer = empty();
       offSave?.();
       place.remove();
@@ -286,7 +286,7 @@ function open(options, url, asked) {
 
   /** A person may want to stop a start that has no answer yet. */
   async function call(/** @type {(options: any) => Promise<any>} */ what, /** @type {object} */ said) {
-    await isKnown;
+    if (isThere()) await isKnown;
     if (url === null) throw new StreamError("no_location");
     return what({ ...options, signal: undefined, url, ...said });
   }

@@ -1,6 +1,7 @@
 """Where pages come from: plain modules as they stand in clients/js/src, under a strict policy, and the server's API.
 
-The API is passed on to a server, one connection a request: so the site knows who follows, over how many connections.
+Each request to the API has a connection of its own, which the site passes on: so it knows who follows, and over how
+many connections, and it can cut them.
 """
 
 from __future__ import annotations
@@ -14,24 +15,34 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, unquote
 
 from tests.js.packages import PACKAGE
 
 PAGES = Path(__file__).parent / "npm"
 POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'; require-trusted-types-for 'script'"
 TYPES = {".html": "text/html; charset=utf-8", ".mjs": "text/javascript", ".js": "text/javascript"}
-REQUEST = re.compile(rb"(?P<method>[A-Z]+) (?P<path>/\S*) HTTP/1\.1\r\n")
+API = "/v1/"
+MODULES = "/lastevent/"
+REPORT = "/report?"
 PIECE = 2**16
 
 
-class Asked(NamedTuple):
-    at: float
-    """By time.monotonic()."""
+@dataclass
+class Request:
     method: str
     path: str
-    last_event_id: str | None
+    head: bytes
+    at: float = field(default_factory=time.monotonic)
+
+    def header(self, name: str) -> str | None:
+        found = re.search(rf"\r\n{name}: *([^\r]*)", self.head.decode(), re.IGNORECASE)
+        return found and found[1]
+
+    @property
+    def is_following(self) -> bool:
+        return self.method == "GET" and self.path.partition("?")[0].endswith("/events")
 
 
 @dataclass
@@ -39,18 +50,20 @@ class Site:
     upstream_port: int
     port: int = 0
     policy: str = POLICY
-    pace_s: float = 0
-    """Between two pieces of what the server says: a kernel gives a slow connection little room to lie in."""
     latency_s: float = 0
     """Before a request is passed on."""
+    pace_s: float = 0
+    """Between two pieces of what the server says: a kernel gives a slow connection little room to lie in."""
     refused: str | None = None
     """A token that is answered 401."""
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
     """What was passed on to the server."""
+    following: int = 0
+    """On how many connections streams are read."""
     left_at: list[float] = field(default_factory=list)
-    """When connections on which a stream was read have ended, by time.monotonic()."""
-    following: set[int] = field(default_factory=set)
-    """Connections, by the number of their request, on which a stream is read."""
+    """When such connections have ended, by time.monotonic()."""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """What pages that no driver asks have told by themselves."""
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
@@ -70,59 +83,56 @@ class Site:
         self._open.add(writer)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
         with suppress(OSError, asyncio.IncompleteReadError):
-            while self._give(head := await reader.readuntil(b"\r\n\r\n"), writer):
-                await writer.drain()
-            await self._pass_on(head, reader, writer)
+            while not (request := _request(await reader.readuntil(b"\r\n\r\n"))).path.startswith(API):
+                writer.write(self._answer(request.path))
+            await self._pass_on(request, reader, writer)
         writer.close()
         self._open.discard(writer)
 
-    def _give(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
-        """A file; or False, if it is the server who is asked."""
-        found = REQUEST.match(head)
-        assert found, head
-        path = found["path"].decode().partition("?")[0]
-        if path.startswith("/v1/"):
-            return False
-        file = PACKAGE / "src" / path.rpartition("/")[2] if path.startswith("/lastevent/") else PAGES / path[1:]
-        body = file.read_bytes() if file.suffix in TYPES and file.is_file() else b""
-        status = "200 OK" if body else "404 Not Found"
-        writer.write(
-            f"HTTP/1.1 {status}\r\nContent-Type: {TYPES.get(file.suffix, 'text/plain')}\r\nContent-Length: {len(body)}\r\n"
-            f"Content-Security-Policy: {self.policy}\r\n\r\n".encode()
-            + body
-        )
-        return True
+    def _answer(self, path: str) -> bytes:
+        if path.startswith(REPORT):
+            self.reports.append(json.loads(unquote(path.removeprefix(REPORT))))
+            return _answer("204 No Content")
+        name = path.partition("?")[0]
+        file = PACKAGE / "src" / name.removeprefix(MODULES) if name.startswith(MODULES) else PAGES / name[1:]
+        if file.suffix not in TYPES or not file.is_file():
+            return _answer("404 Not Found")
+        policy = f"Content-Security-Policy: {self.policy}"
+        return _answer("200 OK", f"Content-Type: {TYPES[file.suffix]}", policy, body=file.read_bytes())
 
-    async def _pass_on(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found = REQUEST.match(head)
-        assert found
-        cursor = re.search(rb"(?i)\r\nlast-event-id: *([^\r]*)", head)
-        self.asked.append(
-            Asked(time.monotonic(), found["method"].decode(), found["path"].decode(), cursor[1].decode() if cursor else None)
-        )
-        number = len(self.asked)
+    async def _pass_on(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append(request)
         await asyncio.sleep(self.latency_s)
-        if self.refused and f"\r\nauthorization: bearer {self.refused}\r\n".encode() in head.lower():
-            writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        if self.refused and request.header("authorization") == f"Bearer {self.refused}":
+            writer.write(_answer("401 Unauthorized", "Connection: close"))
             return
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.upstream_port, limit=PIECE)
-        upstream_writer.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", head)[:-2] + b"Connection: close\r\n\r\n")
-        if found["method"] == b"GET" and re.search(rb"/events\b", found["path"]):
-            self.following.add(number)
+        answer, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port, limit=PIECE)
+        upstream.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", request.head)[:-2] + b"Connection: close\r\n\r\n")
+        self.following += request.is_following
         try:
             passing = [
-                asyncio.ensure_future(_pass(reader, upstream_writer)),
-                asyncio.ensure_future(_pass(upstream_reader, writer, self.pace_s)),
+                asyncio.ensure_future(_pass(reader, upstream)),
+                asyncio.ensure_future(_pass(answer, writer, self.pace_s)),
             ]
             await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
             for each in passing:
                 each.cancel()
             await asyncio.wait(passing)
         finally:
-            if number in self.following:
-                self.following.discard(number)
+            upstream.transport.abort()
+            self.following -= request.is_following
+            if request.is_following:
                 self.left_at.append(time.monotonic())
-            upstream_writer.transport.abort()
+
+
+def _request(head: bytes) -> Request:
+    method, path, _ = head.decode().split(" ", 2)
+    return Request(method, path, head)
+
+
+def _answer(status: str, *headers: str, body: bytes = b"") -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pace_s: float = 0) -> None:

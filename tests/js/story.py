@@ -1,4 +1,4 @@
-"""An answer that is told while pages follow it: in words that are numbers, so that none can be missing or there twice."""
+"""An answer that is told while pages follow it. Its words are numbers: none can be missing or there twice unseen."""
 
 from __future__ import annotations
 

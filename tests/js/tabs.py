@@ -44,7 +44,8 @@ class Tab:
     async def ms_after(self, sign: str, cursor: int) -> float:
         """How long after the browser's last sign of this kind the page had everything up to this cursor."""
         at: float = await self.ask(f"reached({cursor})")
-        return at - [each["at"] for each in (await self.noted())["signs"] if each["name"] == sign][-1]
+        signs: list[float] = [each["at"] for each in (await self.noted())["signs"] if each["name"] == sign]
+        return at - signs[-1]
 
     async def expect(self, text: str) -> None:
         """The whole answer, and on the way to it nothing that was taken back, and no error."""
@@ -70,7 +71,8 @@ class Tab:
         await self._session.send("Page.setWebLifecycleState", {"state": "active"})
 
     async def _be(self, state: str) -> None:
-        await self._session.send("Browser.setWindowBounds", {"windowId": self._window, "bounds": {"windowState": state}})
+        bounds = {"windowId": self._window, "bounds": {"windowState": state}}
+        await self._session.send("Browser.setWindowBounds", bounds)
 
 
 class Browser:

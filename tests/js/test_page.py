@@ -23,7 +23,7 @@ BACK_MS = 1000
 PAINTED_MS = 50
 TIMES_OFFLINE = 10
 RELOADS = 20
-CORE = "calls env error fold frames index kept loop partial stream tabs".split()
+CORE = ("calls", "env", "error", "fold", "frames", "index", "kept", "loop", "partial", "stream", "tabs")
 FLOOD, FLOOD_BYTES = 80, 95_000  # in all twice what was found to lie between a server and a page that takes nothing
 
 
@@ -52,9 +52,7 @@ async def test_hidden_for_two_minutes_the_page_lets_go_and_in_front_again_it_is_
     browser: Browser, site: Site, story: Story
 ) -> None:
     hurry = 1 if LONG else 60
-    tab = await browser.open(
-        site.page(url=story.url, key="chat", hurry=hurry, silence=hurry * 40_000)
-    )
+    tab = await browser.open(site.page(url=story.url, key="chat", hurry=hurry, silence=hurry * 40_000))
     async with story.going_on(every_s=0.1):
         await tab.reached(story.cursor)
         await tab.hide()

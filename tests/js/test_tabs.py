@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
@@ -25,7 +26,8 @@ HURRY = 60
 
 async def opened(browser: Browser, site: Site, story: Story, many: int = FEW, **options: object) -> list[Tab]:
     """The last one is in front, and leads."""
-    tabs = [await browser.open(site.page(**{"url": story.url, "key": "chat", "share": True, **options})) for _ in range(many)]
+    page = site.page(**{"url": story.url, "key": "chat", "share": True, **options})
+    tabs = [await browser.open(page) for _ in range(many)]
     await all_reached(tabs, story.cursor)
     return tabs
 
@@ -38,12 +40,16 @@ async def states(tabs: list[Tab]) -> list[str]:
     return [await tab.ask("stream.connection.state") for tab in tabs]
 
 
+def has_asked(site: Site, times: int) -> bool:
+    return len(site.asked) >= times
+
+
 async def test_seven_tabs_follow_over_one_connection(browser: Browser, site: Site, story: Story) -> None:
     async with story.going_on():
         tabs = await opened(browser, site, story, TABS)
         for _ in range(5):
             await all_reached(tabs, await story.say())
-            assert len(site.following) == 1
+            assert site.following == 1
         assert await states(tabs) == ["listening"] * (TABS - 1) + ["open"]
         assert len(site.asked) == TABS  # each of them came to the front once
     await story.expect_whole(*tabs)
@@ -64,14 +70,12 @@ async def test_a_tab_that_opens_in_the_middle_and_one_that_is_loaded_again_have_
     await story.expect_whole(behind, *tabs)
 
 
-async def test_a_leader_that_is_closed_is_replaced_within_a_second(
-    browser: Browser, site: Site, story: Story
-) -> None:
+async def test_a_leader_that_is_closed_is_replaced_within_a_second(browser: Browser, site: Site, story: Story) -> None:
     async with story.going_on():
         *others, leader = await opened(browser, site, story)
         await browser.close(leader)
         await all_reached(others, await story.say())
-        assert len(site.following) == 1
+        assert site.following == 1
         took_ms = 1000 * (site.asked[-1].at - site.left_at[-1])
     await story.expect_whole(*others)
     print(f"a closed leader is replaced after {took_ms:.0f} ms")
@@ -93,7 +97,7 @@ async def test_a_leader_whose_thread_is_held_is_replaced_once_another_tab_comes_
         assert not freed.done()
         await freed
         await leader.reached(await story.say())
-        await until(lambda: len(site.following) == 1, "the one that was held has let go")
+        await until(lambda: site.following == 1, "the one that was held has let go")
         assert await states([*others, leader]) == ["open", *["listening"] * (FEW - 1)]
     await story.expect_whole(*others, leader)
     assert stood_at < story.cursor
@@ -125,9 +129,9 @@ async def test_tabs_that_take_the_lead_from_each_other_on_a_slow_network_show_ea
         tabs = await opened(browser, site, story)
         site.latency_s = 0.2
         for n, tab in enumerate(tabs * 2):
-            asked = len(site.asked)
+            asked = len(site.asked) + 1
             await browser.front(tab)
-            await until(lambda asked=asked: len(site.asked) > asked, "it connects")
+            await until(partial(has_asked, site, asked), "it connects")
             if n % 2:
                 await tab.reached(await story.say())
     await story.expect_whole(*tabs)
@@ -140,11 +144,12 @@ async def test_what_an_old_leader_says_late_is_not_taken_by_the_new_one(
     site.latency_s = 0.5
     site.cut()
     await story.say()
-    await until(lambda: len(site.asked) == 3, "the leader asks once more, from cursor 1")
+    await until(lambda: has_asked(site, 3), "the leader asks once more, from cursor 1")
     old = await browser.open(f"{site.url}/empty.html", in_front=False)
     event = {"id": 2, "event": "text_delta", "data": {"text": "1 "}}
     await old.ask(
-        "([url, event]) => new BroadcastChannel(`lastevent:chat::${url}`).postMessage({from: 1, event})", [story.url, event]
+        "([url, event]) => new BroadcastChannel(`lastevent:chat::${url}`).postMessage({from: 1, event})",
+        [story.url, event],
     )
     await listener.reached(2)
     await all_reached([listener, leader], story.cursor)
@@ -165,7 +170,7 @@ async def test_two_tabs_in_front_do_not_rob_each_other(browser: Browser, site: S
         site.cut()
         await browser.context.set_offline(False)
         await all_reached(tabs, await story.say())
-        await until(lambda: len(site.following) == 1, "one of them leads")
+        await until(lambda: site.following == 1, "one of them leads")
     await story.expect_whole(*tabs)
 
 
@@ -183,7 +188,7 @@ async def test_a_hidden_tab_that_let_go_still_hears_and_leads_when_it_is_in_fron
         assert await states(tabs) == ["away", "open", "away"]
         await browser.front(tabs[0])
         await all_reached(tabs, await story.say())
-        assert len(site.following) == 1
+        assert site.following == 1
     await story.expect_whole(*tabs)
 
 
@@ -210,7 +215,7 @@ async def test_one_that_is_stopped_leaves_the_others_to_follow(
         await stopped.ask("stream.stop()")
         text = await stopped.ask("stream.answer.text")
         await all_reached(tabs, await story.say())
-        assert len(site.following) == 1
+        assert site.following == 1
         assert len(site.asked) == FEW + (who == "leader")
     await story.expect_whole(*tabs)
     assert await stopped.ask("[stream.answer.text, stream.connection.state]") == [text, "stopped"]
@@ -223,7 +228,7 @@ async def test_what_one_tab_has_started_the_others_follow_by_the_storage_alone(b
     await starts.reached(3)
     others = [await browser.open(site.page(**page)) for _ in range(2)]
     await all_reached([starts, *others], 40)
-    assert len(site.following) <= 1
+    assert site.following <= 1
     ended = [await tab.ask("stream.finished.then(({text, state}) => [text, state])") for tab in (starts, *others)]
     assert ended == [[ended[0][0], "done"]] * 3
     assert len(ended[0][0].split()) == 60
@@ -255,6 +260,6 @@ async def test_where_locks_are_refused_each_tab_follows_by_itself(browser: Brows
     async with story.going_on():
         tabs = await opened(browser, site, story, 2, lockless=True)
         await all_reached(tabs, await story.say())
-        assert len(site.following) == 2
+        assert site.following == 2
         assert await states(tabs) == ["open", "open"]
     await story.expect_whole(*tabs)

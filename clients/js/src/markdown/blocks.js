@@ -36,6 +36,7 @@ import { half } from "./settle.js";
  * @property {boolean} half the line that is shown has no end yet
  */
 
+const LONGEST = 4096; // characters of a line that are shown before it has its end, as it is read anew with each update
 const ALIGNED = ["", "left", "right", "center"];
 /** @type {Leaf} */
 const NONE = { text: "", tried: PIECE, last: -1 };
@@ -57,11 +58,10 @@ export function show(blocks, text) {
   const guess = /** @type {Blocks} */ ({ ...blocks, half: true, leaf: copies.at(-1), stack: copies.slice(0, -1) });
   const line = read(guess, text, true);
   if (line) apply(guess, line);
-  if (guess.leaf.type === "text") draw(guess);
+  const sure = text.length > LONG && line?.kind === "text" && guess.leaf.type === "text" && !guess.leaf.defines;
+  if (!sure && guess.leaf.type === "text") draw(guess);
   [...copies, ...guess.stack, guess.leaf].forEach(trim);
   open.forEach((one, index) => (one.at = copies[index].first));
-
-  const sure = text.length > LONG && line?.kind === "text" && guess.leaf.type === "text" && !guess.leaf.defines;
   if (sure) {
     apply(blocks, line);
     show(blocks, "");
@@ -78,7 +78,8 @@ export function finish(blocks) {
 /** @param {Blocks} blocks @param {Line} line */
 function apply(blocks, line) {
   const { stack } = blocks;
-  const { kind, depth, opens, text, level, mark, indent, ends } = line;
+  const { kind, depth, opens, level, mark, indent, ends } = line;
+  const text = blocks.half ? line.text.slice(0, LONGEST) : line.text;
   if (!goesOn(blocks, line)) {
     close(blocks);
     const { type, mark } = stack[depth - 1];

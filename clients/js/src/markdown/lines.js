@@ -23,7 +23,6 @@ import { define } from "./inline.js";
  */
 
 export const LONG = 1024; // characters of a line that cannot be a table's head any more
-const LONGEST = 4096; // characters of a line that is read anew with each update: the rest is shown when it has its end
 const DEEPEST = 32; // containers within each other: a line costs its depth, and `>>>>…` is cheap to write
 
 /** A line that may still become a marker, a rule, a fence, an underline or a table's second line: nothing shows yet. */
@@ -57,7 +56,6 @@ export function read({ stack, leaf }, text, half = false) {
   let depth = 1;
   while (depth < stack.length && continues(stack[depth])) depth++;
   const whole = depth === stack.length;
-  if (half && text.length > LONGEST) return null;
 
   /** @type {Opens[]} */
   const opens = [];

@@ -18,7 +18,7 @@ const LONGEST = 4096; // then a piece ends wherever it is: what is open in it is
 const GAP = /[^\s\\][ \n](?=\S)|[。，](?=\S)/g;
 
 /** Text that may be the beginning of a link definition, or the whole of one; or of a task. */
-const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,999})?)?)?)?)?$/;
+const DEFINITION = /^\[(?:[^\\[\]]|\\.){0,999}(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,999})?)?)?)?)?$/;
 
 /** @param {Blocks} blocks @param {string} line */
 export function append(blocks, line) {

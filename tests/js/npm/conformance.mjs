@@ -88,7 +88,7 @@ async function run(test, { random, n, cut }) {
       seen.before ??= stored(storage);
       return server.fetch(url, init);
     },
-    token: tokens.give, user: client.user, storage, key: "k", env: time.env, signal: stopping.signal,
+    token: tokens.give, user: client.user, storage, key: client.key === undefined ? "k" : client.key, env: time.env, signal: stopping.signal,
     ...(client.silence_ms && { silence: client.silence_ms }), ...(client.hidden && { hidden: client.hidden }),
     ...(client.headers && { headers: client.headers }),
   };

@@ -32,7 +32,7 @@ new PerformanceObserver((list) => tasks.push(...list.getEntries().map(({ duratio
   .observe({ type: "longtask" });
 """
 FIGURES = """() => {
-  const rendered = commits.filter(({ name, live }) => name === "a" && live.cursor);
+  const rendered = commits.filter(({ name, live }) => name === "a" && live.text);
   const [first, last] = [rendered[0], rendered.at(-1)];
   return { ms: last.at - first.at, events: last.live.cursor - first.live.cursor, renders: rendered.length,
            frames: last.frame - first.frame + 1, bytes: last.text.length, tasks };
@@ -71,7 +71,6 @@ def measure(deployment: Deployment, site: Site, options: argparse.Namespace) -> 
         page.wait_for_function("commits.some(({ live }) => live.ending)", timeout=10_000 + 3000 * options.seconds)
         figures: dict[str, Any] = page.evaluate(FIGURES)
         figures["requests"] = len(site.asked_for(sid))
-        figures["log"] = deployment.log_of(sid)
         browser.close()
     return figures
 

@@ -63,14 +63,13 @@ def ended(deployment: Deployment) -> Seen:
     return stream
 
 
-def places(body: bytes, step: int, around: Iterable[int] = (0,)) -> list[int]:
-    """After how many bytes to cut: around each end of a line, within characters, and at each `step`th; if long, all."""
+def places(body: bytes, step: int) -> list[int]:
+    """After how many bytes to cut: behind each line, within characters, and at each `step`th. If long: all."""
     if LONG:
         return list(range(len(body) + 1))
-    ends = [at + 1 for at, byte in enumerate(body) if byte == ord("\n")]
-    at_ends = {end + d for end in ends for d in around if end + d <= len(body)}
+    ends = {at + 1 for at, byte in enumerate(body) if byte == ord("\n")}
     within = {at for at, byte in enumerate(body) if 0x80 <= byte < 0xC0}
-    return sorted({*at_ends, *within, *range(0, len(body), step)})
+    return sorted({*ends, *within, *range(0, len(body), step)})
 
 
 def cuts(places: Iterable[int], *hows: How) -> list[Cut]:
@@ -96,7 +95,7 @@ async def test_a_stream_that_is_cut_anywhere_is_followed_to_its_end_without_a_se
     js: Path, deployment: Deployment, ended: Seen, name: str
 ) -> None:
     body = HTTP.get(f"{deployment.url}{ended.path}&compact=1").content
-    some = places(body, 25, (-1, 0, 1)) if name == "node" else places(body, 200)
+    some = places(body, 25) if name == "node" else range(0, len(body) + 1, 1 if LONG else 51)
     async with cutting(*deployment.ports) as cutter:
         [outcome], asked = await cut_once(js, cutter, cuts(some, "reset", "end"), cutter.url + ended.path, name)
     assert outcome.answer["text"] == ended.text
@@ -105,15 +104,14 @@ async def test_a_stream_that_is_cut_anywhere_is_followed_to_its_end_without_a_se
     assert outcome.ids == sorted(set(outcome.ids))
     assert outcome.answer["cursor"] == outcome.ids[-1] == ended.events[-1][0]
     assert set(outcome.events) < set(ended.events), "what waits is merged"
-    asked_twice = {cut for cut, requests in asked.items() if len(requests) == 2}
-    others = {cut: [one.cursor for one in requests] for cut, requests in asked.items() if cut not in asked_twice}
-    assert all(requests == [0] and cut.after == len(body) for cut, requests in others.items()), others
+    assert {cut.after for cut, requests in asked.items() if len(requests) == 1} <= {len(body)}, "all others came back"
     print(f"{name}: {len(asked)} clients")
 
 
 async def test_each_event_comes_once_wherever_its_stream_is_cut(js: Path, deployment: Deployment, ended: Seen) -> None:
     """As they are in the log, not merged."""
-    some = places(HTTP.get(f"{deployment.url}{ended.path}").content, 200)
+    body = HTTP.get(f"{deployment.url}{ended.path}").content
+    some = range(0, len(body) + 1, 1 if LONG else 43)
     async with cutting(*deployment.ports) as cutter:
         url = f"{cutter.url}{ended.path}&compact=0"
         [outcome], asked = await cut_once(js, cutter, cuts(some, "reset", "close", "end"), url)
@@ -136,7 +134,7 @@ async def test_a_start_whose_answer_is_cut_anywhere_is_asked_for_again_or_follow
     lines = [b"HTTP/1.1 200 OK", *(b": ".join(header) for header in answer.headers.raw), b""]
     head = sum(len(line) + len("\r\n") for line in lines)
     whole = head + len(answer.content)
-    some = cuts(range(0, whole + 1, 1 if LONG else 5), "reset", "close", "end")
+    some = cuts(range(0, whole + 1, 1 if LONG else 8), "reset", "close", "end")
     async with cutting(*deployment.ports) as cutter:
         to = f"{cutter.url}/v1/streams"
         kept = {"v": 1, "user": None, "url": None, "to": to, "body": EXTERNAL, "idem": KEY, "answer": {}}
@@ -147,11 +145,11 @@ async def test_a_start_whose_answer_is_cut_anywhere_is_asked_for_again_or_follow
     for cut, requests in asked.items():
         methods = [request.method for request in requests]
         if cut.after < head:
-            assert methods == ["POST", "POST"], cut
-        elif cut.after < whole:  # Node's fetch may fail as a whole if the cut comes with the head
-            assert methods == ["POST", "GET"] or (methods == ["POST", "POST"] and cut.how != "end"), cut
-        else:
+            assert set(methods) == {"POST"}, "where its stream is has not been said"
+        elif cut.after == whole:
             assert methods == ["POST"]
+        elif cut.how == "end":  # else Node's fetch may fail with the head, if the cut comes together with it
+            assert methods == ["POST", "GET"]
         assert {request.headers.get("idempotency-key") for request in requests if request.method == "POST"} == {KEY}
     print(f"{len(asked)} clients")
 
@@ -161,9 +159,9 @@ async def test_running_streams_that_are_cut_again_and_again_are_whole_and_each_s
 ) -> None:
     """Requests are cut too: of some the server has nothing, of some half, of some all."""
     numbers = random.Random("again and again")
-    directives = "rate=100 tokens=100]]"
+    directives = "rate=50 tokens=60]]"
     followed = deployment.create(f"{PROMPT} {directives}", show=SHOW)
-    followers, starters = ([f"{way}-{n}" for n in range(200 if LONG else 40)] for way in ("follow", "start"))
+    followers, starters = ([f"{way}-{n}" for n in range(200 if LONG else 15)] for way in ("follow", "start"))
     async with cutting(*deployment.ports) as cutter:
         for case in (*followers, *starters):
             cutter.cuts[case] = [_any_cut(numbers) for _ in range(numbers.randint(3, 6))]

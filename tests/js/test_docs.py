@@ -50,9 +50,13 @@ def run(js: Path, *arguments: str) -> str:
 def test_every_line_holds_for_typescript(js: Path) -> None:
     folder = js / "docs"
     folder.mkdir()
-    shutil.copy(js / "docs.d.ts", folder)
+    for name in ("docs.d.ts", "your-app.js"):
+        shutil.copy(js / name, folder)
+    (folder / "chat.js").write_text(block("Next.js, Hono, Express: through your own endpoint", "function chat"))
+    (folder / "App.jsx").write_text(block("React", "function App"))
     for at, (_, language, code) in enumerate(blocks()):
         if language in ("js", "jsx", "ts", "tsx"):
+            code = re.sub(r'"(?:\.\./)+', '"./', code)
             (folder / f"block{at}.{language}").write_text(f"{code}\nexport {{}};\n")
     options: dict[str, Any] = {
         "noEmit": True,
@@ -76,7 +80,7 @@ def test_every_line_holds_for_typescript(js: Path) -> None:
 
 
 class Site:
-    """A page at the server's own origin, under the document's policy. Its `/api/answers` starts a stream."""
+    """A page at the server's own origin, under the document's policy. Its `/api/chat` starts a stream."""
 
     def __init__(self, js: Path, deployment: Deployment, page: Page) -> None:
         self.js = js
@@ -88,7 +92,7 @@ class Site:
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
         page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
         page.route(f"{self.url}/site/*", self._file)
-        page.route(f"{self.url}/api/answers", lambda route: route.continue_(url=f"{self.url}/v1/streams"))
+        page.route(f"{self.url}/api/chat", lambda route: route.continue_(url=f"{self.url}/v1/streams"))
 
     def _file(self, route: Route) -> None:
         name = route.request.url.rpartition("/")[2]
@@ -174,6 +178,15 @@ def test_a_page_that_asks_can_be_reloaded_and_its_button_ends_the_answer(site: S
     site.page.evaluate("() => cancel.click()")
     site.until("document.title === 'cancelled'")
     assert site.shown() == text_of(site.url + site.kept()["url"])
+
+
+@pytest.mark.browser
+def test_a_page_shows_markdown_as_it_comes(site: Site, deployment: Deployment) -> None:
+    url = f"{site.url}/v1/streams/{deployment.create('[[tokens=20 rate=100]] **bold** and <b>less</b>')}/events"
+    site.open("<div id=output></div>", f'const url = "{url}";\n{block("Markdown")}')
+    site.until("output.textContent.includes('bold and <b>less</b>')")
+    assert site.page.inner_text("#output strong") == "bold"
+    assert site.page.locator("#output b").count() == 0
 
 
 # -- in Node ---------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ async def test_clients_that_had_what_redis_lost_together_with_its_writer_have_th
 ) -> None:
     """They are connected all the time."""
     deployment = own_deployment(servers=2, workers=1)
-    sid = deployment.create("[[tokens=60 rate=20 ttft_ms=0]]")
+    sid = deployment.create("[[tokens=2000 rate=20 ttft_ms=0]]")
     url = f"/v1/streams/{sid}/events"
 
     def last_id() -> int:
@@ -121,11 +121,17 @@ async def test_clients_that_had_what_redis_lost_together_with_its_writer_have_th
         for process in (deployment.workers[0], deployment.valkey):
             process.kill()
             process.start()
+        await until(lambda: all(len(cutter.asked[case.case]) == 3 for case in cases), "they follow the successor's")
+        await post(deployment.ports[0], f"/v1/streams/{sid}/cancel", {})
         outcomes = await following
     text = text_of(deployment, sid)
     for outcome in outcomes:
         assert outcome.error is None
-        assert (outcome.answer["text"], outcome.answer["state"], outcome.answer["incomplete"]) == (text, "done", True)
+        assert (outcome.answer["text"], outcome.answer["state"], outcome.answer["incomplete"]) == (
+            text,
+            "cancelled",
+            True,
+        )
         assert outcome.ids == sorted(set(outcome.ids))
         assert outcome.ids[-1] == deployment.log_of(sid)[-1]["id"] > 1_000_000
     for case in cases:

@@ -85,8 +85,9 @@ async def test_it_fails_as_fetch_does_also_if_the_request_never_hears_of_an_abor
     assert {how: error["name"] for how, error in said.items()} == dict.fromkeys(said, "AbortError")
 
 
-async def test_cookies_go_along_as_fetch_sends_them(js: Path) -> None:
-    assert await run(js, "credentials", url="http://127.0.0.1/") == [True, False, False, True], "its default is its own"
+async def test_cookies_go_along_as_react_native_s_own_fetch_sends_them(js: Path) -> None:
+    """By default, which is not a browser's."""
+    assert await run(js, "credentials", url="http://127.0.0.1/") == [True, False, True, True]
 
 
 async def test_a_cut_is_an_error_and_an_end_an_end(js: Path, deployment: Deployment) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.clients.recipes import recipe
+from tests.clients.recipes import DOCUMENT
 from tests.js.bundles import bundled
 from tests.js.packages import output
 from tests.js.react_site import Site, serving
@@ -259,6 +259,20 @@ def test_another_url_in_the_middle_shows_that_stream_and_nothing_of_the_one_befo
     assert kept(page, "chat")["url"] == events_of(other)
 
 
+def test_two_streams_under_one_key_are_both_followed_and_the_later_one_is_kept(
+    page: Page, site: Site, deployment: Deployment
+) -> None:
+    one, other = deployment.create(SLOWLY), deployment.create(SLOWLY)
+    show(page, ("a", {"url": events_of(one), **KEPT}))
+    until_words(page, "a", 5)
+    show(page, ("a", {"url": events_of(one), **KEPT}), ("b", {"url": events_of(other), **KEPT}))
+
+    assert until_ended(page, "a") == text_of(deployment, one)
+    assert until_ended(page, "b") == text_of(deployment, other)
+    assert (cursors_asked(site, one), cursors_asked(site, other)) == ([0], [0])
+    assert kept(page, "chat")["url"] == events_of(other)
+
+
 def test_without_a_url_it_takes_up_what_is_kept_and_the_url_that_is_found_later_takes_nothing_back(
     page: Page, site: Site, deployment: Deployment
 ) -> None:
@@ -322,7 +336,7 @@ def test_a_start_that_a_reload_cut_off_is_gone_on_with_though_an_answer_ran_in_i
     page.evaluate("(options) => begin('one', options)", {"url": "/v1/streams", "body": {"prompt": SLOWLY}, **KEPT})
     show(page, ("a", {"started": "one"}))
     wait_until(site.starts, "it was asked for")
-    wait_until(lambda: len(site.following) == 1, "nobody follows the first one")
+    wait_until(lambda: site.following == 1, "nobody follows the first one")
     assert kept(page, "chat")["body"] == {"prompt": SLOWLY}
     open_page(page, site)
     site.answers_starts.set()
@@ -378,40 +392,55 @@ createRoot(document.getElementById("root")).render(<StrictMode><App /></StrictMo
 """
 
 
-@pytest.fixture
-def chat(tab: Page, site: Site, js: Path) -> Page:
-    """The recipe, as the App.jsx of a new project."""
-    folder = js / "chat"
+SECTION = DOCUMENT.read_text().partition("\n## React\n")[2].partition("\n## ")[0]
+CODE = dict(re.findall(r"^```(\w+)\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE))
+
+
+def open_app(page: Page, site: Site, js: Path, app: str, **files: str) -> None:
+    """The App.jsx of a new project."""
+    folder = js / "app"
     folder.mkdir(exist_ok=True)
-    (folder / "App.jsx").write_text(recipe("React"))
-    (folder / "main.jsx").write_text(MAIN)
-    site.files = {"index.html": (HTML % "").encode(), "page.js": bundled(js, "chat/main.jsx")}
-    tab.goto(site.url)
-    return tab
+    for name, code in {"App.jsx": app, "main.jsx": MAIN, **files}.items():
+        (folder / name).write_text(code)
+    site.files = {"index.html": (HTML % "").encode(), "page.js": bundled(js, "app/main.jsx")}
+    page.goto(site.url)
+
+
+def ask(page: Page, prompt: str) -> None:
+    page.locator("input").fill(prompt)
+    page.get_by_role("button", name="Ask").click()
 
 
 def test_the_page_of_the_docs_survives_reloads_in_the_middle_of_an_answer_and_after_it(
-    chat: Page, site: Site, deployment: Deployment
+    tab: Page, site: Site, js: Path, deployment: Deployment
 ) -> None:
-    def ask(prompt: str) -> None:
-        chat.locator("input").fill(prompt)
-        chat.get_by_role("button", name="Ask").click()
-
-    assert len(recipe("React").splitlines()) <= 40
-    ask("[[tokens=2 rate=0 ttft_ms=0]]")
-    ask(FOR_LONG)
-    answer = chat.locator("article").nth(1).locator("p")
+    assert len(CODE["jsx"].splitlines()) <= 40
+    open_app(tab, site, js, CODE["jsx"])
+    ask(tab, "[[tokens=2 rate=0 ttft_ms=0]]")
+    ask(tab, FOR_LONG)
+    answer = tab.locator("article").nth(1).locator("p")
     expect(answer).to_have_text(re.compile(r"(\S+\s+){10}"))
     before = answer.inner_text()
-    chat.reload()
+    tab.reload()
     expect(answer).to_have_text(re.compile(rf"^{re.escape(before)}.{{50}}", re.DOTALL))
-    chat.get_by_role("button", name="Stop").click()
-    expect(chat.get_by_role("button", name="Stop")).to_have_count(0)
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.get_by_role("button", name="Stop")).to_have_count(0)
     asked = len(site.asked)
-    chat.reload()
+    tab.reload()
 
     expect(answer).to_have_text(re.compile(rf"^{re.escape(before)}", re.DOTALL))
     assert len(site.starts()) == 2
     assert len(site.asked) == asked  # of answers that have ended nothing is asked for
-    newest = HTTP.get(f"{deployment.url}/v1/streams").json()["streams"][0]["id"]
+    [newest] = [asked.path.split("/")[3] for asked in site.asked if asked.path.endswith("/cancel")]
     assert answer.inner_text() == text_of(deployment, newest)
+
+
+def test_with_the_component_of_the_docs_its_answers_are_markdown(tab: Page, site: Site, js: Path) -> None:
+    shown_as = "<Markdown text={text} hasEnded={answer.ending !== null} />"
+    assert shown_as in SECTION
+    app = 'import { Markdown } from "./Markdown.tsx";\n' + re.sub(r"<p style.*</p>", shown_as, CODE["jsx"])
+    open_app(tab, site, js, app, **{"Markdown.tsx": CODE["tsx"]})
+    ask(tab, "[[tokens=30 rate=60 ttft_ms=0]] _some_ **of it**")
+
+    expect(tab.locator("article div")).to_contain_text("some of it")
+    assert tab.locator("article div > p > strong").inner_text() == "of it"

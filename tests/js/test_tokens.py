@@ -127,7 +127,7 @@ async def test_a_token_that_the_server_has_cut_is_renewed_when_it_is_refused(
     js: Path, deployment: Deployment, stream: Stream
 ) -> None:
     """It lives for less than a minute: nobody is told before."""
-    old, new = stream.token(ends=(1, 2), lasts_s=50), stream.token()
+    old, new = stream.token(ends=(4, 5), lasts_s=55), stream.token()
     async with cutting(*deployment.ports) as cutter:
 
         async def until_renewed() -> None:

@@ -22,13 +22,20 @@ class Upstream:
         """Instead of the server's."""
         self.is_silent = False
         """Requests come in and are not answered."""
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def cut(self) -> None:
+        """Every connection, now."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server, behind = await asyncio.open_connection("127.0.0.1", self._server_port)
+        self._writers.add(writer)
         ways = [
             asyncio.ensure_future(self._ask(reader, writer, behind)),
             asyncio.ensure_future(self._say(server, writer)),
@@ -40,6 +47,7 @@ class Upstream:
                 way.cancel()
             behind.close()
             writer.close()
+            self._writers.discard(writer)
 
     async def _ask(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, behind: asyncio.StreamWriter

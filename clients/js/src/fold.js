@@ -49,19 +49,15 @@ export const hasEnded = ({ ending }) => ending !== null;
  * @returns {Answer}
  */
 export function fold(answer, { id, event, data }) {
-  if (id === null) return notice(answer, event, data);
+  if (id === null) {
+    if (event === "gap" && !answer.incomplete) return { ...answer, incomplete: true };
+    return event === "snapshot" ? { ...answer, ...running, ...data } : answer; // of the loop's: {text, cursor}
+  }
   if (id <= answer.cursor || hasEnded(answer)) return answer;
   const change = KINDS.get(event)?.(answer, data ?? {}) ?? {
     other: [...answer.other, { id, event, data }].slice(-OTHER),
   };
   return { ...answer, ...change, cursor: id };
-}
-
-/** What has no id is in no log. `snapshot` is the loop's own: the text as it was at `cursor`, after a gap. */
-function notice(/** @type {Answer} */ answer, /** @type {string} */ event, /** @type {any} */ data) {
-  if (event === "gap" && !answer.incomplete) return { ...answer, incomplete: true };
-  if (event === "snapshot") return { ...answer, ...running, text: data.text, cursor: data.cursor };
-  return answer;
 }
 
 /** @type {{ state: "running" }} */

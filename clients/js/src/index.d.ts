@@ -94,7 +94,7 @@ export interface Connection {
    * `listening`: another tab follows. The last three are for good.
    */
   state: "idle" | "connecting" | "open" | "waiting" | "away" | "listening" | "ended" | "stopped" | "failed";
-  /** Connections in a row that brought nothing new. */
+  /** Connections in a row that brought nothing new; 0 while there is one. */
   tries: number;
   /** ms until the next try; 0 if none is due. */
   wait: number;

@@ -37,7 +37,8 @@ export function placeOf({ storage, key, user: owner }) {
   const user = owner ?? null;
   const name = `lastevent:${key}`;
   let isUsed = Boolean(storage) && key != null;
-  let isWriting = false;
+  /** @type {Promise<any> | null} */
+  let busy = null; // until all that was written is there
   /** @type {(() => string | null) | null} */
   let next = null;
   const writer = {};
@@ -57,31 +58,33 @@ export function placeOf({ storage, key, user: owner }) {
 
   /**
    * One after the other, and of those that wait the last one: a slow storage keeps no order. Of a storage that is
-   * asynchronous a promise, which never rejects.
+   * asynchronous a promise that this one is there too, which never rejects.
+   *
+   * @returns {Promise<unknown> | null}
    */
   function write(/** @type {() => string | null} */ value) {
-    if (isWriting) next = value;
+    if (busy) next = value;
     else if (isUsed && writing[name] === writer) {
       try {
         const text = value();
         const done = text === null ? storage?.removeItem(name) : storage?.setItem(name, text);
-        isWriting = isPromise(done);
-        if (isWriting) return Promise.resolve(done).then(written, refused);
+        if (isPromise(done)) busy = Promise.resolve(done).then(written, refused);
       } catch {
         refused();
       }
     }
+    return busy;
   }
 
   function written() {
-    isWriting = false;
+    busy = null;
     const value = next;
     next = null;
-    if (value) write(value);
+    return value && write(value);
   }
 
   function refused() {
-    isWriting = false;
+    busy = null;
     try {
       if (isUsed) Promise.resolve(storage?.removeItem(name)).catch(() => {});
     } catch {} // it refuses everything: private mode

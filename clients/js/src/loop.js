@@ -20,7 +20,7 @@ const RENEWAL_MS = 20_000; // less than a token lives: one that is over so soon 
 const LATER = [408, 425, 429]; // the 4xx that say so
 
 const FOLDER = /^[^?#]*\//;
-const ORIGIN = /^([a-z][a-z\d+.-]*:)?\/\/[^/?#]*/i;
+const ORIGIN = /^([a-z][a-z\d+.-]*:)?[/\\]{2,}[^/\\?#]*/i; // to a browser a backslash is a slash, and more than two are two
 
 /** Thrown where the next connection is made without a wait. */
 const AT_ONCE = new Error("at once");
@@ -146,7 +146,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (lacksText) await readText();
     const response = await open();
     if (isHalted) throw AT_ONCE;
-    target.become({ state: "open", error: null });
+    target.become({ state: "open", tries: 0, error: null });
     await read(response);
   }
 

@@ -1,4 +1,4 @@
-/** `fetch` by XMLHttpRequest, for React Native, whose own fetch gives no body before its end. */
+/** A `fetch` by XMLHttpRequest, for React Native, whose own gives no body before its end. */
 
 const LIMIT = 256 * 1024; // characters: an XMLHttpRequest keeps all that has come, of a stream some 5 MB an hour
 
@@ -97,7 +97,7 @@ export function xhr(url, { method = "GET", headers, body, credentials, signal } 
     signal?.addEventListener("abort", abort);
     request.open(method, url);
     new Headers(headers).forEach((value, name) => request.setRequestHeader(name, value));
-    if (credentials) request.withCredentials = credentials === "include";
+    if (credentials === "include" || credentials === "omit") request.withCredentials = credentials === "include";
     request.onreadystatechange = request.onprogress = look;
     request.onload = () => {
       respond();

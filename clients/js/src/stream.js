@@ -86,7 +86,7 @@ function open(options, url, asked) {
     const before = answer;
     if (!isOver) answer = fold(before, event);
     if (answer === before) return;
-    if (isLeading) others?.tell(before.cursor, event);
+    if (isLeading) others?.say({ from: before.cursor, event });
     if (event.id !== null && event.id > given) {
       given = event.id;
       queues.forEach((queue) => queue.push(event));
@@ -154,7 +154,7 @@ function open(options, url, asked) {
   function save() {
     offSave?.();
     offSave = null;
-    if (!isBegun || !isLeading || !isThere()) return;
+    if (!isBegun || !(isLeading || hasEnded(answer)) || !isThere()) return;
     const { to, body, idem } = starting;
     return place.save(() => ({
       url: url && plain(url),
@@ -212,7 +212,7 @@ function open(options, url, asked) {
     if (isOver || isAway || !isThere()) return;
     if (options.share && url !== null && !others && hasTabs()) {
       isLeading = Boolean(asked); // a start has its connection already
-      others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), { answer: () => answer, lead, listen, take, reset });
+      others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), () => answer, () => isLeading, lead, listen, take, reset);
     }
     if (url !== null) known();
     if (others) others.enter();
@@ -226,7 +226,6 @@ function open(options, url, asked) {
   }
 
   function listen() {
-    if (isOver) return;
     isLeading = false;
     line.halt();
     become({ state: "listening" });
@@ -240,25 +239,27 @@ function open(options, url, asked) {
     go();
   }
 
-  function sleep(gone = false) {
+  /** @param {boolean} [gone] */
+  function sleep(gone) {
     save();
     offHidden();
-    if (gone) letGo();
+    if (gone) letGo(gone);
     else if (options.hidden !== "follow") offHidden = env.timer(HIDDEN_MS, letGo);
   }
 
-  function letGo() {
+  /** @param {boolean} [gone] */
+  function letGo(gone) {
     if (!isThere()) return;
     isAway = true;
     isLeading = !others;
     line.halt();
-    others?.leave();
+    others?.leave(gone);
     become({ state: "away" });
   }
 
   function finish(/** @type {Connection["state"]} */ state, /** @type {StreamError | null} */ error = null) {
     if (isOver) return;
-    if (error?.status === 410) {
+    if (error && (error.status === 410 || url === null)) { // erased, or never started: nothing to go on with
       answer = empty();
       offSave?.();
       place.remove();
@@ -267,8 +268,7 @@ function open(options, url, asked) {
     isOver = true;
     failure = error;
     line.halt();
-    others?.leave();
-    others?.close();
+    others?.leave(true);
     offHidden();
     offSigns();
     options.signal?.removeEventListener("abort", stop);
@@ -286,7 +286,7 @@ function open(options, url, asked) {
 
   /** A person may want to stop a start that has no answer yet. */
   async function call(/** @type {(options: any) => Promise<any>} */ what, /** @type {object} */ said) {
-    await isKnown;
+    if (isThere()) await isKnown;
     if (url === null) throw new StreamError("no_location");
     return what({ ...options, signal: undefined, url, ...said });
   }

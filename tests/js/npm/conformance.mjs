@@ -9,6 +9,7 @@ import { world } from "./world.mjs";
 const WALL = Date.parse("2026-11-29T05:00:00Z");
 const AFTERWARDS_MS = 600_000; // in which nothing may happen any more
 const LONG_MS = 7_200_000;
+const STORAGE_MS = 5;
 const KEY = "lastevent:k";
 /** The ends of chance; the second one with a storage that takes its time, and an app that never asks for `finished`. */
 const CHANCES = [0, 0.999999];
@@ -72,17 +73,19 @@ async function run(test, { random, n, cut }) {
   const wall = test.wall ? Date.parse(test.wall) : WALL;
   const time = world({ wall, random, signs: test.signs, jumps: test.wall_jumps });
   const server = scripted(test, time, cut);
-  const storage = storageOf(test, wall, n === 1);
+  const storage = storageOf(test, wall, n === 1, time);
   const tokens = tokensOf(client, time, () => stream.stop());
   const stopping = new AbortController();
-  const seen = { ids: [], painted: null, outcome: null, connections: [] };
+  const seen = { ids: [], painted: null, outcome: null, connections: [], told: null };
   const errors = catching();
+  const wrong = [];
   let stream;
 
   const options = {
     ...(client.start ? { url: client.to ?? COLLECTION, body: client.start } : { url: client.url === undefined ? EVENTS : client.url }),
     fetch: async (url, init) => {
       seen.painted ??= stream?.answer.text;
+      seen.before ??= stored(storage);
       return server.fetch(url, init);
     },
     token: tokens.give, user: client.user, storage, key: "k", env: time.env, signal: stopping.signal,
@@ -92,16 +95,20 @@ async function run(test, { random, n, cut }) {
   stream = client.start ? start(options) : follow(options);
 
   const settled = () => seen.outcome !== null;
-  if (n === 0) stream.finished.then(() => (seen.outcome ??= stream.connection.state), (error) => (seen.outcome ??= failed(error)));
-  else stream.subscribe(({ connection: { state, error } }) => {
-    if (["ended", "stopped", "failed"].includes(state)) seen.outcome ??= state === "failed" ? failed(error) : state;
+  if (n === 0 || client.leaves_after) stream.finished.then(() => (seen.outcome ??= stream.connection.state), (error) => (seen.outcome ??= failed(error)));
+  if (!client.leaves_after) stream.subscribe((snapshot) => {
+    const { state, error } = snapshot.connection;
+    if (n === 1 && ["ended", "stopped", "failed"].includes(state)) seen.outcome ??= state === "failed" ? failed(error) : state;
+    if (time.now() === seen.toldAt) wrong.push("it was told twice at one time");
+    seen.toldAt = time.now();
+    seen.told = snapshot;
   });
-  iterate(stream, seen, client.slow_ms, time).then(() => (seen.iterated = null), (error) => (seen.iterated = failed(error).failed));
+  iterate(stream, seen, client, time).then(() => (seen.iterated = null), (error) => (seen.iterated = failed(error).failed));
+  if (expect.told_at_ms) time.after(expect.told_at_ms[0], () => (seen.text = seen.told.answer.text));
   for (const [ms] of expect.connection_at_ms ?? []) time.after(ms, () => seen.connections.push(stream.connection));
   if (expect.storage_at_ms) time.after(expect.storage_at_ms[0], () => (seen.stored = stored(storage)));
   if (test.stop_at_ms !== undefined) time.after(test.stop_at_ms, () => (n === 0 ? stream.stop() : stopping.abort()));
 
-  const wrong = [];
   try {
     await time.run(LONG_MS, settled);
     const told = server.requests.length;
@@ -110,6 +117,8 @@ async function run(test, { random, n, cut }) {
       if (server.requests.length > told) wrong.push("a request came afterwards");
       if (server.isOpen()) wrong.push("a connection is left open");
       wrong.push(...time.left().map((what) => `${what} is left`));
+      const { answer, connection } = stream;
+      if (seen.told) wrong.push(...differences({ answer, connection }, seen.told, "what was told last"));
       wrong.push(...differences(seen.outcome.failed ?? null, seen.iterated, "what the iterator threw"));
     }
   } catch (error) {
@@ -130,10 +139,11 @@ function catching() {
   return { over: () => { process.off("unhandledRejection", listener); return caught; } };
 }
 
-async function iterate(stream, seen, slow_ms, time) {
+async function iterate(stream, seen, { slow_ms, leaves_after }, time) {
   for await (const { id } of stream) {
     if (id <= seen.ids.at(-1)) seen.ids.push("again");
     seen.ids.push(id);
+    if (seen.ids.length === leaves_after) break;
     if (slow_ms) await new Promise((resolve) => time.after(slow_ms, resolve));
   }
 }
@@ -158,7 +168,8 @@ function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [],
 
 // -- storage -----------------------------------------------------------------------------------------------------
 
-function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
+function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow, time) {
+  const saves = [];
   const held = new Map(kept ? [[KEY, record(kept, log, wall)]] : []);
   const doing = (name, act) => (...given) => {
     const now = () => {
@@ -166,19 +177,19 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow) {
       return act(...given);
     };
     if (fails === "never" || (fails === "set-never" && name === "set")) return new Promise(() => {});
-    return isSlow ? later(now) : now();
+    return isSlow ? later(now, time) : now();
   };
   return {
     getItem: doing("get", (key) => held.get(key) ?? null),
-    setItem: doing("set", (key, value) => { held.set(key, String(value)); }),
+    setItem: doing("set", (key, value) => { held.set(key, String(value)); saves.push(key); }),
     removeItem: doing("remove", (key) => { held.delete(key); }),
-    held,
+    held, saves,
   };
 }
 
 /** A promise, but not of the engine's own class: libraries bring their own, and Angular puts one in its place. */
-const later = (act) => {
-  const promise = Promise.resolve().then(act);
+const later = (act, time) => {
+  const promise = new Promise((resolve) => time.after(STORAGE_MS, resolve)).then(act);
   return { then: (...both) => promise.then(...both) };
 };
 
@@ -196,7 +207,7 @@ function record({ text, raw, events = 0, start: asked, user = null, v = 1, url =
 function compare(expect, { stream, seen, server: { requests }, storage, tokens }) {
   const wrong = [];
   const same = (name, wanted, found) => wrong.push(...differences(wanted, found, name));
-  const within = ([from, to], ms, name) => { if (!(ms >= from && ms <= to)) wrong.push(`${name} is ${ms} ms`); };
+  const within = ([from, to], ms, name) => { if (!(ms >= from && ms <= to)) wrong.push(`${name}: ${ms}`); };
   const gaps = requests.slice(1).map(({ at_ms }, n) => at_ms - requests[n].at_ms);
   const outcome = seen.outcome?.failed ? "failed" : seen.outcome ?? stream.connection.state;
 
@@ -212,6 +223,9 @@ function compare(expect, { stream, seen, server: { requests }, storage, tokens }
   if (expect.last_gap_ms) within(expect.last_gap_ms, gaps.at(-1), "the last gap");
   if (expect.same_key) same("keys", 1, new Set(requests.filter(({ method }) => method === "POST").map(({ key }) => key)).size);
   if (expect.storage !== undefined) same("storage", expect.storage, stored(storage));
+  if (expect.storage_before !== undefined) same("storage_before", expect.storage_before, seen.before);
+  if (expect.saves) within(expect.saves, storage.saves.length, "the number of saves");
+  if (expect.told_at_ms) same("told_at_ms", expect.told_at_ms[1], seen.text);
   if (expect.storage_at_ms) same("storage_at_ms", expect.storage_at_ms[1], seen.stored);
   if (expect.painted !== undefined) same("painted", expect.painted, seen.painted ?? stream.answer.text);
   expect.connection_at_ms?.forEach(([ms, wanted], n) => same(`connection at ${ms} ms`, wanted, seen.connections[n]));

@@ -2,7 +2,17 @@
 declare const url: string, eventsUrl: string, chatId: string, userId: string;
 declare const output: HTMLElement, note: HTMLElement, question: HTMLInputElement, ask: HTMLButtonElement, cancel: HTMLButtonElement;
 declare const speak: (text: string) => Promise<void>, hush: () => void;
+declare const process: { env: Record<string, string> };
 
+declare module "@react-native-async-storage/async-storage" {
+  const AsyncStorage: import("lastevent").Store;
+  export default AsyncStorage;
+}
+declare module "react-native" {
+  export const AppState: {
+    addEventListener(kind: "change", listener: (state: "active" | "background" | "inactive") => void): { remove(): void };
+  };
+}
 declare module "react-native-mmkv" {
   export function createMMKV(): {
     getString(key: string): string | undefined;
@@ -10,3 +20,9 @@ declare module "react-native-mmkv" {
     remove(key: string): boolean;
   };
 }
+
+declare module "@vitejs/plugin-react";
+declare module "next/dynamic";
+declare module "node:stream";
+declare module "node:stream/promises";
+declare module "vite";

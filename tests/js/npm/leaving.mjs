@@ -6,7 +6,8 @@
 import { start } from "lastevent";
 
 const url = `${process.argv[2]}/v1/streams`;
-const body = { prompt: "[[tokens=300 rate=15 ttft_ms=0]]", abandon_after_s: 1 };
+const lasting = (seconds) => ({ prompt: `[[tokens=${10 * seconds} rate=10 ttft_ms=0]]`, abandon_after_s: 1 });
+const body = lasting(120);
 
 const hasText = (stream) =>
   new Promise((resolve) => stream.subscribe(({ answer }) => answer.text && resolve()));
@@ -39,7 +40,7 @@ const ways = {
     return stream;
   },
   async staying() {
-    const stream = start({ url, body });
+    const stream = start({ url, body: lasting(16) });
     await stream.finished;
     return stream;
   },

@@ -67,11 +67,15 @@ const trials = {
       globalThis.XMLHttpRequest = kinds[kind];
       const controller = new AbortController();
       const { signal } = controller;
+      let failed;
+      if (state === "waits") failed = failure(xhr(silent, { signal }));
+      else {
+        const reader = (await xhr(url, { signal })).body.getReader();
+        await reader.read();
+        failed = failure(reader.read());
+      }
       setTimeout(() => controller.abort(), 50);
-      if (state === "waits") return failure(xhr(silent, { signal }));
-      const reader = (await xhr(url, { signal })).body.getReader();
-      await reader.read();
-      return failure(reader.read());
+      return failed;
     };
     const gone = new AbortController();
     gone.abort();
@@ -104,7 +108,7 @@ const trials = {
     AppState.become("background");
     const kept = JSON.parse(await storage.getItem("lastevent:chat")).answer.cursor;
     AppState.become("active");
-    for await (const { id } of events) after.push(id);
+    for (let next; !(next = await events.next()).done; ) after.push(next.value.id);
     const { text } = await second.finished;
     return { before, after, text, kept, heard: [heard, AppState.listeners.size] };
   },

@@ -1,0 +1,86 @@
+/**
+ * Follows one answer, or starts it, as the JSON in the page's address says. It notes what a test asks about, and tests
+ * call what it has put into `window`.
+ */
+
+import { follow, start } from "/lastevent/index.js";
+
+const { iterate, hurry, held, unseen, lockless, ...options } = JSON.parse(decodeURIComponent(location.search.slice(1)));
+const output = document.getElementById("text");
+const state = document.getElementById("state");
+if (unseen) output.hidden = true;
+
+const noted = (window.noted = {
+  openedAt: performance.now(),
+  paintedAt: null,
+  requests: [], // of the client: when, and the text that was in the page then
+  signs: [],
+  states: [],
+  ids: [], // of events that an iterator had
+  takenBack: 0, // texts that do not go on from the one before
+  errors: [],
+});
+
+for (const name of ["visibilitychange", "freeze", "resume", "online", "offline", "pageshow", "pagehide"])
+  for (const target of [document, window])
+    target.addEventListener(name, ({ persisted }) =>
+      noted.signs.push({ name, persisted, isHidden: document.hidden, at: performance.now() }),
+    );
+document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) =>
+  noted.errors.push(`${effectiveDirective}: ${blockedURI}`),
+);
+window.addEventListener("error", ({ message }) => noted.errors.push(message));
+window.addEventListener("unhandledrejection", ({ reason }) => noted.errors.push(String(reason)));
+
+/** Timers run that many times as fast. */
+function hurried(ms, run) {
+  const timer = setTimeout(run, ms / hurry);
+  return () => clearTimeout(timer);
+}
+
+if (lockless) navigator.locks.request = async () => {
+  throw new DOMException("denied", "SecurityError");
+};
+
+const stream = (window.stream = (options.body ? start : follow)({
+  storage: localStorage,
+  ...options,
+  ...(hurry && { env: { timer: hurried } }),
+  async fetch(url, init) {
+    const isFirst = noted.requests.push({ at: performance.now(), text: output.textContent }) === 1;
+    const response = await fetch(url, init);
+    if (held && isFirst) hold(held);
+    return response;
+  },
+}));
+
+stream.subscribe(({ answer, connection }) => {
+  if (!answer.text.startsWith(output.textContent)) noted.takenBack++;
+  if (answer.text && noted.paintedAt === null) noted.paintedAt = performance.now();
+  output.textContent = answer.text;
+  state.textContent = answer.state;
+  if (connection.state !== noted.states.at(-1)) noted.states.push(connection.state);
+});
+
+/** Take events; after `many` of them none, until `go` is called. */
+window.take = async (many = Infinity) => {
+  const go = new Promise((resolve) => (window.go = resolve));
+  for await (const { id } of stream) if (noted.ids.push(id) >= many) await go;
+};
+if (iterate) window.take(iterate === true ? Infinity : iterate);
+
+/** When the page had everything up to this cursor. */
+window.reached = (cursor) =>
+  new Promise((resolve) => {
+    const off = stream.subscribe(({ answer }) => {
+      if (answer.cursor < cursor) return;
+      resolve(performance.now());
+      setTimeout(() => off());
+    });
+  });
+
+/** Keep the page's thread busy. */
+function hold(ms) {
+  for (const end = performance.now() + ms; performance.now() < end; );
+}
+window.hold = (ms) => setTimeout(hold, 0, ms); // and answer first

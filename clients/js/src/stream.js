@@ -12,7 +12,6 @@ import { hasTabs, tabs } from "./tabs.js";
 /** @import { Kept } from "./kept.js" */
 
 const SAVE_EVERY_MS = 500;
-const SAVE_LIMIT_MS = 1000; // for the one before a start; a storage that never answers stops nothing
 const HIDDEN_MS = 15_000;
 
 /** @returns {Stream} */
@@ -179,7 +178,7 @@ function open(options, url, asked) {
       const isSame = kept?.to === asked.to && JSON.stringify(kept.body) === JSON.stringify(asked.body);
       starting = { ...asked, idem: (isSame && kept?.idem) || newKey(env) };
       const saved = save();
-      if (saved) return void Promise.race([saved, new Promise((late) => env.timer(SAVE_LIMIT_MS, () => late(null)))]).then(go);
+      if (saved) return void saved.then(go);
     } else if (kept && (url === null || plain(url) === kept.url)) {
       answer = { ...empty(), ...kept.answer };
       url ??= kept.url;

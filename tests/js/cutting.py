@@ -56,8 +56,6 @@ class Cutter:
         self.port = 0
         self.cuts: dict[str, list[Cut]] = {}
         self.asked: dict[str, list[Asked]] = defaultdict(list)
-        self.is_away = False
-        """No network: whoever comes is reset."""
         self._open: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._answering: dict[asyncio.StreamWriter, int] = {}
 
@@ -69,17 +67,13 @@ class Cutter:
         """How many requests these servers are answering just now; without ports, all."""
         return sum(not ports or port in ports for port in self._answering.values())
 
-    def go_away(self) -> None:
-        self.is_away = True
-        self.reset_all()
-
     def reset_all(self) -> None:
         for writer in list(self._open):
             _reset(writer)
 
     async def close(self) -> None:
         tasks = list(self._open.values())
-        self.go_away()
+        self.reset_all()
         if tasks:
             await asyncio.wait(tasks)
 
@@ -91,24 +85,21 @@ class Cutter:
             await self._serve(reader, writer)
         except LOST:  # the client has left; or there is no server, or it has been killed
             _reset(writer)
-        if self.is_away:
-            _reset(writer)
         writer.close()
         del self._open[writer]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = _next_head(reader)
-        while not self.is_away:
+        while True:
             asked = _asked(await head)
             request = head.result() + await reader.readexactly(int(asked.headers.get("content-length", 0)))
             head = _next_head(reader)
             answering = asyncio.create_task(self._answer(asked, request, writer))
             await asyncio.wait([head, answering], return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():  # the client has left: it asks for nothing before it has this
+            if head.done() and head.exception():  # the client has left
                 answering.cancel()
-                await asyncio.wait([answering])
-                return
-            if not answering.result():
+            await asyncio.wait([answering])
+            if answering.cancelled() or not answering.result():
                 return
 
     async def _answer(self, asked: Asked, request: bytes, writer: asyncio.StreamWriter) -> bool:

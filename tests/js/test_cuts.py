@@ -104,9 +104,7 @@ async def test_a_stream_that_is_cut_anywhere_is_followed_to_its_end_without_a_se
     assert outcome.ids == sorted(set(outcome.ids))
     assert outcome.answer["cursor"] == outcome.ids[-1] == ended.events[-1][0]
     assert set(outcome.events) < set(ended.events), "what waits is merged"
-    asked_twice = {cut for cut, requests in asked.items() if len(requests) == 2}
-    others = {cut: [one.cursor for one in requests] for cut, requests in asked.items() if cut not in asked_twice}
-    assert all(requests == [0] and cut.after == len(body) for cut, requests in others.items()), others
+    assert {cut.after for cut, requests in asked.items() if len(requests) == 1} <= {len(body)}, "all others came back"
     print(f"{name}: {len(asked)} clients")
 
 
@@ -147,11 +145,11 @@ async def test_a_start_whose_answer_is_cut_anywhere_is_asked_for_again_or_follow
     for cut, requests in asked.items():
         methods = [request.method for request in requests]
         if cut.after < head:
-            assert methods == ["POST", "POST"], cut
-        elif cut.after < whole:  # Node's fetch may fail as a whole if the cut comes with the head
-            assert methods == ["POST", "GET"] or (methods == ["POST", "POST"] and cut.how != "end"), cut
-        else:
+            assert set(methods) == {"POST"}, "where its stream is has not been said"
+        elif cut.after == whole:
             assert methods == ["POST"]
+        elif cut.how == "end":  # else Node's fetch may fail with the head, if the cut comes together with it
+            assert methods == ["POST", "GET"]
         assert {request.headers.get("idempotency-key") for request in requests if request.method == "POST"} == {KEY}
     print(f"{len(asked)} clients")
 

@@ -21,6 +21,7 @@ async def test_whatever_is_awaited_when_a_stream_is_stopped_nothing_is_sent_any_
     storage; the timer of that goes on.)
     """
     producer = await Producer.create(deployment.ports[0])
+    await producer.write("more ", "than ", "one")
     async with cutting(*deployment.ports) as cutter:
         stopped = await run(js, "stopping.mjs", cutter.url, producer.sid)
         asked = {case: len(requests) for case, requests in cutter.asked.items()}

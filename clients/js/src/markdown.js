@@ -1,12 +1,14 @@
-// Markdown that is shown as it grows: what is final is never touched again, what is open is shown as it will mostly end.
+/** Markdown that is shown as it grows: what is final is never touched again, what is open is shown as it will mostly end. */
 
 import { begin, finish, line, show } from "./markdown/blocks.js";
 import { extend } from "./markdown/paragraph.js";
 
-/** @param {Element} element @returns {import("./markdown.d.ts").MarkdownView} */
+/** @import { MarkdownView } from "./markdown.js" */
+
+/** @param {Element} element @returns {MarkdownView} */
 export function markdown(element) {
   let text = ""; // as it was given last
-  let held = ""; // its last character, if it is half of one, or of a line's end
+  let held = ""; // its last character, if that is half of one, or of a line's end
   let rest = ""; // of the line that has no end yet, what was not taken
   let taken = false; // the beginning of that line was
   let ended = true; // or has not begun
@@ -16,12 +18,8 @@ export function markdown(element) {
   /** @param {string} next */
   function set(next) {
     if (next === text && (next || !ended)) return;
-    if (ended || next.slice(0, text.length) !== text) { // startsWith takes fifty times as long
-      element.replaceChildren();
-      blocks = begin(element);
-      text = held = rest = "";
-      taken = ended = false;
-    }
+    const goesOn = next.slice(0, text.length) === text; // startsWith takes fifty times as long
+    if (ended || !goesOn) restart();
     const more = held + next.slice(text.length);
     text = next;
     [held] = /** @type {RegExpExecArray} */ (/[\r\ud800-\udbff]?$/.exec(more));
@@ -38,6 +36,13 @@ export function markdown(element) {
     if (rest) line(blocks, rest);
     finish(blocks);
     ended = true;
+  }
+
+  function restart() {
+    element.replaceChildren();
+    blocks = begin(element);
+    text = held = rest = "";
+    taken = ended = false;
   }
 
   /** @param {string} more */

@@ -2,6 +2,7 @@
 
 import { Lexer, getDefaults, setOptions } from "marked";
 import { markdown } from "lastevent/markdown";
+import { ANSWER, NASTY, answer, cuts, dice, long, scrambled } from "./markdown-texts.mjs";
 
 /** An element with the whole text, given at once. */
 export function whole(text) {
@@ -26,16 +27,16 @@ export function inPieces(text, cuts, seen = () => {}, element = document.createE
   return element;
 }
 
-/** Of `[text, cuts]`, those where pieces and the whole are not the same nodes. */
-export function differing(trials) {
-  const wholes = new Map();
-  return trials.filter(([text, cuts]) => {
-    if (!wholes.has(text)) wholes.set(text, whole(text));
-    return !inPieces(text, cuts).isEqualNode(wholes.get(text));
+/** Of the texts, those that in pieces give other nodes than as a whole. */
+export function differing(texts, sizes) {
+  const rolled = dice(9);
+  return texts.filter((text) => {
+    const element = whole(text);
+    return [...sizes, cuts(rolled, text)].some((how) => !inPieces(text, how).isEqualNode(element));
   });
 }
 
-/** What was shown of a text and later taken back: characters that stand no more where they stood, white space aside. */
+/** Updates that showed a character of which the final page has no more, or before which it has another; spaces aside. */
 export function takenBack(text, size) {
   const shown = [];
   const element = inPieces(text, size, ({ textContent }) => shown.push(words(textContent)));
@@ -49,7 +50,7 @@ const words = (text) => text.replace(/\s+/g, " ");
 /** Whether all characters of `part` stand in `text` in this order. */
 function within(part, text) {
   let at = 0;
-  for (const char of text) if (char === String.fromCodePoint(part.codePointAt(at) ?? -1 >>> 12)) at += char.length;
+  for (const char of text) if (part.startsWith(char, at)) at += char.length;
   return at >= part.length;
 }
 
@@ -107,21 +108,25 @@ export function cost(text, size) {
   return quarters;
 }
 
-/** Milliseconds of an update, on the average, in a stretch of `stretch` characters that ends at each of the lengths. */
+/** Milliseconds of an update, without its layout, on the average of the last characters before each length. */
 export function pace(text, size, lengths, stretch) {
-  return lengths.map((length) => {
-    const view = markdown(document.createElement("div"));
+  const element = document.body.appendChild(document.createElement("div"));
+  const paces = lengths.map((length) => {
+    const view = markdown(element);
     view.set(text.slice(0, length - stretch));
     let ms = 0;
     let updates = 0;
-    for (let place = length - stretch; place <= length; place += size, updates += 1) {
+    for (let place = length - stretch + size; place <= length; place += size, updates += 1) {
       const given = text.slice(0, place);
+      element.offsetHeight;
       const began = performance.now();
       view.set(given);
       ms += performance.now() - began;
     }
     return ms / updates;
   });
+  element.remove();
+  return paces;
 }
 
 // -- in a page that is painted ---------------------------------------------------------------------------------------------
@@ -224,4 +229,17 @@ function make(tag, parent, attributes = {}) {
   return element;
 }
 
-Object.assign(globalThis, { whole, inPieces, differing, takenBack, touched, cost, pace, shift, asMarked, spaced, markdown, useMarked: setOptions });
+const many = (seed, count, make) => {
+  const rolled = dice(seed);
+  return Array.from({ length: count }, () => make(rolled));
+};
+const texts = {
+  ANSWER,
+  NASTY,
+  long,
+  scrambled: (seed, count) => many(seed, count, scrambled),
+  answers: (seed, count, length) => many(seed, count, (rolled) => answer(rolled, length)),
+};
+
+Object.assign(globalThis, { asMarked, cost, differing, inPieces, markdown, pace, shift, spaced, takenBack, texts, touched, whole });
+globalThis.setOptions = setOptions;

@@ -1,7 +1,6 @@
 /**
  * Stops streams while each of the things that they wait for is awaited: `node stopping.mjs SERVER SID`, of a stream that
- * runs. What was awaited comes afterwards. It says whether that changed anything, and how many timers
- * are left.
+ * runs. What was awaited comes afterwards. It says whether that changed anything, and how many timers are left.
  */
 
 import { createServer } from "node:http";
@@ -89,7 +88,7 @@ const situations = {
     return { stream, awaited: Promise.resolve() };
   },
   "next try"() {
-    const stream = follow({ url: `${url}?last_event_id=nonsense`, fetch: async () => new Response("", { status: 503 }) });
+    const stream = follow({ url, fetch: async () => new Response("", { status: 503 }) });
     return { stream, awaited: until(stream, "waiting") };
   },
   "what a refusal says"() {

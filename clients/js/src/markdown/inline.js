@@ -1,17 +1,22 @@
-// Text with emphasis, code and links: marked finds them, and they become nodes. Never a string of HTML.
+/** Text with emphasis, code and links: marked finds them, and they become nodes. Never a string of HTML. */
 
 import { Lexer, Tokenizer, getDefaults } from "marked";
+
 import { allowed, decode } from "./links.js";
 import { inside, put, trim, write } from "./place.js";
 
-/** @typedef {import("marked").Token} Token */
-/** @typedef {import("marked").Links} Links */
+/** @import { Links, Token, Tokens } from "marked" */
+/** @import { Place } from "./place.js" */
 
 // An app's settings of marked are for its own use of it.
 const tokenizer = new Tokenizer(getDefaults());
 const lexer = () => new Lexer({ ...getDefaults(), tokenizer });
 
-/** @param {string} text @param {Links} links those that are defined so far @returns {Token[]} */
+/**
+ * @param {string} text
+ * @param {Links} links those that are defined so far
+ * @returns {Token[]}
+ */
 export function lex(text, links) {
   const own = lexer();
   own.tokens.links = links;
@@ -24,7 +29,8 @@ export function lex(text, links) {
 
 /**
  * The link definitions that a paragraph begins with, and what is left of it.
- * @param {string} text @returns {{ links: Links, rest: string }}
+ *
+ * @param {string} text
  */
 export function define(text) {
   lexer(); // gives the tokenizer its rules
@@ -37,7 +43,13 @@ export function define(text) {
   return { links, rest: text };
 }
 
-/** The element with these tokens in it, and nothing else. @param {Element} element @param {Token[]} tokens @param {boolean} [linked] */
+/**
+ * The element with these tokens in it, and nothing else.
+ *
+ * @param {Element} element
+ * @param {Token[]} tokens
+ * @param {boolean} [linked] within a link
+ */
 export function fill(element, tokens, linked) {
   const place = inside(element);
   inline(place, tokens, linked);
@@ -46,22 +58,25 @@ export function fill(element, tokens, linked) {
 
 /**
  * Tokens as nodes, at the place.
- * @param {import("./place.js").Place} place @param {Token[]} tokens @param {boolean} [linked] within a link
+ *
+ * @param {Place} place
+ * @param {Token[]} tokens
+ * @param {boolean} [linked]
  */
 export function inline(place, tokens, linked = false) {
   let text = "";
-  const flush = () => {
+  tokens.forEach(show);
+  flush();
+
+  function flush() {
     if (text) write(place, text);
     text = "";
-  };
-  /** @param {string} tag @param {Token[]} children @param {Record<string, string>} [attributes] */
-  const element = (tag, children, attributes) => {
-    flush();
-    fill(put(place, tag, attributes), children, linked || tag === "a");
-  };
-  /** @param {import("marked").Tokens.Generic} token an image is a link to it: its address could carry the answer away */
-  const show = ({ type, raw, text: said, tokens = [], href, title }) => {
+  }
+
+  /** @param {Tokens.Generic} token */
+  function show({ type, raw, text: said, tokens = [], href, title }) {
     if (type === "link" || type === "image") {
+      // An image is a link to it: to show it would tell its host whatever the address says.
       const address = linked ? "" : allowed(decode(href));
       const children = said ? tokens : [plainly(href)];
       if (!address) children.forEach(show);
@@ -69,9 +84,13 @@ export function inline(place, tokens, linked = false) {
     } else if (type === "codespan") element("code", [plainly(said)]);
     else if (/^(?:strong|em|del|br)$/.test(type)) element(type, tokens);
     else text += type === "text" ? decode(said) : type === "escape" ? said : raw;
-  };
-  tokens.forEach(show);
-  flush();
+  }
+
+  /** @param {string} tag @param {Token[]} children @param {Record<string, string>} [attributes] */
+  function element(tag, children, attributes) {
+    flush();
+    fill(put(place, tag, attributes), children, linked || tag === "a");
+  }
 }
 
 /** @param {string} text @returns {Token} */

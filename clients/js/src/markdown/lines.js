@@ -1,12 +1,5 @@
-// What a line is, by CommonMark's rules for blocks and GitHub's for tables: read against what is open, changing nothing.
-
-import { Lexer } from "marked";
-import { define } from "./inline.js";
-
 /**
- * @typedef {import("./blocks.js").Blocks} Blocks
- * @typedef {import("./blocks.js").Container} Container
- * @typedef {import("./blocks.js").Leaf} Leaf
+ * What a line is, by CommonMark's rules for blocks and GitHub's for tables: read against what is open, changing nothing.
  *
  * @typedef {object} Line
  * @property {number} depth how many of the open containers it continues
@@ -18,12 +11,20 @@ import { define } from "./inline.js";
  * @property {number} [indent] of fenced code
  * @property {RegExp} [ends] what ends the HTML, if it is no blank line
  *
- * @typedef {{ mark?: string, start?: string, indent?: number }} Opens a block quote, or with a mark an item of a list: its
- *   number, and how far is indented what belongs to it
+ * @typedef {object} Opens a block quote, or with a mark an item of a list
+ * @property {string} [mark] what the items of one list share
+ * @property {string} [start] the number
+ * @property {number} [indent] how far is indented what belongs to it
  */
 
-export const LONG = 1024; // characters of a line that cannot be a table's head any more
-const LONGEST = 4096; // characters of a line that is read anew with each update: the rest is shown when it has its end
+import { Lexer } from "marked";
+
+import { define } from "./inline.js";
+import { DELIMITERS, cells } from "./table.js";
+
+/** @import { Blocks, Container, Leaf } from "./blocks.js" */
+
+export const LONG = 1024; // characters of a line that is no head of a table any more
 const DEEPEST = 32; // containers within each other: a line costs its depth, and `>>>>…` is cheap to write
 
 /** A line that may still become a marker, a rule, a fence, an underline or a table's second line: nothing shows yet. */
@@ -35,7 +36,6 @@ const BLANK = /^[ \t]*$/;
 const CLOSING_HASHES = /(?:^|\s+)#*\s*$/;
 const UNDERLINE = /^(?:=+|-+)\s*$/;
 const ITEM = /^(?:[-+*]|(\d{1,9})[.)])(?=[ \t]|$)/;
-const DELIMITERS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
 const MARKED = Lexer.rules.block.gfm;
 
 /** What ends HTML that begins so. @type {[RegExp, RegExp][]} */
@@ -49,7 +49,10 @@ const ENDS = [
 
 /**
  * Read a line. One that has no end yet (`half`) is null as long as it is not known what it is, or shows nothing.
- * @param {Blocks} blocks @param {string} text @param {boolean} [half]
+ *
+ * @param {Blocks} blocks
+ * @param {string} text
+ * @param {boolean} [half]
  * @returns {Line | null}
  */
 export function read({ stack, leaf }, text, half = false) {
@@ -57,7 +60,6 @@ export function read({ stack, leaf }, text, half = false) {
   let depth = 1;
   while (depth < stack.length && continues(stack[depth])) depth++;
   const whole = depth === stack.length;
-  if (half && text.length > LONGEST) return null;
 
   /** @type {Opens[]} */
   const opens = [];
@@ -176,16 +178,4 @@ export function read({ stack, leaf }, text, half = false) {
     text = " ".repeat(column - to) + text.slice(used);
     column = to;
   }
-}
-
-/** The cells of a table's row. @param {string} row */
-export function cells(row) {
-  const all = [""];
-  for (const [part] of row.matchAll(/\\[^]|[^\\|]+|[^]/g)) {
-    if (part === "|") all.push("");
-    else all[all.length - 1] += part === "\\|" ? "|" : part;
-  }
-  if (!all[0].trim()) all.shift();
-  if (all.length && !all[all.length - 1].trim()) all.pop();
-  return all.map((cell) => cell.trim());
 }

@@ -1,26 +1,26 @@
-// A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final:
-// a piece of it, up to the gap between two words where nothing is open that more text could close.
+/**
+ * A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final: a
+ * piece of it, up to the gap between two words where nothing is open that more text could close.
+ */
 
 import { define, inline, lex } from "./inline.js";
 import { LONG } from "./lines.js";
 import { inside, put } from "./place.js";
 import { half, settle } from "./settle.js";
 
-/**
- * @typedef {import("./blocks.js").Blocks} Blocks
- * @typedef {import("./blocks.js").Leaf} Leaf
- * @typedef {import("./place.js").Place} Place
- */
+/** @import { Blocks, Leaf } from "./blocks.js" */
+/** @import { Place } from "./place.js" */
 
 export const PIECE = 1024; // characters: most paragraphs have no more, and are lexed as one
 const STEP = 512; // from a gap that will not do, to the next that is tried
 const LONGEST = 4096; // then a piece ends wherever it is: what is open in it is shown as it is written
 const GAP = /[^\s\\][ \n](?=\S)|[。，](?=\S)/g;
 
-/** Text that may be the beginning of a link definition, or the whole of one; or of a task. */
-const DEFINITION = /^\[(?:[^\\[\]]|\\.)*(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,999})?)?)?)?)?$/;
+/** Text that may be a link definition, or the beginning of one; or of a task. */
+const DEFINITION =
+  /^\[(?:[^\\[\]]|\\.){0,999}(?:\]\s*(?::\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,999})?)?)?)?)?$/;
 
-/** @param {Blocks} blocks @param {string} line */
+/** One more line. @param {Blocks} blocks @param {string} line */
 export function append(blocks, line) {
   const { leaf } = blocks;
   // What may be a title belongs to the definition before it.
@@ -36,12 +36,11 @@ export function append(blocks, line) {
 
 /** More of the line that was appended last. @param {Blocks} blocks @param {string} text */
 export function extend(blocks, text) {
-  const growing = /** @type {Blocks} */ (blocks);
-  growing.leaf.text += text;
-  advance(growing);
+  blocks.leaf.text += text;
+  advance(blocks);
 }
 
-/** @param {Blocks} blocks */
+/** Take the link definitions off its beginning. @param {Blocks} blocks */
 export function takeDefinitions(blocks) {
   const { leaf } = blocks;
   if (!leaf.defines) return;
@@ -95,5 +94,5 @@ function home({ stack, leaf }) {
   return /** @type {Place & Leaf} */ (leaf);
 }
 
-/** @param {Blocks["stack"]} stack */
+/** The container that lines stand in now. @param {Blocks["stack"]} stack */
 export const innermost = (stack) => stack[stack.length - 1];

@@ -1,7 +1,7 @@
-// A place in the page where the next node goes. What stands before it is final. What stands behind it was shown while its
-// end was not known: it is taken again where it fits, so that a page changes no more than it must.
-
 /**
+ * A place in the page where the next node goes. What stands before it is final. What stands behind it was shown while its
+ * end was not known: it is taken again where it fits, so that a page changes no more than it must.
+ *
  * @typedef {object} Place
  * @property {Element} el
  * @property {ChildNode | null} [at] the first node that is not final
@@ -13,7 +13,10 @@ export const inside = (el) => ({ el, at: el.firstChild });
 
 /**
  * An element, at the place.
- * @param {Place} place @param {string} tag @param {Record<string, string>} [attributes]
+ *
+ * @param {Place} place
+ * @param {string} tag
+ * @param {Record<string, string>} [attributes]
  */
 export function put(place, tag, attributes = {}) {
   const element = place.el.ownerDocument.createElement(tag);
@@ -24,7 +27,9 @@ export function put(place, tag, attributes = {}) {
 
 /**
  * Text, at the place. Where it only grows the node stays, and with it what a reader has selected.
- * @param {Place} place @param {string} data
+ *
+ * @param {Place} place
+ * @param {string} data
  */
 export function write(place, data) {
   const old = /** @type {Text | null | undefined} */ (place.at);

@@ -1,9 +1,13 @@
-// Text that has no end yet, as it can be shown: what may still become syntax is held back, what is open is closed.
-//
-// `see **the` is shown as `see **the**`, `see [the](htt` as `see the`, and `see *` as `see`: an answer mostly goes on as it
-// should. What marked leaves as text, in `2*3` and `[sic]`, is looked at; a wrong guess ends with the paragraph.
+/**
+ * Text that has no end yet, as it can be shown: what may still become syntax is held back, what is open is closed.
+ *
+ * `see **the` is shown as `see **the**`, `see [the](htt` as `see the`, and `see *` as `see`: an answer mostly goes on as
+ * it should. What marked leaves as text, in `2*3` and `[sic]`, is looked at. A wrong guess ends with the paragraph.
+ */
 
 import { lex, plainly } from "./inline.js";
+
+/** @import { Links, Token } from "marked" */
 
 /** What may be the beginning, or the first half, of something else. */
 const HELD = /(?:[!\\*_~`[\ud800-\udbff]+|&#?\w{0,31}|<[!-;=?-~]*)$/;
@@ -14,8 +18,11 @@ const HALF_LINK =
 const DEEPEST = 32; // markers that are open at once: marked looks through all that follows for the end of each
 
 /**
- * @param {string} source @param {import("marked").Links} links
- * @returns {{ tokens: import("marked").Token[], done: boolean }} what to show; whether that is so whatever follows
+ * What to show, and whether that is so whatever follows.
+ *
+ * @param {string} source
+ * @param {Links} links
+ * @returns {{ tokens: Token[], done: boolean }}
  */
 export function settle(source, links) {
   const text = hold(source);
@@ -62,7 +69,7 @@ export function settle(source, links) {
   }
 }
 
-/** What to show of it. @param {string} source @param {import("marked").Links} links */
+/** What to show. @param {string} source @param {Links} links */
 export function half(source, links) {
   const { tokens } = settle(source, links);
   /** @type {any} */

@@ -1,6 +1,6 @@
 /**
- * A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final: a
- * piece of it, up to the gap between two words where nothing is open that more text could close.
+ * A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final:
+ * a piece of it, up to the gap between two words where nothing is open that more text could close.
  */
 
 import { define, inline, lex } from "./inline.js";
@@ -64,8 +64,9 @@ function advance(blocks) {
     const { tokens, done } = settle(source, blocks.links);
     if (done || forced) {
       inline(home(blocks), done ? tokens : lex(piece, blocks.links));
-      leaf.text = leaf.text.slice(piece.length);
-      leaf.last = Math.max(-1, leaf.last - piece.length);
+      const used = piece.length || source.length; // of nothing but spaces, none is shown
+      leaf.text = leaf.text.slice(used);
+      leaf.last = Math.max(-1, leaf.last - used);
       leaf.tried = PIECE;
       leaf.cut = true;
     } else leaf.tried = gap + STEP;

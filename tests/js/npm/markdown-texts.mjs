@@ -216,7 +216,7 @@ export function long(length) {
     "one word": many("x"),
     "one heading": "# " + many("word "),
     "HTML": "<div>\n" + many(`${LINE}\n`),
-    "definitions": many("[a]: https://ex.com\n"),
+    "definitions": Array.from({ length: length / 20 }, (_, i) => `[${i}]: https://ex.com\n`).join(""),
     "emphasis that is never closed": many(`**${LINE.replaceAll("*", "")} `),
     "a bracket that is never closed": "see [" + many("one word and another "),
     "a bracket at the beginning": "[" + many("one word and another "),

@@ -45,7 +45,8 @@ export function takeDefinitions(blocks) {
   const { leaf } = blocks;
   if (!leaf.defines) return;
   const { links, rest } = define(leaf.text);
-  blocks.links = Object.assign(Object.create(null), links, blocks.links); // the first of a name counts
+  if (blocks.half) blocks.links = Object.assign(Object.create(null), blocks.links);
+  for (const name in links) blocks.links[name] ??= links[name]; // the first of a name counts
   leaf.text = rest;
   leaf.defines = false;
 }

@@ -64,8 +64,9 @@ function advance(blocks) {
     const { tokens, done } = settle(source, blocks.links);
     if (done || forced) {
       inline(home(blocks), done ? tokens : lex(piece, blocks.links));
-      leaf.text = leaf.text.slice(piece.length);
-      leaf.last = Math.max(-1, leaf.last - piece.length);
+      const used = piece.length || source.length - 1; // of nothing but space, one stays
+      leaf.text = leaf.text.slice(used);
+      leaf.last = Math.max(-1, leaf.last - used);
       leaf.tried = PIECE;
       leaf.cut = true;
     } else leaf.tried = gap + STEP;

@@ -159,7 +159,7 @@ function open(options, url, asked) {
   function save() {
     offSave?.();
     offSave = null;
-    if (!isBegun || !(isLeading || hasEnded(answer)) || !isThere()) return;
+    if (!isBegun || !isLeading || !isThere()) return;
     const { to, body, idem } = starting;
     return place.save(() => ({
       url: url && plain(url),

@@ -61,7 +61,7 @@ bench: .venv/installed-dev
 pack: into = build
 pack:
 	@mkdir -p $(into)
-	@npm pack ./clients/js --pack-destination $(into) --ignore-scripts --loglevel=error
+	@echo "$(into)/$$(npm pack ./clients/js --pack-destination $(into) --ignore-scripts --loglevel=error)"
 
 # Only a set-up that went through leaves these files. What is needed to run Lastevent is 280 MB; tests need three times
 # as much, and have all of it.

@@ -10,8 +10,8 @@ from tests.rig.long import LONG
 
 TABLE = Path(__file__).with_name("conformance.json")
 LIMIT_S = 300
-CASES = 296
-RUNS = 4439
+CASES = 301
+RUNS = 4449
 
 
 @pytest.mark.parametrize("name", ["node", "deno", "bun"])

@@ -33,7 +33,7 @@ async def site(deployment: Deployment, browser: Browser) -> AsyncIterator[Site]:
     """With an origin of its own, and so with a storage of its own."""
     async with site_of(deployment.ports[0]) as site:
         yield site
-        await browser.close_all()
+        await browser.leave_all()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ TYPES = {".html": "text/html; charset=utf-8", ".mjs": "text/javascript", ".js": 
 API = "/v1/"
 MODULES = "/lastevent/"
 REPORT = "/report?"
+HOLD = "/hold"
 PIECE = 2**16
 
 
@@ -64,6 +65,9 @@ class Site:
     """When such connections have ended, by time.monotonic()."""
     reports: list[dict[str, Any]] = field(default_factory=list)
     """What pages that no driver asks have told by themselves."""
+    held: int = 0
+    """How many pages wait, with their whole thread, until they are `free`."""
+    free: asyncio.Event = field(default_factory=asyncio.Event)
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
@@ -84,6 +88,9 @@ class Site:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
         with suppress(OSError, asyncio.IncompleteReadError):
             while not (request := _request(await reader.readuntil(b"\r\n\r\n"))).path.startswith(API):
+                if request.path == HOLD:
+                    self.held += 1
+                    await self.free.wait()
                 writer.write(self._answer(request.path))
             await self._pass_on(request, reader, writer)
         writer.close()
@@ -97,8 +104,8 @@ class Site:
         file = PACKAGE / "src" / name.removeprefix(MODULES) if name.startswith(MODULES) else PAGES / name[1:]
         if file.suffix not in TYPES or not file.is_file():
             return _answer("404 Not Found")
-        policy = f"Content-Security-Policy: {self.policy}"
-        return _answer("200 OK", f"Content-Type: {TYPES[file.suffix]}", policy, body=file.read_bytes())
+        kind, policy = f"Content-Type: {TYPES[file.suffix]}", f"Content-Security-Policy: {self.policy}"
+        return _answer("200 OK", kind, policy, "Cache-Control: max-age=600", body=file.read_bytes())
 
     async def _pass_on(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.asked.append(request)

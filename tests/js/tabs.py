@@ -79,27 +79,35 @@ class Browser:
     def __init__(self, context: BrowserContext) -> None:
         self.context = context
         self.tabs: list[Tab] = []
+        self._left: list[Tab] = []
 
     async def open(self, url: str, *, in_front: bool = True) -> Tab:
-        page = await self.context.new_page()
-        session = await self.context.new_cdp_session(page)
-        window: dict[str, Any] = await session.send("Browser.getWindowForTarget")
-        tab = Tab(page, session, window["windowId"])
+        tab = self._left.pop() if self._left else await self._new()
         self.tabs.append(tab)
         if in_front:
             await self.front(tab)
         else:
             await tab.hide()
-        await page.goto(url)
+        await tab.page.goto(url)
         return tab
+
+    async def _new(self) -> Tab:
+        page = await self.context.new_page()
+        session = await self.context.new_cdp_session(page)
+        window: dict[str, Any] = await session.send("Browser.getWindowForTarget")
+        return Tab(page, session, window["windowId"])
 
     async def close(self, tab: Tab) -> None:
         self.tabs.remove(tab)
         await tab.page.close()
 
-    async def close_all(self) -> None:
-        for tab in list(self.tabs):
-            await self.close(tab)
+    async def leave_all(self) -> None:
+        """For the next test: a new tab is a new process."""
+        for tab in self.tabs:
+            await tab.page.goto("about:blank")
+            await tab.hide()
+        self._left += self.tabs
+        self.tabs.clear()
 
     async def front(self, tab: Tab) -> None:
         for other in self.tabs:

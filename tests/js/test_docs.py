@@ -183,7 +183,7 @@ def test_a_page_that_asks_can_be_reloaded_and_its_button_ends_the_answer(site: S
 @pytest.mark.browser
 def test_a_page_shows_markdown_as_it_comes(site: Site, deployment: Deployment) -> None:
     url = f"{site.url}/v1/streams/{deployment.create('[[tokens=20 rate=100]] **bold** and <b>less</b>')}/events"
-    site.open("<div id=output></div>", f'const url = "{url}";\n{block("Markdown")}')
+    site.open("<div id=output></div>", f'const url = "{url}";\n{block("Markdown", "follow")}')
     site.until("output.textContent.includes('bold and <b>less</b>')")
     assert site.page.inner_text("#output strong") == "bold"
     assert site.page.locator("#output b").count() == 0

@@ -322,6 +322,13 @@ def test_hostile_markdown_under_the_strict_policy_does_nothing(page: Page) -> No
     assert page.evaluate("reports") == []
 
 
+@pytest.mark.parametrize("space", [" ", "\u00a0", "\u2028", "\u3000"])
+def test_thousands_of_spaces_within_a_paragraph_come_to_an_end(page: Page, space: str) -> None:
+    """As a model writes them that has lost its way."""
+    text = page.evaluate("(text) => whole(text).textContent", "a" + space * 20_000 + "b")
+    assert text.split() == ["a", "b"]
+
+
 def test_html_is_shown_as_it_is_written(page: Page) -> None:
     inline, block = "<b>a</b> *c*", "<div>\n*d*\n</div>"
     assert shown(page, inline) == "<p>&lt;b&gt;a&lt;/b&gt; <em>c</em></p>"

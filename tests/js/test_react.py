@@ -294,6 +294,22 @@ def test_without_a_url_it_takes_up_what_is_kept_and_the_url_that_is_found_later_
     assert cursors == sorted(set(cursors))
 
 
+def test_another_user_under_the_same_key_sees_nothing_of_the_one_before(
+    page: Page, site: Site, deployment: Deployment
+) -> None:
+    sid = deployment.create(FOR_LONG)
+    show(page, ("a", {"url": events_of(sid), "user": "ann", **KEPT}))
+    until_words(page, "a", 10)
+    show(page, ("a", {"url": None, "user": "ann", **KEPT}))
+    until_words(page, "a", 15)
+    show(page, ("a", {"url": None, "user": "bob", **KEPT}))
+    page.wait_for_function("document.getElementById('a').textContent === ''")
+
+    wait_until(lambda: not site.following, "nobody follows it")
+    assert page.evaluate("live('a').connection.state") == "idle"
+    assert page.evaluate("localStorage.getItem('lastevent:chat')") is None, "dropped unread"
+
+
 def test_without_a_stream_it_is_empty_and_asks_for_nothing(page: Page, site: Site) -> None:
     show(page, ("a", None), ("b", {"url": None}), ("c", {"url": None, "storage": "localStorage", "key": "new"}))
     page.wait_for_selector("#c", state="attached")

@@ -12,8 +12,8 @@ from tests.rig.deployment import HTTP, Deployment
 @pytest.mark.parametrize("name", ["node", "deno", "bun"])
 def test_the_example_shows_the_answer(js: Path, deployment: Deployment, name: str) -> None:
     [example] = re.findall(r"^```js\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert example.count("http://127.0.0.1:8080") == 1
-    (js / "readme.mjs").write_text(example.replace("http://127.0.0.1:8080", deployment.url))
+    assert example.count("http://127.0.0.1:8000") == 1
+    (js / "readme.mjs").write_text(example.replace("http://127.0.0.1:8000", deployment.url))
     states = output([*runtime(name, js), "readme.mjs"], js).splitlines()
     sid = HTTP.get(f"{deployment.url}/v1/streams?limit=1").json()["streams"][0]["id"]
     text = HTTP.get(f"{deployment.url}/v1/streams/{sid}/text").text

@@ -18,7 +18,11 @@ export function caller({ token, headers, credentials, fetch = globalThis.fetch }
     /** Ask for the token, if none is known or there is a reason. */
     async authorize(/** @type {WhyToken} */ why) {
       if (typeof token !== "function") bearer = token;
-      else if (why || bearer === undefined) bearer = await token(why);
+      else if (why || bearer === undefined) {
+        const given = await token(why);
+        if (/^$|[^!-~]/.test(/** @type {string} */ (given))) throw new Error("no token"); // an error page: ask again, as after no network
+        bearer = given;
+      }
     },
 
     /** @returns {Promise<any>} */

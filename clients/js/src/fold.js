@@ -51,10 +51,10 @@ export const hasEnded = ({ ending }) => ending !== null;
 export function fold(answer, { id, event, data }) {
   if (id === null) {
     if (event === "gap" && !answer.incomplete) return { ...answer, incomplete: true };
-    return event === "snapshot" ? { ...answer, ...running, ...data } : answer; // of the loop's: {text, cursor}
+    return event === "snapshot" ? { ...answer, ...running, ...data } : answer; // of the loop's: {text, cursor, incomplete}
   }
   if (id <= answer.cursor || hasEnded(answer)) return answer;
-  const change = KINDS.get(event)?.(answer, data ?? {}) ?? {
+  const change = changes[event]?.(answer, data ?? {}) ?? {
     other: [...answer.other, { id, event, data }].slice(-OTHER),
   };
   return { ...answer, ...change, cursor: id };
@@ -64,11 +64,13 @@ export function fold(answer, { id, event, data }) {
 const running = { state: "running" };
 
 /**
- * Kind → what it changes.
+ * Kind → what it changes. Without a prototype: an object knows kinds such as `constructor`.
  *
- * @type {Record<string, (before: Answer, data: any) => Partial<Answer>>}
+ * @type {Record<string, ((before: Answer, data: any) => Partial<Answer>) | null>}
  */
 const changes = {
+  __proto__: null,
+
   queued: () => ({ state: "queued" }),
   start: (before, { attempt = before.attempt, model = null, agent = null }) => ({ ...running, attempt, model, agent }),
   text_delta: ({ text }, data) => ({ ...running, text: text + textOf(data), status: null }),
@@ -101,9 +103,6 @@ const changes = {
 
 /** An external producer may write any shape under these kinds; the server's `/text` takes what is no text for none. */
 const textOf = (/** @type {any} */ { text }) => (typeof text === "string" ? text : "");
-
-/** A Map, since an object knows kinds such as `constructor`. */
-const KINDS = new Map(Object.entries(changes));
 
 /** A change of the tool with this call's id; never of the one at some place or with some name. */
 function tool(/** @type {(before: Tool, data: any) => object} */ change) {

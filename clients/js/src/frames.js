@@ -44,10 +44,12 @@ export function frames(take, retry) {
     all.set(bytes, rest.length);
     let from = 0;
     for (let at = rest.length; at < all.length; at++) {
-      const isHalf = all[at] === LF && wasCR; // of a CRLF, whose CR has ended the line
-      if (!isHalf && (all[at] === LF || all[at] === CR)) takeLine(utf8.decode(all.subarray(from, at)));
-      if (all[at] === LF || all[at] === CR) from = at + 1;
-      wasCR = all[at] === CR;
+      const isCR = all[at] === CR;
+      if (isCR || all[at] === LF) {
+        if (isCR || !wasCR) takeLine(utf8.decode(all.subarray(from, at))); // the CR of a CRLF has ended the line
+        from = at + 1;
+      }
+      wasCR = isCR;
     }
     rest = all.slice(from);
   };

@@ -14,7 +14,7 @@ const VERSION = 1;
 
 /** An address without what opens it. */
 export const plain = (/** @type {string} */ url) =>
-  url.replace(/([?&])(access_)?token=[^&#]*&?/g, "$1").replace(/[?&]$/, "");
+  url.replace(/([?&])((access_)?token=[^&#]*&?)+/g, "$1").replace(/[?&]$/, "");
 
 /** By what it does: Angular and libraries have promises of their own. */
 const isPromise = (/** @type {any} */ value) => typeof value?.then === "function";

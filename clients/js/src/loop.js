@@ -195,7 +195,7 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     const answer = target.answer();
     if (snapshotAt && snapshotAt === answer.cursor) {
       snapshotAt = Infinity;
-      target.reset({ ...answer, cursor: answer.cursor - 1 });
+      snapshot(answer.text, answer.cursor - 1);
     } else {
       if (isRead) fail(error);
       isRead = true;
@@ -260,7 +260,12 @@ export function loop(target, { silence = SILENCE_MS, ...options }, env) {
     if (!cursor) throw new StreamError("not_a_stream", response.status);
     snapshotAt = cursor;
     lacksText = false;
-    target.take({ id: null, event: "snapshot", data: { text, cursor } });
+    snapshot(text, cursor);
+  }
+
+  /** As a notice, which tabs that listen take too; one that opened since the gap has not heard of that. */
+  function snapshot(/** @type {string} */ text, /** @type {number} */ cursor) {
+    target.take({ id: null, event: "snapshot", data: { text, cursor, incomplete: true } });
   }
 
   return { run, halt, wake };

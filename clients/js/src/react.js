@@ -29,8 +29,8 @@ const useBeforePainting = typeof window === "undefined" ? useEffect : useLayoutE
 /** A stream is its own name. Only another name opens anew. */
 function nameOf(/** @type {FollowOptions | Stream | null} */ source) {
   if (!source || "subscribe" in source) return source;
-  const { url = null, key = null } = source;
-  return (url ?? key) === null ? null : JSON.stringify([url, key]);
+  const { url = null, key = null, user } = source;
+  return (url ?? key) === null ? null : JSON.stringify([url, key, user]);
 }
 
 /** @returns {Shown} */

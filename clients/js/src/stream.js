@@ -12,11 +12,10 @@ import { hasTabs, tabs } from "./tabs.js";
 /** @import { Kept } from "./kept.js" */
 
 const SAVE_EVERY_MS = 500;
-const SAVE_LIMIT_MS = 1000; // for the one before a start; a storage that never answers stops nothing
 const HIDDEN_MS = 15_000;
 
 /** @returns {Stream} */
-export const follow = (/** @type {FollowOptions} */ options) => open(options, options.url ?? null, null);
+export const follow = (/** @type {FollowOptions} */ options) => open(options, options.url || null, null);
 
 /** @returns {Stream} */
 export const start = (/** @type {StartOptions} */ options) => open(options, null, { to: options.url, body: options.body });
@@ -70,7 +69,13 @@ function open(options, url, asked) {
       offFrame = null;
       if (isOver) failure ? reject(failure) : resolve(answer);
       current();
-      for (const { tell } of [...listeners]) tell(told);
+      for (const { tell } of [...listeners]) {
+        try {
+          tell(told);
+        } catch (error) {
+          Promise.reject(error); // is the app's own, and heard of there; the others are told all the same
+        }
+      }
     });
   }
 
@@ -154,7 +159,7 @@ function open(options, url, asked) {
   function save() {
     offSave?.();
     offSave = null;
-    if (!isBegun || !(isLeading || hasEnded(answer)) || !isThere()) return;
+    if (!isBegun || !isLeading || !isThere()) return;
     const { to, body, idem } = starting;
     return place.save(() => ({
       url: url && plain(url),
@@ -173,7 +178,7 @@ function open(options, url, asked) {
       const isSame = kept?.to === asked.to && JSON.stringify(kept.body) === JSON.stringify(asked.body);
       starting = { ...asked, idem: (isSame && kept?.idem) || newKey(env) };
       const saved = save();
-      if (saved) return void Promise.race([saved, new Promise((late) => env.timer(SAVE_LIMIT_MS, () => late(null)))]).then(go);
+      if (saved) return void saved.then(go);
     } else if (kept && (url === null || plain(url) === kept.url)) {
       answer = { ...empty(), ...kept.answer };
       url ??= kept.url;
@@ -186,7 +191,7 @@ function open(options, url, asked) {
 
   // ---- when it is followed
 
-  const isThere = () => url !== null || starting.to !== "";
+  const isThere = () => url ?? starting.to;
 
   const line = loop(
     {
@@ -209,9 +214,9 @@ function open(options, url, asked) {
   );
 
   function go() {
-    if (isOver || isAway || !isThere()) return;
+    if (!isBegun || isOver || isAway || !isThere()) return; // a page may leave and come back before its storage answers
     if (options.share && url !== null && !others && hasTabs()) {
-      isLeading = Boolean(asked); // a start has its connection already
+      isLeading = asked !== null; // a start has its connection already
       others = tabs(["lastevent", options.key, options.user, plain(url)].join(":"), () => answer, () => isLeading, lead, listen, take, reset);
     }
     if (url !== null) known();
@@ -234,9 +239,10 @@ function open(options, url, asked) {
   function wake() {
     offHidden();
     line.wake();
-    if (!isAway && !others) return;
-    isAway = false;
-    go();
+    if (isAway || others) {
+      isAway = false;
+      go();
+    }
   }
 
   /** @param {boolean} [gone] */

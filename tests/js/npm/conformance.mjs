@@ -88,7 +88,7 @@ async function run(test, { random, n, cut }) {
       seen.before ??= stored(storage);
       return server.fetch(url, init);
     },
-    token: tokens.give, user: client.user, storage, key: "k", env: time.env, signal: stopping.signal,
+    token: tokens.give, user: client.user, storage, key: client.key === undefined ? "k" : client.key, env: time.env, signal: stopping.signal,
     ...(client.silence_ms && { silence: client.silence_ms }), ...(client.hidden && { hidden: client.hidden }),
     ...(client.headers && { headers: client.headers }),
   };
@@ -148,7 +148,7 @@ async function iterate(stream, seen, { slow_ms, leaves_after }, time) {
   }
 }
 
-function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [], token_stops = [] }, time, stop) {
+function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [], token_empty = [], token_stops = [] }, time, stop) {
   const whys = [];
   if (token !== undefined && token_ms === undefined) return { give: token, whys };
   if (token === undefined && tokens === undefined) return { give: undefined, whys };
@@ -161,6 +161,7 @@ function tokensOf({ token, tokens, token_ms, token_fails = [], token_never = [],
     if (token_ms) await new Promise((resolve) => time.after(token_ms, resolve));
     if (token_never.includes(whys.length)) await new Promise(() => {});
     if (token_fails.includes(whys.length)) { at -= why ? 1 : 0; throw new TypeError("network"); }
+    if (token_empty.includes(whys.length)) { at -= why ? 1 : 0; return whys.length % 2 ? "" : "<h1>\nBad gateway"; }
     return given[Math.min(at, given.length - 1)];
   };
   return { give, whys };
@@ -176,7 +177,7 @@ function storageOf({ kept, log = [], storage_fails: fails }, wall, isSlow, time)
       if (fails === "all" || fails === name) throw new Error("no room");
       return act(...given);
     };
-    if (fails === "never" || (fails === "set-never" && name === "set")) return new Promise(() => {});
+    if (fails === "never") return new Promise(() => {});
     return isSlow ? later(now, time) : now();
   };
   return {

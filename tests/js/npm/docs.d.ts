@@ -2,6 +2,8 @@
 declare const url: string, eventsUrl: string, chatId: string, userId: string;
 declare const output: HTMLElement, note: HTMLElement, question: HTMLInputElement, ask: HTMLButtonElement, cancel: HTMLButtonElement;
 declare const speak: (text: string) => Promise<void>, hush: () => void;
+declare const hljs: { highlightElement(code: Element): void };
+declare const renderMathInElement: (block: Element, how: object) => void;
 declare const process: { env: Record<string, string> };
 
 declare module "@react-native-async-storage/async-storage" {

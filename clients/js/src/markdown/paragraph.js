@@ -65,7 +65,7 @@ function advance(blocks) {
     const { tokens, done } = settle(source, blocks.links);
     if (done || forced) {
       inline(home(blocks), done ? tokens : lex(piece, blocks.links));
-      const used = piece.length || source.length; // of nothing but spaces, none is shown
+      const used = piece.length || source.length - 1; // of nothing but space, one stays
       leaf.text = leaf.text.slice(used);
       leaf.last = Math.max(-1, leaf.last - used);
       leaf.tried = PIECE;

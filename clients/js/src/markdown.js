@@ -1,4 +1,4 @@
-/** Markdown that is shown as it grows: what is final is never touched again, what is open is shown as it will mostly end. */
+/** Markdown, shown as it grows: what is final is never touched again, what is open is shown as it will mostly end. */
 
 import { begin, finish, line, show } from "./markdown/blocks.js";
 import { extend } from "./markdown/paragraph.js";

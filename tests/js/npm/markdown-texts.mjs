@@ -189,6 +189,12 @@ const words = ({ one, many }, most) => many(most, () => one(WORDS)).join(" ");
 
 const LINE = "Some **words** with `code`, [a link](https://ex.com/a_b) and *more*, so that there is something to read";
 
+/** Lines that have a long run of one character in them: it must not be looked at more than once. */
+const RUNS = [
+  "-…x", "- …x", "# a …b", "# #…b", "#…", "|a|\n-- …x", "|a|\n-…x", "[a]: x …y z", "[a](x …y z", "[a]( …y z", "a[b](< …>)", "a &x…", "a *…b",
+  "<a …<", "<!- …x", "a\n=…x", "```…x`", "a `…b", "> …x", "a\\…b", "1. …x", "\t…x", "a …|b", "a …\nb", "<a@b…",
+];
+
 /** One block of so many characters, of each kind that has no bound; and an answer. */
 export function long(length) {
   const many = (text) => text.repeat(Math.ceil(length / text.length));
@@ -210,11 +216,12 @@ export function long(length) {
     "one word": many("x"),
     "one heading": "# " + many("word "),
     "HTML": "<div>\n" + many(`${LINE}\n`),
-    "definitions": many("[a]: https://ex.com\n"),
+    "definitions": Array.from({ length: length / 20 }, (_, i) => `[${i}]: https://ex.com\n`).join(""),
     "emphasis that is never closed": many(`**${LINE.replaceAll("*", "")} `),
     "a bracket that is never closed": "see [" + many("one word and another "),
     "a bracket at the beginning": "[" + many("one word and another "),
     "brackets": many("["),
     "quotes in quotes": many(">"),
+    ...Object.fromEntries(RUNS.map((around) => [`a run in ${around}`, around.replace(/(.)…/, (_, char) => many(char))])),
   };
 }

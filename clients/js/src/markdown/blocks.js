@@ -42,7 +42,7 @@ import { columns, row } from "./table.js";
 /** @import { Line, Opens } from "./lines.js" */
 /** @import { Place } from "./place.js" */
 
-const LONGEST = 4096; // characters of a line that are shown before it has its end, since it is read anew with each update
+const LONGEST = 4096; // characters of a line that are shown before it has its end: it is read anew with each update
 const TASK = /^\[([ xX])\][ \t]+(?=\S)/;
 
 /** @returns {Leaf} */
@@ -55,7 +55,7 @@ export const begin = (element) => ({ stack: [inside(element)], leaf: none(), lin
 export const line = (blocks, text) => apply(blocks, /** @type {Line} */ (read(blocks, text)));
 
 /**
- * Show what is open, and the line that has no end yet. If that is long, and a paragraph's whatever follows, it is taken.
+ * Show what is open, and the line that has no end yet. If that is long, and a paragraph's whatever comes, it is taken.
  *
  * @param {Blocks} blocks
  * @param {string} text

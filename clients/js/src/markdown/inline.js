@@ -8,6 +8,8 @@ import { inside, put, trim, write } from "./place.js";
 /** @import { Links, Token, Tokens } from "marked" */
 /** @import { Place } from "./place.js" */
 
+const LONGEST = 8192; // characters, of a heading or a cell: marked's time grows with their square, if they are garbage
+
 // An app's settings of marked are for its own use of it.
 const tokenizer = new Tokenizer(getDefaults());
 const lexer = () => new Lexer({ ...getDefaults(), tokenizer });
@@ -18,6 +20,7 @@ const lexer = () => new Lexer({ ...getDefaults(), tokenizer });
  * @returns {Token[]}
  */
 export function lex(text, links) {
+  if (text.length > LONGEST) return [plainly(text)];
   const own = lexer();
   own.tokens.links = links;
   try {
@@ -79,8 +82,9 @@ export function inline(place, tokens, linked = false) {
       // An image is a link to it: to show it would tell its host whatever the address says.
       const address = linked ? "" : allowed(decode(href));
       const children = said ? tokens : [plainly(href)];
+      const hint = title && { title: decode(title) };
       if (!address) children.forEach(show);
-      else element("a", children, { href: address, rel: "noopener noreferrer", ...(title && { title: decode(title) }) });
+      else element("a", children, { href: address, rel: "noopener noreferrer", ...hint });
     } else if (type === "codespan") element("code", [plainly(said)]);
     else if (/^(?:strong|em|del|br)$/.test(type)) element(type, tokens);
     else text += type === "text" ? decode(said) : type === "escape" ? said : raw;

@@ -1,5 +1,6 @@
 /**
- * What a line is, by CommonMark's rules for blocks and GitHub's for tables: read against what is open, changing nothing.
+ * What a line is, by CommonMark's rules for blocks and GitHub's for tables. It is read against what is open, and
+ * changes nothing.
  *
  * @typedef {object} Line
  * @property {number} depth how many of the open containers it continues
@@ -25,15 +26,16 @@ import { DELIMITERS, cells } from "./table.js";
 /** @import { Blocks, Container, Leaf } from "./blocks.js" */
 
 export const LONG = 1024; // characters of a line that is no head of a table any more
+const WIDEST = 32; // columns: an item's text is indented by 17 at most
 const DEEPEST = 32; // containers within each other: a line costs its depth, and `>>>>…` is cheap to write
 
+// None of these may look at a run of characters more than once: a line is read with each update, and it may be long.
 /** A line that may still become a marker, a rule, a fence, an underline or a table's second line: nothing shows yet. */
-const HALF = /^(?:\d{1,9}[.)]?|[-+*_#=`~|:]+)[-*_|: \t]*$/;
+const HALF = /^(?:\d{1,9}[.)]?[ \t]*|[-+*_#=`~|: \t]+)$/;
 const HALF_HTML = /^<[!?/]?[\w[-]*$/;
-const HALF_TAG = /^<\/?[a-z][\w-]*(?:\s[^<>]*)?\/?>?\s*$/i;
+const HALF_TAG = /^<\/?[a-z][\w-]*(?:[\s/][^<>]*)?(?:>\s*)?$/i;
 
 const BLANK = /^[ \t]*$/;
-const CLOSING_HASHES = /(?:^|\s+)#*\s*$/;
 const UNDERLINE = /^(?:=+|-+)\s*$/;
 const ITEM = /^(?:[-+*]|(\d{1,9})[.)])(?=[ \t]|$)/;
 const MARKED = Lexer.rules.block.gfm;
@@ -114,13 +116,13 @@ export function read({ stack, leaf }, text, half = false) {
   /** @param {string} rest @param {number} indent @param {Leaf | null} paragraph that goes on before it */
   function leafBlock(rest, indent, paragraph) {
     const [, hashes, title] = MARKED.heading.exec(rest) ?? [];
-    if (hashes) return is("heading", { level: hashes.length, text: title.trim().replace(CLOSING_HASHES, "") });
+    if (hashes) return is("heading", { level: hashes.length, text: withoutHashes(title.trim()) });
     const [, mark, info] = MARKED.fences.exec(rest) ?? [];
     if (mark) return is("code", { mark, indent, text: info });
     if (paragraph && UNDERLINE.test(rest) && !paragraph.cut && !(paragraph.defines && !define(paragraph.text).rest)) {
       return is("underline", { level: rest[0] === "=" ? 1 : 2 });
     }
-    if (paragraph && paragraph.last >= 0 && /[|:]/.test(rest) && DELIMITERS.test(rest)) {
+    if (paragraph && paragraph.last >= 0 && /[|:]/.test(rest) && DELIMITERS.test(rest.trim())) {
       if (cells(paragraph.text.slice(paragraph.last)).length === cells(rest).length) return is("table");
     }
     return MARKED.hr.test(rest) ? is("rule") : undefined;
@@ -163,10 +165,10 @@ export function read({ stack, leaf }, text, half = false) {
     text = rest.slice(marker);
   }
 
-  /** How many columns of white space the text begins with: a tab goes to the next multiple of four. */
+  /** How many columns of white space the text begins with, if not very many: a tab goes to the next multiple of four. */
   function width() {
     let at = column;
-    for (let i = 0; /[ \t]/.test(text[i]); i++) at += text[i] === " " ? 1 : 4 - (at % 4);
+    for (let i = 0; i < WIDEST && /[ \t]/.test(text[i]); i++) at += text[i] === " " ? 1 : 4 - (at % 4);
     return at - column;
   }
 
@@ -178,4 +180,11 @@ export function read({ stack, leaf }, text, half = false) {
     text = " ".repeat(column - to) + text.slice(used);
     column = to;
   }
+}
+
+/** A heading's text without those that close it, or may do so. @param {string} text */
+function withoutHashes(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end--;
+  return /\S/.test(text[end - 1] ?? "") ? text : text.slice(0, end).trimEnd();
 }

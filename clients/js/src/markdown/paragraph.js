@@ -1,6 +1,6 @@
 /**
- * A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final: a
- * piece of it, up to the gap between two words where nothing is open that more text could close.
+ * A paragraph that grows. Its text is lexed again with every update, so what can be final in a long one becomes final:
+ * a piece of it, up to the gap between two words where nothing is open that more text could close.
  */
 
 import { define, inline, lex } from "./inline.js";
@@ -45,7 +45,8 @@ export function takeDefinitions(blocks) {
   const { leaf } = blocks;
   if (!leaf.defines) return;
   const { links, rest } = define(leaf.text);
-  blocks.links = Object.assign(Object.create(null), links, blocks.links); // the first of a name counts
+  if (blocks.half) blocks.links = Object.assign(Object.create(null), blocks.links);
+  for (const name in links) blocks.links[name] ??= links[name]; // the first of a name counts
   leaf.text = rest;
   leaf.defines = false;
 }
@@ -64,8 +65,9 @@ function advance(blocks) {
     const { tokens, done } = settle(source, blocks.links);
     if (done || forced) {
       inline(home(blocks), done ? tokens : lex(piece, blocks.links));
-      leaf.text = leaf.text.slice(piece.length);
-      leaf.last = Math.max(-1, leaf.last - piece.length);
+      const used = piece.length || source.length - 1; // of nothing but space, one stays
+      leaf.text = leaf.text.slice(used);
+      leaf.last = Math.max(-1, leaf.last - used);
       leaf.tried = PIECE;
       leaf.cut = true;
     } else leaf.tried = gap + STEP;

@@ -1,6 +1,6 @@
 /**
- * A place in the page where the next node goes. What stands before it is final. What stands behind it was shown while its
- * end was not known: it is taken again where it fits, so that a page changes no more than it must.
+ * A place in the page where the next node goes. What stands before it is final. What stands behind it was shown while
+ * its end was not known: it is taken again where it fits, so that a page changes no more than it must.
  *
  * @typedef {object} Place
  * @property {Element} el

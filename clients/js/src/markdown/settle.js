@@ -1,8 +1,8 @@
 /**
  * Text that has no end yet, as it can be shown: what may still become syntax is held back, what is open is closed.
  *
- * `see **the` is shown as `see **the**`, `see [the](htt` as `see the`, and `see *` as `see`: an answer mostly goes on as
- * it should. What marked leaves as text, in `2*3` and `[sic]`, is looked at. A wrong guess ends with the paragraph.
+ * `see **the` is shown as `see **the**`, `see [the](htt` as `see the`, and `see *` as `see`: an answer mostly goes on
+ * as it should. What marked leaves as text, in `2*3` and `[sic]`, is looked at. A wrong guess ends with the paragraph.
  */
 
 import { lex, plainly } from "./inline.js";
@@ -11,10 +11,11 @@ import { lex, plainly } from "./inline.js";
 
 /** What may be the beginning, or the first half, of something else. */
 const HELD = /(?:[!\\*_~`[\ud800-\udbff]+|&#?\w{0,31}|<[!-;=?-~]*)$/;
+const FAR = 1000; // characters from the end where it is looked for
 const MARKER = /`+|!?\[|\*+|_+|~+/g;
 /** A link that has no end: its text, and what is there of its target. */
 const HALF_LINK =
-  /^(!?\[(?:\\.|[^\\[\]]|\[(?:\\.|[^\\[\]])*\])*)(?:\](?:\(\s*(?:<[^\n<>]*>?|[^\s<]\S*)?(?:\s+(?:["'(][^]{0,300})?)?|\[[^\]]*)?)?$/;
+  /^(!?\[(?:\\.|[^\\[\]]|\[(?:\\.|[^\\[\]])*\])*)(?:\](?:\(\s*(?:(?:<[^\n<>]*>?|[^\s<]\S*)(?:\s+(?:["'(][^]{0,300})?)?)?|\[[^\]]*)?)?$/;
 const DEEPEST = 32; // markers that are open at once: marked looks through all that follows for the end of each
 
 /**
@@ -83,5 +84,6 @@ export function half(source, links) {
 function hold(text) {
   const trimmed = text.trimEnd();
   if (text.includes("\n", trimmed.length)) return trimmed.replace(/\\$/, "");
-  return trimmed === text ? text.replace(HELD, "").trimEnd() : trimmed;
+  if (trimmed !== text) return trimmed;
+  return (text.slice(0, -FAR) + text.slice(-FAR).replace(HELD, "")).trimEnd();
 }

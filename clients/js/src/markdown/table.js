@@ -7,7 +7,7 @@ import { half } from "./settle.js";
 /** @import { Links } from "marked" */
 /** @import { Place } from "./place.js" */
 
-export const DELIMITERS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+export const DELIMITERS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$/;
 const ALIGNED = ["", "left", "right", "center"];
 
 /** The cells of a row. @param {string} row */

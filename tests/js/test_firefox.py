@@ -23,10 +23,12 @@ RELOADS = 5
 PAINTED_MS = 50
 PREFERENCES = {
     "dom.disable_open_during_load": "false",  # the page opens a tab
+    # No questions and no downloads of its own.
     "datareporting.policy.dataSubmissionEnabled": "false",
     "network.captive-portal-service.enabled": "false",
     "network.connectivity-service.enabled": "false",
     "services.settings.server": '"data:,"',
+    "dom.ipc.processPrelaunch.enabled": "false",  # processes for tabs that nobody opens
 }
 
 

@@ -24,7 +24,9 @@ def js(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], s
 
 @pytest.fixture(scope="module")
 async def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
-    async with browsing(chromium, tmp_path_factory.mktemp("profile")) as browser:
+    # Otherwise a hidden tab's timers run once a second: each test would wait for that.
+    hurry = "--disable-background-timer-throttling"
+    async with browsing(chromium, tmp_path_factory.mktemp("profile"), hurry) as browser:
         yield browser
 
 

@@ -113,7 +113,7 @@ class Site:
         if self.refused and request.header("authorization") == f"Bearer {self.refused}":
             writer.write(_answer("401 Unauthorized", "Connection: close"))
             return
-        answer, upstream = await asyncio.open_connection("127.0.0.1", self.upstream_port, limit=PIECE)
+        answer, upstream = await _connect(self.upstream_port)
         upstream.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", request.head)[:-2] + b"Connection: close\r\n\r\n")
         self.following += request.is_following
         try:
@@ -140,6 +140,15 @@ def _request(head: bytes) -> Request:
 def _answer(status: str, *headers: str, body: bytes = b"") -> bytes:
     lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """What nobody takes stays with the server: little room here, and before (`serve`)."""
+    plug = socket.socket()
+    plug.setblocking(False)
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+    await asyncio.get_running_loop().sock_connect(plug, ("127.0.0.1", port))
+    return await asyncio.open_connection(sock=plug, limit=PIECE)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pace_s: float = 0) -> None:

@@ -32,7 +32,7 @@ class Story:
             return self.cursor
 
     @asynccontextmanager
-    async def going_on(self, every_s: float = 0.02) -> AsyncIterator[None]:
+    async def going_on(self, every_s: float = 0.05) -> AsyncIterator[None]:
         is_over = asyncio.Event()
 
         async def tell() -> None:

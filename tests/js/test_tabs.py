@@ -49,9 +49,9 @@ def has_asked(site: Site, times: int) -> bool:
 
 
 async def test_seven_tabs_follow_over_one_connection(browser: Browser, site: Site, story: Story) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story, TABS)
-        for _ in range(5):
+        for _ in range(3):
             await all_reached(tabs, await story.say())
             assert site.following == 1
         assert await states(tabs) == ["listening"] * (TABS - 1) + ["open"]
@@ -63,7 +63,7 @@ async def test_seven_tabs_follow_over_one_connection(browser: Browser, site: Sit
 async def test_a_tab_that_opens_in_the_middle_and_one_that_is_loaded_again_have_all_of_it(
     browser: Browser, site: Site, story: Story
 ) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story)
         behind = await browser.open(site.page(url=story.url, key="chat", share=True, storage=None), in_front=False)
         await behind.reached(await story.say())
@@ -75,7 +75,7 @@ async def test_a_tab_that_opens_in_the_middle_and_one_that_is_loaded_again_have_
 
 
 async def test_a_leader_that_is_closed_is_replaced_within_a_second(browser: Browser, site: Site, story: Story) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         *others, leader = await opened(browser, site, story)
         await browser.close(leader)
         await all_reached(others, await story.say())
@@ -89,7 +89,7 @@ async def test_a_leader_that_is_closed_is_replaced_within_a_second(browser: Brow
 async def test_a_leader_whose_thread_is_held_is_replaced_once_another_tab_comes_to_the_front(
     browser: Browser, site: Site, story: Story
 ) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         *others, leader = await opened(browser, site, story, 3)
         await hold(leader, site)
         await story.say()
@@ -126,7 +126,7 @@ async def test_tabs_that_take_the_lead_from_each_other_on_a_slow_network_show_ea
 ) -> None:
     """Every other one loses it while it connects. What it is told meanwhile will be on its connection too: in other
     pieces, since the server joins those that lie there."""
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story, 3)
         site.latency_s = 0.2
         for n, tab in enumerate(tabs * 2):
@@ -158,13 +158,13 @@ async def test_what_an_old_leader_says_late_is_not_taken_by_the_new_one(
 
 
 async def test_two_tabs_in_front_do_not_rob_each_other(browser: Browser, site: Site, story: Story) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story)
         await tabs[0].show()
         await all_reached(tabs, await story.say())
         assert [await tab.ask("document.visibilityState") for tab in tabs] == ["visible", "visible"]
         asked = len(site.asked)
-        for _ in range(10):
+        for _ in range(5):
             await all_reached(tabs, await story.say())
         assert len(site.asked) == asked
         await browser.context.set_offline(True)
@@ -178,7 +178,7 @@ async def test_two_tabs_in_front_do_not_rob_each_other(browser: Browser, site: S
 async def test_a_hidden_tab_that_let_go_still_hears_and_leads_when_it_is_in_front(
     browser: Browser, site: Site, story: Story
 ) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story, hurry=HURRY, silence=HURRY * 40_000)
         for tab in tabs:
             await tab.hide()
@@ -196,7 +196,7 @@ async def test_a_hidden_tab_that_let_go_still_hears_and_leads_when_it_is_in_fron
 async def test_a_leader_that_fails_leaves_the_others_to_follow(browser: Browser, site: Site, story: Story) -> None:
     site.refused = "an old token"
     page = {"url": story.url, "key": "chat", "share": True}
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = [await browser.open(site.page(**page)) for _ in range(2)]
         failed = await browser.open(site.page(**page, token=site.refused))
         with pytest.raises(Exception, match="401"):
@@ -210,7 +210,7 @@ async def test_a_leader_that_fails_leaves_the_others_to_follow(browser: Browser,
 async def test_one_that_is_stopped_leaves_the_others_to_follow(
     browser: Browser, site: Site, story: Story, who: str
 ) -> None:
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story)
         stopped = tabs.pop(-1 if who == "leader" else 0)
         await stopped.ask("stream.stop()")
@@ -258,7 +258,7 @@ async def test_a_page_that_is_left_keeps_no_lock_no_channel_and_no_connection_an
 
 async def test_where_locks_are_refused_each_tab_follows_by_itself(browser: Browser, site: Site, story: Story) -> None:
     """As in a sandboxed frame."""
-    async with story.going_on(every_s=0.05):
+    async with story.going_on():
         tabs = await opened(browser, site, story, lockless=True)
         await all_reached(tabs, await story.say())
         assert site.following == 2

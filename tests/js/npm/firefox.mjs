@@ -32,9 +32,11 @@ if (isSecond) {
   } else {
     await tell("cut me");
     await more();
+    const inFront = new Promise((resolve) => {
+      document.addEventListener("visibilitychange", () => document.hidden || resolve());
+    });
     window.open(`${location.href}#second`);
-    while (!document.hidden) await more();
-    while (document.hidden) await more();
+    await inFront;
     await more();
     await tell("in front");
   }

@@ -2,11 +2,11 @@
  * Tabs that follow the same stream over one connection. One of them leads: it has the Web Lock, follows, and tells the
  * others. The tab in front takes the lock from whoever has it, since a hidden tab may be frozen.
  *
- * Who is robbed hears of it late, if its thread is held, and leads meanwhile. So nobody trusts a word for its time: each
- * says from which cursor it goes on, and a tab takes only what begins where it is; of all else that is new to it, it asks
- * for the whole. One that leads takes nothing at all: a frame of its own connection goes on from where that connection
- * was, and may have the same words. A word that is lost is missed at the next one. Two tabs in front do not rob each other for ever: a tab asks
- * only when it comes to the front, or the network comes back.
+ * Who is robbed hears of it late, if its thread is held, and leads until then. So each event says from which cursor it
+ * goes on: a tab takes one that begins where it is, and where others are new to it, it asks for the whole. A tab that
+ * leads takes nothing: its own connection goes on from where it was opened, and may bring the same words in other
+ * pieces. Two tabs in front do not rob each other for ever: a tab asks when it comes to the front, or the network comes
+ * back.
  */
 
 /** @import { Answer, Notice, StreamEvent } from "./index.js" */
@@ -30,9 +30,11 @@ export function tabs(name, answer, isLeading, lead, listen, take, reset) {
   /** @type {any} */
   let release; // what ends the promise for which the lock is held
 
-  /** `event`: what has changed the answer `from` this cursor. `need`: what is behind it. `whole`: all of it. */
-  const say = (/** @type {{ from: number, event: StreamEvent | Notice } | { need: number } | { whole: Answer }} */ message) =>
-    channel?.postMessage(message);
+  /**
+   * @param {{ from: number, event: StreamEvent | Notice } | { need: number } | { whole: Answer }} message what changes the
+   *   answer `from` this cursor; or what is wanted, behind this one; or all of it
+   */
+  const say = (message) => channel?.postMessage(message);
 
   function hear(/** @type {MessageEvent} */ { data: { need, from, event, whole } }) {
     const { cursor } = answer();

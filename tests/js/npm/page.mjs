@@ -15,17 +15,13 @@ const noted = (window.noted = {
   paintedAt: null,
   requests: [], // of the client: when, and the text that was in the page then
   signs: [],
-  states: [],
   ids: [], // of events that an iterator had
   takenBack: 0, // texts that do not go on from the one before
   errors: [],
 });
 
 for (const name of ["visibilitychange", "freeze", "resume", "online", "offline", "pageshow", "pagehide"])
-  for (const target of [document, window])
-    target.addEventListener(name, ({ persisted }) =>
-      noted.signs.push({ name, persisted, isHidden: document.hidden, at: performance.now() }),
-    );
+  window.addEventListener(name, () => noted.signs.push({ name, at: performance.now() }), true);
 document.addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) =>
   noted.errors.push(`${effectiveDirective}: ${blockedURI}`),
 );
@@ -38,9 +34,7 @@ function hurried(ms, run) {
   return () => clearTimeout(timer);
 }
 
-if (lockless) navigator.locks.request = async () => {
-  throw new DOMException("denied", "SecurityError");
-};
+if (lockless) navigator.locks.request = () => Promise.reject(new DOMException("denied", "SecurityError"));
 
 const stream = (window.stream = (options.body ? start : follow)({
   storage: localStorage,
@@ -54,12 +48,11 @@ const stream = (window.stream = (options.body ? start : follow)({
   },
 }));
 
-stream.subscribe(({ answer, connection }) => {
+stream.subscribe(({ answer }) => {
   if (!answer.text.startsWith(output.textContent)) noted.takenBack++;
   if (answer.text && noted.paintedAt === null) noted.paintedAt = performance.now();
   output.textContent = answer.text;
   state.textContent = answer.state;
-  if (connection.state !== noted.states.at(-1)) noted.states.push(connection.state);
 });
 
 /** Take events; after `many` of them none, until `go` is called. */

@@ -13,8 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).parents[1]
 
 PRODUCT = ("broker", "worker")
+LINKED = "clients/js/src"
+"""What the console of the product links to, in commits that have it."""
 SINK = "bench/contestants/lastevent.py"
 DEPENDENCIES = "requirements.txt"
 
@@ -98,9 +100,10 @@ def _take_out(commit: str, tree: Tree) -> None:
     """The commit's product, and its own sink over that of the work tree."""
     # An archive and not a `git worktree`: git need not be asked to forget it, also when this process is killed.
     wrong = f"{tree.name} lacks what this bench needs"
-    taken = _git_bytes(wrong, "archive", "--format=zip", "-0", commit, "--", *PRODUCT, SINK, DEPENDENCIES)
-    with zipfile.ZipFile(io.BytesIO(taken)) as archive:
-        archive.extractall(tree.folder)
+    linked = _git(wrong, "ls-tree", "-d", "--name-only", commit, LINKED).split()
+    taken = _git_bytes(wrong, "archive", "--format=tar", commit, "--", *PRODUCT, SINK, DEPENDENCIES, *linked)
+    with tarfile.open(fileobj=io.BytesIO(taken)) as archive:  # and not a zip, which keeps no links
+        archive.extractall(tree.folder, filter="data")
 
 
 def _copy(part: str, to: Path) -> None:

@@ -352,7 +352,7 @@ def test_a_start_that_a_reload_cut_off_is_gone_on_with_though_an_answer_ran_in_i
     page.evaluate("(options) => begin('one', options)", {"url": "/v1/streams", "body": {"prompt": SLOWLY}, **KEPT})
     show(page, ("a", {"started": "one"}))
     wait_until(site.starts, "it was asked for")
-    wait_until(lambda: site.following == 1, "nobody follows the first one")
+    wait_until(lambda: len(site.following) == 1, "nobody follows the first one")
     assert kept(page, "chat")["body"] == {"prompt": SLOWLY}
     open_page(page, site)
     site.answers_starts.set()

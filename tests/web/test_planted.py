@@ -64,7 +64,7 @@ DRIVEN: dict[str, Any] = {
             *("GET /v1/agents", "GET /v1/keys", "DELETE /v1/keys/{key}", "GET /v1/limits", "GET /v1/deeds"),
             *("GET /v1/erasures/{erasure_id}", "GET /metrics", "GET /openapi.json", "HEAD /openapi.json"),
             *(f"{method} /{path}" for method in ("GET", "HEAD") for path in ("", "healthz", "readyz")),
-            *(f"{method} /console/{{name}}" for method in ("GET", "HEAD")),
+            *(f"{method} /console/{{name:path}}" for method in ("GET", "HEAD")),
         )
     ),
 }

@@ -37,16 +37,32 @@ class Cutter:
     asked: dict[str, list[Asked]] = field(default_factory=lambda: defaultdict(list))
     seen: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     """For each case, what its connections got of a body before they were cut."""
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, case: str, cuts: Sequence[int] = ()) -> str:
         self.cuts[case] = list(cuts)
         return f"http://127.0.0.1:{self.port}/{case}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
-                pass
-        writer.close()
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def close(self) -> None:
+        """What clients have left open must not be found by a later test."""
+        for task in (serving := list(self._serving)):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
+                    pass
+        finally:
+            writer.close()
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
         """Whether the client got the whole of it, and may ask again on this connection."""
@@ -117,3 +133,4 @@ async def cutting(upstream_port: int) -> AsyncIterator[Cutter]:
         yield cutter
     finally:
         server.close()
+        await cutter.close()

@@ -117,6 +117,7 @@ def enter(page: Page, door: Door, credential: str, address: str = "") -> None:
         page.get_by_role("button", name="Enter key").click()
     give(page, credential)
     expect(page.get_by_role("dialog")).to_have_count(0)
+    page.wait_for_function("(given) => sessionStorage.getItem('lastevent.key') === given", arg=credential)
 
 
 def is_offered(page: Page, *names: str) -> None:

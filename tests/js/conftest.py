@@ -13,7 +13,11 @@ from tests.js.site import Site, site_of
 from tests.js.story import Story
 from tests.js.tabs import Browser, browsing
 from tests.rig.deployment import Deployment
+from tests.rig.long import LONG
 from tests.viewers.producer import Producer
+
+# Its install and its start cost half a minute: `make long` has it.
+collect_ignore = [] if LONG else ["test_firefox.py"]
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.processes import clean_environment, free_port
+from bench.ports import free_port
+from bench.processes import clean_environment
 from bench.tree import HERE, Tree
 
 

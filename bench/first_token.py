@@ -27,7 +27,8 @@ import httpx2
 
 from bench.deployment import running
 from bench.load.provider import STAMP_DIGITS
-from bench.processes import free_port, start, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, wait_for_port
 from bench.scenario import Measured, Options, Pairing
 from bench.table import Table, number, p99
 from bench.tree import HERE, Tree

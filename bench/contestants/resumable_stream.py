@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side
 from bench.load.agent import Agent
-from bench.processes import free_port, start, start_redis, wait_for_port
+from bench.ports import free_port
+from bench.processes import start, start_redis, wait_for_port
 from bench.tree import REPOSITORY
 
 FOLDER = REPOSITORY / "build" / "bench"

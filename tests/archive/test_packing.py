@@ -47,12 +47,19 @@ def long_log(events: int = MANY, size: int = 10) -> list[Event]:
 END = Event(MANY, "done", b"{}", 1_700_000_000_000 + 33 * MANY)
 
 
-@settings(deadline=None)  # others use the machine too
-@given(logs(), st.integers(1, 12), st.data())
-async def test_a_page_holds_what_lies_after_its_cursor(events: list[Event], count: int, data: st.DataObject) -> None:
-    log = archived(events)
+@st.composite
+def logs_and_cursors(draw: st.DrawFn) -> tuple[list[Event], list[int]]:
+    events = draw(logs())
     cursors = st.sampled_from([0, *(event.id for event in events)]) | st.integers(0, events[-1].id + 2)
-    for cursor in data.draw(st.lists(cursors, min_size=1, max_size=4)):
+    return events, draw(st.lists(cursors, min_size=1, max_size=4))
+
+
+@settings(deadline=None)  # others use the machine too
+@given(logs_and_cursors(), st.integers(1, 12))
+async def test_a_page_holds_what_lies_after_its_cursor(read: tuple[list[Event], list[int]], count: int) -> None:
+    events, cursors = read
+    log = archived(events)
+    for cursor in cursors:
         page = await log.read_page("", cursor, count)
         after = [event for event in events if event.id > cursor]
         assert page.events == after[: len(page.events)]

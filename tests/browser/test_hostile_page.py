@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from bench.ports import free_port
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, Deployment, free_port
+from tests.rig.deployment import HTTP, Deployment
 
 pytestmark = pytest.mark.browser
 

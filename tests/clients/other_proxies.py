@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from tests.compose.balancer import AUTHORIZED, Balanced, Balancer
 from tests.compose.compose_file import ROOT
 from tests.compose.conftest import certificate as certificate  # a fixture
 from tests.compose.visitor import KeyedProducer, Visitor, get
 from tests.conftest import require
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, until, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, until, wait_until
 
 OPS = ROOT / "docs" / "ops"
 MIB = 2**20

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.ports import free_port
 from tests.clients.programs import Case, Language, Shown
-from tests.rig.deployment import Deployment, Process, free_port, until, wait_until
+from tests.rig.deployment import Deployment, Process, until, wait_until
 from tests.viewers.producer import Producer
 
 LIMIT_S = 20.0

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_port
 from tests.command.conftest import LIMIT_S, Running, processes_in
-from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="what is left is looked for in /proc")
 

@@ -14,12 +14,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from bench.ports import free_port
 from broker.command import screen
 from broker.command.screen import Screen
 from broker.command.terminal import print_table
 from broker.settings import unknown_variables
 from tests.command.conftest import COMMAND, Ended, Running, environment
-from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 
 Lastevent = Callable[..., Ended]
 ID, SESSION = "0f3c" * 8, "s-a session of 会議"

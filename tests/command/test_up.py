@@ -14,11 +14,12 @@ import httpx
 import pytest
 from redis import Redis
 
+from bench.ports import free_port
 from broker.log.servers import RETURN_LEASES
 from broker.log.steps import LEASE_S
 from broker.settings import NO_ARCHIVE
 from tests.command.conftest import Ended, Running, processes_in, run_lastevent, running_in
-from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, wait_until
 from tests.rig.long import LONG
 
 Start = Callable[..., Running]

@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 
+from bench.ports import free_port
 from tests.compose.compose_file import KEY, ROOT, SERVICES, on_this_machine
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, wait_until
 
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

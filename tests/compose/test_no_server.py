@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 
+from bench.ports import free_port
 from tests.compose.balancer import AUTHORIZED, Balanced, Balancer
 from tests.compose.visitor import get
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, wait_until
 from tests.viewers.viewer import post
 
 EVENTS = "/v1/streams/0f3c/events"

@@ -20,11 +20,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from redis import Redis
 
+from bench.ports import free_port
 from broker.process.embedded import EmbeddedServer
 from tests.docs.up import AGENTS, BIN, PARTS, ROOT, Up, blocks_of, running_up
 from tests.js.packages import PACKAGE
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Process, wait_until
 from worker.providers.models_file import read_models_file
 
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.rig.deployment import Process, free_port, wait_until
+from bench.ports import free_port
+from tests.rig.deployment import Process, wait_until
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

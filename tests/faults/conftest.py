@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
+from bench.ports import free_port
+from tests.rig.deployment import HTTP, Deployment, Process, wait_until
 
 
 class Provider:

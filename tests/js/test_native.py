@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_port
 from tests.clients.cutter import cutting
 from tests.clients.recipes import recipe
 from tests.clients.trial import produce
 from tests.rig.chromium import ARGS
-from tests.rig.deployment import HTTP, Deployment, free_port
+from tests.rig.deployment import HTTP, Deployment
 from tests.viewers.producer import Producer
 
 pytestmark = pytest.mark.npm

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 import pytest
 from redis.asyncio import Redis
 
+from bench.ports import free_port
 from broker import gauges
 from broker.errors import RedisUnavailable
 from broker.log.keys import Keys
@@ -31,7 +32,7 @@ from broker.settings import Settings, SettingsError
 from broker.store.connect import connect
 from broker.tenants.keyring import new_key
 from broker.tenants.stored_keys import StoredKeys
-from tests.rig.deployment import HTTP, free_port
+from tests.rig.deployment import HTTP
 
 GOOD = Answers(lambda: b"# HELP a A\n# TYPE a gauge\na 1.0\n", lambda: None)
 GIVEN = "a-key-of-the-settings-with-32-characters"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from broker.process.descriptors import KEPT, raise_limit, room_of
 from tests.command.conftest import environment, processes_in
-from tests.rig.deployment import HTTP, free_port, wait_until
+from tests.rig.deployment import HTTP, wait_until
 
 DESCRIPTORS = 256
 VIEWERS = 200

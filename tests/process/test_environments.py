@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ports import free_port
 from broker.process.environments import for_a_server, for_a_worker, for_the_embedded_server
 from tests.command.conftest import Running, processes_in, run_lastevent
-from tests.rig.deployment import free_port, wait_until
+from tests.rig.deployment import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="environments are read in /proc")
 

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from bench.ports import free_port
 from tests.rig.zygote import CAN_FORK, Forked, zygote
 
 START_LIMIT_S = 30.0
@@ -32,13 +32,6 @@ LONGEST_POLL_S = 0.2
 HTTP = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 """Requests on connections of their own. httpx.get makes a client each time, with 18 ms of TLS settings: tests that
 ask until something is there would do little else."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(condition: Callable[[], object], what: str, limit_s: float = START_LIMIT_S) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import signal
 from collections import Counter
 
-from tests.rig.deployment import Deployment, Process, free_port, until, wait_until
+from bench.ports import free_port
+from tests.rig.deployment import Deployment, Process, until, wait_until
 from tests.viewers.viewer import connect
 
 ASKERS = 8

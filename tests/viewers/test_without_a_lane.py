@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import uvicorn
 
+from bench.ports import free_port
 from broker.settings import Settings
 from broker.web.app import create_app
-from tests.rig.deployment import Deployment, free_port, until
+from tests.rig.deployment import Deployment, until
 from tests.viewers.producer import Producer
 from tests.viewers.viewer import LIMIT_S, Viewer, bare, connect, get_events, viewers_connected
 

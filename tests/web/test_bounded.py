@@ -20,12 +20,13 @@ import orjson
 import pytest
 import uvicorn
 
+from bench.ports import free_port
 from broker.tenants.enforcement import Enforcement
 from broker.web.addresses import Addresses, AddressPlaces
 from broker.web.bounded import PROBING, Bounds
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
-from tests.rig.deployment import free_port, wait_until
+from tests.rig.deployment import wait_until
 
 BOUNDS = Bounds(head_bytes=16_384, head_s=1.0, request_s=3.0, stall_s=1.0, connections=50)
 

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from fastapi import APIRouter
 
+from bench.ports import free_port
 from broker.web.grants import CheckedRoute
 from broker.web.routes import (
     auditing,
@@ -28,7 +29,7 @@ from broker.web.routes import (
     starting,
     tokens,
 )
-from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 from tests.rig.zygote import run_module
 from tests.web.wire import Api, Exchange, ids, problem
 

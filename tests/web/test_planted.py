@@ -20,11 +20,12 @@ from typing import Any, Protocol, cast
 import pytest
 from redis import Redis
 
+from bench.ports import free_port
 from broker.settings import Settings
 from broker.store.archive_url import archive_url
 from broker.web.app import create_app
 from tests.rig.collector import Collector, collecting
-from tests.rig.deployment import HTTP, Deployment, Process, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, Process, wait_until
 
 PLANTED = {
     what: f"planted-{what}-7c1e"

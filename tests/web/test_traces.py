@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from bench.ports import free_port
 from broker import traces
 from tests.rig.collector import Collector, collecting
-from tests.rig.deployment import HTTP, Deployment, free_port, wait_until
+from tests.rig.deployment import HTTP, Deployment, wait_until
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{CALLERS[0]}-{CALLERS[1]}-01"

@@ -8,8 +8,10 @@ lives, so no other process takes the block.
 
 from __future__ import annotations
 
+import atexit
 import socket
 from collections.abc import Iterator
+from functools import cache
 from itertools import cycle
 
 FIRST, LAST, BLOCK = 12_000, 32_000, 100
@@ -46,10 +48,12 @@ def _listen(port: int) -> socket.socket | None:
         return None
 
 
-_ports: Ports | None = None
-
-
 def free_port() -> int:
-    global _ports
-    _ports = _ports or Ports()
-    return _ports.next()
+    return _of_this_process().next()
+
+
+@cache
+def _of_this_process() -> Ports:
+    ports = Ports()
+    atexit.register(ports.close)
+    return ports

@@ -55,7 +55,7 @@ while os.path.isdir("/proc") and list(left_over()):
     pass
 """
 
-# Without limits of how long inputs and examples take: that is the machine's load, four processes on two cores.
+# Without limits of how long inputs and examples take: that is the machine's load, several processes on two cores.
 hypothesis.settings.register_profile(
     "suite",
     max_examples=100 if LONG else 25,
@@ -69,9 +69,10 @@ gc.disable()
 
 
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
+# A file whose tests have packages installed comes well before those that would wait for the same ones.
 WAITING = (
     "frameworks",
-    "js",
+    "js/test_cuts.py",
     "faults",
     "browser",
     "command",
@@ -80,6 +81,7 @@ WAITING = (
     "clients",
     "viewers",
     "archive",
+    "js",
     "conformance",
     "console",
     "bench",
@@ -96,8 +98,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     # xdist, which hands out whole files here, would run only one of those that share an id.
     assert len({item.nodeid for item in items}) == len(items)
-    items.sort(key=lambda item: WAITING.index(folder) if (folder := item.path.parent.name) in WAITING else len(WAITING))
+    items.sort(key=_turn)
     starts.mark(items)
+
+
+def _turn(item: pytest.Item) -> int:
+    folder, file = item.path.parts[-2:]
+    return min((WAITING.index(each) for each in (folder, f"{folder}/{file}") if each in WAITING), default=len(WAITING))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,8 +6,8 @@ from bench.scenario import Options
 from bench.suite import SCENARIOS, run
 from tests.rig.long import LONG
 
-QUICK = ("catch_up", "memory", "storm", "worker", "whole_way")
-"""The others take 8 to 17 s each, for their peers above all."""
+QUICK = ("catch_up", "memory", "worker")
+"""The others take 6 to 17 s each, for their peers above all."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS if LONG else QUICK)

@@ -1,4 +1,4 @@
-"""For everybody: judged by axe in light, dark and on a phone, walked through by keyboard alone."""
+"""For everybody: judged by axe in light on a desktop and dark on a phone, walked through by keyboard alone."""
 
 import re
 from collections.abc import Iterator
@@ -9,15 +9,17 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.console.conftest import DESKTOP, Seeds, serious, watched_page
 from tests.rig.deployment import wait_until
+from tests.rig.long import LONG
 
 pytestmark = pytest.mark.browser
 
-PHONE = {"width": 390, "height": 844}
-LOOKS = {
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": DESKTOP},
-    "dark": {"color_scheme": "dark", "viewport": DESKTOP},
-    "phone": {"color_scheme": "light", "viewport": PHONE, "has_touch": True, "is_mobile": True},
+    "dark phone": {"color_scheme": "dark", **PHONE},
 }
+if LONG:
+    LOOKS |= {"dark": {"color_scheme": "dark", "viewport": DESKTOP}, "phone": {"color_scheme": "light", **PHONE}}
 COUNT_STOPS = """
 () => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
   .filter((each) => each.checkVisibility() && !each.disabled && each.tabIndex === 0).length

@@ -89,7 +89,7 @@ class Target:
         return int(answered.status_code)
 
 
-EXAMPLES = 40 if LONG else 10
+EXAMPLES = 40 if LONG else 7
 CREDENTIALS = 3 if LONG else 1
 ONE_OF = 1 if LONG else 4
 """Of so many cases one is sent with credentials, with so many of them each."""

@@ -22,7 +22,7 @@ from tests.web.wire import Api
 if TYPE_CHECKING:
     from tests.web.exploration import Target
 
-AT_LEAST = 10_000 if LONG else 1_500
+AT_LEAST = 10_000 if LONG else 1_000
 """Requests: a search that sends nothing finds nothing."""
 
 

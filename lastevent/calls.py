@@ -35,6 +35,11 @@ MAX_RESULT = 256 * 1024
 RETRY_S = (0.5, 1.0)
 """Before each further try of a tool that raised ToolError(retry=True)."""
 
+UNKNOWN = (
+    "It is not known whether this call of {} took effect: it was cut off before it answered, and its destination could "
+    "not be asked. Find out first whether it took effect, before you repeat it."
+)
+
 CUT_S = 2.0
 """How long a tool that took too long has for its `finally`, before its caller goes on without it."""
 
@@ -168,10 +173,17 @@ async def once(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> 
 
 
 async def resolved(way: Way, tool: Tool, context: Context, args: dict[str, Any]) -> Outcome | None:
-    """What the destination knows of a call that was cut; None if it did not happen."""
+    """What the destination knows of a call that was cut; None if it did not happen.
+
+    If it cannot be asked, nobody knows: `failed` would say that the call had no effect.
+    """
     assert tool.resolve is not None
     found = await way.execute(Work(context, tool.resolve, [context], args), tool.timeout_s)
-    return None if found is NOT_DONE else outcome_of(tool, found)
+    if found is NOT_DONE:
+        return None
+    if isinstance(found, Raised):
+        return Outcome(code="outcome_unknown", message=UNKNOWN.format(tool.name), error=found.error)
+    return outcome_of(tool, found)
 
 
 def _raised(error: BaseException) -> Raised:

@@ -43,7 +43,8 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
     - `idempotent`: running it again harms nobody. A call that was cut (its worker was lost) is run again, with the same
       `ctx.idempotency_key`. Otherwise it never is: the model reads that its outcome is not known.
-    - `resolve`: `f(ctx, **args)`, asked instead: what the call that was cut has given, or NOT_DONE.
+    - `resolve`: `f(ctx, **args)`, asked instead: what the call that was cut has given, or NOT_DONE. If it raises, the
+      outcome is not known.
     - `key`: names of parameters that identify the effect: one call a stream for their values, whatever else differs.
     - `timeout_s`: then the model reads `timeout`. None: no limit.
     - `title`: what end users read while it runs. `public=False`: they do not see that it ran.

@@ -32,7 +32,9 @@ def note(ctx: Context, tool: str, n: int) -> None:
 
 
 def noted(key: str | None) -> Iterator[str]:
-    with Path(os.environ[LEDGER]).open() as ledger:
+    ledger = Path(os.environ[LEDGER])
+    ledger.touch()  # nobody may have noted anything yet
+    with ledger.open() as ledger:
         yield from (line for line in ledger if json.loads(line)["key"] == key)
 
 

@@ -324,8 +324,10 @@ class Chaos:
         kept.mkdir()
         (kept / "findings.txt").write_text("\n".join(outcome.problems) + "\n")
         (kept / "faults.txt").write_text("".join(f"{at:.3f} {what}\n" for at, what in outcome.happened))
-        for sid in {finding.sid for finding in outcome.verdict.findings}:
-            lines = [str(finding) for finding in outcome.verdict.findings if finding.sid == sid]
+        for sid in {stream.sid for stream in run.streams}:
+            lines = [problem for problem in outcome.problems if sid in problem]
+            if not lines:
+                continue
             lines += [f"created answered at {self.stage.history.created.get(sid)}"]
             lines += [f"told {told}" for told in run.told if told.sid == sid]
             lines += [f"meta {line}" for line in self.stage.pens.get(sid, [])]

@@ -12,7 +12,7 @@ import pytest
 
 from lastevent import Agent, CallFailed, Context, ToolError, agent, calls, current, tool
 from tests.lastevent.apps import desk
-from tests.lastevent.apps.desk import Order, broken, find_order, moody, pay, refund, sleepy
+from tests.lastevent.apps.desk import BANK_IS_AWAY, Order, broken, find_order, moody, pay, refund, sleepy
 from tests.lastevent.worker_end import Refuse, Silence, WorkerEnd, host_of, of_calls
 
 CLOSED = ["open_call", "close_call"]
@@ -103,6 +103,20 @@ async def test_a_call_that_was_cut_is_asked_for_at_its_destination(order_id: str
     assert told == {"got": result}
     assert worker.asked[0]["data"]["has_resolve"] is True
     assert asks(worker) == CLOSED
+
+
+@pytest.mark.parametrize("order_id", BANK_IS_AWAY)
+async def test_if_the_destination_cannot_tell_the_outcome_of_a_call_that_was_cut_is_unknown_and_it_is_not_made_again(
+    order_id: str,
+) -> None:
+    told, worker = await got(
+        pay, order_id, answer=of_calls({"do": "resolve", "tool_call_id": "c", "idempotency_key": "k"})
+    )
+    assert told == {"code": "outcome_unknown", "message": calls.UNKNOWN.format("pay")}
+    assert asks(worker) == CLOSED
+    assert worker.asked[1]["data"]["error"] == told
+    traces = [trace["traceback"] for kind, trace in worker.events() if kind == "internal.call_trace"]
+    assert ["never show planted" in trace for trace in traces] == [True] * (order_id == "planted")
 
 
 async def test_an_exception_s_text_reaches_nobody_but_operators(caplog: pytest.LogCaptureFixture) -> None:

@@ -414,6 +414,9 @@ async def test_the_loop_s_calls_are_run_once_each_with_types_of_the_signature() 
         }
         resolved = await worker.ask("resolve", tool="pay", args={"order_id": "old"})
         assert resolved["ok"]["result"]["paid"] == "old"
+        told = (await worker.ask("resolve", tool="pay", args={"order_id": "planted"}))["error"]
+        assert (told["code"], "planted" in told["message"]) == ("outcome_unknown", False)
+        assert "planted" in told["traceback"]
         assert worker.asked == []  # the journal is the loop's
 
 

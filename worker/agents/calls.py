@@ -12,7 +12,8 @@ one whose process stood still when it should have read that its events are there
 |-----------------------------------|---------------------------------------------------------------------------|
 | finished, by a result or an error | that; the viewers, who have forgotten it, get its events, `replayed`      |
 | begun, the tool is idempotent     | to run again, with the same key                                           |
-| begun, the tool has a `resolve`   | to ask it: a result, or not done; then to run it                          |
+| begun, the tool has a `resolve`   | to ask it: a result; or not done, then to run it; or it cannot tell, then |
+|                                   | what follows                                                              |
 | begun, otherwise                  | not run: `outcome_unknown`, and the model is told to find out first       |
 
 `internal.tool_result` begins with its call's key. append.lua looks for that: only a result which a takeover can use is

@@ -443,7 +443,8 @@ class Loop:
         """What became of a call that was cut off. None: it was not made, and may be."""
         try:
             reply = await self._tools.ask("resolve", _named(call))
-        except AskRefused:  # it cannot tell either
+        except AskRefused as refused:  # it cannot tell either
+            self._trace(call, refused)
             return Finished(error=UNKNOWN)
         return Finished(reply.get("result")) if reply["done"] else None
 

@@ -41,7 +41,12 @@ def refund(ctx: Context, order_id: str, cents: Annotated[int, Field(gt=0, le=50_
     return f"refunded {cents} of {order_id} under {ctx.idempotency_key}"
 
 
+BANK_IS_AWAY = {"planted": OSError("never show planted"), "told": ToolError("The bank is closed.", retry=True)}
+
+
 async def ask_the_bank(ctx: Context, order_id: str) -> object:
+    if order_id in BANK_IS_AWAY:
+        raise BANK_IS_AWAY[order_id]
     return NOT_DONE if order_id == "new" else {"paid": order_id, "by": ctx.idempotency_key}
 
 

@@ -305,7 +305,7 @@ async def test_a_try_that_breaks_repeats_its_turn_and_never_the_run(desk: Desk, 
     assert of_kind(again, "tool_start")[0]["replayed"] is True
 
 
-@pytest.mark.parametrize("way", ["unknown", "idempotent", "resolve", "resolve: not done"])
+@pytest.mark.parametrize("way", ["unknown", "idempotent", "resolve", "resolve: not done", "resolve: cannot tell"])
 async def test_after_a_takeover_the_log_answers(desk: Desk, peer: WirePeer, way: str) -> None:
     """Turn 0 and call A were finished, call B was running."""
     running = asyncio.Event()
@@ -317,6 +317,8 @@ async def test_after_a_takeover_the_log_answers(desk: Desk, peer: WirePeer, way:
         return f"{place} is fine"
 
     async def resolve(place: str) -> dict[str, Any]:
+        if way == "resolve: cannot tell":
+            raise AskRefused("outcome_unknown", "away", traceback="the bank is away")
         return {"done": way == "resolve", "result": f"{place} was fine"}
 
     desk.child.functions["look"] = look
@@ -339,6 +341,7 @@ async def test_after_a_takeover_the_log_answers(desk: Desk, peer: WirePeer, way:
         "idempotent": (1, ("B is fine", False)),
         "resolve": (0, ("B was fine", False)),
         "resolve: not done": (1, ("B is fine", False)),
+        "resolve: cannot tell": (0, (f"outcome_unknown: {UNKNOWN['message']}", True)),
     }[way]
     assert desk.child.ran[2:] == ran_again * [("look", f"{run.claimed.sid}/0.toolu_B")]
     assert results(peer, 1) == [("A is fine", False), told]
@@ -346,7 +349,8 @@ async def test_after_a_takeover_the_log_answers(desk: Desk, peer: WirePeer, way:
     assert text_since_restart(events) == "I look.There."
     assert [event.kind for event in events].count("done") == 1
     again = since_restart(events)
-    ending = "tool_error" if way == "unknown" else "tool_end"
+    ending = "tool_error" if way in ("unknown", "resolve: cannot tell") else "tool_end"
+    assert any("the bank is away" in str(data(event)) for event in again) == (way == "resolve: cannot tell")
     assert kinds(again) == [
         *("start", "text_delta", "tool_start", "tool_end", "tool_start", ending, "text_delta", "done")
     ]

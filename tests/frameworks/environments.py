@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
-from tempfile import mkdtemp
+
+from tests.rig.kept import kept
 
 HERE = Path(__file__).parent
-KEPT = HERE.parents[1] / "build" / "frameworks"
 
 INSTALL_LIMIT_S = 600
 
 
-def pythons(names: Sequence[str]) -> dict[str, Path]:
+def pythons() -> dict[str, Path]:
     """The interpreter of each environment. They are installed side by side: most of it is waiting."""
+    names = sorted(pins.stem for pins in HERE.glob("*.txt"))
     with ThreadPoolExecutor() as side_by_side:
         return dict(zip(names, side_by_side.map(_python, names), strict=True))
 
 
 def _python(name: str) -> Path:
     pins = HERE / f"{name}.txt"
-    version = sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    there = KEPT / f"{name}-{version}"
-    if not there.exists():
-        for outdated in KEPT.glob(f"{name}-*"):
-            shutil.rmtree(outdated)
-        _make(there, pins)
-    return there / "bin" / "python"
 
+    def make(there: Path) -> None:
+        venv.create(there, symlinks=True)
+        _install(pins, there)
 
-def _make(there: Path, pins: Path) -> None:
-    """Elsewhere first: what is there is whole, and another run of the suite may be making it too."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    making = Path(mkdtemp(dir=KEPT, prefix=".making-"))
-    try:
-        venv.create(making, symlinks=True)
-        _install(pins, making)
-        with suppress(OSError):  # the other run was first
-            making.rename(there)
-        assert there.exists()
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+    return kept(f"frameworks/{name}", pins.read_bytes() + sys.version.encode(), make) / "bin" / "python"
 
 
 def _install(pins: Path, into: Path) -> None:

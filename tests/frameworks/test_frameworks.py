@@ -84,7 +84,7 @@ class Desks(NamedTuple):
 @pytest.fixture(scope="module")
 def desks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desks]:
     folder = tmp_path_factory.mktemp("frameworks")
-    environments = pythons(list(APPS))
+    environments = pythons()
     write_apps(folder)
     port = free_port()
     standin = Process(

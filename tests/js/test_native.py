@@ -147,7 +147,7 @@ async def test_an_app_that_was_closed_goes_on_where_it_was(js: Path, deployment:
     """The recipe of docs/CLIENTS.md, with React Native's part played by react-native.mjs."""
     code = recipe("React Native").replace('"@react-native-async-storage/async-storage"', '"./react-native.mjs"')
     (js / "react-native-app.js").write_text(code.replace('"react-native"', '"./react-native.mjs"'))
-    sid = deployment.create("Grüße 🚲 [[tokens=120 rate=100 ttft_ms=0]]")
+    sid = deployment.create("Grüße 🚲 [[tokens=30000 rate=100 ttft_ms=0]]")
     said = await run(js, "phone", url=f"{deployment.url}/v1/streams/{sid}/events")
     assert said["text"] == HTTP.get(f"{deployment.url}/v1/streams/{sid}/text").text
     assert said["before"][-1] < said["after"][0]

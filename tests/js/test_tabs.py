@@ -11,7 +11,7 @@ import pytest
 from tests.js.site import Site
 from tests.js.story import Story
 from tests.js.tabs import Browser, Tab
-from tests.rig.deployment import until
+from tests.rig.deployment import HTTP, until
 
 pytestmark = pytest.mark.browser
 
@@ -25,9 +25,19 @@ HURRY = 60
 async def opened(browser: Browser, site: Site, story: Story, many: int = FEW, **options: object) -> list[Tab]:
     """The last one is in front, and leads. No other lets go, however slowly they open."""
     page = site.page(**{"url": story.url, "key": "chat", "share": True, "hidden": "follow", **options})
-    tabs = [await browser.open(page) for _ in range(many)]
+    tabs = []
+    for _ in range(many):
+        asked = len(site.asked) + 1
+        tabs.append(await browser.open(page))
+        await until(partial(has_asked, site, asked), "it leads")  # who is robbed before has not asked
+    await follow(site, many if "lockless" in options else 1)
     await all_reached(tabs, story.cursor)
     return tabs
+
+
+async def follow(site: Site, many: int) -> None:
+    """So many tabs, and those before have let go."""
+    await until(lambda: site.following == many, f"{many} follow")
 
 
 async def all_reached(tabs: list[Tab], cursor: int) -> None:
@@ -36,6 +46,10 @@ async def all_reached(tabs: list[Tab], cursor: int) -> None:
 
 async def states(tabs: list[Tab]) -> list[str]:
     return [await tab.ask("stream.connection.state") for tab in tabs]
+
+
+async def are(tabs: list[Tab], wanted: list[str]) -> bool:
+    return await states(tabs) == wanted
 
 
 async def hold(tab: Tab, site: Site) -> None:
@@ -79,7 +93,7 @@ async def test_a_leader_that_is_closed_is_replaced_within_a_second(browser: Brow
         *others, leader = await opened(browser, site, story)
         await browser.close(leader)
         await all_reached(others, await story.say())
-        assert site.following == 1
+        await follow(site, 1)
         took_ms = 1000 * (site.asked[-1].at - site.left_at[-1])
     await story.expect_whole(*others)
     print(f"a closed leader is replaced after {took_ms:.0f} ms")
@@ -98,7 +112,7 @@ async def test_a_leader_whose_thread_is_held_is_replaced_once_another_tab_comes_
         await all_reached(others, story.cursor)
         site.free.set()
         await leader.reached(await story.say())
-        await until(lambda: site.following == 1, "the one that was held has let go")
+        await follow(site, 1)
         assert await states([*others, leader]) == ["open", "listening", "listening"]
     await story.expect_whole(*others, leader)
     print(f"a held leader is replaced {took_ms:.0f} ms after another tab came to the front")
@@ -171,7 +185,7 @@ async def test_two_tabs_in_front_do_not_rob_each_other(browser: Browser, site: S
         site.cut()
         await browser.context.set_offline(False)
         await all_reached(tabs, await story.say())
-        await until(lambda: site.following == 1, "one of them leads")
+        await follow(site, 1)
     await story.expect_whole(*tabs)
 
 
@@ -182,14 +196,14 @@ async def test_a_hidden_tab_that_let_go_still_hears_and_leads_when_it_is_in_fron
         tabs = await opened(browser, site, story, hidden="let-go", hurry=HURRY, silence=HURRY * 40_000)
         for tab in tabs:
             await tab.hide()
-        await until(lambda: not site.following, "all have let go")
-        assert await states(tabs) == ["away", "away"]
+        await until(partial(are, tabs, ["away", "away"]), "all have let go")
+        await until(lambda: not site.following, "and their connections are gone")
         await tabs[1].show()
         await all_reached(tabs, await story.say())
         assert await states(tabs) == ["away", "open"]
         await browser.front(tabs[0])
         await all_reached(tabs, await story.say())
-        assert site.following == 1
+        await follow(site, 1)
     await story.expect_whole(*tabs)
 
 
@@ -216,7 +230,7 @@ async def test_one_that_is_stopped_leaves_the_others_to_follow(
         await stopped.ask("stream.stop()")
         text = await stopped.ask("stream.answer.text")
         await all_reached(tabs, await story.say())
-        assert site.following == 1
+        await follow(site, 1)
         assert len(site.asked) == FEW + (who == "leader")
     await story.expect_whole(*tabs)
     assert await stopped.ask("[stream.answer.text, stream.connection.state]") == [text, "stopped"]
@@ -224,16 +238,22 @@ async def test_one_that_is_stopped_leaves_the_others_to_follow(
 
 async def test_what_one_tab_has_started_the_others_follow_by_the_storage_alone(browser: Browser, site: Site) -> None:
     page = {"key": "chat", "share": True}
-    body = {"prompt": "[[tokens=60 rate=30 ttft_ms=0]]"}
+    body = {"prompt": "[[tokens=10000 rate=30 ttft_ms=0]]"}
     starts = await browser.open(site.page(**page, url=f"{site.url}/v1/streams", body=body))
     await starts.reached(3)
-    others = [await browser.open(site.page(**page)) for _ in range(2)]
+    others = []
+    for asked in (2, 3):
+        others.append(await browser.open(site.page(**page)))
+        await until(partial(has_asked, site, asked), "it leads")
     await all_reached([starts, *others], 40)
-    assert site.following <= 1
+    await follow(site, 1)
+    await starts.ask("stream.cancel()")
     ended = [await tab.ask("stream.finished.then(({text, state}) => [text, state])") for tab in (starts, *others)]
-    assert ended == [[ended[0][0], "done"]] * 3
-    assert len(ended[0][0].split()) == 60
-    assert [asked.method for asked in site.asked] == ["POST", "GET", "GET"]
+    path = (await starts.ask("stream.url")).removeprefix(site.url).replace("/events", "/text")
+    text = HTTP.get(f"http://127.0.0.1:{site.upstream_port}{path}").text
+    assert ended == [[text, "cancelled"]] * 3
+    assert len(text.split()) > 30
+    assert [asked.method for asked in site.asked] == ["POST", "GET", "GET", "POST"]
 
 
 async def test_a_page_that_is_left_keeps_no_lock_no_channel_and_no_connection_and_follows_when_it_is_back(

@@ -93,7 +93,7 @@ const trials = {
     };
   },
 
-  /** An app that is closed within an answer, and opened again. */
+  /** An app that is closed within an answer, and opened again. It goes on until the app has heard enough. */
   async phone({ url }) {
     const { followChat } = await import("./react-native-app.js");
     const { AppState, storage } = await import("./react-native.mjs");
@@ -108,6 +108,8 @@ const trials = {
     AppState.become("background");
     const kept = JSON.parse(await storage.getItem("lastevent:chat")).answer.cursor;
     AppState.become("active");
+    after.push((await events.next()).value.id);
+    await second.cancel();
     for (let next; !(next = await events.next()).done; ) after.push(next.value.id);
     const { text } = await second.finished;
     return { before, after, text, kept, heard: [heard, AppState.listeners.size] };

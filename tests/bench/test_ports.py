@@ -4,7 +4,7 @@ import socket
 
 from bench.ports import BLOCK, FIRST, LAST, Ports
 
-KERNEL_S = 32_768
+FIRST_OF_KERNEL = 32_768
 """The lowest from which a kernel takes ports for connections, unless told otherwise."""
 
 
@@ -14,7 +14,7 @@ def test_two_processes_are_given_different_ports_out_of_which_no_connection_is_s
     one.close()
     other.close()
     assert len(set(given)) == 2 * (BLOCK - 1)
-    assert FIRST < min(given) < max(given) < LAST < KERNEL_S
+    assert FIRST < min(given) < max(given) < LAST < FIRST_OF_KERNEL
 
 
 def test_a_port_on_which_somebody_listens_is_not_given() -> None:

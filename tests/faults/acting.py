@@ -34,8 +34,8 @@ def note(ctx: Context, tool: str, n: int) -> None:
 def noted(key: str | None) -> Iterator[str]:
     ledger = Path(os.environ[LEDGER])
     ledger.touch()  # nobody may have noted anything yet
-    with ledger.open() as ledger:
-        yield from (line for line in ledger if json.loads(line)["key"] == key)
+    with ledger.open() as lines:
+        yield from (line for line in lines if json.loads(line)["key"] == key)
 
 
 # -- tools -----------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """npm packages for tests: what a folder's package-lock.json names, installed beside a copy of that folder's files."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.kept import kept
+from tests.rig.kept import kept, made
 
 INSTALL_LIMIT_S = 120
 
@@ -53,12 +52,4 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make_ready: Callab
     """A folder that `make_ready` fills, for all processes of pytest-xdist together."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-gw") else base  # of the session, where xdist gives each its own
-    folder = shared / name
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make_ready(folder)
-            (folder / "ready").touch()
-    return folder
+    return made(shared / name, make_ready)

@@ -10,7 +10,7 @@ export interface LiveAnswer extends Answer {
 /**
  * The answer, rendered at most once a frame; the same object while nothing has changed. Of options, as `follow` takes
  * them, only another `url`, `key` or `user` opens anew. Components that name the same ones share a stream, which is
- * stopped when the last of them has gone. A stream that is open already, as `start` returns it, is stopped by nobody. null, and where
- * a server renders: the empty answer.
+ * stopped when the last of them has gone. A stream that is open already, as `start` returns it, is stopped by nobody.
+ * null, and where a server renders: the empty answer.
  */
 export function useAnswer(options: FollowOptions | Stream | null): LiveAnswer;

@@ -6,7 +6,8 @@ AGENT_WAIT_S, it ends: nobody, that is no worker that could have run this agent,
 
 One notice is enough: a log that ends with `restart` has it. So a worker of the app that dies before it has begun, or
 Redis losing its last second, leads to no second one, and each part may be repeated:
-- Two workers find it: the second finds the lease of the first.
+- Two workers find it: the second finds the lease of the first. Or it was slow, and the first has given the pen back: it
+  looks at the log again, now that it has the pen.
 - This worker stops in the middle: its lease expires, and the next sweeper goes on from what is in the log.
 - Redis loses the notice: the log does not end with it any more, so it is given again.
 - It waits in the queue already: a stream waits there once. Or it is parked (running.py): it is left there.
@@ -25,7 +26,7 @@ from broker.log.meta import Meta, new_claim_id
 from broker.log.queue import enqueue, take_out
 from broker.log.running import Line, Running
 from broker.log.seizures import Seizures
-from broker.log.steps import Append, Unsent
+from broker.log.steps import Append, Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from worker.attempts import NO_WORKER, WORKER_LOST
 
@@ -94,8 +95,12 @@ class Waiting:
         if last.kind == RESTART:
             return last.t
         claimed = await self._log.claim(sid, new_claim_id(), self._name)
-        told = encode_data({"attempt": claimed.attempt, "reason": WORKER_LOST["code"]})
-        notice = Append(sid, claimed.pen, claimed.pen.base, [Unsent(RESTART, told)], attempt=claimed.attempt)
-        appended = await self._log.append(notice)
+        last = await self._log.read_last(sid)  # under the pen: nobody can tell them any more but this worker
+        told_ms = last.t if last.kind == RESTART else await self._tell(claimed)
         await self._log.release(sid, claimed.pen, unbegun=True)
-        return appended.now_ms
+        return told_ms
+
+    async def _tell(self, claimed: Claimed) -> int:
+        told = encode_data({"attempt": claimed.attempt, "reason": WORKER_LOST["code"]})
+        notice = Append(claimed.sid, claimed.pen, claimed.pen.base, [Unsent(RESTART, told)], attempt=claimed.attempt)
+        return (await self._log.append(notice)).now_ms

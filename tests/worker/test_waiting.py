@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from broker.log.agents import Agents, Announced
 from broker.log.meta import new_claim_id
 from broker.log.seizures import Seizures
+from broker.log.steps import Claimed
 from broker.log.stream_log import StreamLog
 from tests.rig.streams import batch, expire_lease, grow_old, kinds, meta, queued, remember, running, text
 from tests.worker.test_lease import WAIT_S, Sweep
@@ -90,6 +91,24 @@ async def test_they_are_told_once_however_often_it_is_found(log: StreamLog, else
     await expire_lease(log, sid)
     await elsewhere.look(sid)
     assert (await kinds(log, sid)).count("restart") == 1
+
+
+async def test_a_worker_that_was_slow_to_claim_tells_nothing_again(
+    log: StreamLog, redis: Redis, elsewhere: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = await lost(log)
+    slow = StreamLog(redis)
+    claim = slow.claim
+
+    async def after_another_has_told_them(*claiming: Any) -> Claimed:
+        await elsewhere.look(sid)
+        return await claim(*claiming)
+
+    monkeypatch.setattr(slow, "claim", after_another_has_told_them)
+    await Sweep(slow).look(sid)
+    assert await kinds(log, sid) == ["queued", "text_delta", "restart"]
+    assert (await meta(log, sid))["attempt"] == "1"
+    assert (await Sweep(log, agents={"support"}).look(sid)) == [sid], "and it can be taken at once"
 
 
 async def test_a_notice_that_redis_lost_is_given_again(log: StreamLog, elsewhere: Sweep) -> None:

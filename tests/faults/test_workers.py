@@ -188,7 +188,9 @@ def test_a_cancel_that_races_the_end_is_told_how_the_stream_ended(deploy: Deploy
     deployment = deploy(servers=1, workers=1)
     seen = set()
     for n in range(40):
-        sid = deployment.create(f"[[tokens={n // 4} rate={rate} ttft_ms=0]] {n}")
+        # The last ones begin late enough for a cancel to come first, however slow this machine is.
+        ttft_ms = 200 * max(0, n - 34)
+        sid = deployment.create(f"[[tokens={n // 4} rate={rate} ttft_ms={ttft_ms}]] {n}")
         ended = cancel(deployment, sid)
         record = deployment.wait_until_ended(sid)
         assert ended["state"] == record["state"] == kinds(deployment, sid)[-1]

@@ -288,14 +288,11 @@ async def test_no_key_no_token_and_nothing_of_what_was_asked_reaches_a_client(ap
         listing = await there.whole("GET", "/api/chat")
         stranger = await there.whole("GET", f"{place}/events", {"x-user": "bob"})
     sid = place.removeprefix("/api/chat/")
-    assert started.json == {
-        "id": sid,
-        "state": "queued",
-        "agent": None,
-        "attempt": 0,
-        "last_event_id": 1,
-        "events_url": f"/api/chat/{sid}/events",
-    }
+    told = dict(started.json)
+    # A worker may have begun, or ended, before the server has read the record that it answers with.
+    now = told.pop("state"), told.pop("attempt"), told.pop("last_event_id") >= 1
+    assert now in [("queued", 0, True), ("running", 1, True), ("done", 1, True)]
+    assert told == {"id": sid, "agent": None, "events_url": f"/api/chat/{sid}/events"}
     assert (started.status, again.status, again.headers["location"], another.status) == (201, 200, place, 422)
     assert ended.json["already"] is True
     assert (text.status, text.headers["last-event-id"]) == (200, str(events_of(events)[-1].id))

@@ -1,5 +1,6 @@
 // The filters of the sessions: the fields, the address that stores them, and the query for the API.
 
+import { keep } from "./address.js";
 import { h } from "./dom.js";
 import { STATES } from "./stream.js";
 
@@ -88,7 +89,7 @@ export class Filters {
   #changed() {
     this.#show();
     const query = new URLSearchParams(Object.entries(this.#chosen()).filter(([, value]) => value)).toString();
-    history.replaceState(null, "", `#/sessions${query ? `?${query}` : ""}`);
+    keep(`#/sessions${query ? `?${query}` : ""}`);
     this.onChange();
   }
 

@@ -1,5 +1,6 @@
 // The frame: the view that the address names, what the key in use opens, the help.
 
+import { arrive } from "./address.js";
 import { askAgain, key, onUnauthorized } from "./api.js";
 import { fill } from "./dom.js";
 import { askForKey, showEntry } from "./entry.js";
@@ -35,6 +36,7 @@ function show({ focus = true } = {}) {
   const [name, argument, query] = address();
   const view = viewOf(name, query);
   shown.close();
+  arrive();
   askAgain();
   learn();
   fill(main);

@@ -1,5 +1,6 @@
 // The player: a stream's whole log, at any instant, played at any speed. A running stream is followed live.
 
+import { keep } from "./address.js";
 import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
 import { drawDetails, drawHead, sealBadge } from "./details.js";
@@ -279,7 +280,7 @@ class Player {
     if (this.#playhead.isMoving) return;
     const event = this.#playhead.isAtTheEnd ? null : this.#playhead.event;
     const place = [event && `event=${event.id}`, this.#audience && `audience=${this.#audience}`].filter(Boolean);
-    history.replaceState(null, "", `${streamAddress(this.id)}${place.length > 0 ? `?${place.join("&")}` : ""}`);
+    keep(`${streamAddress(this.id)}${place.length > 0 ? `?${place.join("&")}` : ""}`);
   }
 
   // -- drawing

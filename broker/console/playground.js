@@ -1,5 +1,6 @@
 // The playground: a prompt and its answer, over a network that the user can cut.
 
+import { keep } from "./address.js";
 import * as api from "./api.js";
 import { AnswerView } from "./answer.js";
 import { Composer } from "./composer.js";
@@ -94,7 +95,7 @@ class Playground {
     const askedAt = performance.now();
     try {
       const record = await create();
-      if (!this.#isClosed) history.replaceState(null, "", `#/playground?stream=${record.id}`);
+      if (!this.#isClosed) keep(`#/playground?stream=${record.id}`);
       this.#follow(record, { askedAt });
     } catch (problem) {
       this.#showProblem(problem, { again, run: () => this.#start(again, create) });

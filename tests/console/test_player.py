@@ -186,6 +186,16 @@ def test_an_instant_is_in_the_address(page: Page, seeds: Seeds) -> None:
     until_at(page, 19, 22)
 
 
+def test_an_instant_is_not_kept_once_the_reader_has_left(page: Page, seeds: Seeds) -> None:
+    sid, other = seeds.external(*words(20), DONE), seeds.external(*words(1), DONE)
+    open_player(page, seeds, sid)
+    page.evaluate("setTimeout = (keepIt, ms) => { if (ms === 250) window.keepIt = keepIt; }")
+    press(page, "ArrowLeft")
+    page.evaluate("(address) => { location.hash = address; keepIt(); }", f"#/stream/{other}")
+    until_at(page, 3, 3)
+    assert page.url.endswith(other)
+
+
 def test_events_are_filtered_by_kind_and_shown_raw(page: Page, seeds: Seeds, restarted: str) -> None:
     open_player(page, seeds, restarted)
     page.get_by_role("button", name="restart 2").click()

@@ -45,11 +45,15 @@ export class Goto {
     this.#say("");
     try {
       await api.stream(id);
-      location.hash = streamAddress(id);
+      this.#show(id);
     } catch (problem) {
-      if (problem.status === 410) location.hash = streamAddress(id);
+      if (problem.status === 410) this.#show(id);
       else this.#say(problem.status === 404 ? notThere() : problem.message, problem.isAway);
     }
+  }
+
+  #show(id) {
+    if (this.element.isConnected) location.hash = streamAddress(id); // else the reader has gone elsewhere meanwhile
   }
 
   #say(text, isAway = false) {

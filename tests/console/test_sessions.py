@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
@@ -10,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from redis import Redis
 
-from tests.console.conftest import Seeds, watched_page
+from tests.console.conftest import PATIENCE_MS, Seeds, watched_page
 from tests.rig.deployment import Deployment
 
 pytestmark = pytest.mark.browser
@@ -18,6 +19,16 @@ pytestmark = pytest.mark.browser
 DONE = ("done", {"stop_reason": "end_turn"})
 PAGE = 50
 LARGE = 300_000
+TELLS_WHEN_IT_HAS_READ = """(id) => {
+  const json = Response.prototype.json;
+  window.hasRead = new Promise((tell) => {
+    Response.prototype.json = async function () {
+      const read = await json.call(this);
+      if (this.url.endsWith(id)) setTimeout(tell); // after whoever waits for it
+      return read;
+    };
+  });
+}"""
 
 
 @pytest.fixture
@@ -269,8 +280,10 @@ def test_prompts_are_read_near_the_viewport_two_at_a_time_newest_first(page: Pag
 
 
 def wait_until_held(page: Page, held: list[Route], count: int) -> None:
+    ends_at_s = time.monotonic() + PATIENCE_MS / 1000
     while len(held) < count:
-        page.wait_for_event("request")
+        assert time.monotonic() < ends_at_s
+        page.evaluate("new Promise(requestAnimationFrame)")
 
 
 def test_a_pasted_id_opens_its_stream(page: Page, seeds: Seeds, session: str) -> None:
@@ -284,6 +297,22 @@ def test_a_pasted_id_opens_its_stream(page: Page, seeds: Seeds, session: str) ->
     box.press("Enter")
     page.wait_for_url(re.compile(f"#/stream/{sid}$"))
     expect(page.locator("h1")).to_have_text(sid)
+
+
+def test_who_has_gone_elsewhere_is_not_taken_to_the_stream_that_they_had_asked_for(page: Page, seeds: Seeds) -> None:
+    sid = seeds.external(DONE)
+    open_sessions(page, seeds)
+    held: list[Route] = []
+    page.route(f"**/v1/streams/{sid}", lambda route: held.append(route))
+    page.get_by_label("Stream id").fill(sid)
+    page.get_by_label("Stream id").press("Enter")
+    wait_until_held(page, held, 1)
+    page.evaluate("location.hash = '#/playground'")
+    expect(page.locator("h1")).to_have_text("Playground")
+    page.evaluate(TELLS_WHEN_IT_HAS_READ, sid)
+    held[0].continue_()
+    page.evaluate("window.hasRead")
+    assert page.url.endswith("#/playground")
 
 
 def test_a_stream_that_is_no_longer_kept_says_so(page: Page, seeds: Seeds, session: str) -> None:

@@ -71,7 +71,7 @@ async def test_seven_tabs_follow_over_one_connection(browser: Browser, site: Sit
         assert await states(tabs) == ["listening"] * (TABS - 1) + ["open"]
         assert len(site.asked) == TABS  # each of them came to the front once
     await story.expect_whole(*tabs)
-    assert len(site.asked) == TABS
+    assert len(site.asked) < 2 * TABS  # who has the lock before it hears of the ending asks for it
 
 
 async def test_a_tab_that_opens_in_the_middle_and_one_that_is_loaded_again_have_all_of_it(
@@ -253,7 +253,9 @@ async def test_what_one_tab_has_started_the_others_follow_by_the_storage_alone(b
     text = HTTP.get(f"http://127.0.0.1:{site.upstream_port}{path}").text
     assert ended == [[text, "cancelled"]] * 3
     assert len(text.split()) > 30
-    assert [asked.method for asked in site.asked] == ["POST", "GET", "GET", "POST"]
+    methods = [asked.method for asked in site.asked]
+    assert methods[:4] == ["POST", "GET", "GET", "POST"]
+    assert methods[4:] in ([], ["GET"], ["GET", "GET"])  # who has the lock before it hears of the ending asks for it
 
 
 async def test_a_page_that_is_left_keeps_no_lock_no_channel_and_no_connection_and_follows_when_it_is_back(

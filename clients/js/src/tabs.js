@@ -7,6 +7,8 @@
  * leads takes nothing: its own connection goes on from where it was opened, and may bring the same words in other
  * pieces. Two tabs in front do not rob each other for ever: a tab asks when it comes to the front, or the network comes
  * back.
+ *
+ * Who leads lets go at the ending, which may reach a tab after the lock does: that one asks the server for it.
  */
 
 /** @import { Answer, Notice, StreamEvent } from "./index.js" */

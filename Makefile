@@ -8,6 +8,7 @@
 #   make check     lint, format and types; silent when all is well
 #   make chaos     break everything for five minutes, then say what was lost (make chaos ARGS="--seed 2")
 #                  agents alone, 200 takeovers and what ran: .venv/bin/python -m tests.faults.agents
+#   make hiccups   all tests, while their processes stand still for moments: what fails stands on time
 #   make clients   clients of others, also those that compile for minutes (Rust, Kotlin), through a proxy that cuts
 #   make bench     the benchmarks, twenty minutes (make bench ARGS="relay fanout --rounds 1");
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
@@ -15,7 +16,7 @@
 #   make pack      the JavaScript package as a file, build/lastevent-….tgz: a release is nothing more
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup install up quick test long check chaos clients bench pack requirements
+.PHONY: setup install up quick test long check chaos hiccups clients bench pack requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -51,6 +52,9 @@ check: .venv/installed-dev
 
 chaos: .venv/installed-dev
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+hiccups: .venv/installed-dev
+	@$(BIN)/python -m tests.hiccups $(ARGS)
 
 clients: .venv/installed-dev
 	@$(BIN)/python -m tests.clients $(ARGS)

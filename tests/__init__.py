@@ -15,4 +15,5 @@
 - `pytest --setup-plan FILE` shows how often a shared fixture is set up: for a list of pairs of which one is its
   parameter, once for each pair (archive/test_audit.py).
 - What a change costs: `time make test ARGS=tests/<folder>` before and after it; its user and sys count, not its wall.
+- Nothing stands on the usual order of two things, or on how soon something is done: `make hiccups` shows what does.
 """

@@ -104,7 +104,7 @@ class Child:
 
     def has_refused_settings(self) -> bool:
         """Only at its first start: files that settings name may change later, and a restart may then find them."""
-        is_first_start = self.failures == 0 and time.monotonic() - self.started < STABLE_S
+        is_first_start = self.failures == 0 and not self.does_its_work()
         return is_first_start and self.process is not None and self.process.returncode == BAD_SETTINGS
 
 

@@ -29,7 +29,7 @@ from broker.process.admin import Answers, answers_of, offer_answers
 from broker.process.descriptors import RAISE_IT, raise_limit, room_of
 from broker.process.listener import bind, drop_new_connections
 from broker.process.logs import set_up_logs
-from broker.process.parent import on_parents_end
+from broker.process.parent import on_parents_end, tell_parent
 from broker.settings import LOOPBACK, Settings, listening
 from broker.traces import end_traces, set_up_traces
 from broker.web.addresses import AddressPlaces
@@ -178,12 +178,13 @@ def _tune_garbage_collection() -> None:
 
 
 def _follow_parent(server: Server) -> None:
-    """End with the parent. It can be watched only once the server has its loop."""
+    """Tell the parent of the start, and end with it. It can be watched only once the server has its loop."""
     startup = server.startup
 
     async def startup_and_watch(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets)
         on_parents_end(asyncio.get_running_loop(), lambda: server.handle_exit(signal.SIGTERM, None))
+        tell_parent()
 
     server.startup = startup_and_watch  # type: ignore[method-assign]
 

@@ -1,11 +1,15 @@
-"""A replay keeps the pace of the original: measured at the client, over real HTTP."""
+"""A replay keeps the pace of the original: measured at the client, over real HTTP.
+
+The suite runs beside it. How late the machine was meanwhile is not counted as the replay's error. How late the server
+was is not seen: one that was held up is asked again, and is not held up each time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from statistics import median, quantiles
 from typing import TypeVar
@@ -24,6 +28,7 @@ LASTS_S = 60
 EVENTS = 1500
 SPEED = 16
 IS_ALONE = LONG
+TIMES_ASKED = 1 if IS_ALONE else 3
 
 
 async def a_generation(deployment: Deployment, lasted_s: float, events: int = EVENTS) -> str:
@@ -65,32 +70,32 @@ async def times(deployment: Deployment, sid: str) -> dict[int, float]:
 
 
 async def test_at_speed_1_each_event_comes_when_it_came(deployment: Deployment) -> None:
-    """On a machine that is late itself (the suite runs beside it), that is not counted as the replay's error. How late
-    the server was is not seen here: one that was held up is asked again, and is not held up each time.
-    """
-    lasts_s, events, times_asked = (LASTS_S, EVENTS, 1) if IS_ALONE else (4, 100, 3)
+    lasts_s, events = (LASTS_S, EVENTS) if IS_ALONE else (4, 100)
     sid = await a_generation(deployment, lasts_s, events)
     original = await times(deployment, sid)
-    for _ in range(times_asked):
-        arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, 1))
+
+    def is_kept(arrived: dict[int, float], late_ms: list[float]) -> bool:
         assert arrived.keys() == original.keys()
         errors_ms = [abs(arrived[event] - original[event]) * 1000 for event in original]
-        p99, limit_ms = p99_of(errors_ms), 20 + (0 if IS_ALONE else p99_of(late_ms))
-        print(f"\nspeed 1, {lasts_s} s, {events} events: error p50 {median(errors_ms):.2f} ms, p99 {p99:.2f} ms")
-        if p99 <= limit_ms:
-            break
-    assert p99 <= limit_ms
+        p50, p99 = median(errors_ms), p99_of(errors_ms)
+        print(f"\nspeed 1, {lasts_s} s, {events} events: error p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+        return p99 <= 20 + (0 if IS_ALONE else p99_of(late_ms))
+
+    assert await once(lambda: arrivals(deployment, sid, 1), is_kept)
 
 
 T = TypeVar("T")
 
 
-async def beside_the_machine(work: Awaitable[T]) -> tuple[T, list[float]]:
-    """What it returns, and how late the machine was meanwhile (ms): the suite runs beside it."""
-    machine = asyncio.create_task(lateness_ms())
-    done = await work
-    machine.cancel()
-    return done, await machine
+async def once(replay: Callable[[], Awaitable[T]], is_kept: Callable[[T, list[float]], bool]) -> bool:
+    """Whether one of the replays kept the pace, given how late the machine was meanwhile (ms)."""
+    for _ in range(TIMES_ASKED):
+        machine = asyncio.create_task(lateness_ms())
+        done = await replay()
+        machine.cancel()
+        if is_kept(done, await machine):
+            return True
+    return False
 
 
 def took(lasted_s: float, wanted_s: float, late_ms: list[float]) -> bool:
@@ -115,24 +120,32 @@ def p99_of(values: list[float]) -> float:
 
 async def test_a_minute_at_speed_16_takes_a_sixteenth(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S)
-    arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, SPEED))
-    lasted_s = max(arrived.values())
-    print(f"\n{LASTS_S} s at speed {SPEED}: {lasted_s:.3f} s")
-    assert took(lasted_s, LASTS_S / SPEED, late_ms)
+
+    def is_kept(arrived: dict[int, float], late_ms: list[float]) -> bool:
+        lasted_s = max(arrived.values())
+        print(f"\n{LASTS_S} s at speed {SPEED}: {lasted_s:.3f} s")
+        return took(lasted_s, LASTS_S / SPEED, late_ms)
+
+    assert await once(lambda: arrivals(deployment, sid, SPEED), is_kept)
 
 
 async def test_a_seek_keeps_the_pace_from_there(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S)
     original = await times(deployment, sid)
     middle = EVENTS // 2
-    arrived, late_ms = await beside_the_machine(arrivals(deployment, sid, SPEED, first=middle))
-    assert min(arrived) == middle
     wanted_s = (original[EVENTS] - original[middle]) / SPEED
-    assert took(max(arrived.values()), wanted_s, late_ms)
+
+    def is_kept(arrived: dict[int, float], late_ms: list[float]) -> bool:
+        assert min(arrived) == middle
+        return took(max(arrived.values()), wanted_s, late_ms)
+
+    assert await once(lambda: arrivals(deployment, sid, SPEED, first=middle), is_kept)
 
 
 async def test_many_replays_at_once_keep_it_too(deployment: Deployment) -> None:
     sid = await a_generation(deployment, LASTS_S, EVENTS if IS_ALONE else 300)
-    replays = asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10)))
-    lasted, late_ms = await beside_the_machine(replays)
-    assert all(took(max(arrived.values()), LASTS_S / SPEED, late_ms) for arrived in lasted)
+
+    def are_kept(lasted: list[dict[int, float]], late_ms: list[float]) -> bool:
+        return all(took(max(arrived.values()), LASTS_S / SPEED, late_ms) for arrived in lasted)
+
+    assert await once(lambda: asyncio.gather(*(arrivals(deployment, sid, SPEED) for _ in range(10))), are_kept)

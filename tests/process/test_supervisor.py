@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import broker.process.supervisor
-from broker.process.supervisor import Supervisor
+from broker.process.admin import Panel
+from broker.process.supervisor import BAD_SETTINGS, STABLE_S, Child, Supervisor
 
 LIMIT_S = 20.0
 ROUNDS = 3
@@ -30,6 +31,19 @@ def test_a_signal_ends_it_whatever_it_is_doing_then(monkeypatch: pytest.MonkeyPa
         if lines_of_a_round and line > ROUNDS * lines_of_a_round:
             return
     pytest.fail("it goes no rounds")
+
+
+@pytest.mark.parametrize(("says", "is_refused"), [("", True), ("started", False)])
+def test_a_child_that_never_did_its_work_refuses_its_settings_however_long_it_took(says: str, is_refused: bool) -> None:
+    """On a machine that is late, Python alone may take that long to start."""
+    script = f"import os; os.write(0, {says.encode()!r}); os._exit({BAD_SETTINGS})"
+    child = Child("a child", [sys.executable, "-Sc", script], {}, Panel())
+    child.start()
+    assert child.process
+    child.process.wait(LIMIT_S)
+    child.started -= 2 * STABLE_S
+    assert child.has_refused_settings() is is_refused
+    child.let_go()
 
 
 class _Counted(Supervisor):

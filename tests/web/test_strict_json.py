@@ -1,9 +1,9 @@
-"""A body is checked in a few ms of CPU, whatever is wrong with it: for that long nobody else is answered."""
+"""A body is checked in less time than it takes to read, whatever is wrong with it: so long nobody else is answered."""
 
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NoReturn
 
 import orjson
 import pytest
@@ -15,8 +15,6 @@ from broker.web.bare import SLICE_BYTES, changing_number, is_kept, look_outside_
 from broker.web.strict_json import EXPLAINED, MAX_BARE_BYTES, MAX_CONTAINERS, MAX_DEPTH, check, parse
 
 SIZE = 2**20
-CHECK_MS = 20.0
-"""A body of the wrong form took 1.4 s."""
 
 
 def filled(head: bytes, item: bytes | Callable[[int], bytes], tail: bytes) -> bytes:
@@ -77,14 +75,22 @@ def cpu_ms(step: Callable[[], object]) -> float:
     return min(once() for _ in range(7))
 
 
+def read(body: bytes) -> NoReturn:
+    orjson.loads(body)
+    raise InvalidJson
+
+
 @pytest.mark.parametrize("what", HEAVY)
-def test_a_body_that_is_wrong_in_a_hundred_thousand_places_is_refused_within_20_ms_of_cpu(what: str) -> None:
+def test_a_body_that_is_wrong_in_a_hundred_thousand_places_is_refused_in_less_time_than_it_took_to_read(
+    what: str,
+) -> None:
+    """A body of the wrong form took 1.4 s."""
     model, make = HEAVY[what]
     body = make()
     value = orjson.loads(body)
     assert len(body) > 0.9 * SIZE
     assert isinstance(refused(lambda: check(model, value)), InvalidRequest)
-    assert cpu_ms(lambda: check(model, value)) < CHECK_MS
+    assert cpu_ms(lambda: check(model, value)) < cpu_ms(lambda: read(body))
 
 
 @pytest.mark.parametrize("what", HEAVY)
@@ -131,12 +137,7 @@ DEEP = {
 @pytest.mark.parametrize("what", DEEP)
 def test_a_deep_body_costs_little_more_than_to_read_it(what: str) -> None:
     body = DEEP[what]()
-
-    def read() -> Any:
-        orjson.loads(body)
-        raise InvalidJson
-
-    assert cpu_ms(lambda: parse(body)) < 2 * cpu_ms(read) + CHECK_MS
+    assert cpu_ms(lambda: parse(body)) < 5 * cpu_ms(lambda: read(body))
 
 
 def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_are() -> None:
@@ -149,7 +150,7 @@ def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_
 
 def test_half_a_million_lists_are_refused_before_they_are_parsed() -> None:
     deep = filled(b'{"prompt":"x","metadata":{"a":[', b"[" * 57 + b"]" * 57, b"]}}")
-    assert cpu_ms(lambda: parse(deep)) < 20
+    assert cpu_ms(lambda: parse(deep)) < cpu_ms(lambda: read(deep)) / 10
 
 
 KEPT = [

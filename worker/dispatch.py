@@ -18,7 +18,7 @@ from arq.connections import ArqRedis
 
 from broker.errors import LasteventError, LeaseHeld, StreamClosed, StreamNotFound
 from broker.log.keys import Keys
-from broker.log.queue import JOB, connect_queue
+from broker.log.queue import JOB, JOB_TIMEOUT_S, connect_queue
 from broker.store.connect import Client
 from broker.store.listen import messages
 from broker.tenants.keyring import DEFAULT_TENANT
@@ -39,9 +39,6 @@ be it 4 or 32; claims take CPU, and a look costs little beside them."""
 
 READ_AT_ONCE = 2 * PICK_AT_ONCE
 """The first of them may be in other workers' hands just now. (With 4 it took 28 ms, with 8 it takes 47.)"""
-
-JOB_TIMEOUT_S = 60
-"""A claim takes some ms; one that finds no Redis gives up well before this."""
 
 CLOSE_S = 5.0
 """How long jobs in hand may take to end when this worker stops."""

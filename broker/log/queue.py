@@ -54,10 +54,20 @@ def connect_queue(redis_url: str, keys: Keys, *, connections: int = 4) -> ArqRed
 LIFE_MS = 86_400_000
 """Of a job that no worker takes. A sweeper has found its stream long before."""
 
+JOB_TIMEOUT_S = 60
+"""A claim takes some ms; one that finds no Redis gives up well before this."""
+
+IN_HAND_S = JOB_TIMEOUT_S + 10
+"""Who takes a job has it in hand for as long, by arq, unless it ends before."""
+
+CLAIM_S = 5
+"""Who has had a job in hand for as long has died. If it has not, the lease decides between it and the next one."""
+
 SHARES_KEPT_S = 7 * 86_400
 
 _ENQUEUE = """
--- enqueue(sid, job, its life (ms), channel, tenant, 1/weight, shares' life (s), '1' if it is not to be parked)
+-- enqueue(sid, job, its life (ms), channel, tenant, 1/weight, shares' life (s), '1' if it is not to be parked,
+--         what is left of having it in hand after a claim's time (ms))
 --   → 1, or 0 if it waits already
 --
 -- The notification first: Redis may refuse it, and a refused script keeps what it wrote before. Nobody can look at the
@@ -65,6 +75,11 @@ _ENQUEUE = """
 local queue, job, shares = KEYS[1], KEYS[2], KEYS[3]
 local sid, tenant = ARGV[1], ARGV[5]
 if redis.call('EXISTS', job) == 1 and redis.call('ZSCORE', queue, sid) then
+  local left = redis.call('PTTL', KEYS[5])
+  if left >= 0 and left < tonumber(ARGV[9]) then
+    redis.call('PUBLISH', ARGV[4], sid)
+    redis.call('DEL', KEYS[5])
+  end
   return 0
 end
 if ARGV[8] == '' and redis.call('EXISTS', KEYS[4]) == 1 then -- others of its tenant wait for a place: so does it
@@ -117,15 +132,20 @@ async def enqueue(
 
     Where others of its tenant wait for a place (running.py) it is parked behind them at once, unless it `has_turn`: a
     worker would spend as much on finding that out as on a short answer. `weight`: the tenant's share, against the
-    others'. Harmless if it waits already. Raises RedisUnavailable.
+    others'. Harmless if it waits already; if a worker died with it in hand, others may take it now. Raises
+    RedisUnavailable.
     """
     never_parked = has_turn or tenant == DEFAULT_TENANT  # whose streams do not ask: few deployments limit it
     with translating_redis_errors():
         await queue.register_script(_ENQUEUE)(
-            keys=[keys.jobs_of(app), job_key_prefix + sid, keys.shares(app), keys.parked(str(Line(tenant, app)))],
+            keys=[
+                *(keys.jobs_of(app), job_key_prefix + sid, keys.shares(app), keys.parked(str(Line(tenant, app)))),
+                in_progress_key_prefix + sid,
+            ],
             args=[
                 *(sid, _job(sid, tenant), LIFE_MS, keys.queued),
                 *(tenant, repr(1 / weight), SHARES_KEPT_S, "1" if never_parked else ""),
+                (IN_HAND_S - CLAIM_S) * 1000,
             ],
         )
 

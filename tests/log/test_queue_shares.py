@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import arq.worker
 import fakeredis
 import pytest
 from hypothesis import given
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from broker.log.keys import Keys
-from broker.log.queue import SHARES_KEPT_S, connect_queue, enqueue, lost, take_out
+from broker.log.queue import (
+    CLAIM_S,
+    IN_HAND_S,
+    JOB,
+    JOB_TIMEOUT_S,
+    SHARES_KEPT_S,
+    connect_queue,
+    enqueue,
+    lost,
+    take_out,
+)
 
 KEYS = Keys()
 
@@ -96,6 +107,25 @@ async def test_lost_are_those_that_are_not_queued_or_in_a_dead_workers_hand(redi
     await take_out(redis, KEYS, "a3", None)
     assert await lost(redis, KEYS, ["a1", "a2", "a3"], None) == {"a2", "a3"}
     await redis.flushdb()
+
+
+@pytest.mark.parametrize(("held_s", "is_let_go"), [(CLAIM_S - 1, False), (CLAIM_S + 1, True)])
+async def test_what_a_worker_died_with_in_its_hand_another_takes_once_it_is_queued_again(
+    redis: Redis, held_s: int, is_let_go: bool
+) -> None:
+    await queue_of(redis, "a")
+    await redis.psetex("arq:in-progress:a1", (IN_HAND_S - held_s) * 1000, "1")
+    await enqueue(redis, KEYS, "a1", tenant="a", has_turn=True)
+    assert await redis.exists("arq:in-progress:a1") == (not is_let_go)
+    assert await order(redis) == ["a1"]
+    await redis.flushdb()
+
+
+async def test_a_job_is_in_hand_for_as_long_as_arq_says(redis: Redis) -> None:
+    worker = arq.worker.Worker(
+        [arq.worker.func(queue_of, name=JOB)], redis_pool=redis, job_timeout=JOB_TIMEOUT_S, handle_signals=False
+    )
+    assert worker.in_progress_timeout_s == IN_HAND_S
 
 
 @pytest.mark.parametrize("tenant", ["default", "acme"])

@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 import pytest
+from arq.constants import in_progress_key_prefix
 from redis.asyncio import Redis
 
 import broker.tenants.limits
 import worker.places
-from broker.log.queue import enqueue, take_out
+from broker.log.queue import IN_HAND_S, enqueue, take_out
 from broker.log.running import Running
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
@@ -220,7 +221,9 @@ async def test_what_an_older_server_queued_counts_and_runs(own_log: StreamLog, s
         await until(lambda: log.redis.zscore(log.keys.running("a"), sid), "it is counted")
 
 
-async def test_a_killed_workers_places_come_back(deployment: Deployment, log: StreamLog) -> None:
+async def test_a_killed_workers_places_come_back_and_what_it_had_in_hand_has_its_turn(
+    deployment: Deployment, log: StreamLog
+) -> None:
     await log.redis.flushdb()
     await limit(log, "a", 2)
     [working] = deployment.workers
@@ -233,6 +236,8 @@ async def test_a_killed_workers_places_come_back(deployment: Deployment, log: St
         await seize(log, sid, "cancelled", b"{}")  # nobody gives their places back
     for sid in await log.redis.zrange(log.keys.running("a"), 0, -1):
         await log.redis.zadd(log.keys.running("a"), {sid: 1})  # their time has come
+    await enqueue(log.redis, log.keys, sids[2], tenant="a", has_turn=True)
+    await log.redis.psetex(in_progress_key_prefix + sids[2], IN_HAND_S * 1000, b"1")  # by arq: longer than we wait
     working.start()
     await until(lambda: _is(log, sids, [*["cancelled"] * 2, *["done"] * 2]), "the others have run")
     await log.redis.flushdb()

@@ -37,7 +37,10 @@ async def test_a_thousand_viewers_of_fifty_streams_use_no_more_redis_connections
 
 
 async def _most_connections(deployment: Deployment, *, streams: int, viewers_a_stream: int) -> dict[str, int]:
-    """Run external streams from their first viewer to their end; how many connections Redis had at most."""
+    """Run external streams from their first viewer to their end; how many connections Redis had at most.
+
+    A viewer that a server cuts, since it has waited for Redis in vain on a busy machine, comes back.
+    """
     most = {"all": 0, "pubsub": 0}
     async with (
         Redis.from_url(deployment.redis_url, client_name=WATCHER, decode_responses=True) as redis,
@@ -48,15 +51,13 @@ async def _most_connections(deployment: Deployment, *, streams: int, viewers_a_s
         viewers = [Viewer(producer.sid) for producer in producers for _ in range(viewers_a_stream)]
         async with asyncio.TaskGroup() as group:
             for n, viewer in enumerate(viewers):
-                group.create_task(viewer.view(deployment.ports[n % 2]))
+                group.create_task(viewer.view_to_the_end(deployment.ports[n % 2]))
             await until(lambda: all(viewer.has_something for viewer in viewers), "all are connected")
             for producer in producers:
                 group.create_task(_write_to_the_end(producer))
         watch.cancel()
     for viewer in viewers:
-        assert viewer.ids == list(range(1, EVENTS_A_STREAM + 1))
-        assert len(viewer.answers) == 1
-        assert viewer.has_ended
+        assert viewer.ids == list(range(1, EVENTS_A_STREAM + 1)), viewer.answers
     return most
 
 

@@ -58,6 +58,7 @@ async def _most_connections(deployment: Deployment, *, streams: int, viewers_a_s
         watch.cancel()
     for viewer in viewers:
         assert viewer.ids == list(range(1, EVENTS_A_STREAM + 1)), viewer.answers
+        assert all(answer.body.endswith(b": redis_unavailable\n") for answer in viewer.answers[:-1])
     return most
 
 

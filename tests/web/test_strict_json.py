@@ -1,4 +1,4 @@
-"""A body is checked in less time than it takes to read, whatever is wrong with it: so long nobody else is answered."""
+"""A body is checked in a few ms of CPU, whatever is wrong with it: for that long nobody else is answered."""
 
 import time
 from collections.abc import Callable
@@ -75,22 +75,27 @@ def cpu_ms(step: Callable[[], object]) -> float:
     return min(once() for _ in range(7))
 
 
-def read(body: bytes) -> NoReturn:
-    orjson.loads(body)
-    raise InvalidJson
+def read_ms(body: bytes) -> float:
+    def read() -> NoReturn:
+        orjson.loads(body)
+        raise InvalidJson
+
+    return cpu_ms(read)
+
+
+def few_ms() -> float:
+    """20 ms where a body of numbers is read in 6. One of the wrong form took 1.4 s."""
+    return 3.5 * read_ms(filled(b"[", b"1", b"]"))
 
 
 @pytest.mark.parametrize("what", HEAVY)
-def test_a_body_that_is_wrong_in_a_hundred_thousand_places_is_refused_in_less_time_than_it_took_to_read(
-    what: str,
-) -> None:
-    """A body of the wrong form took 1.4 s."""
+def test_a_body_that_is_wrong_in_a_hundred_thousand_places_is_refused_in_a_few_ms_of_cpu(what: str) -> None:
     model, make = HEAVY[what]
     body = make()
     value = orjson.loads(body)
     assert len(body) > 0.9 * SIZE
     assert isinstance(refused(lambda: check(model, value)), InvalidRequest)
-    assert cpu_ms(lambda: check(model, value)) < cpu_ms(lambda: read(body))
+    assert cpu_ms(lambda: check(model, value)) < few_ms()
 
 
 @pytest.mark.parametrize("what", HEAVY)
@@ -137,7 +142,7 @@ DEEP = {
 @pytest.mark.parametrize("what", DEEP)
 def test_a_deep_body_costs_little_more_than_to_read_it(what: str) -> None:
     body = DEEP[what]()
-    assert cpu_ms(lambda: parse(body)) < 5 * cpu_ms(lambda: read(body))
+    assert cpu_ms(lambda: parse(body)) < 2 * read_ms(body) + few_ms()
 
 
 def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_are() -> None:
@@ -150,7 +155,7 @@ def test_a_body_has_so_many_objects_and_lists_and_no_more_wherever_its_brackets_
 
 def test_half_a_million_lists_are_refused_before_they_are_parsed() -> None:
     deep = filled(b'{"prompt":"x","metadata":{"a":[', b"[" * 57 + b"]" * 57, b"]}}")
-    assert cpu_ms(lambda: parse(deep)) < cpu_ms(lambda: read(deep)) / 10
+    assert cpu_ms(lambda: parse(deep)) < few_ms()
 
 
 KEPT = [

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from enum import Enum
 from typing import Any
 
-import sentencex
+import sentencex  # type: ignore[import-untyped]  # the package has no types
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Sentences:
             yield from self._say(self._held, is_end=True)
         yield from self._flush()
 
-    def _take_beginning(self) -> Iterator[Sentence]:
+    def _take_beginning(self) -> Generator[Sentence, None, bool]:
         """Returns whether it went on."""
         self._held = self._held.lstrip(" \t")
         begun = _BEGINNING.match(self._held)
@@ -224,7 +224,7 @@ class Sentences:
             self._at = _At.CODE if self._at is _At.CODE_LINE else _At.BEGINNING
         return bool(newline)
 
-    def _take_text(self) -> Iterator[Sentence]:
+    def _take_text(self) -> Generator[Sentence, None, bool]:
         """Returns whether it went on."""
         line, newline, after = self._held.partition("\n")
         yield from self._say(line, is_end=bool(newline))

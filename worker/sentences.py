@@ -71,7 +71,10 @@ _MAY_END_FENCE = re.compile(r"[ \t>]{0,64}[`~]{0,64}[ \t]{0,64}")
 _MARKS = re.compile(r"\*{1,64}|_{1,64}|`{1,64}|~{1,64}")
 _BLANK_CHARACTER = re.compile(r"[^\S \n]")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s\"[^\"]*\")?\)")
-_SAYS_SOMETHING = re.compile(r"[^\W\d_]")
+_GOES_ON = re.compile(r"[\W\d_]*(?:[A-Za-z]\.\s*)?")
+"""A sentence that is no more than this is none: "1.", "M." of "M. Dupont" """
+_OPENS = re.compile(r"""(?:(?<=\s)["'“„‚‘«‹(\[{¿¡]|[「『《〈（【])+\s*\Z""")
+"""What sentencex takes for the end of a sentence, and is the next one's, where half of a quotation is all there is."""
 _WORD = re.compile(r"\w")
 _PAUSE = re.compile(r"[,;:\u2013\u2014\u060c\u061b](?=\s)|[\u3001\uff0c\uff1b\uff1a]")
 
@@ -291,8 +294,10 @@ class Sentences:
         for segment in _segmented(self._language, text):
             # "Yes!And" and the numbers of "1. Go. 2. Stop." end nothing.
             amid = segments[-1][-1:] in (".", "!", "?") and segment[:1].isascii() and segment[:1].isalnum()
-            if amid or not _SAYS_SOMETHING.search(segments[-1]) or not _WORD.search(segment):
+            if amid or _GOES_ON.fullmatch(segments[-1]) or not _WORD.search(segment):
                 segments[-1] += segment
+            elif opens := _OPENS.search(segments[-1]):
+                segments[-1:] = [segments[-1][: opens.start()], opens[0] + segment]
             else:
                 segments.append(segment)
         return segments

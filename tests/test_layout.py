@@ -74,6 +74,8 @@ ROOMS: dict[str, set[str]] = {
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
     "worker.visibility": {"broker.log"},
+    "worker.sentences": set(),
+    "worker.speaking": {"broker.errors", "broker.log", "worker.sentences"},
     "worker.spending": {"broker.log", "worker.providers"},
     "worker.stage": {"broker.errors", "broker.log", "worker.attempts", "worker.spending"},
     "worker.turns": {"broker.traces", "broker.gauges", "broker.log", "worker.providers", "worker.stage"},
@@ -113,6 +115,7 @@ ROOMS: dict[str, set[str]] = {
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
         *("broker.tenants", "worker.places"),
+        "worker.speaking",  # only if a stream asks for sentences
     },
     "worker.main": {
         *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),

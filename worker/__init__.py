@@ -10,6 +10,8 @@ turns.py        one turn of a model, with its tries, its chain and its attempts
 stage.py        what a worker says in one stream: attempts, what is said again after a restart, what is gathered
 spending.py     what a generation has counted and cost, over all its tries
 visibility.py   what of it users see, and what is for operators
+sentences.py    a text in pieces, as sentences that can be spoken while it goes on
+speaking.py     writes a stream that is told in sentences too
 schema.py       whether an answer is what its schema asks for
 arguments.py    a tool's arguments while a model still says them
 attempts.py     how often a generation may start, and what viewers learn when it may not start again

@@ -323,7 +323,7 @@ class Worker:
             self._places.give_back(sid)
             await self._give_back(claimed)
             return
-        generation = self._execution(claimed, StreamWriter(self._commit, claimed))
+        generation = self._execution(claimed, self._writer(claimed))
         _count(claimed, reason)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
@@ -357,6 +357,13 @@ class Worker:
         if self._agents and claimed.meta.agent is not None:
             return self._agents.execution(claimed, writer)
         return Generation(claimed, writer, self._models, self._breaker)
+
+    def _writer(self, claimed: Claimed) -> StreamWriter:
+        if not claimed.meta.sentences:
+            return StreamWriter(self._commit, claimed)
+        from worker.speaking import SpeakingWriter  # the way of few streams
+
+        return SpeakingWriter(self._commit, claimed)
 
     async def _claim(self, sid: str) -> Claimed:
         claim_id = new_claim_id()

@@ -259,6 +259,8 @@ class Streams:
             user=body.user_id,
             agent=body.agent,
             show=_shown(body, agent),
+            sentences=body.sentences,
+            language=body.language,
             model=next(iter(body.chain), "" if external or agent else settings.default_model),
             request=await _maybe_in_thread(is_large, _stored, request) if request else None,
             metadata=body.metadata,

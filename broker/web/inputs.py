@@ -12,10 +12,14 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Query, Request
 
 from broker.dialects.cursor import resume_at
-from broker.dialects.format import Format, Heartbeat
+from broker.dialects.format import Chosen, Format, Heartbeat, HttpForm
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
+from broker.errors import InvalidRequest
+from broker.log.event import KIND
 
 PAGE_LIMIT = 200
+MAX_KINDS = 32
+"""Of one viewer: a stream has some dozens of kinds, and each viewer's choice is a form of its own."""
 State = Literal["queued", "running", "done", "error", "cancelled"]
 What = Literal[
     "created",
@@ -91,9 +95,35 @@ async def _heartbeat(
 SignsOfLife = Annotated[Heartbeat, Depends(_heartbeat)]
 
 
-def wanted_format(accept: str, *, compact: bool = False, is_public: bool = False) -> Format:
+async def _kinds(
+    given: Annotated[
+        list[str] | None,
+        Query(alias="kinds", description="These kinds alone, separated by commas; `restart` and endings come always"),
+    ] = None,
+) -> frozenset[str] | None:
+    return None if given is None else kinds_of(",".join(given))
+
+
+Kinds = Annotated[frozenset[str] | None, Depends(_kinds)]
+
+
+def kinds_of(names: str) -> frozenset[str]:
+    """The kinds that a viewer asked for, with commas between them. Raises InvalidRequest."""
+    # What is too much is not taken apart: thousands of commas are one name, and no good one.
+    kinds = frozenset(names.split(",", MAX_KINDS))
+    if len(kinds) > MAX_KINDS or not all(KIND.fullmatch(kind) for kind in kinds):
+        raise InvalidRequest(
+            f"kinds: the names of events, at most {MAX_KINDS}, with commas between them: ?kinds=sentence,status"
+        )
+    return kinds
+
+
+def wanted_format(
+    accept: str, *, compact: bool = False, is_public: bool = False, kinds: frozenset[str] | None = None
+) -> HttpForm:
     if NDJSON_MEDIA_TYPE in accept:
         form = Format.COMPACT_NDJSON if compact else Format.NDJSON
     else:
         form = Format.COMPACT if compact else Format.EXACT
-    return form.for_public if is_public else form
+    form = form.for_public if is_public else form
+    return form if kinds is None else Chosen(form, kinds)

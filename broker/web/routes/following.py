@@ -35,6 +35,7 @@ from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
+    Kinds,
     SignsOfLife,
     wanted_format,
 )
@@ -65,13 +66,14 @@ async def events(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     compact: Annotated[Literal["0", "1"], Query(description="Merge text that waits")] = "0",
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
-    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public, kinds=kinds)
     require_time_left(grant)
     try:
         await tier.require_place(grant, sid)
@@ -114,13 +116,14 @@ async def replay_paced(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     speed: Annotated[float, Query(ge=0, le=10_000, allow_inf_nan=False, description="0: at once")] = 1.0,
     first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
-    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
@@ -129,7 +132,8 @@ async def replay_paced(
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span, form):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
-    view = view_of(request, sid, grant, grant.names("replay"), cursor)
+    name = grant.names("replay") if kinds is None else f"{grant.names('replay')}-kinds"
+    view = view_of(request, sid, grant, name, cursor)
     silence_s = heartbeat.every_s or tier.settings.heartbeat_s
     return EventsResponse(
         tier.viewers,

@@ -152,6 +152,13 @@ class ForToken(Body):
     """Default: LASTEVENT_READ_TOKEN_TTL_S."""
 
 
+class Webhook(Body):
+    """Who is told of the ending."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """https; webhook_url.py says what it may be."""
+
+
 OF_PROVIDERS = (
     *("tools", "tool_choice", "thinking", "effort", "stop_sequences", "temperature", "output_schema"),
     *("provider_options", "on_tool_effects"),
@@ -202,6 +209,8 @@ class CreateStream(Body):
     """The stream is cancelled after so long without a viewer. Default: it continues without viewers."""
     producer: Literal["worker", "external"] = "worker"
     token: ForToken | None = None
+    webhook: Webhook | None = None
+    """null: none, also if LASTEVENT_WEBHOOK_URL is set."""
 
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:

@@ -21,7 +21,8 @@ couriers deliver (worker/courier.py). A step is one script on one stream's keys 
   it to the index. While it delivers: the hold ends, and another worker begins the next attempt. After the delivery and
   before `settle`: it is delivered twice; `webhook-id` is the stream's, so the receiver drops one.
 - two couriers. `begin` gives one attempt at a time: by Redis' clock, in the hash, not in the index. One that stood
-  still for longer than its hold settles an attempt that is not the last one any more: a delivery counts, a failure does not.
+  still for longer than its hold settles an attempt that is not the last one any more: a delivery counts, a failure
+  does not.
 - Redis rolled back. What is lost is the end of what was written, so a hash without its stream's ending, or an index
   without its hash, does not come about; a stream whose hash is gone is in le:leases again. What would hurt is an
   ending that a receiver was told, and Redis forgets: the first attempt waits for Redis' disk (store/durable.py).
@@ -51,8 +52,8 @@ PENDING, DELIVERED, STOPPED, FAILED = "pending", "delivered", "stopped", "failed
 LIFE_S = 4 * 86_400
 """Of a hook, from its stream's ending on. All tries together take 3.8 days at the most (worker/courier.py)."""
 
-HOLD_S = 30.0
-"""An attempt takes 10 s at the most, and what Redis needs before and after it."""
+HOLD_S = 20.0
+"""An attempt takes 10 s at the most, Redis' disk 3 s before it, and the rest is for Redis and a loop that is late."""
 
 PAGE = 200
 
@@ -177,7 +178,7 @@ class Hooks:
 
     async def collect(self, sid: str, meta: Meta, now_ms: int) -> bool:
         """A stream that has ended, and names a webhook. `meta`: all of it. False: it has not ended after all."""
-        fields = {"url": meta.webhook or "", "body": body_of(sid, meta), "tenant": meta.tenant}
+        fields: dict[str, str | bytes] = {"url": meta.webhook or "", "body": body_of(sid, meta), "tenant": meta.tenant}
         fields |= {"user": meta.user or "", "session": meta.session or ""}
         args: list[str | bytes | int] = [self._life_ms, *(part for field in fields.items() for part in field)]
         state = (await self._collect(keys=self._both(sid), args=args)).decode()

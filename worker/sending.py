@@ -153,13 +153,12 @@ class Sender:
 
     async def _send_to(self, address: str, target: Target, headers: dict[str, str], body: bytes) -> Answer:
         host = f"[{address}]" if ":" in address else address
-        request = httpx2.Request(
-            "POST",
-            f"{target.scheme}://{host}:{target.port}{target.path}",
-            headers=headers,
-            content=body,
-            extensions={"sni_hostname": target.host, "timeout": {"connect": CONNECT_S}},
-        )
+        url = f"{target.scheme}://{host}:{target.port}{target.path}"
+        extensions = {"sni_hostname": target.host, "timeout": {"connect": CONNECT_S}}
+        try:
+            request = httpx2.Request("POST", url, headers=headers, content=body, extensions=extensions)
+        except httpx2.InvalidURL:
+            return Answer(error="invalid_url")
         if self._tls is None and target.scheme == "https":
             self._tls = httpx2.create_ssl_context()  # 10 ms
         transport = httpx2.AsyncHTTPTransport(verify=self._tls or False, trust_env=False)

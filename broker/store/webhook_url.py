@@ -150,7 +150,7 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 def _literal(host: str) -> Address | None:
     try:
-        return ip_address(host)
+        return ip_address(host) if "%" not in host else None  # a zone is of this machine (RFC 6874)
     except ValueError:
         return None
 

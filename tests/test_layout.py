@@ -70,6 +70,8 @@ ROOMS: dict[str, set[str]] = {
         "worker.heartbeat",
         "worker.waiting",
     },
+    "worker.sending": {"broker.store"},
+    "worker.courier": {"broker.errors", "broker.gauges", "broker.log", "broker.store", "worker.sending"},
     "worker.places": {"broker.errors", "broker.log", "broker.tenants"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
@@ -112,7 +114,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
-        *("broker.tenants", "worker.places"),
+        *("broker.tenants", "worker.places", "worker.courier", "worker.sending"),
     },
     "worker.main": {
         *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),

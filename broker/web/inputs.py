@@ -29,6 +29,7 @@ What = Literal[
     "erased",
     "erasure_ordered",
     "minted",
+    "webhook_sent",
     "revoked",
     "key_made",
     "key_revoked",

@@ -75,6 +75,7 @@ class Tier:
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
             is_archived=bool(settings.archive_url),
+            has_webhooks=bool(settings.webhook_secrets),
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
@@ -256,11 +257,13 @@ class Tier:
         """The record as this caller may see it."""
         if grant.is_viewer:
             return viewers_record(meta, sid)
+        webhook = await self.streams.webhook(sid, meta)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            record = stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            return {**record, "webhook": webhook}
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
-        return seen
+        return {**seen, "webhook": webhook}
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
         """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing

@@ -30,5 +30,6 @@ agents.py       the agents that workers can run, and when a worker last said so
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
 queue.py        arq's queues of streams that wait for a worker, or for a worker of an app
 running.py      how much of a tenant runs at once, and its streams that wait until they may
+rfc3339.py      times as callers see them
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.log.index import LARGE, RECORD_BYTES, Filter, Part, Place, record_bytes
 from broker.log.meta import FIELDS, Meta
+from broker.log.rfc3339 import rfc3339
 from broker.log.stream_log import StreamLog
-from broker.service.record import rfc3339
 from broker.service.totals import totals
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from broker.errors import Forbidden
 from broker.log.deeds import MINTED, REVOKED
+from broker.log.rfc3339 import rfc3339
 from broker.service.bodies import MintToken, RevokeTokens
-from broker.service.record import rfc3339
 from broker.tenants.scopes import ADMIN, INPUT, MINT, WRITE
 from broker.web.answers import MintedToken
 from broker.web.grants import ANY_TOKEN, COOKIE, CheckedRoute, grant_of, needs

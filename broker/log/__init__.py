@@ -23,6 +23,7 @@ idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
+presence.py     who follows a stream now: pure, from the access record to what callers are told
 deeds.py        acts of callers, until the archive has them
 erasures.py     orders to erase a person, until they are carried out
 models.py       the models that workers can run, as they announce them

@@ -9,6 +9,8 @@
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:inputs               | stream  | what its agent is told (inputs.py)          | the log's                  |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
+| le:{sid}:crowd                | hash    | server → connections without a record       | a day, renewed; its erasure|
+| le:{sid}:presence             | channel | who came and who went (presence.py)         | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
 | le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
 | le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |
@@ -111,6 +113,12 @@ class Keys:
 
     def views_of(self, sid: str) -> str:
         return f"{self.prefix}{{{sid}}}:views"
+
+    def crowd_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:crowd"
+
+    def presence_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:presence"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

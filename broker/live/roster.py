@@ -61,7 +61,7 @@ class Roster:
         return list(found)
 
     async def running(self, sids: Sequence[str]) -> dict[str, bool]:
-        """Whether each of them runs: those that Redis has, and that are the caller's to see. Raises RedisUnavailable."""
+        """Whether each runs, of those that Redis has and that are the caller's to see. Raises RedisUnavailable."""
         found: dict[str, bool] = {}
         for start in range(0, len(sids), CHUNK_STREAMS):
             some = sids[start : start + CHUNK_STREAMS]

@@ -3,7 +3,9 @@
 To add a dialect: a file here for its frames, a member of Format (format.py), and broker/web/routes/<name>.py for its
 routes, which web/app.py lists.
 
-format.py  what a viewer asked for (SSE or NDJSON, exact or compact), and batches that are encoded once for all viewers
+format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds alone), and batches that are encoded
+           once for all viewers
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
+socket.py  a stream's events as WebSocket messages
 cursor.py  Last-Event-ID → where a viewer resumes
 """

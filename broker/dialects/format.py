@@ -1,10 +1,13 @@
-"""The forms that a viewer can ask for, and a batch of events in each of them. Pure functions, no framework."""
+"""The forms that a viewer can ask for, and a batch of events in each of them. Pure functions, no framework.
+
+A form is what several viewers are sent alike: they share its bytes. So it is a value: equal forms write the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from broker.dialects.sse import (
     CONTENT_TYPE,
@@ -21,16 +24,57 @@ from broker.dialects.sse import (
     encode_gap,
     encode_gap_ndjson,
 )
-from broker.log.event import PUBLISHED_LINES, Event, from_published, merge_deltas, public, public_lines, to_ndjson
+from broker.log.event import (
+    PUBLISHED_LINES,
+    RESTART,
+    TERMINAL,
+    Event,
+    from_published,
+    merge_deltas,
+    public,
+    public_lines,
+    to_ndjson,
+)
 
 _PUBLIC = "public-"
+
+
+class Form(Protocol):
+    """What the log's way to a viewer asks of a form. Hashable. Of some batches it shows nothing."""
+
+    @property
+    def access_name(self) -> str:
+        """In the access record."""
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it brings its own frames; else a body's chunks are around its bytes."""
+
+    def shown(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that are in this form."""
+
+    def shown_lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """`shown` of a published batch."""
+
+    def sent(self, events: Sequence[Event]) -> Sequence[Event]:
+        """As a viewer gets them: shown, and merged if the form merges."""
+
+    def encode(self, sent: Sequence[Event]) -> bytes:
+        """Of what `sent` gave, all or a part."""
+
+    def render(self, events: Sequence[Event]) -> bytes:
+        """Empty if none of the events is shown."""
+
+    def render_lines(self, lines: Sequence[bytes]) -> bytes:
+        """`render` of a published batch."""
+
+    def render_gap(self, gap: Gap) -> bytes: ...
 
 
 class Format(Enum):
     """What a viewer asked for: exact SSE, SSE with text merged where it waits, or a JSON object a line; and for whom.
 
-    A public form leaves out what is internal, whatever it is given: of some batches it shows nothing.
-    The value is the name in the access record.
+    A public form leaves out what is internal, whatever it is given. The value is the name in the access record.
     """
 
     EXACT = "sse"
@@ -49,6 +93,10 @@ class Format(Enum):
         self.is_compact = access_name.endswith("compact")
 
     @property
+    def is_socket(self) -> bool:
+        return False
+
+    @property
     def for_public(self) -> Format:
         """The same, without what is internal."""
         return self if self.is_public else Format(_PUBLIC + self.access_name)
@@ -63,20 +111,22 @@ class Format(Enum):
         return NDJSON_MEDIA_TYPE if self.is_ndjson else CONTENT_TYPE
 
     def shown(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that are in this form."""
         return public(events) if self.is_public else events
 
     def shown_lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
-        """`shown` of a published batch."""
         return public_lines(lines) if self.is_public else lines
 
+    def sent(self, events: Sequence[Event]) -> Sequence[Event]:
+        return merge_deltas(self.shown(events)) if self.is_compact else self.shown(events)
+
+    def encode(self, sent: Sequence[Event]) -> bytes:
+        return b"".join(map(to_ndjson if self.is_ndjson else encode, sent))
+
     def render(self, events: Sequence[Event]) -> bytes:
-        """Empty if none of the events is shown."""
-        shown = self.shown(events)
-        return b"".join(map(to_ndjson if self.is_ndjson else encode, merge_deltas(shown) if self.is_compact else shown))
+        return self.encode(self.sent(events))
 
     def render_lines(self, lines: Sequence[bytes]) -> bytes:
-        """`render` of a published batch. For EXACT its lines (id, t, kind, data) are what frames are made of."""
+        """For EXACT the lines (id, t, kind, data) are what frames are made of."""
         if self is not _EXACT:
             if self is _PUBLIC_EXACT:
                 return _EXACT.render_lines(public_lines(lines))
@@ -97,6 +147,84 @@ class Format(Enum):
 # An enumeration's members are slow to look up, and this is done for each event.
 _EXACT, _PUBLIC_EXACT = Format.EXACT, Format.PUBLIC_EXACT
 
+ALWAYS = TERMINAL | {RESTART}
+"""Kinds that no choice leaves out: who would not see them would wait for ever, or keep what was taken back."""
+
+
+class Chosen:
+    """A form with some kinds of events alone, besides ALWAYS."""
+
+    __slots__ = ("_hash", "_lines", "form", "kinds")
+
+    def __init__(self, form: Format, kinds: frozenset[str]) -> None:
+        self.form = form
+        self.kinds = kinds | ALWAYS
+        self._lines = frozenset(kind.encode() for kind in self.kinds)
+        self._hash = hash((form, self.kinds))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chosen) and (self.form, self.kinds) == (other.form, other.kinds)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def access_name(self) -> str:
+        return f"{self.form.access_name}-kinds"
+
+    @property
+    def is_socket(self) -> bool:
+        return False
+
+    @property
+    def is_public(self) -> bool:
+        return self.form.is_public
+
+    @property
+    def is_ndjson(self) -> bool:
+        return self.form.is_ndjson
+
+    @property
+    def content_type(self) -> str:
+        return self.form.content_type
+
+    def shown(self, events: Sequence[Event]) -> Sequence[Event]:
+        return [event for event in self.form.shown(events) if event.kind in self.kinds]
+
+    def shown_lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        shown: list[bytes] = []
+        given = self.form.shown_lines(lines)
+        for at in range(0, len(given), PUBLISHED_LINES):
+            if given[at + 2] in self._lines:
+                shown += given[at : at + PUBLISHED_LINES]
+        return shown
+
+    def sent(self, events: Sequence[Event]) -> Sequence[Event]:
+        return self.form.sent(self.shown(events))
+
+    def encode(self, sent: Sequence[Event]) -> bytes:
+        return self.form.encode(sent)
+
+    def render(self, events: Sequence[Event]) -> bytes:
+        return self.form.render(self.shown(events))
+
+    def render_lines(self, lines: Sequence[bytes]) -> bytes:
+        shown = self.shown_lines(lines)
+        return self.form.render_lines(shown) if shown else b""
+
+    def render_gap(self, gap: Gap) -> bytes:
+        return self.form.render_gap(gap)
+
+    def render_expiry(self, expiry: Expiry) -> bytes:
+        return self.form.render_expiry(expiry)
+
+    def render_heartbeat(self, heartbeat: Heartbeat) -> bytes:
+        return self.form.render_heartbeat(heartbeat)
+
+
+HttpForm = Format | Chosen
+"""A form of an answer's body."""
+
 
 class Heartbeat(NamedTuple):
     """The signs of life that a viewer asked for. `every_s`: the longest silence; None: as the server is set.
@@ -115,20 +243,20 @@ class Batch:
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
-        self._rendered: dict[Format, bytes] = {}
-        self._spans: dict[Format, tuple[int, int] | None] = {}
+        self._rendered: dict[Form, bytes] = {}
+        self._spans: dict[Form, tuple[int, int] | None] = {}
 
     def __len__(self) -> int:
         return len(self.events)
 
-    def span(self, form: Format) -> tuple[int, int] | None:
+    def span(self, form: Form) -> tuple[int, int] | None:
         """The ids of the first and the last event that this form shows; None if it shows none."""
         if form not in self._spans:
             shown = form.shown(self.events)
             self._spans[form] = (shown[0].id, shown[-1].id) if shown else None
         return self._spans[form]
 
-    def render(self, form: Format) -> bytes:
+    def render(self, form: Form) -> bytes:
         """Empty if this form shows none of the events: that must not be written."""
         if form not in self._rendered:
             self._rendered[form] = form.render(self.events)

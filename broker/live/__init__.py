@@ -5,5 +5,6 @@ tail.py          replay, then follow: one loop over one cursor, with its races
 hub.py           one Redis subscription for each followed stream, shared by its viewers; serves the topics in turn
 topic.py         a followed stream: the ring of its recent events, and the viewers at its tail, written to directly
 lane.py          a connection's transport, as a topic writes to it; how it is dropped
+window.py        how many events a viewer may be sent beyond those that it has acknowledged
 subscription.py  the one Redis connection of a hub
 """

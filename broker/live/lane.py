@@ -22,11 +22,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
-from broker.dialects.format import Format
+from broker.dialects.format import Form
 from broker.gauges import Sent
+from broker.live.window import Window
 
 EXTENSION = "lastevent.lane"
-"""In an ASGI scope's extensions: a function (Format, bytes of a heartbeat) → Lane."""
+"""In an ASGI scope's extensions: a function (Form, bytes of a heartbeat) → Lane."""
 
 CONNECTION = "lastevent.connection"
 """The same for one without a lane: a Connection."""
@@ -81,7 +82,11 @@ class Carrier(Protocol):
 
 
 class Lane:
-    """`write` takes whole chunks. `on_lost` is called when the connection is gone."""
+    """`write` takes whole chunks, or frames. `on_lost` is called when the connection is gone.
+
+    Without a `heartbeat` the connection has signs of life of its own: a topic gives it none. `window`: beyond it the
+    topic writes nothing.
+    """
 
     __slots__ = (
         "_transport",
@@ -95,11 +100,12 @@ class Lane:
         "sent",
         "topic",
         "turns",
+        "window",
         "write",
         "wrote",
     )
 
-    def __init__(self, transport: asyncio.Transport, form: Format, heartbeat: bytes, *, is_paused: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, form: Form, heartbeat: bytes, *, is_paused: bool) -> None:
         self.form = form
         self.heartbeat = heartbeat
         self.turns = 1
@@ -115,6 +121,7 @@ class Lane:
         """The first and the last event that a topic has written here."""
         self.left: asyncio.Future[int] | None = None
         self.on_lost: Callable[[], object] = _nothing
+        self.window: Window | None = None
         self.sent = _NOBODYS
         """Where the topic counts what it writes."""
         self._transport = transport

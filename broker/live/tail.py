@@ -31,7 +31,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from broker import gauges
-from broker.dialects.format import Batch, Format
+from broker.dialects.format import Batch, Form, Format
 from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable
 from broker.live.hub import Hub
@@ -81,7 +81,7 @@ async def follow(
     cursor: int,
     lane: Lane | None = None,
     *,
-    form: Format = Format.EXACT,
+    form: Form = Format.EXACT,
     heartbeat_s: float | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
@@ -215,7 +215,7 @@ class _Silence:
     def begins(self) -> None:
         self._until = self._clock() + self._limit_s
 
-    def after(self, batch: Batch, form: Format) -> None:
+    def after(self, batch: Batch, form: Form) -> None:
         """It begins anew after this batch, if the viewer was sent any of it."""
         if batch.span(form):
             self.begins()

@@ -16,7 +16,8 @@ Viewers that are written the same are *riders* together. Of a batch that holds n
 written nothing: not even an empty chunk, which would be their body's end. Their silence goes on, until they are due a
 sign of life, whatever others are sent.
 A viewer whose connection accepts no more (its transport has paused) is released alone; its cursor counts what was
-written to it.
+written to it. So is one whose window is full (window.py), before the batch that is beyond it: its own task writes what
+of that fits. Windows cost a comparison a batch: riders know the least of their limits, or less, for a limit only grows.
 
 Viewers' cursors decide what is old and what is a hole, never the ring's: after a rollback of Redis the ring may be
 ahead of the log. A batch that does not follow the ring's last event starts a new ring; a batch that overlaps replaces
@@ -29,9 +30,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from broker.dialects.format import Batch, Format
+from broker.dialects.format import Batch, Form
 from broker.gauges import Sent
 from broker.live.lane import Lane, chunk
+from broker.live.window import Count
 from broker.log.event import PUBLISHED_LINES, TERMINAL, Event, from_published
 from broker.log.steps import Page
 
@@ -51,7 +53,7 @@ class Topic:
 
     __slots__ = (
         *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
-        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_sent"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_windows", "_sent"),
     )
 
     def __init__(self, sid: str) -> None:
@@ -73,6 +75,7 @@ class Topic:
         self._changed: asyncio.Event | None = None
         self._live: dict[_Group, _Riders] = {}
         self._live_at = 0
+        self._windows = 0  # live viewers that have one
         self._sent = Sent()  # its viewers', who are all of one tenant; until one is here, nobody's
 
     @property
@@ -158,13 +161,15 @@ class Topic:
         elif self._live:
             last = first + len(events) - 1
             if first == self._live_at + 1:
+                if self._windows:
+                    self._release_full(lines)
                 # Noted before the writes: a connection that pauses leaves with these written to it.
                 self._live_at = last
                 bodies = []
                 for riders in self._live.values():
                     if shown := riders.form.shown_lines(lines):
                         riders.written(shown)
-                        bodies.append((tuple(riders.lanes), chunk(riders.form.render_lines(shown))))
+                        bodies.append((tuple(riders.lanes), _framed(riders.form, riders.form.render_lines(shown))))
                         self._sent.events += len(shown) // PUBLISHED_LINES * len(riders.lanes)
                 written = _write(bodies)
                 self._sent.bytes += written
@@ -212,6 +217,7 @@ class Topic:
         if group not in self._live:
             self._live[group] = _Riders(lane.form)
         self._live[group].add(lane)
+        self._windows += lane.window is not None
         try:
             at: int = await left
             return at
@@ -228,14 +234,24 @@ class Topic:
         due = [
             (tuple(riders.lanes), chunk(heartbeat))
             for (_, heartbeat, turns), riders in self._live.items()
-            if riders.are_due(turns)
+            if riders.are_due(turns) and heartbeat
         ]
         written = _write(due) if due else 0
         self._sent.bytes += written
         return written
 
+    def silent_turns(self, lane: Lane) -> int:
+        """Of the wheel, since this live viewer was written anything."""
+        return self._live[_group(lane)].silent_turns
+
+    def _release_full(self, lines: list[bytes]) -> None:
+        """Those live viewers whose windows have no room for this batch."""
+        for riders in tuple(self._live.values()):
+            for lane in riders.without_room(lines):
+                self.release_lane(lane)
+
     def _release_all(self) -> None:
-        live, self._live = self._live, {}
+        live, self._live, self._windows = self._live, {}, 0
         for riders in live.values():
             for lane in tuple(riders.lanes):
                 riders.remove(lane)
@@ -243,8 +259,10 @@ class Topic:
 
     def _forget(self, lane: Lane) -> None:
         lane.topic = None
-        if riders := self._live.get(_group(lane)):
+        riders = self._live.get(_group(lane))
+        if riders and lane in riders.lanes:
             riders.remove(lane)
+            self._windows -= lane.window is not None
             if not riders.lanes:
                 del self._live[_group(lane)]
 
@@ -252,18 +270,28 @@ class Topic:
 class _Riders:
     """Live viewers that are written the same at the same time."""
 
-    __slots__ = ("_last", "_new", "_turns", "form", "lanes")
+    __slots__ = ("_count", "_ids", "_last", "_least", "_most", "_new", "form", "lanes", "silent_turns")
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Form) -> None:
         self.form = form
         self.lanes: set[Lane] = set()
+        self.silent_turns = 0
+        """Of the hub's wheel, since they were written anything."""
         self._new: set[Lane] = set()  # that have been written no event yet
         self._last = b""  # the id of the last event that was written to them
-        self._turns = 0  # of the hub's wheel, since they were written anything
+        self._count: Count | None = None  # of events that were written since one of them has a window
+        self._ids: Sequence[int] = ()  # of the events that are about to be written
+        self._least = 0  # no window ends before that count
+        self._most = 0  # the largest window
 
     def add(self, lane: Lane) -> None:
         self.lanes.add(lane)
         self._new.add(lane)
+        if lane.window:
+            self._count = self._count or Count()
+            lane.window.rides(self._count)
+            self._least = min(self._least, lane.window.limit)
+            self._most = max(self._most, lane.window.size)
 
     def remove(self, lane: Lane) -> None:
         """With it goes what it was written."""
@@ -272,11 +300,29 @@ class _Riders:
         elif lane in self.lanes and lane.wrote:
             lane.wrote = lane.wrote[0], int(self._last)
         self.lanes.discard(lane)
+        if lane.window:
+            lane.window.leaves()
+
+    def without_room(self, lines: list[bytes]) -> list[Lane]:
+        """Those whose windows these events, which are about to be written, would be beyond."""
+        if self._count is None or not (shown := self.form.shown_lines(lines)):
+            return []
+        self._ids = _ids_sent(self.form, shown)
+        total = self._count.total + len(self._ids)
+        if total <= self._least:
+            return []
+        limits = {lane: lane.window.limit for lane in self.lanes if lane.window}
+        self._least = min((limit for limit in limits.values() if limit >= total), default=0)
+        return [lane for lane, limit in limits.items() if limit < total]
 
     def written(self, lines: Sequence[bytes]) -> None:
         """They are being written these events."""
-        self._turns = 0
+        self.silent_turns = 0
         self._last = lines[-PUBLISHED_LINES]
+        if self._count and self._ids:
+            self._count.add(self._ids)
+            self._count.forget(self._count.total - self._most)
+            self._ids = ()
         if self._new:
             first = int(lines[0])
             for lane in self._new:
@@ -285,11 +331,22 @@ class _Riders:
 
     def are_due(self, turns: int) -> bool:
         """Whether a sign of life is, at this turn of the wheel."""
-        self._turns += 1
-        return self._turns % turns == 0
+        self.silent_turns += 1
+        return self.silent_turns % turns == 0
 
 
-_Group = tuple[Format, bytes, int]
+def _ids_sent(form: Form, lines: Sequence[bytes]) -> Sequence[int]:
+    """Of the events that these become in this form."""
+    if len(lines) == PUBLISHED_LINES:
+        return (int(lines[0]),)
+    return [event.id for event in form.sent(from_published(b"\n".join(lines)))]
+
+
+def _framed(form: Form, body: bytes) -> bytes:
+    return body if form.is_socket else chunk(body)
+
+
+_Group = tuple[Form, bytes, int]
 """What live viewers have in common that are written the same at the same time: form, heartbeat, turns between two."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from broker.dialects.format import Format
+from broker.dialects.format import Form
 from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, reset, reset_at_close, unsent
 from broker.web.bounded import BoundedProtocol
 
@@ -66,7 +66,7 @@ class Protocol(BoundedProtocol):
         if lane:
             lane.lose()
 
-    def _offer(self, form: Format, heartbeat: bytes) -> Lane:
+    def _offer(self, form: Form, heartbeat: bytes) -> Lane:
         self._lane = Lane(self.transport, form, heartbeat, is_paused=self.flow.write_paused)
         return self._lane
 

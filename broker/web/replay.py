@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
-from broker.dialects.format import Batch, Format
+from broker.dialects.format import Batch, Form
 from broker.live.tail import Step
 from broker.log.event import Event
 from broker.log.readable import ReadableLog
@@ -21,7 +21,7 @@ class Span(NamedTuple):
 
 
 async def paced(
-    log: ReadableLog, sid: str, span: Span, form: Format, *, speed: float, heartbeat_s: float
+    log: ReadableLog, sid: str, span: Span, form: Form, *, speed: float, heartbeat_s: float
 ) -> AsyncGenerator[Step, None]:
     """Events, each at its own time: t (ms) after the first event's, divided by speed; speed 0 is all at once.
 
@@ -45,12 +45,12 @@ async def paced(
             yield Batch([event])
 
 
-async def is_empty(log: ReadableLog, sid: str, span: Span, form: Format) -> bool:
+async def is_empty(log: ReadableLog, sid: str, span: Span, form: Form) -> bool:
     async with aclosing(_pages(log, sid, span, form)) as pages:
         return await anext(pages, None) is None
 
 
-async def _pages(log: ReadableLog, sid: str, span: Span, form: Format) -> AsyncGenerator[Sequence[Event], None]:
+async def _pages(log: ReadableLog, sid: str, span: Span, form: Form) -> AsyncGenerator[Sequence[Event], None]:
     cursor, more = span.after, True
     while more:
         page = await log.read_page(sid, cursor)

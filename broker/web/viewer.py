@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from broker import gauges
 from broker.auth import Grant
-from broker.dialects.format import Batch, Format
+from broker.dialects.format import Batch, Form, Format, HttpForm
 from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
 from broker.errors import (
     ArchiveDamaged,
@@ -141,7 +141,7 @@ class EventsResponse(Response):
         self,
         viewers: Viewers,
         steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
-        form: Format,
+        form: HttpForm,
         headers: Mapping[str, str] | None = None,
         *,
         heartbeat: bytes,
@@ -366,7 +366,7 @@ class EventsResponse(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-def _lane(scope: Scope, form: Format, heartbeat: bytes) -> Lane | None:
+def _lane(scope: Scope, form: Form, heartbeat: bytes) -> Lane | None:
     offer = scope.get("extensions", {}).get(EXTENSION)
     return offer(form, heartbeat) if offer else None
 
@@ -388,7 +388,7 @@ class CutResponse(Response):
         await send({"type": "http.response.body", "body": b"" if head else self._words, "more_body": not head})
 
 
-def _headers(form: Format, more: Mapping[str, str]) -> dict[str, str]:
+def _headers(form: HttpForm, more: Mapping[str, str]) -> dict[str, str]:
     # nginx buffers what it proxies unless it is asked not to. Others (Traefik, Caddy, Cloudflare, Node's compression)
     # compress, and hold back what they compress, unless it may not be transformed (RFC 9111 §5.2.2.6).
     return {

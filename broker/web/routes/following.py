@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from broker import gauges, traces
 from broker.auth import Grant
-from broker.dialects.format import Format, Heartbeat
+from broker.dialects.format import Heartbeat, HttpForm
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import (
     ArchiveUnavailable,
@@ -149,7 +149,7 @@ def steps_of(
     log: ReadableLog,
     sid: str,
     cursor: int,
-    form: Format,
+    form: HttpForm,
     *,
     follows: bool = True,
     heartbeat: Heartbeat,

@@ -252,7 +252,7 @@ class _Watched:
         else:
             try:
                 said = Announcement.decode(message)
-            except (ValueError, TypeError, KeyError):
+            except ValueError:
                 logger.warning("stream %s: something else than presence was announced", self.sid)
                 return
             self.is_stale = self.is_stale or said.has_more

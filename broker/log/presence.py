@@ -102,17 +102,22 @@ class Announcement(NamedTuple):
     has_more: bool = False
 
     def encode(self) -> bytes:
+        said = {"server": self.server, "crowd": self.crowd and tuple(self.crowd)}
         if self.has_more or max(len(self.came), len(self.went)) > ANNOUNCED:
-            return orjson.dumps({"server": self.server, "crowd": self.crowd, "more": True})
-        return orjson.dumps({"server": self.server, "came": self.came, "went": self.went, "crowd": self.crowd})
+            return orjson.dumps({**said, "more": True})
+        came = {name: tuple(opened) for name, opened in self.came.items()}
+        return orjson.dumps({**said, "came": came, "went": self.went})
 
     @classmethod
     def decode(cls, text: bytes) -> Announcement:
-        """Raises ValueError, TypeError or KeyError for what is none."""
-        said = orjson.loads(text)
-        came = {name: Open(*opened) for name, opened in said.get("came", {}).items()}
-        crowd = None if said["crowd"] is None else Crowd(*said["crowd"])
-        return cls(said["server"], came, said.get("went", ()), crowd, said.get("more", False))
+        """Raises ValueError for what is none."""
+        try:
+            said = orjson.loads(text)
+            came = {name: Open(*opened) for name, opened in said.get("came", {}).items()}
+            crowd = said["crowd"] and Crowd(*said["crowd"])
+            return cls(said["server"], came, said.get("went", ()), crowd, said.get("more", False))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no announcement: {error}") from None
 
 
 class Seen(NamedTuple):

@@ -10,6 +10,8 @@
 | le:{sid}:inputs               | stream  | what its agent is told (inputs.py)          | the log's                  |
 | le:{sid}:hook                 | hash    | its ending, for its webhook (hooks.py)      | 4 days after the ending    |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
+| le:{sid}:crowd                | hash    | server → connections without a record       | a day, renewed; its erasure|
+| le:{sid}:presence             | channel | who came and who went (presence.py)         | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
 | le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
 | le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |
@@ -115,6 +117,12 @@ class Keys:
 
     def views_of(self, sid: str) -> str:
         return f"{self.prefix}{{{sid}}}:views"
+
+    def crowd_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:crowd"
+
+    def presence_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:presence"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

@@ -259,7 +259,7 @@ class StreamLog(ReadableLog):
         left = {**meta.tombstone(), "erased_by": by}
         [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, left))
         await self.requests.let_go(sid, meta.erased_at(at_ms))
-        await self.redis.delete(self.keys.views_of(sid))
+        await self.redis.delete(self.keys.views_of(sid), self.keys.crowd_of(sid))
         await self.hooks.forget(sid)
         if meta.idempotency_key:  # from the digest the request could be guessed
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])

@@ -6,7 +6,6 @@ And about the models and agents that there are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,6 +16,7 @@ from broker.log.erasures import Order
 from broker.log.hooks import LIFE_S, Hook
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
+from broker.log.rfc3339 import rfc3339
 from broker.service.totals import cost_of, is_incomplete
 
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
@@ -157,10 +157,3 @@ def events_url(sid: str, token: str | None) -> str:
     """Relative to the server: behind a load balancer only the client knows the host it used."""
     path = f"/v1/streams/{sid}/events"
     return f"{path}?access_token={token}" if token else path
-
-
-def rfc3339(ms: int | None) -> str | None:
-    """A time in ms since 1970 as RFC 3339 (section 5.6), UTC, with milliseconds."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,7 +5,7 @@ tier.py         Tier: what a web process holds
 grants.py       who may call a route: declared beside it, checked before anything else
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
-presence.py     work for as long as its caller is there
+while_here.py   work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
 addresses.py    whose request it is, as far as an address tells; how many connections one has

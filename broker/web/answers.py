@@ -185,6 +185,19 @@ class Renewed(Appended):
     lease_until: Time
 
 
+class Viewer(BaseModel):
+    who: Annotated[str, Field(description="`user:` and a token's subject; of keys `key`; without keys `anyone`")]
+    since: Time
+
+
+class Present(BaseModel):
+    """Who follows a stream now, or a session's running streams."""
+
+    connections: int
+    people: Annotated[int, Field(description="Names, each once, whether they are shown or not")]
+    viewers: Annotated[list[Viewer], Field(description="Those the caller may see; the longest here first, 200 at most")]
+
+
 class ViewRecord(BaseModel):
     """Who followed or read a stream, and what each was sent (docs/API.md, views)."""
 
@@ -375,6 +388,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(AssistantMessage, Present, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
     *(Status, Event, DeedPage, Erasure),
 )

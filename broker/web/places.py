@@ -67,12 +67,12 @@ class Places:
             if self._enforcement.refuses(f"viewers_per_{of}"):
                 raise TooManyViewers(_FULL[of], of)
 
-    def take(self, grant: Grant, sid: str) -> None:
+    def take(self, grant: Grant, sid: str | None) -> None:
         self.taken += 1
         for of, name in _names(grant, sid):
             self._counts[of][name] += 1
 
-    def free(self, grant: Grant, sid: str) -> None:
+    def free(self, grant: Grant, sid: str | None) -> None:
         self.taken -= 1
         for of, name in _names(grant, sid):
             counts = self._counts[of]

@@ -18,6 +18,7 @@ from broker.auth import Auth, Grant
 from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
+from broker.live.presence import Presence
 from broker.log.access import AccessRecord
 from broker.log.deeds import Deed, Deeds
 from broker.log.keys import Keys
@@ -79,6 +80,7 @@ class Tier:
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
+        self.presence = Presence(self.redis, keys, self.hub)
         self.secret = SharedSecret(self.redis, keys)
         self.keyring = Keyring(settings_keys(settings), may_open=may_open)
         self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
@@ -159,6 +161,7 @@ class Tier:
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
+            "presence": self.presence.run,
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "deeds": self.deeds.run,

@@ -60,7 +60,8 @@ DRIVEN: dict[str, Any] = {
     **dict.fromkeys(
         (
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
-            *(f"GET {STREAM}/verify", f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
+            *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
+            *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),
             *("GET /v1/agents", "GET /v1/keys", "DELETE /v1/keys/{key}", "GET /v1/limits", "GET /v1/deeds"),
             *("GET /v1/erasures/{erasure_id}", "GET /metrics", "GET /openapi.json", "HEAD /openapi.json"),

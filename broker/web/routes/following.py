@@ -40,11 +40,11 @@ from broker.web.inputs import (
     wanted_format,
 )
 from broker.web.openapi import gives
-from broker.web.presence import while_here
 from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
+from broker.web.while_here import while_here
 
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 

@@ -14,6 +14,7 @@ from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
     auditing,
+    conversations,
     credentials,
     following,
     limits,
@@ -51,7 +52,8 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     )
     app.state.tier = tier
     problems.install(app)
-    of_streams = (starting, following, reading, producing, telling, listings, auditing)
+    # A session's name may have slashes: its events come before the session itself.
+    of_streams = (starting, following, conversations, reading, producing, telling, listings, auditing)
     for routes in (*of_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:

@@ -62,6 +62,11 @@ TABLE = [
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
+    *(
+        Row(method, path, (READ,), READ, cookie=True)
+        for path in ("/v1/sessions/{session_id}/events", "/v1/events")
+        for method in ("GET", "HEAD")
+    ),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

@@ -65,6 +65,11 @@ TABLE = [
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(
+        Row(method, path, (READ,), READ, cookie=True)
+        for path in ("/v1/sessions/{session_id}/events", "/v1/events")
+        for method in ("GET", "HEAD")
+    ),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

@@ -87,7 +87,7 @@ async def events(
         return Response(status_code=204)
     joins_at = tail if cursor is None else None
     cursor = tail if cursor is None else cursor
-    source = _where_from(tier, found, sid, cursor)
+    source = where_from(tier, found.is_in_redis, sid, cursor)
     gauges.connects.labels(source).inc()
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
     return EventsResponse(
@@ -164,9 +164,9 @@ def steps_of(
     return lambda _: replay(log, sid, cursor)
 
 
-def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
+def where_from(tier: Tier, is_in_redis: bool, sid: str, cursor: int) -> str:
     """Where a viewer's first events are: what a reconnect storm would ask for."""
-    if not found.is_in_redis:
+    if not is_in_redis:
         return "archive"
     if cursor == 0:
         return "start"

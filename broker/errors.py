@@ -18,6 +18,9 @@ LasteventError
 │   ├── UnknownAgent        no worker has an agent of this name
 │   └── InvalidInput        not what the agent takes
 ├── UnsupportedMediaType    the body is not declared as JSON
+├── UpgradeRequired         this address takes WebSockets alone, of one version
+├── BadHandshake            a WebSocket's, which is none
+├── NoSockets               another server than ours runs this application
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, a stream, a token, a subject or a tenant
 ├── TooManyStreams          a tenant has as many running as it may
@@ -56,6 +59,9 @@ from typing import ClassVar, Literal
 
 REDIS_AWAY = {"lasting": "Redis is away"}
 """`extra` of a log line that each part of a process would write for as long as Redis is away (process/logs.py)."""
+
+
+NO_SOCKETS = "WebSockets need Lastevent's own server: lastevent serve. Follow each stream by its events_url."
 
 
 class LasteventError(Exception):
@@ -143,6 +149,18 @@ class UnsupportedMediaType(LasteventError):
 
 class BodyTooLarge(LasteventError):
     status, code, title = 413, "body_too_large", "The body is too large"
+
+
+class UpgradeRequired(LasteventError):
+    status, code, title = 426, "upgrade_required", "This takes a WebSocket"
+
+
+class BadHandshake(LasteventError):
+    status, code, title = 400, "bad_handshake", "The handshake of a WebSocket is not valid"
+
+
+class NoSockets(LasteventError):
+    status, code, title = 501, "no_sockets", "This server has no WebSockets"
 
 
 class TooManyViewers(LasteventError):

@@ -22,6 +22,7 @@ from broker.web.routes import (
     operating,
     producing,
     reading,
+    sockets,
     starting,
     telling,
     tokens,
@@ -54,7 +55,8 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     app.state.tier = tier
     problems.install(app)
     # A session's name may have slashes: what there is of it comes before the session itself.
-    of_streams = (starting, following, conversations, viewers, reading, producing, telling, listings, auditing)
+    follow = (following, conversations, sockets, viewers)
+    of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
     for routes in (*of_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:

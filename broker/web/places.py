@@ -56,9 +56,7 @@ class Places:
         that it will leave for this one.
         """
         of_tenant = (await self._limits.of(grant.tenant)).viewers
-        if self.taken - gives_up >= self._limit:
-            self._enforcement.refuses_always("max_viewers")
-            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
+        self.require_process(gives_up)
         if again and self._enforcement.observes:
             return  # it was counted when it came
         for of, name in _names(grant, sid):
@@ -67,6 +65,12 @@ class Places:
                 continue
             if self._enforcement.refuses(f"viewers_per_{of}"):
                 raise TooManyViewers(_FULL[of], of)
+
+    def require_process(self, gives_up: int = 0) -> None:
+        """One of this process, for whomever. Raises TooManyViewers."""
+        if self.taken - gives_up >= self._limit:
+            self._enforcement.refuses_always("max_viewers")
+            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
 
     def take(self, grant: Grant, sid: str | None) -> None:
         self.taken += 1

@@ -1,4 +1,4 @@
-"""For an endpoint of your own: a request goes on to the Lastevent server with your key, and its answer back as it comes.
+"""For an endpoint of your own: a request goes on to the server with your key, and its answer back as it comes.
 
     @app.api_route("/api/chat/{id}/{call}", methods=["GET", "POST"])
     async def chat(request: Request, id: str) -> Response:
@@ -46,8 +46,8 @@ async def forward(
 ) -> Response:
     """The server's answer to this request, under your key. `id`: of the stream; None: a start.
 
-    `call`: what is asked of it (`events`, `text`, `cancel`, `input`, `regenerate`, `approvals/…`, empty for the record);
-    by default what stands behind the id in the request's path, and `events` if the id is not in it. `body`: instead of
+    `call`: what is asked of it (`events`, `text`, `cancel`, `input`, `regenerate`, `approvals/…`, empty: a record). By
+    default what stands behind the id in the request's path, and `events` if the id is not in it. `body`: instead of
     the request's; of a start it says what your app, and not the page, decides: model, system, `user_id`.
     `location`: where a stream's id leads to in your app; by default the request's path up to the id.
 

@@ -1,4 +1,4 @@
-"""One request of a producer's, or of an endpoint's: with the client's token, and with another one where that is refused.
+"""One request of a producer's, or of an endpoint's: with the client's token, or another where that is refused.
 
 An answer that is not there is None for a producer, who makes the request again, and Lost for an endpoint, whose client
 does.

@@ -1,4 +1,4 @@
-"""How a producer comes to its stream: started, or taken over from a process that is gone. No I/O: producer.py drives it.
+"""How a producer comes to its stream: it starts one, or takes one over. No I/O: producer.py drives it.
 
 A start is sent until it is answered, with the same Idempotency-Key. So a process that is killed and started again with
 its key finds the stream that it had (200 instead of 201), with the epoch that is needed to write it, and reads what is
@@ -18,7 +18,6 @@ from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 
 from lastevent.client.outbox import ENDINGS, FIRST, Answer, Refusal, Wait, Waits, encoded, is_passing
-
 
 JSON = {"Content-Type": "application/json"}
 

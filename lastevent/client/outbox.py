@@ -117,7 +117,7 @@ class Waits:
         self._tries = 0
 
     def next_s(self, at_least_s: float = 0.0) -> float:
-        longest_s = min(FIRST_WAIT_S * 2**self._tries, LONGEST_WAIT_S)
+        longest_s: float = min(FIRST_WAIT_S * 2**self._tries, LONGEST_WAIT_S)
         self._tries = min(self._tries + 1, 10)
         return max(longest_s * (0.5 + self._random() / 2), min(at_least_s, LONGEST_RETRY_AFTER_S))
 

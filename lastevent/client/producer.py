@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,11 +84,17 @@ class _Said:
         assert self._box
         return self._box
 
-    def _take(self, opened: Opened | Refusal) -> None:
+    def _step(self, answer: Answer | None) -> Ask | Wait | None:
+        """Towards a stream. None: it is there. Raises StreamError."""
+        try:
+            return self._steps.send(answer)
+        except StopIteration as found:
+            opened = found.value
         if isinstance(opened, Refusal):
             raise _error_of(opened)
         self._opened = opened
         self._box = Outbox(opened.epoch, time.monotonic(), opened.kept)
+        return None
 
     def _require_writable(self) -> None:
         """Raises StreamError if nothing can be said any more, and what the token's function raised."""
@@ -137,7 +144,7 @@ class AsyncProducer(_Said):
     """By `AsyncClient.producer`. Its methods return at once, but while 2,000 events are unsent.
 
     They raise StreamError: `writer_superseded` (another process writes this stream), `stream_closed` (somebody has
-    cancelled it, or it was silent for longer than its lease), `invalid_request` (an event before this one was refused), …
+    cancelled it, or it was silent for longer than its lease), `invalid_request` (an event before was refused), …
     """
 
     def __init__(self, client: AsyncClient, steps: _Steps[Opened | Refusal], patience_s: float | None) -> None:
@@ -170,11 +177,9 @@ class AsyncProducer(_Said):
 
     async def __aenter__(self) -> AsyncProducer:
         answer: Answer | None = None
-        while self._opened is None:
-            try:
-                step = self._steps.send(answer)
-            except StopIteration as found:
-                self._take(found.value)
+        while True:
+            step = self._step(answer)
+            if step is None:
                 break
             if isinstance(step, Wait):
                 await asyncio.sleep(step.seconds or 0)
@@ -242,11 +247,8 @@ class AsyncProducer(_Said):
 
     async def _until_said(self, seconds: float | None) -> None:
         self._is_said.clear()
-        try:
+        with suppress(TimeoutError, asyncio.TimeoutError):
             await asyncio.wait_for(self._is_said.wait(), seconds)
-        except (TimeoutError, asyncio.TimeoutError):
-            pass
-
 
 
 class Producer(_Said):
@@ -280,11 +282,9 @@ class Producer(_Said):
 
     def __enter__(self) -> Producer:
         answer: Answer | None = None
-        while self._opened is None:
-            try:
-                step = self._steps.send(answer)
-            except StopIteration as found:
-                self._take(found.value)
+        while True:
+            step = self._step(answer)
+            if step is None:
                 break
             if isinstance(step, Wait):
                 time.sleep(step.seconds or 0)
@@ -349,7 +349,6 @@ class Producer(_Said):
                 self._learn(step, answer)
                 self._lose_patience(self._limit_s)
                 self._moved.notify_all()
-
 
 
 def steps(key: str | None, id: str | None, epoch: int, fields: Mapping[str, Any]) -> _Steps[Opened | Refusal]:

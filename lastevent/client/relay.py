@@ -1,7 +1,7 @@
 """What an endpoint of your own passes on: which requests, and what of them; which answers, and what of those.
 
-As `forward` of the JavaScript package has it (clients/js/src/server.js). `Bytes` and `AsyncBytes` are an answer on its way:
-opened when they are there, closed when they are left, whether anybody has read of them or not.
+As `forward` of the JavaScript package has it (clients/js/src/server.js). `Bytes` and `AsyncBytes` are an answer on its
+way: opened when they are there, closed when they are left, whether anybody has read of them or not.
 
 A cut between the server and us raises `Cut` out of them: the server that serves us then ends its connection without
 the proper end, so that the cut is one for the client too.
@@ -169,19 +169,18 @@ async def pass_on(client: AsyncClient, going: Passed, location: Callable[[str], 
         response = await once.opened(client, _ask(going))
     except Lost:
         return AsyncBytes(problem(503, "server_unreachable"), None)
+    status, headers = response.status_code, response.headers
+    if not is_refused(status) and not is_record(headers):
+        return AsyncBytes(head_of(status, headers, location), response)
     try:
-        if is_refused(response.status_code):
-            return AsyncBytes(problem(502, "key_refused"), None)
-        if not is_record(response.headers):
-            passing, response = response, None
-            return AsyncBytes(head_of(passing.status_code, passing.headers, location), passing)
         body = await response.aread()
-        return AsyncBytes(head_of(response.status_code, response.headers, location, body), None)
     except httpx2.HTTPError:
         return AsyncBytes(problem(503, "server_unreachable"), None)
     finally:
-        if response is not None:
-            await response.aclose()
+        await response.aclose()
+    return AsyncBytes(
+        problem(502, "key_refused") if is_refused(status) else head_of(status, headers, location, body), None
+    )
 
 
 def pass_on_now(client: Client, going: Passed, location: Callable[[str], str]) -> Bytes:
@@ -190,19 +189,17 @@ def pass_on_now(client: Client, going: Passed, location: Callable[[str], str]) -
         response = once.opened_now(client, _ask(going))
     except Lost:
         return Bytes(problem(503, "server_unreachable"), None)
+    status, headers = response.status_code, response.headers
+    if not is_refused(status) and not is_record(headers):
+        return Bytes(head_of(status, headers, location), response)
     try:
-        if is_refused(response.status_code):
-            return Bytes(problem(502, "key_refused"), None)
-        if not is_record(response.headers):
-            passing, response = response, None
-            return Bytes(head_of(passing.status_code, passing.headers, location), passing)
         body = response.read()
-        return Bytes(head_of(response.status_code, response.headers, location, body), None)
     except httpx2.HTTPError:
         return Bytes(problem(503, "server_unreachable"), None)
     finally:
-        if response is not None:
-            response.close()
+        response.close()
+    head = problem(502, "key_refused") if is_refused(status) else head_of(status, headers, location, body)
+    return Bytes(head, None)
 
 
 def following(id: str, headers: Mapping[str, str], query: Mapping[str, str]) -> Passed:
@@ -218,4 +215,4 @@ def _ask(going: Passed) -> Ask:
 
 
 def _cut(error: Exception) -> Cut:
-    return Cut(f"The Lastevent server's answer was cut ({type(error).__name__}), and so is this one: clients come back.")
+    return Cut(f"The server's answer was cut ({type(error).__name__}), and so is this one: clients come back.")

@@ -22,10 +22,6 @@ class Obstacles:
         self.share = 0.0
         """Of the requests that meet one of HURDLES."""
         self.met: Counter[str] = Counter()
-        self.in_hand = 0
-        self.most_in_hand = 0
-        """Requests at once on one path: of one producer never more than one."""
-        self._on_path: Counter[bytes] = Counter()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))
@@ -44,7 +40,6 @@ class Obstacles:
 
     async def _one(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection goes on."""
-        path = request.partition(b" HTTP")[0]
         hurdle = self._random.choice(HURDLES) if self._random.random() < self.share else ""
         self.met[hurdle] += 1
         if hurdle == "refused":
@@ -52,12 +47,7 @@ class Obstacles:
         if hurdle == "unavailable":
             writer.write(UNAVAILABLE)
             return True
-        self._on_path[path] += 1
-        self.most_in_hand = max(self.most_in_hand, self._on_path[path])
-        try:
-            answer = await self._forward(request)
-        finally:
-            self._on_path[path] -= 1
+        answer = await self._forward(request)
         if hurdle == "dropped":
             return False
         if hurdle == "unanswered":

@@ -26,6 +26,7 @@ events.py    what may be yielded besides text
 schema.py    JSON Schemas from signatures, and values validated by them
 errors.py    everything that can go wrong
 client/      the client of a server: Client, AsyncClient and what they give
+testing.py   a server in a thread with scripted answers, for the tests of an app
 host/        the process that runs an app: python -m lastevent.host
 """
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from lastevent.client.asynchronous import AsyncClient, AsyncStream
     from lastevent.client.errors import StreamError
     from lastevent.client.folding import fold
+    from lastevent.client.forward import forward
+    from lastevent.client.producer import AsyncProducer, Producer
     from lastevent.client.sync import Client, Stream
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "AgentBlocked",
     "Answer",
     "AsyncClient",
+    "AsyncProducer",
     "AsyncStream",
     "CallFailed",
     "Citation",
@@ -62,6 +66,7 @@ __all__ = [
     "Event",
     "Input",
     "Limits",
+    "Producer",
     "Prompt",
     "Status",
     "Stream",
@@ -71,6 +76,7 @@ __all__ = [
     "agent",
     "current",
     "fold",
+    "forward",
     "tags",
     "tool",
 ]
@@ -78,11 +84,14 @@ __all__ = [
 _LATER = {
     "Answer": "answer",
     "AsyncClient": "asynchronous",
+    "AsyncProducer": "producer",
     "AsyncStream": "asynchronous",
     "Client": "sync",
+    "Producer": "producer",
     "Stream": "sync",
     "StreamError": "errors",
     "fold": "folding",
+    "forward": "forward",
 }
 """The client's names → their files in client/, which are loaded when one is used: agents do without httpx2."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import random
@@ -31,6 +32,8 @@ from lastevent.client.following import (
     World,
 )
 from lastevent.client.options import LIMITS, STREAMED, kept_answer, lost, timeout
+from lastevent.client.producer import AsyncProducer, steps
+from lastevent.client.relay import AsyncBytes, following, pass_on
 from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
@@ -71,6 +74,7 @@ class AsyncClient:
         self._http = http or httpx2.AsyncClient(limits=LIMITS)
         self._bearer = token if isinstance(token, str) else None
         self._is_asked = not callable(token)
+        self._settling: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -81,6 +85,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Waits for the endings of producers, which are sent again for 10 s."""
+        if self._settling:
+            await asyncio.wait(self._settling)
         if self._owns_http:
             await self._http.aclose()
 
@@ -153,6 +160,34 @@ class AsyncClient:
         stream = AsyncStream(self, following)
         await stream._begin()
         return stream
+
+    def producer(
+        self, *, idempotency_key: str | None = None, id: str | None = None, epoch: int = 1, **fields: Any
+    ) -> AsyncProducer:
+        """A stream that this process writes: `async with client.producer() as out: await out.text("Hello")`.
+
+        `fields` are those of `POST /v1/streams` for external streams (docs/API.md): session_id, user_id, metadata, and
+        what was asked. A process that was killed goes on by the same `idempotency_key` and fields. `id`, `epoch`:
+        instead of all these, a stream that was started elsewhere. It needs asyncio.
+        """
+        return AsyncProducer(self, steps(idempotency_key, id, epoch, fields), self.patience_s)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def stream_bytes(
+        self,
+        id: str,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        location: Callable[[str], str] | None = None,
+    ) -> AsyncBytes:
+        """A stream's events as the server sends them, for an asynchronous view: an iterator of bytes, with `status` and
+        `headers`. `headers`, `query`: of the request. Whoever leaves it before its end calls `aclose`.
+        """
+        going = following(id, headers or {}, query or {})
+        return await pass_on(self, going, location or (lambda sid: f"/v1/streams/{sid}"))
 
     # -- single calls; each raises StreamError
 

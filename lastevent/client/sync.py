@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -29,6 +30,8 @@ from lastevent.client.following import (
     World,
 )
 from lastevent.client.options import LIMITS, STREAMED, kept_answer, lost, timeout
+from lastevent.client.producer import Producer, steps
+from lastevent.client.relay import Bytes, following, pass_on_now
 from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
@@ -69,6 +72,7 @@ class Client:
         self._http = http or httpx2.Client(limits=LIMITS)
         self._bearer = token if isinstance(token, str) else None
         self._is_asked = not callable(token)
+        self._settling: set[threading.Thread] = set()
 
     def __enter__(self) -> Client:
         return self
@@ -77,6 +81,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Waits for the endings of producers, which are sent again for 10 s."""
+        for thread in self._settling:
+            thread.join()
         if self._owns_http:
             self._http.close()
 
@@ -147,6 +154,33 @@ class Client:
         stream = Stream(self, following)
         stream._begin()
         return stream
+
+    def producer(
+        self, *, idempotency_key: str | None = None, id: str | None = None, epoch: int = 1, **fields: Any
+    ) -> Producer:
+        """A stream that this process writes: `with client.producer() as out: out.text("Hello")`.
+
+        `fields` are those of `POST /v1/streams` for external streams (docs/API.md): session_id, user_id, metadata, and
+        what was asked. A process that was killed goes on by the same `idempotency_key` and fields. `id`, `epoch`:
+        instead of all these, a stream that was started elsewhere.
+        """
+        return Producer(self, steps(idempotency_key, id, epoch, fields), self.patience_s)
+
+    def _settle(self, thread: threading.Thread) -> None:
+        self._settling = {one for one in self._settling if one.is_alive()} | {thread}
+
+    def stream_bytes(
+        self,
+        id: str,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        location: Callable[[str], str] | None = None,
+    ) -> Bytes:
+        """A stream's events as the server sends them, for a view of Django or Flask: an iterator of bytes, with
+        `status` and `headers`. `headers`, `query`: of the request. Whoever leaves it before its end closes it.
+        """
+        going = following(id, headers or {}, query or {})
+        return pass_on_now(self, going, location or (lambda sid: f"/v1/streams/{sid}"))
 
     # -- single calls; each raises StreamError
 

@@ -239,12 +239,8 @@ class AsyncClient:
         try:
             step = next(steps)
             while True:
-                try:
-                    reply = await connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = await connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value
             return found
@@ -343,12 +339,8 @@ class AsyncStream:
                     yield step
                     step = next(steps)
                     continue
-                try:
-                    reply = await connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = await connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration:
             return
         finally:
@@ -366,20 +358,22 @@ class _Connection:
         self._bearer: str | None = None
 
     async def do(self, step: Step) -> Any:
-        """What following.py's table says it answers. Raises Lost."""
+        """What following.py's table says it answers, or what is lost."""
         try:
             if step is READ:
                 return await anext(self._pieces, None)
             if isinstance(step, Send):
                 return await self._send(step)
+            if step is CLOSE:
+                await self.close()
+            elif isinstance(step, Pause):
+                await self._client.world.sleep(step.seconds)
+            elif isinstance(step, Ask):
+                self._bearer = await self._client._authorized(step.why, self._bearer)
         except httpx2.HTTPError as error:
-            raise lost(error) from error
-        if step is CLOSE:
-            await self.close()
-        elif isinstance(step, Pause):
-            await self._client.world.sleep(step.seconds)
-        elif isinstance(step, Ask):
-            self._bearer = await self._client._authorized(step.why, self._bearer)
+            return lost(error)
+        except Lost as error:
+            return error
         return None
 
     async def _send(self, sent: Send) -> Head:

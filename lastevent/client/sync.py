@@ -231,12 +231,8 @@ class Client:
         try:
             step = next(steps)
             while True:
-                try:
-                    reply = connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value
             return found
@@ -329,12 +325,8 @@ class Stream:
                     yield step
                     step = next(steps)
                     continue
-                try:
-                    reply = connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration:
             return
         finally:
@@ -352,20 +344,22 @@ class _Connection:
         self._bearer: str | None = None
 
     def do(self, step: Step) -> Any:
-        """What following.py's table says it answers. Raises Lost."""
+        """What following.py's table says it answers, or what is lost."""
         try:
             if step is READ:
                 return next(self._pieces, None)
             if isinstance(step, Send):
                 return self._send(step)
+            if step is CLOSE:
+                self.close()
+            elif isinstance(step, Pause):
+                self._client.world.sleep(step.seconds)
+            elif isinstance(step, Ask):
+                self._bearer = self._client._authorized(step.why, self._bearer)
         except httpx2.HTTPError as error:
-            raise lost(error) from error
-        if step is CLOSE:
-            self.close()
-        elif isinstance(step, Pause):
-            self._client.world.sleep(step.seconds)
-        elif isinstance(step, Ask):
-            self._bearer = self._client._authorized(step.why, self._bearer)
+            return lost(error)
+        except Lost as error:
+            return error
         return None
 
     def _send(self, sent: Send) -> Head:

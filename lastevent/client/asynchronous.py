@@ -30,7 +30,7 @@ from lastevent.client.following import (
     Step,
     World,
 )
-from lastevent.client.options import LIMITS, STREAMED, kept_answer, lost, timeout
+from lastevent.client.options import LIMITS, STREAMED, is_tls, kept_answer, lost, timeout
 from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
@@ -68,7 +68,7 @@ class AsyncClient:
         self._headers = dict(headers or {})
         self._timeout = timeout(silence_s)
         self._owns_http = http is None
-        self._http = http or httpx2.AsyncClient(limits=LIMITS)
+        self._http = http or httpx2.AsyncClient(limits=LIMITS, verify=is_tls(self.url))
         self._bearer = token if isinstance(token, str) else None
         self._is_asked = not callable(token)
 
@@ -120,18 +120,20 @@ class AsyncClient:
         *,
         answer: Answer | str | bytes | Mapping[str, Any] | None = None,
         cursor: int | None = None,
+        query: Mapping[str, Any] | None = None,
         patience_s: float | None = None,
         on_lost: Callable[[StreamError], None] | None = None,
     ) -> AsyncStream:
         """A stream that is there. Nothing is asked before it is iterated.
 
         `answer`: what was kept of it (Answer.to_json), to go on behind it. `cursor`: instead, the id behind which the
-        events begin; its answer is then `incomplete`. `on_lost` hears of each connection that was lost, and is to come
-        back at once. Raises ValueError for an answer that cannot be gone on with.
+        events begin; its answer is then `incomplete`. `query`: of `/events` (docs/API.md), such as `audience`.
+        `on_lost` hears of each connection that was lost, and is to come back at once. Raises ValueError for an answer
+        that cannot be gone on with.
         """
         following = Following(
             self.world,
-            url=calls.stream_url(self.url, id, "events"),
+            url=calls.with_params(calls.stream_url(self.url, id, "events"), query or {}),
             answer=kept_answer(answer, cursor),
             is_behind_cursor=cursor is not None,
             is_renewable=self.is_renewable,
@@ -240,6 +242,8 @@ class AsyncClient:
             step = next(steps)
             while True:
                 reply = await connection.do(step)
+                if self._connection is not connection:
+                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
                 step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value
@@ -263,7 +267,6 @@ class AsyncStream:
         self._client = client
         self._following = following
         self._begun: AsyncGenerator[Any, None] | None = None
-        self._is_read = False
         self._connection: _Connection | None = None
 
     @property
@@ -327,9 +330,8 @@ class AsyncStream:
 
     async def _events(self) -> AsyncGenerator[Any, None]:
         """The events; of a start LOCATED before the first."""
-        if self._is_read:
-            raise RuntimeError("This stream is iterated already: follow it a second time.")
-        self._is_read = True
+        if self._connection:  # of a loop that was left just now, or stands still
+            await self._connection.close()
         connection = self._connection = _Connection(self._client)
         steps = self._following.run()
         try:
@@ -340,12 +342,13 @@ class AsyncStream:
                     step = next(steps)
                     continue
                 reply = await connection.do(step)
+                if self._connection is not connection:
+                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
                 step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration:
             return
         finally:
             await connection.close()
-            self._is_read = False
 
 
 class _Connection:

@@ -242,8 +242,6 @@ class AsyncClient:
             step = next(steps)
             while True:
                 reply = await connection.do(step)
-                if self._connection is not connection:
-                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
                 step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value

@@ -234,8 +234,6 @@ class Client:
             step = next(steps)
             while True:
                 reply = connection.do(step)
-                if self._connection is not connection:
-                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
                 step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value

@@ -27,6 +27,7 @@ STEP = 1 if LONG else 7
 PROMPT = "Wörter 漢字 🚲🧑\u200d🚀 [[ttft_ms=0 thinking=1 cut_at=2 cut_times=1 tokens=6 rate=0]]"
 """Of two attempts: the provider breaks off the first one."""
 MANY = 16
+KEY = "a-key-of-thirty-two-and-more-of-it"
 HOWS: tuple[How, ...] = ("reset", "close", "end")
 
 HURRIED = sync.WORLD._replace(sleep=lambda s: time.sleep(s / PACE))
@@ -261,12 +262,12 @@ def test_what_is_no_token_is_refused(token: str) -> None:
 
 async def test_tokens_are_asked_for_and_renewed(own_deployment: Callable[..., Deployment]) -> None:
     """The second one, since the first opens nothing; of a function that is asynchronous, or is not."""
-    deployment = own_deployment(servers=1, LASTEVENT_API_KEYS="secret-key-for-tests")
+    deployment = own_deployment(servers=1, LASTEVENT_API_KEYS=KEY)
     whys: list[str | None] = []
 
     def blocking(why: str | None) -> str:
         whys.append(why)
-        return "secret-key-for-tests" if why else "another"
+        return KEY if why else "another"
 
     async def asynchronously(why: str | None) -> str:
         return blocking(why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import random
@@ -10,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from types import TracebackType
 from typing import Any
 
-import anyio
 import httpx2
 
 from lastevent.client import calls
@@ -35,7 +35,7 @@ from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
 
-WORLD = World(time.monotonic, time.time, random.random, anyio.sleep)
+WORLD = World(time.monotonic, time.time, random.random, asyncio.sleep)
 
 
 class AsyncClient:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from itertools import cycle
 from typing import Any
 
-import anyio
 import pytest
 
 from lastevent import Answer, AsyncClient, Client, StreamError
@@ -31,7 +30,7 @@ KEY = "a-key-of-thirty-two-and-more-of-it"
 HOWS: tuple[How, ...] = ("reset", "close", "end")
 
 HURRIED = sync.WORLD._replace(sleep=lambda s: time.sleep(s / PACE))
-ASYNC_HURRIED = asynchronous.WORLD._replace(sleep=lambda s: anyio.sleep(s / PACE))
+ASYNC_HURRIED = asynchronous.WORLD._replace(sleep=lambda s: asyncio.sleep(s / PACE))
 
 
 @pytest.fixture(scope="module")

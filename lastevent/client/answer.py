@@ -9,6 +9,9 @@ from typing import Any
 
 _VERSION = 1
 
+NOBODY: Mapping[str, Any] = {}
+"""No agents; one object, since an event that does not change a field leaves the field's object."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -30,7 +33,7 @@ class Answer:
     """`{"id", "name", "state", "json", "args", "output", …}`, in order of their calls; state: running, done, error."""
     status: str | None = None
     usage: Mapping[str, Any] | None = None
-    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    agents: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NOBODY)
     citations: tuple[Any, ...] = ()
     approvals: tuple[Any, ...] = ()
     sentences: tuple[Any, ...] = ()

@@ -122,8 +122,7 @@ class Starting:
     idempotency_key: str
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """What is asked of the outside; a test has one of its own. Seconds."""
 
     now: Callable[[], float]

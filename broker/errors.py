@@ -19,6 +19,9 @@ LasteventError
 │   ├── UnknownOp           a socket's message that asks for nothing that there is
 │   └── InvalidInput        not what the agent takes
 ├── UnsupportedMediaType    the body is not declared as JSON
+├── UpgradeRequired         this address takes WebSockets alone, of one version
+├── BadHandshake            a WebSocket's, which is none
+├── NoSockets               another server than ours runs this application
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, a stream, a token, a subject or a tenant
 ├── TooManyStreams          a tenant has as many running as it may
@@ -150,6 +153,18 @@ class UnsupportedMediaType(LasteventError):
 
 class BodyTooLarge(LasteventError):
     status, code, title = 413, "body_too_large", "The body is too large"
+
+
+class UpgradeRequired(LasteventError):
+    status, code, title = 426, "upgrade_required", "This takes a WebSocket"
+
+
+class BadHandshake(LasteventError):
+    status, code, title = 400, "bad_handshake", "The handshake of a WebSocket is not valid"
+
+
+class NoSockets(LasteventError):
+    status, code, title = 501, "no_sockets", "This server has no WebSockets"
 
 
 class TooManyViewers(LasteventError):

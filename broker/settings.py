@@ -189,6 +189,10 @@ class Settings(BaseSettings):
     connects_per_minute: int = Field(60, ge=1)
     """With one token."""
     viewer_stall_s: float = Field(60, gt=0)
+    socket_message_bytes: int = Field(256 * 1024, ge=1024)
+    """Of a message from a client: a start with its texts. It is held in memory until it is whole."""
+    socket_follows: int = Field(64, ge=1)
+    """Streams and sessions on one socket."""
     heartbeat_s: float = Field(4, gt=0)
     drain_s: float = Field(10, gt=0)
 

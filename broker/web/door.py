@@ -52,7 +52,7 @@ class Door:
         asked_at_s = time.monotonic()
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, asked_at_s=asked_at_s)
-        ABOUT.set(partial(_about, state))
+        ABOUT.set(partial(about, state))
         started = False
         status = 0
 
@@ -100,7 +100,7 @@ def _count(scope: Scope, status: int, took_s: float) -> None:
         gauges.http_request_seconds.observe(took_s, route)
 
 
-def _about(state: Mapping[str, Any]) -> Mapping[str, str]:
+def about(state: Mapping[str, Any]) -> Mapping[str, str]:
     """For the log. Of a key its id; a token's subject is a person."""
     about = {"request": state["request_id"]}
     grant: Grant | None = state.get("grant")

@@ -55,9 +55,7 @@ class Places:
         `again`: this viewer had one when it came, and may have been overtaken since.
         """
         of_tenant = (await self._limits.of(grant.tenant)).viewers
-        if self.taken >= self._limit:
-            self._enforcement.refuses_always("max_viewers")
-            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
+        self.require_process()
         if again and self._enforcement.observes:
             return  # it was counted when it came
         for of, name in _names(grant, sid):
@@ -66,6 +64,12 @@ class Places:
                 continue
             if self._enforcement.refuses(f"viewers_per_{of}"):
                 raise TooManyViewers(_FULL[of], of)
+
+    def require_process(self) -> None:
+        """One of this process, for whomever. Raises TooManyViewers."""
+        if self.taken >= self._limit:
+            self._enforcement.refuses_always("max_viewers")
+            raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
 
     def take(self, grant: Grant, sid: str) -> None:
         self.taken += 1

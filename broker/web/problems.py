@@ -25,6 +25,7 @@ from broker.errors import (
     TooManyStreams,
     TooManyViewers,
     Unauthorized,
+    UpgradeRequired,
 )
 from broker.web.tally import Tally
 
@@ -93,6 +94,8 @@ def from_error(request_id: str, error: LasteventError) -> Response:
     if isinstance(error, InsufficientScope):
         wanted = " ".join(error.scopes)
         response.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{wanted}"'
+    if isinstance(error, UpgradeRequired):  # RFC 9110 §15.5.22, RFC 6455 §4.2.2
+        response.headers.update({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
     if error.status == 413:
         response.headers["Connection"] = "close"  # the rest of the body is not read
     return response

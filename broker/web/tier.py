@@ -51,6 +51,7 @@ from broker.web.addresses import Addresses
 from broker.web.intake import Intake
 from broker.web.places import Places
 from broker.web.rates import ConnectRate, UnauthorizedGate
+from broker.web.sockets import Sockets
 from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
@@ -119,6 +120,11 @@ class Tier:
             enforcement=self.enforcement,
         )
         self.viewers = Viewers(self.access, places, stall_s=settings.viewer_stall_s)
+        self.sockets = Sockets(
+            heartbeat_s=settings.heartbeat_s,
+            stall_s=settings.viewer_stall_s,
+            message_bytes=settings.socket_message_bytes,
+        )
         self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
         self.connects = ConnectRate(settings.connects_per_minute, self.enforcement)
         self.addresses = Addresses(settings.trusted_proxies)
@@ -146,6 +152,7 @@ class Tier:
     def drain(self) -> None:
         """Send every viewer away, between two frames, and take no new ones; and who waits for masks."""
         self.viewers.drain()
+        self.sockets.drain()
         if self._masking:
             self._masking.close()
 

@@ -33,7 +33,7 @@ import orjson
 
 from broker import gauges, traces
 from broker.auth import Grant
-from broker.dialects.format import Batch, Chosen, Format, HttpForm
+from broker.dialects.format import Batch, Chosen, Format
 from broker.dialects.socket import SocketForm, text_frame
 from broker.errors import ArchiveDamaged, LasteventError
 from broker.live.lane import Lane
@@ -107,6 +107,8 @@ class Follow:
             if isinstance(error, ArchiveDamaged):
                 logger.exception("stream %s: its viewer is refused", self.sid)
             await self._socket.refuse(None, error, self.sid)
+        except Exception:
+            await self._socket.refuse_fault(None, self.sid)
         finally:
             self._end(ended)
 
@@ -176,7 +178,8 @@ class Follow:
     async def _give_within(self, window: Window, sent: Sequence[Event], form: SocketForm) -> None:
         while sent:
             await window.has_room()
-            now, sent = sent[: window.room], sent[window.room :]
+            room = window.room
+            now, sent = sent[:room], sent[room:]
             window.wrote([event.id for event in now])
             await self._send(form.encode(now))
 
@@ -208,7 +211,7 @@ class Follow:
 
 def _form(sid: str, shape: Shape, grant: Grant) -> SocketForm:
     plain = Format.COMPACT_NDJSON if shape.compact else Format.NDJSON
-    inner: HttpForm = plain.for_public if grant.is_public else plain
+    inner = plain.for_public if grant.is_public else plain
     return SocketForm(sid, inner if shape.kinds is None else Chosen(inner, frozenset(shape.kinds)))
 
 

@@ -50,7 +50,7 @@ class Cursors(Body):
     """Of a conversation: every stream that was created until `at` was given to its end, but for those named."""
 
     at: Cursor
-    streams: Annotated[dict[StreamId, Cursor | Literal["x"]], Field(max_length=MAX_NAMED)] = {}
+    streams: Annotated[dict[StreamId, Cursor | Literal["x"]], Field(max_length=MAX_NAMED, default_factory=dict)]
 
 
 class Follow(Shape):
@@ -129,10 +129,11 @@ _OPS: dict[str, tuple[type[Body], type[Body] | None]] = {
 
 
 class Asked(NamedTuple):
-    """`body`: None if the op has none."""
+    """`own`: the op's fields. `body`: those of the route's body, if the op has one. `size`: of the message, bytes."""
 
     op: str
     ref: Ref
+    size: int
     own: Any
     body: Any = None
 
@@ -153,7 +154,7 @@ def ref_of(value: Any) -> Ref:
     return ref if isinstance(ref, int) and not isinstance(ref, bool) and abs(ref) < _EXACT else None
 
 
-def asked_of(value: Any) -> Asked:
+def asked_of(value: Any, size: int) -> Asked:
     """What a message asks for. Takes the object apart. Raises InvalidRequest, which names the field, or UnknownOp."""
     if not isinstance(value, dict):
         raise InvalidRequest("A message is a JSON object with `op`.")
@@ -167,9 +168,9 @@ def asked_of(value: Any) -> Asked:
         raise UnknownOp(_advice(op))
     model, body = _OPS[op]
     if body is None:
-        return Asked(op, ref, check(model, value))
+        return Asked(op, ref, size, check(model, value))
     own = {name: value.pop(name) for name in model.model_fields if name in value}
-    return Asked(op, ref, check(model, own), check(body, value))
+    return Asked(op, ref, size, check(model, own), check(body, value))
 
 
 def _advice(op: str) -> str:

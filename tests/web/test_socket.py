@@ -74,7 +74,8 @@ async def test_a_stream_comes_as_its_ndjson_and_then_it_is_over(alone: Deploymen
         assert await talks.over(sid) == "done"
     assert talks.events(sid) == alone.log_of(sid)
     told = [message["event"] for message in talks.heard]
-    assert told[:2] == ["hello", "ok"] and told[-1] == "over", "in this order, and nothing else without an id"
+    assert told[:2] == ["hello", "ok"], "first"
+    assert told[-1] == "over"
     assert len(told) == 3 + len(talks.events(sid))
 
 
@@ -271,8 +272,7 @@ async def test_a_cancel_is_answered_as_its_route_answers_it(alone: Deployment, p
         assert (await talks.ask("cancel", stream=sid))["data"]["already"]
     [event] = [event for event in alone.log_of(sid) if event["event"] == "cancelled"]
     assert event["data"]["reason"] == "enough"
-    deeds = await asyncio.to_thread(lambda: producer.api.get("/v1/deeds", what="cancelled").json()["deeds"])
-    await until(lambda: sid in str(producer.api.get("/v1/deeds", what="cancelled").json()), f"it is a deed: {deeds}")
+    await until(lambda: sid in producer.api.get("/v1/deeds?what=cancelled").text, "it is a deed")
 
 
 async def test_an_input_for_who_takes_none_is_refused_as_by_its_route(alone: Deployment, producer: Producer) -> None:
@@ -287,12 +287,12 @@ async def test_each_ref_is_answered_once_and_a_streams_ops_run_in_order(alone: D
     ops = ["follow", "unfollow"] * 20 + ["follow", "cancel", "unfollow"]
     async with speaker(alone.url) as talks:
         for n, op in enumerate(ops):
-            await talks.say({"op": op, "ref": n, "stream": sid}, {"op": "ping", "ref": f"p{n}"})
+            await talks.say({"op": op, "ref": -n, "stream": sid}, {"op": "ping", "ref": f"p{n}"})
         await talks.ask("unfollow", stream=sid)
         answers = [message for message in talks.heard if "ref" in message]
         assert all(answer["event"] == "ok" for answer in answers), answers
         refs = [answer["ref"] for answer in answers if isinstance(answer["ref"], int)]
-        assert refs[:-1] == list(range(len(ops)))
+        assert refs == [*(-n for n in range(len(ops))), 1]
         assert sorted(answer["ref"] for answer in answers if isinstance(answer["ref"], str)) == sorted(
             f"p{n}" for n in range(len(ops))
         )

@@ -3,6 +3,7 @@
 app.py          the ASGI application, put together: the tier, its routes, and what every request passes first
 tier.py         Tier: what a web process holds
 grants.py       who may call a route: declared beside it, checked before anything else
+follow.py       what every follow of a stream begins with: the order of its checks, where its events come from
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
 while_here.py   work for as long as its caller is there

@@ -166,13 +166,18 @@ async def admit(request: Request, needed: Needs) -> Grant:
     sid: str | None = request.path_params.get("sid")
     credential, place = _credential(request, needed)
     grant = await auth.grant(credential)
+    require(grant, needed, sid, place)
+    return grant
+
+
+def require(grant: Grant, needed: Needs, sid: str | None, place: Place = Place.HEADER) -> None:
+    """Whether a credential opens this. Raises Unauthorized, InvalidToken, InsufficientScope, StreamNotFound."""
     if grant.token is None:
         _require_for_key(grant, place, needed)
     else:
         _require_for_token(grant.token, place, needed)
         if sid is not None and not grant.token.may_open(sid):
             raise StreamNotFound("There is no stream with this id.")
-    return grant
 
 
 def _require_for_key(grant: Grant, place: Place, needed: Needs) -> None:

@@ -52,7 +52,7 @@ SUBPROTOCOL = "lastevent.v1"
 """Selected if it is offered: Chromium closes (1006) if none of those that a page names is."""
 
 Serve = Callable[[Tier, Request, SocketConnection, Grant | None, LasteventError | None], Coroutine[Any, Any, None]]
-"""Serves a socket for as long as it lasts: until its `on_lost`. It sets `on_message`, and calls `resume_reading`.
+"""Serves a socket, from here on by its calls: it sets `on_message` and `on_lost`, and calls `resume_reading`.
 
 The grant: None if there was no credential. The error: what to refuse it with, before it is closed (close_codes.py). The
 request is large: who keeps it for longer than it takes to look at it doubles what an idle socket costs.
@@ -201,11 +201,9 @@ def _count(status: int) -> None:
 
 
 def _end_with_its_task(connection: SocketConnection, serving: asyncio.Task[None]) -> None:
-    """A socket that nobody serves any more is closed, whatever ended its task. The last net."""
+    """A socket that could not be served is closed, whatever ended its task. The last net."""
     if serving.cancelled():
         connection.reset()
     elif error := serving.exception():
         logger.error("a socket failed", exc_info=error)
-        connection.close(CloseCode.FAULT)
-    else:
         connection.close(CloseCode.FAULT)

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from broker import gauges
 from broker.auth import Grant
 from broker.dialects.cursor import MAX_CURSOR
 from broker.dialects.format import Heartbeat
@@ -37,10 +36,11 @@ from broker.log.index import Filter, Place
 from broker.service.streams import Found
 from broker.tenants.scopes import READ
 from broker.web.conversation import ConversationResponse, SeatsOfOne
+from broker.web.follow import count_connect, has_ended_at, require_time_left
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import Accept, Cursors, SignsOfLife, wanted_format
 from broker.web.openapi import gives
-from broker.web.routes.following import cut_or_raise, has_ended_at, require_time_left, view_of, where_from
+from broker.web.routes.following import cut_or_raise, view_of
 from broker.web.tier import Tier
 
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
@@ -166,7 +166,7 @@ def _response(
     async def steps(opened: Opened) -> AsyncGenerator[Step, None]:
         sid, cursor, meta, is_in_redis = opened
         log = await tier.streams.log_of(sid, Found(meta, is_in_redis))
-        gauges.connects.labels(where_from(tier, is_in_redis, sid, cursor)).inc()
+        count_connect(tier, sid, cursor, is_in_redis=is_in_redis)
         if follows and is_in_redis:
             source = follow(tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=SILENT_S)
         else:

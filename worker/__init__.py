@@ -18,6 +18,8 @@ attempts.py     how often a generation may start, and what viewers learn when it
 providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)
 sweeper.py      finds streams without a living owner, and takes them over or ends them
+courier.py      delivers webhooks: what is due, and when it is tried again
+sending.py      one webhook, sent once: to an address that was checked
 waiting.py      an agent's stream, where its agent is not: its viewers are told, its app's queue has it
 abandonment.py  cancels a generation without viewers
 agents/         what agents need beside their models

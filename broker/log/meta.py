@@ -122,6 +122,8 @@ class Meta:
     """Of the sentences, BCP 47."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
+    webhook = Field(str, is_restored=True, is_archived=True)
+    """The URL that is told of the ending (hooks.py). It is in no record: what it holds may open its receiver."""
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
     """restart | fail"""
     abandon_after_s = Field(float, is_restored=True, is_archived=True)
@@ -269,6 +271,7 @@ class NewStream:
     regenerates: str | None = None
     on_worker_loss: str = "restart"
     abandon_after_s: float | None = None
+    webhook: str | None = None
     idempotency: str | None = None
     traceparent: str | None = None
 
@@ -290,6 +293,7 @@ class NewStream:
             regenerates=sid,
             on_worker_loss=meta.on_worker_loss or "restart",
             abandon_after_s=meta.abandon_after_s,
+            webhook=meta.webhook,
         )
 
     @property
@@ -327,6 +331,7 @@ class NewStream:
             "user": self.user,
             "regenerates": self.regenerates,
             "abandon_after_s": None if self.abandon_after_s is None else str(self.abandon_after_s),
+            "webhook": self.webhook,
             "idempotency": self.idempotency,
             "traceparent": self.traceparent,
         }

@@ -152,6 +152,13 @@ class ForToken(Body):
     """Default: LASTEVENT_READ_TOKEN_TTL_S."""
 
 
+class Webhook(Body):
+    """Who is told of the ending."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """https; webhook_url.py says what it may be."""
+
+
 LANGUAGE = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,7}$"
 """BCP 47 (RFC 5646, section 2.1), as far as its form goes; what has a form only is not looked up."""
 
@@ -209,6 +216,8 @@ class CreateStream(Body):
     """The stream is cancelled after so long without a viewer. Default: it continues without viewers."""
     producer: Literal["worker", "external"] = "worker"
     token: ForToken | None = None
+    webhook: Webhook | None = None
+    """null: none, also if LASTEVENT_WEBHOOK_URL is set."""
 
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:

@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Query, Request
 from broker.dialects.cursor import resume_at
 from broker.dialects.format import Chosen, Format, Heartbeat, HttpForm
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
+from broker.dialects.vector import Vector, newest
 from broker.errors import InvalidRequest
 from broker.log.event import KIND
 
@@ -29,6 +30,7 @@ What = Literal[
     "erased",
     "erasure_ordered",
     "minted",
+    "webhook_sent",
     "revoked",
     "key_made",
     "key_revoked",
@@ -62,6 +64,10 @@ class GivenCursors:
 
     def __bool__(self) -> bool:
         return any(self._fields + self._queries)
+
+    def resume_in_several(self) -> Vector | None:
+        """Where a caller of several streams resumes; None: it comes for the first time. Raises BadCursor."""
+        return newest([part.strip(" \t") for field in self._fields for part in field.split(",")] + self._queries)
 
     def resume_at(self) -> int | None:
         """Where the caller resumes; None at the latest event. Raises BadCursor."""

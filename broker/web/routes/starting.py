@@ -16,6 +16,7 @@ from broker.service.streams import Started
 from broker.tenants.scopes import CANCEL, READ, WRITE
 from broker.traces import Span
 from broker.web.answers import Ended, StartedStream, Stream
+from broker.web.follow import has_ended_at, steps_of
 from broker.web.grants import CheckedRoute, ReaderGrant, grant_of, needs
 from broker.web.inputs import (
     Accept,
@@ -26,7 +27,7 @@ from broker.web.inputs import (
     wanted_format,
 )
 from broker.web.openapi import takes
-from broker.web.routes.following import has_ended_at, steps_of, view_of
+from broker.web.routes.following import view_of
 from broker.web.strict_json import INLINE_BYTES, json_response, read_json, to_model
 from broker.web.tier import Tier
 from broker.web.viewer import EventsResponse
@@ -148,7 +149,7 @@ async def _answer(
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     return EventsResponse(
         tier.viewers,
-        steps_of(tier, found, grant, log, sid, cursor, form, heartbeat=heartbeat),
+        steps_of(tier, found, grant, log, sid, cursor, form, heartbeat_s=heartbeat.every_s),
         form,
         location,
         heartbeat=form.render_heartbeat(heartbeat),

@@ -38,7 +38,9 @@ async def test_the_content_goes_and_a_tombstone_stays_for_the_retention(log: Str
     assert SECRET not in str(left)
     assert 0 < await log.redis.ttl(log.keys.stream(claimed.sid).meta) <= 500
     assert not [
-        key async for key in log.redis.scan_iter() if SECRET.encode() in key or key.endswith((b":log", b"views", b"crowd"))
+        key
+        async for key in log.redis.scan_iter()
+        if SECRET.encode() in key or key.endswith((b":log", b"views", b"crowd"))
     ]
 
 

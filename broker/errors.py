@@ -16,12 +16,18 @@ LasteventError
 ├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
 │   ├── UnknownModel        of a provider that no worker has
 │   ├── UnknownAgent        no worker has an agent of this name
+│   ├── UnknownOp           a socket's message that asks for nothing that there is
 │   └── InvalidInput        not what the agent takes
 ├── UnsupportedMediaType    the body is not declared as JSON
+├── UpgradeRequired         this address takes WebSockets alone, of one version
+├── BadHandshake            a WebSocket's, which is none
+├── NoSockets               another server than ours runs this application
 ├── BodyTooLarge
 ├── TooManyViewers          of this server, a stream, a token, a subject or a tenant
 ├── TooManyStreams          a tenant has as many running as it may
 ├── RateLimited             a caller comes too often; more inputs wait than may
+├── TooManyFollows          a socket follows as many streams as one may
+├── AlreadyFollowed         this socket follows that already
 ├── Unauthorized            no credential, or no known one
 │   └── InvalidToken        a token that is not valid here
 │       ├── TokenExpired    it was
@@ -56,6 +62,9 @@ from typing import ClassVar, Literal
 
 REDIS_AWAY = {"lasting": "Redis is away"}
 """`extra` of a log line that each part of a process would write for as long as Redis is away (process/logs.py)."""
+
+
+NO_SOCKETS = "WebSockets need Lastevent's own server: lastevent serve. Follow each stream by its events_url."
 
 
 class LasteventError(Exception):
@@ -133,6 +142,10 @@ class UnknownAgent(InvalidRequest):
     code, title = "unknown_agent", "There is no such agent"
 
 
+class UnknownOp(InvalidRequest):
+    code, title = "unknown_op", "There is no such op"
+
+
 class InvalidInput(InvalidRequest):
     code, title = "invalid_input", "The agent does not take this input"
 
@@ -143,6 +156,18 @@ class UnsupportedMediaType(LasteventError):
 
 class BodyTooLarge(LasteventError):
     status, code, title = 413, "body_too_large", "The body is too large"
+
+
+class UpgradeRequired(LasteventError):
+    status, code, title = 426, "upgrade_required", "This takes a WebSocket"
+
+
+class BadHandshake(LasteventError):
+    status, code, title = 400, "bad_handshake", "The handshake of a WebSocket is not valid"
+
+
+class NoSockets(LasteventError):
+    status, code, title = 501, "no_sockets", "This server has no WebSockets"
 
 
 class TooManyViewers(LasteventError):
@@ -173,6 +198,14 @@ class RateLimited(LasteventError):
     def __init__(self, message: str, limit: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class TooManyFollows(LasteventError):
+    status, code, title = 429, "too_many_follows", "This socket follows too many streams"
+
+
+class AlreadyFollowed(LasteventError):
+    status, code, title = 409, "already_followed", "This socket follows it already"
 
 
 class Unauthorized(LasteventError):

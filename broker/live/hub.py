@@ -123,10 +123,11 @@ class Hub:
 
     def turns(self, heartbeat_s: float) -> int:
         """Of the wheel, in this time."""
-        return max(1, round(heartbeat_s / self._turn_s))
+        return max(1, round(heartbeat_s / self.turn_s))
 
     @property
-    def _turn_s(self) -> float:
+    def turn_s(self) -> float:
+        """Of the wheel."""
         return min(TURN_S, self.heartbeat_s / TURNS)
 
     def _enter(self, sid: str) -> Topic:
@@ -234,7 +235,7 @@ class Hub:
     async def keep_alive(self) -> None:
         """One wheel for the heartbeats of all live viewers. Ends only by cancellation."""
         while True:
-            await asyncio.sleep(self._turn_s)
+            await asyncio.sleep(self.turn_s)
             for topic in list(self._topics.values()):
                 topic.turn()
 

@@ -80,6 +80,8 @@ class Carrier(Protocol):
 
     def release_lane(self, lane: Lane) -> None: ...
 
+    def silent_turns(self, lane: Lane) -> int: ...
+
 
 class Lane:
     """`write` takes whole chunks, or frames. `on_lost` is called when the connection is gone.

@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 from broker.dialects.vector import AT_END, MAX_BYTES, MAX_NAMED, SLACK_MS, Vector
 
+MOST_OPEN = 32
+"""Streams that are named at a time, but for those that have ended; so many are open."""
+
 REMEMBERED = 10_000
 """Streams whose end a connection remembers. One that Redis loses and its writer puts back is not given again."""
 
@@ -36,21 +39,26 @@ class Ledger:
     """
 
     def __init__(self, start: Vector | None, now_ms: int, *, is_fixed: bool = False) -> None:
-        self.at = start.at if start else now_ms
+        self.at = start.at if start else 0
         named = start.named if start else {}
         self.unfinished: dict[str, int] = {sid: n for sid, n in named.items() if n is not AT_END}
         self.waiting: list[Listed] = []
         self._is_fixed = is_fixed
-        self._is_first = start is None
+        self.is_first = start is None
         self._clock_went_back = start is not None and now_ms < start.at
         self._slack_is_cut = start is not None and start.is_full and not is_fixed
         self._has_read = False
         self._created: dict[str, int] = {}
         self._ended = [sid for sid, n in named.items() if n is AT_END]
         self._known = dict.fromkeys(named)
-        self._newest = self.at
+        self._newest = start.at if start else now_ms
 
     # -- what the listing says ---------------------------------------------------------------------------------
+
+    @property
+    def reads_from(self) -> int:
+        """Up to a minute before it, and whatever is newer, a listing may have what is unknown here."""
+        return self.at if self._has_read else self._newest
 
     def unknown(self, listed: Iterable[Listed]) -> list[tuple[Listed, bool]]:
         """Those that the viewer has not been told of, oldest first; and of each whether it is new: given also if it has
@@ -64,9 +72,9 @@ class Ledger:
             self._ended = sorted((sid for sid in self._ended if sid in self._created or self._is_fixed), key=self._age)
             if self._slack_is_cut and self._ended:
                 oldest_new = max(oldest_new, self._age(self._ended[0]))
-            if not self._is_first and not self._clock_went_back:
+            if not self.is_first and not self._clock_went_back:
                 self._remember(*(one for one in listed if one <= oldest_new))
-            is_new = not self._is_first
+            is_new = not self.is_first
         else:
             is_new = True
         return [(one, is_new and one > oldest_new) for one in listed if one.sid not in self._known]
@@ -74,12 +82,17 @@ class Ledger:
     def has_read(self) -> None:
         """All that the listing had is taken in. What comes from now on has come while the viewer was here."""
         self._has_read = True
+        self._pass()
 
     def wait(self, one: Listed) -> None:
-        """It is to be given."""
+        """It is to be given. One that `at` does not hold back is named at once, if a cursor has room for its name."""
         self._remember(one)
-        self.waiting.append(one)
-        self.waiting.sort()
+        is_passed = one.created <= self.at - SLACK_MS or (self.is_first and not self._has_read)
+        if is_passed and len(self.unfinished) < MOST_OPEN:
+            self.unfinished.setdefault(one.sid, 0)
+        else:
+            self.waiting.append(one)
+            self.waiting.sort()
 
     def had_ended(self, one: Listed) -> None:
         """It is not to be given, and need not be looked at again."""
@@ -147,7 +160,7 @@ class Ledger:
 
     def _pass(self) -> None:
         """Go on to the newest stream that nothing waits before."""
-        if self._is_fixed:
+        if self._is_fixed or (self.is_first and not self._has_read):
             return
         held = self.waiting[0].created - 1 if self.waiting else self._newest
         self.at = max(self.at, min(self._newest, held))

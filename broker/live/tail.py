@@ -86,13 +86,13 @@ async def follow(
 ) -> AsyncGenerator[Step, None]:
     """Every event after `cursor`, in order, each once; ends when the terminal event has been given.
 
-    With a lane, events are written there as long as the viewer is at the tail and has got a first step.
+    With a lane, events are written there as long as the viewer is at the tail and has got a first step, or is a socket.
     `form`: as the viewer is sent them. A batch of which it shows nothing is no sign of life.
     `heartbeat_s`: the longest silence; by default the hub's.
     Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
     """
     read_version = read_changes = -1  # the topic's, when the log was last read to its end
-    has_begun = False
+    has_begun = form.is_socket  # whose own `ok` was written before
     async with hub.join(sid) as topic:
         pages = _Pages(log, topic)
         silence = _Silence(heartbeat_s or hub.heartbeat_s)

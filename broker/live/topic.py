@@ -241,8 +241,9 @@ class Topic:
         return written
 
     def silent_turns(self, lane: Lane) -> int:
-        """Of the wheel, since this live viewer was written anything."""
-        return self._live[_group(lane)].silent_turns
+        """Of the wheel, since this live viewer was written anything. 0 of one that is about to go on by itself."""
+        riders = self._live.get(_group(lane))
+        return riders.silent_turns if riders else 0
 
     def _release_full(self, lines: list[bytes]) -> None:
         """Those live viewers whose windows have no room for this batch."""

@@ -14,6 +14,7 @@ turn.py         the assistant's message of an answer, for the next request
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 request.py      the requests of streams, each kept once, and the streams that hold it
+hooks.py        webhooks: an ending, until its receiver has it
 inputs.py       what an agent is told while it runs, and the approvals that it asks for
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log

@@ -17,6 +17,7 @@ import orjson
 QUEUED, START, STATUS, RESTART, GAP = "queued", "start", "status", "restart", "gap"
 TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
 TOOL_ARGS_DELTA = "tool_args_delta"
+SENTENCE = "sentence"
 DONE, ERROR, CANCELLED = "done", "error", "cancelled"
 
 INTERNAL = "internal."
@@ -34,7 +35,8 @@ RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
 TOKEN_EXPIRING = "token_expiring"
-NOTICES = frozenset({GAP, "ping", TOKEN_EXPIRING, "presence", "stream", "over", "hello", "ok", "refused"})
+OVER, HELLO, OK, REFUSED = "over", "hello", "ok", "refused"
+NOTICES = frozenset({GAP, "ping", TOKEN_EXPIRING, "presence", "stream", OVER, HELLO, OK, REFUSED})
 """Names of what is sent without an id, or may be: a viewer must not take an event for one."""
 
 OF_CLIENTS = frozenset({"open", "close", "end", "message"})

@@ -13,6 +13,7 @@ import orjson
 from broker.archive.setup import Verdict
 from broker.log.agents import Announced
 from broker.log.erasures import Order
+from broker.log.hooks import LIFE_S, Hook
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
 from broker.log.rfc3339 import rfc3339
@@ -60,6 +61,18 @@ VIEWERS_FIELDS = frozenset(
 def viewers_record(meta: Meta, sid: str) -> dict[str, Any]:
     """The stream as JSON for who has a token. No token in it: a token makes no other, or it would never end."""
     return {name: value for name, value in stream_record(meta, sid, None).items() if name in VIEWERS_FIELDS}
+
+
+WAITING, FORGOTTEN = "waiting", "forgotten"
+"""Of a webhook: its stream has not ended, or has just done so; it ended so long ago that nobody knows."""
+
+
+def webhook_json(meta: Meta, hook: Hook | None, now_ms: int) -> dict[str, Any]:
+    """{"state", "attempts", "last_status", "next_at"} of a stream that names a webhook."""
+    if hook is None:
+        is_over = meta.finished is not None and now_ms - meta.finished > LIFE_S * 1000
+        hook = Hook(FORGOTTEN if is_over else WAITING)
+    return {**hook._asdict(), "next_at": rfc3339(hook.next_at)}
 
 
 def _api_value(name: str, field: Field[Any], meta: Meta) -> Any:

@@ -3,6 +3,7 @@
 app.py          the ASGI application, put together: the tier, its routes, and what every request passes first
 tier.py         Tier: what a web process holds
 grants.py       who may call a route: declared beside it, checked before anything else
+follow.py       what every follow of a stream begins with: the order of its checks, where its events come from
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
 while_here.py   work for as long as its caller is there
@@ -24,5 +25,11 @@ bounded.py      uvicorn's HTTP protocol with bounds: what one connection can tak
 tally.py        what strangers cause, as one line a minute in the log
 refusals.py     why a connection is refused before any route sees it, its answer, one line a minute in the log
 protocol.py     the bounded protocol, which offers a connection's transport to the answer (the direct lane)
+handshake.py    a WebSocket's: from a request's head to 101, or to a problem
+websocket.py    its frames (RFC 6455), without I/O
+socket_connection.py  one of them: who writes to it and when, how it ends
+sockets.py      all of a process: the timer that looks after them, their drain
+close_codes.py  why one closes, for clients
+socket.py       what is said on it
 server.py       the web process: its socket, its signals, its drain
 """

@@ -90,10 +90,21 @@ class ListedStream(StreamState):
     request: Annotated[ProviderRequest | None, Field(description="Only with include=request")] = Absent
 
 
+class WebhookState(BaseModel):
+    state: Annotated[
+        Literal["waiting", "pending", "delivered", "stopped", "failed", "forgotten"],
+        Field(description="stopped: it answered 410; failed: all attempts did; forgotten: 4 days after the ending"),
+    ]
+    attempts: Annotated[int, Field(description="How many were begun")]
+    last_status: Annotated[int | None, Field(description="Null: nothing answered")]
+    next_at: Annotated[Time | None, Field(description="When the next attempt may begin")]
+
+
 class Stream(ListedStream):
     """A stream; of an erased one, what is left."""
 
     request: ProviderRequest | None
+    webhook: Annotated[WebhookState | None, Field(description="What became of it; null: it names none")]
 
 
 class Native(BaseModel):

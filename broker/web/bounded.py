@@ -10,9 +10,9 @@ uvicorn has none of these (Kludex/uvicorn #157; pull requests #1684, #1686 and #
 - A process has `connections` at most. The next one is reset without an answer; an EventSource then tries again. But a
   few more may ask for PROBES: whoever watches a crowded process must not take it for a dead one, and kill it.
 - An address has so many of them (addresses.py). The next one is reset likewise.
-- No connection becomes another protocol (but at MAY_UPGRADE). An Upgrade is ignored, as RFC 9110 §7.8 permits: the
-  request is read as if it had none. The parser by itself would take its body for the next request, and a proxy that
-  shares connections would give the answer to another client.
+- No connection becomes another protocol, but for a WebSocket's handshake at MAY_UPGRADE. Any other Upgrade is ignored,
+  as RFC 9110 §7.8 permits: the request is read as if it had none. The parser by itself would take its body for the
+  next request, and a proxy that shares connections would give the answer to another client.
 
 A connection's input is between requests, in a head, or behind a head. The parser's callbacks are *landmarks*: a
 request begins, its head is complete, a chunk or a piece of its body, its end. Bytes since the last one are *loose*. An
@@ -63,8 +63,8 @@ PROBES, PROBING = frozenset({b"/healthz", b"/readyz"}), 8
 """The paths, and how many connections beyond the bound may ask for them. They are soon gone: one that asks for anything
 else is reset as soon as it has."""
 
-MAY_UPGRADE: frozenset[bytes] = frozenset()
-"""Paths at which uvicorn makes what an Upgrade asks for. None so far."""
+MAY_UPGRADE: frozenset[bytes] = frozenset({b"/v1/socket"})
+"""Paths at which a GET may become a WebSocket."""
 
 
 class Bounds(NamedTuple):
@@ -127,6 +127,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_watching()
         self._unparsed = memoryview(b"")
         super().connection_lost(exc)
+        self._forget()
+
+    def _forget(self) -> None:
+        """The connection, or what it was: let go of all that would be kept by it."""
         # uvicorn tells the newest request only, which may be one that was sent behind the one being answered.
         if self._running and not self._running.response_complete:
             self._running.disconnected = True
@@ -196,10 +200,11 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            if not self._is_upgrade_ignored():
-                self.handle_websocket_upgrade()
-                return
-            self._read_as_if_there_were_no_upgrade(piece[upgrade.args[0] :])
+            behind = piece[upgrade.args[0] :]
+            if self._is_upgrade_ignored():
+                self._read_as_if_there_were_no_upgrade(behind)
+            else:
+                self._begin_upgrade(behind)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause.why if isinstance(cause, _NotTaken) else Refused.MALFORMED)
@@ -222,6 +227,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._loose = 0
         self._feed(memoryview(b"".join([*head, b"\r\n"])))
 
+    def _begin_upgrade(self, behind: bytes | memoryview) -> None:
+        """Nothing more is read until it is answered. What has come behind the head waits with the rest."""
+        self._clear_deadline()
+        self._loose = 0
+        self._is_request_open = self._is_head_complete = False
+        self._unparsed = memoryview(bytes(behind) + self._unparsed)
+        self.flow.pause_reading()
+        self.upgrade()
+
+    @property
+    def takes_upgrades(self) -> bool:
+        """Whether `upgrade` does anything."""
+        return False
+
+    def upgrade(self) -> None:
+        """Answer the head that has come."""
+
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value.strip(b" \t"))  # what is around a value is not part of it (RFC 9110 §5.5)
 
@@ -240,7 +262,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _NotTaken(Refused.HEAD_TOO_LARGE)
         if self._may_only_probe and self.url.partition(b"?")[0] not in PROBES:
             raise _NotTaken(Refused.CROWDED)
-        if self._is_upgrade_ignored():
+        if self.parser.should_upgrade():
             self.scope["method"] = self.parser.get_method().decode("ascii")
             self.scope["http_version"] = self.parser.get_http_version()
             return
@@ -261,14 +283,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._has_landmark = True
-        if self._is_upgrade_ignored():
+        if self.parser.should_upgrade():
             return
         self._is_request_open = False
         self._is_head_complete = False
         super().on_message_complete()
 
     def _is_upgrade_ignored(self) -> bool:
-        return self.parser.should_upgrade() and self.url.partition(b"?")[0] not in MAY_UPGRADE
+        """All but a GET of HTTP/1.1 that has no body, comes behind no other, and asks for a WebSocket there."""
+        if not self.takes_upgrades or self.url.partition(b"?")[0] not in MAY_UPGRADE or self._waits_behind_another():
+            return True
+        if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1":
+            return True
+        values = [value.lower() for name, value in self.headers if name == b"upgrade"]
+        if b"websocket" not in [one.strip() for value in values for one in value.split(b",")]:
+            return True
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in self.headers
+        )
 
     def _head_size(self) -> int:
         """As it would be written: request line, headers, the empty line."""

@@ -21,10 +21,11 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from broker import gauges
 from broker.auth import Grant
-from broker.errors import Draining, Forbidden
+from broker.errors import NO_SOCKETS, Draining, Forbidden, NoSockets
 from broker.process.logs import ABOUT
 from broker.web.problems import from_error, problem
 
@@ -45,6 +46,9 @@ class Door:
         self._cors_origins = frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # of another ASGI server: ours asks no application
+            await _refuse_socket(WebSocket(scope, receive, send))
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -52,7 +56,7 @@ class Door:
         asked_at_s = time.monotonic()
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, asked_at_s=asked_at_s)
-        ABOUT.set(partial(_about, state))
+        ABOUT.set(partial(about, state))
         started = False
         status = 0
 
@@ -91,6 +95,14 @@ class Door:
             _count(scope, status, time.monotonic() - asked_at_s)
 
 
+async def _refuse_socket(socket: WebSocket) -> None:
+    """With 501, if that server can answer a handshake with a status."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(from_error(secrets.token_hex(8), NoSockets(NO_SOCKETS)))
+    else:
+        await socket.close()
+
+
 def _count(scope: Scope, status: int, took_s: float) -> None:
     """`status`: 0 if the client had gone before there was an answer."""
     route = getattr(scope.get("route"), "path", gauges.OTHER)
@@ -100,7 +112,7 @@ def _count(scope: Scope, status: int, took_s: float) -> None:
         gauges.http_request_seconds.observe(took_s, route)
 
 
-def _about(state: Mapping[str, Any]) -> Mapping[str, str]:
+def about(state: Mapping[str, Any]) -> Mapping[str, str]:
     """For the log. Of a key its id; a token's subject is a person."""
     about = {"request": state["request_id"]}
     grant: Grant | None = state.get("grant")

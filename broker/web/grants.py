@@ -40,6 +40,9 @@ COOKIE = "__Host-lastevent"
 
 ANY_TOKEN = ""
 
+ANY_CREDENTIAL = "*"
+"""What is done with it has scopes of its own."""
+
 _TOKEN = re.compile(rb"(?:^|&)(access_token|token)=([^&]*)")
 
 
@@ -57,8 +60,9 @@ Passing = Callable[[Request, LasteventError], Response]
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a route takes. `scopes`: of which a key needs one; none: any key opens it. `token`: the scope that a token
-    needs; None: no token opens it; ANY_TOKEN: each does, and no key. `address`, `cookie`: the token may be in the
-    query, in a cookie. `passing`: the answer where who calls cannot be found out for the moment, or is not looked at.
+    needs; None: no token opens it; ANY_TOKEN: each does, and no key; ANY_CREDENTIAL: each does, and any key. `address`,
+    `cookie`: the token may be in the query, in a cookie. `passing`: the answer where who calls cannot be found out for
+    the moment, or is not looked at.
     """
 
     scopes: tuple[str, ...]
@@ -162,13 +166,18 @@ async def admit(request: Request, needed: Needs) -> Grant:
     sid: str | None = request.path_params.get("sid")
     credential, place = _credential(request, needed)
     grant = await auth.grant(credential)
+    require(grant, needed, sid, place)
+    return grant
+
+
+def require(grant: Grant, needed: Needs, sid: str | None, place: Place = Place.HEADER) -> None:
+    """Whether a credential opens this. Raises Unauthorized, InvalidToken, InsufficientScope, StreamNotFound."""
     if grant.token is None:
         _require_for_key(grant, place, needed)
     else:
         _require_for_token(grant.token, place, needed)
         if sid is not None and not grant.token.may_open(sid):
             raise StreamNotFound("There is no stream with this id.")
-    return grant
 
 
 def _require_for_key(grant: Grant, place: Place, needed: Needs) -> None:
@@ -187,7 +196,7 @@ def _require_for_token(token: Token, place: Place, needed: Needs) -> None:
         raise InvalidToken("A token in an address reads one stream, and nothing else. Send this one in the header.")
     if needed.token is None:
         raise InsufficientScope(needed.scopes, "This takes an API key; no token opens it.")
-    if needed.token != ANY_TOKEN and needed.token not in token.scopes:
+    if needed.token not in (ANY_TOKEN, ANY_CREDENTIAL) and needed.token not in token.scopes:
         raise InsufficientScope((needed.token,))
 
 
@@ -213,14 +222,23 @@ def _require_page_of_ours(request: Request) -> None:
     """A browser sends a cookie for whatever page asks. Both headers are its own word about that page (SameSite=Lax
     stops other sites, and not another server of the same one). Raises Forbidden.
     """
-    origins, sites = request.headers.getlist("origin"), request.headers.getlist("sec-fetch-site")
-    listed = Tier.of(request).settings.cors_origins
-    # Not the scheme: what speaks TLS in front of us has one of its own.
-    is_ours = len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host") != ""
-    if not (is_ours or (len(origins) == 1 and origins[0] in listed)) or sites not in (["same-origin"], ["same-site"]):
+    if not is_page_of_ours(request) or request.headers.getlist("sec-fetch-site") not in (
+        ["same-origin"],
+        ["same-site"],
+    ):
         raise Forbidden(
             "With a cookie this takes a page of this server, or one of the same site in LASTEVENT_CORS_ORIGINS."
         )
+
+
+def is_page_of_ours(request: Request) -> bool:
+    """By its Origin: of this server, or of LASTEVENT_CORS_ORIGINS."""
+    origins = request.headers.getlist("origin")
+    if len(origins) != 1:
+        return False
+    # Not the scheme: what speaks TLS in front of us has one of its own.
+    is_ours = origins[0].partition("://")[2] == request.headers.get("host") != ""
+    return is_ours or origins[0] in Tier.of(request).settings.cors_origins
 
 
 def _token_in_cookie(headers: Sequence[str]) -> str | None:

@@ -25,6 +25,7 @@ from broker.errors import (
     TooManyStreams,
     TooManyViewers,
     Unauthorized,
+    UpgradeRequired,
 )
 from broker.web.tally import Tally
 
@@ -67,16 +68,24 @@ def problem(request_id: str, status: int, code: str, title: str, detail: str, **
     return Response(problem_body(request_id, status, code, title, detail, **more), status, media_type=MEDIA_TYPE)
 
 
-def from_error(request_id: str, error: LasteventError) -> Response:
-    more: dict[str, Any] = {}
+def count(error: LasteventError) -> None:
+    """A refusal, before it is answered."""
     if error.status in (401, 403):
         gauges.auth_failures.labels(error.code).inc()
     note_refusal(error)
+
+
+def as_json(request_id: str, error: LasteventError, **more: Any) -> bytes:
     if isinstance(error, AppendGap):
         more["last_event_id"] = error.tail
     elif isinstance(error, TooManyViewers | TooManyStreams | RateLimited):
         more["limit"] = error.limit
-    response = problem(request_id, error.status, error.code, error.title, str(error), **more)
+    return problem_body(request_id, error.status, error.code, error.title, str(error), **more)
+
+
+def from_error(request_id: str, error: LasteventError) -> Response:
+    count(error)
+    response = Response(as_json(request_id, error), error.status, media_type=MEDIA_TYPE)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
@@ -85,6 +94,8 @@ def from_error(request_id: str, error: LasteventError) -> Response:
     if isinstance(error, InsufficientScope):
         wanted = " ".join(error.scopes)
         response.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{wanted}"'
+    if isinstance(error, UpgradeRequired):  # RFC 9110 §15.5.22, RFC 6455 §4.2.2
+        response.headers.update({"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
     if error.status == 413:
         response.headers["Connection"] = "close"  # the rest of the body is not read
     return response

@@ -1,11 +1,15 @@
 """The HTTP protocol: bounded, and it offers its transport to the answer that it carries (live/lane.py).
 
+It gives its transport away to a WebSocket (socket_connection.py) once the handshake is done, and is forgotten.
+
 And it gives bodies to HTTP/1.0, where a cut is a reset: the end of a connection is the proper end of a body there.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -14,14 +18,35 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from broker.dialects.format import Form
 from broker.live.lane import CONNECTION, EXTENSION, Connection, Lane, reset, reset_at_close, unsent
-from broker.web.bounded import BoundedProtocol
+from broker.web.addresses import AddressPlaces
+from broker.web.bounded import BoundedProtocol, Bounds
+from broker.web.handshake import Handshake
+from broker.web.refusals import Refusals
+from broker.web.socket_connection import SocketConnection
+from broker.web.sockets import Sockets
 
 _KEPT = {"type", "method", "http_version"}
 """What uvicorn still asks a scope for once its answer has begun."""
 
 
 class Protocol(BoundedProtocol):
+    """`handshake`: None: there are no sockets. `sockets`: those of this process."""
+
     _lane: Lane | None = None
+    _opening: asyncio.Task[None] | None = None
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        refusals: Refusals,
+        places: AddressPlaces,
+        handshake: Handshake | None = None,
+        sockets: Sockets | None = None,
+        **uvicorns: Any,
+    ) -> None:
+        super().__init__(bounds, refusals, places, **uvicorns)
+        self._handshake = handshake
+        self._sockets = sockets
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -45,6 +70,52 @@ class Protocol(BoundedProtocol):
             for name in scope.keys() - _KEPT:
                 del scope[name]
             await continuation(send)
+
+    # -- a WebSocket ---------------------------------------------------------------------------------------
+
+    @property
+    def takes_upgrades(self) -> bool:
+        return self._handshake is not None
+
+    def upgrade(self) -> None:
+        assert self._handshake
+        del self.scope["extensions"]
+        self.scope["query_string"] = self.url.partition(b"?")[2]
+        opening = self._handshake.open(self.scope, self, self.tasks)  # type: ignore[arg-type]  # uvicorn's types
+        # In a context of its own: its log lines are about this request.
+        self._opening = self.loop.create_task(opening, name="handshake", context=Context())
+        self._opening.add_done_callback(self._has_opened)
+        self._opening.add_done_callback(self.tasks.discard)
+        self.tasks.add(self._opening)
+
+    def is_gone(self) -> bool:
+        return self.transport.is_closing()
+
+    def refuse(self, answer: bytes) -> None:
+        self._is_refused = True
+        self._unparsed = memoryview(b"")
+        self.transport.write(answer)
+        self._linger()
+
+    def become_socket(self, head: bytes) -> SocketConnection:
+        assert self._sockets
+        transport, behind = self.transport, bytes(self._unparsed)
+        self.connections.discard(self)
+        self.parser = None  # type: ignore[assignment]
+        socket = SocketConnection(transport, self._sockets, self.connections, self._places, self._peer, behind)
+        transport.write(head)
+        transport.set_protocol(socket)
+        self._forget()
+        return socket
+
+    def _has_opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if opening.cancelled() or opening.exception():
+            self.reset()
+
+    def shutdown(self) -> None:
+        if self._opening is None:  # which sees for itself that this server drains
+            super().shutdown()
 
     @property
     def has_own_watch(self) -> bool:

@@ -35,9 +35,11 @@ from broker.traces import end_traces, set_up_traces
 from broker.web.addresses import AddressPlaces
 from broker.web.app import create_app
 from broker.web.bounded import Bounds
+from broker.web.handshake import Handshake
 from broker.web.problems import REFUSED
 from broker.web.protocol import Protocol
 from broker.web.refusals import Refusals, Refused
+from broker.web.socket import serve as serve_socket
 from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def run_server(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Protocol, _bounds(settings), refusals, places),  # type: ignore[arg-type]  # called as a class would be
+        http=partial(Protocol, _bounds(settings), refusals, places, Handshake(app, serve_socket), tier.sockets),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
         access_log=False,  # addresses may hold tokens
         log_config=None,  # its own would write past ours

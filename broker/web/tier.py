@@ -52,6 +52,7 @@ from broker.web.addresses import Addresses
 from broker.web.intake import Intake
 from broker.web.places import Places
 from broker.web.rates import ConnectRate, UnauthorizedGate
+from broker.web.sockets import Sockets
 from broker.web.strict_json import Model, read_json, to_model
 from broker.web.viewer import Viewers, request_details
 
@@ -76,6 +77,7 @@ class Tier:
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
             is_archived=bool(settings.archive_url),
+            has_webhooks=bool(settings.webhook_secrets),
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
@@ -121,6 +123,11 @@ class Tier:
             enforcement=self.enforcement,
         )
         self.viewers = Viewers(self.access, places, stall_s=settings.viewer_stall_s)
+        self.sockets = Sockets(
+            heartbeat_s=settings.heartbeat_s,
+            stall_s=settings.viewer_stall_s,
+            message_bytes=settings.socket_message_bytes,
+        )
         self.revocations.on_change = partial(self.viewers.cut_unless, self.auth.is_good)
         self.connects = ConnectRate(settings.connects_per_minute, self.enforcement)
         self.addresses = Addresses(settings.trusted_proxies)
@@ -148,6 +155,7 @@ class Tier:
     def drain(self) -> None:
         """Send every viewer away, between two frames, and take no new ones; and who waits for masks."""
         self.viewers.drain()
+        self.sockets.drain()
         if self._masking:
             self._masking.close()
 
@@ -259,11 +267,13 @@ class Tier:
         """The record as this caller may see it."""
         if grant.is_viewer:
             return viewers_record(meta, sid)
+        webhook = await self.streams.webhook(sid, meta)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            record = stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            return {**record, "webhook": webhook}
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
-        return seen
+        return {**seen, "webhook": webhook}
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
         """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing

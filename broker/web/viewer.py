@@ -30,7 +30,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -85,6 +85,29 @@ def _clean(text: str | None) -> str | None:
     return None if text is None else _CONTROLS.sub("", text)[:HEADER_CHARACTERS]
 
 
+class Viewer(Protocol):
+    """One stream that is followed. `form_name`: its form in the access record. `sid`: None of a body that has several,
+    which take places of their own.
+    """
+
+    @property
+    def sid(self) -> str | None: ...
+
+    grant: Grant
+    form_name: str
+
+    def leave(self, how: Ended) -> None:
+        """End it from outside of its task. The first word counts."""
+
+
+class Guest(Protocol):
+    """A socket: what holds a credential, and viewers. `grant`: None until there was one."""
+
+    grant: Grant | None
+
+    def leave(self, how: Ended) -> None: ...
+
+
 class Viewers:
     """The viewers of this process: which are connected, how the others ended, and the one signal that ends them all."""
 
@@ -92,7 +115,9 @@ class Viewers:
         self.access = access
         self.places = places
         self.stall_s = stall_s
-        self.here: set[FollowResponse] = set()
+        self.here: set[Viewer] = set()
+        self.sockets: set[Guest] = set()
+        """They end as viewers do, also those that follow nothing."""
         self.ended = dict.fromkeys(Ended, 0)
         self.of_forms: Counter[str] = Counter()
         self.lagging = 0
@@ -103,30 +128,41 @@ class Viewers:
     def connected(self) -> int:
         return len(self.here)
 
-    def add(self, viewer: FollowResponse) -> None:
+    def add(self, viewer: Viewer) -> None:
         self.here.add(viewer)
         self.places.take(viewer.grant, viewer.sid)
         self.of_forms[viewer.form_name] += 1
 
-    def remove(self, viewer: FollowResponse) -> None:
+    def remove(self, viewer: Viewer) -> None:
         self.here.discard(viewer)
         self.places.free(viewer.grant, viewer.sid)
         self.of_forms[viewer.form_name] -= 1
 
+    def change(self, viewer: Viewer, grant: Grant) -> None:
+        """Its credential, to a newer one of the same caller."""
+        self.places.free(viewer.grant, viewer.sid)
+        viewer.grant = grant
+        self.places.take(grant, viewer.sid)
+
     def cut_unless(self, is_good: Callable[[Grant], bool]) -> None:
         """Cut those whose key or token no longer is. 20,000 take some ms."""
         now = time.time()
-        for viewer in tuple(self.here):
-            token = viewer.grant.token
-            if not is_good(viewer.grant):
-                viewer.leave(Ended.REVOKED)
+        for one in self._everybody():
+            if one.grant is None:
+                continue
+            token = one.grant.token
+            if not is_good(one.grant):
+                one.leave(Ended.REVOKED)
             elif token and token.cuts_at <= now:  # its timer stands still while this machine sleeps, or its clock steps
-                viewer.leave(Ended.EXPIRED)
+                one.leave(Ended.EXPIRED)
 
     def drain(self) -> None:
         self.draining.set()
-        for viewer in tuple(self.here):
-            viewer.leave(Ended.DRAINED)
+        for one in self._everybody():
+            one.leave(Ended.DRAINED)
+
+    def _everybody(self) -> list[Viewer | Guest]:
+        return [*self.here, *self.sockets]
 
 
 class FollowResponse(Response, ABC):

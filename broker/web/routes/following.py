@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from broker import gauges, traces
+from broker import traces
 from broker.auth import Grant
-from broker.dialects.format import Heartbeat, HttpForm
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.errors import (
     ArchiveUnavailable,
@@ -21,20 +18,18 @@ from broker.errors import (
     MasksBusy,
     RateLimited,
     StoreUnavailable,
-    TokenExpired,
     TooManyViewers,
 )
-from broker.live.lane import Lane
-from broker.live.tail import Step, follow, replay
 from broker.log.access import View
-from broker.log.event import is_terminal
 from broker.log.readable import ReadableLog
 from broker.service.streams import Found
 from broker.tenants.scopes import AUDIT, MASKED, READ
+from broker.web.follow import begin, count_connect, require_time_left, steps_of
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
+    Kinds,
     SignsOfLife,
     wanted_format,
 )
@@ -65,29 +60,25 @@ async def events(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     compact: Annotated[Literal["0", "1"], Query(description="Merge text that waits")] = "0",
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
-    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public, kinds=kinds)
     require_time_left(grant)
     try:
-        await tier.require_place(grant, sid)
-        cursor = cursors.resume_at()
-        found = await tier.streams.look_up_content(sid, grant)
-        log = await log_of(request, sid, found, grant)
+        begun = await begin(tier, grant, sid, cursors.resume_at, lambda found: log_of(request, sid, found, grant))
     except (StoreUnavailable, ArchiveUnavailable, MasksBusy, Draining, TooManyViewers, RateLimited) as passing:
         return cut_or_raise(request, passing)
-    tail = found.meta.tail
-    if has_ended_at(cursor, found.meta.state, tail):
+    if begun.has_ended:
         return Response(status_code=204)
-    joins_at = tail if cursor is None else None
-    cursor = tail if cursor is None else cursor
-    source = _where_from(tier, found, sid, cursor)
-    gauges.connects.labels(source).inc()
-    steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat=heartbeat)
+    found, log, cursor, is_latest = begun
+    source = count_connect(tier, sid, cursor, is_in_redis=found.is_in_redis)
+    heartbeat_s = heartbeat.every_s
+    steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat_s=heartbeat_s)
     return EventsResponse(
         tier.viewers,
         steps,
@@ -95,11 +86,11 @@ async def events(
         heartbeat=form.render_heartbeat(heartbeat),
         view=view_of(request, sid, grant, form.access_name, cursor),
         grant=grant,
-        joins_at=joins_at,
+        joins_at=cursor if is_latest else None,
         trace=traces.following(
             *(sid, found.meta.traceparent),
             cursor=cursor,
-            tail=tail,
+            tail=found.meta.tail,
             source=source,
             waited_s=time.monotonic() - request.state.asked_at_s,
         ),
@@ -114,13 +105,14 @@ async def replay_paced(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     speed: Annotated[float, Query(ge=0, le=10_000, allow_inf_nan=False, description="0: at once")] = 1.0,
     first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
-    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
@@ -129,7 +121,8 @@ async def replay_paced(
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span, form):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
-    view = view_of(request, sid, grant, grant.names("replay"), cursor)
+    name = grant.names("replay") if kinds is None else f"{grant.names('replay')}-kinds"
+    view = view_of(request, sid, grant, name, cursor)
     silence_s = heartbeat.every_s or tier.settings.heartbeat_s
     return EventsResponse(
         tier.viewers,
@@ -142,39 +135,6 @@ async def replay_paced(
     )
 
 
-def steps_of(
-    tier: Tier,
-    found: Found,
-    grant: Grant,
-    log: ReadableLog,
-    sid: str,
-    cursor: int,
-    form: HttpForm,
-    *,
-    follows: bool = True,
-    heartbeat: Heartbeat,
-) -> Callable[[Lane | None], AsyncGenerator[Step, None]]:
-    """A stream that Redis has is followed. One that the archive has is at its end, and so is what is read masked."""
-    if follows and found.is_in_redis and not grant.is_masked:
-        return partial(follow, tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=heartbeat.every_s)
-    return lambda _: replay(log, sid, cursor)
-
-
-def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
-    """Where a viewer's first events are: what a reconnect storm would ask for."""
-    if not found.is_in_redis:
-        return "archive"
-    if cursor == 0:
-        return "start"
-    return "ring" if tier.hub.has(sid, cursor) else "log"
-
-
-def require_time_left(grant: Grant) -> None:
-    """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
-    if grant.token and grant.token.cuts_at <= time.time():
-        raise TokenExpired("The token expires now. Get a new one.")
-
-
 async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> ReadableLog:
     reading = Tier.of(request).reading.log(sid, found, grant)
     return await (while_here(request, reading) if grant.is_masked else reading)
@@ -183,8 +143,3 @@ async def log_of(request: Request, sid: str, found: Found, grant: Grant) -> Read
 def view_of(request: Request, sid: str, grant: Grant, form: str, cursor: int) -> View:
     address = Tier.of(request).addresses.of(request)
     return View(sid, request_details(grant, address, request.headers, form, cursor))
-
-
-def has_ended_at(cursor: int | None, state: str, tail: int) -> bool:
-    """The viewer has the terminal event already: 204 makes a browser's EventSource stop reconnecting."""
-    return is_terminal(state) and (cursor is None or cursor == tail)

@@ -1,0 +1,224 @@
+"""One stream that a socket follows: one task, from its look-up to its end. It is a viewer like any other (viewer.py).
+
+It takes the steps of tail.py, as a response's body does, with a lane of its own on the socket's transport: while it is
+at its stream's tail, the stream's topic writes to it, and the task sleeps. Its own steps go through the connection's
+`send`, which keeps follows from holding up each other. With a window, what its task has of a step is cut where the
+window is full, and goes on as `ack` comes; a topic releases the lane before that (live/window.py).
+
+How it ends, each distinct for the client:
+- at the terminal event: `over`, with the state. At once, if the client had that event already
+- refused, before anything was said or later (the stream was erased, a new credential does not cover it): `refused`
+- `unfollow`: nothing of it comes after that op's `ok`
+- with the socket: its close code says why
+Each is also how the access record and the gauges call it (endings.py).
+
+The races:
+- `unfollow`, or the connection's end, while the stream is looked up: the task is cancelled where it waits, and a viewer
+  that had not begun leaves no record
+- an event while `ok` waits for room: the task follows after that was sent
+- an acknowledgement while events are being sent: they count as sent before they are
+- the socket ends while the task is about to end by itself: the first word counts
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import orjson
+
+from broker import gauges, traces
+from broker.auth import Grant
+from broker.dialects.format import Batch, Chosen, Format
+from broker.dialects.socket import SocketForm, text_frame
+from broker.errors import ArchiveDamaged, LasteventError
+from broker.live.lane import Lane
+from broker.live.tail import Step
+from broker.live.window import Window
+from broker.log.access import View
+from broker.log.event import OVER, Event
+from broker.web.endings import Ended
+from broker.web.follow import begin, count_connect, require_time_left, steps_of
+from broker.web.socket_connection import ConnectionLost, ViewerStalled
+from broker.web.socket_ops import Ref, Shape
+
+if TYPE_CHECKING:
+    from broker.web.socket import Socket
+
+logger = logging.getLogger(__name__)
+
+NEVER_S = 1e9
+"""Between two signs of life of a follow: those are the socket's."""
+
+
+class Follow:
+    """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one."""
+
+    __slots__ = ("_leaving", "_socket", "form_name", "grant", "lane", "sid", "task", "view", "window")
+
+    def __init__(self, socket: Socket, sid: str, grant: Grant, window: int | None) -> None:
+        self.sid = sid
+        self.grant = grant
+        self.form_name = ""
+        self.window = Window(window) if window else None
+        self.lane: Lane | None = None
+        self.view: View | None = None
+        """Its access record. None: it is no viewer yet, or has been told that its stream is over."""
+        self.task: asyncio.Task[None] | None = None
+        self._socket = socket
+        self._leaving: Ended | None = None
+
+    def leave(self, how: Ended) -> None:
+        """End it from outside of its task. The first word counts."""
+        if self._leaving is None:
+            self._leaving = how
+            if self.task:
+                self.task.cancel()
+
+    async def run(self, shape: Shape, resume_at: int | None, ref: Ref, *, is_op: bool) -> None:
+        """To its end. `is_op`: it is answered, with `ref`; else only a refusal is said, and it counts as no op."""
+        ended, state = Ended.DRAINED, ""  # what is cancelled without a word, this process gives up on
+        form = _form(self.sid, shape, self.grant)
+        del shape
+        try:
+            begun = await self._begin(form, resume_at, ref, is_op=is_op)
+            if begun is None:
+                return
+            steps, state = begun
+            del begun
+            async with aclosing(steps):
+                async for step in steps:
+                    state = await self._give(step, form) or state
+                    del step  # or a viewer at the tail would keep its last page for as long as it is there
+            await self._send(_over(self.sid, state))
+            ended = Ended.FINISHED
+        except asyncio.CancelledError:
+            if self._leaving is None:
+                raise
+            ended = self._leaving
+        except ConnectionLost as lost:
+            ended = Ended.TOO_SLOW if isinstance(lost, ViewerStalled) else self._leaving or Ended.LEFT
+        except LasteventError as error:
+            ended = Ended.VANISHED
+            if isinstance(error, ArchiveDamaged):
+                logger.exception("stream %s: its viewer is refused", self.sid)
+            await self._socket.refuse(None, error, self.sid)
+        except Exception:
+            await self._socket.refuse_fault(None, self.sid)
+        finally:
+            self._end(ended)
+
+    async def _begin(
+        self, form: SocketForm, resume_at: int | None, ref: Ref, *, is_op: bool
+    ) -> tuple[AsyncGenerator[Step, None], str] | None:
+        """Its steps, and the state of its stream. None: it was refused."""
+        socket, sid, grant = self._socket, self.sid, self.grant
+        tier, began_s = socket.tier, time.monotonic()
+        try:
+            require_time_left(grant)
+            begun = await begin(tier, grant, sid, lambda: resume_at, lambda found: tier.reading.log(sid, found, grant))
+            found, log, cursor, _ = begun
+            if not begun.has_ended:
+                # Once more: several came together, and each had found one.
+                await tier.viewers.places.require(grant, sid, again=True)
+                self._become_viewer(form, cursor)
+            source = count_connect(tier, sid, cursor, is_in_redis=found.is_in_redis)
+            meta = found.meta
+            waited_s = time.monotonic() - began_s
+            trace = traces.following(
+                *(sid, meta.traceparent), cursor=cursor, tail=meta.tail, source=source, waited_s=waited_s
+            )
+            if is_op:
+                await socket.ok(ref, sid, {"cursor": cursor})
+            gauges.first_byte_seconds.observe(time.monotonic() - began_s)
+            trace.end()
+        except LasteventError as error:
+            socket.forget(self)
+            await socket.refuse(ref, error, sid)
+            return None
+        finally:
+            if is_op:
+                socket.done(sid)
+        if begun.has_ended:
+            return _nothing(), meta.state
+        self.lane = socket.connection.lane(form)
+        self.lane.window = self.window
+        self.lane.sent = socket.sent
+        return steps_of(tier, found, grant, log, sid, cursor, form, heartbeat_s=NEVER_S)(self.lane), meta.state
+
+    def _become_viewer(self, form: SocketForm, cursor: int) -> None:
+        viewers = self._socket.tier.viewers
+        self.form_name = form.access_name
+        self.view = View(self.sid, self._socket.details(self.grant, form.access_name, cursor))
+        viewers.add(self)
+        viewers.access.opened(self.view)
+
+    async def _give(self, step: Step, form: SocketForm) -> str | None:
+        """Send it. Returns the stream's state, if this has ended it."""
+        if not isinstance(step, Batch):
+            if step:
+                await self._send(form.render_gap(step))
+            return None
+        if self.window is None:
+            if frames := step.render(form):
+                await self._send(frames)
+        else:
+            await self._give_within(self.window, form.sent(step.events), form)
+        if span := step.span(form):
+            assert self.view
+            self.view.delivered(*span)
+            self._socket.sent.events += len(form.shown(step.events))
+        last = step.events[-1]
+        return last.kind if last.is_terminal else None
+
+    async def _give_within(self, window: Window, sent: Sequence[Event], form: SocketForm) -> None:
+        while sent:
+            await window.has_room()
+            room = window.room
+            now, sent = sent[:room], sent[room:]
+            window.wrote([event.id for event in now])
+            await self._send(form.encode(now))
+
+    async def _send(self, frames: bytes) -> None:
+        """Raises ConnectionLost."""
+        viewers = self._socket.tier.viewers
+        viewers.lagging += 1
+        try:
+            await self._socket.connection.send(frames)
+        finally:
+            viewers.lagging -= 1
+        self._socket.sent.bytes += len(frames)
+
+    def _end(self, how: Ended) -> None:
+        socket = self._socket
+        if self.lane:
+            socket.connection.drop(self.lane)
+        if view := self.view:
+            viewers = socket.tier.viewers
+            if self.lane and self.lane.wrote:
+                view.delivered(*self.lane.wrote)
+            viewers.remove(self)
+            viewers.access.closed(view, how.value)
+            viewers.ended[how] += 1
+            gauges.viewer_seconds.observe(time.time() - view.at / 1000)
+        self.lane = self.view = self.task = None
+        socket.forget(self)
+
+
+def _form(sid: str, shape: Shape, grant: Grant) -> SocketForm:
+    plain = Format.COMPACT_NDJSON if shape.compact else Format.NDJSON
+    inner = plain.for_public if grant.is_public else plain
+    return SocketForm(sid, inner if shape.kinds is None else Chosen(inner, frozenset(shape.kinds)))
+
+
+def _over(sid: str, state: str) -> bytes:
+    return text_frame(orjson.dumps({"stream": sid, "event": OVER, "data": {"state": state}}))
+
+
+async def _nothing() -> AsyncGenerator[Step, None]:
+    return
+    yield

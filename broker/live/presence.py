@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -107,19 +107,24 @@ class Presence:
         else:
             del self._asked[sid]
 
-    async def watch(self, sid: str, names: Names) -> AsyncGenerator[dict[str, Any], None]:
+    async def watch(self, sid: str, names: Callable[[], Names]) -> AsyncGenerator[dict[str, Any], None]:
         """Notices for one caller, at most one a second: first the whole (`shown`), then what has changed (`notice`).
 
+        `names`: what the caller may see, which a new credential may change: then it is told the whole again.
         It does not end by itself, and it waits while Redis is away. Close it (aclosing).
         """
         watched = self._join(sid)
-        told: Seen | None = None
+        told: tuple[Seen, Names] | None = None
         try:
             while True:
                 changed, seen = watched.changed, watched.seen
-                if seen is not None and seen is not told:
-                    said = shown(seen, names) if told is None else notice(told, seen, names)
-                    told = seen
+                sees = names()
+                if seen is not None and (told is None or seen is not told[0]):
+                    if told is None or told[1] is not sees:
+                        said: dict[str, Any] | None = shown(seen, sees)
+                    else:
+                        said = notice(told[0], seen, sees)
+                    told = seen, sees
                     if said is not None:
                         yield said
                         await asyncio.sleep(NOTICE_S)

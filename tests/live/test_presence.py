@@ -86,7 +86,8 @@ class Watcher:
     def __init__(self, presence: Presence, sid: str, names: Names = Names.ALL) -> None:
         self.told: list[dict[str, Any]] = []
         self.here: set[str] = set()
-        self._notices = presence.watch(sid, names)
+        self.names = names
+        self._notices = presence.watch(sid, lambda: self.names)
 
     async def hears(self) -> dict[str, Any]:
         async with asyncio.timeout(LIMIT_S):
@@ -243,6 +244,17 @@ async def test_a_slow_watcher_is_told_the_difference_to_what_it_was_told_last(re
     await quick.close()
 
 
+async def test_who_may_see_less_from_now_on_is_told_the_whole_of_that(redis: Redis, presence: Presence) -> None:
+    sid, server = new_sid(), Server(redis)
+    await server.opens(sid, "user:ann")
+    watcher = Watcher(presence, sid)
+    await watcher.hears_until("user:ann")
+    watcher.names = Names.NONE
+    await server.opens(sid, "user:bob")
+    assert await watcher.hears() == {"connections": 2, "people": 2, "viewers": []}
+    await watcher.close()
+
+
 async def test_those_who_ask_at_the_same_time_share_a_reading(redis: Redis, presence: Presence) -> None:
     sid = new_sid()
     await Server(redis).opens(sid, "user:ann")
@@ -285,7 +297,7 @@ async def test_nothing_is_left_of_a_watcher_that_leaves_at_any_moment(redis: Red
     sid = new_sid()
     await Server(redis).opens(sid, "user:ann")
     for steps in range(30):
-        async with aclosing(presence.watch(sid, Names.ALL)) as notices:
+        async with aclosing(presence.watch(sid, lambda: Names.ALL)) as notices:
             asking = asyncio.ensure_future(anext(notices))
             for _ in range(steps):
                 await asyncio.sleep(0)

@@ -366,3 +366,34 @@ async def test_who_is_gone_leaves_nothing_behind(alone: Deployment, producer: Pr
 
     await until(lambda: viewers() == 0, "no viewer is there")
     assert b"Traceback" not in alone.servers[0].output.read_bytes()
+
+
+async def test_presence_comes_for_as_long_as_the_follow_lasts(alone: Deployment, producer: Producer) -> None:
+    sid = producer.stream(3)
+    async with speaker(alone.url) as one, speaker(alone.url) as other:
+        await one.ask("follow", stream=sid, presence=True)
+
+        def said() -> list[dict[str, Any]]:
+            return [message["data"] for message in one.heard if message["event"] == "presence"]
+
+        async def connections(count: int) -> None:
+            while not said() or said()[-1]["connections"] != count:
+                await one.hear()
+
+        await connections(1)
+        await other.ask("follow", stream=sid)
+        await connections(2)
+        await other.ask("unfollow", stream=sid)
+        await connections(1)
+        assert said()[0].keys() == {"connections", "people", "viewers"}
+        assert said()[-1] == {"joined": [], "left": [], "connections": 1, "people": 1}
+        await one.ask("unfollow", stream=sid)
+        heard = len(said())
+        await other.ask("follow", stream=sid, presence=True)
+        while not [message for message in other.heard if message["event"] == "presence"]:
+            await other.hear()
+        await one.ask("ping")
+        assert len(said()) == heard
+        await asyncio.to_thread(producer.end, sid)
+        assert await other.over(sid) == "done"
+        assert [message["event"] for message in other.heard][-1] == "over"

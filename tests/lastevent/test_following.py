@@ -11,7 +11,8 @@ import pytest
 
 from lastevent import Answer, Event, StreamError
 from lastevent.client.errors import Lost
-from lastevent.client.following import READ, Following, Head, Pause, Send, World
+from lastevent.client.following import CLOSE, READ, Following, Head, Pause, Send, World
+from lastevent.client.frames import Frames
 
 STREAM = Head(200, {"Content-Type": "text/event-stream"})
 URL = "http://le.test/v1/streams/s1/events"
@@ -32,6 +33,7 @@ class Played:
         """The ids of the events. Raises StreamError; where the server has no more connections, StopIteration."""
         steps = self.following.run()
         ids = []
+        is_open = False
         pieces: list[tuple[float, bytes]] = []
         step = next(steps)
         try:
@@ -39,14 +41,19 @@ class Played:
                 reply: Any = None
                 if isinstance(step, Event):
                     ids.append(step.id)
+                elif step is CLOSE:
+                    is_open = False
                 elif isinstance(step, Pause):
+                    assert not is_open, "what is lost is closed before the wait"
                     self.time += step.seconds
                 elif isinstance(step, Send):
+                    assert not is_open, "one connection at a time"
                     self.tries += 1
                     said = next(self.connections, None)
                     if said is None:
                         step = steps.throw(Lost("no server answers"))
                         continue
+                    is_open = True
                     reply = said if isinstance(said, Head) else STREAM
                     pieces = [] if isinstance(said, Head) else [(self.time + at, piece) for at, piece in said]
                 elif step is READ and pieces:
@@ -125,6 +132,35 @@ def test_a_huge_page_in_place_of_a_refusal_is_not_read_to_its_end() -> None:
         reads += 1
         step = steps.send(b"x" * 65536)
     assert reads == 2
+
+
+def test_a_text_behind_a_gap_is_read_on_a_connection_of_its_own() -> None:
+    gap = b'event: gap\ndata: {"requested":0}\n\n'
+    text = Head(200, {"Last-Event-ID": "3"})
+    played = Played([[(0, gap)], text, [(0, event(4, "done"))]])
+    assert played.run() == [4]
+    assert (played.following.answer.incomplete, played.tries) == (True, 3)
+
+
+def framed(said: bytes) -> list[tuple[int | None, str]]:
+    return [(frame.id, frame.event) for frame in Frames().push(said)]
+
+
+def test_a_frame_without_data_leaves_nothing_to_the_next_one() -> None:
+    assert framed(b"id: 5\nevent: x\n\ndata: {}\n\n") == [(None, "message")]
+
+
+def test_one_bom_is_no_part_of_the_first_name() -> None:
+    assert framed(b"\xef\xbb\xbfid: 1\ndata: 1\n\n\xef\xbb\xbfid: 2\ndata: 2\n\n") == [
+        (1, "message"),
+        (None, "message"),
+    ]
+
+
+def test_a_retry_within_a_frame_is_for_other_clients() -> None:
+    frames = Frames()
+    assert len(list(frames.push(b"retry: 500\nid: 1\nevent: done\nretry: 99\ndata: {}\n\n"))) == 1
+    assert frames.retry_ms == 500
 
 
 def test_an_answer_is_the_same_in_json_and_back() -> None:

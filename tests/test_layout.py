@@ -237,6 +237,8 @@ def test_the_modules_form_no_circle() -> None:
 def test_the_product_knows_nothing_of_its_tests(package: str) -> None:
     outside = {"tests", "bench", "pytest", "hypothesis", "fakeredis"}
     for name, path in modules(package).items():
+        if name == "lastevent.testing":  # a plugin of pytest's, for the tests of users
+            continue
         assert not {module.partition(".")[0] for module in imports(path.read_text(), ())} & outside, name
 
 

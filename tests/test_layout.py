@@ -309,17 +309,27 @@ def test_a_worker_does_not_load_the_web_tier() -> None:
     assert "worker" in loaded
 
 
-def test_lastevent_stands_on_the_standard_library_and_pydantic_alone() -> None:
-    files = modules("lastevent").values()
-    found = {module.partition(".")[0] for path in files for module in imports(path.read_text(), ())}
-    assert found - set(sys.stdlib_module_names) == {"lastevent", "pydantic", "pydantic_core"}
+def test_lastevent_stands_on_the_standard_library_pydantic_and_httpx2_alone() -> None:
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, path in modules("lastevent").items():
+        packages = {module.partition(".")[0] for module in imports(path.read_text(), ())}
+        theirs = {"lastevent.client.forward": {"starlette"}, "lastevent.testing": {"pytest"}}.get(name, set())
+        assert theirs <= packages
+        found[name.startswith("lastevent.client")] |= packages - set(sys.stdlib_module_names) - theirs
+    assert found == {True: {"lastevent", "httpx2"}, False: {"lastevent", "pydantic", "pydantic_core"}}
 
 
-def test_importing_lastevent_loads_no_pydantic() -> None:
-    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__]"
+def test_importing_lastevent_loads_neither_pydantic_nor_httpx2() -> None:
+    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__ if name in vars(lastevent)]"
     loaded = loaded_by(f"{program}\n@lastevent.tool\ndef f(x: int) -> int: ...")
     assert "lastevent" in loaded
-    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions"}
+    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions", "httpx2", "anyio"}
+
+
+def test_the_client_loads_no_pydantic() -> None:
+    loaded = loaded_by("from lastevent import AsyncClient, Client, forward")
+    assert "httpx2" in loaded
+    assert not loaded & {"pydantic", "pydantic_core", "orjson", "starlette"}
 
 
 def test_what_supervises_web_processes_loads_none() -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from types import TracebackType
 from typing import Any
 
-import anyio
 import httpx2
 
 from lastevent.client import calls
@@ -31,14 +30,14 @@ from lastevent.client.following import (
     Step,
     World,
 )
-from lastevent.client.options import LIMITS, STREAMED, kept_answer, lost, timeout
+from lastevent.client.options import LIMITS, STREAMED, is_tls, kept_answer, lost, timeout
 from lastevent.client.producer import AsyncProducer, steps
 from lastevent.client.relay import AsyncBytes, following, pass_on
 from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
 
-WORLD = World(time.monotonic, time.time, random.random, anyio.sleep)
+WORLD = World(time.monotonic, time.time, random.random, asyncio.sleep)
 
 
 class AsyncClient:
@@ -71,7 +70,7 @@ class AsyncClient:
         self._headers = dict(headers or {})
         self._timeout = timeout(silence_s)
         self._owns_http = http is None
-        self._http = http or httpx2.AsyncClient(limits=LIMITS)
+        self._http = http or httpx2.AsyncClient(limits=LIMITS, verify=is_tls(self.url))
         self._bearer = token if isinstance(token, str) else None
         self._is_asked = not callable(token)
         self._settling: set[asyncio.Task[None]] = set()
@@ -127,18 +126,20 @@ class AsyncClient:
         *,
         answer: Answer | str | bytes | Mapping[str, Any] | None = None,
         cursor: int | None = None,
+        query: Mapping[str, Any] | None = None,
         patience_s: float | None = None,
         on_lost: Callable[[StreamError], None] | None = None,
     ) -> AsyncStream:
         """A stream that is there. Nothing is asked before it is iterated.
 
         `answer`: what was kept of it (Answer.to_json), to go on behind it. `cursor`: instead, the id behind which the
-        events begin; its answer is then `incomplete`. `on_lost` hears of each connection that was lost, and is to come
-        back at once. Raises ValueError for an answer that cannot be gone on with.
+        events begin; its answer is then `incomplete`. `query`: of `/events` (docs/API.md), such as `audience`.
+        `on_lost` hears of each connection that was lost, and is to come back at once. Raises ValueError for an answer
+        that cannot be gone on with.
         """
         following = Following(
             self.world,
-            url=calls.stream_url(self.url, id, "events"),
+            url=calls.with_params(calls.stream_url(self.url, id, "events"), query or {}),
             answer=kept_answer(answer, cursor),
             is_behind_cursor=cursor is not None,
             is_renewable=self.is_renewable,
@@ -274,12 +275,8 @@ class AsyncClient:
         try:
             step = next(steps)
             while True:
-                try:
-                    reply = await connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = await connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value
             return found
@@ -302,7 +299,6 @@ class AsyncStream:
         self._client = client
         self._following = following
         self._begun: AsyncGenerator[Any, None] | None = None
-        self._is_read = False
         self._connection: _Connection | None = None
 
     @property
@@ -366,9 +362,8 @@ class AsyncStream:
 
     async def _events(self) -> AsyncGenerator[Any, None]:
         """The events; of a start LOCATED before the first."""
-        if self._is_read:
-            raise RuntimeError("This stream is iterated already: follow it a second time.")
-        self._is_read = True
+        if self._connection:  # of a loop that was left just now, or stands still
+            await self._connection.close()
         connection = self._connection = _Connection(self._client)
         steps = self._following.run()
         try:
@@ -378,17 +373,14 @@ class AsyncStream:
                     yield step
                     step = next(steps)
                     continue
-                try:
-                    reply = await connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = await connection.do(step)
+                if self._connection is not connection:
+                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration:
             return
         finally:
             await connection.close()
-            self._is_read = False
 
 
 class _Connection:
@@ -401,20 +393,22 @@ class _Connection:
         self._bearer: str | None = None
 
     async def do(self, step: Step) -> Any:
-        """What following.py's table says it answers. Raises Lost."""
+        """What following.py's table says it answers, or what is lost."""
         try:
             if step is READ:
                 return await anext(self._pieces, None)
             if isinstance(step, Send):
                 return await self._send(step)
+            if step is CLOSE:
+                await self.close()
+            elif isinstance(step, Pause):
+                await self._client.world.sleep(step.seconds)
+            elif isinstance(step, Ask):
+                self._bearer = await self._client._authorized(step.why, self._bearer)
         except httpx2.HTTPError as error:
-            raise lost(error) from error
-        if step is CLOSE:
-            await self.close()
-        elif isinstance(step, Pause):
-            await self._client.world.sleep(step.seconds)
-        elif isinstance(step, Ask):
-            self._bearer = await self._client._authorized(step.why, self._bearer)
+            return lost(error)
+        except Lost as error:
+            return error
         return None
 
     async def _send(self, sent: Send) -> Head:

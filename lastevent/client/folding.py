@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lastevent.client.answer import Answer
+from lastevent.client.answer import NOBODY, Answer
 from lastevent.client.partial import partial
 from lastevent.events import Event
 
@@ -70,7 +70,7 @@ _NOTHING: _Change = {
     "tools": (),
     "status": None,
     "usage": None,
-    "agents": {},
+    "agents": NOBODY,
     "citations": (),
     "approvals": (),
     "sentences": (),

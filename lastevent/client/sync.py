@@ -29,7 +29,7 @@ from lastevent.client.following import (
     Step,
     World,
 )
-from lastevent.client.options import LIMITS, STREAMED, kept_answer, lost, timeout
+from lastevent.client.options import LIMITS, STREAMED, is_tls, kept_answer, lost, timeout
 from lastevent.client.producer import Producer, steps
 from lastevent.client.relay import Bytes, following, pass_on_now
 from lastevent.events import Event
@@ -69,7 +69,7 @@ class Client:
         self._headers = dict(headers or {})
         self._timeout = timeout(silence_s)
         self._owns_http = http is None
-        self._http = http or httpx2.Client(limits=LIMITS)
+        self._http = http or httpx2.Client(limits=LIMITS, verify=is_tls(self.url))
         self._bearer = token if isinstance(token, str) else None
         self._is_asked = not callable(token)
         self._settling: set[threading.Thread] = set()
@@ -121,18 +121,20 @@ class Client:
         *,
         answer: Answer | str | bytes | Mapping[str, Any] | None = None,
         cursor: int | None = None,
+        query: Mapping[str, Any] | None = None,
         patience_s: float | None = None,
         on_lost: Callable[[StreamError], None] | None = None,
     ) -> Stream:
         """A stream that is there. Nothing is asked before it is iterated.
 
         `answer`: what was kept of it (Answer.to_json), to go on behind it. `cursor`: instead, the id behind which the
-        events begin; its answer is then `incomplete`. `on_lost` hears of each connection that was lost, and is to come
-        back at once. Raises ValueError for an answer that cannot be gone on with.
+        events begin; its answer is then `incomplete`. `query`: of `/events` (docs/API.md), such as `audience`.
+        `on_lost` hears of each connection that was lost, and is to come back at once. Raises ValueError for an answer
+        that cannot be gone on with.
         """
         following = Following(
             self.world,
-            url=calls.stream_url(self.url, id, "events"),
+            url=calls.with_params(calls.stream_url(self.url, id, "events"), query or {}),
             answer=kept_answer(answer, cursor),
             is_behind_cursor=cursor is not None,
             is_renewable=self.is_renewable,
@@ -265,12 +267,8 @@ class Client:
         try:
             step = next(steps)
             while True:
-                try:
-                    reply = connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
             found: bytes = end.value
             return found
@@ -292,7 +290,6 @@ class Stream:
         self._client = client
         self._following = following
         self._begun: Generator[Any, None, None] | None = None
-        self._is_read = False
         self._connection: _Connection | None = None
 
     @property
@@ -351,9 +348,8 @@ class Stream:
 
     def _events(self) -> Generator[Any, None, None]:
         """The events; of a start LOCATED before the first."""
-        if self._is_read:
-            raise RuntimeError("This stream is iterated already: follow it a second time.")
-        self._is_read = True
+        if self._connection:  # of a loop that was left just now, or stands still
+            self._connection.close()
         connection = self._connection = _Connection(self._client)
         steps = self._following.run()
         try:
@@ -363,17 +359,14 @@ class Stream:
                     yield step
                     step = next(steps)
                     continue
-                try:
-                    reply = connection.do(step)
-                except Lost as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(reply)
+                reply = connection.do(step)
+                if self._connection is not connection:
+                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration:
             return
         finally:
             connection.close()
-            self._is_read = False
 
 
 class _Connection:
@@ -386,20 +379,22 @@ class _Connection:
         self._bearer: str | None = None
 
     def do(self, step: Step) -> Any:
-        """What following.py's table says it answers. Raises Lost."""
+        """What following.py's table says it answers, or what is lost."""
         try:
             if step is READ:
                 return next(self._pieces, None)
             if isinstance(step, Send):
                 return self._send(step)
+            if step is CLOSE:
+                self.close()
+            elif isinstance(step, Pause):
+                self._client.world.sleep(step.seconds)
+            elif isinstance(step, Ask):
+                self._bearer = self._client._authorized(step.why, self._bearer)
         except httpx2.HTTPError as error:
-            raise lost(error) from error
-        if step is CLOSE:
-            self.close()
-        elif isinstance(step, Pause):
-            self._client.world.sleep(step.seconds)
-        elif isinstance(step, Ask):
-            self._bearer = self._client._authorized(step.why, self._bearer)
+            return lost(error)
+        except Lost as error:
+            return error
         return None
 
     def _send(self, sent: Send) -> Head:

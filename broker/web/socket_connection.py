@@ -25,10 +25,10 @@ collects its circles rarely).
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from socket import IPPROTO_TCP
 from typing import Any
 
 from broker.dialects.format import Form
@@ -73,7 +73,6 @@ TURN = 64
 CLOSE_S = 1.0
 """For the client's close frame, and for what is on its way."""
 
-_TCP_NOTSENT_LOWAT = 25  # Linux' number, which the module socket does not know everywhere
 _BY_ITS_USER, _FOR_OTHERS, _UNREAD = 1, 2, 4
 _ALL = _BY_ITS_USER | _FOR_OTHERS | _UNREAD
 """Why reading pauses."""
@@ -101,6 +100,7 @@ class SocketConnection(asyncio.Protocol):
         "_is_gone",
         "_is_over",
         "_lanes",
+        "_on_lost",
         "_peer",
         "_places",
         "_pong",
@@ -112,7 +112,6 @@ class SocketConnection(asyncio.Protocol):
         "_wrote_at",
         "heard_at",
         "is_stalled",
-        "on_lost",
         "on_message",
         "on_silence",
         "transport",
@@ -129,7 +128,7 @@ class SocketConnection(asyncio.Protocol):
     ) -> None:
         self.transport = transport
         self.on_message: Callable[[bytes], object] = _nothing
-        self.on_lost: Callable[[], object] | None = None
+        self._on_lost: Callable[[], object] | None = None
         self.on_silence: Callable[[], float] | None = None
         self.is_stalled = False
         self.heard_at = self._wrote_at = sockets.turn
@@ -153,8 +152,9 @@ class SocketConnection(asyncio.Protocol):
         self._pong: bytes | None = None
         """The answer to the last ping, which waits for room."""
         transport.set_write_buffer_limits(HIGH_BYTES)
-        with suppress(OSError, ValueError):
-            transport.get_extra_info("socket").setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+        with suppress(OSError, ValueError, AttributeError):  # gone already; a system that has none
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         connections.add(self)
         sockets.add(self)
 
@@ -215,10 +215,22 @@ class SocketConnection(asyncio.Protocol):
         for turn in self._waiting or ():
             if not turn.done():
                 turn.set_result(None)
-        on_lost, self.on_lost = self.on_lost, None
+        on_lost, self._on_lost = self._on_lost, None
         self.on_message, self.on_silence = _nothing, None
         if on_lost:
             on_lost()
+
+    @property
+    def on_lost(self) -> Callable[[], object] | None:
+        return self._on_lost
+
+    @on_lost.setter
+    def on_lost(self, on_lost: Callable[[], object] | None) -> None:
+        """Called at once if that has happened: a client may have gone before anybody serves it."""
+        if self._is_over and on_lost:
+            on_lost()
+        else:
+            self._on_lost = on_lost
 
     def _close_when_sent(self) -> None:
         self._is_gone = True  # for the reader
@@ -229,8 +241,12 @@ class SocketConnection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(CLOSE_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self in self._connections:
-            reset(self.transport)
+        if self not in self._connections:
+            return
+        if unsent(self.transport):
+            reset(self.transport)  # a close would wait for who does not read
+        else:
+            self.transport.abort()
 
     # -- input ---------------------------------------------------------------------------------------------
 
@@ -300,7 +316,10 @@ class SocketConnection(asyncio.Protocol):
                     self.transport.write(closing(Code.NORMAL if code is None else code))
                 self._close_when_sent()
             case Violation(code, reason):
-                self.close(code, reason)
+                if not self._is_over:
+                    self.close(code, reason)
+                    # Its own close frame cannot be found in what is none of the protocol: the end of what it sends can.
+                    self.transport.write_eof()
             case Pong():
                 pass
 

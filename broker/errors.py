@@ -64,6 +64,9 @@ REDIS_AWAY = {"lasting": "Redis is away"}
 """`extra` of a log line that each part of a process would write for as long as Redis is away (process/logs.py)."""
 
 
+NO_SOCKETS = "WebSockets need Lastevent's own server: lastevent serve. Follow each stream by its events_url."
+
+
 class LasteventError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"

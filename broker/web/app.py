@@ -21,6 +21,7 @@ from broker.web.routes import (
     operating,
     producing,
     reading,
+    sockets,
     starting,
     telling,
     tokens,
@@ -51,7 +52,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     )
     app.state.tier = tier
     problems.install(app)
-    of_streams = (starting, following, reading, producing, telling, listings, auditing)
+    of_streams = (starting, following, sockets, reading, producing, telling, listings, auditing)
     for routes in (*of_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:

@@ -21,10 +21,11 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from broker import gauges
 from broker.auth import Grant
-from broker.errors import Draining, Forbidden
+from broker.errors import NO_SOCKETS, Draining, Forbidden, NoSockets
 from broker.process.logs import ABOUT
 from broker.web.problems import from_error, problem
 
@@ -45,6 +46,9 @@ class Door:
         self._cors_origins = frozenset(cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # of another ASGI server: ours asks no application
+            await _refuse_socket(WebSocket(scope, receive, send))
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -89,6 +93,14 @@ class Door:
                 await response(scope, receive, send_with_headers)
         finally:
             _count(scope, status, time.monotonic() - asked_at_s)
+
+
+async def _refuse_socket(socket: WebSocket) -> None:
+    """With 501, if that server can answer a handshake with a status."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(from_error(secrets.token_hex(8), NoSockets(NO_SOCKETS)))
+    else:
+        await socket.close()
 
 
 def _count(scope: Scope, status: int, took_s: float) -> None:

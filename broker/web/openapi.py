@@ -103,6 +103,16 @@ def gives(description: str, *forms: str | type[BaseModel]) -> dict[str, Any]:
     return {"summary": description, "response_class": Response, "responses": responses}
 
 
+def upgrades() -> dict[str, Any]:
+    responses: dict[int | str, Any] = {
+        101: {"description": "The connection is a WebSocket from here on (docs/API.md)"},
+        426: _PROBLEM,
+        501: _PROBLEM,
+    }
+    summary = "A WebSocket: many streams on one connection"
+    return {"summary": summary, "status_code": 101, "response_class": Response, "responses": responses}
+
+
 def erases() -> dict[str, Any]:
     responses: dict[int | str, Any] = {
         202: {"description": "Nobody sees the content any more; the archive erases it within moments"},

@@ -25,10 +25,10 @@ collects its circles rarely).
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from socket import IPPROTO_TCP
 from typing import Any
 
 from broker.dialects.format import Form
@@ -73,7 +73,6 @@ TURN = 64
 CLOSE_S = 1.0
 """For the client's close frame, and for what is on its way."""
 
-_TCP_NOTSENT_LOWAT = 25  # Linux' number, which the module socket does not know everywhere
 _BY_ITS_USER, _FOR_OTHERS, _UNREAD = 1, 2, 4
 _ALL = _BY_ITS_USER | _FOR_OTHERS | _UNREAD
 """Why reading pauses."""
@@ -153,8 +152,9 @@ class SocketConnection(asyncio.Protocol):
         self._pong: bytes | None = None
         """The answer to the last ping, which waits for room."""
         transport.set_write_buffer_limits(HIGH_BYTES)
-        with suppress(OSError, ValueError):
-            transport.get_extra_info("socket").setsockopt(IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+        with suppress(OSError, ValueError, AttributeError):  # gone already; a system that has none
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         connections.add(self)
         sockets.add(self)
 
@@ -229,8 +229,12 @@ class SocketConnection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(CLOSE_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self in self._connections:
-            reset(self.transport)
+        if self not in self._connections:
+            return
+        if unsent(self.transport):
+            reset(self.transport)  # a close would wait for who does not read
+        else:
+            self.transport.abort()
 
     # -- input ---------------------------------------------------------------------------------------------
 
@@ -300,7 +304,10 @@ class SocketConnection(asyncio.Protocol):
                     self.transport.write(closing(Code.NORMAL if code is None else code))
                 self._close_when_sent()
             case Violation(code, reason):
-                self.close(code, reason)
+                if not self._is_over:
+                    self.close(code, reason)
+                    # Its own close frame cannot be found in what is none of the protocol: the end of what it sends can.
+                    self.transport.write_eof()
             case Pong():
                 pass
 

@@ -20,13 +20,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from socket import IPPROTO_TCP
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.live.lane import unsent
 from broker.web.websocket import MAX_FRAGMENTS
-
-if TYPE_CHECKING:
-    from broker.web.socket_connection import SocketConnection
 
 TURNS = 8
 """In a heartbeat."""
@@ -37,6 +34,27 @@ AT_ONCE = 250
 """Sockets that are looked at before others have their turn: about a millisecond."""
 
 
+class Socket(Protocol):
+    """One of them, as it is looked after (socket_connection.py). `heard_at`: in which turn it was heard last.
+    `is_held`: this server does not read it just now. `is_full`: it takes nothing more just now.
+    """
+
+    transport: asyncio.Transport
+    heard_at: int
+
+    @property
+    def is_closing(self) -> bool: ...
+    @property
+    def is_held(self) -> bool: ...
+    @property
+    def is_full(self) -> bool: ...
+    def silent_turns(self) -> float: ...
+    def ping(self) -> None: ...
+    def reset(self) -> None: ...
+    def stall(self) -> None: ...
+    def shutdown(self) -> None: ...
+
+
 class Sockets:
     """`heartbeat_s`, `stall_s`: see above. `message_bytes`: of a message from a client."""
 
@@ -44,32 +62,30 @@ class Sockets:
         self.turn_s = heartbeat_s / TURNS
         self.message_bytes = message_bytes
         self.max_fragments = MAX_FRAGMENTS
-        self.here: set[SocketConnection] = set()
+        self.here: set[Socket] = set()
         self.turn = 0
-        self.is_draining = False
-        self.full: dict[SocketConnection, tuple[int, int]] = {}
+        self.full: dict[Socket, tuple[int, int]] = {}
         """Those that may have stalled: bytes that were not taken when some had been taken last, and that turn."""
         self._stall_turns = max(1, round(stall_s / self.turn_s))
-        self._due: list[list[SocketConnection]] = [[] for _ in range(TURNS + 1)]
+        self._due: list[list[Socket]] = [[] for _ in range(TURNS + 1)]
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, socket: SocketConnection) -> None:
+    def add(self, socket: Socket) -> None:
         self.here.add(socket)
         self._look_in(random.randint(1, TURNS), socket)  # thousands may come in one turn: they spread over a heartbeat
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.turn_s, self._next_turn)
 
-    def remove(self, socket: SocketConnection) -> None:
+    def remove(self, socket: Socket) -> None:
         self.here.discard(socket)
         self.full.pop(socket, None)
 
     def drain(self) -> None:
         """Send all away, each after a whole frame. Those that do not read are dropped a second later."""
-        self.is_draining = True
         for socket in tuple(self.here):
             socket.shutdown()
 
-    def _look_in(self, turns: int, socket: SocketConnection) -> None:
+    def _look_in(self, turns: int, socket: Socket) -> None:
         self._due[(self.turn + turns) % len(self._due)].append(socket)
 
     def _next_turn(self) -> None:
@@ -82,7 +98,7 @@ class Sockets:
         due, self._due[now] = self._due[now], []
         self._look(iter(due))
 
-    def _look(self, due: Iterator[SocketConnection]) -> None:
+    def _look(self, due: Iterator[Socket]) -> None:
         looked = 0
         for socket in islice(due, AT_ONCE):
             looked += 1
@@ -91,7 +107,7 @@ class Sockets:
         if looked == AT_ONCE:
             asyncio.get_running_loop().call_soon(self._look, due)
 
-    def _next_look(self, socket: SocketConnection) -> int:
+    def _next_look(self, socket: Socket) -> int:
         """0: never. At most a heartbeat."""
         if self.turn - socket.heard_at >= DEAD_AFTER and not socket.is_held:
             if not self._may_be_slow(socket):
@@ -106,12 +122,12 @@ class Sockets:
             return TURNS
         return max(1, TURNS - int(silent))
 
-    def _may_be_slow(self, socket: SocketConnection) -> bool:
+    def _may_be_slow(self, socket: Socket) -> bool:
         """Its answer to a ping may lie behind what it has not taken yet. If it takes nothing, that is a stall."""
         acknowledged_s = DEAD_AFTER * self.turn_s
         return unsent(socket.transport) > 0 and acknowledged_ago_s(socket.transport) < acknowledged_s
 
-    def _look_whether_it_takes(self, socket: SocketConnection, waiting: int, since: int) -> None:
+    def _look_whether_it_takes(self, socket: Socket, waiting: int, since: int) -> None:
         now = unsent(socket.transport)
         if now < waiting:
             self.full[socket] = now, self.turn

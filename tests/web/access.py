@@ -17,8 +17,8 @@ TOKEN_SCOPES = (READ, CANCEL, APPEND, INPUT)
 
 class Row(NamedTuple):
     """`keys`: the scopes of which a key needs one (`admin` always opens); (): any key. `token`: the scope that a token
-    needs; None: none opens it. `cookie`, `address`: where else a token may travel. `is_open`: without any credential.
-    `body`: one that is wrong, since who may not call must not learn that.
+    needs; None: none opens it. `cookie`, `address`: where else a token may travel. `is_open`: without any credential;
+    then it gives `answer`. `body`: one that is wrong, since who may not call must not learn that.
     """
 
     method: str
@@ -29,6 +29,7 @@ class Row(NamedTuple):
     address: bool = False
     is_open: bool = False
     any_token: bool = False
+    answer: int = 200
 
     @property
     def is_of_a_stream(self) -> bool:
@@ -74,5 +75,6 @@ TABLE = [
     Row("DELETE", "/v1/keys/{key}", (ADMIN,)),
     Row("GET", "/v1/limits", (ADMIN,)),
     Row("GET", "/metrics", (METRICS,)),
+    Row("GET", "/v1/socket", is_open=True, answer=426),
     *(Row(method, path, is_open=True) for path in ("/healthz", "/readyz") for method in ("GET", "HEAD")),
 ]

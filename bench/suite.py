@@ -13,6 +13,7 @@ from bench.first_token import first_token, first_token_paired
 from bench.load.agent import raise_descriptor_limit
 from bench.memory import memory, memory_paired
 from bench.parts import parts
+from bench.presence import presence
 from bench.relay import fanout, fanout_paired, relay, relay_paired
 from bench.scenario import Options, Pairable, Scenario
 from bench.start import start, start_paired
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "worker": worker,
     "whole_way": whole_way,
     "parts": parts,
+    "presence": presence,
     "tokens": tokens,
     "tenants": tenants,
     "archive": archive,

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from broker.errors import Forbidden, InsufficientScope, RedisUnavailable, StreamNotFound, Unauthorized
 from broker.log.meta import Meta
+from broker.log.presence import Names
 from broker.tenants.keyring import DEFAULT_TENANT, Doors, Keyring
 from broker.tenants.revocations import Revocations
-from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, MINT, READ, opens
+from broker.tenants.scopes import AUDIT, EVERYTHING, INSPECT, MASKED, MINT, READ, VIEWERS, opens
 from broker.tenants.token import ANYONE, Token
 from broker.tenants.tokens import Minted, Tokens, is_jwt, is_name
 
@@ -58,6 +59,13 @@ class Grant(NamedTuple):
     def gives_reading(self) -> bool:
         """Whether an `events_url` has a token for it: nobody gives away what he has not."""
         return opens(self.scopes, MINT) and opens(self.scopes, READ)
+
+    @property
+    def sees_of_viewers(self) -> Names:
+        """Of those who follow a stream that it opens. All may see how many they are."""
+        if self.token:
+            return Names.USERS if VIEWERS in self.scopes else Names.NONE
+        return Names.ALL if opens(self.scopes, INSPECT) else Names.NONE
 
     def masked(self) -> Grant:
         return self._replace(scopes=frozenset({MASKED}))

@@ -198,6 +198,8 @@ takeovers = _counter("takeovers_total", "Streams taken over from a writer that i
 fenced_writes = _tally("fenced_writes_total", "Writers that had lost their stream to another one when they wrote")
 healed_events = _tally("healed_events_total", "Events that Redis had lost and a writer put back")
 lease_margin_seconds = _reading("lease_margin_seconds", "The least s that a lease had left, within the last minute")
+webhooks = _counter("webhooks_total", "Attempts at webhooks: delivered, retried, stopped, failed", "outcome")
+webhooks_pending = _reading("webhooks_pending", "Webhooks that wait for their delivery, of all workers")
 runs_overdue = _reading("runs_overdue", "Agents' streams that this worker found without a worker that has their agent")
 
 # -- of the worker that archives: one at a time ----------------------------------------------------------------

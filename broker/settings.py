@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -20,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from broker.store.archive_url import parse_archive_url
 from broker.store.host import require_http_url
 from broker.store.redis_url import parse_redis_url, shown_redis_url
+from broker.store.webhook_url import Allowed, read_allowed, target_of
 
 PREFIX = "LASTEVENT_"
 EVERYBODY = "*"
@@ -28,12 +30,15 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SECRET_CHARACTERS = 32
 """Of hex digits, that is 128 bits. Whoever reads `/views` could try shorter ones on the keys' fingerprints."""
 
+WEBHOOK_SECRET = "whsec_"
+"""What one begins with (Standard Webhooks)."""
+
 NO_ARCHIVE = "No LASTEVENT_ARCHIVE_URL: there is no archive; streams are gone when LASTEVENT_RETENTION_S is over."
 
 OTHER_VARIABLES = frozenset({"LASTEVENT_URL", "LASTEVENT_API_KEY", "LASTEVENT_LONG_TESTS"})
 """Of the command as a client, and of the tests."""
 
-SECRET_FILES = ("api_keys", "masked_keys", "token_secret", "redis_url", "archive_url")
+SECRET_FILES = ("api_keys", "masked_keys", "token_secret", "webhook_secrets", "redis_url", "archive_url")
 """Settings that may be in a file instead, as orchestrators mount secrets: LASTEVENT_<NAME>_FILE is its path. The two
 addresses may hold a password."""
 
@@ -227,6 +232,14 @@ class Settings(BaseSettings):
     session_tool_calls: int | None = Field(None, ge=0)
     session_cost_usd: float | None = Field(None, ge=0)
 
+    # Webhooks
+    webhook_url: str = ""
+    """For the streams that name none, of tenants that have a secret."""
+    webhook_secrets: Annotated[dict[str, tuple[SecretStr, ...]], NoDecode] = {}
+    """What signs: whsec_…, or tenant=whsec_…,… (`*`: the others). Several of one tenant: all of them sign."""
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts and networks of one's own that webhooks may reach, by http too; beside the internet."""
+
     # Operation
     admin_port: int | None = Field(None, ge=0, le=65_535)
     """Of /metrics, /readyz and /healthz; None: 9464 where it is free, under `up`, `serve` and `work`. 0: none."""
@@ -236,7 +249,9 @@ class Settings(BaseSettings):
     log_level: str = Field("warning", pattern=r"^(debug|info|warning|error)$")
 
     @field_validator(
-        "api_keys", "masked_keys", "token_secret", "cors_origins", "trusted_proxies", "allowed_models", mode="before"
+        *("api_keys", "masked_keys", "token_secret", "cors_origins", "trusted_proxies", "allowed_models"),
+        *("webhook_allow",),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
@@ -278,6 +293,36 @@ class Settings(BaseSettings):
             raise ValueError("give seconds, or tenant=seconds,tenant=seconds (* for the others), each above 0")
         return kept
 
+    @field_validator("webhook_secrets", mode="before")
+    @classmethod
+    def _secrets_by_tenant(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        secrets: dict[str, list[str]] = {}
+        for part in filter(None, map(str.strip, value.split(","))):
+            tenant, equals, secret = part.partition("=")  # base64 may end in one, too
+            if not equals or tenant.startswith(WEBHOOK_SECRET):
+                tenant, secret = EVERYBODY, part
+            secrets.setdefault(tenant.strip(), []).append(secret.strip())
+        return {tenant: tuple(each) for tenant, each in secrets.items()}
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_webhook_secrets(cls, secrets: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
+        for secret in (secret for each in secrets.values() for secret in each):
+            if not 24 <= len(_webhook_key(secret)) <= 64:
+                raise ValueError(
+                    "each is whsec_ and 24 to 64 bytes in base64, or tenant=whsec_…; make one with: "
+                    "echo whsec_$(openssl rand -base64 32)"
+                )
+        return secrets
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _are_hosts_or_networks(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        read_allowed(parts)
+        return parts
+
     @field_validator("api_keys", "masked_keys", "token_secret")
     @classmethod
     def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -317,7 +362,23 @@ class Settings(BaseSettings):
             raise ValueError("LASTEVENT_MASKED_KEYS needs LASTEVENT_REDACT_FILE, which says what they may not see")
         if set(self.keys) & {key.get_secret_value() for key in self.masked_keys}:
             raise ValueError("LASTEVENT_MASKED_KEYS and LASTEVENT_API_KEYS share a key: it cannot be both")
+        if self.webhook_url:
+            try:
+                target_of(self.webhook_url, self.webhooks_may_reach)
+            except ValueError as error:
+                raise ValueError(f"LASTEVENT_WEBHOOK_URL: {error}") from None
+            if not self.webhook_secrets:
+                raise ValueError("LASTEVENT_WEBHOOK_URL needs LASTEVENT_WEBHOOK_SECRETS: webhooks are signed")
         return self
+
+    @property
+    def webhooks_may_reach(self) -> Allowed:
+        return read_allowed(self.webhook_allow)
+
+    def webhook_keys(self, tenant: str) -> list[bytes]:
+        """What signs this tenant's webhooks, the first first. Empty: it can have none."""
+        secrets = self.webhook_secrets.get(tenant, self.webhook_secrets.get(EVERYBODY, ()))
+        return [_webhook_key(secret) for secret in secrets]
 
     def archive_retention(self, tenant: str) -> float | None:
         return self.archive_retention_s.get(tenant, self.archive_retention_s.get(EVERYBODY))
@@ -338,6 +399,15 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_keys)
+
+
+def _webhook_key(secret: SecretStr) -> bytes:
+    """Empty: it is none."""
+    text = secret.get_secret_value()
+    try:
+        return b64decode(text.removeprefix(WEBHOOK_SECRET), validate=True) if text.startswith(WEBHOOK_SECRET) else b""
+    except ValueError:
+        return b""
 
 
 def variables_of(name: str) -> list[str]:

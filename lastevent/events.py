@@ -1,4 +1,4 @@
-"""What an agent may yield besides text, and which kinds of events are its own.
+"""Event: what an agent may yield besides text, and what a client is given; and which kinds are an agent's own.
 
 Whoever writes an event decides who sees it, by its kind: `internal.…` is for operators, everything else for end users.
 """
@@ -28,18 +28,31 @@ _TEXTS = frozenset(["text_delta", "thinking_delta"])
 
 
 class Event:
-    """An event of your own. Operators see it; end users only with `public=True`."""
+    """An event of your own. Operators see it; end users only with `public=True`.
 
-    __slots__ = ("data", "kind")
+    A client is given the same: there it has an id, and is of any kind.
+    """
+
+    __slots__ = ("data", "id", "kind")
 
     def __init__(self, kind: str, data: Mapping[str, Any] | None = None, *, public: bool = False) -> None:
+        self.id: int | None = None
+        """Its place in the stream; None: it has none, or none yet."""
         self.kind = own_kind(kind, public)
         self.data: dict[str, Any] = dict(data or {})
         if self.kind in _TEXTS and not isinstance(self.data.get("text"), str):
             raise TypeError(f"An event of kind {self.kind} has a text: a str.")
 
+    @classmethod
+    def received(cls, id: int | None, kind: str, data: Any) -> Event:
+        """As a server says it: of any kind, with any JSON as its data."""
+        event = object.__new__(Event)
+        event.id, event.kind, event.data = id, kind, data
+        return event
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.kind!r}, {self.data!r})"
+        said = f"{self.kind!r}, {self.data!r}"
+        return f"{type(self).__name__}({said})" if self.id is None else f"<Event {self.id}: {said}>"
 
 
 class Status(Event):

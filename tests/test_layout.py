@@ -70,6 +70,8 @@ ROOMS: dict[str, set[str]] = {
         "worker.heartbeat",
         "worker.waiting",
     },
+    "worker.sending": {"broker.store"},
+    "worker.courier": {"broker.errors", "broker.gauges", "broker.log", "broker.store", "worker.sending"},
     "worker.places": {"broker.errors", "broker.log", "broker.tenants"},
     "worker.abandonment": {"broker.errors", "broker.log"},
     "worker.schema": set(),
@@ -112,7 +114,7 @@ ROOMS: dict[str, set[str]] = {
         ),
         *("worker.heartbeat", "worker.sweeper", "worker.abandonment", "worker.generation", "worker.archiving"),
         *("worker.dispatch", "worker.execution", "worker.providers", "worker.waiting", "worker.agents"),
-        *("broker.tenants", "worker.places"),
+        *("broker.tenants", "worker.places", "worker.courier", "worker.sending"),
     },
     "worker.main": {
         *("broker.gauges", "broker.settings", "broker.process", "worker.worker", "worker.providers", "worker.standin"),
@@ -307,17 +309,25 @@ def test_a_worker_does_not_load_the_web_tier() -> None:
     assert "worker" in loaded
 
 
-def test_lastevent_stands_on_the_standard_library_and_pydantic_alone() -> None:
-    files = modules("lastevent").values()
-    found = {module.partition(".")[0] for path in files for module in imports(path.read_text(), ())}
-    assert found - set(sys.stdlib_module_names) == {"lastevent", "pydantic", "pydantic_core"}
+def test_lastevent_stands_on_the_standard_library_pydantic_and_httpx2_alone() -> None:
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, path in modules("lastevent").items():
+        packages = {module.partition(".")[0] for module in imports(path.read_text(), ())}
+        found[name.startswith("lastevent.client")] |= packages - set(sys.stdlib_module_names)
+    assert found == {True: {"lastevent", "httpx2"}, False: {"lastevent", "pydantic", "pydantic_core"}}
 
 
-def test_importing_lastevent_loads_no_pydantic() -> None:
-    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__]"
+def test_importing_lastevent_loads_neither_pydantic_nor_httpx2() -> None:
+    program = "import lastevent; [getattr(lastevent, name) for name in lastevent.__all__ if name in vars(lastevent)]"
     loaded = loaded_by(f"{program}\n@lastevent.tool\ndef f(x: int) -> int: ...")
     assert "lastevent" in loaded
-    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions"}
+    assert not loaded & {"pydantic", "pydantic_core", "typing_extensions", "httpx2", "anyio"}
+
+
+def test_the_client_loads_no_pydantic() -> None:
+    loaded = loaded_by("from lastevent import AsyncClient, Client")
+    assert "httpx2" in loaded
+    assert not loaded & {"pydantic", "pydantic_core", "orjson"}
 
 
 def test_what_supervises_web_processes_loads_none() -> None:

@@ -10,12 +10,16 @@ turns.py        one turn of a model, with its tries, its chain and its attempts
 stage.py        what a worker says in one stream: attempts, what is said again after a restart, what is gathered
 spending.py     what a generation has counted and cost, over all its tries
 visibility.py   what of it users see, and what is for operators
+sentences.py    a text in pieces, as sentences that can be spoken while it goes on
+speaking.py     writes a stream that is told in sentences too
 schema.py       whether an answer is what its schema asks for
 arguments.py    a tool's arguments while a model still says them
 attempts.py     how often a generation may start, and what viewers learn when it may not start again
 providers/      the model providers, each behind one interface
 heartbeat.py    renews the leases of the streams that this worker writes, and stops one whose pen was taken (a cancel)
 sweeper.py      finds streams without a living owner, and takes them over or ends them
+courier.py      delivers webhooks: what is due, and when it is tried again
+sending.py      one webhook, sent once: to an address that was checked
 waiting.py      an agent's stream, where its agent is not: its viewers are told, its app's queue has it
 abandonment.py  cancels a generation without viewers
 agents/         what agents need beside their models

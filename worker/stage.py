@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from broker.errors import LasteventError
-from broker.log.event import INTERNAL, RESTART, START, STATUS, Event, merge_deltas
+from broker.log.event import INTERNAL, RESTART, SENTENCE, START, STATUS, Event, merge_deltas
 from broker.log.steps import Claimed
 from broker.log.writer import StreamWriter
 from worker.attempts import WORKER_LOST, may_restart
@@ -40,8 +40,8 @@ GATHERED = {
 }
 """Kind → the member whose pieces are joined. The other members say what a piece belongs to."""
 
-UNREPEATED = frozenset({START, STATUS, "internal.usage", "internal.trace", "internal.failover"})
-"""What is no part of what was said."""
+UNREPEATED = frozenset({START, STATUS, SENTENCE, "internal.usage", "internal.trace", "internal.failover"})
+"""What is no part of what was said, or comes of itself when that is said again."""
 
 
 class Part:

@@ -76,7 +76,7 @@ BREATH_S = 0.01
 
 READ = [
     *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
-    *("request_of", "erased", "tenant"),
+    *("request_of", "erased", "tenant", "webhook"),
 ]
 """Fields of meta: the whole one may be large."""
 
@@ -91,7 +91,8 @@ class Overdue(NamedTuple):
 
 class Sweeper:
     """Every worker has one. `room()` tells whether this worker can run one more; `take(sid, meta)` claims and runs;
-    `runs(agent)` tells whether this worker's own app, which is called `app`, has this agent."""
+    `runs(agent)` tells whether this worker's own app, which is called `app`, has this agent; `on_webhook()` tells that
+    one can be delivered."""
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Sweeper:
         runs: Callable[[str], bool],
         waiting: Waiting,
         app: str | None = None,
+        on_webhook: Callable[[], object] | None = None,
     ) -> None:
         self._log = log
         self._seizures = seizures
@@ -111,6 +113,7 @@ class Sweeper:
         self._runs = runs
         self._waiting = waiting
         self._app = app
+        self._on_webhook = on_webhook
         self._running = Running(log.redis, log.keys)
 
     async def run(self) -> None:
@@ -250,11 +253,27 @@ class Sweeper:
 
     async def _forget(self, stream: Overdue, now_ms: int) -> None:
         redis, keys = self._log.redis, self._log.keys
+        if stream.meta and stream.meta.erased is not None:
+            await self._log.hooks.forget(stream.sid)  # who erased it may have died before
+        elif stream.meta and stream.meta.webhook is not None and not await self._collect_webhook(stream, now_ms):
+            await self._look_again(stream, now_ms)
+            return
         if stream.meta and stream.meta.has_ended and (stream.meta.erased is not None or not self._log.is_archived):
             await self._log.requests.let_go(stream.sid, stream.meta)  # else the archiver does, when it has read it
         if self._log.is_archived and stream.meta:  # first: one index or the other always names it
             await redis.zadd(keys.unarchived, {stream.sid: now_ms}, nx=True)
         await redis.zrem(keys.leases, stream.sid)
+
+    async def _collect_webhook(self, stream: Overdue, now_ms: int) -> bool:
+        """False: the stream is to be looked at again."""
+        [meta] = await self._log.read_meta(stream.sid)
+        if meta is None or meta.erased is not None:
+            return True
+        if not meta.has_ended or not await self._log.hooks.collect(stream.sid, meta, now_ms):
+            return False
+        if self._on_webhook:
+            self._on_webhook()
+        return True
 
     async def _forget_if_seen_before(self, stream: Overdue, now_ms: int) -> None:
         # The index is written before the stream: on the first look (0) the stream may be about to exist. It may even

@@ -47,6 +47,7 @@ from worker.abandonment import Abandonment
 from worker.archiving.archiver import Archiver
 from worker.archiving.people import People
 from worker.archiving.turn import Turn
+from worker.courier import Courier
 from worker.dispatch import Dispatch
 from worker.execution import Execution
 from worker.generation import Generation
@@ -54,6 +55,7 @@ from worker.heartbeat import Heartbeat
 from worker.places import WorkersPlaces
 from worker.providers.chain import Breaker
 from worker.providers.choose import Providers
+from worker.sending import Sender
 from worker.sweeper import Sweeper
 from worker.waiting import Waiting
 
@@ -92,6 +94,7 @@ class Worker:
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
             is_archived=bool(settings.archive_url),
+            has_webhooks=bool(settings.webhook_secrets),
         )
         self._commit = GroupCommit(self._log)
         self._breaker = Breaker(self._redis, self._keys)
@@ -115,6 +118,7 @@ class Worker:
             waiting=self._waiting_for_a_person,
             is_observed=settings.limits == "observe",
         )
+        self._courier = Courier(self._log, Sender(settings.webhooks_may_reach), settings.webhook_keys)
         self._sweeper = Sweeper(
             self._log,
             self._seizures,
@@ -123,6 +127,7 @@ class Worker:
             runs=self._runs,
             app=app.name if app else None,
             waiting=self._waiting,
+            on_webhook=self._courier.wake,
         )
         self._dispatch = Dispatch(settings.redis_url, self._redis, self._keys, room=self.room, take=self.take)
         self._dispatches = [self._dispatch, *self._dispatch_of_agents()]
@@ -169,6 +174,7 @@ class Worker:
             "needs": self._needs.run,
             "lag": watch_lag,
             "places": self._once_fit(self._places.run),
+            "courier": self._once_fit(self._courier.run),
         }
         self._give_gauges()
         if self._archive:
@@ -206,6 +212,7 @@ class Worker:
         gauges.generations_running.source = lambda: len(self._running)
         gauges.writer_bytes.source = lambda: self._commit.unconfirmed_bytes
         gauges.lease_margin_seconds.source = self._heartbeat.margin_s
+        gauges.webhooks_pending.source = lambda: self._courier.waiting
         gauges.runs_overdue.source = self._waiting.overdue
 
     async def _find_until_stopped(self) -> None:
@@ -323,7 +330,7 @@ class Worker:
             self._places.give_back(sid)
             await self._give_back(claimed)
             return
-        generation = self._execution(claimed, StreamWriter(self._commit, claimed))
+        generation = self._execution(claimed, self._writer(claimed))
         _count(claimed, reason)
         task = asyncio.create_task(generation.run(self._slots), name=f"generation {sid}")
         self._running[task] = generation
@@ -357,6 +364,13 @@ class Worker:
         if self._agents and claimed.meta.agent is not None:
             return self._agents.execution(claimed, writer)
         return Generation(claimed, writer, self._models, self._breaker)
+
+    def _writer(self, claimed: Claimed) -> StreamWriter:
+        if not claimed.meta.sentences:
+            return StreamWriter(self._commit, claimed)
+        from worker.speaking import SpeakingWriter  # the way of few streams
+
+        return SpeakingWriter(self._commit, claimed)
 
     async def _claim(self, sid: str) -> Claimed:
         claim_id = new_claim_id()

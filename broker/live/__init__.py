@@ -6,5 +6,6 @@ hub.py           one Redis subscription for each followed stream, shared by its 
 topic.py         a followed stream: the ring of its recent events, and the viewers at its tail, written to directly
 lane.py          a connection's transport, as a topic writes to it; how it is dropped
 window.py        how many events a viewer may be sent beyond those that it has acknowledged
+presence.py      who follows a stream now: read by one for all who ask, and watched
 subscription.py  the one Redis connection of a hub
 """

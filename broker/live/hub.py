@@ -15,8 +15,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import redis.exceptions
@@ -74,6 +74,7 @@ class Hub:
         self._redis = redis
         self._keys = keys
         self._topics: dict[bytes, Topic] = {}
+        self._listeners: dict[bytes, dict[object, Callable[[bytes | None], object]]] = {}
         self._subscription: Subscription | None = None
         self._versions = 0
         self._server: str | None = None
@@ -88,6 +89,24 @@ class Hub:
             yield topic
         finally:
             self._leave(topic)
+
+    @contextmanager
+    def listen(self, channel: str, on_word: Callable[[bytes | None], object]) -> Iterator[None]:
+        """`on_word` gets each message of a channel that is no stream's, and None when its subscription was made: what
+        was said before that may have been missed.
+        """
+        name, listener = channel.encode(), object()
+        listeners = self._listeners.setdefault(name, {})
+        if not listeners:
+            self._send("SUBSCRIBE", name)
+        listeners[listener] = on_word
+        try:
+            yield
+        finally:
+            del listeners[listener]
+            if not listeners:
+                del self._listeners[name]
+                self._send("UNSUBSCRIBE", name)
 
     @property
     def is_connected(self) -> bool:
@@ -147,6 +166,9 @@ class Hub:
         """A message of the subscription, as Redis sends it."""
         topic = self._topics.get(message[1])
         if topic is None:
+            if message[0] in (b"message", b"subscribe"):
+                for on_word in tuple(self._listeners.get(message[1], {}).values()):
+                    on_word(message[2] if message[0] == b"message" else None)
             return
         if message[0] == b"message":
             if not topic.published:
@@ -251,8 +273,8 @@ class Hub:
             self._meet(made.server)
             self._subscription = made
             try:
-                if self._topics:
-                    made.send("SUBSCRIBE", self._topics)
+                if channels := [*self._topics, *self._listeners]:
+                    made.send("SUBSCRIBE", channels)
                 yield made
             finally:
                 self._subscription = None

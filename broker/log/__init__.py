@@ -14,6 +14,7 @@ turn.py         the assistant's message of an answer, for the next request
 keys.py         every Redis key, on one screen
 meta.py         what is kept of a stream beside its events: each field and its copies declared once; NewStream
 request.py      the requests of streams, each kept once, and the streams that hold it
+hooks.py        webhooks: an ending, until its receiver has it
 inputs.py       what an agent is told while it runs, and the approvals that it asks for
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
@@ -23,6 +24,7 @@ idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs tokens, where none is configured
 access.py       the access record: who saw which events
 views.py        the access record's records in Redis, and how many there may be
+presence.py     who follows a stream now: pure, from the access record to what callers are told
 deeds.py        acts of callers, until the archive has them
 erasures.py     orders to erase a person, until they are carried out
 models.py       the models that workers can run, as they announce them
@@ -30,5 +32,6 @@ agents.py       the agents that workers can run, and when a worker last said so
 needs.py        what a start needs of Redis: permissions, commands, a primary; asked by name
 queue.py        arq's queues of streams that wait for a worker, or for a worker of an app
 running.py      how much of a tenant runs at once, and its streams that wait until they may
+rfc3339.py      times as callers see them
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

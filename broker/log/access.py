@@ -7,6 +7,10 @@ worker's archiver moves the records of closed connections to the archive. A serv
 open, and they are closed for it (`server_lost`). Entries that it had not written yet, at most a second's worth, are
 lost, and the archiver logs that. While Redis is away entries wait here; those that do not fit are counted (`lost`).
 
+Each write also announces, a stream, who came and who went since the last one (presence.py). Connections that have no
+record of their own, because their stream has too many, are counted a stream (le:{sid}:crowd), so that presence has
+their number.
+
 Times are Redis' times, so that they compare with the events' times. The offset of its clock is measured at each write.
 """
 
@@ -18,7 +22,7 @@ import os
 import secrets
 import socket
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,6 +32,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 
 from broker.log.keys import Keys
+from broker.log.presence import Announcement, Crowd, Open
 from broker.log.views import ADD, SUM_UP, VIEW_RECORDS, StoredView, stored, summed
 
 logger = logging.getLogger(__name__)
@@ -50,13 +55,17 @@ MAX_WAITING = 50_000
 """Entries that wait while Redis is away: some 50 MB at most."""
 
 SERVER_LIFE_MS = 30_000
-"""A server gives a sign of life with each write. After so long without one it counts as dead."""
+"""A server gives a sign of life each second, and with each write. After so long without one the audit calls it dead;
+presence sees its viewers no more after a sixth of that (presence.py)."""
 
 LOST_AFTER_MS = 600_000
 """After so long without a sign of life its viewers' records are archived: until then it may only have stood still."""
 
 TIERS_LIFE_S = 86_400
 """Far longer than LOST_AFTER_MS. The list expires after it if all its servers have ended."""
+
+CROWD_LIFE_S, CROWD_RENEWED_S = 86_400, 3600
+"""A crowd's number is written when it changes, and each hour besides. That of a server that died is gone in a day."""
 
 READ_AGAIN_S = 3600
 """A caller that reads a stream again and again in the same form leaves one record in each hour."""
@@ -72,10 +81,14 @@ _TIMES = ("opened", "closed")
 class View:
     """One viewer's connection while it is open. `details`: see request_details. `at`: when it opened (ms).
 
-    `is_summed`: the stream has so many records that this one is counted in a sum.
+    `is_summed`: the stream has so many records that this one is counted in a sum; `is_in_crowd`: and among those that
+    are open. `is_announced`: somebody may have heard that it came, and must hear that it went.
     """
 
-    __slots__ = ("at", "details", "first_id", "how", "id", "is_summed", "last_id", "sid")
+    __slots__ = (
+        *("at", "details", "first_id", "how", "id", "last_id", "sid"),
+        *("is_announced", "is_in_crowd", "is_summed"),
+    )
 
     def __init__(self, sid: str, details: Mapping[str, Any]) -> None:
         self.id = secrets.token_hex(16)
@@ -85,7 +98,7 @@ class View:
         self.first_id: int | None = None
         self.last_id: int | None = None
         self.how: str | None = None
-        self.is_summed = False
+        self.is_announced = self.is_in_crowd = self.is_summed = False
 
     def delivered(self, first: int, last: int) -> None:
         """These events were handed to the connection. Only the client's next cursor shows whether they arrived."""
@@ -131,6 +144,9 @@ class AccessRecord:
         self._limit = limit
         self._waiting: dict[str, _Entry] = {}
         self._read_in: dict[int, int] = {}
+        self._crowds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._untold: defaultdict[str, list[str]] = defaultdict(list)
+        self._crowds_told_at_s = time.monotonic()
         self._clock: deque[_ClockMeasurement] = deque(maxlen=CLOCK_MEASUREMENTS)
         self._clock_offset_ms = 0
         self.lost = 0
@@ -169,9 +185,12 @@ class AccessRecord:
 
     async def run(self) -> None:
         """Write for ever. Only cancellation ends this, or RedisUnavailable."""
+        took_s = 0.0
         while True:
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(max(0.0, FLUSH_S - took_s))
+            began_s = time.monotonic()
             await self.flush()
+            took_s = time.monotonic() - began_s
 
     async def close(self) -> None:
         """Write the last records and sign off. Raises RedisUnavailable."""
@@ -179,10 +198,12 @@ class AccessRecord:
         await self._redis.zrem(self._keys.tiers, self._server)
 
     async def flush(self) -> None:
-        """Write all waiting entries. Raises RedisUnavailable; the entries then keep waiting."""
+        """Give a sign of life, and write all waiting entries. Raises RedisUnavailable; they then keep waiting."""
         await self._measure_clock()
-        await self._redis.zadd(self._keys.tiers, {self._server: self._now_ms()})
-        await self._redis.expire(self._keys.tiers, TIERS_LIFE_S)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            self._live(pipe, self._now_ms())
+            pipe.expire(self._keys.tiers, TIERS_LIFE_S)
+            await pipe.execute()
         while batch := list(islice(self._waiting.values(), FLUSH_BATCH)):
             await self._write(batch)
             for entry in batch:
@@ -190,6 +211,11 @@ class AccessRecord:
                     del self._waiting[entry.view.id]
                 else:  # its view has closed meanwhile
                     self._waiting[entry.view.id].is_first = False
+        await self._tell_crowds()
+
+    def _live(self, pipe: Pipeline, now_ms: int) -> None:
+        """With each batch of a long backlog, too: this server must not seem dead while it writes."""
+        pipe.zadd(self._keys.tiers, {self._server: now_ms})
 
     async def _write(self, batch: list[_Entry]) -> None:
         now_ms = self._now_ms()
@@ -201,6 +227,8 @@ class AccessRecord:
                 record = orjson.dumps(self._in_redis_time(entry.record)).decode()
                 pipe.evalsha(ADD.sha, 1, self._keys.views_of(entry.view.sid), limit, entry.view.id, record)
             self._let_live(pipe, own, now_ms)
+            self._live(pipe, now_ms)
+            self._announce(pipe, own)
             _, *has_room = (await pipe.execute())[: 1 + len(own)]
         for entry, found_room in zip(own, has_room, strict=True):
             entry.view.is_summed = not found_room
@@ -214,7 +242,71 @@ class AccessRecord:
                 args = summed(self._in_redis_time(entry.record), self._limit, now_ms, count=int(entry.is_first))
                 pipe.evalsha(SUM_UP.sha, 1, self._keys.views_of(entry.view.sid), "", "", *args)
             self._let_live(pipe, batch, now_ms)
+            self._live(pipe, now_ms)
             await pipe.execute()
+        for entry in batch:
+            self._count_in_crowd(entry)
+
+    # -- presence ------------------------------------------------------------------------------------------------
+
+    def _announce(self, pipe: Pipeline, batch: list[_Entry]) -> None:
+        """After the records: whoever hears of it and reads them finds it there."""
+        came: defaultdict[str, dict[str, Open]] = defaultdict(dict)
+        went: defaultdict[str, list[str]] = defaultdict(list)
+        for entry in batch:
+            view = entry.view
+            if "how" not in entry.record:
+                came[view.sid][view.id] = Open.of(self._in_redis_time(entry.record))
+                view.is_announced = True
+            elif view.is_announced:
+                went[view.sid].append(view.id)
+        for sid in came.keys() | went.keys():
+            self._publish(pipe, sid, Announcement(self._server, came.get(sid, {}), went.get(sid, ())))
+
+    def _publish(self, pipe: Pipeline, sid: str, said: Announcement) -> None:
+        pipe.publish(self._keys.presence_of(sid), said.encode())
+
+    def _count_in_crowd(self, entry: _Entry) -> None:
+        """A summed-up one. That it had room was announced before it was known: it goes from there into the crowd."""
+        view, crowd = entry.view, self._crowds[entry.view.sid]
+        is_open, who = "how" not in entry.record, str(view.details.get("who"))
+        if is_open != view.is_in_crowd:
+            view.is_in_crowd = is_open
+            crowd[who] += 1 if is_open else -1
+            if not crowd[who]:
+                del crowd[who]
+            self._untold[view.sid] += ()
+        if view.is_announced:
+            view.is_announced = False
+            self._untold[view.sid].append(view.id)
+        if not crowd and view.sid not in self._untold:
+            del self._crowds[view.sid]
+
+    async def _tell_crowds(self) -> None:
+        """Write the numbers that have changed. They are whole, so what is written twice is right."""
+        now_s = time.monotonic()
+        if now_s - self._crowds_told_at_s > CROWD_RENEWED_S:
+            self._crowds_told_at_s = now_s
+            for sid in self._crowds:
+                self._untold[sid] += ()
+        while some := list(islice(self._untold, FLUSH_BATCH)):
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for sid in some:
+                    crowd = self._crowds[sid]
+                    told = Crowd(crowd.total(), len(crowd))
+                    key = self._keys.crowd_of(sid)
+                    if crowd:
+                        pipe.hset(key, self._server, told.encode())
+                        pipe.expire(key, CROWD_LIFE_S)
+                    else:
+                        pipe.hdel(key, self._server)
+                    self._publish(pipe, sid, Announcement(self._server, went=self._untold[sid], crowd=told))
+                self._live(pipe, self._now_ms())
+                await pipe.execute()
+            for sid in some:
+                del self._untold[sid]
+                if not self._crowds[sid]:
+                    del self._crowds[sid]
 
     def _let_live(self, pipe: Pipeline, batch: list[_Entry], now_ms: int) -> None:
         """After the records: the archiver looks for them before it clears the index."""

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CREATED, REGENERATED, CANCELLED, APPROVED = "created", "regenerated", "cancelled", "approved"
 MINTED = "minted"
+WEBHOOK_SENT = "webhook_sent"
 """What is noted. A page that opens has a token made: it would wait for the disk, half a second."""
 ERASED, ERASURE_ORDERED = "erased", "erasure_ordered"
 REVOKED = "revoked"

@@ -17,6 +17,7 @@ import orjson
 QUEUED, START, STATUS, RESTART, GAP = "queued", "start", "status", "restart", "gap"
 TEXT_DELTA, THINKING_DELTA = "text_delta", "thinking_delta"
 TOOL_ARGS_DELTA = "tool_args_delta"
+SENTENCE = "sentence"
 DONE, ERROR, CANCELLED = "done", "error", "cancelled"
 
 INTERNAL = "internal."

@@ -67,6 +67,9 @@ class Place(NamedTuple):
 RECORD_BYTES = 3 * 1024
 """What the JSON of a record takes at most beside LARGE: its names may have 200 characters each."""
 
+ROSTER = 200
+"""So many streams of a session are read at a time, by each of its followers."""
+
 LARGE = ("metadata", "ending", "request")
 """Fields of meta as long as their authors like. Listings read those that they show, and no more than a page holds."""
 
@@ -120,6 +123,7 @@ class Index:
                 pipe.zadd(key, {member: created_ms})
                 pipe.zremrangebyscore(key, "-inf", created_ms - self._listed_s * 1000)
                 pipe.expire(key, self._listed_s)
+            pipe.publish(keys.session(tenant, session), sid)  # who follows the session reads its list
             await pipe.execute()
 
     async def remove(self, sid: str, tenant: str, session: str) -> None:
@@ -138,6 +142,20 @@ class Index:
             for _, created_ms in await self._redis.zrange(of_session, 0, 0, desc=True, withscores=True):
                 await self._redis.zadd(keys.sessions(tenant), {session: created_ms}, gt=True)
                 await self._redis.expire(keys.sessions(tenant), self._listed_s)
+
+    async def leave_to_archive(self, sid: str, tenant: str) -> None:
+        """The archive lists it from now on, beside its session: whoever follows that finds it there until its retention
+        is over, and long enough after an absence. Its session stays listed too; the archive lists the same.
+        """
+        await self._redis.zrem(self._keys.streams(tenant), sid)
+
+    async def roster(self, tenant: str, session: str, since_ms: int) -> list[tuple[int, str]]:
+        """(created, sid) of a session's newest ROSTER streams, and of all since then."""
+        key = self._keys.session(tenant, session)
+        rows = await self._redis.zrange(key, 0, ROSTER - 1, desc=True, withscores=True)
+        if len(rows) == ROSTER and rows[-1][1] >= since_ms:
+            rows = await self._redis.zrangebyscore(key, since_ms, "+inf", withscores=True)
+        return [(int(score), member.decode()) for member, score in rows]
 
     async def page(
         self, key: str, after: Place | None, count: int, min_ms: int | None = None, max_ms: int | None = None

@@ -8,10 +8,14 @@
 | le:{sid}:holders              | zset    | sid that needs this request → until (ms)    | its last holder's          |
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:inputs               | stream  | what its agent is told (inputs.py)          | the log's                  |
+| le:{sid}:hook                 | hash    | its ending, for its webhook (hooks.py)      | 4 days after the ending    |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
+| le:{sid}:crowd                | hash    | server → connections without a record       | a day, renewed; its erasure|
+| le:{sid}:presence             | channel | who came and who went (presence.py)         | -                          |
 | le:leases                     | zset    | sid → when the sweeper looks next (ms)      | removed at the ending      |
 | le:unarchived                 | zset    | sid, finished, not archived → next look     | removed when archived      |
 | le:erasing                    | zset    | sid, to erase in the archive → since (ms)   | removed when erased there  |
+| le:webhooks                   | zset    | sid, webhook pending → next look (ms)       | removed when it is settled |
 | le:archiver                   | string  | which worker archives                       | 10 s after its last beat   |
 | le:views                      | zset    | sid with records to archive → since (ms)    | removed when archived      |
 | le:models                     | hash    | what workers can run (models.py)            | a week, renewed by workers |
@@ -74,6 +78,7 @@ class StreamKeys(NamedTuple):
     inputs: str
     request: str
     holders: str
+    hook: str
 
 
 class Keys:
@@ -91,6 +96,7 @@ class Keys:
         self.archiver = f"{prefix}archiver"
         self.erasing = f"{prefix}erasing"
         self.views = f"{prefix}views"
+        self.webhooks = f"{prefix}webhooks"
         self.tiers = f"{prefix}tiers"
         self.models = f"{prefix}models"
         self.agents = f"{prefix}agents"
@@ -111,6 +117,12 @@ class Keys:
 
     def views_of(self, sid: str) -> str:
         return f"{self.prefix}{{{sid}}}:views"
+
+    def crowd_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:crowd"
+
+    def presence_of(self, sid: str) -> str:
+        return f"{self.prefix}{{{sid}}}:presence"
 
     def idempotency(self, tenant: str, key: str) -> str:
         return f"{self.prefix}idem:{tenant}:{key}"

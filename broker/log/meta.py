@@ -38,6 +38,10 @@ WORKER, EXTERNAL = "worker", "external"
 """What produces a stream's events: a worker, or a producer of the caller's over HTTP."""
 
 
+def _is_1(text: str) -> bool:
+    return text == "1"
+
+
 class Field(Generic[T]):
     """A field that a stream may lack: it then reads as None. `read`: from the stored string to the value."""
 
@@ -112,8 +116,14 @@ class Meta:
     """The agent that answers. None: a model does, or an external producer."""
     show = Field(orjson.loads, is_restored=True, is_archived=True)
     """What viewers see besides the answer: a JSON list of `thinking`, `args`, `results`."""
+    sentences = Field(_is_1, is_restored=True, is_archived=True)
+    """Whether its worker also tells the answer in sentences, for speech."""
+    language = Field(str, is_restored=True, is_archived=True)
+    """Of the sentences, BCP 47."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
+    webhook = Field(str, is_restored=True, is_archived=True)
+    """The URL that is told of the ending (hooks.py). It is in no record: what it holds may open its receiver."""
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
     """restart | fail"""
     abandon_after_s = Field(float, is_restored=True, is_archived=True)
@@ -251,6 +261,8 @@ class NewStream:
     producer: str = WORKER
     agent: str | None = None
     show: Sequence[str] | None = None
+    sentences: bool = False
+    language: str | None = None
     user: str | None = None
     model: str = ""
     request: dict[str, Any] | bytes | None = None
@@ -259,6 +271,7 @@ class NewStream:
     regenerates: str | None = None
     on_worker_loss: str = "restart"
     abandon_after_s: float | None = None
+    webhook: str | None = None
     idempotency: str | None = None
     traceparent: str | None = None
 
@@ -270,6 +283,8 @@ class NewStream:
             session=meta.session or "",
             agent=meta.agent,
             show=meta.show,
+            sentences=bool(meta.sentences),
+            language=meta.language,
             user=meta.user,
             model=meta.model or "",
             request=meta.fields["request"].encode() if meta.request_of is None else None,
@@ -278,6 +293,7 @@ class NewStream:
             regenerates=sid,
             on_worker_loss=meta.on_worker_loss or "restart",
             abandon_after_s=meta.abandon_after_s,
+            webhook=meta.webhook,
         )
 
     @property
@@ -302,6 +318,8 @@ class NewStream:
             "model": self.model,
             "agent": self.agent,
             "show": None if self.show is None else orjson.dumps(list(self.show)),
+            "sentences": "1" if self.sentences else None,
+            "language": self.language if self.sentences else None,
             "request_of": None if self._has_none else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,
@@ -313,6 +331,7 @@ class NewStream:
             "user": self.user,
             "regenerates": self.regenerates,
             "abandon_after_s": None if self.abandon_after_s is None else str(self.abandon_after_s),
+            "webhook": self.webhook,
             "idempotency": self.idempotency,
             "traceparent": self.traceparent,
         }

@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, StreamExpired, StreamNotFound, WrongType
 from broker.log import script
 from broker.log.event import TERMINAL, Event, from_entry
+from broker.log.hooks import Hooks
 from broker.log.idempotency import mark_created
 from broker.log.index import Index
 from broker.log.inputs import InputList
@@ -50,7 +51,10 @@ logger = logging.getLogger(__name__)
 
 
 class StreamLog(ReadableLog):
-    """All streams of one Redis. `is_archived`: there is an archive, so retention starts when it holds a stream (G7)."""
+    """All streams of one Redis. `is_archived`: there is an archive, so retention starts when it holds a stream (G7).
+
+    `has_webhooks`: somebody waits for endings, so the sweeper is woken for each.
+    """
 
     def __init__(
         self,
@@ -62,9 +66,11 @@ class StreamLog(ReadableLog):
         max_bytes: int = 16 * 2**20,
         lease_s: float = LEASE_S,
         is_archived: bool = False,
+        has_webhooks: bool = False,
     ) -> None:
         self.redis = redis
         self.is_archived = is_archived
+        self._wakes_sweeper = is_archived or has_webhooks
         self.keys = keys or Keys()
         self.retention_s = retention_s
         self.max_events = max_events
@@ -75,6 +81,7 @@ class StreamLog(ReadableLog):
         # The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first.
         self._ended_life_ms = 0 if is_archived else self._retention_ms
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
+        self.hooks = Hooks(redis, self.keys)
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
         self._batches = Scripts(redis, self.keys, in_batches=True)
@@ -157,7 +164,7 @@ class StreamLog(ReadableLog):
         for _ in range(TRIES):
             refused = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)]
             if not refused:
-                if self.is_archived:
+                if self._wakes_sweeper:
                     await self._wake_sweeper_for([append.sid for append in appends() if _ends(append)])
                 return outcomes
             await self.servers.meet(next(outcome.server for outcome in outcomes if isinstance(outcome, NewServer)))
@@ -245,14 +252,15 @@ class StreamLog(ReadableLog):
         """Erase a finished stream's content in Redis; its tombstone stays. Returns when it was erased (ms).
 
         `by`: who asked for it, as in the access record; the archiver seals it with the erasure. The request goes too,
-        unless another stream needs it. A sweeper completes that if this process cannot.
+        unless another stream needs it, and so does its webhook. A sweeper completes that if this process cannot.
         Raises StreamRunning.
         """
         await self.redis.zadd(self.keys.leases, {sid: 0})
         left = {**meta.tombstone(), "erased_by": by}
         [at_ms] = await self._scripts.run(script.erase(sid, erased_ms, self._ended_life_ms, left))
         await self.requests.let_go(sid, meta.erased_at(at_ms))
-        await self.redis.delete(self.keys.views_of(sid))
+        await self.redis.delete(self.keys.views_of(sid), self.keys.crowd_of(sid))
+        await self.hooks.forget(sid)
         if meta.idempotency_key:  # from the digest the request could be guessed
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])
             await self.redis.set(key, f"{sid} {secrets.token_hex(32)} created", xx=True, keepttl=True)
@@ -331,7 +339,7 @@ class StreamLog(ReadableLog):
 
     async def _wake_sweeper_for(self, sids: Sequence[str]) -> None:
         """These streams have ended: let the sweeper see them now, not when their leases would have expired."""
-        if self.is_archived and sids:
+        if self._wakes_sweeper and sids:
             with suppress(RedisUnavailable):  # then the sweeper sees them a lease later
                 await self.redis.zadd(self.keys.leases, dict.fromkeys(sids, 0), xx=True)
 

@@ -3,6 +3,7 @@
 streams.py   start, regenerate, cancel, append, erase, look up
 allowed.py   what a tenant may ask for: models, agents, tokens
 bodies.py    what comes in: one strict model a body
+webhook.py   whether a start may name this webhook
 agent_input.py    whether an input is what its agent takes
 output_schema.py  whether a caller's JSON Schema is one, and cheap
 reading.py   a stream's events, its export, its viewers and its seal, for one caller

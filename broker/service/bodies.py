@@ -152,6 +152,16 @@ class ForToken(Body):
     """Default: LASTEVENT_READ_TOKEN_TTL_S."""
 
 
+class Webhook(Body):
+    """Who is told of the ending."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """https; webhook_url.py says what it may be."""
+
+
+LANGUAGE = r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,7}$"
+"""BCP 47 (RFC 5646, section 2.1), as far as its form goes; what has a form only is not looked up."""
+
 OF_PROVIDERS = (
     *("tools", "tool_choice", "thinking", "effort", "stop_sequences", "temperature", "output_schema"),
     *("provider_options", "on_tool_effects"),
@@ -194,6 +204,10 @@ class CreateStream(Body):
     """What viewers see besides the answer. Default: what the agent says, and of a plain stream nothing."""
     transform: Literal["react"] | Tags | None = None
     """The model thinks and acts in its text: how that becomes events."""
+    sentences: bool = False
+    """The worker also writes the answer in sentences (`sentence`), for speech."""
+    language: Annotated[str, StringConstraints(pattern=LANGUAGE, max_length=35)] | None = None
+    """Of the sentences, BCP 47. Default: en."""
     session_id: Name | None = None
     user_id: Name | None = None
     metadata: Object | None = None
@@ -202,6 +216,8 @@ class CreateStream(Body):
     """The stream is cancelled after so long without a viewer. Default: it continues without viewers."""
     producer: Literal["worker", "external"] = "worker"
     token: ForToken | None = None
+    webhook: Webhook | None = None
+    """null: none, also if LASTEVENT_WEBHOOK_URL is set."""
 
     @model_validator(mode="after")
     def _has_one_input(self) -> CreateStream:
@@ -213,6 +229,8 @@ class CreateStream(Body):
             raise ValueError("input: it is for an agent; give its name as agent, or give messages or prompt")
         elif given > 1 or (self.producer == "worker" and not given):
             raise ValueError("give either messages or prompt")
+        if self.language is not None and "sentences" not in self.model_fields_set:
+            raise ValueError('language: it is that of the sentences; give "sentences": true as well')
         if self.producer == "external":
             self._require_what_producers_say()
         elif not all(re.fullmatch(MODEL, name, re.ASCII) for name in self.chain):
@@ -236,6 +254,8 @@ class CreateStream(Body):
             raise ValueError(f"{found}: the producer of an external stream calls its model itself")
         if self.show is not None:
             raise ValueError("show: the producer of an external stream decides by the kinds of its events")
+        if self.sentences:
+            raise ValueError("sentences: the producer of an external stream writes its `sentence` events itself")
         if not (isinstance(self.model, str | None) and re.fullmatch(ANY_MODEL, self.model or "any/model")):
             raise ValueError("model: of an external stream provider/name, one")
         if not isinstance(self.system, str | None) or self.max_tokens == 0:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broker.log.index import LARGE, RECORD_BYTES, Filter, Part, Place, record_bytes
 from broker.log.meta import FIELDS, Meta
+from broker.log.rfc3339 import rfc3339
 from broker.log.stream_log import StreamLog
-from broker.service.record import rfc3339
 from broker.service.totals import totals
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ turns. A session may have 10,000 streams; its sum then says that it is not whole
 
 FILTERED = ["tenant", "session", "user", "model", "state", "request_of"]
 SHOWN = [field.name for field in FIELDS if field.api_name and field.name != "request"] + ["tenant", "ending"]
+
+RUNNING_STREAMS = 200
+"""Of a session, so many of its newest streams are looked at for those that run."""
 
 Records = Callable[[Sequence[tuple[str, Meta]]], Awaitable[Sequence[dict[str, Any]]]]
 
@@ -98,6 +101,13 @@ class Listing:
             if place is None:
                 break
         return {**totals(endings), "streams": len(endings), "is_whole": place is None}
+
+    async def running(self, tenant: str, session: str) -> list[tuple[str, Meta]]:
+        """A session's streams that have not ended, of its newest, with the fields that say whose they are."""
+        places = await self._log.index.page(self._log.keys.session(tenant, session), None, RUNNING_STREAMS)
+        metas = await self._log.read_fields(FILTERED, *(place.member for place in places))
+        found = zip((place.member for place in places), metas, strict=True)
+        return [(sid, meta) for sid, meta in found if meta and meta.tenant == tenant and not meta.has_ended]
 
     async def sessions(self, tenant: str, *, limit: int, after: str | None) -> dict[str, Any]:
         """{"sessions": [{"id", "last_stream_at"}], "next": cursor or null}. Raises BadCursor."""

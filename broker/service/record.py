@@ -6,7 +6,6 @@ And about the models and agents that there are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -14,8 +13,10 @@ import orjson
 from broker.archive.setup import Verdict
 from broker.log.agents import Announced
 from broker.log.erasures import Order
+from broker.log.hooks import LIFE_S, Hook
 from broker.log.meta import FIELDS, Field, Meta
 from broker.log.models import Known
+from broker.log.rfc3339 import rfc3339
 from broker.service.totals import cost_of, is_incomplete
 
 _API_FIELDS = [(field, field.api_name) for field in FIELDS if field.api_name]
@@ -60,6 +61,18 @@ VIEWERS_FIELDS = frozenset(
 def viewers_record(meta: Meta, sid: str) -> dict[str, Any]:
     """The stream as JSON for who has a token. No token in it: a token makes no other, or it would never end."""
     return {name: value for name, value in stream_record(meta, sid, None).items() if name in VIEWERS_FIELDS}
+
+
+WAITING, FORGOTTEN = "waiting", "forgotten"
+"""Of a webhook: its stream has not ended, or has just done so; it ended so long ago that nobody knows."""
+
+
+def webhook_json(meta: Meta, hook: Hook | None, now_ms: int) -> dict[str, Any]:
+    """{"state", "attempts", "last_status", "next_at"} of a stream that names a webhook."""
+    if hook is None:
+        is_over = meta.finished is not None and now_ms - meta.finished > LIFE_S * 1000
+        hook = Hook(FORGOTTEN if is_over else WAITING)
+    return {**hook._asdict(), "next_at": rfc3339(hook.next_at)}
 
 
 def _api_value(name: str, field: Field[Any], meta: Meta) -> Any:
@@ -144,10 +157,3 @@ def events_url(sid: str, token: str | None) -> str:
     """Relative to the server: behind a load balancer only the client knows the host it used."""
     path = f"/v1/streams/{sid}/events"
     return f"{path}?access_token={token}" if token else path
-
-
-def rfc3339(ms: int | None) -> str | None:
-    """A time in ms since 1970 as RFC 3339 (section 5.6), UTC, with milliseconds."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

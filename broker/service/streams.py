@@ -60,7 +60,8 @@ from broker.service.agent_input import require_input
 from broker.service.allowed import require_agent, require_models, require_options, require_tokens
 from broker.service.bodies import MAX_INPUT_BYTES, AppendEvents, CreateStream, Decide, ForToken, GiveInput
 from broker.service.output_schema import require_schema
-from broker.service.record import stream_record
+from broker.service.record import stream_record, webhook_json
+from broker.service.webhook import require_webhook
 from broker.settings import PROVIDERS, Settings
 from broker.store.room import Room
 from broker.tenants.creations import Creations
@@ -193,6 +194,13 @@ class Streams:
             raise StreamExpired(ERASED)
         return found
 
+    async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
+        """What became of the stream's webhook, as its record says it; None if it names none."""
+        if meta.webhook is None:
+            return None
+        hook = await self.log.hooks.read(sid) if meta.has_ended else None
+        return webhook_json(meta, hook, await self.log.now_ms())
+
     async def log_of(self, sid: str, found: Found) -> ReadableLog:
         """The log from which this stream's events are read. Raises StreamExpired if they were erased meanwhile."""
         if found.is_in_redis or not self._archive:
@@ -232,7 +240,8 @@ class Streams:
 
         Raises StoreFull, RateLimited, TooManyStreams, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for
         an Idempotency-Key that is malformed or was used for another request, for metadata beyond `max_metadata_bytes`,
-        for an `output_schema` that is none, and for more tokens than the tenant may ask for.
+        for an `output_schema` that is none, for more tokens than the tenant may ask for, and for a webhook that nobody
+        would send.
         `is_large`: what takes long with it is done in a thread.
         """
         settings = self._settings
@@ -259,11 +268,14 @@ class Streams:
             user=body.user_id,
             agent=body.agent,
             show=_shown(body, agent),
+            sentences=body.sentences,
+            language=body.language,
             model=next(iter(body.chain), "" if external or agent else settings.default_model),
             request=await _maybe_in_thread(is_large, _stored, request) if request else None,
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
+            webhook=self._webhook(body, grant.tenant),
         )
         digest = ""
         if idempotency_key is not None:
@@ -277,6 +289,8 @@ class Streams:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
         limits = await self._creations.limits.of(grant.tenant)
         await self._require_still_allowed(meta, limits)
+        if meta.webhook is not None:
+            require_webhook(self._settings, meta.webhook, meta.tenant)
         app = (await self._agent(meta.agent, limits)).app if meta.agent is not None else None
         digest = digest_of({"regenerates": sid})
         return await self._start(NewStream.again(sid, meta), grant, idempotency_key, digest, app)
@@ -351,6 +365,12 @@ class Streams:
         if is_terminal(renewed.state):
             raise StreamClosed("The stream has its terminal event. There is no lease to renew.")
         return renewed
+
+    def _webhook(self, body: CreateStream, tenant: str) -> str | None:
+        if body.webhook is not None:
+            return require_webhook(self._settings, body.webhook.url, tenant)
+        is_default = "webhook" not in body.model_fields_set and self._settings.webhook_keys(tenant)
+        return self._settings.webhook_url or None if is_default else None
 
     def _request(self, body: CreateStream, limits: Limits) -> dict[str, Any]:
         if body.agent is not None:
@@ -534,7 +554,7 @@ class Streams:
         if grant.gives_reading:
             asked = asked or ForToken()
             token = self._auth.token(sid, meta, asked.sub, asked.ttl_s)
-        record = stream_record(meta, sid, token)
+        record = {**stream_record(meta, sid, token), "webhook": await self.webhook(sid, meta)}
         if not is_repeated:
             del record["request"]
         return record if meta.epoch is None or not meta.is_external else {**record, "epoch": meta.epoch}

@@ -10,5 +10,6 @@ shared.py       one question for all who ask it at the same time
 room.py         whether Redis has memory for a new stream
 redis_url.py    LASTEVENT_REDIS_URL: one server, a primary with replicas, or Sentinels
 archive_url.py  LASTEVENT_ARCHIVE_URL: SQLite or PostgreSQL
+webhook_url.py  where webhooks may be sent
 host.py         whether something can be a host, or an address for HTTP
 """

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 WRITE, APPEND, INPUT = "streams:write", "streams:append", "streams:input"
-READ, INSPECT = "streams:read", "streams:inspect"
+READ, INSPECT, VIEWERS = "streams:read", "streams:inspect", "streams:viewers"
 CANCEL, ERASE = "streams:cancel", "streams:erase"
 AUDIT, MASKED = "audit:read", "audit:masked"
 MINT, METRICS, ADMIN = "tokens:mint", "metrics:read", "admin"
@@ -15,7 +15,7 @@ OF_KEYS: dict[str, str] = {
     WRITE: "start, regenerate, tell agents, decide approvals",
     APPEND: "write the events of external streams",
     READ: "events, texts, and of a record what viewers see",
-    INSPECT: "whole records, listings, sessions, internal events",
+    INSPECT: "whole records, listings, sessions, internal events, who follows",
     CANCEL: "cancel",
     ERASE: "erase streams, and people",
     AUDIT: "export, replay, views, verify, deeds",
@@ -26,7 +26,7 @@ OF_KEYS: dict[str, str] = {
 }
 """Every scope, and what it opens."""
 
-OF_TOKENS = frozenset({READ, CANCEL, APPEND, INPUT})
+OF_TOKENS = frozenset({READ, CANCEL, APPEND, INPUT, VIEWERS})
 
 PRESETS: dict[str, frozenset[str]] = {
     "backend": frozenset({WRITE, APPEND, READ, INSPECT, CANCEL, MINT}),

@@ -6,7 +6,7 @@ grants.py       who may call a route: declared beside it, checked before anythin
 follow.py       what every follow of a stream begins with: the order of its checks, where its events come from
 routes/         the routes, each a function, a file for each thing a caller wants
 inputs.py       what routes take from addresses and headers
-presence.py     work for as long as its caller is there
+while_here.py   work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 replay.py       the log again at its own pace, as steps for a viewer
 addresses.py    whose request it is, as far as an address tells; how many connections one has

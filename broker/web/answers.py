@@ -90,10 +90,21 @@ class ListedStream(StreamState):
     request: Annotated[ProviderRequest | None, Field(description="Only with include=request")] = Absent
 
 
+class WebhookState(BaseModel):
+    state: Annotated[
+        Literal["waiting", "pending", "delivered", "stopped", "failed", "forgotten"],
+        Field(description="stopped: it answered 410; failed: all attempts did; forgotten: 4 days after the ending"),
+    ]
+    attempts: Annotated[int, Field(description="How many were begun")]
+    last_status: Annotated[int | None, Field(description="Null: nothing answered")]
+    next_at: Annotated[Time | None, Field(description="When the next attempt may begin")]
+
+
 class Stream(ListedStream):
     """A stream; of an erased one, what is left."""
 
     request: ProviderRequest | None
+    webhook: Annotated[WebhookState | None, Field(description="What became of it; null: it names none")]
 
 
 class Native(BaseModel):
@@ -172,6 +183,19 @@ class Appended(BaseModel):
 
 class Renewed(Appended):
     lease_until: Time
+
+
+class Viewer(BaseModel):
+    who: Annotated[str, Field(description="`user:` and a token's subject; of keys `key`; without keys `anyone`")]
+    since: Time
+
+
+class Present(BaseModel):
+    """Who follows a stream now, or a session's running streams."""
+
+    connections: int
+    people: Annotated[int, Field(description="Names, each once, whether they are shown or not")]
+    viewers: Annotated[list[Viewer], Field(description="Those the caller may see; the longest here first, 200 at most")]
 
 
 class ViewRecord(BaseModel):
@@ -364,6 +388,6 @@ class Event(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (
     *(Stream, StreamState, StartedStream, StreamPage, SessionStreams, SessionPage, Ended, Appended, Renewed),
-    *(AssistantMessage, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
+    *(AssistantMessage, Present, ViewPage, Verification, ModelList, AgentList, KeyList, LimitList, MintedToken, Told),
     *(Status, Event, DeedPage, Erasure),
 )

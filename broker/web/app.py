@@ -14,6 +14,7 @@ from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
     auditing,
+    conversations,
     credentials,
     following,
     limits,
@@ -25,6 +26,7 @@ from broker.web.routes import (
     starting,
     telling,
     tokens,
+    viewers,
 )
 from broker.web.tier import Tier
 
@@ -52,7 +54,9 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     )
     app.state.tier = tier
     problems.install(app)
-    of_streams = (starting, following, sockets, reading, producing, telling, listings, auditing)
+    # A session's name may have slashes: what there is of it comes before the session itself.
+    follow = (following, conversations, sockets, viewers)
+    of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
     for routes in (*of_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:

@@ -82,15 +82,15 @@ def steps_of(
     return lambda _: replay(log, sid, cursor)
 
 
-def count_connect(tier: Tier, found: Found, sid: str, cursor: int) -> str:
+def count_connect(tier: Tier, sid: str, cursor: int, *, is_in_redis: bool) -> str:
     """Where the viewer's first events are: what a reconnect storm would ask for."""
-    source = _where_from(tier, found, sid, cursor)
+    source = _where_from(tier, sid, cursor, is_in_redis=is_in_redis)
     gauges.connects.labels(source).inc()
     return source
 
 
-def _where_from(tier: Tier, found: Found, sid: str, cursor: int) -> str:
-    if not found.is_in_redis:
+def _where_from(tier: Tier, sid: str, cursor: int, *, is_in_redis: bool) -> str:
+    if not is_in_redis:
         return "archive"
     if cursor == 0:
         return "start"

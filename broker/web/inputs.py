@@ -12,10 +12,15 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Query, Request
 
 from broker.dialects.cursor import resume_at
-from broker.dialects.format import Format, Heartbeat
+from broker.dialects.format import Chosen, Format, Heartbeat, HttpForm
 from broker.dialects.sse import NDJSON_MEDIA_TYPE
+from broker.dialects.vector import Vector, newest
+from broker.errors import InvalidRequest
+from broker.log.event import KIND
 
 PAGE_LIMIT = 200
+MAX_KINDS = 32
+"""Of one viewer: a stream has some dozens of kinds, and each viewer's choice is a form of its own."""
 State = Literal["queued", "running", "done", "error", "cancelled"]
 What = Literal[
     "created",
@@ -25,6 +30,7 @@ What = Literal[
     "erased",
     "erasure_ordered",
     "minted",
+    "webhook_sent",
     "revoked",
     "key_made",
     "key_revoked",
@@ -59,6 +65,10 @@ class GivenCursors:
     def __bool__(self) -> bool:
         return any(self._fields + self._queries)
 
+    def resume_in_several(self) -> Vector | None:
+        """Where a caller of several streams resumes; None: it comes for the first time. Raises BadCursor."""
+        return newest([part.strip(" \t") for field in self._fields for part in field.split(",")] + self._queries)
+
     def resume_at(self) -> int | None:
         """Where the caller resumes; None at the latest event. Raises BadCursor."""
         return resume_at(self._fields, self._queries)
@@ -91,9 +101,35 @@ async def _heartbeat(
 SignsOfLife = Annotated[Heartbeat, Depends(_heartbeat)]
 
 
-def wanted_format(accept: str, *, compact: bool = False, is_public: bool = False) -> Format:
+async def _kinds(
+    given: Annotated[
+        list[str] | None,
+        Query(alias="kinds", description="These kinds alone, separated by commas; `restart` and endings come always"),
+    ] = None,
+) -> frozenset[str] | None:
+    return None if given is None else kinds_of(",".join(given))
+
+
+Kinds = Annotated[frozenset[str] | None, Depends(_kinds)]
+
+
+def kinds_of(names: str) -> frozenset[str]:
+    """The kinds that a viewer asked for, with commas between them. Raises InvalidRequest."""
+    # What is too much is not taken apart: thousands of commas are one name, and no good one.
+    kinds = frozenset(names.split(",", MAX_KINDS))
+    if len(kinds) > MAX_KINDS or not all(KIND.fullmatch(kind) for kind in kinds):
+        raise InvalidRequest(
+            f"kinds: the names of events, at most {MAX_KINDS}, with commas between them: ?kinds=sentence,status"
+        )
+    return kinds
+
+
+def wanted_format(
+    accept: str, *, compact: bool = False, is_public: bool = False, kinds: frozenset[str] | None = None
+) -> HttpForm:
     if NDJSON_MEDIA_TYPE in accept:
         form = Format.COMPACT_NDJSON if compact else Format.NDJSON
     else:
         form = Format.COMPACT if compact else Format.EXACT
-    return form.for_public if is_public else form
+    form = form.for_public if is_public else form
+    return form if kinds is None else Chosen(form, kinds)

@@ -49,34 +49,35 @@ class Places:
         self._enforcement = enforcement
         self._counts: dict[Of, Counter[Any]] = {of: Counter() for of in _FULL}
 
-    async def require(self, grant: Grant, sid: str | None, *, again: bool = False) -> None:
+    async def require(self, grant: Grant, sid: str | None, *, again: bool = False, gives_up: int = 0) -> None:
         """One for this caller, of a stream that may not exist yet. Raises TooManyViewers, or RedisUnavailable.
 
-        `again`: this viewer had one when it came, and may have been overtaken since.
+        `again`: this viewer had one when it came, and may have been overtaken since. `gives_up`: places, of no stream,
+        that it will leave for this one.
         """
         of_tenant = (await self._limits.of(grant.tenant)).viewers
-        self.require_process()
+        self.require_process(gives_up)
         if again and self._enforcement.observes:
             return  # it was counted when it came
         for of, name in _names(grant, sid):
             most = of_tenant if of == "tenant" else self._most[of]
-            if most is None or self._counts[of][name] < most:
+            if most is None or self._counts[of][name] - (0 if of == "stream" else gives_up) < most:
                 continue
             if self._enforcement.refuses(f"viewers_per_{of}"):
                 raise TooManyViewers(_FULL[of], of)
 
-    def require_process(self) -> None:
+    def require_process(self, gives_up: int = 0) -> None:
         """One of this process, for whomever. Raises TooManyViewers."""
-        if self.taken >= self._limit:
+        if self.taken - gives_up >= self._limit:
             self._enforcement.refuses_always("max_viewers")
             raise TooManyViewers("This server is at its viewer limit. Try again; another may have room.", "process")
 
-    def take(self, grant: Grant, sid: str) -> None:
+    def take(self, grant: Grant, sid: str | None) -> None:
         self.taken += 1
         for of, name in _names(grant, sid):
             self._counts[of][name] += 1
 
-    def free(self, grant: Grant, sid: str) -> None:
+    def free(self, grant: Grant, sid: str | None) -> None:
         self.taken -= 1
         for of, name in _names(grant, sid):
             counts = self._counts[of]

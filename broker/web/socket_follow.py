@@ -126,7 +126,7 @@ class Follow:
                 # Once more: several came together, and each had found one.
                 await tier.viewers.places.require(grant, sid, again=True)
                 self._become_viewer(form, cursor)
-            source = count_connect(tier, found, sid, cursor)
+            source = count_connect(tier, sid, cursor, is_in_redis=found.is_in_redis)
             meta = found.meta
             waited_s = time.monotonic() - began_s
             trace = traces.following(

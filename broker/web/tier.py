@@ -18,6 +18,7 @@ from broker.auth import Auth, Grant
 from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
 from broker.live.hub import Hub
+from broker.live.presence import Presence
 from broker.log.access import AccessRecord
 from broker.log.deeds import Deed, Deeds
 from broker.log.keys import Keys
@@ -76,9 +77,11 @@ class Tier:
             max_events=settings.max_events,
             max_bytes=settings.max_bytes,
             is_archived=bool(settings.archive_url),
+            has_webhooks=bool(settings.webhook_secrets),
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
+        self.presence = Presence(self.redis, keys, self.hub)
         self.secret = SharedSecret(self.redis, keys)
         self.keyring = Keyring(settings_keys(settings), may_open=may_open)
         self.keys = StoredKeys(self.redis, keys.api_keys, keys.api_keys_changed)
@@ -165,6 +168,7 @@ class Tier:
             "hub": self.hub.run,
             "heartbeats": self.hub.keep_alive,
             "looks": self.hub.look_after,
+            "presence": self.presence.run,
             "seizures": self.seizures.run,
             "access record": self.access.run,
             "deeds": self.deeds.run,
@@ -263,11 +267,13 @@ class Tier:
         """The record as this caller may see it."""
         if grant.is_viewer:
             return viewers_record(meta, sid)
+        webhook = await self.streams.webhook(sid, meta)
         if not grant.is_masked:
-            return stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            record = stream_record(meta, sid, self.auth.token(sid, meta) if grant.gives_reading else None)
+            return {**record, "webhook": webhook}
         record = await asyncio.to_thread(stream_record, meta, sid, None, is_parsed=True)  # 32 MiB take 60 ms to parse
         [seen] = await self.reading.records([record], grant)
-        return seen
+        return {**seen, "webhook": webhook}
 
     async def listed_json(self, found: Iterable[tuple[str, Meta]], grant: Grant) -> Sequence[dict[str, Any]]:
         """The records of these streams, in the same order, as this caller may see them. Without tokens: a listing

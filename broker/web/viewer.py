@@ -24,6 +24,7 @@ import asyncio
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
@@ -36,7 +37,7 @@ from starlette.types import Receive, Scope, Send
 
 from broker import gauges
 from broker.auth import Grant
-from broker.dialects.format import Batch, Form, Format, HttpForm
+from broker.dialects.format import Batch, Format, HttpForm
 from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
 from broker.errors import (
     ArchiveDamaged,
@@ -85,9 +86,13 @@ def _clean(text: str | None) -> str | None:
 
 
 class Viewer(Protocol):
-    """One stream that is followed. `form_name`: its form in the access record."""
+    """One stream that is followed. `form_name`: its form in the access record. `sid`: None of a body that has several,
+    which take places of their own.
+    """
 
-    sid: str
+    @property
+    def sid(self) -> str | None: ...
+
     grant: Grant
     form_name: str
 
@@ -160,49 +165,57 @@ class Viewers:
         return [*self.here, *self.sockets]
 
 
-class EventsResponse(Response):
-    """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
+class FollowResponse(Response, ABC):
+    """A body that continues until its viewer is told to leave, or all has been sent. What is sent is its subclass's.
 
-    `heartbeat`: the bytes of a sign of life. `joins_at`: where a viewer that asked for `latest` stands; it is told at
-    once, or a cut before its first event would lose what comes until it is back.
-    `trace`: ends with the first byte.
+    `heartbeat`: the bytes of a sign of life. `trace`: ends with the first byte.
+    `sid`: the stream for which it takes a place; None: its subclass takes those.
     `refuses_with_status`: a full server answers 429 here. Otherwise it answers SSE as an EventSource can live with.
     """
 
     def __init__(
         self,
         viewers: Viewers,
-        steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
         form: HttpForm,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
         *,
+        sid: str | None,
+        form_name: str,
         heartbeat: bytes,
-        view: View,
         grant: Grant,
-        joins_at: int | None = None,
         refuses_with_status: bool = False,
         trace: Span = NOTHING,
     ) -> None:
-        told = {} if joins_at is None else {"Last-Event-ID": str(joins_at)}
-        super().__init__(status_code=200, headers=_headers(form, {**(headers or {}), **told}))
+        super().__init__(status_code=200, headers=_headers(form, headers))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
-        self._view = view
-        self.sid = view.sid
+        self.sid = sid
         self.grant = grant
-        self.form_name: str = view.details.get("format", form.access_name)
+        self.form_name = form_name
         self._untold = b""
         """A notice that goes out with the next frame."""
-        self._steps = steps
         self._format = form
         self._heartbeat = heartbeat
-        self._joins_at = joins_at
         self._connection = Connection()
         self._refuses_with_status = refuses_with_status or form.is_ndjson
         self._trace = trace
         self._leaving: Ended | None = None
         self._sent = gauges.sent_to(grant.tenant)
         self._asked_at_s: float | None = None
+
+    @abstractmethod
+    async def _pump(self, lane: Lane | None, send: Send) -> Ended:
+        """Send everything. Raises CancelledError when it is told to leave."""
+
+    def _opens(self) -> None:
+        """Its viewer is here: keep that in the access record."""
+
+    def _closes(self, lane: Lane | None, ended: Ended) -> None:
+        """Its viewer has gone."""
+
+    def _lane(self, scope: Scope) -> Lane | None:
+        """One to hand to a topic, if there is one."""
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         of_request = scope.setdefault("state", {})
@@ -222,7 +235,7 @@ class EventsResponse(Response):
             return
         if refused:
             await self._say_farewell(send, refused.code, refused)
-        elif lane := _lane(scope, self._format, self._heartbeat):
+        elif lane := self._lane(scope):
             self._connection = Connection(lane.unsent, lane.hang_up)
             lane.sent = self._sent
             lane.continuation = partial(self._serve_and_count, lane, receive)
@@ -238,16 +251,14 @@ class EventsResponse(Response):
 
     async def _serve_and_count(self, lane: Lane | None, receive: Receive, send: Send) -> None:
         ended = Ended.DRAINED  # what the server cancels, it cancels while it drains
-        self._viewers.access.opened(self._view)
+        self._opens()
         began_s = time.monotonic()
         try:
             ended = await self._serve(lane, receive, send)
         finally:
             self._trace.end()  # it has left before its first byte, perhaps
             gauges.viewer_seconds.observe(time.monotonic() - began_s)
-            if lane and lane.wrote:
-                self._view.delivered(*lane.wrote)
-            self._viewers.access.closed(self._view, ended.value)
+            self._closes(lane, ended)
             self._viewers.ended[ended] += 1
         if ended is Ended.TOO_SLOW:
             self._connection.hang_up()
@@ -327,6 +338,85 @@ class EventsResponse(Response):
             pass
         self.leave(Ended.LEFT)
 
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        """Raises TimeoutError when the client has taken nothing for a stall."""
+        is_sent = False
+        while not is_sent:
+            unsent = self._connection.unsent()
+            self._viewers.lagging += 1
+            try:
+                async with asyncio.timeout(self._viewers.stall_s):
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+                is_sent = True
+            except TimeoutError:
+                # uvicorn waits for room first and writes then: what timed out has not been written.
+                if self._connection.unsent() >= unsent:
+                    raise
+            finally:
+                self._viewers.lagging -= 1
+        self._sent.bytes += len(body)
+        if self._asked_at_s is not None:
+            gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
+            self._asked_at_s = None
+            self._trace.end()
+
+    async def _say_farewell(self, send: Send, code: str, refused: LasteventError | None = None) -> None:
+        if not self._format.is_ndjson:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    body = farewell(code, retry_delay_ms(refused))
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class EventsResponse(FollowResponse):
+    """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
+
+    `joins_at`: where a viewer that asked for `latest` stands; it is told at once, or a cut before its first event would
+    lose what comes until it is back. The others: see FollowResponse.
+    """
+
+    def __init__(
+        self,
+        viewers: Viewers,
+        steps: Callable[[Lane | None], AsyncGenerator[Step, None]],
+        form: HttpForm,
+        headers: Mapping[str, str] | None = None,
+        *,
+        heartbeat: bytes,
+        view: View,
+        grant: Grant,
+        joins_at: int | None = None,
+        refuses_with_status: bool = False,
+        trace: Span = NOTHING,
+    ) -> None:
+        told = {} if joins_at is None else {"Last-Event-ID": str(joins_at)}
+        super().__init__(
+            viewers,
+            form,
+            {**(headers or {}), **told},
+            sid=view.sid,
+            form_name=view.details.get("format", form.access_name),
+            heartbeat=heartbeat,
+            grant=grant,
+            refuses_with_status=refuses_with_status,
+            trace=trace,
+        )
+        self._view = view
+        self._steps = steps
+        self._joins_at = joins_at
+
+    def _lane(self, scope: Scope) -> Lane | None:
+        offer = scope.get("extensions", {}).get(EXTENSION)
+        return offer(self._format, self._heartbeat) if offer else None
+
+    def _opens(self) -> None:
+        self._viewers.access.opened(self._view)
+
+    def _closes(self, lane: Lane | None, ended: Ended) -> None:
+        if lane and lane.wrote:
+            self._view.delivered(*lane.wrote)
+        self._viewers.access.closed(self._view, ended.value)
+
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         # As a line of the first frame: before it, nothing has been said that a client could resume from.
         opening = b"" if self._format.is_ndjson else retry_line(retry_delay_ms())
@@ -359,28 +449,6 @@ class EventsResponse(Response):
             return Ended.VANISHED
         return Ended.FINISHED
 
-    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        """Raises TimeoutError when the client has taken nothing for a stall."""
-        is_sent = False
-        while not is_sent:
-            unsent = self._connection.unsent()
-            self._viewers.lagging += 1
-            try:
-                async with asyncio.timeout(self._viewers.stall_s):
-                    await send({"type": "http.response.body", "body": body, "more_body": more})
-                is_sent = True
-            except TimeoutError:
-                # uvicorn waits for room first and writes then: what timed out has not been written.
-                if self._connection.unsent() >= unsent:
-                    raise
-            finally:
-                self._viewers.lagging -= 1
-        self._sent.bytes += len(body)
-        if self._asked_at_s is not None:
-            gauges.first_byte_seconds.observe(time.monotonic() - self._asked_at_s)
-            self._asked_at_s = None
-            self._trace.end()
-
     def _render(self, step: Step) -> bytes:
         match step:
             case None:
@@ -389,18 +457,6 @@ class EventsResponse(Response):
                 return step.render(self._format)
             case gap:
                 return self._format.render_gap(gap)
-
-    async def _say_farewell(self, send: Send, code: str, refused: LasteventError | None = None) -> None:
-        if not self._format.is_ndjson:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FAREWELL_S):
-                    body = farewell(code, retry_delay_ms(refused))
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _lane(scope: Scope, form: Form, heartbeat: bytes) -> Lane | None:
-    offer = scope.get("extensions", {}).get(EXTENSION)
-    return offer(form, heartbeat) if offer else None
 
 
 class CutResponse(Response):

@@ -79,9 +79,22 @@ async def until_done(log: StreamLog, archiver: Archiver | People, order: Order) 
     raise AssertionError(f"the order stays {found}")
 
 
+async def of_which_only_the_hook_is_left(log: StreamLog, **whose: str) -> None:
+    """Its retention is over, and its receiver is down."""
+    sid = await finish(log, **whose)
+    [meta] = await log.read_meta(sid)
+    assert meta
+    await log.hooks.collect(sid, meta, await log.now_ms())
+    keys = log.keys.stream(sid)
+    await log.redis.delete(*set(keys) - {keys.hook})
+    await log.redis.zrem(log.keys.leases, sid)
+    await log.index.remove(sid, "t", whose["session"])
+
+
 async def a_life(log: StreamLog, archiver: Archiver | None) -> list[str]:
     """Ann's streams: archived, archived and gone from Redis, ended, running, waiting."""
-    hers = {"user": ANN, "session": SESSION}
+    hers = {"user": ANN, "session": SESSION, "webhook": f"https://{ANN}.example/"}
+    await of_which_only_the_hook_is_left(log, **hers)
     archived, gone = await finish(log, **hers, idempotency=f"{ANN}-1 digest"), await finish(log, **hers)
     await log.redis.set(log.keys.idempotency("t", f"{ANN}-1"), f"{archived} digest created", ex=100)
     await log.redis.set(log.keys.idempotency("t", f"{ANN}-2"), f"{gone} digest created", ex=100)

@@ -45,7 +45,7 @@ class Balancer:
         configuration = folder / "nginx.conf"
         there = _elsewhere(change(CONFIGURATION.read_text()), self.port, self.tls_port, upstreams)
         there = _replaced(there, r"(rate)=50r/s", f"={requests_s}r/s")
-        configuration.write_text(_replaced(there, r"(connections_of_one) 2000;", f" {connections};", times=2))
+        configuration.write_text(_replaced(there, r"(connections_of_one) 2000;", f" {connections};", times=3))
         (folder / "tls").symlink_to(certificate)
         places = {"/etc/nginx/nginx.conf": str(configuration), "/tmp": str(folder)}
         self.argv = on_this_machine(SERVICES["nginx"]["command"], places)

@@ -12,17 +12,17 @@ FOR_EVER = ("le:secret", "le:keys")
 """One of each: what it signed, and who was let in once, outlives every process."""
 
 UNARCHIVED, ERASING, VIEWS = "le:unarchived", "le:erasing", "le:views"
-DEEDS, ERASURES = "le:deeds", "le:erasures"
+DEEDS, ERASURES, WEBHOOKS = "le:deeds", "le:erasures", "le:webhooks"
 
 # Keys whose members are removed by who works them off: a lease when its stream ends, a job by arq when it has run,
-# the others by the archiver.
-WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS, DEEDS, ERASURES})
+# a webhook when it is settled, the others by the archiver.
+WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS, DEEDS, ERASURES, WEBHOOKS})
 OF_AN_APP = "le:jobs:"
 
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs|crowd)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:

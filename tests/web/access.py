@@ -12,7 +12,8 @@ READ, INSPECT, CANCEL, ERASE = "streams:read", "streams:inspect", "streams:cance
 AUDIT, MASKED, MINT, METRICS, ADMIN = "audit:read", "audit:masked", "tokens:mint", "metrics:read", "admin"
 
 SCOPES = (WRITE, APPEND, READ, INSPECT, CANCEL, ERASE, AUDIT, MASKED, MINT, METRICS, ADMIN)
-TOKEN_SCOPES = (READ, CANCEL, APPEND, INPUT)
+VIEWERS = "streams:viewers"
+TOKEN_SCOPES = (READ, CANCEL, APPEND, INPUT, VIEWERS)
 
 
 class Row(NamedTuple):
@@ -63,6 +64,13 @@ TABLE = [
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
+    Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
+    Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(
+        Row(method, path, (READ,), READ, cookie=True)
+        for path in ("/v1/sessions/{session_id}/events", "/v1/events")
+        for method in ("GET", "HEAD")
+    ),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

@@ -45,6 +45,7 @@ STRANGER = {
 }
 
 STREAM = "/v1/streams/{sid}"
+SESSION_EVENTS = "/v1/sessions/{session_id:path}/events"
 DRIVEN: dict[str, Any] = {
     "POST /v1/streams": {"prompt": PLANTED["prompt"], "user_id": PLANTED["user"]},
     f"POST {STREAM}/regenerate": {},
@@ -60,8 +61,10 @@ DRIVEN: dict[str, Any] = {
     **dict.fromkeys(
         (
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
-            *(f"GET {STREAM}/verify", f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
+            *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
+            *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),
+            *(f"{method} {path}" for method in ("GET", "HEAD") for path in (SESSION_EVENTS, "/v1/events")),
             *(
                 "GET /v1/agents",
                 "GET /v1/keys",
@@ -245,7 +248,12 @@ def test_each_route_is_called_with_planted_words() -> None:
     assert [route for route in routes() if route not in DRIVEN] == []
 
 
-_QUERY = {f"GET {STREAM}/replay": {"speed": "0"}, "GET /v1/streams": {"user_id": PLANTED["user"]}}
+_QUERY = {
+    f"GET {STREAM}/replay": {"speed": "0"},
+    "GET /v1/streams": {"user_id": PLANTED["user"]},
+    f"GET {SESSION_EVENTS}": {"follow": "0"},
+    "GET /v1/events": {"stream": PLANTED["query"]},
+}
 
 
 def _filled(path: str, name: str) -> str:

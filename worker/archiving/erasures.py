@@ -59,6 +59,7 @@ class Erasures:
 
     async def _expire_in_redis(self, sids: Sequence[str], now_ms: int) -> None:
         """Redis' own retention may be the longer one."""
+        await self._log.hooks.forget(*sids)
         for sid, meta in zip(sids, await self._log.read_meta(*sids), strict=True):
             if meta and meta.erased is None:
                 with suppress(StreamNotFound, StreamRunning):

@@ -176,6 +176,8 @@ class People:
         seen = 0
         if order.session is not None:
             await self._forget_session(order.tenant, order.session)
+        async for pending in self._log.hooks.pending_of(order.tenant, order.user, order.session):
+            await self._log.hooks.forget(*pending)  # also of streams whose other keys are gone
         async for sids in self._in_redis(order):
             for batch in _chunks(sids, BATCH_STREAMS):
                 await self._erase(order, batch)
@@ -293,6 +295,7 @@ class People:
         """Records of viewers that were written after their stream was erased, and keys of streams that only the archive
         had: what is not the stream's own says whose it was only by its value."""
         for some in _chunks(list(sids), BATCH_STREAMS):
+            await self._log.hooks.forget(*some)
             await self._redis.delete(*map(self._keys.views_of, some))
         pattern = self._keys.idempotency(tenant, "*")
         async for keys in _pages(self._redis.scan_iter(match=pattern, count=SCAN_KEYS)):

@@ -115,7 +115,7 @@ class EndedStreams:
         except LeaseHeld:  # Redis has lost its ending since; a writer puts it back
             await self._look_again(stream.sid, now_ms)
             return
-        await self._log.index.remove(stream.sid, stream.tenant, stream.row["session"])
+        await self._log.index.leave_to_archive(stream.sid, stream.tenant)
         await self._forget(stream.sid)
 
     async def _forget(self, sid: str) -> None:

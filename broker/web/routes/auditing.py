@@ -15,9 +15,9 @@ from broker.web.answers import DeedPage, Erasure, Verification, ViewPage
 from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import PAGE_LIMIT, Limit, Next, What, to_ms
 from broker.web.openapi import erases, gives, takes
-from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
+from broker.web.while_here import while_here
 
 router = APIRouter(route_class=CheckedRoute, tags=["Audit"])
 

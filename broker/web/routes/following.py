@@ -29,15 +29,16 @@ from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import (
     Accept,
     Cursors,
+    Kinds,
     SignsOfLife,
     wanted_format,
 )
 from broker.web.openapi import gives
-from broker.web.presence import while_here
 from broker.web.problems import note_refusal
 from broker.web.replay import Span, is_empty, paced
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse, EventsResponse, request_details
+from broker.web.while_here import while_here
 
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
@@ -59,13 +60,14 @@ async def events(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     compact: Annotated[Literal["0", "1"], Query(description="Merge text that waits")] = "0",
     follows: Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")] = "1",
 ) -> Response:
     """Resumes after Last-Event-ID, and continues until the terminal event. 204: the client has that already."""
     tier = Tier.of(request)
-    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public)
+    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public, kinds=kinds)
     require_time_left(grant)
     try:
         begun = await begin(tier, grant, sid, cursors.resume_at, lambda found: log_of(request, sid, found, grant))
@@ -74,7 +76,7 @@ async def events(
     if begun.has_ended:
         return Response(status_code=204)
     found, log, cursor, is_latest = begun
-    source = count_connect(tier, found, sid, cursor)
+    source = count_connect(tier, sid, cursor, is_in_redis=found.is_in_redis)
     heartbeat_s = heartbeat.every_s
     steps = steps_of(tier, found, grant, log, sid, cursor, form, follows=follows == "1", heartbeat_s=heartbeat_s)
     return EventsResponse(
@@ -103,13 +105,14 @@ async def replay_paced(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     speed: Annotated[float, Query(ge=0, le=10_000, allow_inf_nan=False, description="0: at once")] = 1.0,
     first: Annotated[int, Query(alias="from", ge=1, lt=2**53, description="The first event's id")] = 1,
     last: Annotated[int | None, Query(alias="to", ge=1, lt=2**53, description="The last event's id")] = None,
 ) -> Response:
     """The events that the log has now, with the pauses between them."""
     tier = Tier.of(request)
-    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
     found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
@@ -118,7 +121,8 @@ async def replay_paced(
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))
     if cursor and await is_empty(log, sid, span, form):
         return Response(status_code=204)  # an EventSource that has seen all of it must not start again
-    view = view_of(request, sid, grant, grant.names("replay"), cursor)
+    name = grant.names("replay") if kinds is None else f"{grant.names('replay')}-kinds"
+    view = view_of(request, sid, grant, name, cursor)
     silence_s = heartbeat.every_s or tier.settings.heartbeat_s
     return EventsResponse(
         tier.viewers,

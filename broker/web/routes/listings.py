@@ -17,9 +17,9 @@ from broker.web.answers import ModelList, SessionPage, SessionStreams, StreamPag
 from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import Include, Limit, Next, State, to_ms
 from broker.web.openapi import gives
-from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
+from broker.web.while_here import while_here
 
 router = APIRouter(route_class=CheckedRoute, tags=["List"])
 

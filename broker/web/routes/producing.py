@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from broker.log.rfc3339 import rfc3339
 from broker.log.steps import EXTERNAL_LEASE_S
 from broker.service.bodies import AppendEvents, ProducerHeartbeat
-from broker.service.record import rfc3339
 from broker.tenants.scopes import APPEND
 from broker.web.answers import Appended, Renewed
 from broker.web.grants import CheckedRoute, grant_of, needs

@@ -12,9 +12,9 @@ from broker.tenants.scopes import AUDIT, INSPECT, MASKED, READ
 from broker.web.answers import AssistantMessage, Stream, StreamState
 from broker.web.grants import CheckedRoute, ReaderGrant, grant_of, needs
 from broker.web.openapi import gives
-from broker.web.presence import while_here
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
+from broker.web.while_here import while_here
 
 router = APIRouter(route_class=CheckedRoute, tags=["Read"])
 

@@ -22,6 +22,7 @@ from broker.web.inputs import (
     Accept,
     Cursors,
     IdempotencyKey,
+    Kinds,
     SignsOfLife,
     wanted_format,
 )
@@ -44,6 +45,7 @@ async def create_stream(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -59,7 +61,7 @@ async def create_stream(
                 started = await tier.streams.start(new, grant, idempotency_key, is_large=len(body) > INLINE_BYTES)
         if started.is_new:
             tier.deeds.note(tier.deed(request, CREATED, started.sid))
-        return await _answer(request, grant, started, accept, cursor, heartbeat, span)
+        return await _answer(request, grant, started, accept, cursor, heartbeat, kinds, span)
 
 
 @router.post(
@@ -73,6 +75,7 @@ async def regenerate(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -85,7 +88,7 @@ async def regenerate(
         started = await tier.streams.regenerate(sid, grant, idempotency_key)
         if started.is_new:
             tier.deeds.note(tier.deed(request, REGENERATED, started.sid, regenerates=sid))
-        return await _answer(request, grant, started, accept, cursor, heartbeat, span)
+        return await _answer(request, grant, started, accept, cursor, heartbeat, kinds, span)
 
 
 @router.post("/v1/streams/{sid}/cancel", **takes(Cancel, 200, "How the stream ended", Ended, optional=True))
@@ -122,7 +125,14 @@ def _require_key_for_cursor(cursors: Cursors, key: str | None) -> int | None:
 
 
 async def _answer(
-    request: Request, grant: Grant, started: Started, accept: str, cursor: int | None, heartbeat: Heartbeat, span: Span
+    request: Request,
+    grant: Grant,
+    started: Started,
+    accept: str,
+    cursor: int | None,
+    heartbeat: Heartbeat,
+    kinds: frozenset[str] | None,
+    span: Span,
 ) -> Response:
     tier, sid, record = Tier.of(request), started.sid, started.record
     span.about(sid)
@@ -136,7 +146,7 @@ async def _answer(
     cursor = record["last_event_id"] if cursor is None else cursor
     found = await tier.streams.look_up_content(sid, grant)
     log = await tier.reading.log(sid, found, grant)
-    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public)
+    form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     return EventsResponse(
         tier.viewers,
         steps_of(tier, found, grant, log, sid, cursor, form, heartbeat_s=heartbeat.every_s),

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from broker.errors import Forbidden
 from broker.log.deeds import MINTED, REVOKED
+from broker.log.rfc3339 import rfc3339
 from broker.service.bodies import MintToken, RevokeTokens
-from broker.service.record import rfc3339
-from broker.tenants.scopes import ADMIN, INPUT, MINT, WRITE
+from broker.tenants.scopes import ADMIN, INPUT, INSPECT, MINT, VIEWERS, WRITE
 from broker.web.answers import MintedToken
 from broker.web.grants import ANY_TOKEN, COOKIE, CheckedRoute, grant_of, needs
 from broker.web.openapi import gives_nothing, takes
@@ -23,7 +23,7 @@ router = APIRouter(route_class=CheckedRoute, tags=["Tokens"])
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 """RFC 6749 §5.1, of an answer with a token in it."""
 
-_OF_A_KEY = {INPUT: WRITE}
+_OF_A_KEY = {INPUT: WRITE, VIEWERS: INSPECT}
 """What a key needs to give a scope away, where that has another name."""
 
 

@@ -1,0 +1,237 @@
+"""Follow a session, or several streams on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from broker.auth import Grant
+from broker.dialects.cursor import MAX_CURSOR
+from broker.dialects.format import Heartbeat
+from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
+from broker.dialects.vector import AT_END, Vector
+from broker.errors import (
+    ArchiveUnavailable,
+    BadCursor,
+    Draining,
+    InvalidRequest,
+    LasteventError,
+    RateLimited,
+    StoreUnavailable,
+    StreamExpired,
+    StreamNotFound,
+    TooManyViewers,
+)
+from broker.live.conversation import Conversation, Opened
+from broker.live.ledger import MOST_OPEN, Ledger, Listed
+from broker.live.roster import Roster
+from broker.live.tail import Step, follow, replay
+from broker.log.index import Filter, Place
+from broker.service.streams import Found
+from broker.tenants.scopes import READ
+from broker.web.conversation import ConversationResponse, SeatsOfOne
+from broker.web.follow import count_connect, has_ended_at, require_time_left
+from broker.web.grants import CheckedRoute, ReaderGrant, needs
+from broker.web.inputs import Accept, Cursors, SignsOfLife, wanted_format
+from broker.web.openapi import gives
+from broker.web.routes.following import cut_or_raise, view_of
+from broker.web.tier import Tier
+
+router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
+
+PASSING = (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers, RateLimited)
+
+ARCHIVED_STREAMS, ARCHIVED_PAGE = 1000, 200
+"""Of a session, the newest so many are given to who comes back after a longer absence than Redis keeps anything."""
+
+SILENT_S = 86_400.0
+"""Streams of several give no signs of life: their connection does."""
+
+_STREAM = re.compile(r"([0-9A-Za-z_]{1,64})(?::(0|[1-9][0-9]{0,15}))?")
+
+Compact = Annotated[Literal["0", "1"], Query(description="Merge text that waits")]
+Follows = Annotated[Literal["0", "1"], Query(alias="follow", description="0: the backlog, then the end")]
+
+
+@router.head("/v1/sessions/{session_id:path}/events", include_in_schema=False)
+@router.get(
+    "/v1/sessions/{session_id:path}/events",
+    **gives("The events of a session's streams, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE),
+)
+@needs(READ, token=READ, cookie=True, passing=cut_or_raise)
+async def session_events(
+    request: Request,
+    session_id: str,
+    grant: ReaderGrant,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
+    accept: Accept = "*/*",
+    compact: Compact = "0",
+    follows: Follows = "1",
+) -> Response:
+    """What runs now, from its beginning, and every answer that starts later. Ends only with follow=0."""
+    tier = Tier.of(request)
+    require_time_left(grant)
+    start = cursors.resume_in_several()
+    if grant.token and grant.token.sessions is not None and session_id not in grant.token.sessions:
+        raise StreamNotFound("There is no session with this id.")
+    try:
+        await tier.require_place(grant)
+        ledger = Ledger(start, await tier.log.now_ms())
+        roster = roster_of(tier, grant, session_id, start)
+        response = _response(
+            request, grant, ledger, roster, accept, heartbeat, compact=compact == "1", follows=follows == "1"
+        )
+        await response.prepare()
+    except PASSING as passing:
+        return cut_or_raise(request, passing)
+    return response
+
+
+@router.head("/v1/events", include_in_schema=False)
+@router.get("/v1/events", **gives("The events of several streams, as SSE or NDJSON", MEDIA_TYPE, NDJSON_MEDIA_TYPE))
+@needs(READ, token=READ, cookie=True, passing=cut_or_raise)
+async def events_of_several(
+    request: Request,
+    grant: ReaderGrant,
+    cursors: Cursors,
+    heartbeat: SignsOfLife,
+    stream: Annotated[
+        list[str],
+        Query(min_length=1, max_length=MOST_OPEN, description="A stream's id, and `:` and the last event received"),
+    ],
+    accept: Accept = "*/*",
+    compact: Compact = "0",
+    follows: Follows = "1",
+) -> Response:
+    """Each stream to its end, then the end. 204: the client has all of them already."""
+    tier = Tier.of(request)
+    require_time_left(grant)
+    start = Vector(0, _further(_asked(stream), cursors.resume_in_several()))
+    try:
+        await tier.require_place(grant)
+        start = await _with_ends(tier, grant, start)
+    except PASSING as passing:
+        return cut_or_raise(request, passing)
+    if all(n is AT_END for n in start.named.values()):
+        return Response(status_code=204)
+    ledger = Ledger(start, 0, is_fixed=True)
+    return _response(request, grant, ledger, None, accept, heartbeat, compact=compact == "1", follows=follows == "1")
+
+
+def roster_of(tier: Tier, grant: Grant, session: str, start: Vector | None) -> Roster:
+    """`start`: where the viewer resumes; None: it comes for the first time."""
+
+    async def archived(since_ms: int) -> Sequence[Listed]:
+        assert tier.archive
+        found: list[Listed] = []
+        place: Place | None = None
+        while len(found) < ARCHIVED_STREAMS:
+            which = Filter(session=session, created_after_ms=since_ms)
+            page = await tier.archive.reader.list_streams(grant.tenant, which, ARCHIVED_PAGE, place)
+            found += [Listed(at.score, at.member) for at in page.found]
+            place = page.end
+            if place is None:
+                break
+        return found
+
+    from_archive = archived if tier.archive and start else None
+    return Roster(tier.log, tier.hub, grant.tenant, session, grant.opens, from_archive)
+
+
+def _response(
+    request: Request,
+    grant: Grant,
+    ledger: Ledger,
+    roster: Roster | None,
+    accept: str,
+    heartbeat: Heartbeat,
+    *,
+    compact: bool,
+    follows: bool,
+) -> ConversationResponse:
+    tier = Tier.of(request)
+    form = wanted_format(accept, compact=compact, is_public=grant.is_public)
+    seats = SeatsOfOne(tier.viewers, grant, form.access_name)
+
+    async def look_up(sid: str) -> Found:
+        return await tier.streams.look_up_content(sid, grant)
+
+    async def steps(opened: Opened) -> AsyncGenerator[Step, None]:
+        sid, cursor, meta, is_in_redis = opened
+        log = await tier.streams.log_of(sid, Found(meta, is_in_redis))
+        count_connect(tier, sid, cursor, is_in_redis=is_in_redis)
+        if follows and is_in_redis:
+            source = follow(tier.log, tier.hub, sid, cursor, form=form, heartbeat_s=SILENT_S)
+        else:
+            source = replay(log, sid, cursor)
+        async with aclosing(source) as given:
+            async for step in given:
+                yield step
+
+    return ConversationResponse(
+        tier.viewers,
+        Conversation(roster, ledger, look_up, seats, follows=follows),
+        seats,
+        steps,
+        form,
+        form_name=form.access_name,
+        heartbeat=form.render_heartbeat(heartbeat),
+        silence_s=heartbeat.every_s or tier.settings.heartbeat_s,
+        view=lambda sid, cursor: view_of(request, sid, grant, form.access_name, cursor),
+        grant=grant,
+        joins=ledger.is_first,
+    )
+
+
+def _asked(streams: Sequence[str]) -> dict[str, int]:
+    """Stream → the last event received. Raises InvalidRequest, BadCursor."""
+    asked: dict[str, int] = {}
+    for text in streams:
+        found = _STREAM.fullmatch(text)
+        if not found:
+            raise InvalidRequest("`stream` is a stream's id, or the id, `:` and the id of the last event received.")
+        sid, n = found[1], int(found[2] or 0)
+        if n > MAX_CURSOR:
+            raise BadCursor("A cursor is the id of the last event received (0 to 9007199254740991).")
+        if sid in asked:
+            raise InvalidRequest("Each `stream` may be named once.")
+        asked[sid] = n
+    return asked
+
+
+def _further(asked: Mapping[str, int], cursor: Vector | None) -> dict[str, int | None]:
+    """Where each stream is resumed: the address may be older than the cursor."""
+    known = cursor.named if cursor else {}
+    named: dict[str, int | None] = {}
+    for sid, n in asked.items():
+        last = known.get(sid, n)
+        named[sid] = AT_END if last is AT_END else max(n, last)
+    return named
+
+
+async def _with_ends(tier: Tier, grant: Grant, start: Vector) -> Vector:
+    """With what has ended where the viewer stands. Raises StreamNotFound or StreamExpired if there is none of them, and
+    what passes if one cannot be looked up just now.
+    """
+    sids = [sid for sid, n in start.named.items() if n is not AT_END]
+    looks = (tier.streams.look_up_content(sid, grant) for sid in sids)
+    found = dict(zip(sids, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+    lost: list[LasteventError] = []
+    named = dict(start.named)
+    for sid, one in found.items():
+        if isinstance(one, StreamNotFound | StreamExpired):
+            lost.append(one)
+        elif isinstance(one, BaseException):
+            raise one
+        elif has_ended_at(named[sid], one.meta.state, one.meta.tail):
+            named[sid] = AT_END
+    if len(lost) == len(named):
+        raise lost[0]
+    return Vector(start.at, named)

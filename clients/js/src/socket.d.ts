@@ -1,0 +1,21 @@
+import type { Environment } from "./index.js";
+
+export interface SocketOptions {
+  /** Of `/v1/socket`, as http(s) or ws(s); in a browser a path will do. */
+  url: string;
+  /** For what is no call of a stream, and where no socket comes through. Default: the global one. */
+  fetch?: (url: string, init?: any) => Promise<any>;
+  /** Default: the global one; undefined: there is none, and all goes by `fetch`. */
+  WebSocket?: any;
+  env?: Partial<Environment>;
+}
+
+export interface Socket {
+  /** For the option `fetch` of `start`, `follow`, `cancel` and `send`. */
+  fetch(url: string, init?: any): Promise<any>;
+  /** Streams that are followed then come back, over a socket of their own. */
+  close(): void;
+}
+
+/** One WebSocket for many streams. It is opened for the first of them, and closed 10 s after the last. */
+export function connect(options: SocketOptions): Socket;

@@ -1,0 +1,410 @@
+"""Client and Stream: the driver of following.py and calls.py over httpx2.Client, in the thread that calls."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from lastevent.client import calls
+from lastevent.client.answer import Answer
+from lastevent.client.errors import Lost, StreamError
+from lastevent.client.following import (
+    CLOSE,
+    LOCATED,
+    READ,
+    SILENCE_S,
+    Ask,
+    Following,
+    Head,
+    Pause,
+    Send,
+    Starting,
+    Step,
+    World,
+)
+from lastevent.client.options import LIMITS, STREAMED, is_tls, kept_answer, lost, timeout
+from lastevent.client.producer import Producer, steps
+from lastevent.client.relay import Bytes, following, pass_on_now
+from lastevent.events import Event
+
+_log = logging.getLogger("lastevent")
+
+WORLD = World(time.monotonic, time.time, random.random, time.sleep)
+
+
+class Client:
+    """A Lastevent server, for one thread or many."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | Callable[[str | None], str | None] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience_s: float | None = None,
+        silence_s: float = SILENCE_S,
+        http: httpx2.Client | None = None,
+        world: World = WORLD,
+    ) -> None:
+        """`token`: a key, a token, or a function that gets one. It is told why: None (there is none yet), `refused` or
+        `expiring`. What it raises counts as no network: it is asked again.
+
+        `patience_s`: how long after a loss streams are tried again without a new event; then StreamError `lost`. None:
+        for ever. `silence_s`: a connection that says nothing for so long is dead. `http`: yours, for a proxy or
+        certificates; it stays open. Raises ValueError for what is no address, or no token.
+        """
+        self.url = calls.server_url(url)
+        self.patience_s = patience_s
+        self.world = world
+        self._token = token
+        if isinstance(token, str) and not calls.is_token(token):
+            raise ValueError("A key or a token has only visible ASCII characters, and at least one.")
+        self._headers = dict(headers or {})
+        self._timeout = timeout(silence_s)
+        self._owns_http = http is None
+        self._http = http or httpx2.Client(limits=LIMITS, verify=is_tls(self.url))
+        self._bearer = token if isinstance(token, str) else None
+        self._is_asked = not callable(token)
+        self._settling: set[threading.Thread] = set()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the endings of producers, which are sent again for 10 s."""
+        for thread in self._settling:
+            thread.join()
+        if self._owns_http:
+            self._http.close()
+
+    @property
+    def is_renewable(self) -> bool:
+        return callable(self._token)
+
+    # -- streams
+
+    def start(
+        self,
+        asked: str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        patience_s: float | None = None,
+        on_lost: Callable[[StreamError], None] | None = None,
+        **fields: Any,
+    ) -> Stream:
+        """A new generation, once its address is known. `asked` is a prompt, messages, or a whole body; `fields` are
+        those of `POST /v1/streams` (docs/API.md): `session_id`, `model`, `agent`, `input`, …
+
+        A start whose answer was lost is repeated with the same key until it is answered: nothing is started twice.
+        Raises StreamError.
+        """
+        starting = calls.start(self.url, asked, idempotency_key, fields)
+        return self._started(starting, patience_s, on_lost)
+
+    def regenerate(self, id: str, *, idempotency_key: str | None = None, patience_s: float | None = None) -> Stream:
+        """The same request again, as a new stream of its session. As `start`."""
+        return self._started(calls.regenerate(self.url, id, idempotency_key), patience_s, None)
+
+    def follow(
+        self,
+        id: str,
+        *,
+        answer: Answer | str | bytes | Mapping[str, Any] | None = None,
+        cursor: int | None = None,
+        query: Mapping[str, Any] | None = None,
+        patience_s: float | None = None,
+        on_lost: Callable[[StreamError], None] | None = None,
+    ) -> Stream:
+        """A stream that is there. Nothing is asked before it is iterated.
+
+        `answer`: what was kept of it (Answer.to_json), to go on behind it. `cursor`: instead, the id behind which the
+        events begin; its answer is then `incomplete`. `query`: of `/events` (docs/API.md), such as `audience`.
+        `on_lost` hears of each connection that was lost, and is to come back at once. Raises ValueError for an answer
+        that cannot be gone on with.
+        """
+        following = Following(
+            self.world,
+            url=calls.with_params(calls.stream_url(self.url, id, "events"), query or {}),
+            answer=kept_answer(answer, cursor),
+            is_behind_cursor=cursor is not None,
+            is_renewable=self.is_renewable,
+            patience_s=self.patience_s if patience_s is None else patience_s,
+            on_lost=on_lost,
+        )
+        return Stream(self, following)
+
+    def _started(
+        self, starting: Starting, patience_s: float | None, on_lost: Callable[[StreamError], None] | None
+    ) -> Stream:
+        following = Following(
+            self.world,
+            starting=starting,
+            is_renewable=self.is_renewable,
+            patience_s=self.patience_s if patience_s is None else patience_s,
+            on_lost=on_lost,
+        )
+        stream = Stream(self, following)
+        stream._begin()
+        return stream
+
+    def producer(
+        self, *, idempotency_key: str | None = None, id: str | None = None, epoch: int = 1, **fields: Any
+    ) -> Producer:
+        """A stream that this process writes: `with client.producer() as out: out.text("Hello")`.
+
+        `fields` are those of `POST /v1/streams` for external streams (docs/API.md): session_id, user_id, metadata, and
+        what was asked. A process that was killed goes on by the same `idempotency_key` and fields. `id`, `epoch`:
+        instead of all these, a stream that was started elsewhere.
+        """
+        return Producer(self, steps(idempotency_key, id, epoch, fields), self.patience_s)
+
+    def _settle(self, thread: threading.Thread) -> None:
+        self._settling = {one for one in self._settling if one.is_alive()} | {thread}
+
+    def stream_bytes(
+        self,
+        id: str,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        location: Callable[[str], str] | None = None,
+    ) -> Bytes:
+        """A stream's events as the server sends them, for a view of Django or Flask: an iterator of bytes, with
+        `status` and `headers`. `headers`, `query`: of the request. Whoever leaves it before its end closes it.
+        """
+        going = following(id, headers or {}, query or {})
+        return pass_on_now(self, going, location or (lambda sid: f"/v1/streams/{sid}"))
+
+    # -- single calls; each raises StreamError
+
+    def cancel(self, id: str, reason: str | None = None) -> Any:
+        """Ends a stream now: `{"state", "last_event_id", "stopped_after", "already"}`."""
+        body = {} if reason is None else {"reason": reason}
+        return self._call("POST", calls.stream_url(self.url, id, "cancel"), body)
+
+    def send(self, id: str, said: str | Mapping[str, Any], *, interrupt: bool = False) -> Any:
+        """Tells an agent something while it runs: a text, or `{"data": …}`."""
+        return self._call("POST", calls.stream_url(self.url, id, "input"), calls.input_of(said, interrupt))
+
+    def list(self, **filters: Any) -> Any:
+        """A page of streams, newest first: `{"streams", "totals", "next"}`. The next one: `cursor=page["next"]`.
+
+        `filters`: session_id, user_id, model, state, created_after, created_before, limit, cursor, include.
+        """
+        return self._call("GET", calls.with_params(f"{self.url}/v1/streams", filters))
+
+    def sessions(self, **filters: Any) -> Any:
+        """A page of sessions: `{"sessions": [{"id", "last_stream_at"}], "next"}`; limit, cursor."""
+        return self._call("GET", calls.with_params(f"{self.url}/v1/sessions", filters))
+
+    def session(self, id: str, **filters: Any) -> Any:
+        """A page of a session's streams, and their sums; limit, cursor, include."""
+        return self._call("GET", calls.with_params(calls.session_url(self.url, id), filters))
+
+    def export(self, id: str, *, redacted: bool = False) -> bytes:
+        """The whole log as NDJSON, its seal in the last line."""
+        url = calls.with_params(calls.stream_url(self.url, id, "export"), {"redacted": redacted or None})
+        return self._bytes("GET", url, headers={"Accept": "application/x-ndjson"})
+
+    def token(
+        self,
+        sub: str,
+        *,
+        streams: Sequence[str] | None = None,
+        sessions: Sequence[str] | None = None,
+        own: bool = False,
+        scope: str = "streams:read",
+        ttl_s: int | None = None,
+    ) -> Any:
+        """A token for a phone or a browser: `{"token", "expires_at"}`. One of `streams`, `sessions`, `own`."""
+        said = calls.token_for(sub, streams, sessions, own, scope, ttl_s)
+        return self._call("POST", f"{self.url}/v1/tokens", said)
+
+    def viewers(self, id: str) -> Any:
+        """Who follows a stream now: `{"connections", "people", "viewers": [{"who", "since"}]}`."""
+        return self._call("GET", calls.stream_url(self.url, id, "viewers"))
+
+    def call(self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> Any:
+        """Any other call of docs/API.md, its JSON; `path` is as there: `/v1/models`."""
+        return self._call(method, self.url + path, body, headers)
+
+    def _authorized(self, why: str | None, used: str | None) -> str | None:
+        """The token. Where another stream has got a newer one than `used`, that is it."""
+        if callable(self._token) and (not self._is_asked or (why and used == self._bearer)):
+            try:
+                given = self._token(why)
+            except Exception as error:
+                _log.warning("The token function failed, and is asked again.", exc_info=True)
+                raise Lost(f"the token function failed with {type(error).__name__}") from error
+            self._bearer = calls.bearer(given)
+            self._is_asked = True
+        return self._bearer
+
+    def _open(self, sent: Send, bearer: str | None) -> httpx2.Response:
+        headers = {**STREAMED, **self._headers, **sent.headers}
+        if bearer:
+            headers["Authorization"] = f"Bearer {bearer}"
+        request = self._http.build_request(
+            sent.method, sent.url, headers=headers, content=sent.body, timeout=self._timeout
+        )
+        return self._http.send(request, stream=True)
+
+    def _call(self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        return calls.value_of(self._bytes(method, url, body, headers))
+
+    def _bytes(self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
+        connection = _Connection(self)
+        steps = calls.call(method, url, body=body, headers=headers, is_renewable=self.is_renewable)
+        try:
+            step = next(steps)
+            while True:
+                reply = connection.do(step)
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
+        except StopIteration as end:
+            found: bytes = end.value
+            return found
+        finally:
+            connection.close()
+
+
+class Stream:
+    """One stream: its events, once each and in order, across lost connections and servers.
+
+        for event in stream:
+            print(event.id, event.kind, event.data, stream.answer.text)
+
+    Leaving the loop closes the connection; another loop goes on behind the last event. An ending of kind `error` is an
+    answer, no exception. Iterating raises StreamError.
+    """
+
+    def __init__(self, client: Client, following: Following) -> None:
+        self._client = client
+        self._following = following
+        self._begun: Generator[Any, None, None] | None = None
+        self._connection: _Connection | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """As of the event that was given last."""
+        return self._following.answer
+
+    @property
+    def url(self) -> str:
+        """Of its events."""
+        return self._following.url or ""
+
+    @property
+    def id(self) -> str:
+        return self._following.id
+
+    def __iter__(self) -> Iterator[Event]:
+        begun, self._begun = self._begun, None
+        return begun or self._events()
+
+    def wait(self) -> Answer:
+        """The answer, when it has ended. Raises StreamError."""
+        for _ in self:
+            pass
+        return self.answer
+
+    def close(self) -> None:
+        """Its connection; leaving a loop does it too. A stream that was started and never iterated has one."""
+        begun, self._begun = self._begun, None
+        if begun:
+            begun.close()
+        if self._connection:
+            self._connection.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def cancel(self, reason: str | None = None) -> Any:
+        return self._client.cancel(self.id, reason)
+
+    def send(self, said: str | Mapping[str, Any], *, interrupt: bool = False) -> Any:
+        return self._client.send(self.id, said, interrupt=interrupt)
+
+    def regenerate(self) -> Stream:
+        """The same request again, as a new stream."""
+        return self._client.regenerate(self.id)
+
+    def _begin(self) -> None:
+        """Until its address is known."""
+        events = self._events()
+        next(events)
+        self._begun = events
+
+    def _events(self) -> Generator[Any, None, None]:
+        """The events; of a start LOCATED before the first."""
+        if self._connection:  # of a loop that was left just now, or stands still
+            self._connection.close()
+        connection = self._connection = _Connection(self._client)
+        steps = self._following.run()
+        try:
+            step = next(steps)
+            while True:
+                if isinstance(step, Event) or step is LOCATED:
+                    yield step
+                    step = next(steps)
+                    continue
+                reply = connection.do(step)
+                if self._connection is not connection:
+                    raise RuntimeError("Another loop reads this stream now: follow it a second time for two.")
+                step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
+        except StopIteration:
+            return
+        finally:
+            connection.close()
+
+
+class _Connection:
+    """Carries out steps; one answer at a time is open."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._response: httpx2.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+        self._bearer: str | None = None
+
+    def do(self, step: Step) -> Any:
+        """What following.py's table says it answers, or what is lost."""
+        try:
+            if step is READ:
+                return next(self._pieces, None)
+            if isinstance(step, Send):
+                return self._send(step)
+            if step is CLOSE:
+                self.close()
+            elif isinstance(step, Pause):
+                self._client.world.sleep(step.seconds)
+            elif isinstance(step, Ask):
+                self._bearer = self._client._authorized(step.why, self._bearer)
+        except httpx2.HTTPError as error:
+            return lost(error)
+        except Lost as error:
+            return error
+        return None
+
+    def _send(self, sent: Send) -> Head:
+        self.close()
+        response = self._client._open(sent, self._bearer)
+        self._response = response
+        self._pieces = response.iter_raw()
+        return Head(response.status_code, response.headers)
+
+    def close(self) -> None:
+        if self._response:
+            self._response.close()
+            self._response = None

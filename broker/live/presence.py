@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -60,6 +60,9 @@ READINGS = 8
 PAGE_RECORDS = 500
 """Records in one answer of Redis, some 0.3 MB, between two of which others have their turns."""
 
+SHARED_RECORDS = 100
+"""A reading of more is everybody's for a second, some 4 ms: who asks again and again does not have it repeated."""
+
 Alive = Collection[str]
 """The servers that gave a sign of life lately."""
 
@@ -71,7 +74,7 @@ class Presence:
         self._redis = redis
         self._keys = keys
         self._hub = hub
-        self._asked: dict[str, asyncio.Task[Seen]] = {}
+        self._asked: dict[str, asyncio.Task[tuple[Seen, bool]]] = {}
         self._watched: dict[str, _Watched] = {}
         self._alive: Alive = frozenset()
         self._heard_at_s: dict[str, float] = {}
@@ -81,8 +84,8 @@ class Presence:
     async def of(self, sid: str) -> Seen:
         """Who follows this stream. Raises RedisUnavailable or WrongType.
 
-        What is watched here is known. Else all who ask at the same time share one reading; one of more than MANY
-        connections is everybody's for a second.
+        What is watched here is known. Else all who ask at the same time share one reading, and for a second one of more
+        than SHARED_RECORDS.
         """
         watched = self._watched.get(sid)
         if watched and watched.seen is not None:
@@ -90,31 +93,38 @@ class Presence:
         if sid not in self._asked:
             task = self._asked[sid] = asyncio.create_task(self._ask(sid), name="presence")
             task.add_done_callback(lambda task: self._answered(sid, task))
-        return await asyncio.shield(self._asked[sid])
+        seen, _ = await asyncio.shield(self._asked[sid])
+        return seen
 
-    async def _ask(self, sid: str) -> Seen:
-        here = await self._read(sid)
-        return here.seen((await self._living()).__contains__)
+    async def _ask(self, sid: str) -> tuple[Seen, bool]:
+        """And whether that stays for a second."""
+        here, records = await self._read(sid)
+        return here.seen((await self._living()).__contains__), records > SHARED_RECORDS
 
-    def _answered(self, sid: str, task: asyncio.Task[Seen]) -> None:
-        if not task.cancelled() and task.exception() is None and not task.result().is_named:
+    def _answered(self, sid: str, task: asyncio.Task[tuple[Seen, bool]]) -> None:
+        if not task.cancelled() and task.exception() is None and task.result()[1]:
             asyncio.get_running_loop().call_later(NOTICE_S, self._asked.pop, sid, None)
         else:
             del self._asked[sid]
 
-    async def watch(self, sid: str, names: Names) -> AsyncGenerator[dict[str, Any], None]:
+    async def watch(self, sid: str, names: Callable[[], Names]) -> AsyncGenerator[dict[str, Any], None]:
         """Notices for one caller, at most one a second: first the whole (`shown`), then what has changed (`notice`).
 
+        `names`: what the caller may see, which a new credential may change: then it is told the whole again.
         It does not end by itself, and it waits while Redis is away. Close it (aclosing).
         """
         watched = self._join(sid)
-        told: Seen | None = None
+        told: tuple[Seen, Names] | None = None
         try:
             while True:
                 changed, seen = watched.changed, watched.seen
-                if seen is not None and seen is not told:
-                    said = shown(seen, names) if told is None else notice(told, seen, names)
-                    told = seen
+                sees = names()
+                if seen is not None and (told is None or seen is not told[0]):
+                    if told is None or told[1] is not sees:
+                        said: dict[str, Any] | None = shown(seen, sees)
+                    else:
+                        said = notice(told[0], seen, sees)
+                    told = seen, sees
                     if said is not None:
                         yield said
                         await asyncio.sleep(NOTICE_S)
@@ -195,7 +205,7 @@ class Presence:
             async with self._turns:
                 watched.is_stale = False
                 watched.said.clear()  # what was announced until now is in the records
-                watched.here = await self._read(watched.sid)
+                watched.here, _ = await self._read(watched.sid)
                 self._alive = {*self._alive, *await self._living()}  # perhaps nobody has looked lately
         said, watched.said = watched.said, []
         now_s = time.monotonic()
@@ -206,8 +216,10 @@ class Presence:
 
     # -- Redis ---------------------------------------------------------------------------------------------------
 
-    async def _read(self, sid: str) -> Here:
-        """The first MANY records are parsed at once, in some ms; further ones in a thread."""
+    async def _read(self, sid: str) -> tuple[Here, int]:
+        """And how many records there were, of open connections and of closed ones. The first MANY are parsed at once,
+        in some ms; further ones in a thread.
+        """
         here, key, redis = Here(), self._keys.views_of(sid), self._redis
         fields: list[bytes] = await redis.hkeys(key)  # type: ignore[misc]  # redis-py's types are those of both clients
         for start in range(0, len(fields), PAGE_RECORDS):
@@ -219,7 +231,7 @@ class Presence:
             else:
                 here.take(found)
         here.take_crowds(await redis.hgetall(self._keys.crowd_of(sid)))  # type: ignore[misc]
-        return here
+        return here, len(fields)
 
     async def _living(self) -> Alive:
         async with self._redis.pipeline(transaction=False) as pipe:

@@ -35,8 +35,8 @@ RESERVED = frozenset({QUEUED, RESTART, GAP})
 """Kinds that only the broker and its workers may write."""
 
 TOKEN_EXPIRING = "token_expiring"
-OVER, HELLO, OK, REFUSED = "over", "hello", "ok", "refused"
-NOTICES = frozenset({GAP, "ping", TOKEN_EXPIRING, "presence", "stream", OVER, HELLO, OK, REFUSED})
+OVER, HELLO, OK, REFUSED, PRESENCE = "over", "hello", "ok", "refused", "presence"
+NOTICES = frozenset({GAP, "ping", TOKEN_EXPIRING, PRESENCE, "stream", OVER, HELLO, OK, REFUSED})
 """Names of what is sent without an id, or may be: a viewer must not take an event for one."""
 
 OF_CLIENTS = frozenset({"open", "close", "end", "message"})

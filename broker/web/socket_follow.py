@@ -17,6 +17,7 @@ The races:
   that had not begun leaves no record
 - an event while `ok` waits for room: the task follows after that was sent
 - an acknowledgement while events are being sent: they count as sent before they are
+- presence comes from a task of its own: that ends before `over` is said, and with the follow
 - the socket ends while the task is about to end by itself: the first word counts
 """
 
@@ -26,7 +27,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,13 @@ import orjson
 from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Batch, Chosen, Format
-from broker.dialects.socket import SocketForm, text_frame
+from broker.dialects.socket import SocketForm, notice, text_frame
 from broker.errors import ArchiveDamaged, LasteventError
 from broker.live.lane import Lane
 from broker.live.tail import Step
 from broker.live.window import Window
 from broker.log.access import View
-from broker.log.event import OVER, Event
+from broker.log.event import OVER, PRESENCE, Event
 from broker.service.streams import Found
 from broker.web.endings import Ended
 from broker.web.follow import Begun, begin, count_connect, require_time_left, steps_of
@@ -62,16 +63,7 @@ class Follow:
     """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one."""
 
     __slots__ = (
-        "_leaving",
-        "_presence",
-        "_socket",
-        "conversation",
-        "form_name",
-        "grant",
-        "lane",
-        "sid",
-        "task",
-        "view",
+        *("_leaving", "_socket", "_telling", "conversation", "form_name", "grant", "lane", "sid", "task", "view"),
         "window",
     )
 
@@ -88,6 +80,7 @@ class Follow:
         """Whose stream it is."""
         self._socket = socket
         self._leaving: Ended | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     def leave(self, how: Ended) -> None:
         """End it from outside of its task. The first word counts."""
@@ -105,6 +98,7 @@ class Follow:
         """
         ended, state = Ended.DRAINED, ""  # what is cancelled without a word, this process gives up on
         form = _form(self.sid, shape, self.grant)
+        has_presence = shape.presence
         del shape
         try:
             begun = await self._begin(form, resume_at, ref, is_op=is_op, opened=opened)
@@ -113,10 +107,15 @@ class Follow:
                 return
             steps, state = begun
             del begun
+            if has_presence and self.view:
+                self._telling = asyncio.get_running_loop().create_task(
+                    self._tell_presence(), name="presence of a follow"
+                )
             async with aclosing(steps):
                 async for step in steps:
                     state = await self._give(step, form) or state
                     del step  # or a viewer at the tail would keep its last page for as long as it is there
+            self._stop_telling()
             await self._send(_over(self.sid, state))
             ended = Ended.FINISHED
         except asyncio.CancelledError:
@@ -214,6 +213,19 @@ class Follow:
             window.wrote([event.id for event in now])
             await self._send(form.encode(now))
 
+    async def _tell_presence(self) -> None:
+        """Who else follows, as far as the caller may see it: the whole, then what has changed."""
+        watch = self._socket.tier.presence.watch(self.sid, lambda: self.grant.sees_of_viewers)
+        with suppress(ConnectionLost):  # the follow itself says so
+            async with aclosing(watch) as notices:
+                async for said in notices:
+                    await self._socket.connection.send(notice(PRESENCE, said, stream=self.sid))
+
+    def _stop_telling(self) -> None:
+        if self._telling:
+            self._telling.cancel()
+            self._telling = None
+
     async def _send(self, frames: bytes) -> None:
         """Raises ConnectionLost."""
         viewers = self._socket.tier.viewers
@@ -226,6 +238,7 @@ class Follow:
 
     def _end(self, how: Ended) -> None:
         socket, last_id = self._socket, None
+        self._stop_telling()
         if self.lane:
             socket.connection.drop(self.lane)
         if view := self.view:

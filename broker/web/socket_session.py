@@ -1,4 +1,4 @@
-"""A session that a socket follows. Which of its streams are given, and when, its conversation says (live/conversation.py).
+"""A session that a socket follows. Its conversation (live/conversation.py) says which streams are given, and when.
 
 Each of them is a follow of the socket (socket_follow.py), with a window of its own, and counts as one. Before it,
 `stream` is said. The client's cursor is a vector, which `ok` and each `stream` give as it is then: `cursors` is
@@ -25,7 +25,7 @@ from broker.auth import Grant
 from broker.dialects.several import STREAM
 from broker.dialects.socket import notice, text_frame
 from broker.dialects.vector import AT_END, Vector, from_json
-from broker.errors import LasteventError, StreamNotFound, TooManyViewers
+from broker.errors import LasteventError, StreamNotFound
 from broker.live.conversation import Conversation, Missing, Opened
 from broker.live.ledger import Ledger
 from broker.log.event import GAP
@@ -120,7 +120,7 @@ class SessionFollow:
         try:
             socket.require_follow()
             await socket.tier.viewers.places.require(socket.grant, sid)
-        except (TooManyViewers, LasteventError) as full:
+        except LasteventError as full:
             if full.status != 429:
                 raise
             return False

@@ -31,13 +31,16 @@ async def test_the_content_goes_and_a_tombstone_stays_for_the_retention(log: Str
     claimed = await running(log, user=SECRET, session=SECRET, metadata={"a": SECRET})
     await log.append(batch(claimed, 2, *text(SECRET), ending()))
     await log.redis.hset(log.keys.views_of(claimed.sid), "view", SECRET)
+    await log.redis.hset(log.keys.crowd_of(claimed.sid), "server", "1 1")
     assert await log.erase(claimed.sid, Meta(await meta(log, claimed.sid)), 7, by="anyone") == 7
     left = await meta(log, claimed.sid)
     assert (left["state"], left["erased"], left["erased_by"], left["tail"]) == ("done", "7", "anyone", "3")
     assert SECRET not in str(left)
     assert 0 < await log.redis.ttl(log.keys.stream(claimed.sid).meta) <= 500
     assert not [
-        key async for key in log.redis.scan_iter() if SECRET.encode() in key or key.endswith((b":log", b"views"))
+        key
+        async for key in log.redis.scan_iter()
+        if SECRET.encode() in key or key.endswith((b":log", b"views", b"crowd"))
     ]
 
 

@@ -60,12 +60,12 @@ TABLE = [
     Row("GET", f"{STREAM}/export", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/views", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
+    Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
+    Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
-    Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
-    Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
     *(
         Row(method, path, (READ,), READ, cookie=True)
         for path in ("/v1/sessions/{session_id}/events", "/v1/events")

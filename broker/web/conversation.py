@@ -8,7 +8,7 @@ connection takes one by itself, of no stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from starlette.types import Send
 
@@ -16,15 +16,43 @@ from broker.auth import Grant
 from broker.dialects.format import Batch, HttpForm
 from broker.dialects.several import encode_gap_of, encode_missing, encode_position, encode_stream, personal
 from broker.dialects.sse import retry_line, slowed
+from broker.dialects.vector import Vector
 from broker.errors import TooManyViewers
 from broker.live.conversation import Conversation, Missing, Opened
 from broker.live.lane import Lane
+from broker.live.ledger import Listed
+from broker.live.roster import Roster
 from broker.live.tail import Step
 from broker.live.together import Given, Item, Left, Together
 from broker.log.access import FINISHED, View
+from broker.log.index import Filter, Place
 from broker.log.rfc3339 import rfc3339
 from broker.web.endings import Ended, ended_delay_ms, retry_delay_ms
+from broker.web.tier import Tier
 from broker.web.viewer import FollowResponse, Viewers
+
+ARCHIVED_STREAMS, ARCHIVED_PAGE = 1000, 200
+"""Of a session, the newest so many are given to who comes back after a longer absence than Redis keeps anything."""
+
+
+def roster_of(tier: Tier, grant: Grant, session: str, start: Vector | None) -> Roster:
+    """`start`: where the viewer resumes; None: it comes for the first time."""
+
+    async def archived(since_ms: int) -> Sequence[Listed]:
+        assert tier.archive
+        found: list[Listed] = []
+        place: Place | None = None
+        while len(found) < ARCHIVED_STREAMS:
+            which = Filter(session=session, created_after_ms=since_ms)
+            page = await tier.archive.reader.list_streams(grant.tenant, which, ARCHIVED_PAGE, place)
+            found += [Listed(at.score, at.member) for at in page.found]
+            place = page.end
+            if place is None:
+                break
+        return found
+
+    from_archive = archived if tier.archive and start else None
+    return Roster(tier.log, tier.hub, grant.tenant, session, grant.opens, from_archive)
 
 
 class SeatsOfOne:

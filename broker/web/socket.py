@@ -51,8 +51,10 @@ from broker.errors import (
     Unauthorized,
 )
 from broker.gauges import Sent
+from broker.live.conversation import Opened
 from broker.log.deeds import CANCELLED, CREATED, Deed
 from broker.log.event import HELLO, OK, REFUSED
+from broker.service.streams import Found
 from broker.tenants.scopes import CANCEL, INPUT, MASKED, READ, WRITE
 from broker.web.close_codes import CloseCode, close_code
 from broker.web.endings import Ended
@@ -61,6 +63,7 @@ from broker.web.problems import as_json, count, problem_body
 from broker.web.socket_connection import ConnectionLost, SocketConnection
 from broker.web.socket_follow import Follow
 from broker.web.socket_ops import Asked, Ref, Shape, asked_of, ref_of
+from broker.web.socket_session import SessionFollow
 from broker.web.strict_json import INLINE_BYTES, parse
 from broker.web.tier import Tier
 from broker.web.viewer import request_details
@@ -81,6 +84,8 @@ _NEEDS = {
     "cancel": Needs((CANCEL,), token=CANCEL),
 }
 """As the routes of the same name declare it (routes/)."""
+
+_NEEDS_OF_SESSIONS = Needs((READ,), token=READ)
 
 _APART = Context()
 """Of timers: they would keep that of the handshake, and with it the request."""
@@ -105,7 +110,7 @@ class Socket:
     """`grant`: None until there was a credential. `follows`: by stream."""
 
     __slots__ = (
-        *("connection", "follows", "grant", "sent", "tier"),
+        *("connection", "follows", "grant", "sent", "sessions", "tier"),
         *("_address", "_forwarded_for", "_is_held", "_is_page", "_lines", "_request_id", "_timer"),
         *("_user_agent", "_waiting"),
     )
@@ -115,6 +120,7 @@ class Socket:
         self.connection = connection
         self.grant = grant
         self.follows: dict[str, Follow] = {}
+        self.sessions: dict[str, SessionFollow] | None = None
         self.sent = gauges.sent_to(grant.tenant) if grant else _NOBODYS
         self._address = tier.addresses.of(request)
         self._forwarded_for = request.headers.get("x-forwarded-for")
@@ -170,6 +176,10 @@ class Socket:
         self.tier.viewers.sockets.discard(self)
         self._cancel_timer()
         self._leave_follows(how)
+        for session in tuple((self.sessions or {}).values()):
+            if session.task:
+                session.task.cancel()
+        self.sessions = None
         self.follows = {}  # one that had not begun yet does not end, and would hold this socket
 
     def _leave_follows(self, how: Ended) -> None:
@@ -257,10 +267,10 @@ class Socket:
                 self._tell(_said(OK, asked.ref))
             case "auth":
                 self._hold(self._do(asked))
-            case _ if asked.stream is None:
-                self._wait_for(self._do(asked))
+            case _ if (line := asked.line) is not None:
+                self._stand_in_line(line, asked)
             case _:
-                self._stand_in_line(asked.stream, asked)
+                self._wait_for(self._do(asked))
 
     def _stand_in_line(self, sid: str, asked: Asked) -> None:
         if self._lines is None:
@@ -336,9 +346,12 @@ class Socket:
         try:
             if needed := _NEEDS.get(asked.op):
                 assert self.grant
-                require(self.grant, needed, sid)
+                require(self.grant, _NEEDS_OF_SESSIONS if asked.session is not None else needed, sid)
             if asked.op == "follow" and sid is not None:
                 self._follow(sid, asked.own, asked.own.resume_at, asked.ref, is_op=True)
+                is_answered_by_follow = True
+            elif asked.op == "follow" and asked.session is not None:
+                self._follow_session(asked.session, asked.own, asked.ref)
                 is_answered_by_follow = True
             else:
                 await _DO[asked.op](self, asked)
@@ -349,22 +362,51 @@ class Socket:
         except Exception:
             await self.refuse_fault(asked.ref, sid)
         finally:
-            if sid is not None and not is_answered_by_follow:
-                self.done(sid)
+            if not is_answered_by_follow and (line := asked.line) is not None:
+                self.done(line)
 
     def _follow(self, sid: str, shape: Shape, resume_at: int | None, ref: Ref, *, is_op: bool) -> None:
         """Raises AlreadyFollowed or TooManyFollows."""
         if sid in self.follows:
             raise AlreadyFollowed("Its events come already. To begin elsewhere: unfollow it first.")
-        self._require_follow()
+        self.require_follow()
         assert self.grant
         follow = self.follows[sid] = Follow(self, sid, self.grant, shape.window)
         run = follow.run(shape, resume_at, ref, is_op=is_op)
         follow.task = asyncio.get_running_loop().create_task(run, name="follow")
 
-    def _require_follow(self) -> None:
+    def _follow_session(self, name: str, asked: Any, ref: Ref) -> None:
+        """Raises AlreadyFollowed or TooManyFollows."""
+        if self.sessions is None:
+            self.sessions = {}
+        if name in self.sessions:
+            raise AlreadyFollowed("Its streams come already. To begin elsewhere: unfollow it first.")
+        self.require_follow()
+        shape = Shape(window=asked.window, compact=asked.compact, kinds=asked.kinds, presence=asked.presence)
+        session = self.sessions[name] = SessionFollow(self, name, shape)
+        session.task = asyncio.get_running_loop().create_task(session.run(asked.cursors, ref), name="session")
+
+    def follow_opened(self, session: SessionFollow, opened: Opened, shape: Shape) -> None:
+        """One of its streams. One that is followed by itself already is not given twice."""
+        sid = opened.sid
+        if follow := self.follows.get(sid):
+            follow.conversation = session
+            return
+        assert self.grant
+        follow = self.follows[sid] = Follow(self, sid, self.grant, shape.window)
+        follow.conversation = session
+        found = Found(opened.meta, opened.is_in_redis)
+        run = follow.run(shape, opened.cursor, None, is_op=False, opened=found)
+        follow.task = asyncio.get_running_loop().create_task(run, name="follow")
+
+    def forget_session(self, session: SessionFollow) -> None:
+        if self.sessions and self.sessions.get(session.session) is session:
+            del self.sessions[session.session]
+
+    def require_follow(self) -> None:
+        """Raises TooManyFollows."""
         most = self.tier.settings.socket_follows
-        if len(self.follows) >= most:
+        if len(self.follows) + len(self.sessions or ()) >= most:
             raise TooManyFollows(f"A socket follows at most {most} streams. Unfollow one, or open another socket.")
 
     def forget(self, follow: Follow) -> None:
@@ -373,9 +415,21 @@ class Socket:
             del self.follows[follow.sid]
 
     async def _unfollow(self, asked: Asked) -> None:
-        if follow := self.follows.get(asked.own.stream):
+        if (name := asked.session) is not None:
+            if session := (self.sessions or {}).get(name):
+                await self._end_session(session)
+        elif follow := self.follows.get(asked.own.stream):
             await _end(follow, Ended.LEFT)
         await self.ok(asked.ref, asked.stream)
+
+    async def _end_session(self, session: SessionFollow) -> None:
+        """And what it follows."""
+        if task := session.task:
+            task.cancel()
+            await asyncio.wait([task])
+        for follow in [one for one in self.follows.values() if one.conversation is session]:
+            follow.conversation = None
+            await _end(follow, Ended.LEFT)
 
     async def _auth(self, asked: Asked) -> None:
         grant = await self._admit(asked.own.token)
@@ -420,6 +474,13 @@ class Socket:
             refused += [(follow, error) for follow in new if (error := await self._covers_not(grant, follow))]
             known |= new
         self.grant = grant
+        for session in tuple((self.sessions or {}).values()):
+            try:
+                require(grant, _NEEDS_OF_SESSIONS, None)
+                session.require(grant)
+            except LasteventError as uncovered:
+                await self._end_session(session)
+                await self.refuse(None, uncovered)
         for follow, error in refused:
             await _end(follow, Ended.REVOKED)
             await self.refuse(None, error, follow.sid)
@@ -447,7 +508,7 @@ class Socket:
         tier, grant, own = self.tier, self.grant, asked.own
         if own.follow:  # before anything is started: a refusal must have started nothing
             require(grant, _NEEDS["follow"], None)
-            self._require_follow()
+            self.require_follow()
             await tier.require_place(grant)
         else:
             tier.require_open()

@@ -28,6 +28,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -42,13 +43,15 @@ from broker.live.tail import Step
 from broker.live.window import Window
 from broker.log.access import View
 from broker.log.event import OVER, PRESENCE, Event
+from broker.service.streams import Found
 from broker.web.endings import Ended
-from broker.web.follow import begin, count_connect, require_time_left, steps_of
+from broker.web.follow import Begun, begin, count_connect, require_time_left, steps_of
 from broker.web.socket_connection import ConnectionLost, ViewerStalled
 from broker.web.socket_ops import Ref, Shape
 
 if TYPE_CHECKING:
     from broker.web.socket import Socket
+    from broker.web.socket_session import SessionFollow
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,10 @@ NEVER_S = 1e9
 class Follow:
     """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one."""
 
-    __slots__ = ("_leaving", "_socket", "_telling", "form_name", "grant", "lane", "sid", "task", "view", "window")
+    __slots__ = (
+        *("_leaving", "_socket", "_telling", "conversation", "form_name", "grant", "lane", "sid", "task", "view"),
+        "window",
+    )
 
     def __init__(self, socket: Socket, sid: str, grant: Grant, window: int | None) -> None:
         self.sid = sid
@@ -70,6 +76,8 @@ class Follow:
         self.view: View | None = None
         """Its access record. None: it is no viewer yet, or has been told that its stream is over."""
         self.task: asyncio.Task[None] | None = None
+        self.conversation: SessionFollow | None = None
+        """Whose stream it is."""
         self._socket = socket
         self._leaving: Ended | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -81,14 +89,20 @@ class Follow:
             if self.task:
                 self.task.cancel()
 
-    async def run(self, shape: Shape, resume_at: int | None, ref: Ref, *, is_op: bool) -> None:
-        """To its end. `is_op`: it is answered, with `ref`; else only a refusal is said, and it counts as no op."""
+    async def run(
+        self, shape: Shape, resume_at: int | None, ref: Ref, *, is_op: bool, opened: Found | None = None
+    ) -> None:
+        """To its end. `is_op`: it is answered, with `ref`; else only a refusal is said, and it counts as no op.
+
+        `opened`: its stream, which was looked up, and has been announced.
+        """
         ended, state = Ended.DRAINED, ""  # what is cancelled without a word, this process gives up on
         form = _form(self.sid, shape, self.grant)
         has_presence = shape.presence
         del shape
         try:
-            begun = await self._begin(form, resume_at, ref, is_op=is_op)
+            begun = await self._begin(form, resume_at, ref, is_op=is_op, opened=opened)
+            opened = None
             if begun is None:
                 return
             steps, state = begun
@@ -112,6 +126,8 @@ class Follow:
             ended = Ended.TOO_SLOW if isinstance(lost, ViewerStalled) else self._leaving or Ended.LEFT
         except LasteventError as error:
             ended = Ended.VANISHED
+            if self.conversation:  # which looks it up anew
+                return
             if isinstance(error, ArchiveDamaged):
                 logger.exception("stream %s: its viewer is refused", self.sid)
             await self._socket.refuse(None, error, self.sid)
@@ -121,14 +137,18 @@ class Follow:
             self._end(ended)
 
     async def _begin(
-        self, form: SocketForm, resume_at: int | None, ref: Ref, *, is_op: bool
+        self, form: SocketForm, resume_at: int | None, ref: Ref, *, is_op: bool, opened: Found | None
     ) -> tuple[AsyncGenerator[Step, None], str] | None:
         """Its steps, and the state of its stream. None: it was refused."""
         socket, sid, grant = self._socket, self.sid, self.grant
         tier, began_s = socket.tier, time.monotonic()
         try:
             require_time_left(grant)
-            begun = await begin(tier, grant, sid, lambda: resume_at, lambda found: tier.reading.log(sid, found, grant))
+            if opened:
+                begun = Begun(opened, await tier.reading.log(sid, opened, grant), resume_at or 0, is_latest=False)
+            else:
+                log_of = partial(tier.reading.log, sid, grant=grant)
+                begun = await begin(tier, grant, sid, lambda: resume_at, log_of)
             found, log, cursor, _ = begun
             if not begun.has_ended:
                 # Once more: several came together, and each had found one.
@@ -145,6 +165,8 @@ class Follow:
             gauges.first_byte_seconds.observe(time.monotonic() - began_s)
             trace.end()
         except LasteventError as error:
+            if self.conversation:
+                raise
             socket.forget(self)
             await socket.refuse(ref, error, sid)
             return None
@@ -215,7 +237,7 @@ class Follow:
         self._socket.sent.bytes += len(frames)
 
     def _end(self, how: Ended) -> None:
-        socket = self._socket
+        socket, last_id = self._socket, None
         self._stop_telling()
         if self.lane:
             socket.connection.drop(self.lane)
@@ -227,8 +249,12 @@ class Follow:
             viewers.access.closed(view, how.value)
             viewers.ended[how] += 1
             gauges.viewer_seconds.observe(time.time() - view.at / 1000)
+            last_id = view.last_id
         self.lane = self.view = self.task = None
         socket.forget(self)
+        if conversation := self.conversation:
+            self.conversation = None
+            conversation.left(self, how, last_id)
 
 
 def _form(sid: str, shape: Shape, grant: Grant) -> SocketForm:

@@ -13,15 +13,12 @@ from pydantic import Field, StringConstraints, model_validator
 
 from broker.errors import InvalidRequest, UnknownOp
 from broker.log.event import KIND
-from broker.service.bodies import LONGEST_TYPO, Body, Cancel, CreateStream, GiveInput, Name
+from broker.service.bodies import LONGEST_TYPO, Body, Cancel, CreateStream, GiveInput, Name, Object
 from broker.web.strict_json import check
 
 REF_CHARACTERS = 64
 MAX_KINDS = 32
 MIN_WINDOW, MAX_WINDOW = 16, 10_000
-MAX_NAMED = 40
-"""Streams that a conversation's cursors name."""
-
 _EXACT = 2**53
 """Below it, numbers are exact in JavaScript."""
 
@@ -46,20 +43,14 @@ class Auth(Body):
     token: Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
 
 
-class Cursors(Body):
-    """Of a conversation: every stream that was created until `at` was given to its end, but for those named."""
-
-    at: Cursor
-    streams: Annotated[dict[StreamId, Cursor | Literal["x"]], Field(max_length=MAX_NAMED, default_factory=dict)]
-
-
 class Follow(Shape):
     """Either `stream`, from `cursor` on, or `session`, from `cursors` on."""
 
     stream: StreamId | None = None
     session: Name | None = None
     cursor: Cursor | Literal["earliest", "latest"] = 0
-    cursors: Cursors | None = None
+    cursors: Object | None = None
+    """As `ok` and `stream` gave them (dialects/vector.py)."""
 
     @model_validator(mode="after")
     def _has_one(self) -> Follow:
@@ -144,6 +135,11 @@ class Asked(NamedTuple):
     @property
     def session(self) -> str | None:
         return getattr(self.own, "session", None)
+
+    @property
+    def line(self) -> str | None:
+        """What it is about: the ops of one thing run in order."""
+        return self.stream if self.stream is not None else self.session
 
 
 def ref_of(value: Any) -> Ref:

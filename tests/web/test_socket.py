@@ -397,3 +397,62 @@ async def test_presence_comes_for_as_long_as_the_follow_lasts(alone: Deployment,
         await asyncio.to_thread(producer.end, sid)
         assert await other.over(sid) == "done"
         assert [message["event"] for message in other.heard][-1] == "over"
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_gives_what_runs_and_what_starts_later(alone: Deployment, producer: Producer) -> None:
+    ended = producer.stream(2, ends=True, session_id="talk")
+    first = producer.stream(2, session_id="talk")
+    async with speaker(alone.url) as talks:
+        answer = await talks.ask("follow", session="talk", window=64)
+        assert answer["data"]["session"] == "talk"
+        assert answer["data"]["cursors"]["streams"] == {ended: "x", first: 0}
+        second = await asyncio.to_thread(producer.stream, 2, session_id="talk")
+        await asyncio.to_thread(producer.end, first)
+        await asyncio.to_thread(producer.end, second)
+        for _ in range(2):
+            await talks.until(lambda message: message["event"] == "over")
+        for sid in (first, second):
+            assert talks.events(sid) == alone.log_of(sid)
+            told = [message["event"] for message in talks.heard if _of(message) == sid]
+            assert (told[0], told[-1]) == ("stream", "over")
+        assert talks.ids(ended) == []
+        assert code_of(await talks.ask("follow", session="talk")) == "already_followed"
+        assert (await talks.ask("unfollow", session="talk"))["event"] == "ok"
+        third = await asyncio.to_thread(producer.stream, 1, session_id="talk")
+        await talks.ask("ping")
+        assert talks.ids(third) == []
+
+
+async def test_a_session_is_resumed_from_its_cursors(alone: Deployment, producer: Producer) -> None:
+    sid = producer.stream(5, session_id="resumed")
+    async with speaker(alone.url) as talks:
+        cursors = (await talks.ask("follow", session="resumed"))["data"]["cursors"]
+        await talks.until(lambda message: message.get("id") == 3)
+    cursors["streams"][sid] = 3
+    missed = producer.stream(1, ends=True, session_id="resumed")
+    producer.end(sid)
+    async with speaker(alone.url) as talks:
+        assert (await talks.ask("follow", session="resumed", cursors=cursors))["event"] == "ok"
+        for _ in range(2):
+            await talks.until(lambda message: message["event"] == "over")
+        assert talks.ids(sid) == [event["id"] for event in alone.log_of(sid)][3:]
+        assert talks.events(missed) == alone.log_of(missed)
+
+
+async def test_a_stream_that_is_followed_by_itself_comes_once(alone: Deployment, producer: Producer) -> None:
+    sid = producer.stream(2, session_id="both")
+    async with speaker(alone.url) as talks:
+        await talks.ask("follow", stream=sid)
+        await talks.ask("follow", session="both")
+        await asyncio.to_thread(producer.words, sid, 3)
+        await asyncio.to_thread(producer.end, sid)
+        await talks.over(sid)
+        assert talks.events(sid) == alone.log_of(sid)
+
+
+def _of(message: dict[str, Any]) -> Any:
+    """Which stream a message is about."""
+    return message.get("stream") or (message["data"] or {}).get("stream")

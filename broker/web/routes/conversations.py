@@ -29,13 +29,12 @@ from broker.errors import (
     TooManyViewers,
 )
 from broker.live.conversation import Conversation, Opened
-from broker.live.ledger import MOST_OPEN, Ledger, Listed
+from broker.live.ledger import MOST_OPEN, Ledger
 from broker.live.roster import Roster
 from broker.live.tail import Step, follow, replay
-from broker.log.index import Filter, Place
 from broker.service.streams import Found
 from broker.tenants.scopes import READ
-from broker.web.conversation import ConversationResponse, SeatsOfOne
+from broker.web.conversation import ConversationResponse, SeatsOfOne, roster_of
 from broker.web.follow import count_connect, has_ended_at, require_time_left
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import Accept, Cursors, SignsOfLife, wanted_format
@@ -46,9 +45,6 @@ from broker.web.tier import Tier
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
 PASSING = (StoreUnavailable, ArchiveUnavailable, Draining, TooManyViewers, RateLimited)
-
-ARCHIVED_STREAMS, ARCHIVED_PAGE = 1000, 200
-"""Of a session, the newest so many are given to who comes back after a longer absence than Redis keeps anything."""
 
 SILENT_S = 86_400.0
 """Streams of several give no signs of life: their connection does."""
@@ -123,26 +119,6 @@ async def events_of_several(
         return Response(status_code=204)
     ledger = Ledger(start, 0, is_fixed=True)
     return _response(request, grant, ledger, None, accept, heartbeat, compact=compact == "1", follows=follows == "1")
-
-
-def roster_of(tier: Tier, grant: Grant, session: str, start: Vector | None) -> Roster:
-    """`start`: where the viewer resumes; None: it comes for the first time."""
-
-    async def archived(since_ms: int) -> Sequence[Listed]:
-        assert tier.archive
-        found: list[Listed] = []
-        place: Place | None = None
-        while len(found) < ARCHIVED_STREAMS:
-            which = Filter(session=session, created_after_ms=since_ms)
-            page = await tier.archive.reader.list_streams(grant.tenant, which, ARCHIVED_PAGE, place)
-            found += [Listed(at.score, at.member) for at in page.found]
-            place = page.end
-            if place is None:
-                break
-        return found
-
-    from_archive = archived if tier.archive and start else None
-    return Roster(tier.log, tier.hub, grant.tenant, session, grant.opens, from_archive)
 
 
 def _response(

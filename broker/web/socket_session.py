@@ -1,0 +1,155 @@
+"""A session that a socket follows. Its conversation (live/conversation.py) says which streams are given, and when.
+
+Each of them is a follow of the socket (socket_follow.py), with a window of its own, and counts as one. Before it,
+`stream` is said. The client's cursor is a vector, which `ok` and each `stream` give as it is then: `cursors` is
+{"at", "streams": {stream: n, or "x" at its end}}. From then on the client knows better of the streams whose events it
+gets: of two ids of a stream the greater one counts.
+
+The races:
+- `stream` is written before a stream's first event, and what it names before the client can be cut: all that `at` has
+  passed is named in that very notice
+- a stream of the session is followed by itself already: its events come once, by that follow. When that ends, or is
+  given up, its stream is this conversation's again, from where it was
+- a stream breaks off (StreamNotFound while it is followed): nothing is said, and it is looked up anew
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from broker.auth import Grant
+from broker.dialects.several import STREAM
+from broker.dialects.socket import notice, text_frame
+from broker.dialects.vector import AT_END, Vector, from_json
+from broker.errors import LasteventError, StreamNotFound
+from broker.live.conversation import Conversation, Missing, Opened
+from broker.live.ledger import Ledger
+from broker.log.event import GAP
+from broker.log.rfc3339 import rfc3339
+from broker.service.streams import Found
+from broker.web.conversation import roster_of
+from broker.web.endings import Ended
+from broker.web.follow import require_time_left
+from broker.web.socket_connection import ConnectionLost
+from broker.web.socket_ops import Ref, Shape
+
+if TYPE_CHECKING:
+    from broker.web.socket import Socket
+    from broker.web.socket_follow import Follow
+
+
+class SessionFollow:
+    """Of a socket."""
+
+    __slots__ = ("_conversation", "_shape", "_socket", "session", "task")
+
+    def __init__(self, socket: Socket, session: str, shape: Shape) -> None:
+        self.session = session
+        self.task: asyncio.Task[None] | None = None
+        self._socket = socket
+        self._shape = shape
+        self._conversation: Conversation | None = None
+
+    async def run(self, cursors: Any, ref: Ref) -> None:
+        """Until it is cancelled. `cursors`: as the client sent them; None: it comes for the first time."""
+        socket = self._socket
+        try:
+            conversation = await self._begin(cursors, ref)
+            if conversation is None:
+                return
+            async with aclosing(conversation.run()) as told:
+                async for item in told:
+                    if isinstance(item, Opened):
+                        await self._open(conversation, item)
+                    else:
+                        await self._miss(conversation, item)
+        except (asyncio.CancelledError, ConnectionLost):
+            pass
+        except LasteventError as error:
+            await socket.refuse(None, error)
+        except Exception:
+            await socket.refuse_fault(None, None)
+        finally:
+            self._conversation = self.task = None
+            socket.forget_session(self)
+
+    async def _begin(self, cursors: Any, ref: Ref) -> Conversation | None:
+        socket, tier = self._socket, self._socket.tier
+        try:
+            assert socket.grant
+            self.require(socket.grant)
+            start = None if cursors is None else from_json(cursors)
+            await tier.require_place(socket.grant)
+            ledger = Ledger(start, await tier.log.now_ms())
+            roster = roster_of(tier, socket.grant, self.session, start)
+            conversation = Conversation(roster, ledger, self._look_up, self)
+            if ledger.is_first:
+                await conversation.begin()
+            self._conversation = conversation
+            await socket.ok(ref, None, {"session": self.session, "cursors": _cursors(conversation.vector)})
+        except LasteventError as error:
+            socket.forget_session(self)
+            await socket.refuse(ref, error)
+            return None
+        finally:
+            socket.done(self.session)
+        return conversation
+
+    def require(self, grant: Grant) -> None:
+        """Whether this may be followed with it. Raises TokenExpired or StreamNotFound."""
+        require_time_left(grant)
+        if grant.token and grant.token.sessions is not None and self.session not in grant.token.sessions:
+            raise StreamNotFound("There is no session with this id.")
+
+    async def _look_up(self, sid: str) -> Found:
+        assert self._socket.grant
+        return await self._socket.tier.streams.look_up_content(sid, self._socket.grant)
+
+    # -- places (live/conversation.py) -----------------------------------------------------------------------
+
+    async def take(self, sid: str) -> bool:
+        """Whether it may be opened now. Its follow takes the place. Raises RedisUnavailable."""
+        socket = self._socket
+        if sid in socket.follows:
+            return True
+        assert socket.grant
+        try:
+            socket.require_follow()
+            await socket.tier.viewers.places.require(socket.grant, sid)
+        except LasteventError as full:
+            if full.status != 429:
+                raise
+            return False
+        return True
+
+    def free(self, sid: str) -> None:
+        """Its follow has done so."""
+
+    # -- its streams -----------------------------------------------------------------------------------------
+
+    async def _open(self, conversation: Conversation, opened: Opened) -> None:
+        meta = opened.meta
+        told = {"stream": opened.sid, "session": self.session, "state": meta.state, "created_at": rfc3339(meta.created)}
+        await self._socket.connection.send(notice(STREAM, {**told, "cursors": _cursors(conversation.vector)}))
+        self._socket.follow_opened(self, opened, self._shape)
+
+    async def _miss(self, conversation: Conversation, missing: Missing) -> None:
+        conversation.ended(missing.sid)
+        gap = {"stream": missing.sid, "reason": missing.reason}
+        said = {"stream": missing.sid, "event": GAP, "data": gap}
+        await self._socket.connection.send(text_frame(orjson.dumps(said)))
+
+    def left(self, follow: Follow, how: Ended, last_id: int | None) -> None:
+        """A follow of one of its streams is over. `last_id`: of what it was given."""
+        if conversation := self._conversation:
+            if last_id:
+                conversation.given(follow.sid, last_id)
+            (conversation.ended if how is Ended.FINISHED else conversation.again)(follow.sid)
+
+
+def _cursors(vector: Vector) -> dict[str, Any]:
+    return {"at": vector.at, "streams": {sid: "x" if n is AT_END else n for sid, n in vector.named.items()}}

@@ -6,5 +6,9 @@ hub.py           one Redis subscription for each followed stream, shared by its 
 topic.py         a followed stream: the ring of its recent events, and the viewers at its tail, written to directly
 lane.py          a connection's transport, as a topic writes to it; how it is dropped
 window.py        how many events a viewer may be sent beyond those that it has acknowledged
+conversation.py  a session that one viewer follows: which streams are opened, from where, and when
+ledger.py        what of it the viewer has been given: the state behind its cursor
+roster.py        which streams a session has
+together.py      the steps of several streams as one connection can write them
 subscription.py  the one Redis connection of a hub
 """

@@ -14,9 +14,10 @@
 #                  beside a commit, in turn (make bench ARGS="relay fanout memory first_token --against HEAD~1")
 #   make setup     .venv only, with the tools for tests (the others do it when it is needed)
 #   make pack      the JavaScript package as a file, build/lastevent-….tgz: a release is nothing more
+#   make pack-python   the Python client alone, build/lastevent_client-….whl, which needs nothing but httpx2
 #   make requirements   pin the newest dependencies that pyproject.toml allows and that are seven days old
 
-.PHONY: setup install up quick test long check chaos hiccups clients bench pack requirements
+.PHONY: setup install up quick test long check chaos hiccups clients bench pack pack-python requirements
 MAKEFLAGS += --no-print-directory
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -66,6 +67,14 @@ pack: into = build
 pack:
 	@mkdir -p $(into)
 	@echo "$(into)/$$(npm pack ./clients/js --pack-destination $(into) --ignore-scripts --loglevel=error)"
+
+# From a copy: setuptools writes beside what it builds.
+pack-python: into = build
+pack-python: .venv/installed-dev
+	@mkdir -p $(into)
+	@from=$$(mktemp -d) && trap "rm -rf $$from" EXIT && cp -R lastevent/. $$from && \
+	    $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(into) $$from
+	@ls $(into)/lastevent_client-*.whl
 
 # Only a set-up that went through leaves these files. What is needed to run Lastevent is 280 MB; tests need three times
 # as much, and have all of it.

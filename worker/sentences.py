@@ -270,6 +270,9 @@ class Sentences:
             found = self._terminator.search(self._tail, self._sought, MAX_CHARACTERS + 1)
             asked_at = found.end() + LOOK_AHEAD if found else 0
             if found and asked_at <= min(len(self._tail), MAX_CHARACTERS + 1):
+                if _GOES_ON.fullmatch(self._tail, 0, found.end()):  # a model that says "?!" for ever takes no time
+                    self._sought = found.end()
+                    continue
                 *ended, _ = self._segments(self._tail[:asked_at])
                 for sentence in ended:
                     yield from self._sentence(sentence)

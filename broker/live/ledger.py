@@ -13,7 +13,7 @@ right, and a viewer that waits for a week has a cursor that says since when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from broker.dialects.vector import AT_END, MAX_BYTES, MAX_NAMED, SLACK_MS, Vector
@@ -46,7 +46,8 @@ class Ledger:
         self._is_fixed = is_fixed
         self.is_first = start is None
         self._clock_went_back = start is not None and now_ms < start.at
-        self._slack_is_cut = start is not None and start.is_full and not is_fixed
+        self._is_cut = start is not None and start.is_cut
+        self._left_out = Listed(0, "")  # what is left out is no newer than this
         self._has_read = False
         self._created: dict[str, int] = {}
         self._ended = [sid for sid, n in named.items() if n is AT_END]
@@ -70,8 +71,9 @@ class Ledger:
         if not self._has_read:
             # What the listing has no more can come from nowhere again.
             self._ended = sorted((sid for sid in self._ended if sid in self._created or self._is_fixed), key=self._age)
-            if self._slack_is_cut and self._ended:
-                oldest_new = max(oldest_new, self._age(self._ended[0]))
+            if self._is_cut and self._ended:
+                self._left_out = self._age(self._ended[0])
+                oldest_new = max(oldest_new, self._left_out)
             if not self.is_first and not self._clock_went_back:
                 self._remember(*(one for one in listed if one <= oldest_new))
             is_new = not self.is_first
@@ -131,13 +133,19 @@ class Ledger:
 
     def vector(self) -> Vector:
         """Where the viewer stands."""
-        room = MAX_NAMED - len(self.unfinished)
-        ended = self._ended[-room:] if room > 0 else []
-        named: dict[str, int | None] = {**dict.fromkeys(ended, AT_END), **self.unfinished}
-        vector = Vector(self.at, named)
-        while ended and len(vector.encode()) > MAX_BYTES - 16:  # and its own id, which may have grown
-            del named[ended.pop(0)]
-        return vector
+        ended = self._ended
+        while not self._fits(ended):
+            self._left_out = self._age(ended[0])
+            ended = ended[1:]
+        self._ended = ended
+        is_cut = bool(ended) and self._left_out.created > self.at - SLACK_MS
+        return Vector(self.at, {**dict.fromkeys(ended, AT_END), **self.unfinished}, is_cut)
+
+    def _fits(self, ended: Sequence[str]) -> bool:
+        parts = [*ended, *self.unfinished]
+        # A part of ours has 33 bytes and its id; 16 digits more are the greatest id that the last one may get.
+        size = sum(map(len, parts)) + sum(len(str(n)) + 2 for n in self.unfinished.values()) + 3 * len(ended)
+        return not ended or (len(parts) < MAX_NAMED and size <= MAX_BYTES - 40)
 
     # ----------------------------------------------------------------------------------------------------------
 
@@ -155,7 +163,7 @@ class Ledger:
             self._created.pop(sid, None)
 
     def _end(self, sid: str) -> None:
-        if sid not in self._ended:
+        if sid not in self._ended and (self._is_fixed or self._age(sid) >= self._left_out):
             self._ended.append(sid)
 
     def _pass(self) -> None:

@@ -157,7 +157,7 @@ def body_of(sid: str, meta: Meta) -> bytes:
         "stop_reason": ending.get("stop_reason"),
         "code": ending.get("code") if meta.state == ERROR else None,
         "usage": ending.get("usage"),
-        "cost_usd": ending.get("cost_usd"),
+        "cost_usd": cost if type(cost := ending.get("cost_usd")) in (int, float) else None,
         "metadata": orjson.Fragment(meta.fields.get("metadata", "{}")),
     }
     at = datetime.fromtimestamp((meta.finished or 0) / 1000, UTC).isoformat(timespec="milliseconds")

@@ -123,7 +123,7 @@ class Meta:
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
     webhook = Field(str, is_restored=True, is_archived=True)
-    """The URL that is told of the ending (hooks.py). It is in no record: what it holds may open its receiver."""
+    """The URL that is told of the ending (hooks.py). No record over HTTP has it: it may open its receiver."""
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
     """restart | fail"""
     abandon_after_s = Field(float, is_restored=True, is_archived=True)

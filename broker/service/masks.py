@@ -10,10 +10,11 @@ A TOML file declares them:
     path = "metadata.customer.card"         # of the record, or (data.…) of each event; * is any key or index
 
 A pattern is applied to every text (also keys and numbers), and to the text as a person reads it: text, thinking and
-each tool call's arguments, each joined over all deltas since the last restart, so that a match may span deltas. Where
-deltas of several agents are woven into one another, each agent's are joined by themselves too; and where some of them
-are internal and others public, all of them and either by themselves. Each character of a
-match becomes █, so that events keep their ids and lengths. A value found by its path becomes █████.
+each tool call's arguments, each joined over all deltas since the last restart, so that a match may span deltas; and
+sentences likewise, since a long one is told in parts. Where deltas of several agents are woven into one another, each
+agent's are joined by themselves too; and where some of them are internal and others public, all of them and either by
+themselves. Each character of a match becomes █, so that events keep their ids and lengths. A value found by its path
+becomes █████.
 
 Patterns are the operator's own, and some take for ever on some texts. A Watch ends what takes too long. All of this is
 meant to run in a thread: masking.py.
@@ -34,7 +35,16 @@ import orjson
 import regex
 
 from broker.errors import MasksTooSlow
-from broker.log.event import INTERNAL, RESTART, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, Event, encode_data
+from broker.log.event import (
+    INTERNAL,
+    RESTART,
+    SENTENCE,
+    TEXT_DELTA,
+    THINKING_DELTA,
+    TOOL_ARGS_DELTA,
+    Event,
+    encode_data,
+)
 from broker.service.record import OURS
 
 CLIENT_SUPPLIED = ("user_agent", "forwarded_for", "address")
@@ -53,8 +63,17 @@ A thread that rests so often gives it the lock at once."""
 BLOCK = "█"
 HIDDEN = BLOCK * 5
 
-DELTAS = {TEXT_DELTA: "text", THINKING_DELTA: "text", "agent_text_delta": "text", TOOL_ARGS_DELTA: "partial_json"}
+DELTAS = {
+    TEXT_DELTA: "text",
+    SENTENCE: "text",
+    THINKING_DELTA: "text",
+    "agent_text_delta": "text",
+    TOOL_ARGS_DELTA: "partial_json",
+}
 """Kinds whose texts are joined before a pattern is applied, internal or not, and the field that holds each piece."""
+
+GLUES = {SENTENCE: ("", " ")}
+"""What may have been between two pieces and is in neither of them. Of other kinds nothing was."""
 
 
 SPANS = 1000
@@ -184,7 +203,7 @@ class Redactor:
 
     def _mask_across(self, pieces: Sequence[_Piece], data: Sequence[Any], masked: list[Any], watch: Watch) -> None:
         """Hide the matches in the joined text, in addition to what is hidden already."""
-        joined = self._text("".join(piece.of(data) for piece in pieces), watch)
+        joined = self._text("".join(piece.of(data) + piece.glue for piece in pieces), watch)
         start = 0
         for piece in pieces:
             watch.go_on()
@@ -192,7 +211,7 @@ class Redactor:
             if isinstance(masked[piece.at], dict):
                 already = masked[piece.at].get(piece.field, "")
                 masked[piece.at] = {**masked[piece.at], piece.field: _either(joined[start:end], already)}
-            start = end
+            start = end + len(piece.glue)
 
 
 def _either(one: str, other: str) -> str:
@@ -211,6 +230,7 @@ class _Piece(NamedTuple):
 
     at: int
     field: str
+    glue: str = ""
 
     def of(self, data: Sequence[Any]) -> str:
         text: str = data[self.at][self.field]
@@ -250,9 +270,10 @@ def _texts(events: Sequence[Event], data: Sequence[Any]) -> Iterable[list[_Piece
             texts.clear()
         field = DELTAS.get(event.kind.removeprefix(INTERNAL))
         if field and isinstance(value, dict) and isinstance(value.get(field), str):
-            piece = _Piece(at, field)
-            for text in _texts_of(event.kind, value):
-                texts[text].append(piece)
+            for glue in GLUES.get(event.kind, ("",)):
+                piece = _Piece(at, field, glue)
+                for text in _texts_of(event.kind, value):
+                    texts[*text, glue].append(piece)
     yield from _each_once(texts.values())
 
 
@@ -275,7 +296,7 @@ def _name(value: dict[str, Any], field: str) -> str:
 
 def _each_once(texts: Iterable[list[_Piece]]) -> Iterable[list[_Piece]]:
     """A text that one agent wrote alone is the same in both orders."""
-    return {tuple(piece.at for piece in pieces): pieces for pieces in texts}.values()
+    return {tuple(pieces): pieces for pieces in texts}.values()
 
 
 def _hidden(value: Any, path: Sequence[str], watch: Watch) -> Any:

@@ -100,6 +100,7 @@ class SocketConnection(asyncio.Protocol):
         "_is_gone",
         "_is_over",
         "_lanes",
+        "_on_lost",
         "_peer",
         "_places",
         "_pong",
@@ -111,7 +112,6 @@ class SocketConnection(asyncio.Protocol):
         "_wrote_at",
         "heard_at",
         "is_stalled",
-        "on_lost",
         "on_message",
         "on_silence",
         "transport",
@@ -128,7 +128,7 @@ class SocketConnection(asyncio.Protocol):
     ) -> None:
         self.transport = transport
         self.on_message: Callable[[bytes], object] = _nothing
-        self.on_lost: Callable[[], object] | None = None
+        self._on_lost: Callable[[], object] | None = None
         self.on_silence: Callable[[], float] | None = None
         self.is_stalled = False
         self.heard_at = self._wrote_at = sockets.turn
@@ -215,10 +215,22 @@ class SocketConnection(asyncio.Protocol):
         for turn in self._waiting or ():
             if not turn.done():
                 turn.set_result(None)
-        on_lost, self.on_lost = self.on_lost, None
+        on_lost, self._on_lost = self._on_lost, None
         self.on_message, self.on_silence = _nothing, None
         if on_lost:
             on_lost()
+
+    @property
+    def on_lost(self) -> Callable[[], object] | None:
+        return self._on_lost
+
+    @on_lost.setter
+    def on_lost(self, on_lost: Callable[[], object] | None) -> None:
+        """Called at once if that has happened: a client may have gone before anybody serves it."""
+        if self._is_over and on_lost:
+            on_lost()
+        else:
+            self._on_lost = on_lost
 
     def _close_when_sent(self) -> None:
         self._is_gone = True  # for the reader

@@ -90,8 +90,12 @@ class Sockets:
 
     def _next_turn(self) -> None:
         self.turn += 1
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.turn_s, self._next_turn) if self.here else None
+        if not self.here:
+            self._timer = None
+            for gone in self._due:
+                gone.clear()
+            return
+        self._timer = asyncio.get_running_loop().call_later(self.turn_s, self._next_turn)
         for socket, (waiting, since) in tuple(self.full.items()):
             self._look_whether_it_takes(socket, waiting, since)
         now = self.turn % len(self._due)

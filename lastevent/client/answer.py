@@ -9,6 +9,8 @@ from typing import Any
 
 _VERSION = 1
 
+_NOT_OURS = "This is no answer that this version can go on with: follow without it."
+
 NOBODY: Mapping[str, Any] = {}
 """No agents; one object, since an event that does not change a field leaves the field's object."""
 
@@ -64,7 +66,11 @@ class Answer:
         """
         found = kept if isinstance(kept, Mapping) else json.loads(kept)
         if not isinstance(found, Mapping) or found.get("v", _VERSION) != _VERSION:
-            raise ValueError("This is no answer that this version can go on with: follow without it.")
+            raise ValueError(_NOT_OURS)
+        if not isinstance(found.get("cursor", 0), int) or not all(
+            isinstance(found.get(name, []), _LIST) for name in _LISTS
+        ):
+            raise ValueError(_NOT_OURS)
         fields: dict[str, Any] = {
             name: tuple(found[name]) if name in _LISTS else found[name] for name in _NAMES if name in found
         }
@@ -73,3 +79,4 @@ class Answer:
 
 _NAMES = [one.name for one in fields(Answer)]
 _LISTS = frozenset(one.name for one in fields(Answer) if one.default == ())
+_LIST = (list, tuple)

@@ -20,6 +20,10 @@ class StreamError(Exception):
         self.code = code
         self.status = status
 
+    def __reduce__(self) -> tuple[type[StreamError], tuple[str, int, str]]:
+        """Queues of jobs pickle what is raised."""
+        return type(self), (self.code, self.status, str(self))
+
 
 class Lost(Exception):
     """Another try may be answered. The message is for a log."""

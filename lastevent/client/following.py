@@ -65,6 +65,9 @@ _LONGEST_WAIT_S = 30.0
 _RENEWAL_S = 20.0
 """Less than a token lives: one that is over so soon is the same again, or no better."""
 
+_WORTH_A_WARNING = 3
+"""Tries in a row: a deploy is over by then, a wrong address is not. Warnings are seen without any setting up."""
+
 _MOST_PROBLEM_BYTES = 65536
 
 _LATER = frozenset({408, 425, 429})
@@ -218,9 +221,15 @@ class Following:
             if now >= last or self._not_before > last:
                 raise StreamError("lost", error.status, f"{error}; gave up after {self._patience_s:g} s") from error
             self._due_at = min(self._due_at, last)
-        _log.info("%s: %s; try %d in %.1f s", self.url or "a start", error, self._tries + 1, self._wait_s())
+        level = logging.WARNING if self._tries >= _WORTH_A_WARNING else logging.INFO
+        _log.log(level, "%s: %s; try %d in %.1f s", self._name(), error, self._tries + 1, self._wait_s())
         if self._on_lost:
             self._on_lost(error)
+
+    def _name(self) -> str:
+        """For a log: without the query, in which there may be a token."""
+        url = self.url or (self._starting.url if self._starting else "")
+        return url.partition("?")[0]
 
     def _wait_s(self) -> float:
         return max(self._due_at, self._not_before) - self._world.now()
@@ -282,6 +291,8 @@ class Following:
             raise _AtOnce
         if 400 <= status < 500 and status not in _LATER:
             self._fail(error)
+        if 300 <= status < 400:
+            error = StreamError("not_a_stream", status, f"HTTP {status}, to {head.headers.get('Location', 'nowhere')}")
         raise _Refused(error)
 
     def _reread(self, error: StreamError) -> None:

@@ -15,7 +15,8 @@ Races
   *response* owns the upstream and closes it, however it is left.
 - Who leaves while the server is silent: the response listens too, and does not wait for the next piece.
 - A cut between the server and us raises out of the response: the ASGI server then ends the connection without the final
-  chunk. Returning would do the same in uvicorn, but a middleware in between would make a proper end of it.
+  chunk. But `@app.middleware("http")` (Starlette's BaseHTTPMiddleware) sends a proper end first and raises after it. So
+  the last piece that is handed on is one that raises where it is looked at (`_Broken`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from lastevent.client.relay import AsyncBytes, Cut, Head, pass_on, passed, problem
 
@@ -53,11 +55,11 @@ async def forward(
 
     Whose stream it is, you have to know first: the key opens them all.
     """
-    path = request.url.path
+    path: str = request.scope["path"]  # its URL has been tidied: without line breaks, say
     before, found, behind = path.partition(f"/{id}") if id else (path, "", "")
-    here = before.rstrip("/")
+    here = quote(before.rstrip("/"))
     if call is None:
-        call = behind.strip("/") if found else "events"
+        call = behind.removeprefix("/") if found else "events"
     there = "/v1/streams" + (f"/{id}" if id else "") + (f"/{call}" if id and call else "")
     content = await request.body() if body is None else json.dumps(dict(body), allow_nan=False).encode()
     headers = dict(request.headers)
@@ -112,6 +114,23 @@ _closing: set[asyncio.Future[None]] = set()
 """A task that nobody refers to may be collected before it ends."""
 
 
+class _Broken(bytes):
+    """A piece of a body that raises where anybody asks whether there is anything in it."""
+
+    error: Cut
+
+    def __new__(cls, error: Cut) -> _Broken:
+        piece = super().__new__(cls)
+        piece.error = error
+        return piece
+
+    def __bool__(self) -> bool:
+        raise self.error
+
+    def __len__(self) -> int:
+        raise self.error
+
+
 def _response(body: AsyncBytes) -> Response:
     from starlette.responses import Response
 
@@ -140,8 +159,12 @@ def _response(body: AsyncBytes) -> Response:
 
         async def _send(self, send: Send) -> None:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for piece in body:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            try:
+                async for piece in body:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except Cut as cut:
+                await send({"type": "http.response.body", "body": _Broken(cut), "more_body": True})
+                raise
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     response = Forwarded(status_code=body.status, headers=body.headers)

@@ -7,7 +7,8 @@ does.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import threading
+from typing import Protocol, TypeVar
 
 import httpx2
 
@@ -16,15 +17,45 @@ from lastevent.client.opening import Ask
 from lastevent.client.options import STREAMED, lost
 from lastevent.client.outbox import Answer
 
-if TYPE_CHECKING:
-    from lastevent.client.asynchronous import AsyncClient
-    from lastevent.client.sync import Client
-
 ANSWER_S = 10.0
 """Later than that a producer's answer counts as missing, and the request is made again: three fit into a lease."""
 
 
-async def ask(client: AsyncClient, asked: Ask) -> Answer | None:
+Http = TypeVar("Http", httpx2.Client, httpx2.AsyncClient, covariant=True)
+
+
+class Addressed(Protocol[Http]):
+    """What a request takes of a client."""
+
+    url: str
+    _headers: dict[str, str]
+    _timeout: httpx2.Timeout
+    _bearer: str | None
+
+    @property
+    def _http(self) -> Http: ...
+
+    @property
+    def is_renewable(self) -> bool: ...
+
+
+class Asking(Addressed[httpx2.Client], Protocol):
+    """A Client."""
+
+    def _authorized(self, why: str | None, used: str | None) -> str | None: ...
+
+    def _settle(self, thread: threading.Thread) -> None: ...
+
+
+class AsyncAsking(Addressed[httpx2.AsyncClient], Protocol):
+    """An AsyncClient."""
+
+    async def _authorized(self, why: str | None, used: str | None) -> str | None: ...
+
+    def _settle(self, task: asyncio.Task[None]) -> None: ...
+
+
+async def ask(client: AsyncAsking, asked: Ask) -> Answer | None:
     """The whole answer; None: there was none."""
     try:
         return await asyncio.wait_for(_ask(client, asked), ANSWER_S)
@@ -32,7 +63,7 @@ async def ask(client: AsyncClient, asked: Ask) -> Answer | None:
         return None
 
 
-async def _ask(client: AsyncClient, asked: Ask) -> Answer:
+async def _ask(client: AsyncAsking, asked: Ask) -> Answer:
     response = await opened(client, asked)
     try:
         await response.aread()
@@ -43,7 +74,7 @@ async def _ask(client: AsyncClient, asked: Ask) -> Answer:
     return _answer(response)
 
 
-async def opened(client: AsyncClient, asked: Ask) -> httpx2.Response:
+async def opened(client: AsyncAsking, asked: Ask) -> httpx2.Response:
     """With its head read. To be closed. Raises Lost."""
     bearer = await client._authorized(asked.why, client._bearer)
     try:
@@ -56,7 +87,7 @@ async def opened(client: AsyncClient, asked: Ask) -> httpx2.Response:
     return await opened(client, asked._replace(why="refused"))
 
 
-def ask_now(client: Client, asked: Ask) -> Answer | None:
+def ask_now(client: Asking, asked: Ask) -> Answer | None:
     """`ask`, in the thread that calls."""
     try:
         response = opened_now(client, asked, httpx2.Timeout(ANSWER_S, pool=None))
@@ -71,7 +102,7 @@ def ask_now(client: Client, asked: Ask) -> Answer | None:
     return _answer(response)
 
 
-def opened_now(client: Client, asked: Ask, timeout: httpx2.Timeout | None = None) -> httpx2.Response:
+def opened_now(client: Asking, asked: Ask, timeout: httpx2.Timeout | None = None) -> httpx2.Response:
     """`opened`, in the thread that calls."""
     bearer = client._authorized(asked.why, client._bearer)
     try:
@@ -85,7 +116,7 @@ def opened_now(client: Client, asked: Ask, timeout: httpx2.Timeout | None = None
 
 
 def _request(
-    client: AsyncClient | Client, asked: Ask, bearer: str | None, timeout: httpx2.Timeout | None = None
+    client: Asking | AsyncAsking, asked: Ask, bearer: str | None, timeout: httpx2.Timeout | None = None
 ) -> httpx2.Request:
     headers = {**STREAMED, **client._headers, **asked.headers}
     if bearer:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from lastevent.client import once
 from lastevent.client.calls import new_key
@@ -25,10 +25,6 @@ from lastevent.client.errors import StreamError
 from lastevent.client.opening import JSON, Ask, Opened, attach, start
 from lastevent.client.outbox import ENDINGS, Answer, Outbox, Refusal, Send, Wait, encoded
 from lastevent.events import Event
-
-if TYPE_CHECKING:
-    from lastevent.client.asynchronous import AsyncClient
-    from lastevent.client.sync import Client
 
 LEAVING_S = 5.0
 """How long an exception is held up by its ending. It is sent all the same, as long as the process lives."""
@@ -147,7 +143,7 @@ class AsyncProducer(_Said):
     cancelled it, or it was silent for longer than its lease), `invalid_request` (an event before was refused), …
     """
 
-    def __init__(self, client: AsyncClient, steps: _Steps[Opened | Refusal], patience_s: float | None) -> None:
+    def __init__(self, client: once.AsyncAsking, steps: _Steps[Opened | Refusal], patience_s: float | None) -> None:
         super().__init__(steps)
         self._client = client
         self._is_said = asyncio.Event()
@@ -254,7 +250,7 @@ class AsyncProducer(_Said):
 class Producer(_Said):
     """By `Client.producer`: as AsyncProducer, from any thread. A thread of its own sends."""
 
-    def __init__(self, client: Client, steps: _Steps[Opened | Refusal], patience_s: float | None) -> None:
+    def __init__(self, client: once.Asking, steps: _Steps[Opened | Refusal], patience_s: float | None) -> None:
         super().__init__(steps)
         self._client = client
         self._moved = threading.Condition()

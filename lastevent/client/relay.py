@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx2
@@ -21,10 +21,6 @@ import httpx2
 from lastevent.client import once
 from lastevent.client.errors import Lost
 from lastevent.client.opening import Ask
-
-if TYPE_CHECKING:
-    from lastevent.client.asynchronous import AsyncClient
-    from lastevent.client.sync import Client
 
 # What those who follow a stream may ask for. A listing or an export is not theirs, whatever the key may do.
 _CALLS = re.compile(
@@ -163,7 +159,7 @@ class AsyncBytes:
             await self._response.aclose()
 
 
-async def pass_on(client: AsyncClient, going: Passed, location: Callable[[str], str]) -> AsyncBytes:
+async def pass_on(client: once.AsyncAsking, going: Passed, location: Callable[[str], str]) -> AsyncBytes:
     """The server's answer; where it has none, or refuses our key, a problem that is not the client's."""
     try:
         response = await once.opened(client, _ask(going))
@@ -183,7 +179,7 @@ async def pass_on(client: AsyncClient, going: Passed, location: Callable[[str], 
     )
 
 
-def pass_on_now(client: Client, going: Passed, location: Callable[[str], str]) -> Bytes:
+def pass_on_now(client: once.Asking, going: Passed, location: Callable[[str], str]) -> Bytes:
     """`pass_on`, in the thread that calls."""
     try:
         response = once.opened_now(client, _ask(going))

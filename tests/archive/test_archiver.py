@@ -7,7 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from broker.archive.database import Database
 from broker.archive.writer import ArchiveWriter
 from broker.errors import ArchiveUnavailable
 from broker.log.access import LOST_AFTER_MS, AccessRecord, View, read_stored, read_views
+from broker.log.index import Filter
 from broker.log.meta import Meta, new_sid
 from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
+from broker.service.listing import Listing
 from tests.archive.archive import TestArchive, finish
 from tests.archive.conftest import DATABASES, new_archive, open_archive
 from tests.rig.deployment import until
@@ -241,12 +243,46 @@ async def test_the_sweep_finds_what_ended_without_an_archive(
         assert caplog.text == ""
 
 
-async def test_archived_streams_leave_the_listings_of_redis(log: StreamLog, archiver: Archiver) -> None:
+async def test_archived_streams_leave_the_tenants_list_in_redis_and_stay_in_their_sessions(
+    log: StreamLog, archiver: Archiver
+) -> None:
     sid = await on_its_way(log)
+    created = float((await meta(log, sid))["created"])
     await archiver.archive_once()
-    for key in (log.keys.streams("t"), log.keys.sessions("t"), log.keys.session("t", "s")):
-        assert not await log.redis.exists(key), key
+    assert not await log.redis.exists(log.keys.streams("t"))
+    assert await log.redis.zscore(log.keys.session("t", "s"), sid) == created
+    assert await log.redis.zscore(log.keys.sessions("t"), "s") == created
     assert await meta(log, sid)
+
+
+async def test_a_stream_that_is_archived_is_listed_once_with_its_session_and_so_is_the_session(
+    log: StreamLog, archiver: Archiver, archive: TestArchive
+) -> None:
+    sids = {await on_its_way(log) for _ in range(3)}
+    await archiver.archive_once()
+    listing = Listing(log, archive.reader, max_bytes=2**20)
+
+    async def records(found: Sequence[tuple[str, Meta]]) -> list[dict[str, Any]]:
+        return [{"id": sid} for sid, _ in found]
+
+    async def listed() -> list[str]:
+        found, after = [], None
+        while True:
+            page = await listing.streams("t", Filter(session="s"), limit=2, after=after, records=records)
+            found += [one["id"] for one in page["streams"]]
+            after = page["next"]
+            if after is None:
+                return found
+
+    async def sessions() -> list[str]:
+        return [one["id"] for one in (await listing.sessions("t", limit=5, after=None))["sessions"]]
+
+    assert sorted(await listed()) == sorted(sids)
+    assert await sessions() == ["s"]
+    for sid in sids:  # its retention in Redis is over
+        await log.redis.delete(log.keys.stream(sid).meta, log.keys.stream(sid).log)
+    assert sorted(await listed()) == sorted(sids)
+    assert await sessions() == ["s"]
 
 
 # -- erasure -----------------------------------------------------------------------------------------------

@@ -85,6 +85,18 @@ def test_thinking_and_each_tool_calls_arguments_are_read_joined_too(redactor: Re
     ]
 
 
+@pytest.mark.parametrize(
+    ("parts", "pattern"),
+    [(("Please call", "555-1234 now."), r"call\s555-1234"), (("Please call 555-", "1234 now."), r"call\s555-1234")],
+)
+def test_a_sentence_that_is_told_in_parts_is_read_joined_too(parts: tuple[str, str], pattern: str) -> None:
+    """It was cut at a space, which is in neither part, or amid a word."""
+    events = log(*texts(*parts, kind="sentence"))
+    masked = data(Redactor([Mask("number", regex.compile(pattern))]).mask_events(events, Watch()))
+    assert not set("".join(one["text"] for one in masked)) & set("0123456789-")
+    assert [len(one["text"]) for one in masked] == [len(part) for part in parts]
+
+
 def test_internal_deltas_are_read_joined_too_by_themselves_and_with_the_public_ones(redactor: Redactor) -> None:
     events = log(
         *texts("555", kind="internal.thinking_delta"),

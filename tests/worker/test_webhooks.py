@@ -374,6 +374,7 @@ async def test_an_erased_stream_tells_nobody_and_leaves_no_hook(log: StreamLog, 
         await log.erase(sid, meta, await log.now_ms(), by="x")
         if when == "before it is collected":
             assert await log.hooks.collect(sid, meta, 0)  # a sweeper read it before
+            assert not await log.redis.exists(log.keys.stream(sid).hook)
             await sweep(log)
         await courier.delivered()
         await look(courier)

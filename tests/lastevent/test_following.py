@@ -1,0 +1,190 @@
+"""What the loop decides beyond the table: patience, what it says of a loss, what it takes for an answer. No I/O."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from lastevent import Answer, Event, StreamError
+from lastevent.client.errors import Lost
+from lastevent.client.following import CLOSE, READ, Following, Head, Pause, Send, World
+from lastevent.client.frames import Frames
+
+STREAM = Head(200, {"Content-Type": "text/event-stream"})
+URL = "http://le.test/v1/streams/s1/events"
+
+
+class Played:
+    """A loop and its server: each connection says pieces at their seconds, and is cut behind the last one."""
+
+    def __init__(self, connections: Sequence[Sequence[tuple[float, bytes]] | Head], **options: Any) -> None:
+        self.time = 0.0
+        world = World(lambda: self.time, lambda: self.time, lambda: 0.5, lambda seconds: None)
+        self.lost: list[str] = []
+        self.following = Following(world, url=URL, on_lost=lambda error: self.lost.append(str(error)), **options)
+        self.connections = iter(connections)
+        self.tries = 0
+
+    def run(self) -> list[int | None]:
+        """The ids of the events. Raises StreamError; where the server has no more connections, StopIteration."""
+        steps = self.following.run()
+        ids = []
+        is_open = False
+        pieces: list[tuple[float, bytes]] = []
+        step = next(steps)
+        try:
+            while True:
+                reply: Any = None
+                if isinstance(step, Event):
+                    ids.append(step.id)
+                elif step is CLOSE:
+                    is_open = False
+                elif isinstance(step, Pause):
+                    assert not is_open, "what is lost is closed before the wait"
+                    self.time += step.seconds
+                elif isinstance(step, Send):
+                    assert not is_open, "one connection at a time"
+                    self.tries += 1
+                    said = next(self.connections, None)
+                    if said is None:
+                        step = steps.throw(Lost("no server answers"))
+                        continue
+                    is_open = True
+                    reply = said if isinstance(said, Head) else STREAM
+                    pieces = [] if isinstance(said, Head) else [(self.time + at, piece) for at, piece in said]
+                elif step is READ and pieces:
+                    self.time, reply = pieces.pop(0)
+                step = steps.send(reply)
+        except StopIteration:
+            return ids
+
+
+def event(number: int, kind: str = "text_delta") -> bytes:
+    return b'id: %d\nevent: %s\ndata: {"text":"x"}\n\n' % (number, kind.encode())
+
+
+def test_patience_ends_at_its_time_behind_the_first_loss() -> None:
+    played = Played([[(0, event(1))]], patience_s=100)
+    with pytest.raises(StreamError) as over:
+        played.run()
+    assert (over.value.code, over.value.status) == ("lost", 0)
+    assert str(over.value) == "no server answers; gave up after 100 s"
+    assert played.time == 100
+    assert played.lost[:2] == ["the connection was cut", "no server answers"]
+
+
+def test_a_server_that_says_for_long_that_it_is_there_is_no_loss() -> None:
+    pings = [(30.0 * n, b": ping\n") for n in range(40)]
+    played = Played([[(0, event(1)), *pings], pings, [(0, event(2, "done"))]], patience_s=100)
+    assert played.run() == [1, 2]
+    assert played.time > 2000
+
+
+def test_an_event_gives_patience_back() -> None:
+    played = Played([[(0, event(n))] for n in range(1, 50)] + [[(0, event(50, "done"))]], patience_s=2)
+    assert played.run() == list(range(1, 51))
+    assert played.time > 30
+
+
+def test_answers_without_an_event_do_not() -> None:
+    played = Played([[(0, b"retry: 1000\n")]] * 1000, patience_s=60)
+    with pytest.raises(StreamError, match="gave up after 60 s"):
+        played.run()
+    assert played.time == 60
+
+
+def test_who_is_told_to_come_later_than_patience_lasts_is_told_at_once() -> None:
+    played = Played([Head(503, {"Retry-After": "200"})], patience_s=100)
+    with pytest.raises(StreamError, match="gave up") as over:
+        played.run()
+    assert (over.value.status, played.time) == (503, 0)
+
+
+def test_a_loss_is_logged_and_warned_of_when_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lastevent")
+    with pytest.raises(StreamError):
+        Played([], patience_s=60).run()
+    levels = [record.levelname for record in caplog.records]
+    assert levels[:2] == ["INFO", "INFO"]
+    assert set(levels[2:]) == {"WARNING"}
+    assert caplog.messages[0] == f"{URL}: no server answers; try 2 in 0.8 s"
+
+
+def test_a_redirect_is_not_followed_and_says_where_to() -> None:
+    played = Played([Head(301, {"Location": "https://le.test/"})], patience_s=5)
+    with pytest.raises(StreamError):
+        played.run()
+    assert played.lost[0] == "HTTP 301, to https://le.test/"
+
+
+def test_a_huge_page_in_place_of_a_refusal_is_not_read_to_its_end() -> None:
+    played = Played([], patience_s=5)
+    steps = played.following.run()
+    assert next(steps)  # Ask
+    assert isinstance(steps.send(None), Send)
+    step = steps.send(Head(502, {}))
+    reads = 0
+    while step is READ:
+        reads += 1
+        step = steps.send(b"x" * 65536)
+    assert reads == 2
+
+
+def test_a_text_behind_a_gap_is_read_on_a_connection_of_its_own() -> None:
+    gap = b'event: gap\ndata: {"requested":0}\n\n'
+    text = Head(200, {"Last-Event-ID": "3"})
+    played = Played([[(0, gap)], text, [(0, event(4, "done"))]])
+    assert played.run() == [4]
+    assert (played.following.answer.incomplete, played.tries) == (True, 3)
+
+
+def framed(said: bytes) -> list[tuple[int | None, str]]:
+    return [(frame.id, frame.event) for frame in Frames().push(said)]
+
+
+def test_a_frame_without_data_leaves_nothing_to_the_next_one() -> None:
+    assert framed(b"id: 5\nevent: x\n\ndata: {}\n\n") == [(None, "message")]
+
+
+def test_one_bom_is_no_part_of_the_first_name() -> None:
+    assert framed(b"\xef\xbb\xbfid: 1\ndata: 1\n\n\xef\xbb\xbfid: 2\ndata: 2\n\n") == [
+        (1, "message"),
+        (None, "message"),
+    ]
+
+
+def test_a_retry_within_a_frame_is_for_other_clients() -> None:
+    frames = Frames()
+    assert len(list(frames.push(b"retry: 500\nid: 1\nevent: done\nretry: 99\ndata: {}\n\n"))) == 1
+    assert frames.retry_ms == 500
+
+
+def test_an_answer_is_the_same_in_json_and_back() -> None:
+    answer = Answer(cursor=3, text="Wörter 🚲", tools=({"id": "a", "json": "{"},), agents={"r": {"text": "x"}})
+    assert Answer.from_json(answer.to_json()) == answer
+    assert Answer.from_json({"cursor": 3}) == Answer(cursor=3)
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "null", '{"v": 2}', '{"cursor": "3"}', '{"tools": null}', b"\xff"])
+def test_what_is_no_answer_is_refused(kept: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        Answer.from_json(kept)
+
+
+def test_an_answer_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Answer().text = "x"  # type: ignore[misc]
+
+
+def test_what_is_raised_survives_a_queue_of_jobs() -> None:
+    error = pickle.loads(pickle.dumps(StreamError("lost", 503, "gone")))
+    assert (error.code, error.status, str(error)) == ("lost", 503, "gone")
+
+
+def test_an_event_of_a_server_has_an_id_and_any_kind() -> None:
+    assert repr(Event.received(3, "start", {"a": 1})) == "<Event 3: 'start', {'a': 1}>"
+    assert Event("step", {"a": 1}).id is None

@@ -56,14 +56,19 @@ def _measured(shape: Shape, tree: Tree) -> Measured:
     return Measured(_figures(shape, tree))
 
 
-def _figures(shape: Shape, tree: Tree) -> dict[str, float]:
+def idle_cost_kib(shape: Shape, agent: str) -> float:
+    """Of RSS, for each viewer of this agent."""
+    return _figures(shape, HERE, agent)[FIGURES[2]]
+
+
+def _figures(shape: Shape, tree: Tree, agent_module: str = "bench.load.viewers") -> dict[str, float]:
     with ExitStack() as stack:
         side = start_lastevent(stack, shape, tree=tree)
         # The first viewers bring what is loaded and allocated once.
-        first = python_agent(stack, "bench.load.viewers")
+        first = python_agent(stack, agent_module)
         first.ask("connect", port=side.port, paths=side.paths[:1], each=10)
         before = memory_bytes(side.parts[SERVER])
-        agent = python_agent(stack, "bench.load.viewers")
+        agent = python_agent(stack, agent_module)
         agent.ask("connect", port=side.port, paths=side.paths, each=shape.viewers_each)
         after = memory_bytes(side.parts[SERVER])
     rss, pss = ((b - a) / shape.viewers / 1024 for a, b in zip(before, after, strict=True))

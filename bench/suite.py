@@ -16,6 +16,7 @@ from bench.parts import parts
 from bench.presence import presence
 from bench.relay import fanout, fanout_paired, relay, relay_paired
 from bench.scenario import Options, Pairable, Scenario
+from bench.sockets import sockets
 from bench.start import start, start_paired
 from bench.storm import storm
 from bench.table import Table
@@ -35,6 +36,7 @@ SCENARIOS: dict[str, Scenario] = {
     "first_token": first_token,
     "start": start,
     "memory": memory,
+    "sockets": sockets,
     "worker": worker,
     "whole_way": whole_way,
     "parts": parts,

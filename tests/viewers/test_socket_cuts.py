@@ -211,7 +211,7 @@ async def viewed(own: Deployment, fault: Callable[[list[Phone]], Awaitable[None]
 def faults_of(own: Deployment, phone: Phone) -> Counter[str]:
     faults = Counter[str]()
     for sid, seen in phone.seen.items():
-        log = {event["id"]: event for event in own.log_of(sid)}
+        log = {event["id"]: event for event in own.log_of(sid) if "seal" not in event}
         ids = [event["id"] for event in seen]
         faults["lost"] += len(log.keys() - set(ids))
         faults["doubled"] += len(ids) - len(set(ids))

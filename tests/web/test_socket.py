@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,7 +13,7 @@ from broker.log.steps import Append, Claimed
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from tests.conftest import deployment_in
-from tests.rig.deployment import Deployment, until
+from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.streams import running, taken_over, text
 from tests.web.speaker import Speaker, code_of, speaker
 from tests.web.wire import Api
@@ -336,7 +335,7 @@ async def test_a_drain_sends_sockets_away_between_two_messages(own_deployment: C
     assert b"Traceback" not in own.servers[0].output.read_bytes()
     own.servers[0].start()
     await asyncio.to_thread(own.wait_until_ready)
-    views = json.loads((await asyncio.to_thread(Api(own.url).get, f"/v1/streams/{sid}/views")).text)["views"]
+    views = HTTP.get(f"{own.url}/v1/streams/{sid}/views").json()["views"]
     assert [view["how"] for view in views] == ["drained"]
 
 

@@ -18,6 +18,8 @@ from tests.test_layout import ROOT, imports, modules
 TO_RUN, FOR_TESTS, OF_EXTRA = "requirements.txt", "requirements-dev.txt", "requirements-otel.txt"
 IMPORTS_THE_EXTRA = "broker.traces"
 """Inside functions alone (tests/web/test_traces.py): it is loaded where the extra is not installed."""
+IMPORTS_PYTEST = "lastevent.testing"
+"""A plugin of it, for who has it."""
 
 SCHEMAS = "tests/kubernetes/schemas.txt"
 OF_FRAMEWORKS = [f"tests/frameworks/{path.name}" for path in (ROOT / "tests" / "frameworks").glob("*.txt")]
@@ -50,6 +52,8 @@ def test_the_product_imports_no_package_that_only_tests_have() -> None:
             top = module.partition(".")[0]
             if top in sys.stdlib_module_names or top in ("broker", "lastevent", "worker"):
                 continue
+            if (name, top) == (IMPORTS_PYTEST, "pytest"):
+                continue
             allowed = with_extra if name == IMPORTS_THE_EXTRA else to_run
             assert packages[top] & allowed.keys(), f"{name} imports {module}"
 
@@ -69,3 +73,7 @@ def test_each_package_has_hashes_and_the_file_names_no_host(file: str) -> None:
     assert "index" not in re.sub(r"#.*", "", text)
     for line in pinned(file).values():
         assert f"{line}\\\n    --hash=sha256:" in text
+
+
+IMPORTS_PYTEST = "lastevent.testing"
+"""A plugin of it, for who has it."""

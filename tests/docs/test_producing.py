@@ -18,7 +18,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "CLIENTS.md").read_text()
-OURS = DOCUMENT.partition("\n## Producing from Python\n")[2].partition("\n## A client needs nothing")[0]
+OURS = DOCUMENT.partition("\n## Producing from Python\n")[2].partition("\n## Being told when")[0]
 PRODUCING, RESUMED, FASTAPI, DJANGO, FLASK, PLUGIN, TEST = re.findall(
     r"^```python\n(.*?)^```$", OURS, re.DOTALL | re.MULTILINE
 )

@@ -29,6 +29,7 @@ from tests.rig.deployment import HTTP, Process, wait_until
 from worker.providers.models_file import read_models_file
 
 README = (ROOT / "README.md").read_text()
+CLIENTS = (ROOT / "docs" / "CLIENTS.md").read_text()
 OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 PROVIDERS = (ROOT / "docs" / "PROVIDERS.md").read_text()
 COMMANDS = re.findall(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```$)?", AGENTS, re.DOTALL | re.MULTILINE)
@@ -219,6 +220,10 @@ def test_the_page_that_is_shown_is_the_one_that_is_served() -> None:
     assert blocks_of(README, "html") == [(PACKAGE / "page.html").read_text()]
 
 
+def test_the_conversation_that_is_shown_is_the_one_that_is_served() -> None:
+    assert (PACKAGE / "conversation.html").read_text() in blocks_of(CLIENTS, "html")
+
+
 @pytest.fixture(scope="module")
 def page_url(up: Up) -> Iterator[str]:
     """The page as the README serves it, beside what it imports; only its ports are others."""
@@ -227,8 +232,9 @@ def page_url(up: Up) -> Iterator[str]:
     assert allow == "LASTEVENT_CORS_ORIGINS=http://localhost:3000 make up", "as the fixture `up` is started"
     served = up.folder / "clients" / "js"
     shutil.copytree(PACKAGE, served)
-    page = served / "page.html"
-    page.write_text(page.read_text().replace("localhost:8000", f"localhost:{up.port}"))
+    for name in ("page.html", "conversation.html"):
+        page = served / name
+        page.write_text(page.read_text().replace("localhost:8000", f"localhost:{up.port}"))
     [command] = re.findall(r"^python3 (.*?) +#", serve)
     argv = [sys.executable, *command.replace("3000", str(up.page_port)).split()]
     process = Process("http.server", argv, {**os.environ, "PYTHONUNBUFFERED": "1"}, up.folder)
@@ -313,3 +319,33 @@ def test_the_lines_without_the_package_show_the_whole_answer_and_stop_by_themsel
     deltas = [json.loads(line)["data"]["text"] for line in exported if '"text_delta"' in line]
     assert len(deltas) == 30
     assert shown == "".join(deltas)
+
+
+@pytest.mark.browser
+def test_two_browsers_in_one_conversation_show_what_either_of_them_asks(
+    up: Up, browser: Browser, page_url: str
+) -> None:
+    api, page_of = f"http://localhost:{up.port}/v1", page_url.replace("page.html", "conversation.html?session=two")
+    pages = [browser.new_context().new_page() for _ in range(2)]
+    for page in pages:
+        page.goto(page_of)
+    ask(pages[0], "[[tokens=40 rate=40]]")
+    ask(pages[1], "[[tokens=60 rate=40]]")
+    pages[1].wait_for_function("() => document.querySelectorAll('main p').length === 2")
+    pages[1].reload()
+    texts: dict[str, str] = {}
+
+    def all_have_ended() -> bool:
+        streams = HTTP.get(f"{api}/sessions/two").json()["streams"]
+        texts.update({one["id"]: HTTP.get(f"{api}/streams/{one['id']}/text").text for one in streams})
+        return {one["state"] for one in streams} == {"done"} and len(streams) == 2
+
+    wait_until(all_have_ended, "both answers are whole")
+    late = browser.new_context().new_page()
+    late.goto(page_of)
+    for page in (*pages, late):
+        for sid, text in texts.items():
+            page.wait_for_function(
+                "([sid, text]) => document.getElementById(sid)?.textContent === text", arg=[sid, text]
+            )
+        page.close()

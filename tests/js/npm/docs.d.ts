@@ -1,5 +1,5 @@
 // What the code of docs/CLIENTS.md takes for granted: what an app has already, and packages that are not installed here.
-declare const url: string, eventsUrl: string, chatId: string, userId: string;
+declare const url: string, eventsUrl: string, chatId: string, userId: string, id: string, headers: Record<string, string>;
 declare const output: HTMLElement, note: HTMLElement, question: HTMLInputElement, ask: HTMLButtonElement, cancel: HTMLButtonElement;
 declare const speak: (text: string) => Promise<void>, hush: () => void;
 declare const hljs: { highlightElement(code: Element): void };

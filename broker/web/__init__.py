@@ -30,6 +30,9 @@ websocket.py    its frames (RFC 6455), without I/O
 socket_connection.py  one of them: who writes to it and when, how it ends
 sockets.py      all of a process: the timer that looks after them, their drain
 close_codes.py  why one closes, for clients
-socket.py       what is said on it
+socket.py       what its client asks for, and what it follows: ops in their order, credentials, its end
+socket_ops.py   what a client may say on it: each op's fields
+socket_follow.py  a stream that it follows: a viewer, one task
+socket_session.py  a session that it follows: which of its streams, and when
 server.py       the web process: its socket, its signals, its drain
 """

@@ -7,5 +7,7 @@ format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds 
            once for all viewers
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
 socket.py  a stream's events as WebSocket messages
+several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes
+vector.py  the same for a viewer of several streams: one cursor for all of them
 """

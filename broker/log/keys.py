@@ -45,7 +45,8 @@
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
 | le:streams:<tenant>           | zset    | sid → created (ms)                          | retention + LISTING_SLACK  |
 | le:sessions:<tenant>          | zset    | session → its newest stream's created       | the same, and trimmed      |
-| le:session:<tenant>:<session> | zset    | sid → created (ms)                          | the same, and trimmed      |
+| le:session:<tenant>:<session> | zset    | sid → created (ms); archived ones stay here | the same, and trimmed      |
+|   a channel of the same name  | channel | sid of each stream that is listed there     | -                          |
 | le:calls:<tenant>:<session>   | set     | key of each call its agents made (caps.py)  | a week after the last one  |
 | le:cost:<tenant>:<session>    | hash    | sid → what it cost, millionths of a dollar  | a week after the last one  |
 | le:jobs, arq:*                | arq's   | streams that wait for a worker              | removed by arq, or a TTL   |

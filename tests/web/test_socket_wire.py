@@ -122,7 +122,11 @@ class Server:
         if receive_bytes:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         own.settimeout(20)
-        own.connect(("127.0.0.1", self.port))
+        try:
+            own.connect(("127.0.0.1", self.port))
+        except OSError:
+            own.close()
+            raise
         return own
 
     def ask(self, request: bytes) -> bytes:

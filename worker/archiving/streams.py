@@ -6,7 +6,7 @@ A stream's way, and what a crash after each step leaves:
   archive.add: row and seal in one transaction                             the next run finds it there, and continues
   the head of the chain, outside of the database                           behind; moved on by the next run
   log.start_retention: from here on its keys have a life                   found there again; repeated
-  out of the listings, out of le:unarchived                                repeated
+  out of its tenant's list (its session's keeps it), out of le:unarchived      repeated
 
 `archive_after_s` is for Redis: what it may still lose of a log (its last second), a writer puts back within a lease;
 what the archive holds stays for ever. A log that changes in Redis all the same is not archived twice: the archive

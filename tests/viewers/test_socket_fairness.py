@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, closing
 from statistics import median
 from typing import Any
 
@@ -31,6 +32,12 @@ HANDSHAKE = (
 )
 
 
+@pytest.fixture
+def api_of() -> Iterator[Callable[[str], Api]]:
+    with ExitStack() as stack:
+        yield lambda url: stack.enter_context(closing(Api(url)))
+
+
 def large(api: Api, size: int) -> str:
     sid = api.start_external()
     for _ in range(size // 100_000):
@@ -38,9 +45,11 @@ def large(api: Api, size: int) -> str:
     return sid
 
 
-async def test_a_live_answer_beside_two_large_ones_is_little_late(own_deployment: Any, open_api: Any) -> None:
+async def test_a_live_answer_beside_two_large_ones_is_little_late(
+    own_deployment: Any, api_of: Callable[[str], Api]
+) -> None:
     own = own_deployment(servers=1, workers=0)
-    api = open_api(own.url)
+    api = api_of(own.url)
     larges = [large(api, LARGE_BYTES) for _ in range(2)]
     live = api.start_external()
     raw = socket.socket()
@@ -66,7 +75,7 @@ async def test_a_live_answer_beside_two_large_ones_is_little_late(own_deployment
     async for message in messages(slow, None):  # type: ignore[arg-type]
         if message.get("stream") == live and "at" in message.get("data", {}) and left:
             late_s.append(time.time() - message["data"]["at"])
-        elif message.get("id") == tails.get(message.get("stream", "")):
+        elif "id" in message and message["id"] == tails.get(message["stream"]):
             left.discard(message["stream"])
             if not left:
                 break
@@ -94,9 +103,11 @@ class _Slowly:
         return data
 
 
-async def test_sockets_that_read_nothing_cost_little_and_hold_up_nobody(own_deployment: Any, open_api: Any) -> None:
+async def test_sockets_that_read_nothing_cost_little_and_hold_up_nobody(
+    own_deployment: Any, api_of: Callable[[str], Api]
+) -> None:
     own = own_deployment(servers=1, workers=0)
-    api = open_api(own.url)
+    api = api_of(own.url)
     sids = [large(api, LARGE_BYTES) for _ in range(2)]
     async with speaker(own.url) as talks:
         for sid in sids:  # what is loaded and read once

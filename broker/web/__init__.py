@@ -8,6 +8,7 @@ routes/         the routes, each a function, a file for each thing a caller want
 inputs.py       what routes take from addresses and headers
 while_here.py   work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
+conversation.py  one viewer of several streams: their steps → bytes → ASGI
 replay.py       the log again at its own pace, as steps for a viewer
 addresses.py    whose request it is, as far as an address tells; how many connections one has
 places.py       how many viewers a process, a stream, a token, a subject and a tenant may have
@@ -30,6 +31,9 @@ websocket.py    its frames (RFC 6455), without I/O
 socket_connection.py  one of them: who writes to it and when, how it ends
 sockets.py      all of a process: the timer that looks after them, their drain
 close_codes.py  why one closes, for clients
-socket.py       what is said on it
+socket.py       what its client asks for, and what it follows: ops in their order, credentials, its end
+socket_ops.py   what a client may say on it: each op's fields
+socket_follow.py  a stream that it follows: a viewer, one task
+socket_session.py  a session that it follows: which of its streams, and when
 server.py       the web process: its socket, its signals, its drain
 """

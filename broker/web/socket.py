@@ -282,13 +282,13 @@ class Socket:
             self._lines[sid] = deque()
             self._start(self._do(asked))
 
-    def done(self, sid: str) -> None:
+    def done(self, line: str) -> None:
         """An op of this stream has been answered: the next one's turn."""
         assert self._lines is not None
-        if line := self._lines[sid]:
-            self._start(self._do(line.popleft()))
+        if waiting := self._lines[line]:
+            self._start(self._do(waiting.popleft()))
         else:
-            del self._lines[sid]
+            del self._lines[line]
             if not self._lines:
                 self._lines = None
         self._count(-1)

@@ -29,7 +29,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import orjson
 
@@ -38,6 +38,7 @@ from broker.auth import Grant
 from broker.dialects.format import Batch, Chosen, Format
 from broker.dialects.socket import SocketForm, notice, text_frame
 from broker.errors import ArchiveDamaged, LasteventError
+from broker.gauges import Sent
 from broker.live.lane import Lane
 from broker.live.tail import Step
 from broker.live.window import Window
@@ -46,17 +47,40 @@ from broker.log.event import OVER, PRESENCE, Event
 from broker.service.streams import Found
 from broker.web.endings import Ended
 from broker.web.follow import Begun, begin, count_connect, require_time_left, steps_of
-from broker.web.socket_connection import ConnectionLost, ViewerStalled
+from broker.web.socket_connection import ConnectionLost, SocketConnection, ViewerStalled
 from broker.web.socket_ops import Ref, Shape
-
-if TYPE_CHECKING:
-    from broker.web.socket import Socket
-    from broker.web.socket_session import SessionFollow
+from broker.web.tier import Tier
 
 logger = logging.getLogger(__name__)
 
 NEVER_S = 1e9
 """Between two signs of life of a follow: those are the socket's."""
+
+
+class Host(Protocol):
+    """What a follow asks of its socket (socket.py)."""
+
+    tier: Tier
+    connection: SocketConnection
+    sent: Sent
+
+    def details(self, grant: Grant, form: str, cursor: int) -> dict[str, Any]: ...
+
+    async def ok(self, ref: Ref, stream: str | None = None, data: Any = None) -> None: ...
+
+    async def refuse(self, ref: Ref, error: LasteventError, stream: str | None = None) -> None: ...
+
+    async def refuse_fault(self, ref: Ref, stream: str | None) -> None: ...
+
+    def done(self, line: str) -> None: ...
+
+    def forget(self, follow: Follow) -> None: ...
+
+
+class Owner(Protocol):
+    """Whose stream a follow is, if not the client's alone (socket_session.py)."""
+
+    def left(self, follow: Follow, how: Ended, last_id: int | None) -> None: ...
 
 
 class Follow:
@@ -67,7 +91,7 @@ class Follow:
         "window",
     )
 
-    def __init__(self, socket: Socket, sid: str, grant: Grant, window: int | None) -> None:
+    def __init__(self, socket: Host, sid: str, grant: Grant, window: int | None) -> None:
         self.sid = sid
         self.grant = grant
         self.form_name = ""
@@ -76,7 +100,7 @@ class Follow:
         self.view: View | None = None
         """Its access record. None: it is no viewer yet, or has been told that its stream is over."""
         self.task: asyncio.Task[None] | None = None
-        self.conversation: SessionFollow | None = None
+        self.conversation: Owner | None = None
         """Whose stream it is."""
         self._socket = socket
         self._leaving: Ended | None = None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -35,11 +35,21 @@ from broker.web.conversation import roster_of
 from broker.web.endings import Ended
 from broker.web.follow import require_time_left
 from broker.web.socket_connection import ConnectionLost
+from broker.web.socket_follow import Follow, Host
 from broker.web.socket_ops import Ref, Shape
 
-if TYPE_CHECKING:
-    from broker.web.socket import Socket
-    from broker.web.socket_follow import Follow
+
+class SessionHost(Host, Protocol):
+    """What it asks of its socket (socket.py), besides what a follow does."""
+
+    grant: Grant | None
+    follows: dict[str, Follow]
+
+    def require_follow(self) -> None: ...
+
+    def follow_opened(self, session: SessionFollow, opened: Opened, shape: Shape) -> None: ...
+
+    def forget_session(self, session: SessionFollow) -> None: ...
 
 
 class SessionFollow:
@@ -47,7 +57,7 @@ class SessionFollow:
 
     __slots__ = ("_conversation", "_shape", "_socket", "session", "task")
 
-    def __init__(self, socket: Socket, session: str, shape: Shape) -> None:
+    def __init__(self, socket: SessionHost, session: str, shape: Shape) -> None:
         self.session = session
         self.task: asyncio.Task[None] | None = None
         self._socket = socket

@@ -2,6 +2,7 @@
 
 starting.py   POST /v1/streams, …/regenerate, …/cancel
 following.py  GET …/events, …/replay: responses that continue
+conversations.py  GET /v1/sessions/{id}/events, /v1/events: several streams on one connection
 viewers.py    GET …/viewers, /v1/sessions/{id}/viewers: who follows now
 sockets.py    GET /v1/socket, for what is no handshake
 reading.py    GET …/{id}, …/text, …/message, …/export: a stream as it is now

@@ -2,6 +2,7 @@
 
 starting.py   POST /v1/streams, …/regenerate, …/cancel
 following.py  GET …/events, …/replay: responses that continue
+conversations.py  GET /v1/sessions/{id}/events, /v1/events: several streams on one connection
 reading.py    GET …/{id}, …/text, …/message, …/export: a stream as it is now
 producing.py  POST …/events, …/heartbeat: external producers
 telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}

@@ -33,6 +33,7 @@ from broker.live.conversation import Conversation, Opened
 from broker.live.ledger import MOST_OPEN, Ledger, Listed
 from broker.live.roster import Roster
 from broker.live.tail import Step, follow, replay
+from broker.log.access import View
 from broker.log.index import Filter, Place
 from broker.service.streams import Found
 from broker.tenants.scopes import READ
@@ -40,8 +41,9 @@ from broker.web.conversation import ConversationResponse, SeatsOfOne
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import Accept, Cursors, SignsOfLife, wanted_format
 from broker.web.openapi import gives
-from broker.web.routes.following import cut_or_raise, has_ended_at, require_time_left, view_of, where_from
+from broker.web.routes.following import cut_or_raise, has_ended_at, require_time_left, where_from
 from broker.web.tier import Tier
+from broker.web.viewer import request_details
 
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
@@ -159,6 +161,8 @@ def _response(
     tier = Tier.of(request)
     form = wanted_format(accept, compact=compact, is_public=grant.is_public)
     seats = SeatsOfOne(tier.viewers, grant, form.access_name)
+    # What is said of the viewer is read now: the request itself is gone once the answer has begun.
+    details = request_details(grant, tier.addresses.of(request), request.headers, form.access_name, 0)
 
     async def look_up(sid: str) -> Found:
         return await tier.streams.look_up_content(sid, grant)
@@ -184,7 +188,7 @@ def _response(
         form_name=form.access_name,
         heartbeat=form.render_heartbeat(heartbeat),
         silence_s=heartbeat.every_s or tier.settings.heartbeat_s,
-        view=lambda sid, cursor: view_of(request, sid, grant, form.access_name, cursor),
+        view=lambda sid, cursor: View(sid, {**details, "requested": cursor}),
         grant=grant,
         joins=ledger.is_first,
     )

@@ -359,10 +359,9 @@ async def test_whoever_listens_is_told_of_messages_and_of_each_new_subscription(
             await until(lambda: heard == ["first", "first", "second"])
         await redis.client_kill_filter(_type="pubsub")
         await until(lambda: heard[3:] == ["first"])
-    while await _subscribers(redis, "le:session:t:s"):
-        await asyncio.sleep(0.01)
+    await until(lambda: _is_forgotten(redis, "le:session:t:s"))
 
 
-async def _subscribers(redis: Redis, channel: str) -> int:
+async def _is_forgotten(redis: Redis, channel: str) -> bool:
     [(_, count)] = await redis.pubsub_numsub(channel)
-    return int(count)
+    return bool(count == 0)

@@ -1,8 +1,8 @@
 """One viewer of several streams: their steps → bytes → ASGI, until all have ended or the viewer leaves.
 
-It ends as a viewer of one stream does (viewer.py), and writes through send() alone. A stream of it that vanishes is
-looked up again: the others go on. Each open stream is recorded, and takes a place, as a viewer; while none is open the
-connection takes one by itself, of no stream.
+It ends as a viewer of one stream does (viewer.py), and writes through send() alone: no topic has its lane. A stream of
+it that vanishes is looked up again: the others go on. Each open stream is recorded, and takes a place, as a viewer;
+while none is open the connection takes one by itself, of no stream.
 """
 
 from __future__ import annotations

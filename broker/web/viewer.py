@@ -214,8 +214,9 @@ class FollowResponse(Response, ABC):
         """Its viewer has gone."""
 
     def _lane(self, scope: Scope) -> Lane | None:
-        """One to hand to a topic, if there is one."""
-        return None
+        """The connection's, if the server offers one: to hand to a topic, or to be without the framework's frames."""
+        offer = scope.get("extensions", {}).get(EXTENSION)
+        return offer(self._format, self._heartbeat) if offer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         of_request = scope.setdefault("state", {})
@@ -404,10 +405,6 @@ class EventsResponse(FollowResponse):
         self._view = view
         self._steps = steps
         self._joins_at = joins_at
-
-    def _lane(self, scope: Scope) -> Lane | None:
-        offer = scope.get("extensions", {}).get(EXTENSION)
-        return offer(self._format, self._heartbeat) if offer else None
 
     def _opens(self) -> None:
         self._viewers.access.opened(self._view)

@@ -348,3 +348,20 @@ async def test_with_many_streams_each_ring_is_shorter(idle_hub: Hub, monkeypatch
         async with idle_hub.join("a") as topic:
             kept = next(held for cursor in range(101) if (held := topic.after(cursor)) is not None)
             assert 8 <= len(kept) <= 25
+
+
+async def test_whoever_listens_is_told_of_messages_and_of_each_new_subscription(redis: Redis, hub: Hub) -> None:
+    heard: list[str] = []
+    with hub.listen("le:session:t:s", lambda: heard.append("first")):
+        await until(lambda: heard == ["first"])
+        with hub.listen("le:session:t:s", lambda: heard.append("second")):
+            await redis.publish("le:session:t:s", "x")
+            await until(lambda: heard == ["first", "first", "second"])
+        await redis.client_kill_filter(_type="pubsub")
+        await until(lambda: heard[3:] == ["first"])
+    await until(lambda: _is_forgotten(redis, "le:session:t:s"))
+
+
+async def _is_forgotten(redis: Redis, channel: str) -> bool:
+    [(_, count)] = await redis.pubsub_numsub(channel)
+    return bool(count == 0)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.dialects.cursor import MAX_CURSOR
-from broker.dialects.format import Heartbeat
+from broker.dialects.format import Heartbeat, HttpForm
 from broker.dialects.sse import MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from broker.dialects.vector import AT_END, Vector
 from broker.errors import (
@@ -32,15 +32,17 @@ from broker.live.conversation import Conversation, Opened
 from broker.live.ledger import MOST_OPEN, Ledger
 from broker.live.roster import Roster
 from broker.live.tail import Step, follow, replay
+from broker.log.access import View
 from broker.service.streams import Found
 from broker.tenants.scopes import READ
 from broker.web.conversation import ConversationResponse, SeatsOfOne, roster_of
 from broker.web.follow import count_connect, has_ended_at, require_time_left
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
-from broker.web.inputs import Accept, Cursors, SignsOfLife, wanted_format
+from broker.web.inputs import Accept, Cursors, Kinds, SignsOfLife, wanted_format
 from broker.web.openapi import gives
-from broker.web.routes.following import cut_or_raise, view_of
+from broker.web.routes.following import cut_or_raise
 from broker.web.tier import Tier
+from broker.web.viewer import request_details
 
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
@@ -67,6 +69,7 @@ async def session_events(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     accept: Accept = "*/*",
     compact: Compact = "0",
     follows: Follows = "1",
@@ -81,9 +84,8 @@ async def session_events(
         await tier.require_place(grant)
         ledger = Ledger(start, await tier.log.now_ms())
         roster = roster_of(tier, grant, session_id, start)
-        response = _response(
-            request, grant, ledger, roster, accept, heartbeat, compact=compact == "1", follows=follows == "1"
-        )
+        form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public, kinds=kinds)
+        response = _response(request, grant, ledger, roster, form, heartbeat, follows=follows == "1")
         await response.prepare()
     except PASSING as passing:
         return cut_or_raise(request, passing)
@@ -118,7 +120,8 @@ async def events_of_several(
     if all(n is AT_END for n in start.named.values()):
         return Response(status_code=204)
     ledger = Ledger(start, 0, is_fixed=True)
-    return _response(request, grant, ledger, None, accept, heartbeat, compact=compact == "1", follows=follows == "1")
+    form = wanted_format(accept, compact=compact == "1", is_public=grant.is_public, kinds=kinds)
+    return _response(request, grant, ledger, None, form, heartbeat, follows=follows == "1")
 
 
 def _response(
@@ -126,15 +129,15 @@ def _response(
     grant: Grant,
     ledger: Ledger,
     roster: Roster | None,
-    accept: str,
+    form: HttpForm,
     heartbeat: Heartbeat,
     *,
-    compact: bool,
     follows: bool,
 ) -> ConversationResponse:
     tier = Tier.of(request)
-    form = wanted_format(accept, compact=compact, is_public=grant.is_public)
     seats = SeatsOfOne(tier.viewers, grant, form.access_name)
+    # What is said of the viewer is read now: the request itself is gone once the answer has begun.
+    details = request_details(grant, tier.addresses.of(request), request.headers, form.access_name, 0)
 
     async def look_up(sid: str) -> Found:
         return await tier.streams.look_up_content(sid, grant)
@@ -160,7 +163,7 @@ def _response(
         form_name=form.access_name,
         heartbeat=form.render_heartbeat(heartbeat),
         silence_s=heartbeat.every_s or tier.settings.heartbeat_s,
-        view=lambda sid, cursor: view_of(request, sid, grant, form.access_name, cursor),
+        view=lambda sid, cursor: View(sid, {**details, "requested": cursor}),
         grant=grant,
         joins=ledger.is_first,
     )

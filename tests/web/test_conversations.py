@@ -303,3 +303,15 @@ def test_a_token_is_shown_its_own_sessions_or_streams_and_no_more_at_a_time_than
         body = viewer.read_to_end()
     assert notices(body, "gap") == [{"stream": bobs, "reason": "expired"}]
     assert {sid for sid, _ in events(body)} == set(anns)
+
+
+def test_kinds_leave_out_the_others_of_each_stream(api: Api, session: str) -> None:
+    sid = running(api, session, "one", "two")
+    with follow(api, f"/v1/sessions/{session}/events?kinds=status") as viewer:
+        api.append(sid, ("status", {"text": "thinking"}), ("text_delta", {"text": "three"})).raise_for_status()
+        finish(api, sid)
+        body = viewer.read_until(has(sid, 7))
+    assert events(body) == [(sid, 5), (sid, 7)]
+    with follow(api, f"/v1/events?stream={sid}&kinds=start") as viewer:
+        assert events(viewer.read_to_end()) == [(sid, 2), (sid, 7)]
+    problem(api.get(f"/v1/events?stream={sid}&kinds=No"), 422, "invalid_request")

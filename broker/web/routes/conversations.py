@@ -100,6 +100,7 @@ async def events_of_several(
     grant: ReaderGrant,
     cursors: Cursors,
     heartbeat: SignsOfLife,
+    kinds: Kinds,
     stream: Annotated[
         list[str],
         Query(min_length=1, max_length=MOST_OPEN, description="A stream's id, and `:` and the last event received"),

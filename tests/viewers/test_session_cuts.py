@@ -1,7 +1,7 @@
 """A session's followers, cut anywhere and come back on another server, get every event of every answer once.
 
-Answers run, up to four at a time, while a worker and a server are killed (-9), and Redis, which comes back as it was
-half a second before. Some viewers are away for longer than the archive waits. `make long` has 1,000 cuts.
+Answers run, up to four at a time, while a worker and a server are killed (-9). Some viewers are away for longer than
+the archive waits. `make long` has 1,000 cuts; in it Redis is killed too, and comes back as it was half a second before.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from tests.viewers.session_viewer import Seen, SessionViewer, faults, log_of
 from tests.viewers.viewer import CutAt, at_byte, within_a_character
 
 STREAMS, TOKENS, RATE = (48, 60, 15) if LONG else (7, 20, 10)
-VIEWERS, CUTS = (8, 1000) if LONG else (4, 60)
+VIEWERS, CUTS = (8, 1000) if LONG else (4, 40)
 AT_ONCE = 4
-AWAY_S = 6.0
-"""The archive waits for 1 s, and its worker looks each second."""
+ARCHIVE_AFTER_S, AWAY_S = (8, 16.0) if LONG else (1, 4.0)
+"""With a rollback the archive must wait for a lease at least (docs/OPERATIONS.md)."""
 
 PROMPT = f"Ünïcödé 漢字 🚂 [[tokens={TOKENS} rate={RATE} ttft_ms=0]]"
 
@@ -92,7 +92,7 @@ async def _has_ended(deployment: Deployment, sid: str) -> bool:
 
 
 async def _break(deployment: Deployment, logs: dict[str, list[Seen]]) -> None:
-    """A worker, a server, then Redis, killed while answers run."""
+    """A worker, a server, then Redis (in the long form), killed while answers run."""
     await until(lambda: len(logs) > STREAMS // 3, "some have begun")
     deployment.workers[0].kill()
     await until(lambda: len(logs) > STREAMS // 2, "more have begun", 120)
@@ -101,16 +101,20 @@ async def _break(deployment: Deployment, logs: dict[str, list[Seen]]) -> None:
     await asyncio.sleep(1)
     deployment.servers[1].start()
     await asyncio.to_thread(deployment.wait_until_ready, 1)
-    save(deployment)
-    await asyncio.sleep(0.5)
-    await roll_back(deployment)
+    if LONG:
+        save(deployment)
+        await asyncio.sleep(0.5)  # what Redis then loses
+        await roll_back(deployment)
 
 
 @pytest.mark.processes
 async def test_followers_of_a_session_cut_at_any_byte_get_every_event_once(
     own_deployment: Callable[..., Deployment], tmp_path: Path
 ) -> None:
-    archive = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{tmp_path}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "1"}
+    archive = {
+        "LASTEVENT_ARCHIVE_URL": f"sqlite:///{tmp_path}/archive.db",
+        "LASTEVENT_ARCHIVE_AFTER_S": str(ARCHIVE_AFTER_S),
+    }
     deployment = own_deployment(servers=2, workers=2, **archive)
     session, logs = "s", dict[str, list[Seen]]()
     cutters = [_Cutter(session, seed) for seed in range(VIEWERS)]

@@ -38,13 +38,16 @@ class _Cutter:
             return within_a_character(after=self._numbers.randrange(500))
         return at_byte(self._numbers.randrange(12_000 if self._numbers.randrange(2) else 1500))
 
-    async def view_in_pieces(self, ports: list[int], is_over: Callable[[], bool]) -> None:
-        while not is_over():
-            await self.viewer.view_somewhere(ports, self._numbers.randrange(2), self._cut())
-            if self._numbers.randrange(12) == 0:
-                await asyncio.sleep(AWAY_S)
-            else:
-                await asyncio.sleep(self._numbers.random() / 10)
+    async def view_in_pieces(self, ports: list[int], over: asyncio.Event) -> None:
+        ending = asyncio.create_task(over.wait())
+        while not over.is_set():
+            view = asyncio.create_task(self.viewer.view_somewhere(ports, self._numbers.randrange(2), self._cut()))
+            await asyncio.wait([view, ending], return_when=asyncio.FIRST_COMPLETED)
+            view.cancel()  # a session whose answers have ended says nothing more
+            await asyncio.wait([view])
+            assert view.cancelled() or view.exception() is None, view.exception()
+            away_s = AWAY_S if self._numbers.randrange(12) == 0 else self._numbers.random() / 10
+            await asyncio.wait([ending], timeout=away_s)
 
     async def view_the_rest(self, port: int, endings: dict[str, int]) -> None:
         await self.viewer.view(port, lambda body: len(body) if self.viewer.has_all(endings, bytes(body)) else None)
@@ -126,10 +129,11 @@ async def test_followers_of_a_session_cut_at_any_byte_get_every_event_once(
     def is_enough() -> bool:
         return breaking.done() and len(logs) >= STREAMS and sum(cutter.viewer.cuts for cutter in cutters) >= CUTS
 
-    answering = asyncio.create_task(_answer(deployment, session, logs, is_enough))
+    answering, over = asyncio.create_task(_answer(deployment, session, logs, is_enough)), asyncio.Event()
+    answering.add_done_callback(lambda _: over.set())
     async with asyncio.TaskGroup() as group:
         for cutter in cutters:
-            group.create_task(cutter.view_in_pieces(deployment.ports, answering.done))
+            group.create_task(cutter.view_in_pieces(deployment.ports, over))
     await answering
     await breaking
     for sid in logs:

@@ -15,7 +15,7 @@ from broker.store.host import require_http_url
 from lastevent import Event, Stream, StreamError
 from lastevent.client import calls
 from lastevent.client.following import refusal, shown
-from lastevent.client.lines import Lines
+from lastevent.client.frames import Frames
 from lastevent.client.options import ABSENT, LIMITS, is_tls, lost, timeout
 
 ANSWER_S = 45.0
@@ -28,7 +28,7 @@ SILENCE_S = 3.0 * HEARTBEAT_S
 PATIENCE_S = 120.0
 """How long a lost server is tried again: longer than a deploy or a restart takes."""
 
-NDJSON = "application/x-ndjson"
+STREAM = "text/event-stream"
 
 NO_ADDRESS = "this is not the address of a server; give one such as http://127.0.0.1:8000"
 
@@ -113,12 +113,12 @@ class Client:
         path = stream_path(sid, "/replay")
         with self._in_words(path):
             try:
-                with self._http.stream("GET", path, params=params, headers={"Accept": NDJSON}) as answer:
-                    if not answer.is_success or answer.headers.get("Content-Type", "").partition(";")[0] != NDJSON:
+                with self._http.stream("GET", path, params=params) as answer:
+                    if not answer.headers.get("Content-Type", "").startswith(STREAM):
                         raise refusal(answer.status_code, answer.read())
-                    lines = Lines()
+                    frames = Frames()
                     for piece in answer.iter_raw():
-                        yield from (_as_json(Event.received(*line)) for line in lines.push(piece))
+                        yield from (_as_json(Event.received(*frame)) for frame in frames.push(piece))
             except httpx2.HTTPError as error:
                 raise StreamError("unreachable", 0, str(lost(error))) from error
 

@@ -71,6 +71,8 @@ _WORTH_A_WARNING = 3
 
 _MOST_PROBLEM_BYTES = 65536
 
+_ENDINGS = frozenset({"done", "error", "cancelled"})
+
 _LATER = frozenset({408, 425, 429})
 """The 4xx that say so."""
 
@@ -362,9 +364,19 @@ class Following:
         if event.id is None:
             self._notice(event)
             return event if self._is_raw and self._snapshot_at != float("inf") else None
-        if self.answer is before or event.id <= self._given:
+        if self.answer is before:
+            return self._ending_below(event) if event.kind in _ENDINGS else None
+        if event.id <= self._given:
             return None
         self._given = event.id
+        return event
+
+    def _ending_below(self, event: Event) -> Event:
+        """The log ends before our cursor: what stood there is lost, and was seen. Redis may forget a second."""
+        if not self._is_raw:
+            self._reread(StreamError("no_ending", 200, "the server has an ending before what was read"))
+        assert event.id is not None
+        self.answer = fold(changed(self.answer, {"cursor": event.id - 1}), event)
         return event
 
     def _notice(self, event: Event) -> None:

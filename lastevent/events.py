@@ -33,21 +33,23 @@ class Event:
     A client is given the same: there it has an id, and is of any kind.
     """
 
-    __slots__ = ("data", "id", "kind")
+    __slots__ = ("data", "id", "kind", "t")
 
     def __init__(self, kind: str, data: Mapping[str, Any] | None = None, *, public: bool = False) -> None:
         self.id: int | None = None
         """Its place in the stream; None: it has none, or none yet."""
+        self.t: int | None = None
+        """When it was written, in ms since 1970; None: nobody said it. Only `follow(…, raw=True)` is told."""
         self.kind = own_kind(kind, public)
         self.data: dict[str, Any] = dict(data or {})
         if self.kind in _TEXTS and not isinstance(self.data.get("text"), str):
             raise TypeError(f"An event of kind {self.kind} has a text: a str.")
 
     @classmethod
-    def received(cls, id: int | None, kind: str, data: Any) -> Event:
+    def received(cls, id: int | None, kind: str, data: Any, t: int | None = None) -> Event:
         """As a server says it: of any kind, with any JSON as its data."""
         event = object.__new__(Event)
-        event.id, event.kind, event.data = id, kind, data
+        event.id, event.kind, event.data, event.t = id, kind, data, t
         return event
 
     def __repr__(self) -> str:

@@ -51,6 +51,7 @@ ROOMS: dict[str, set[str]] = {
         "broker.process",
         "broker.tenants",
         "broker.web",
+        "lastevent",
     },
     "broker.__main__": {"broker.process", "broker.command"},
     # worker: on the broker's log, archive, store, process and settings; never on what serves HTTP

@@ -11,6 +11,6 @@ keys.py         keys create, list, revoke, export, import
 which_redis.py  the Redis that these two speak to, and what they leave there of what they did
 doctor.py       checks of this machine, the stores and the server; machine.py has those of the machine, findings.py
                 what is found
-client.py       the HTTP client, which resumes where a connection broke
+client.py       the server, called and followed by lastevent's client; its refusals in words
 terminal.py     notes, tables, JSON, errors, and the options that commands share
 """

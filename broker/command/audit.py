@@ -170,7 +170,7 @@ def _erase_stream(client: Client, stream: str, yes: bool) -> None:
         told = ", ".join(filter(None, [found["user_id"], f"created {_moment(found['created_at'])} UTC"]))
         if not typer.confirm(f"Erase {clean(stream)} ({clean(told)}) for good?", err=True):
             raise typer.Exit(1)
-    is_done = client.delete(stream)
+    is_done = client.erase(stream)
     print("erased" if is_done else "erased for every viewer; the archive follows within moments")
 
 
@@ -425,7 +425,7 @@ def _settings_with(data_dir: Path, public_keys: Path | None, heads: str | None) 
 
 
 def _page(client: Client, path: str, which: dict[str, Any]) -> Any:
-    return client.call("GET", path, params={name: value for name, value in which.items() if value is not None})
+    return client.call("GET", path, params=which)
 
 
 def _say_more(page: dict[str, Any]) -> None:

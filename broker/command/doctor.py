@@ -18,7 +18,6 @@ from broker.archive.heads import HeadsUnavailable
 from broker.archive.setup import find_heads, find_public_keys
 from broker.archive.signing import BadKey
 from broker.command import machine
-from broker.command.client import shown
 from broker.command.findings import Finding
 from broker.errors import ArchiveUnavailable, LasteventError, RedisRefuses, RedisUnavailable
 from broker.log.keys import Keys
@@ -28,6 +27,7 @@ from broker.process.providers import MODELS_FILE, set_up
 from broker.settings import PROVIDERS, Settings, SettingsError
 from broker.store.connect import connect
 from broker.store.errors import AWAY
+from lastevent.client.following import shown
 
 READY_S = 15.0
 """A server whose Redis hangs answers after as long as it waits for Redis."""

@@ -126,10 +126,11 @@ def _follow(client: Client, sid: str, cursor: str | None, as_json: bool) -> None
     seen = cursor or "0"
     try:
         with Screen(as_json, sid) as screen:
-            for event in client.follow(sid, cursor, screen.lost):
+            stream = client.follow(sid, cursor, screen.lost)
+            for event in client.events(stream):
                 seen = str(event.get("id", seen))
                 screen.show(event)
-        ending = screen.ending or client.ending(sid)
+        ending = {"event": stream.answer.state, "data": stream.answer.ending}
     except KeyboardInterrupt:
         note(f"It runs on. Follow it with: lastevent follow {sid} --last-event-id {seen}")
         raise typer.Exit(130) from None

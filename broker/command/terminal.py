@@ -5,6 +5,7 @@ Text of models and users is printed raw: no markup, and no control characters bu
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -103,6 +104,7 @@ def _one_line(text: str) -> str:
 @contextmanager
 def connected(url: str, key: str, *, key_option: str = "--key") -> Iterator[Client]:
     """A client of the server. What goes wrong with it ends the command with a message."""
+    logging.getLogger("lastevent").setLevel(logging.ERROR)  # what its client loses is told by the command
     try:
         client = Client(url.rstrip("/"), key or None)
     except BadAddress as error:

@@ -11,6 +11,7 @@ asynchronous.py  AsyncClient, AsyncStream: the driver that awaits
 following.py     Following: what each answer of a server means, and when to come back; no I/O
 calls.py         single requests, what they say and what their answers mean; no I/O
 frames.py        Server-Sent Events from bytes that are cut anywhere
+lines.py         the same of NDJSON: what `raw` is read as
 producer.py      Producer, AsyncProducer: the drivers of what a process of yours writes
 opening.py       how a producer comes to its stream: started, or taken over; no I/O
 outbox.py        what a producer has said, what of it is unsent, and what an answer means; no I/O

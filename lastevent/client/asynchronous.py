@@ -126,6 +126,7 @@ class AsyncClient:
         *,
         answer: Answer | str | bytes | Mapping[str, Any] | None = None,
         cursor: int | None = None,
+        raw: bool = False,
         query: Mapping[str, Any] | None = None,
         patience_s: float | None = None,
         on_lost: Callable[[StreamError], None] | None = None,
@@ -133,15 +134,18 @@ class AsyncClient:
         """A stream that is there. Nothing is asked before it is iterated.
 
         `answer`: what was kept of it (Answer.to_json), to go on behind it. `cursor`: instead, the id behind which the
-        events begin; its answer is then `incomplete`. `query`: of `/events` (docs/API.md), such as `audience`.
-        `on_lost` hears of each connection that was lost, and is to come back at once. Raises ValueError for an answer
-        that cannot be gone on with.
+        events begin; its answer is then `incomplete`. `raw`: for those who show or keep the events themselves: each as
+        the log has it, none merged, with its time; and notices, which have no id. At a `gap` it goes on with the events
+        that are left, and does not read the text. `query`: of `/events` (docs/API.md), such as `audience`.
+        `on_lost` hears of each connection that was lost, and is to come back at once; what it raises ends the loop.
+        Raises ValueError for an answer that cannot be gone on with.
         """
         following = Following(
             self.world,
             url=calls.with_params(calls.stream_url(self.url, id, "events"), query or {}),
             answer=kept_answer(answer, cursor),
             is_behind_cursor=cursor is not None,
+            is_raw=raw,
             is_renewable=self.is_renewable,
             patience_s=self.patience_s if patience_s is None else patience_s,
             on_lost=on_lost,
@@ -219,7 +223,11 @@ class AsyncClient:
     async def export(self, id: str, *, redacted: bool = False) -> bytes:
         """The whole log as NDJSON, its seal in the last line."""
         url = calls.with_params(calls.stream_url(self.url, id, "export"), {"redacted": redacted or None})
-        return await self._bytes("GET", url, headers={"Accept": "application/x-ndjson"})
+        return (await self._ask("GET", url, kind="application/x-ndjson")).body
+
+    async def erase(self, id: str) -> bool:
+        """Erases what has ended, for good. True: it is gone; False: for every viewer, and moments later everywhere."""
+        return (await self._ask("DELETE", calls.stream_url(self.url, id))).status == 204
 
     async def token(
         self,
@@ -267,18 +275,25 @@ class AsyncClient:
         return await self._http.send(request, stream=True)
 
     async def _call(self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        return calls.value_of(await self._bytes(method, url, body, headers))
+        return calls.value_of((await self._ask(method, url, body, headers)).body)
 
-    async def _bytes(self, method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        kind: str | None = None,
+    ) -> calls.Said:
         connection = _Connection(self)
-        steps = calls.call(method, url, body=body, headers=headers, is_renewable=self.is_renewable)
+        steps = calls.call(method, url, body=body, headers=headers, kind=kind, is_renewable=self.is_renewable)
         try:
             step = next(steps)
             while True:
                 reply = await connection.do(step)
                 step = steps.throw(reply) if isinstance(reply, Lost) else steps.send(reply)
         except StopIteration as end:
-            found: bytes = end.value
+            found: calls.Said = end.value
             return found
         finally:
             await connection.close()

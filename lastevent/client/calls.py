@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from lastevent.client.errors import Lost, StreamError
@@ -15,7 +15,16 @@ from lastevent.client.following import CLOSE, READ, Ask, Send, Starting, Step, r
 _SERVER = re.compile(r"https?://[^/?#\s]+[^?#\s]*", re.IGNORECASE)
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
-Calling = Generator[Step, Any, bytes]
+NOT_OURS = "what answers is not a Lastevent server"
+
+
+class Said(NamedTuple):
+    status: int
+    """From 200 to 299."""
+    body: bytes
+
+
+Calling = Generator[Step, Any, Said]
 
 
 def server_url(url: str) -> str:
@@ -64,10 +73,14 @@ def call(
     *,
     body: Any = None,
     headers: Mapping[str, str] | None = None,
+    kind: str | None = None,
     is_renewable: bool = False,
 ) -> Calling:
-    """One request, and another with a new token where the one was refused. Gives the body. Raises StreamError."""
-    sent = Send(method, url, {"Accept": "application/json", **(headers or {})})
+    """One request, and another with a new token where the one was refused. Raises StreamError.
+
+    `kind`: the media type that the body must have, where nobody would see that it is a web page; None: it is JSON.
+    """
+    sent = Send(method, url, {"Accept": kind or "application/json", **(headers or {})})
     if body is not None:
         sent = sent._replace(headers={**sent.headers, "Content-Type": "application/json"}, body=to_json(body))
     try:
@@ -85,7 +98,9 @@ def call(
     yield CLOSE
     if not 200 <= head.status < 300:
         raise refusal(head.status, b"".join(pieces))
-    return b"".join(pieces)
+    if kind and head.headers.get("Content-Type", "").partition(";")[0] != kind:
+        raise StreamError("not_a_stream", head.status, NOT_OURS)
+    return Said(head.status, b"".join(pieces))
 
 
 def value_of(body: bytes) -> Any:
@@ -93,7 +108,7 @@ def value_of(body: bytes) -> Any:
     try:
         return json.loads(body) if body else None
     except (ValueError, RecursionError):
-        raise StreamError("not_a_stream", 200, "what answers is not a Lastevent server") from None
+        raise StreamError("not_a_stream", 200, NOT_OURS) from None
 
 
 # -- what each call says

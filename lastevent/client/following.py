@@ -48,6 +48,7 @@ from lastevent.client.answer import Answer
 from lastevent.client.errors import Lost, Silent, StreamError
 from lastevent.client.folding import changed, fold
 from lastevent.client.frames import Frame, Frames
+from lastevent.client.lines import Line, Lines
 from lastevent.events import Event
 
 _log = logging.getLogger("lastevent")
@@ -69,6 +70,8 @@ _WORTH_A_WARNING = 3
 """Tries in a row: a deploy is over by then, a wrong address is not. Warnings are seen without any setting up."""
 
 _MOST_PROBLEM_BYTES = 65536
+
+_ENDINGS = frozenset({"done", "error", "cancelled"})
 
 _LATER = frozenset({408, 425, 429})
 """The 4xx that say so."""
@@ -147,19 +150,22 @@ class Following:
         starting: Starting | None = None,
         answer: Answer | None = None,
         is_behind_cursor: bool = False,
+        is_raw: bool = False,
         is_renewable: bool = False,
         patience_s: float | None = None,
         on_lost: Callable[[StreamError], None] | None = None,
     ) -> None:
         """`url` of the stream's events, or `starting`.
 
-        `is_behind_cursor`: what stands before the answer's cursor is nobody's wish. `is_renewable`: Ask gives another
-        token if there is a reason. `on_lost` hears of each connection that was lost, before the next try.
+        `is_behind_cursor`: what stands before the answer's cursor is nobody's wish. `is_raw`: events are given as the
+        log has them, and notices too; nothing is made of a gap. `is_renewable`: Ask gives another token if there is a
+        reason. `on_lost` hears of each connection that was lost, before the next try.
         """
         self.url = url
         self.answer = answer or Answer()
         self._starting = starting
         self._world = world
+        self._is_raw = is_raw
         self._is_renewable = is_renewable
         self._patience_s = patience_s
         self._on_lost = on_lost
@@ -227,9 +233,9 @@ class Following:
             self._on_lost(error)
 
     def _name(self) -> str:
-        """For a log: without the query, in which there may be a token."""
+        """For a log: without the query, in which there may be a token, and without a password."""
         url = self.url or (self._starting.url if self._starting else "")
-        return url.partition("?")[0]
+        return shown(url.partition("?")[0])
 
     def _wait_s(self) -> float:
         return max(self._due_at, self._not_before) - self._world.now()
@@ -251,19 +257,20 @@ class Following:
 
     def _open(self) -> Steps:
         cursor = self.answer.cursor
-        headers = {"Accept": "text/event-stream"}
+        media_type = "application/x-ndjson" if self._is_raw else "text/event-stream"
+        headers = {"Accept": media_type}
         if cursor:
             headers["Last-Event-ID"] = str(cursor)
         url = self.url
         if url is not None:
-            head = yield Send("GET", _compact(url), headers)
+            head = yield Send("GET", url if self._is_raw else _compact(url), headers)
         else:
             starting = self._starting
             assert starting
             headers |= {"Idempotency-Key": starting.idempotency_key, "Content-Type": "application/json"}
             head = yield Send("POST", starting.url, headers, to_json(starting.body))
         yield from self._judge(head)
-        is_stream = head.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+        is_stream = head.headers.get("Content-Type", "").lower().startswith(media_type)
         if url is None and self._locate(head, is_stream):
             yield LOCATED
         if not is_stream:
@@ -329,7 +336,7 @@ class Following:
         return True
 
     def _read(self) -> Steps:
-        frames = Frames()
+        frames = Lines() if self._is_raw else Frames()
         now = self._world.now
         while True:
             piece = yield READ
@@ -349,21 +356,31 @@ class Following:
                 if frames.retry_ms is not None:
                     self._retry_s = max(frames.retry_ms, _LEAST_RETRY_MS) / 1000
 
-    def _take(self, frame: Frame) -> Event | None:
-        """The event, if the app has not had it."""
+    def _take(self, frame: Frame | Line) -> Event | None:
+        """The event, if the app has not had it; a notice, if it wants them."""
         event = Event.received(*frame)
         before = self.answer
         self.answer = fold(before, event)
         if event.id is None:
             self._notice(event)
-            return None
-        if self.answer is before or event.id <= self._given:
+            return event if self._is_raw and self._snapshot_at != float("inf") else None
+        if self.answer is before:
+            return self._ending_below(event) if event.kind in _ENDINGS else None
+        if event.id <= self._given:
             return None
         self._given = event.id
         return event
 
+    def _ending_below(self, event: Event) -> Event:
+        """The log ends before our cursor: what stood there is lost, and was seen. Redis may forget a second."""
+        if not self._is_raw:
+            self._reread(StreamError("no_ending", 200, "the server has an ending before what was read"))
+        assert event.id is not None
+        self.answer = fold(changed(self.answer, {"cursor": event.id - 1}), event)
+        return event
+
     def _notice(self, event: Event) -> None:
-        if event.kind == "gap":
+        if event.kind == "gap" and not self._is_raw:
             self._lacks_text = True  # it has what follows on this connection too
             if self._snapshot_at == float("inf"):
                 return  # nothing need stand right before an ending
@@ -429,7 +446,7 @@ def refusal(status: int, body: bytes) -> StreamError:
         problem = None
     said = problem if isinstance(problem, dict) else {}
     message = said.get("detail") or said.get("title") or f"HTTP {status}"
-    return StreamError(str(said.get("code", "not_a_stream")), status, str(message))
+    return StreamError(str(said.get("code", "not_a_stream")), status, str(message), str(said.get("title") or ""))
 
 
 def retry_after_s(value: str, wall: float) -> float:
@@ -440,6 +457,12 @@ def retry_after_s(value: str, wall: float) -> float:
         return parsedate_to_datetime(value).timestamp() - wall
     except (TypeError, ValueError, IndexError, OverflowError):
         return 0.0
+
+
+def shown(url: str) -> str:
+    """An address without the name and the password that may be in it."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def beside(url: str, call: str) -> str:

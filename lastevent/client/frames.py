@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_NUMBER = 16
 
+_value_of = json.JSONDecoder().decode
+"""As json.loads, without a look at what it was given: a twentieth of what an event costs."""
+
 
 class Frame(NamedTuple):
     """Without an `id:` of its own it is a notice."""
@@ -73,7 +76,7 @@ class Frames:
         number, event = self._id, self._event or "message"
         self._id, self._event, self._data = None, "", []
         try:
-            return Frame(number, event, json.loads(text))
+            return Frame(number, event, _value_of(text))
         except RecursionError:
             raise ValueError("data is nested too deeply") from None
 

@@ -12,6 +12,8 @@ from lastevent.client.errors import Lost, Silent
 
 CONNECT_S = 10.0
 
+ABSENT = "no server answers"
+
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
 """A stream holds a connection for as long as it runs: a hundred of them must not keep the next call waiting."""
 
@@ -40,7 +42,7 @@ def kept_answer(kept: Answer | str | bytes | Mapping[str, Any] | None, cursor: i
 def lost(error: httpx2.HTTPError) -> Lost:
     """What an error of the network is to a loop."""
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-        return Lost("no server answers")
+        return Lost(ABSENT)
     if isinstance(error, httpx2.TimeoutException):
         return Silent("the server said nothing for too long")
     return Lost("the connection was lost")

@@ -23,8 +23,6 @@ def partial(text: str) -> Any:
         if sign == '"':
             if not is_key:
                 end, tail = part.end(), closing if part[1] else '"' + closing
-            if not part[1]:
-                break
         elif sign == ":":
             is_key = False
         elif sign == ",":

@@ -207,6 +207,32 @@ def test_follow_from_an_event_on(lastevent: Lastevent, deployment: Deployment) -
         assert (ended.returncode, ended.stdout) == (0, b"")
 
 
+def test_events_that_are_gone_are_said_and_those_that_are_left_are_shown(
+    lastevent: Lastevent, own_deployment: Callable[..., Deployment]
+) -> None:
+    deployment = own_deployment(servers=1)
+    sid = external(deployment.url, *deltas("a ", "lost ", "c"), ("done", {}))
+    with_redis(deployment, lambda log: log.redis.xdel(log.keys.stream(sid).log, "3-0"))
+    shown = lastevent("follow", sid, "--last-event-id", "3", url=deployment.url)
+    assert (shown.returncode, shown.stdout) == (0, b"c\n")
+    assert shown.stderr == b"[events that you have seen no longer exist]\n"
+    as_json = lastevent("follow", sid, "--last-event-id", "3", "--json", url=deployment.url)
+    gap, *events = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert gap == {"event": "gap", "data": {"requested": 3, "earliest": 4, "reason": "log_lost_tail"}}
+    log = [json.loads(line) for line in lastevent("export", sid, url=deployment.url).stdout.splitlines()]
+    assert events == log[2:4]
+
+
+def test_why_it_ended_is_said_also_to_those_who_have_it_or_are_beyond_it(
+    lastevent: Lastevent, deployment: Deployment
+) -> None:
+    sid = external(deployment.url, *deltas("a"), ("error", {"code": "x", "message": "why", "recoverable": False}))
+    for cursor in ("2", "3", "99", "latest"):
+        ended = lastevent("follow", sid, "--last-event-id", cursor, url=deployment.url)
+        assert (ended.returncode, ended.stdout) == (1, b"")
+        assert ended.stderr.decode() == f"{sid}: error: why\n"
+
+
 def test_a_generation_that_starts_again_says_so(lastevent: Lastevent, deployment: Deployment) -> None:
     ended = lastevent("generate", "[[tokens=4 rate=0 ttft_ms=0 cut_at=2]]", url=deployment.url)
     assert ended.returncode == 1

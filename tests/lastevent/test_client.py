@@ -170,6 +170,9 @@ async def test_a_conversation_by_the_asynchronous_client(deployment: Deployment)
         assert len((await client.session("talk-async"))["streams"]) == 2
         log = [json.loads(line) for line in (await client.export(stream.id)).splitlines()]
         assert [event["event"] for event in log[:2]] == ["queued", "start"]
+        raw = [event async for event in client.follow(stream.id, raw=True)]
+        assert [(one.id, one.kind, one.data, one.t) for one in raw] == [tuple(one.values()) for one in log[: len(raw)]]
+        assert await client.erase(stream.id)
         assert "text" not in (await client.call("GET", f"/v1/streams/{stream.id}"))
 
 
@@ -218,7 +221,7 @@ def test_a_refusal_says_what_the_server_said(deployment: Deployment) -> None:
     with Client(deployment.url) as client:
         with pytest.raises(StreamError) as refused:
             client.start("x", model=1)
-        assert refused.value.status == 422
+        assert (refused.value.status, refused.value.title) == (422, "The request is not valid")
         with pytest.raises(StreamError) as unknown:
             client.call("GET", "/v1/sessions?limit=no")
         assert unknown.value.status == 422

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from lastevent.client.errors import Lost
 from lastevent.client.following import CLOSE, READ, Following, Head, Pause, Send, World
 from lastevent.client.frames import Frames
 
-STREAM = Head(200, {"Content-Type": "text/event-stream"})
 URL = "http://le.test/v1/streams/s1/events"
 
 
@@ -25,12 +25,13 @@ class Played:
         self.time = 0.0
         world = World(lambda: self.time, lambda: self.time, lambda: 0.5, lambda seconds: None)
         self.lost: list[str] = []
-        self.following = Following(world, url=URL, on_lost=lambda error: self.lost.append(str(error)), **options)
+        options = {"url": URL, "on_lost": lambda error: self.lost.append(str(error)), **options}
+        self.following = Following(world, **options)
         self.connections = iter(connections)
         self.tries = 0
 
     def run(self) -> list[int | None]:
-        """The ids of the events. Raises StreamError; where the server has no more connections, StopIteration."""
+        """The ids of the events, None for a notice. Raises StreamError; without another connection StopIteration."""
         steps = self.following.run()
         ids = []
         is_open = False
@@ -54,7 +55,7 @@ class Played:
                         step = steps.throw(Lost("no server answers"))
                         continue
                     is_open = True
-                    reply = said if isinstance(said, Head) else STREAM
+                    reply = said if isinstance(said, Head) else Head(200, {"Content-Type": step.headers["Accept"]})
                     pieces = [] if isinstance(said, Head) else [(self.time + at, piece) for at, piece in said]
                 elif step is READ and pieces:
                     self.time, reply = pieces.pop(0)
@@ -142,6 +143,96 @@ def test_a_text_behind_a_gap_is_read_on_a_connection_of_its_own() -> None:
     assert (played.following.answer.incomplete, played.tries) == (True, 3)
 
 
+def test_a_name_and_a_password_in_an_address_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(StreamError):
+        Played([], url=URL.replace("le.test", "ann:secret@le.test") + "?t=secret", patience_s=10).run()
+    assert caplog.messages
+    assert all(said.startswith(f"{URL}: ") for said in caplog.messages)
+
+
+def test_what_is_raised_at_a_loss_ends_the_loop() -> None:
+    def told(error: StreamError) -> None:
+        raise error
+
+    played = Played([Head(200, {"Content-Type": "text/html"})], on_lost=told)
+    with pytest.raises(StreamError, match="what answers is no stream"):
+        played.run()
+    assert (played.tries, played.time) == (1, 0)
+
+
+def test_an_ending_before_what_was_read_has_the_stream_read_once_more() -> None:
+    """Redis forgot a second, in which it was cancelled; what ended it was put back where the log is now."""
+    ended = [(0, event(2, "cancelled"))]
+    seen = [(0, event(n)) for n in (1, 2, 3)]
+    played = Played([seen, ended, [(0, event(1)), *ended]])
+    assert played.run() == [1, 2, 3]
+    answer = played.following.answer
+    assert (answer.text, answer.state, answer.cursor, played.tries) == ("x", "cancelled", 2, 3)
+    for_ever = Played([seen, ended, seen, ended])
+    with pytest.raises(StreamError, match="before what was read") as over:
+        for_ever.run()
+    assert over.value.code == "no_ending"
+
+
+# -- raw -----------------------------------------------------------------------------------------------------
+
+
+def line(number: int | None, kind: str = "text_delta", **data: Any) -> bytes:
+    said = {"event": kind, "data": data} if number is None else {"id": number, "event": kind, "data": data, "t": 7}
+    return json.dumps(said).encode() + b"\n"
+
+
+def raw(*connections: Any, **options: Any) -> Played:
+    return Played(connections, is_raw=True, **options)
+
+
+def test_raw_gives_notices_too_and_goes_on_behind_a_gap_with_what_is_left() -> None:
+    said = line(1) + line(None, "gap", requested=1) + b"\n" + line(5, "done")
+    played = raw([(0, said[:40]), (0, said[40:])])
+    assert played.run() == [1, None, 5]
+    assert (played.following.answer.incomplete, played.tries) == (True, 1)
+
+
+def test_raw_tells_when_an_event_was_written() -> None:
+    played = raw()
+    steps = played.following.run()
+    step = next(steps)
+    while step is not READ:
+        step = steps.send(Head(200, {"Content-Type": "application/x-ndjson"}) if isinstance(step, Send) else None)
+    first = steps.send(line(1) + line(None, "ping"))
+    assert isinstance(first, Event)
+    assert (first.id, first.t) == (1, 7)
+    second = next(steps)
+    assert isinstance(second, Event)
+    assert (second.id, second.t) == (None, None)
+
+
+def test_raw_resumes_where_a_line_was_cut_or_was_none() -> None:
+    none = [b"nothing\n", b"[]\n", b'{"id": 2}\n', b"[" * 100_000 + b"\n"]
+    played = raw([(0, line(1)), (0, line(2)[:-1])], *([(0, said)] for said in none), [(0, line(2, "done"))])
+    assert played.run() == [1, 2]
+    assert played.lost == ["the connection was cut", *["what was said is no JSON"] * len(none)]
+
+
+def test_behind_the_ending_raw_gives_nothing_and_knows_the_ending() -> None:
+    """It asks once more from before the ending, where nothing need stand: that gap is nobody's."""
+    answer = Answer(cursor=5, incomplete=True)
+    again = [(0, line(None, "gap", requested=4) + line(5, "error", message="why"))]
+    played = raw(Head(204, {}), again, answer=answer, is_behind_cursor=True)
+    assert played.run() == []
+    assert (played.following.answer.state, played.following.answer.ending) == ("error", {"message": "why"})
+
+
+def test_an_ending_before_the_cursor_is_given_as_it_is() -> None:
+    answer = Answer(cursor=9, incomplete=True)
+    played = raw([(0, line(2, "cancelled"))], answer=answer, is_behind_cursor=True)
+    assert played.run() == [2]
+    assert (played.following.answer.state, played.tries) == ("cancelled", 1)
+
+
+# -- bytes, answers, errors ----------------------------------------------------------------------------------
+
+
 def framed(said: bytes) -> list[tuple[int | None, str]]:
     return [(frame.id, frame.event) for frame in Frames().push(said)]
 
@@ -181,8 +272,8 @@ def test_an_answer_cannot_be_changed() -> None:
 
 
 def test_what_is_raised_survives_a_queue_of_jobs() -> None:
-    error = pickle.loads(pickle.dumps(StreamError("lost", 503, "gone")))
-    assert (error.code, error.status, str(error)) == ("lost", 503, "gone")
+    error = pickle.loads(pickle.dumps(StreamError("lost", 503, "gone", "Away")))
+    assert (error.code, error.status, str(error), error.title) == ("lost", 503, "gone", "Away")
 
 
 def test_an_event_of_a_server_has_an_id_and_any_kind() -> None:

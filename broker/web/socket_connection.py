@@ -32,6 +32,7 @@ from contextlib import suppress
 from typing import Any
 
 from broker.dialects.format import Form
+from broker.dialects.socket import text_frame
 from broker.live.lane import Lane, reset, unsent
 from broker.web.addresses import AddressPlaces
 from broker.web.close_codes import CloseCode
@@ -49,7 +50,6 @@ from broker.web.websocket import (
     pieces,
     ping,
     pong,
-    text,
 )
 
 PIECE_BYTES = 16 * 1024
@@ -77,7 +77,7 @@ _BY_ITS_USER, _FOR_OTHERS, _UNREAD = 1, 2, 4
 _ALL = _BY_ITS_USER | _FOR_OTHERS | _UNREAD
 """Why reading pauses."""
 
-_PING = ping() + text(b'{"event":"ping"}')
+_PING = ping() + text_frame(b'{"event":"ping"}')
 
 
 class ConnectionLost(Exception):

@@ -241,11 +241,6 @@ def unmask(data: bytes | memoryview, mask: bytes, at: int = 0) -> bytes:
 # -- what a server sends -------------------------------------------------------------------------------------
 
 
-def text(payload: bytes) -> bytes:
-    """One frame of a text message, whole."""
-    return _frame(_TEXT, payload)
-
-
 def ping(data: bytes = b"") -> bytes:
     return _frame(_PING, data)
 
@@ -264,12 +259,8 @@ def closing(code: int | None, reason: str = "") -> bytes:
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
-    size, first = len(payload), _FINAL | opcode
-    if size <= MAX_CONTROL_BYTES:
-        return bytes((first, size)) + payload
-    if size < 2**16:
-        return bytes((first, 126)) + size.to_bytes(2) + payload
-    return bytes((first, 127)) + size.to_bytes(8) + payload
+    """A control frame, which is short (§5.5). dialects/socket.py makes those of text."""
+    return bytes((_FINAL | opcode, len(payload))) + payload
 
 
 def pieces(frames: bytes, most: int) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ from websockets.sync.client import connect as connect_theirs
 from bench.ports import free_port
 from broker import gauges
 from broker.auth import Grant
+from broker.dialects.socket import text_frame
 from broker.errors import LasteventError, Unauthorized
 from broker.live.lane import unsent
 from broker.process.listener import bind
@@ -42,7 +43,6 @@ from broker.web.refusals import Refusals
 from broker.web.server import Server as RealServer
 from broker.web.socket_connection import HIGH_BYTES, PIECE_BYTES, ConnectionLost, SocketConnection, ViewerStalled
 from broker.web.tier import Tier
-from broker.web.websocket import text
 from tests.rig.deployment import wait_until
 from tests.rig.long import LONG
 from tests.web.test_bounded import RESET, EveryAddress, read_to_end
@@ -93,7 +93,7 @@ class Server:
 
     async def _echo(self, _: Tier, connection: SocketConnection, error: LasteventError | None) -> None:
         if error:
-            connection.write(text(b'{"event":"refused"}'))
+            connection.write(text_frame(b'{"event":"refused"}'))
             connection.close(close_code(error), error.code if isinstance(error, Unauthorized) else "")
             return
         lost = asyncio.Event()
@@ -101,10 +101,10 @@ class Server:
 
         def echo(payload: bytes) -> None:
             self.heard.append(payload)
-            connection.write(text(payload))
+            connection.write(text_frame(payload))
 
         connection.on_message = echo
-        connection.write(text(HELLO.encode()))
+        connection.write(text_frame(HELLO.encode()))
         connection.resume_reading()
         await lost.wait()
         self.lost.append(connection)
@@ -552,7 +552,7 @@ def _sending(senders: int, frames: int, told: dict[int, str]) -> Any:
 
     async def serve(_: Tier, connection: SocketConnection, __: object) -> None:
         async def one(number: int) -> None:
-            body = b"".join(text(f"{number} {n} {PAYLOAD}".encode()) for n in range(frames))
+            body = b"".join(text_frame(f"{number} {n} {PAYLOAD}".encode()) for n in range(frames))
             try:
                 await connection.send(body)
                 told[number] = "sent"

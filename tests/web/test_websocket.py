@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.dialects.socket import text_frame
 from broker.web.websocket import (
     Closing,
     Ping,
@@ -25,7 +26,6 @@ from broker.web.websocket import (
     pieces,
     ping,
     pong,
-    text,
     unmask,
 )
 from tests.rig.long import LONG
@@ -76,18 +76,18 @@ def test_a_masked_frame_of_the_specification_is_read(wire: str, said: Said) -> N
 
 
 def test_what_a_server_sends_is_as_in_the_specification() -> None:
-    assert text(b"Hello").hex() == "810548656c6c6f"
+    assert text_frame(b"Hello").hex() == "810548656c6c6f"
     assert ping(b"Hello").hex() == "890548656c6c6f"
     assert pong(b"Hello").hex() == "8a0548656c6c6f"
-    assert text(b"x" * 256)[:4].hex() == "817e0100"
-    assert text(b"x" * 65536)[:10].hex() == "817f0000000000010000"
+    assert text_frame(b"x" * 256)[:4].hex() == "817e0100"
+    assert text_frame(b"x" * 65536)[:10].hex() == "817f0000000000010000"
     assert closing(1000).hex() == "880203e8"
     assert closing(None).hex() == "8800"
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
 def test_a_length_has_its_shortest_form(size: int) -> None:
-    head = text(b"x" * size)[:-size] if size else text(b"")
+    head = text_frame(b"x" * size)[:-size] if size else text_frame(b"")
     assert len(head) == (2 if size < 126 else 4 if size < 2**16 else 10)
     assert read(frame(1, b"x" * size)) == [Text(b"x" * size)]
 
@@ -241,7 +241,7 @@ def test_a_mask_is_what_the_specification_says_of_it(data: bytes, mask: bytes, a
 
 @given(sizes=st.lists(st.integers(0, 300) | st.integers(65000, 66000), max_size=20), most=st.integers(1, 2000))
 def test_pieces_are_whole_frames_and_all_of_them(sizes: list[int], most: int) -> None:
-    frames = [text(b"x" * size) for size in sizes]
+    frames = [text_frame(b"x" * size) for size in sizes]
     cut = list(pieces(b"".join(frames), most))
     assert b"".join(cut) == b"".join(frames)
     edges = {sum(map(len, frames[:n])) for n in range(len(frames) + 1)}

@@ -29,8 +29,13 @@ Races, and why they are none:
   that of the event which the app was given last, so `run` (or `follow(id, answer=…)`) goes on behind it.
 - Nothing is read while the app works. What the server says then waits in the sockets, and a server that gives up on it
   (`too_slow`) is a cut like any other. The silence of that time is not the network's: only a read that waits is timed.
+- Redis may forget a second in which a stream was cancelled. The ending is put back below what was read: the answer is
+  read once more from the start, and the app, which has had more, is given nothing.
 - A POST whose answer is lost may have started something: it is repeated with the same Idempotency-Key until a Location
   is known, and from then on there are only GETs.
+
+`is_raw` is the same loop over the log's lines (lines.py): notices are handed to the app, and so is an ending below the
+cursor. A gap ends nothing then, and there is no `text` in a try.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from broker import gauges
 from broker.auth import Grant
 from broker.dialects.format import Form
-from broker.errors import TokenExpired
+from broker.errors import StreamNotFound, TokenExpired
 from broker.live.lane import Lane
 from broker.live.tail import Step, follow, replay
 from broker.log.event import is_terminal
@@ -43,6 +43,12 @@ def require_time_left(grant: Grant) -> None:
     """A connection with this token would be cut at once, and again each second. Raises TokenExpired."""
     if grant.token and grant.token.cuts_at <= time.time():
         raise TokenExpired("The token expires now. Get a new one.")
+
+
+def require_session(grant: Grant, session: str) -> None:
+    """Raises StreamNotFound for one that a token does not name: for this caller it does not exist."""
+    if grant.token and grant.token.sessions is not None and session not in grant.token.sessions:
+        raise StreamNotFound("There is no session with this id.")
 
 
 async def begin(

@@ -25,7 +25,7 @@ from broker.auth import Grant
 from broker.dialects.several import STREAM
 from broker.dialects.socket import notice, text_frame
 from broker.dialects.vector import AT_END, Vector, from_json
-from broker.errors import LasteventError, StreamNotFound
+from broker.errors import LasteventError
 from broker.live.conversation import Conversation, Missing, Opened
 from broker.live.ledger import Ledger
 from broker.log.event import GAP
@@ -33,7 +33,7 @@ from broker.log.rfc3339 import rfc3339
 from broker.service.streams import Found
 from broker.web.conversation import roster_of
 from broker.web.endings import Ended
-from broker.web.follow import require_time_left
+from broker.web.follow import require_session, require_time_left
 from broker.web.socket_connection import ConnectionLost
 from broker.web.socket_follow import Follow, Host
 from broker.web.socket_ops import Ref, Shape
@@ -112,8 +112,7 @@ class SessionFollow:
     def require(self, grant: Grant) -> None:
         """Whether this may be followed with it. Raises TokenExpired or StreamNotFound."""
         require_time_left(grant)
-        if grant.token and grant.token.sessions is not None and self.session not in grant.token.sessions:
-            raise StreamNotFound("There is no session with this id.")
+        require_session(grant, self.session)
 
     async def _look_up(self, sid: str) -> Found:
         assert self._socket.grant

@@ -100,7 +100,7 @@ def _shown(body: bytes, location: Callable[[str], str]) -> bytes:
     if not isinstance(record, dict) or not record.get("events_url"):
         return body
     shown: dict[str, Any] = {name: record.get(name) for name in _SHOWN}
-    return json.dumps({**shown, "events_url": f"{location(record['id'])}/events"}).encode()
+    return json.dumps({**shown, "events_url": f"{location(record['id'])}/events"}, separators=(",", ":")).encode()
 
 
 class Bytes:

@@ -23,7 +23,7 @@ LIMIT_S = 60
 def test_an_example_runs_as_it_stands(deployment: Deployment, tmp_path: Path, block: str, says: str) -> None:
     program = tmp_path / "example.py"
     program.write_text(block.replace("http://127.0.0.1:8000", deployment.url))
-    environment = {**os.environ, "LASTEVENT_KEY": "a-key-that-this-server-does-not-ask-for"}
+    environment = {**os.environ, "LASTEVENT_API_KEY": "a-key-that-this-server-does-not-ask-for"}
     command = [sys.executable, "-W", "error", str(program)]
     ran = subprocess.run(command, env=environment, timeout=LIMIT_S, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -36,7 +36,7 @@ from broker.log.access import View
 from broker.service.streams import Found
 from broker.tenants.scopes import READ
 from broker.web.conversation import ConversationResponse, SeatsOfOne, roster_of
-from broker.web.follow import count_connect, has_ended_at, require_time_left
+from broker.web.follow import count_connect, has_ended_at, require_session, require_time_left
 from broker.web.grants import CheckedRoute, ReaderGrant, needs
 from broker.web.inputs import Accept, Cursors, Kinds, SignsOfLife, wanted_format
 from broker.web.openapi import gives
@@ -78,8 +78,7 @@ async def session_events(
     tier = Tier.of(request)
     require_time_left(grant)
     start = cursors.resume_in_several()
-    if grant.token and grant.token.sessions is not None and session_id not in grant.token.sessions:
-        raise StreamNotFound("There is no session with this id.")
+    require_session(grant, session_id)
     try:
         await tier.require_place(grant)
         ledger = Ledger(start, await tier.log.now_ms())

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from broker.log.presence import shown, together
 from broker.tenants.scopes import INSPECT, READ
 from broker.web.answers import Present
+from broker.web.follow import require_session
 from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.openapi import gives
 from broker.web.strict_json import json_response
@@ -34,6 +35,7 @@ async def viewers(request: Request, sid: str) -> Response:
 async def session_viewers(request: Request, session_id: str) -> Response:
     """Of the streams that the caller may open. Somebody who follows two of them is one of `people`."""
     tier, grant = Tier.of(request), grant_of(request)
+    require_session(grant, session_id)
     running = await tier.listing.running(grant.tenant, session_id)
     sids = [sid for sid, meta in running if grant.opens(sid, meta)]
     return json_response(await while_here(request, _seen(tier, sids, request)))

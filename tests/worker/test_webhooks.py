@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -270,6 +271,65 @@ async def test_a_receiver_that_does_not_answer_is_left_and_one_that_answers_too_
         await look(a_courier(log, a_sender(pem, timeout_s=0.2), after_s=[0.001, 50]))
         await until(lambda: _looked(a_courier(log, a_sender(pem)), log, sid, "delivered"), "it is delivered")
         assert [one.get("error") for one in await attempts_in_the_audit(log, sid)] == ["timeout", None]
+
+
+@pytest.mark.parametrize("rest", ["Content-Length: 10", "Transfer-Encoding: chunked", "Connection: close"])
+async def test_an_answer_counts_though_the_rest_of_it_never_comes(log: StreamLog, pem: Path, rest: str) -> None:
+    stays = asyncio.Event()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\n{rest}\r\n\r\n".encode())
+        await stays.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answers, "127.0.0.1", 0)
+    sender = Sender(LOOPBACK, timeout_s=0.5)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    assert (await sender.send("id", url, [b"k"], b"{}")).is_delivered
+    stays.set()
+    server.close()
+
+
+async def test_a_receiver_that_says_nothing_of_tls_is_hung_up_on(pem: Path) -> None:
+    hung_up = asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
+    url = f"https://{NAME}:{server.sockets[0].getsockname()[1]}/"
+    assert (await a_sender(pem, timeout_s=0.2).send("id", url, [b"k"], b"{}")).error == "timeout"
+    await until(hung_up.is_set, "the connection is closed")
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "costly",
+    [
+        100_000 * b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 100_000 * b"1\r\nx\r\n",
+    ],
+)
+async def test_an_answer_that_costs_more_than_it_weighs_holds_up_nothing(pem: Path, costly: bytes) -> None:
+    longest_s = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(0.001)
+            longest_s = max(longest_s, time.monotonic() - began_s)
+
+    async with receiving(lambda _: costly, certificate=pem) as receiver:
+        sender, url = a_sender(pem), f"https://{NAME}:{receiver.port}/"
+        watching = asyncio.create_task(watch())
+        sent = await asyncio.gather(*(sender.send("id", url, [b"k"], b"{}") for _ in range(8)))
+        watching.cancel()
+    assert {answer.error for answer in sent} <= {None, "bad_answer"}
+    assert longest_s < 1.0  # it was 4 to 8 s when a piece was 64 KiB
 
 
 async def test_one_receiver_that_lets_all_wait_does_not_hold_up_another(log: StreamLog, pem: Path) -> None:

@@ -132,6 +132,14 @@ class Attempt(NamedTuple):
     tenant: str
 
 
+class Due(NamedTuple):
+    """One whose time has come. `url`: '' if there is none any more."""
+
+    sid: str
+    url: str
+    tenant: str
+
+
 class Hook(NamedTuple):
     """What became of a stream's webhook. Times in ms."""
 
@@ -186,16 +194,19 @@ class Hooks:
             await self.redis.zadd(self._keys.webhooks, {sid: now_ms}, nx=True)
         return bool(state != "running")
 
-    async def due(self, now_ms: int, start: int, count: int = PAGE) -> list[tuple[str, str]]:
-        """Stream and URL of those whose time has come, which has come first first; '' if there is no URL any more."""
+    async def due(self, now_ms: int, start: int, count: int = PAGE) -> list[Due]:
+        """Those whose time has come, which has come first first."""
         found = await self.redis.zrangebyscore(self._keys.webhooks, "-inf", now_ms, start=start, num=count)
         if not found:
             return []
         async with self.redis.pipeline(transaction=False) as pipe:
             for sid in found:
-                pipe.hget(self._keys.stream(sid.decode()).hook, "url")
-            urls = await pipe.execute()
-        return [(sid.decode(), (url or b"").decode()) for sid, url in zip(found, urls, strict=True)]
+                pipe.hmget(self._keys.stream(sid.decode()).hook, ["url", "tenant"])
+            texts = await pipe.execute()
+        return [
+            Due(sid.decode(), (url or b"").decode(), (tenant or b"").decode())
+            for sid, (url, tenant) in zip(found, texts, strict=True)
+        ]
 
     async def waiting(self) -> int:
         """How many are pending."""

@@ -344,6 +344,34 @@ async def test_one_receiver_that_lets_all_wait_does_not_hold_up_another(log: Str
         await asyncio.gather(working, return_exceptions=True)
 
 
+@pytest.mark.parametrize(("named", "count"), [("h{}.slow.example", 40), ("slow.example", 900)])
+async def test_a_tenant_whose_receivers_let_all_wait_holds_up_no_other_tenant(
+    log: StreamLog, pem: Path, named: str, count: int
+) -> None:
+    async with receiving(lambda _: HANGS, certificate=pem) as slow, receiving(certificate=pem) as other:
+        now_ms = await log.now_ms()
+        urls = [f"https://{named.format(n)}:{slow.port}/" for n in range(count)]
+        for n, url in enumerate(urls):
+            await due_since(log, f"slow-{n}", url, "t", now_ms - 1000)
+        await due_since(log, "other", f"https://{NAME}:{other.port}/", "u", now_ms)
+        courier = a_courier(log, a_sender(pem), look_s=0.01)
+        working = asyncio.create_task(courier.run())
+        await until(lambda: other.requests, "the other one is told")
+        await until(lambda: _is(log, "other", "delivered"), "that is known")
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def due_since(log: StreamLog, sid: str, url: str, tenant: str, at_ms: int) -> None:
+    """As Hooks.collect leaves one."""
+    fields = {"state": "pending", "attempts": "0", "url": url, "body": "{}", "tenant": tenant}
+    async with log.redis.pipeline(transaction=False) as pipe:
+        pipe.hset(log.keys.stream(sid).hook, mapping=fields)
+        pipe.expire(log.keys.stream(sid).hook, 500)
+        pipe.zadd(log.keys.webhooks, {sid: at_ms})
+        await pipe.execute()
+
+
 # -- workers that die, a Redis that forgets, what is erased ------------------------------------------------------
 
 

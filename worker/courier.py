@@ -106,7 +106,11 @@ class Courier:
         """Begin what is due, as far as there are places. Raises StoreUnavailable."""
         begun = [attempt for sid in await self._due() if (attempt := await self._hooks.begin(sid))]
         self.waiting = await self._hooks.waiting()
-        if not begun or not await self._is_kept(begun):
+        if not begun:
+            return
+        if not await self._is_kept(begun):
+            for attempt in begun:  # or the next one would not ask for the disk
+                await self._hooks.give_back(attempt)
             return
         for attempt in begun:
             task = asyncio.create_task(self._deliver(attempt), name=f"webhook of {attempt.sid}")

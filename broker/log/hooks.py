@@ -101,6 +101,14 @@ return { 2, tonumber(ours), redis.call('HINCRBY', KEYS[2], 'attempts', 1), h[4],
 """
 )
 
+_GIVE_BACK = """
+-- KEYS: hook. give_back(attempt)
+local h = redis.call('HMGET', KEYS[1], 'state', 'attempts')
+if h[1] == 'pending' and h[2] == ARGV[1] then
+  redis.call('HINCRBY', KEYS[1], 'attempts', -1)
+end
+"""
+
 _SETTLE = """
 -- KEYS: hook. settle(attempt, state, status or '', next try (ms) or '') → 1; 0: it is gone, or another's by now
 local h = redis.call('HMGET', KEYS[1], 'state', 'attempts')
@@ -182,6 +190,7 @@ class Hooks:
         self._life_ms = round(life_s * 1000)
         self._collect = redis.register_script(_COLLECT)
         self._begin = redis.register_script(_BEGIN)
+        self._give_back = redis.register_script(_GIVE_BACK)
         self._settle = redis.register_script(_SETTLE)
 
     async def collect(self, sid: str, meta: Meta, now_ms: int) -> bool:
@@ -229,6 +238,10 @@ class Hooks:
         """The command that moves the entries of attempts that have begun."""
         pairs = [part for attempt in attempts for part in (attempt.held_until, attempt.sid)]
         return ["ZADD", self._keys.webhooks, "XX", *pairs]
+
+    async def give_back(self, attempt: Attempt) -> None:
+        """Nothing was sent, and it is none: the next one, after its hold, has its number."""
+        await self._give_back(keys=[self._keys.stream(attempt.sid).hook], args=[attempt.number])
 
     async def settle(self, attempt: Attempt, state: str, status: int | None, next_ms: int | None = None) -> bool:
         """What became of it. `next_ms`: of one that stays pending. False: it was erased, or is another's by now."""

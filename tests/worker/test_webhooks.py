@@ -23,6 +23,7 @@ from broker.log.meta import Meta
 from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from broker.settings import Settings
+from broker.store.durable import Kept
 from broker.store.webhook_url import read_allowed
 from tests.rig.deployment import HTTP, Deployment, until, wait_until
 from tests.rig.receiver import HANGS, Receiver, answer, certificate, receiving
@@ -447,6 +448,27 @@ async def test_nothing_is_sent_before_redis_has_the_ending_on_its_disk(
     await look(courier)
     assert asked == [0]
     assert await _is(log, sid, "delivered")
+
+
+async def test_while_redis_disk_is_late_nothing_is_sent_and_no_attempt_is_spent(
+    log: StreamLog, receiver: Receiver, pem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.hooks = Hooks(log.redis, log.keys, hold_s=0)
+    sid = await ended(log, f"https://{NAME}:{receiver.port}/")
+    courier = a_courier(log, a_sender(pem))
+
+    async def late(pipe: Any) -> Kept:
+        await pipe.execute()
+        return Kept.LATE
+
+    with monkeypatch.context() as patched:
+        patched.setitem(courier._is_kept.__globals__, "write_durably", late)
+        for _ in range(len(AFTER_S) + 2):
+            await look(courier)
+    assert not receiver.requests
+    assert await log.hooks.read(sid) == Hook("pending", 0)
+    await look(courier)
+    assert await log.hooks.read(sid) == Hook("delivered", 1, 204)
 
 
 @pytest.mark.parametrize("when", ["before it is collected", "before it is sent", "while it is sent"])

@@ -20,6 +20,7 @@ heartbeat.py    renews the leases of the streams that this worker writes, and st
 sweeper.py      finds streams without a living owner, and takes them over or ends them
 courier.py      delivers webhooks: what is due, and when it is tried again
 sending.py      one webhook, sent once: to an address that was checked
+hearing.py      the connection for it, that reads little of what a receiver says
 waiting.py      an agent's stream, where its agent is not: its viewers are told, its app's queue has it
 abandonment.py  cancels a generation without viewers
 agents/         what agents need beside their models

@@ -23,7 +23,7 @@ from broker import gauges
 from broker.errors import REDIS_AWAY, StoreUnavailable
 from broker.log.deeds import WEBHOOK_SENT, Deed, Deeds
 from broker.log.event import OURSELVES
-from broker.log.hooks import DELIVERED, FAILED, PAGE, PENDING, STOPPED, Attempt
+from broker.log.hooks import DELIVERED, FAILED, PAGE, PENDING, STOPPED, Attempt, Due
 from broker.log.stream_log import StreamLog
 from broker.store.durable import Kept, write_durably
 from worker.sending import Answer, Sender
@@ -42,10 +42,13 @@ LONGEST_RETRY_AFTER_S = 86_400.0
 
 AT_ONCE = 32
 OF_A_HOST = 8
-"""A receiver that lets everybody wait for 10 s takes no more places than this; nor does whoever names it."""
+"""A receiver that lets everybody wait for 10 s takes no more places than this."""
 
-MOST_PAGES = 10
-"""Of those that are due, looked through for hosts that still have a place."""
+OF_A_TENANT = 16
+"""Nor does whoever names it, by as many names as they like, take more than this."""
+
+MOST_PAGES = 4
+"""Of those that are due, looked through at a time for those that have a place. The next look goes on from there."""
 
 GONE = 410
 
@@ -70,7 +73,8 @@ class Courier:
         self._after_s = after_s
         self._deeds = Deeds(log.redis, log.keys, retention_s=log.retention_s, is_archived=log.is_archived)
         self._writing = asyncio.Lock()
-        self._under_way: dict[asyncio.Task[None], tuple[str, str]] = {}  # → stream, host
+        self._under_way: dict[asyncio.Task[None], Due] = {}
+        self._page = 0
         self._woken = asyncio.Event()
         self.waiting: int | None = None
         """How many webhooks are pending; None: not known now."""
@@ -102,11 +106,15 @@ class Courier:
         """Begin what is due, as far as there are places. Raises StoreUnavailable."""
         begun = [attempt for sid in await self._due() if (attempt := await self._hooks.begin(sid))]
         self.waiting = await self._hooks.waiting()
-        if not begun or not await self._is_kept(begun):
+        if not begun:
+            return
+        if not await self._is_kept(begun):
+            for attempt in begun:  # or the next one would not ask for the disk
+                await self._hooks.give_back(attempt)
             return
         for attempt in begun:
             task = asyncio.create_task(self._deliver(attempt), name=f"webhook of {attempt.sid}")
-            self._under_way[task] = (attempt.sid, _host(attempt.url))
+            self._under_way[task] = Due(attempt.sid, attempt.url, attempt.tenant)
             task.add_done_callback(self._ended)
 
     async def delivered(self) -> None:
@@ -117,20 +125,25 @@ class Courier:
     async def _due(self) -> list[str]:
         """Streams, the longest due first."""
         now_ms = await self._log.now_ms()
-        under_way = {sid for sid, _ in self._under_way.values()}
-        hosts = Counter(host for _, host in self._under_way.values())
+        under_way = {due.sid for due in self._under_way.values()}
+        hosts = Counter(_host(due.url) for due in self._under_way.values())
+        tenants = Counter(due.tenant for due in self._under_way.values())
         chosen: list[str] = []
-        for page in range(MOST_PAGES):
+        first, self._page = self._page, 0
+        for page in range(first, first + MOST_PAGES):
             found = await self._hooks.due(now_ms, page * PAGE)
-            for sid, url in found:
+            for sid, url, tenant in found:
                 if len(chosen) + len(under_way) >= AT_ONCE:
                     return chosen
                 host = _host(url)
-                if sid not in under_way and (not host or hosts[host] < OF_A_HOST):
+                is_erased = not url  # `begin` takes it away
+                if sid not in under_way and (is_erased or (hosts[host] < OF_A_HOST and tenants[tenant] < OF_A_TENANT)):
                     hosts[host] += 1
+                    tenants[tenant] += 1
                     chosen.append(sid)
             if len(found) < PAGE:
-                break
+                return chosen
+        self._page = first + MOST_PAGES  # behind so many that wait for a place there may be others
         return chosen
 
     async def _is_kept(self, begun: Sequence[Attempt]) -> bool:
@@ -188,7 +201,7 @@ class Courier:
             await self._deeds.flush()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        sid, _ = self._under_way.pop(task)
+        sid = self._under_way.pop(task).sid
         self.wake()  # there is a place
         if task.cancelled() or not (error := task.exception()):
             return

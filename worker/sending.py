@@ -24,6 +24,7 @@ from typing import NamedTuple
 import httpx2
 
 from broker.store.webhook_url import Allowed, Target, may_reach, target_of
+from worker.hearing import Transport
 
 TIMEOUT_S = 10.0
 """For all of it."""
@@ -34,8 +35,9 @@ CONNECT_S = 4.0
 MOST_ADDRESSES = 3
 """That are tried, of those that a name has."""
 
-ANSWER_BYTES = 64 * 1024
-"""Read of an answer and dropped: a receiver that is still writing sees no error. What counts is the status."""
+REST_S = 1.0
+"""For what follows an answer's head. It is read and dropped, as far as hearing.py reads: a receiver that is still
+writing sees no error. What counts is the status."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → its addresses. Raises OSError."""
@@ -110,6 +112,7 @@ class Sender:
             target = target_of(url, self._allowed)
         except ValueError:  # what may be reached has changed since it was named
             return Answer(error="invalid_url")
+        answered: list[Answer] = []
         try:
             async with asyncio.timeout(self._timeout_s):
                 addresses = await self._addresses(target)
@@ -125,9 +128,9 @@ class Sender:
                     "webhook-timestamp": str(at_s),
                     "webhook-signature": signature(keys, webhook_id, at_s, body),
                 }
-                return await self._send_to_one(addresses, target, headers, body)
+                return await self._send_to_one(addresses, target, headers, body, answered)
         except TimeoutError:
-            return Answer(error="timeout")
+            return answered[0] if answered else Answer(error="timeout")
 
     async def _addresses(self, target: Target) -> Sequence[str] | Answer:
         try:
@@ -142,16 +145,23 @@ class Sender:
         return addresses[:MOST_ADDRESSES]
 
     async def _send_to_one(
-        self, addresses: Sequence[str], target: Target, headers: dict[str, str], body: bytes
+        self,
+        addresses: Sequence[str],
+        target: Target,
+        headers: dict[str, str],
+        body: bytes,
+        answered: list[Answer],
     ) -> Answer:
         answer = Answer(error="connect")
         for address in addresses:
-            answer = await self._send_to(address, target, headers, body)
+            answer = await self._send_to(address, target, headers, body, answered)
             if answer.error != "connect":
                 break
         return answer
 
-    async def _send_to(self, address: str, target: Target, headers: dict[str, str], body: bytes) -> Answer:
+    async def _send_to(
+        self, address: str, target: Target, headers: dict[str, str], body: bytes, answered: list[Answer]
+    ) -> Answer:
         host = f"[{address}]" if ":" in address else address
         url = f"{target.scheme}://{host}:{target.port}{target.path}"
         extensions = {"sni_hostname": target.host, "timeout": {"connect": CONNECT_S}}
@@ -161,9 +171,9 @@ class Sender:
             return Answer(error="invalid_url")
         if self._tls is None and target.scheme == "https":
             self._tls = httpx2.create_ssl_context()  # 10 ms
-        transport = httpx2.AsyncHTTPTransport(verify=self._tls or False, trust_env=False)
+        transport = Transport(self._tls)
         try:
-            return await self._ask(transport, request)
+            return await self._ask(transport, request, answered)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             return Answer(error="tls" if _is_of_tls(error) else "connect")
         except httpx2.TimeoutException:
@@ -173,15 +183,15 @@ class Sender:
         finally:
             await transport.aclose()
 
-    async def _ask(self, transport: httpx2.AsyncHTTPTransport, request: httpx2.Request) -> Answer:
+    async def _ask(self, transport: Transport, request: httpx2.Request, answered: list[Answer]) -> Answer:
+        """`answered`: there it is as soon as it counts, whatever becomes of the rest of it."""
         response = await transport.handle_async_request(request)
         answer = Answer(response.status_code, retry_after_s=_retry_after_s(response.headers.get("retry-after", "")))
-        with suppress(httpx2.HTTPError, OSError, TimeoutError):  # it has answered
-            read = 0
-            async for piece in response.aiter_raw():
-                read += len(piece)
-                if read >= ANSWER_BYTES:
-                    break
+        answered.append(answer)
+        with suppress(httpx2.HTTPError, OSError):  # also TimeoutError
+            async with asyncio.timeout(REST_S):
+                async for _ in response.aiter_raw():
+                    pass
         with suppress(httpx2.HTTPError, OSError):
             await response.aclose()
         return answer

@@ -289,6 +289,9 @@ class Sentences:
         yield from self._certain()
         for sentence in self._segments(self._tail):
             yield from self._sentence(sentence)
+        if self._lead:  # a number with nothing to say behind it: "1969. " may be the whole answer
+            yield {"text": self._lead.rstrip(), "index": self._index}
+            self._index += 1
         self._tail, self._sought, self._lead, self._is_own_line = "", 0, "", False
 
     def _segments(self, text: str) -> list[str]:

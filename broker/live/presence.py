@@ -81,19 +81,20 @@ class Presence:
         self._grace_until_s = 0.0
         self._turns = asyncio.Semaphore(READINGS)
 
-    async def of(self, sid: str) -> Seen:
+    async def of(self, sid: str, *, is_one_of_many: bool = False) -> Seen:
         """Who follows this stream. Raises RedisUnavailable or WrongType.
 
         What is watched here is known. Else all who ask at the same time share one reading, and for a second one of more
-        than SHARED_RECORDS.
+        than SHARED_RECORDS, or of a stream that is asked for as one of many.
         """
         watched = self._watched.get(sid)
         if watched and watched.seen is not None:
             return watched.seen
         if sid not in self._asked:
             task = self._asked[sid] = asyncio.create_task(self._ask(sid), name="presence")
-            task.add_done_callback(lambda task: self._answered(sid, task))
-        seen, _ = await asyncio.shield(self._asked[sid])
+            task.add_done_callback(lambda task: self._answered(sid, task, stays=is_one_of_many))
+        asked = self._asked[sid]
+        seen, _ = asked.result() if asked.done() else await asyncio.shield(asked)
         return seen
 
     async def _ask(self, sid: str) -> tuple[Seen, bool]:
@@ -101,8 +102,8 @@ class Presence:
         here, records = await self._read(sid)
         return here.seen((await self._living()).__contains__), records > SHARED_RECORDS
 
-    def _answered(self, sid: str, task: asyncio.Task[tuple[Seen, bool]]) -> None:
-        if not task.cancelled() and task.exception() is None and task.result()[1]:
+    def _answered(self, sid: str, task: asyncio.Task[tuple[Seen, bool]], *, stays: bool) -> None:
+        if not task.cancelled() and task.exception() is None and (stays or task.result()[1]):
             asyncio.get_running_loop().call_later(NOTICE_S, self._asked.pop, sid, None)
         else:
             del self._asked[sid]

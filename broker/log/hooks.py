@@ -101,6 +101,14 @@ return { 2, tonumber(ours), redis.call('HINCRBY', KEYS[2], 'attempts', 1), h[4],
 """
 )
 
+_GIVE_BACK = """
+-- KEYS: hook. give_back(attempt)
+local h = redis.call('HMGET', KEYS[1], 'state', 'attempts')
+if h[1] == 'pending' and h[2] == ARGV[1] then
+  redis.call('HINCRBY', KEYS[1], 'attempts', -1)
+end
+"""
+
 _SETTLE = """
 -- KEYS: hook. settle(attempt, state, status or '', next try (ms) or '') → 1; 0: it is gone, or another's by now
 local h = redis.call('HMGET', KEYS[1], 'state', 'attempts')
@@ -129,6 +137,14 @@ class Attempt(NamedTuple):
     held_until: int
     url: str
     body: bytes
+    tenant: str
+
+
+class Due(NamedTuple):
+    """One whose time has come. `url`: '' if there is none any more."""
+
+    sid: str
+    url: str
     tenant: str
 
 
@@ -174,6 +190,7 @@ class Hooks:
         self._life_ms = round(life_s * 1000)
         self._collect = redis.register_script(_COLLECT)
         self._begin = redis.register_script(_BEGIN)
+        self._give_back = redis.register_script(_GIVE_BACK)
         self._settle = redis.register_script(_SETTLE)
 
     async def collect(self, sid: str, meta: Meta, now_ms: int) -> bool:
@@ -186,16 +203,19 @@ class Hooks:
             await self.redis.zadd(self._keys.webhooks, {sid: now_ms}, nx=True)
         return bool(state != "running")
 
-    async def due(self, now_ms: int, start: int, count: int = PAGE) -> list[tuple[str, str]]:
-        """Stream and URL of those whose time has come, which has come first first; '' if there is no URL any more."""
+    async def due(self, now_ms: int, start: int, count: int = PAGE) -> list[Due]:
+        """Those whose time has come, which has come first first."""
         found = await self.redis.zrangebyscore(self._keys.webhooks, "-inf", now_ms, start=start, num=count)
         if not found:
             return []
         async with self.redis.pipeline(transaction=False) as pipe:
             for sid in found:
-                pipe.hget(self._keys.stream(sid.decode()).hook, "url")
-            urls = await pipe.execute()
-        return [(sid.decode(), (url or b"").decode()) for sid, url in zip(found, urls, strict=True)]
+                pipe.hmget(self._keys.stream(sid.decode()).hook, ["url", "tenant"])
+            texts = await pipe.execute()
+        return [
+            Due(sid.decode(), (url or b"").decode(), (tenant or b"").decode())
+            for sid, (url, tenant) in zip(found, texts, strict=True)
+        ]
 
     async def waiting(self) -> int:
         """How many are pending."""
@@ -218,6 +238,10 @@ class Hooks:
         """The command that moves the entries of attempts that have begun."""
         pairs = [part for attempt in attempts for part in (attempt.held_until, attempt.sid)]
         return ["ZADD", self._keys.webhooks, "XX", *pairs]
+
+    async def give_back(self, attempt: Attempt) -> None:
+        """Nothing was sent, and it is none: the next one, after its hold, has its number."""
+        await self._give_back(keys=[self._keys.stream(attempt.sid).hook], args=[attempt.number])
 
     async def settle(self, attempt: Attempt, state: str, status: int | None, next_ms: int | None = None) -> bool:
         """What became of it. `next_ms`: of one that stays pending. False: it was erased, or is another's by now."""

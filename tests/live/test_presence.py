@@ -277,6 +277,18 @@ async def test_a_reading_of_many_records_is_everybodys_for_a_while(
     assert first.connections == 0
 
 
+async def test_one_of_many_streams_is_read_once_a_while_however_often_it_is_asked_for(
+    redis: Redis, presence: Presence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.live.presence, "NOTICE_S", LIMIT_S)
+    sid, server = new_sid(), Server(redis)
+    await server.opens(sid, "user:ann")
+    first = await presence.of(sid, is_one_of_many=True)
+    await server.opens(sid, "user:ben")
+    assert await presence.of(sid, is_one_of_many=True) is first
+    assert first.connections == 1
+
+
 async def test_a_foreign_key_is_said_to_who_asks_and_a_watcher_waits(
     redis: Redis, presence: Presence, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,3 +187,8 @@ def test_a_blank_that_the_library_panics_at_is_a_space() -> None:
 def test_pieces_of_an_answer_are_all_of_it() -> None:
     generator = random.Random(2)
     assert "".join(deltas(MARKDOWN, generator)) == MARKDOWN
+
+
+@pytest.mark.parametrize("text", ["1969. ", "1969. \n", "42) \U0001f642", "7. ```\ncode\n```\n"])
+def test_a_number_with_nothing_behind_it_is_said(text: str) -> None:
+    assert texts(told(text))[0] == text.split(" ")[0]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from broker.log.meta import Meta
 from broker.log.steps import Append, Unsent
 from broker.log.stream_log import StreamLog
 from broker.settings import Settings
+from broker.store.durable import Kept
 from broker.store.webhook_url import read_allowed
 from tests.rig.deployment import HTTP, Deployment, until, wait_until
 from tests.rig.receiver import HANGS, Receiver, answer, certificate, receiving
@@ -272,6 +274,65 @@ async def test_a_receiver_that_does_not_answer_is_left_and_one_that_answers_too_
         assert [one.get("error") for one in await attempts_in_the_audit(log, sid)] == ["timeout", None]
 
 
+@pytest.mark.parametrize("rest", ["Content-Length: 10", "Transfer-Encoding: chunked", "Connection: close"])
+async def test_an_answer_counts_though_the_rest_of_it_never_comes(log: StreamLog, pem: Path, rest: str) -> None:
+    stays = asyncio.Event()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\n{rest}\r\n\r\n".encode())
+        await stays.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answers, "127.0.0.1", 0)
+    sender = Sender(LOOPBACK, timeout_s=0.5)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    assert (await sender.send("id", url, [b"k"], b"{}")).is_delivered
+    stays.set()
+    server.close()
+
+
+async def test_a_receiver_that_says_nothing_of_tls_is_hung_up_on(pem: Path) -> None:
+    hung_up = asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
+    url = f"https://{NAME}:{server.sockets[0].getsockname()[1]}/"
+    assert (await a_sender(pem, timeout_s=0.2).send("id", url, [b"k"], b"{}")).error == "timeout"
+    await until(hung_up.is_set, "the connection is closed")
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "costly",
+    [
+        100_000 * b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 100_000 * b"1\r\nx\r\n",
+    ],
+)
+async def test_an_answer_that_costs_more_than_it_weighs_holds_up_nothing(pem: Path, costly: bytes) -> None:
+    longest_s = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(0.001)
+            longest_s = max(longest_s, time.monotonic() - began_s)
+
+    async with receiving(lambda _: costly, certificate=pem) as receiver:
+        sender, url = a_sender(pem), f"https://{NAME}:{receiver.port}/"
+        watching = asyncio.create_task(watch())
+        sent = await asyncio.gather(*(sender.send("id", url, [b"k"], b"{}") for _ in range(8)))
+        watching.cancel()
+    assert {answer.error for answer in sent} <= {None, "bad_answer"}
+    assert longest_s < 1.0  # it was 4 to 8 s when a piece was 64 KiB
+
+
 async def test_one_receiver_that_lets_all_wait_does_not_hold_up_another(log: StreamLog, pem: Path) -> None:
     async with receiving(lambda _: HANGS, certificate=pem) as slow, receiving(certificate=pem) as other:
         for _ in range(40):
@@ -282,6 +343,34 @@ async def test_one_receiver_that_lets_all_wait_does_not_hold_up_another(log: Str
         await until(lambda: _is(log, sid, "delivered"), "the other one is told")
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("named", "count"), [("h{}.slow.example", 40), ("slow.example", 900)])
+async def test_a_tenant_whose_receivers_let_all_wait_holds_up_no_other_tenant(
+    log: StreamLog, pem: Path, named: str, count: int
+) -> None:
+    async with receiving(lambda _: HANGS, certificate=pem) as slow, receiving(certificate=pem) as other:
+        now_ms = await log.now_ms()
+        urls = [f"https://{named.format(n)}:{slow.port}/" for n in range(count)]
+        for n, url in enumerate(urls):
+            await due_since(log, f"slow-{n}", url, "t", now_ms - 1000)
+        await due_since(log, "other", f"https://{NAME}:{other.port}/", "u", now_ms)
+        courier = a_courier(log, a_sender(pem), look_s=0.01)
+        working = asyncio.create_task(courier.run())
+        await until(lambda: other.requests, "the other one is told")
+        await until(lambda: _is(log, "other", "delivered"), "that is known")
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def due_since(log: StreamLog, sid: str, url: str, tenant: str, at_ms: int) -> None:
+    """As Hooks.collect leaves one."""
+    fields = {"state": "pending", "attempts": "0", "url": url, "body": "{}", "tenant": tenant}
+    async with log.redis.pipeline(transaction=False) as pipe:
+        pipe.hset(log.keys.stream(sid).hook, mapping=fields)
+        pipe.expire(log.keys.stream(sid).hook, 500)
+        pipe.zadd(log.keys.webhooks, {sid: at_ms})
+        await pipe.execute()
 
 
 # -- workers that die, a Redis that forgets, what is erased ------------------------------------------------------
@@ -359,6 +448,27 @@ async def test_nothing_is_sent_before_redis_has_the_ending_on_its_disk(
     await look(courier)
     assert asked == [0]
     assert await _is(log, sid, "delivered")
+
+
+async def test_while_redis_disk_is_late_nothing_is_sent_and_no_attempt_is_spent(
+    log: StreamLog, receiver: Receiver, pem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.hooks = Hooks(log.redis, log.keys, hold_s=0)
+    sid = await ended(log, f"https://{NAME}:{receiver.port}/")
+    courier = a_courier(log, a_sender(pem))
+
+    async def late(pipe: Any) -> Kept:
+        await pipe.execute()
+        return Kept.LATE
+
+    with monkeypatch.context() as patched:
+        patched.setitem(courier._is_kept.__globals__, "write_durably", late)
+        for _ in range(len(AFTER_S) + 2):
+            await look(courier)
+    assert not receiver.requests
+    assert await log.hooks.read(sid) == Hook("pending", 0)
+    await look(courier)
+    assert await log.hooks.read(sid) == Hook("delivered", 1, 204)
 
 
 @pytest.mark.parametrize("when", ["before it is collected", "before it is sent", "while it is sent"])

@@ -17,6 +17,10 @@ from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 from broker.web.while_here import while_here
 
+MANY_STREAMS = 8
+"""Of a session of more, what is told may be a second old. 200 of them take some 40 ms, which who asks again and again
+would have repeated."""
+
 router = APIRouter(route_class=CheckedRoute, tags=["Follow"])
 
 
@@ -42,5 +46,6 @@ async def session_viewers(request: Request, session_id: str) -> Response:
 
 
 async def _seen(tier: Tier, sids: Sequence[str], request: Request) -> dict[str, object]:
-    seen = [await tier.presence.of(sid) for sid in sids]
+    are_many = len(sids) > MANY_STREAMS
+    seen = [await tier.presence.of(sid, is_one_of_many=are_many) for sid in sids]
     return shown(together(seen), grant_of(request).sees_of_viewers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,8 @@ import pytest
 from tests.conftest import deployment_in
 from tests.js.test_socket import over_socket
 from tests.js.test_tokens import KEY, WORDS, Stream
-from tests.rig.deployment import Deployment, until
+from tests.rig.deployment import HTTP, Deployment, until
 from tests.tenants.forge import SECRET
-from tests.viewers.viewer import viewers_connected
 
 pytestmark = pytest.mark.npm
 
@@ -29,6 +29,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 @pytest.fixture
 def two(deployment: Deployment) -> list[Stream]:
     return [Stream(deployment), Stream(deployment)]
+
+
+def viewers(deployment: Deployment) -> int:
+    page = HTTP.get(f"{deployment.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    return sum(int(float(number)) for number in re.findall(r"^lastevent_viewers\{.*\} (\S+)$", page, re.MULTILINE))
 
 
 async def run(
@@ -46,7 +51,7 @@ async def run(
     ]
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         said = group.create_task(over_socket(js, folder, deployment.url, asked, pace=20))
-        await until(lambda: viewers_connected(deployment.url) == len(streams), "they follow")
+        await until(lambda: viewers(deployment) == len(streams), "they follow")
         if done := meanwhile():
             await done
         for stream in streams:
@@ -86,8 +91,8 @@ async def test_a_revoked_token_ends_the_socket_and_the_next_one_is_of_another(
 
     async def revoke() -> None:
         two[0].post("/v1/tokens/revoke", {"jti": f"of {both[0]}"})
-        await until(lambda: viewers_connected(deployment.url) == 0, "they are cut")
-        await until(lambda: viewers_connected(deployment.url) == 2, "they are back")
+        await until(lambda: viewers(deployment) == 0, "they are cut")
+        await until(lambda: viewers(deployment) == 2, "they are back")
 
     said = await run(js, tmp_path, deployment, two, [[old, new]] * 2, revoke)
     for outcome in said["outcomes"]:
@@ -120,7 +125,7 @@ async def test_tokens_that_cover_one_stream_each_do_not_displace_each_other_for_
     js: Path, tmp_path: Path, deployment: Deployment, two: list[Stream]
 ) -> None:
     async def settled() -> None:
-        await until(lambda: viewers_connected(deployment.url) == 2, "both follow again")
+        await until(lambda: viewers(deployment) == 2, "both follow again")
 
     said = await run(js, tmp_path, deployment, two, [[stream.token()] for stream in two], settled)
     for outcome in said["outcomes"]:

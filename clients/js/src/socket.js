@@ -280,6 +280,8 @@ function line(url, WebSocket, env, page) {
   const heard = new Map();
   /** @type {Set<string>} */
   const followed = new Set(); // or about to be
+  /** @type {Map<string, number>} */
+  const beginning = new Map(); // of follows, until they are answered, or end without that
   let refs = 0;
   /** @type {string | undefined} */
   let bearer;
@@ -306,9 +308,10 @@ function line(url, WebSocket, env, page) {
    *
    * @returns {Promise<any>} `ok`, `refused` or `lost`
    */
-  function ask(/** @type {object} */ message, /** @type {(answer: any) => void} */ begin = () => {}) {
+  function ask(/** @type {any} */ message, /** @type {(answer: any) => void} */ begin = () => {}) {
     if (isOver) return Promise.resolve(lost());
     const ref = ++refs;
+    if (message.op === "follow") beginning.set(message.stream, ref);
     say({ ...message, ref });
     return new Promise((give) => {
       asked.set(ref, (answer) => {
@@ -329,20 +332,29 @@ function line(url, WebSocket, env, page) {
     const auth = () => ask({ op: "auth", token });
     if (!first) {
       first = auth();
-      first.then((answer) => answer.event === "refused" && settle(answer));
+      first.then((given) => {
+        if (given.event !== "refused") return;
+        settle(given);
+        drop(MEANT); // the server closes it, and would refuse others by that
+      });
       return undefined;
     }
-    later = (later ?? first).then(auth).then((answer) => {
-      if (answer.event !== "ok" && bearer === token) bearer = ""; // it is the one before
-      return answer;
+    later = (later ?? first).then(auth).then((given) => {
+      if (given.event !== "ok" && bearer === token) bearer = ""; // it is the one before
+      return given;
     });
     return later;
   }
 
-  function settle(/** @type {any} */ answer) {
-    const all = [...asked.values()];
-    asked.clear();
-    for (const give of all) give(answer);
+  function answer(/** @type {number | undefined} */ ref, /** @type {any} */ given) {
+    const give = asked.get(/** @type {number} */ (ref));
+    asked.delete(/** @type {number} */ (ref));
+    give?.(given);
+    return give;
+  }
+
+  function settle(/** @type {any} */ given) {
+    for (const ref of [...asked.keys()]) answer(ref, given);
   }
 
   function take(/** @type {string} */ text) {
@@ -357,15 +369,15 @@ function line(url, WebSocket, env, page) {
       tell({ event: "ping" });
     }
     const { stream, ref } = message;
-    const give = asked.get(ref);
-    if (give) {
-      asked.delete(ref);
-      give(message);
-    } else if (message.event === "hello") page.hello(message.data);
+    if (answer(ref, message)) return;
+    if (message.event === "hello") page.hello(message.data);
     else if (message.event === "token_expiring") tell(message);
     else if (message.event === "ok") return; // of an `unfollow`
     else if (stream) {
-      if (message.event === "refused") page.refused(stream); // after all
+      if (message.event === "refused") {
+        page.refused(stream); // after all
+        answer(beginning.get(stream), { event: "lost", isNew: true });
+      }
       heard.get(stream)?.(message);
     } else if (message.event === "refused") settle(message); // the socket
   }
@@ -427,6 +439,7 @@ function line(url, WebSocket, env, page) {
     unfollow(/** @type {string} */ stream) {
       forget(stream);
       say({ op: "unfollow", stream });
+      answer(beginning.get(stream), { event: "lost" }); // a server may not
     },
     isFollowed: (/** @type {string} */ stream) => followed.has(stream),
     hear(/** @type {string} */ stream, /** @type {(message: any) => void} */ told) {

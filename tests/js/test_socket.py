@@ -184,3 +184,20 @@ async def test_a_stream_that_is_followed_twice_has_a_connection_of_its_own_for_t
     said = await over_socket(js, tmp_path, deployment.url, [stream, stream])
     require_exact(deployment, said["outcomes"])
     assert (said["said"]["follow"], said["fetched"]) == (1, ["GET /v1/streams/*/events"])
+
+
+async def test_what_is_no_call_of_a_stream_there_goes_by_fetch_and_the_rest_as_fetch_would_answer_it(
+    js: Path, deployment: Deployment
+) -> None:
+    """Another host, path, query, form or credential, a producer's append, a start too large or without a key."""
+    producer = await Producer.create(deployment.ports[0])
+    events = f"{deployment.url}/v1/streams/{producer.sid}/events"
+    [said] = await run(js, "socket-calls.mjs", deployment.url, events, name="bun")
+    assert (said["byFetch"], said["opened"]) == (10, 0)
+    assert said["first"] == "event: queued"
+    assert said["status"] == [200, 404, "stream_not_found", 200]
+    assert said["location"].startswith(f"{deployment.url}/v1/streams/")
+    assert said["cancelled"]["state"] == "cancelled"
+    assert said["said"][:3] == ["follow", "unfollow", "follow"]
+    assert said["idle"] == 0, "it is closed when nothing is followed"
+    assert (said["fetched"], said["live"]) == ([f"GET {events}"], 0), "closed for good"

@@ -1,7 +1,7 @@
 """A proxy that cuts connections as networks do, in front of one server, or of several in turn.
 
 A request says in its header `case` whose it is. What a case's first, second … request meets is told beforehand, and
-what it asked for is told afterwards.
+what it asked for is told afterwards. A WebSocket is a request too: all that comes is its answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ HEAD_ENDS = b"\r\n\r\n"
 FINAL_CHUNK = b"0\r\n\r\n"
 
 How = Literal["reset", "close", "end"]
+Blocking = Literal["refuses", "swallows", "mutes"]
+"""What proxies do with a WebSocket that they do not know: no; no answer; 101, and nothing else."""
 Of = Literal["answer", "body", "request"]
 
 
@@ -56,6 +58,7 @@ class Cutter:
         self.port = 0
         self.cuts: dict[str, list[Cut]] = {}
         self.asked: dict[str, list[Asked]] = defaultdict(list)
+        self.blocking: Blocking | None = None
         self._open: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._answering: dict[asyncio.StreamWriter, int] = {}
 
@@ -92,6 +95,9 @@ class Cutter:
         head = _next_head(reader)
         while True:
             asked = _asked(await head)
+            if "upgrade" in asked.headers:
+                await self._pass_socket(asked, head.result(), reader, writer)
+                return
             request = head.result() + await reader.readexactly(int(asked.headers.get("content-length", 0)))
             head = _next_head(reader)
             answering = asyncio.create_task(self._answer(asked, request, writer))
@@ -102,14 +108,49 @@ class Cutter:
             if answering.cancelled() or not answering.result():
                 return
 
-    async def _answer(self, asked: Asked, request: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Whether another request may follow on this connection."""
+    async def _pass_socket(
+        self, asked: Asked, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        port, cut = self._next(asked)
+        if self.blocking == "refuses":
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
+        if self.blocking == "swallows":
+            await reader.read()
+            return
+        answer, upstream = await asyncio.open_connection("127.0.0.1", port)
+        self._answering[writer] = port
+        try:
+            upstream.write(head)
+            writer.write(await answer.readuntil(HEAD_ENDS))
+            if self.blocking == "mutes":
+                await reader.read()
+                return
+            ways = [
+                asyncio.create_task(_pass(reader, upstream, None)),
+                asyncio.create_task(_pass(answer, writer, cut.after if cut else None)),
+            ]
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            for way in ways:
+                way.cancel()
+            await asyncio.wait(ways)
+        finally:
+            del self._answering[writer]
+            upstream.close()
+            if cut:
+                _break_off(writer, cut)
+
+    def _next(self, asked: Asked) -> tuple[int, Cut | None]:
+        """Where to, and what it meets."""
         case = asked.headers.get("case", "")
         number = len(self.asked[case])
         self.asked[case].append(asked)
         cuts = self.cuts.get(case, [])
-        cut = cuts[number] if number < len(cuts) else None
-        port = self.ports[number % len(self.ports)]
+        return self.ports[number % len(self.ports)], cuts[number] if number < len(cuts) else None
+
+    async def _answer(self, asked: Asked, request: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Whether another request may follow on this connection."""
+        port, cut = self._next(asked)
         upstream: asyncio.StreamWriter | None = None
         try:
             answer, upstream = await asyncio.open_connection("127.0.0.1", port)
@@ -138,6 +179,16 @@ def _asked(head: bytes) -> Asked:
     method, path, _ = request.split(" ", 2)
     named = (line.split(":", 1) for line in lines)
     return Asked(time.monotonic(), method, path, {name.lower(): value.strip() for name, value in named})
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None) -> None:
+    """To the end, or `left` bytes."""
+    with suppress(OSError):
+        while left != 0 and (piece := await reader.read(2**16 if left is None else min(left, 2**16))):
+            writer.write(piece)
+            await writer.drain()
+            if left is not None:
+                left -= len(piece)
 
 
 async def _bring_back(answer: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Cut | None) -> bool:

@@ -43,7 +43,11 @@ class Request:
 
     @property
     def is_following(self) -> bool:
-        return self.method == "GET" and self.path.partition("?")[0].endswith("/events")
+        return self.is_socket or (self.method == "GET" and self.path.partition("?")[0].endswith("/events"))
+
+    @property
+    def is_socket(self) -> bool:
+        return self.path == "/v1/socket"
 
 
 @dataclass
@@ -114,7 +118,9 @@ class Site:
             writer.write(_answer("401 Unauthorized", "Connection: close"))
             return
         answer, upstream = await _connect(self.upstream_port)
-        upstream.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", request.head)[:-2] + b"Connection: close\r\n\r\n")
+        connection = b"Upgrade" if request.is_socket else b"close"
+        head = re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", request.head)[:-2]
+        upstream.write(head + b"Connection: %b\r\n\r\n" % connection)
         self.following += request.is_following
         try:
             passing = [

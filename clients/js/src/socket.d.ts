@@ -3,9 +3,9 @@ import type { Environment } from "./index.js";
 export interface SocketOptions {
   /** Of `/v1/socket`, as http(s) or ws(s); in a browser a path will do. */
   url: string;
-  /** For what is no call of a stream, and where no socket comes through. Default: the global one. */
+  /** For what is no call of a stream there, and where no socket comes through. Default: the global one. */
   fetch?: (url: string, init?: any) => Promise<any>;
-  /** Default: the global one; undefined: there is none, and all goes by `fetch`. */
+  /** Default: the global one. Where there is none, or with null, all goes by `fetch`. */
   WebSocket?: any;
   env?: Partial<Environment>;
 }
@@ -13,7 +13,7 @@ export interface SocketOptions {
 export interface Socket {
   /** For the option `fetch` of `start`, `follow`, `cancel` and `send`. */
   fetch(url: string, init?: any): Promise<any>;
-  /** Streams that are followed then come back, over a socket of their own. */
+  /** For good: streams that are followed then come back by `fetch`. */
   close(): void;
 }
 

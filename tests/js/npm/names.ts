@@ -8,6 +8,7 @@ import { markdown, type MarkdownView } from "lastevent/markdown";
 import { xhr } from "lastevent/native";
 import { useAnswer, type LiveAnswer } from "lastevent/react";
 import { forward, type ForwardOptions } from "lastevent/server";
+import { connect, type Socket, type SocketOptions } from "lastevent/socket";
 
 const url = "/v1/streams/id/events";
 const env: Partial<Environment> = { signs: (wake, sleep) => { wake(); sleep(true); return () => {}; } };
@@ -64,6 +65,12 @@ function Page() {
 const forwarding: ForwardOptions = { server: "https://le.test", key: "sk", path: url, location: (id) => `/api/${id}` };
 const route = (request: Request): Promise<Response> => forward(request, forwarding);
 console.log(Page, route);
+
+const wire: SocketOptions = { url: "/v1/socket", WebSocket: null, fetch: xhr, env };
+const socket: Socket = connect(wire);
+start({ ...asked, fetch: socket.fetch });
+await cancel({ url, fetch: socket.fetch });
+socket.close();
 
 // @ts-expect-error a start has a body
 start({ url });

@@ -4,8 +4,9 @@
  */
 
 import { follow, start } from "/lastevent/index.js";
+import { connect } from "/lastevent/socket.js";
 
-const { iterate, hurry, held, unseen, lockless, ...options } = JSON.parse(decodeURIComponent(location.search.slice(1)));
+const { iterate, hurry, held, unseen, lockless, socket, beside = [], ...options } = JSON.parse(decodeURIComponent(location.search.slice(1)));
 const output = document.getElementById("text");
 const state = document.getElementById("state");
 if (unseen) output.hidden = true;
@@ -36,13 +37,19 @@ function hurried(ms, run) {
 
 if (lockless) navigator.locks.request = () => Promise.reject(new DOMException("denied", "SecurityError"));
 
+const env = hurry ? { timer: hurried } : {};
+const sending = socket ? connect({ url: socket, env }).fetch : fetch;
+
+/** Other streams of the same page. */
+window.beside = beside.map((url) => follow({ url, fetch: sending, env }));
+
 const stream = (window.stream = (options.body ? start : follow)({
   storage: localStorage,
   ...options,
-  ...(hurry && { env: { timer: hurried } }),
+  env,
   async fetch(url, init) {
     const isFirst = noted.requests.push({ at: performance.now(), text: output.textContent }) === 1;
-    const response = await fetch(url, init);
+    const response = await sending(url, init);
     if (held && isFirst) hold();
     return response;
   },

@@ -1,61 +1,82 @@
-/** Streams over one WebSocket. In: a JSON file {api, socket, start: bodies, follow: urls, slow, blocked}. Out: a line. */
+/**
+ * Streams over one WebSocket, as a file of JSON says: `{api, socket, pace, patience, slow, cancels, streams: [{url, body,
+ * kept, tokens}]}`. Waits between tries are `pace` times shorter than they say, the socket's own `patience` times. Out: a
+ * line of what came of it.
+ */
 
 import { readFileSync } from "node:fs";
+import process from "node:process";
 import { cancel, follow, start } from "lastevent";
 import { connect } from "lastevent/socket";
 
-const { api, socket: url, headers, bodies = [], urls = [], slow = 0, cancels = false } = JSON.parse(readFileSync(process.argv[2], "utf8"));
-let sockets = 0;
-let live = 0;
-let most = 0;
-const fetched = [];
-const said = { follow: 0, ack: 0, unfollow: 0 };
+const SILENCE_MS = 40_000;
+const given = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const { api, socket: url, pace = 1, patience = 1, slow = 0, cancels = false, streams: asked } = given;
+const counted = { sockets: 0, live: 0, most: 0, fetched: [], said: {}, whys: [] };
 
 class Counted extends WebSocket {
   constructor(...args) {
     super(...args);
-    sockets++;
-    live++;
-    most = Math.max(most, live);
-    this.addEventListener("close", () => live--);
+    counted.sockets++;
+    counted.live++;
+    counted.most = Math.max(counted.most, counted.live);
+    this.addEventListener("close", () => counted.live--);
   }
   send(text) {
     const { op } = JSON.parse(text);
-    said[op] = (said[op] ?? 0) + 1;
+    counted.said[op] = (counted.said[op] ?? 0) + 1;
     super.send(text);
   }
 }
 
+const hurried = (by) => ({ timer: (ms, run) => ((timer) => () => clearTimeout(timer))(setTimeout(run, ms / by)) });
+
 const one = connect({
   url,
   WebSocket: Counted,
-  fetch: (url, init) => {
-    fetched.push(`${init?.method ?? "GET"} ${new URL(url).pathname.split("/").slice(0, 3).join("/")}`);
+  env: hurried(patience),
+  fetch(url, init) {
+    counted.fetched.push(`${init?.method ?? "GET"} ${new URL(url).pathname.replace(/\/[0-9a-f-]{16,}/, "/*")}`);
     return fetch(url, init);
   },
 });
 
-const options = { fetch: one.fetch, headers, env: { frame: (run) => void queueMicrotask(run) } };
-const streams = [
-  ...bodies.map((body) => start({ ...options, url: `${api}/v1/streams`, body })),
-  ...urls.map((url) => follow({ ...options, url })),
-];
+/** Frames too: whoever is told of the end is told at once. */
+const env = { ...hurried(pace), frame: (run) => void queueMicrotask(run) };
 
+function open({ url, body, kept, tokens }, n) {
+  const whys = (counted.whys[n] = []);
+  const options = {
+    url,
+    env,
+    silence: SILENCE_MS * pace,
+    fetch: one.fetch,
+    ...(kept && { key: url, storage: { getItem: () => JSON.stringify(kept), setItem() {}, removeItem() {} } }),
+    ...(tokens && { token: (why) => (whys.push(why ?? null), tokens[Math.min(whys.length, tokens.length) - 1]) }),
+  };
+  return body ? start({ ...options, body }) : follow(options);
+}
+
+const opened = asked.map(open);
+const order = []; // in which they end
 const outcomes = await Promise.all(
-  streams.map(async (stream, n) => {
-    const ids = [];
+  opened.map(async (stream, n) => {
+    const events = [];
     try {
-      for await (const { id } of stream) {
-        ids.push(id);
+      for await (const { id, event } of stream) {
+        events.push([id, event]);
         if (slow && n === 0) await new Promise((resolve) => setTimeout(resolve, slow));
-        if (cancels && ids.length === 5) await cancel({ ...options, url: stream.url });
+        if (cancels && events.length === 5) await cancel({ url: stream.url, fetch: one.fetch });
       }
-    } catch (error) {
-      return { ids, error: { code: error.code, status: error.status } };
+    } catch ({ name, code, status }) {
+      return { events, error: { name, code, status } };
+    } finally {
+      order.push(n);
     }
-    const { state, text } = stream.answer;
-    return { ids, state, text, url: stream.url };
+    const { state, text, incomplete } = stream.answer;
+    return { events, state, text, incomplete, url: stream.url };
   }),
 );
-console.log(JSON.stringify({ outcomes, sockets, most, fetched, said }));
 one.close();
+console.log(JSON.stringify({ outcomes, order, ...counted }));
+process.exit(); // some wait for the other side's close frame

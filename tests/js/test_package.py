@@ -23,7 +23,9 @@ LIMITS = {
     "./socket": 3 * 1024,
     "./markdown": 20 * 1024,
 }
-"""Bytes, minified and gzipped. React's and the socket's part without the core, which is there anyway; Markdown's with its parser."""
+"""Bytes, minified and gzipped. React's and the socket's without the core, which is there anyway; Markdown's with its
+parser.
+"""
 
 BABELS = (
     *("async-await", "async-generator", "class", "const-and-let", "default-argument", "destructuring", "for-await"),

@@ -18,6 +18,9 @@ from tests.tenants.forge import SECRET
 
 pytestmark = pytest.mark.npm
 
+LIMIT_S = 30
+"""Less than the client's patience with a silent server: it must not need that."""
+
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
@@ -49,7 +52,7 @@ async def run(
         {"url": f"{deployment.url}{stream.path}?compact=0", "tokens": own}
         for stream, own in zip(streams, tokens, strict=True)
     ]
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
         said = group.create_task(over_socket(js, folder, deployment.url, asked, pace=20))
         await until(lambda: viewers(deployment) == len(streams), "they follow")
         if done := meanwhile():

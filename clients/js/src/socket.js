@@ -121,7 +121,8 @@ export function connect(/** @type {SocketOptions} */ options) {
     const location = op.op === "start" ? `${url.replace(/\?.*/, "")}/${stream}` : null;
     if (!body) return response(location ? 201 : 200, { location }, data);
     const isOver = await body.first;
-    return { ...response(isOver ? 204 : 200, { location, "content-type": SSE }, data), body: { getReader: () => body } };
+    const head = response(isOver ? 204 : 200, { location, "content-type": SSE }, data);
+    return { ...head, body: { getReader: () => body } };
   }
 
   return {

@@ -482,8 +482,9 @@ class Socket:
                 await self._end_session(session)
                 await self.refuse(None, uncovered)
         for follow, error in refused:
+            ref = follow.asked  # its op may have no answer yet: this is it
             await _end(follow, Ended.REVOKED)
-            await self.refuse(None, error, follow.sid)
+            await self.refuse(ref, error, follow.sid)
         for follow in self.follows.values():
             if follow.view:
                 self.tier.viewers.change(follow, grant)

@@ -87,7 +87,19 @@ class Follow:
     """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one."""
 
     __slots__ = (
-        *("_leaving", "_socket", "_telling", "conversation", "form_name", "grant", "lane", "sid", "task", "view"),
+        *(
+            "_leaving",
+            "_socket",
+            "_telling",
+            "asked",
+            "conversation",
+            "form_name",
+            "grant",
+            "lane",
+            "sid",
+            "task",
+            "view",
+        ),
         "window",
     )
 
@@ -100,6 +112,8 @@ class Follow:
         self.view: View | None = None
         """Its access record. None: it is no viewer yet, or has been told that its stream is over."""
         self.task: asyncio.Task[None] | None = None
+        self.asked: Ref = None
+        """Of its op, while that has no answer."""
         self.conversation: Owner | None = None
         """Whose stream it is."""
         self._socket = socket
@@ -166,6 +180,7 @@ class Follow:
         """Its steps, and the state of its stream. None: it was refused."""
         socket, sid, grant = self._socket, self.sid, self.grant
         tier, began_s = socket.tier, time.monotonic()
+        self.asked = ref
         try:
             require_time_left(grant)
             if opened:
@@ -186,6 +201,7 @@ class Follow:
             )
             if is_op:
                 await socket.ok(ref, sid, {"cursor": cursor})
+            self.asked = None
             gauges.first_byte_seconds.observe(time.monotonic() - began_s)
             trace.end()
         except LasteventError as error:

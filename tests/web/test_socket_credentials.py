@@ -128,6 +128,21 @@ async def test_a_newer_token_of_the_same_person_takes_over(keyed: Deployment, ow
         assert talks.ids(lost)[-1:] != [owner.get(f"/v1/streams/{lost}").json()["last_event_id"]]
 
 
+async def test_a_follow_that_a_newer_token_overtakes_is_answered_once(keyed: Deployment, owner: Api) -> None:
+    one, other = owner.start_external(user_id="ann"), owner.start_external(user_id="ann")
+    wide, narrow = mint(owner, own=None, streams=[one, other]), mint(owner, own=None, streams=[one])
+    for _ in range(10):  # it may be looked up in time, or not
+        async with speaker(keyed.url, wide) as talks:
+            follow = {"op": "follow", "ref": 1, "stream": other}
+            await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": 2, "token": narrow}))
+            await talks.until(lambda message: message.get("ref") == 2)
+            await talks.ask("ping")
+            answers = [message["event"] for message in talks.heard if message.get("ref") == 1]
+            assert answers in (["ok"], ["refused"])
+            ended = [message for message in talks.heard if message["event"] == "refused" and message["stream"] == other]
+            assert len(ended) == 1
+
+
 async def test_an_expired_token_closes_with_its_code(keyed: Deployment, owner: Api) -> None:
     sid = owner.start_external(user_id="ann")
     async with speaker(keyed.url, mint(owner, ttl_s=2)) as talks, speaker(keyed.url, mint(owner, ttl_s=2)) as idle:

@@ -111,7 +111,9 @@ def _progress(vector: Vector) -> tuple[int, int]:
 
 
 def from_json(value: Any) -> Vector:
-    """{"at": T, "streams": {stream: n or "x"}}, as a socket's client sends it. Raises BadCursor."""
+    """{"at": T, "streams": {stream: n or "x"}}, as `to_json` gave it and a socket's client has gone on. Raises
+    BadCursor.
+    """
     if not isinstance(value, dict) or value.keys() != {"at", "streams"} or not isinstance(value["streams"], dict):
         raise BadCursor('`cursors` must be {"at": the `at` of the last notice, "streams": {stream: its last id}}.')
     at, streams = value["at"], value["streams"]
@@ -120,7 +122,15 @@ def from_json(value: Any) -> Vector:
     for sid, n in streams.items():
         if not _SID.fullmatch(sid) or not (n == "x" or _is_position(n)):
             raise BadCursor("Each of `cursors.streams` is the id of a stream's last event, or `x`: it has ended.")
-    return Vector(at, {sid: AT_END if n == "x" else n for sid, n in streams.items()})
+    is_cut = streams.get(_LEFT_OUT) == "x"
+    return Vector(at, {sid: AT_END if n == "x" else n for sid, n in streams.items() if sid != _LEFT_OUT}, is_cut)
+
+
+def to_json(vector: Vector) -> dict[str, Any]:
+    """What `from_json` reads."""
+    left_out = {_LEFT_OUT: "x"} if vector.is_cut else {}
+    named = {sid: "x" if n is AT_END else n for sid, n in vector.named.items()}
+    return {"at": vector.at, "streams": {**left_out, **named}}
 
 
 def _is_position(value: Any) -> bool:

@@ -69,8 +69,11 @@ class Ledger:
         self._created |= {one.sid: one.created for one in listed if one.sid in self._known}
         oldest_new = Listed(self.at - SLACK_MS, "")
         if not self._has_read:
-            # What the listing has no more can come from nowhere again.
-            self._ended = sorted((sid for sid in self._ended if sid in self._created or self._is_fixed), key=self._age)
+            if (
+                not self._is_fixed
+            ):  # what the listing has lost may be put back: it stays named for as long as it can be new
+                self._created = {**dict.fromkeys(self._ended, self.at), **self._created}
+            self._ended.sort(key=self._age)
             if self._is_cut and self._ended:
                 self._left_out = self._age(self._ended[0])
                 oldest_new = max(oldest_new, self._left_out)

@@ -344,6 +344,10 @@ class Socket:
         is_answered_by_follow = False
         sid = asked.stream
         try:
+            if (
+                asked.op == "follow" and self.connection.is_closing
+            ):  # it has waited for longer than the socket was there
+                return
             if needed := _NEEDS.get(asked.op):
                 assert self.grant
                 require(self.grant, _NEEDS_OF_SESSIONS if asked.session is not None else needed, sid)
@@ -393,7 +397,7 @@ class Socket:
             follow.conversation = session
             return
         assert self.grant
-        follow = self.follows[sid] = Follow(self, sid, self.grant, shape.window)
+        follow = self.follows[sid] = Follow(self, sid, self.grant, shape.window, is_own=False)
         follow.conversation = session
         found = Found(opened.meta, opened.is_in_redis)
         run = follow.run(shape, opened.cursor, None, is_op=False, opened=found)
@@ -414,6 +418,11 @@ class Socket:
         if self.follows.get(follow.sid) is follow:
             del self.follows[follow.sid]
 
+    def given_alone(self, sid: str, how: Ended, last_id: int | None) -> None:
+        """A follow of no session's has ended."""
+        for session in (self.sessions or {}).values():
+            session.given_alone(sid, how, last_id)
+
     async def _unfollow(self, asked: Asked) -> None:
         if (name := asked.session) is not None:
             if session := (self.sessions or {}).get(name):
@@ -423,13 +432,14 @@ class Socket:
         await self.ok(asked.ref, asked.stream)
 
     async def _end_session(self, session: SessionFollow) -> None:
-        """And what it follows."""
+        """And what it follows, but for what the client follows by itself."""
         if task := session.task:
             task.cancel()
             await asyncio.wait([task])
         for follow in [one for one in self.follows.values() if one.conversation is session]:
             follow.conversation = None
-            await _end(follow, Ended.LEFT)
+            if not follow.is_own:
+                await _end(follow, Ended.LEFT)
 
     async def _auth(self, asked: Asked) -> None:
         grant = await self._admit(asked.own.token)
@@ -521,7 +531,7 @@ class Socket:
         if started.is_new:
             self._note(CREATED, started.sid)
         await self.ok(asked.ref, started.sid, started.record)
-        if own.follow and started.sid not in self.follows:
+        if own.follow and started.sid not in self.follows and not self.connection.is_closing:
             shape = own.follow if isinstance(own.follow, Shape) else Shape()
             try:
                 self._follow(started.sid, shape, 0, None, is_op=False)

@@ -70,6 +70,9 @@ SLICE_BYTES = 1024
 TURN = 64
 """Messages, or slices, before others have their turn."""
 
+TURN_S = 0.005
+"""Or as soon as so much time has been spent on them: what is refused only deep inside costs a hundred times as much."""
+
 CLOSE_S = 1.0
 """For the client's close frame, and for what is on its way."""
 
@@ -285,7 +288,8 @@ class SocketConnection(asyncio.Protocol):
         """Give out what has come, some of it at a time: 256 KiB may be 40,000 messages. Once this is over, what comes
         is looked through for the client's close frame alone.
         """
-        left = TURN
+        left, loop = TURN, asyncio.get_running_loop()
+        until_s = loop.time() + TURN_S
         while not self._holds and not self._is_gone:
             if self._said:
                 self._take(self._said.popleft())
@@ -300,9 +304,9 @@ class SocketConnection(asyncio.Protocol):
                 self._said = None
                 return
             left -= 1
-            if not left:
+            if not left or loop.time() > until_s:
                 self._hold(_FOR_OTHERS)
-                asyncio.get_running_loop().call_soon(self._release, _FOR_OTHERS)
+                loop.call_soon(self._release, _FOR_OTHERS)
 
     def _take(self, said: Said) -> None:
         match said:
@@ -356,9 +360,10 @@ class SocketConnection(asyncio.Protocol):
         Raises ConnectionLost, or ViewerStalled.
         """
         for piece in pieces(frames, PIECE_BYTES):
+            self._require_here()  # once it is over nobody is called any more
             if self._is_full or self._waiting:
                 await self._turn()
-            self._require_here()
+                self._require_here()
             self.transport.write(piece)
             self._wrote_at = self._sockets.turn
             self._call_next()

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -47,9 +47,10 @@ from broker.log.event import OVER, PRESENCE, Event
 from broker.service.streams import Found
 from broker.web.endings import Ended
 from broker.web.follow import Begun, begin, count_connect, require_time_left, steps_of
-from broker.web.socket_connection import ConnectionLost, SocketConnection, ViewerStalled
+from broker.web.socket_connection import PIECE_BYTES, ConnectionLost, SocketConnection, ViewerStalled
 from broker.web.socket_ops import Ref, Shape
 from broker.web.tier import Tier
+from broker.web.websocket import pieces
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class Host(Protocol):
 
     def forget(self, follow: Follow) -> None: ...
 
+    def given_alone(self, sid: str, how: Ended, last_id: int | None) -> None: ...
+
 
 class Owner(Protocol):
     """Whose stream a follow is, if not the client's alone (socket_session.py)."""
@@ -84,27 +87,19 @@ class Owner(Protocol):
 
 
 class Follow:
-    """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one."""
+    """`grant`: that of the socket when it began, or a later one that covers it. `window`: its size, if there is one.
+    `is_own`: the client has asked for this stream itself, so no session's end is its end.
+    """
 
     __slots__ = (
-        *(
-            "_leaving",
-            "_socket",
-            "_telling",
-            "asked",
-            "conversation",
-            "form_name",
-            "grant",
-            "lane",
-            "sid",
-            "task",
-            "view",
-        ),
+        *("_leaving", "_socket", "_telling", "asked", "conversation", "form_name", "grant", "is_own", "lane", "sid"),
+        *("task", "view"),
         "window",
     )
 
-    def __init__(self, socket: Host, sid: str, grant: Grant, window: int | None) -> None:
+    def __init__(self, socket: Host, sid: str, grant: Grant, window: int | None, *, is_own: bool = True) -> None:
         self.sid = sid
+        self.is_own = is_own
         self.grant = grant
         self.form_name = ""
         self.window = Window(window) if window else None
@@ -205,7 +200,7 @@ class Follow:
             gauges.first_byte_seconds.observe(time.monotonic() - began_s)
             trace.end()
         except LasteventError as error:
-            if self.conversation:
+            if self.conversation and not is_op:  # an op is answered, whoever's stream it has become meanwhile
                 raise
             socket.forget(self)
             await socket.refuse(ref, error, sid)
@@ -233,25 +228,40 @@ class Follow:
             if step:
                 await self._send(form.render_gap(step))
             return None
-        if self.window is None:
-            if frames := step.render(form):
-                await self._send(frames)
-        else:
-            await self._give_within(self.window, form.sent(step.events), form)
         if span := step.span(form):
+            if self.window is None:
+                await self._hand_over(step.render(form), span[0], lambda: form.sent(step.events))
+            else:
+                await self._give_within(self.window, span[0], form.sent(step.events), form)
             assert self.view
             self.view.delivered(*span)
             self._socket.sent.events += len(form.shown(step.events))
         last = step.events[-1]
         return last.kind if last.is_terminal else None
 
-    async def _give_within(self, window: Window, sent: Sequence[Event], form: SocketForm) -> None:
+    async def _give_within(self, window: Window, first: int, sent: Sequence[Event], form: SocketForm) -> None:
         while sent:
             await window.has_room()
             room = window.room
             now, sent = sent[:room], sent[room:]
             window.wrote([event.id for event in now])
-            await self._send(form.encode(now))
+            await self._hand_over(form.encode(now), first, partial(_same, now))
+            if self.view:
+                self.view.delivered(first, now[-1].id)
+
+    async def _hand_over(self, frames: bytes, first: int, sent: Callable[[], Sequence[Event]]) -> None:
+        """`first`: the id of the first event of the step; `sent`: what the frames are. However this ends, what has been
+        written counts: the access record says so, and a session goes on behind it.
+        """
+        written = 0
+        try:
+            for piece in pieces(frames, PIECE_BYTES):
+                await self._send(piece)
+                written += len(piece)
+        finally:
+            if 0 < written < len(frames) and self.view:
+                whole = sum(1 for _ in pieces(frames[:written], 0))
+                self.view.delivered(first, sent()[whole - 1].id)
 
     async def _tell_presence(self) -> None:
         """Who else follows, as far as the caller may see it: the whole, then what has changed."""
@@ -295,6 +305,8 @@ class Follow:
         if conversation := self.conversation:
             self.conversation = None
             conversation.left(self, how, last_id)
+        else:
+            socket.given_alone(self.sid, how, last_id)
 
 
 def _form(sid: str, shape: Shape, grant: Grant) -> SocketForm:
@@ -305,6 +317,10 @@ def _form(sid: str, shape: Shape, grant: Grant) -> SocketForm:
 
 def _over(sid: str, state: str) -> bytes:
     return text_frame(orjson.dumps({"stream": sid, "event": OVER, "data": {"state": state}}))
+
+
+def _same(events: Sequence[Event]) -> Sequence[Event]:
+    return events
 
 
 async def _nothing() -> AsyncGenerator[Step, None]:

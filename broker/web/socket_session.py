@@ -9,7 +9,7 @@ The races:
 - `stream` is written before a stream's first event, and what it names before the client can be cut: all that `at` has
   passed is named in that very notice
 - a stream of the session is followed by itself already: its events come once, by that follow. When that ends, or is
-  given up, its stream is this conversation's again, from where it was
+  given up, its stream is this conversation's again, from where it was. So it is if it ends before this has come to it
 - a stream breaks off (StreamNotFound while it is followed): nothing is said, and it is looked up anew
 """
 
@@ -24,7 +24,7 @@ import orjson
 from broker.auth import Grant
 from broker.dialects.several import STREAM
 from broker.dialects.socket import notice, text_frame
-from broker.dialects.vector import AT_END, Vector, from_json
+from broker.dialects.vector import from_json, to_json
 from broker.errors import LasteventError
 from broker.live.conversation import Conversation, Missing, Opened
 from broker.live.ledger import Ledger
@@ -37,6 +37,9 @@ from broker.web.follow import require_session, require_time_left
 from broker.web.socket_connection import ConnectionLost
 from broker.web.socket_follow import Follow, Host
 from broker.web.socket_ops import Ref, Shape
+
+MOST_ALONE = 200
+"""Streams that a client has followed by itself, of which a session knows how far."""
 
 
 class SessionHost(Host, Protocol):
@@ -55,7 +58,7 @@ class SessionHost(Host, Protocol):
 class SessionFollow:
     """Of a socket."""
 
-    __slots__ = ("_conversation", "_shape", "_socket", "session", "task")
+    __slots__ = ("_alone", "_conversation", "_shape", "_socket", "session", "task")
 
     def __init__(self, socket: SessionHost, session: str, shape: Shape) -> None:
         self.session = session
@@ -63,6 +66,8 @@ class SessionFollow:
         self._socket = socket
         self._shape = shape
         self._conversation: Conversation | None = None
+        self._alone: dict[str, int | None] = {}
+        """What a follow of the client's own has given of streams that were not open here; None: all, to the end."""
 
     async def run(self, cursors: Any, ref: Ref) -> None:
         """Until it is cancelled. `cursors`: as the client sent them; None: it comes for the first time."""
@@ -100,7 +105,8 @@ class SessionFollow:
             if ledger.is_first:
                 await conversation.begin()
             self._conversation = conversation
-            await socket.ok(ref, None, {"session": self.session, "cursors": _cursors(conversation.vector)})
+            at = conversation.vector if start is None else start  # of what it was told nothing is forgotten
+            await socket.ok(ref, None, {"session": self.session, "cursors": to_json(at)})
         except LasteventError as error:
             socket.forget_session(self)
             await socket.refuse(ref, error)
@@ -143,8 +149,26 @@ class SessionFollow:
     async def _open(self, conversation: Conversation, opened: Opened) -> None:
         meta = opened.meta
         told = {"stream": opened.sid, "session": self.session, "state": meta.state, "created_at": rfc3339(meta.created)}
-        await self._socket.connection.send(notice(STREAM, {**told, "cursors": _cursors(conversation.vector)}))
-        self._socket.follow_opened(self, opened, self._shape)
+        if self._is_whole(opened.sid):
+            conversation.ended(opened.sid)
+            return
+        await self._socket.connection.send(notice(STREAM, {**told, "cursors": to_json(conversation.vector)}))
+        if self._is_whole(opened.sid):
+            conversation.ended(opened.sid)
+            return
+        given = self._alone.pop(opened.sid, None) or 0
+        self._socket.follow_opened(self, opened._replace(cursor=max(opened.cursor, given)), self._shape)
+
+    def _is_whole(self, sid: str) -> bool:
+        return self._alone.get(sid, 0) is None
+
+    def given_alone(self, sid: str, how: Ended, last_id: int | None) -> None:
+        """A follow of the client's own is over, and its stream was not open here."""
+        if how is Ended.FINISHED or last_id:
+            self._alone.pop(sid, None)
+            self._alone[sid] = None if how is Ended.FINISHED else last_id
+            if len(self._alone) > MOST_ALONE:
+                del self._alone[next(iter(self._alone))]
 
     async def _miss(self, conversation: Conversation, missing: Missing) -> None:
         conversation.ended(missing.sid)
@@ -158,7 +182,3 @@ class SessionFollow:
             if last_id:
                 conversation.given(follow.sid, last_id)
             (conversation.ended if how is Ended.FINISHED else conversation.again)(follow.sid)
-
-
-def _cursors(vector: Vector) -> dict[str, Any]:
-    return {"at": vector.at, "streams": {sid: "x" if n is AT_END else n for sid, n in vector.named.items()}}

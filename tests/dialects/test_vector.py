@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.dialects.cursor import MAX_CURSOR
-from broker.dialects.vector import AT_END, MAX_BYTES, MAX_NAMED, Vector, from_json, newest, parse
+from broker.dialects.vector import AT_END, MAX_BYTES, MAX_NAMED, Vector, from_json, newest, parse, to_json
 from broker.errors import BadCursor
 from broker.log.meta import new_sid
 
@@ -64,6 +64,9 @@ def test_of_several_cursors_the_furthest_counts(vector: Vector, grown: list[str]
 
 def test_a_sockets_cursors_are_an_object() -> None:
     assert from_json({"at": 7, "streams": {"a": 3, "b": "x"}}) == Vector(7, {"a": 3, "b": AT_END})
+    for is_cut in (False, True):
+        vector = Vector(7, {"a": 3, "b": AT_END}, is_cut)
+        assert from_json(to_json(vector)) == vector
     wrong = [
         *(None, [], {}, {"at": 1}, {"at": "1", "streams": {}}, {"at": True, "streams": {}}, {"at": -1, "streams": {}}),
         *({"at": 1, "streams": []}, {"at": 1, "streams": {"a": None}}, {"at": 1, "streams": {"a": 1.5}}),

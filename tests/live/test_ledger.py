@@ -10,7 +10,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dialects.vector import MAX_BYTES, MAX_NAMED, SLACK_MS, Vector, parse
+from broker.dialects.vector import AT_END, MAX_BYTES, MAX_NAMED, SLACK_MS, Vector, parse
 from broker.live.ledger import MOST_OPEN, Ledger, Listed
 
 LISTED_AFTER_MS = SLACK_MS - 1000
@@ -207,6 +207,17 @@ def test_one_that_is_put_back_is_given_if_it_runs_and_nobody_here_had_it() -> No
     assert ledger.unknown([Listed(10, "given"), Listed(20, "back")]) == [(Listed(20, "back"), False)]
     ledger.wait(Listed(20, "back"))
     assert ledger.vector() == Vector(1_000_000, {"back": 0})
+
+
+def test_one_that_was_given_and_is_put_back_later_is_not_given_again() -> None:
+    """Redis falls back; the viewer is cut before the stream is listed again."""
+    one = Listed(1_000_000, "one")
+    ledger = Ledger(Vector(one.created, {"one": AT_END}), one.created + 10)
+    assert ledger.unknown([]) == []
+    ledger.has_read()
+    assert ledger.vector().named == {"one": AT_END}
+    again = Ledger(ledger.vector(), one.created + 20)
+    assert again.unknown([one]) == []
 
 
 def test_behind_another_servers_clock_what_runs_is_given() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import orjson
 import pytest
 
+from broker.dialects.vector import MAX_NAMED
+from broker.live.conversation import RETRY_S
 from broker.log.steps import Append, Claimed
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
@@ -16,10 +22,15 @@ from tests.conftest import deployment_in
 from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.streams import running, taken_over, text
 from tests.web.speaker import Speaker, code_of, speaker
+from tests.web.test_websocket import frame
 from tests.web.wire import Api
 
 pytestmark = pytest.mark.processes
 
+HANDSHAKE = (
+    b"GET /v1/socket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 EXTERNAL = {"producer": "external"}
 DONE = {"event": "done", "data": {}}
 
@@ -450,6 +461,98 @@ async def test_a_stream_that_is_followed_by_itself_comes_once(alone: Deployment,
         await asyncio.to_thread(producer.end, sid)
         await talks.over(sid)
         assert talks.events(sid) == alone.log_of(sid)
+
+
+async def test_a_sessions_stream_that_is_given_up_comes_again_from_where_it_was(
+    alone: Deployment, producer: Producer
+) -> None:
+    sid = producer.stream(100, session_id="again")
+    async with speaker(alone.url) as talks:
+        await talks.ask("follow", session="again", window=16)
+        await talks.until(lambda message: message.get("id") == 16)
+        await talks.ask("unfollow", stream=sid)
+        await talks.until(lambda message: message.get("id", 0) > 16 or message.get("id") == 1)
+        assert talks.ids(sid) == [*range(1, 18)]
+
+
+async def test_a_stream_that_ends_before_its_session_comes_back_to_it_comes_once(
+    alone: Deployment, producer: Producer
+) -> None:
+    sid = producer.stream(2, session_id="before")
+    async with speaker(alone.url) as talks:
+        await talks.ask("follow", session="before")
+        await talks.until(lambda message: message.get("id") == 3)
+        await talks.ask("unfollow", stream=sid)
+        await talks.ask("follow", stream=sid, cursor=3)
+        await asyncio.to_thread(producer.end, sid)
+        await talks.over(sid)
+        await asyncio.sleep(RETRY_S * 1.2)  # then its session would have it again
+        later = await asyncio.to_thread(producer.stream, 1, ends=True, session_id="before")
+        await talks.over(later)
+        assert talks.events(sid) == alone.log_of(sid)
+
+
+async def test_what_is_followed_by_itself_goes_on_without_its_session(alone: Deployment, producer: Producer) -> None:
+    sid = producer.stream(2, session_id="goes on")
+    async with speaker(alone.url) as talks:
+        await talks.ask("follow", stream=sid)
+        await talks.ask("follow", session="goes on")
+        await talks.until(lambda message: message["event"] == "stream")
+        await talks.ask("ping")
+        await talks.ask("unfollow", session="goes on")
+        await asyncio.to_thread(producer.end, sid)
+        assert await talks.over(sid) == "done"
+        assert talks.events(sid) == alone.log_of(sid)
+
+
+async def test_of_more_streams_than_cursors_can_name_none_comes_twice(alone: Deployment, producer: Producer) -> None:
+    cursors: dict[str, Any] = {}
+
+    def note(message: dict[str, Any]) -> None:
+        if "cursors" in (message.get("data") or {}):
+            cursors.update(message["data"]["cursors"])
+        elif "id" in message:
+            cursors["streams"][message["stream"]] = message["id"]
+
+    async with speaker(alone.url) as talks:
+        note(await talks.ask("follow", session="many"))
+        sids = await asyncio.to_thread(
+            lambda: [producer.stream(ends=True, session_id="many") for _ in range(MAX_NAMED + 5)]
+        )
+        while sum(message["event"] == "over" for message in talks.heard) < len(sids):
+            note(await talks.hear())
+    for _ in range(2):  # the answer's cursors are as good as those that were sent
+        async with speaker(alone.url) as talks:
+            await talks.ask("follow", session="many", cursors=cursors)
+            later = await asyncio.to_thread(producer.stream, 1, ends=True, session_id="many")
+            await talks.over(later)
+            assert {message["stream"] for message in talks.heard if "id" in message} == {later}
+            for message in talks.heard:
+                note(message)
+
+
+async def test_who_asks_on_and_reads_nothing_leaves_no_viewer_behind(alone: Deployment, producer: Producer) -> None:
+    """What it has asked for is still in line when it goes."""
+    sid = producer.stream(5_000)
+    asked = [{"op": "follow", "stream": sid, "ref": "x" * 64}, {"op": "unfollow", "stream": sid}] * 100
+    for _ in range(5):
+        left = _left(alone)
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            deaf.connect(("127.0.0.1", alone.ports[0]))
+            deaf.sendall(HANDSHAKE + b"".join(frame(0x1, orjson.dumps(one)) for one in asked))
+            await until(lambda before=left: _left(alone) > before, "it unfollows")
+    await until(lambda: _gauge(alone, 'lastevent_viewers{format="socket"}') == 0, "all have gone")
+
+
+def _left(deployment: Deployment) -> float:
+    return _gauge(deployment, 'lastevent_viewers_ended_total{how="left"}')
+
+
+def _gauge(deployment: Deployment, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)", deployment.scrape("server-0"), re.MULTILINE)
+    return float(found[1]) if found else 0
 
 
 def _of(message: dict[str, Any]) -> Any:

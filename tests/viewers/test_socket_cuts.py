@@ -24,7 +24,7 @@ from tests.rig.long import LONG
 
 pytestmark = pytest.mark.processes
 
-PHONES, CUTS = (30, 20) if LONG else (6, 5)
+PHONES, CUTS = (30, 34) if LONG else (6, 5)
 AWAY_S = 16.0
 """Longer than a stream that has ended stays unarchived here, and than a takeover takes."""
 

@@ -133,11 +133,11 @@ async def test_a_follow_that_a_newer_token_overtakes_is_answered_once(keyed: Dep
     wide, narrow = mint(owner, own=None, streams=[one, other]), mint(owner, own=None, streams=[one])
     for _ in range(10):  # it may be looked up in time, or not
         async with speaker(keyed.url, wide) as talks:
-            follow = {"op": "follow", "ref": 1, "stream": other}
-            await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": 2, "token": narrow}))
-            await talks.until(lambda message: message.get("ref") == 2)
+            follow = {"op": "follow", "ref": "a", "stream": other}
+            await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": "b", "token": narrow}))
+            await talks.until(lambda message: message.get("ref") == "b")
             await talks.ask("ping")
-            answers = [message["event"] for message in talks.heard if message.get("ref") == 1]
+            answers = [message["event"] for message in talks.heard if message.get("ref") == "a"]
             assert answers in (["ok"], ["refused"])
             ended = [message for message in talks.heard if message["event"] == "refused" and message["stream"] == other]
             assert len(ended) == 1

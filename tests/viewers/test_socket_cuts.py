@@ -28,7 +28,7 @@ PHONES, CUTS = (30, 34) if LONG else (6, 5)
 AWAY_S = 16.0
 """Longer than a stream that has ended stays unarchived here, and than a takeover takes."""
 
-TOKENS, RATE = 300, 40
+TOKENS, RATE = (600 if LONG else 300), 40
 STREAMS = 4
 TRY_AGAIN_S = 0.1
 

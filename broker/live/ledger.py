@@ -69,10 +69,11 @@ class Ledger:
         self._created |= {one.sid: one.created for one in listed if one.sid in self._known}
         oldest_new = Listed(self.at - SLACK_MS, "")
         if not self._has_read:
-            if (
-                not self._is_fixed
-            ):  # what the listing has lost may be put back: it stays named for as long as it can be new
-                self._created = {**dict.fromkeys(self._ended, self.at), **self._created}
+            if not self._is_fixed:
+                # What the listing has lost may be put back: it stays named for as long as it could be new, in the
+                # cursor's order, so that what is left out stays older than what is named.
+                first = self.at - len(self._ended)
+                self._created = {**{sid: first + n for n, sid in enumerate(self._ended)}, **self._created}
             self._ended.sort(key=self._age)
             if self._is_cut and self._ended:
                 self._left_out = self._age(self._ended[0])

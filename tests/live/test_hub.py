@@ -352,9 +352,9 @@ async def test_with_many_streams_each_ring_is_shorter(idle_hub: Hub, monkeypatch
 
 async def test_whoever_listens_is_told_of_messages_and_of_each_new_subscription(redis: Redis, hub: Hub) -> None:
     heard: list[str] = []
-    with hub.listen("le:session:t:s", lambda: heard.append("first")):
+    with hub.listen("le:session:t:s", lambda _: heard.append("first")):
         await until(lambda: heard == ["first"])
-        with hub.listen("le:session:t:s", lambda: heard.append("second")):
+        with hub.listen("le:session:t:s", lambda _: heard.append("second")):
             await redis.publish("le:session:t:s", "x")
             await until(lambda: heard == ["first", "first", "second"])
         await redis.client_kill_filter(_type="pubsub")

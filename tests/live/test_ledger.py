@@ -220,6 +220,27 @@ def test_one_that_was_given_and_is_put_back_later_is_not_given_again() -> None:
     assert again.unknown([one]) == []
 
 
+def test_of_more_than_a_cursor_can_name_none_comes_twice_after_a_loss() -> None:
+    many = [Listed(1_000_000 + n * 700, f"{n * 7919 % 1000:03d}") for n in range(MAX_NAMED + 5)]
+    ledger = Ledger(Vector(many[0].created - 1, {}), many[-1].created)
+    _give(ledger, many)
+    lost = Ledger(ledger.vector(), many[-1].created + 1)
+    later = Listed(many[-1].created + 500, "later")
+    _give(lost, [later])
+    back = Ledger(lost.vector(), later.created + 1).unknown([*many, later])
+    assert not [one for one, is_new in back if is_new]
+
+
+def _give(ledger: Ledger, listed: list[Listed]) -> None:
+    """All that are new, to their ends."""
+    for one, _ in ledger.unknown(listed):
+        ledger.wait(one)
+    ledger.has_read()
+    for one in listed:
+        ledger.open(one.sid)
+        ledger.end(one.sid)
+
+
 def test_behind_another_servers_clock_what_runs_is_given() -> None:
     ledger = Ledger(Vector(9_000_000, {}), 1_000_000)
     assert ledger.unknown([Listed(1_000_000, "a")]) == [(Listed(1_000_000, "a"), False)]

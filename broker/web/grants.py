@@ -231,14 +231,18 @@ def _require_page_of_ours(request: Request) -> None:
         )
 
 
+def is_own_page(request: Request) -> bool:
+    """By its Origin, of which there is one: of this server."""
+    origins = request.headers.getlist("origin")
+    # Not the scheme: what speaks TLS in front of us has one of its own.
+    return len(origins) == 1 and origins[0].partition("://")[2] == request.headers.get("host") != ""
+
+
 def is_page_of_ours(request: Request) -> bool:
     """By its Origin: of this server, or of LASTEVENT_CORS_ORIGINS."""
     origins = request.headers.getlist("origin")
-    if len(origins) != 1:
-        return False
-    # Not the scheme: what speaks TLS in front of us has one of its own.
-    is_ours = origins[0].partition("://")[2] == request.headers.get("host") != ""
-    return is_ours or origins[0] in Tier.of(request).settings.cors_origins
+    listed = Tier.of(request).settings.cors_origins
+    return is_own_page(request) or (len(origins) == 1 and origins[0] in listed)
 
 
 def _token_in_cookie(headers: Sequence[str]) -> str | None:

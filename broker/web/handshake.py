@@ -39,7 +39,7 @@ from broker.process.logs import ABOUT
 from broker.web import problems
 from broker.web.close_codes import CloseCode
 from broker.web.door import about, require_own_page
-from broker.web.grants import ANY_CREDENTIAL, COOKIE, Needs, admit_through_gate, is_page_of_ours
+from broker.web.grants import ANY_CREDENTIAL, COOKIE, Needs, admit_through_gate, is_own_page, is_page_of_ours
 from broker.web.socket_connection import SocketConnection
 from broker.web.tier import Tier
 from broker.web.websocket import accept_key, is_key
@@ -148,10 +148,12 @@ class Handshake:
             return Accepted(None, error)
 
     async def _grant(self, request: Request, *, is_page: bool) -> Grant | None:
-        has_one = "authorization" in request.headers or (is_page and COOKIE in request.headers.get("cookie", ""))
+        # Whom CORS lets read no answer that came with cookies must not read a socket that does.
+        takes_cookie = is_page and (is_own_page(request) or self._tier.settings.cors_credentials)
+        has_one = "authorization" in request.headers or (takes_cookie and COOKIE in request.headers.get("cookie", ""))
         if not has_one:
             return self._tier.auth.open_grant()
-        grant = await admit_through_gate(request, Needs((), token=ANY_CREDENTIAL, cookie=is_page))
+        grant = await admit_through_gate(request, Needs((), token=ANY_CREDENTIAL, cookie=takes_cookie))
         if token := grant.token:
             self._tier.connects.require(token.id)
             if token.cuts_at <= time.time():

@@ -372,11 +372,23 @@ def test_a_page_that_is_refused_gets_a_close_code(serve: Callable[..., Server]) 
         with server.open(Origin=origin, Authorization="Bearer wrong") as page:
             assert page.message() == '{"event":"refused"}'
             assert page.end() == (4401, "unauthorized")
-        with server.open(Origin=origin, Cookie="__Host-lastevent=x") as page:
-            assert page.end() == (4401, "unauthorized")
     assert server.ask(handshake(Origin="https://example.com")).startswith(b"HTTP/1.1 403 ")
     with server.open(Cookie="__Host-lastevent=x") as no_page:  # whose cookie is nobody's word
         assert no_page.message() == HELLO
+
+
+@pytest.mark.parametrize("takes_credentials", [False, True])
+def test_a_listed_page_s_cookie_counts_where_cors_lets_it_read_with_cookies(
+    serve: Callable[..., Server], takes_credentials: bool
+) -> None:
+    server = serve(api_keys=KEY, cors_origins="https://app.example.com", cors_credentials=takes_credentials)
+    with server.open(Origin="https://app.example.com", Cookie="__Host-lastevent=x") as page:
+        if takes_credentials:
+            assert page.end() == (4401, "unauthorized")
+        else:
+            assert page.message() == HELLO
+    with server.open(Origin="https://localhost", Cookie="__Host-lastevent=x") as own:
+        assert own.end() == (4401, "unauthorized")
 
 
 def test_a_full_server_refuses_and_a_page_may_come_back(serve: Callable[..., Server]) -> None:

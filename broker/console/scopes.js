@@ -4,7 +4,7 @@ export const SCOPES = {
   "streams:write": "start, regenerate, tell agents, decide approvals",
   "streams:append": "write the events of external streams",
   "streams:read": "events, texts, and of a record what viewers see",
-  "streams:inspect": "whole records, listings, sessions, internal events",
+  "streams:inspect": "whole records, listings, sessions, internal events, who follows",
   "streams:cancel": "cancel",
   "streams:erase": "erase streams, and people",
   "audit:read": "export, replay, views, verify, deeds",

@@ -1,6 +1,6 @@
 // What a token says of itself. Its claims are no secret to who holds it; whether they are true, the server checks.
 
-const OF_TOKENS = new Set(["streams:read", "streams:cancel", "streams:append", "streams:input"]);
+const OF_TOKENS = new Set(["streams:read", "streams:cancel", "streams:append", "streams:input", "streams:viewers"]);
 
 /**
  * {subject, scopes, expiresAt, streams, sessions, own} of a JSON Web Token, null of anything else (an API key).

@@ -136,6 +136,10 @@ async def test_a_follow_that_a_newer_token_overtakes_is_answered_once(keyed: Dep
             follow = {"op": "follow", "ref": "a", "stream": other}
             await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": "b", "token": narrow}))
             await talks.until(lambda message: message.get("ref") == "b")
+            if not any(message.get("ref") == "a" for message in talks.heard):
+                await talks.until(lambda message: message.get("ref") == "a")
+            if not any(message["event"] == "refused" for message in talks.heard):
+                await talks.until(lambda message: message["event"] == "refused")
             await talks.ask("ping")
             answers = [message["event"] for message in talks.heard if message.get("ref") == "a"]
             assert answers in (["ok"], ["refused"])

@@ -155,6 +155,14 @@ async function asked(by, op, token, signal, env) {
     if (body) body.stop();
     else if (isFollow) by.unfollow(stream);
   }
+  function begin(/** @type {any} */ { event, data }) {
+    if (event !== "ok" || (isFollow ? isOver : !op.follow)) return;
+    stream ??= data.id;
+    if (!isFollow && by.isFollowed(stream)) return; // by somebody else: the server gives it once
+    by.follow(stream);
+    body = feed(by, stream, env);
+    if (isOver) body.stop();
+  }
   if (isFollow) by.follow(stream);
   signal?.addEventListener("abort", stop);
   const granted = await by.authorize(token);
@@ -163,14 +171,7 @@ async function asked(by, op, token, signal, env) {
     stop();
     return granted;
   }
-  const answer = await by.ask(op, ({ event, data }) => {
-    if (event !== "ok" || (isFollow ? isOver : !op.follow)) return;
-    stream ??= data.id;
-    if (!isFollow && by.isFollowed(stream)) return; // by somebody else: the server gives it once
-    by.follow(stream);
-    body = feed(by, stream, env);
-    if (isOver) body.stop();
-  });
+  const answer = await by.ask(op, begin, token);
   if (!body && isFollow && !isOver) by.forget(stream);
   isOver ||= !body;
   return { ...answer, stream, body };
@@ -309,15 +310,23 @@ function line(url, WebSocket, env, page) {
    *
    * @returns {Promise<any>} `ok`, `refused` or `lost`
    */
-  function ask(/** @type {any} */ message, /** @type {(answer: any) => void} */ begin = () => {}) {
+  function ask(
+    /** @type {any} */ message,
+    /** @type {(answer: any) => void} */ begin = () => {},
+    /** @type {string | undefined} */ token = bearer,
+  ) {
     if (isOver) return Promise.resolve(lost());
     const ref = ++refs;
-    if (message.op === "follow") beginning.set(message.stream, ref);
+    const isFollow = message.op === "follow";
+    if (isFollow) beginning.set(message.stream, ref);
     say({ ...message, ref });
     return new Promise((give) => {
       asked.set(ref, (answer) => {
-        begin(answer);
-        give(answer);
+        const isOvertaken = isFollow && answer.event === "refused" && token !== bearer; // a newer credential was asked
+        if (isOvertaken) page.refused(message.stream);
+        const told = isOvertaken ? { event: "lost", isNew: true } : answer;
+        begin(told);
+        give(told);
       });
     });
   }

@@ -4,7 +4,6 @@
  */
 
 import { follow, start } from "/lastevent/index.js";
-import { connect } from "/lastevent/socket.js";
 
 const { iterate, hurry, held, unseen, lockless, socket, beside = [], ...options } = JSON.parse(decodeURIComponent(location.search.slice(1)));
 const output = document.getElementById("text");
@@ -38,7 +37,7 @@ function hurried(ms, run) {
 if (lockless) navigator.locks.request = () => Promise.reject(new DOMException("denied", "SecurityError"));
 
 const env = hurry ? { timer: hurried } : {};
-const sending = socket ? connect({ url: socket, env }).fetch : fetch;
+const sending = socket ? (await import("/lastevent/socket.js")).connect({ url: socket, env }).fetch : fetch;
 
 /** Other streams of the same page. */
 window.beside = beside.map((url) => follow({ url, fetch: sending, env }));

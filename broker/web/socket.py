@@ -376,6 +376,7 @@ class Socket:
         self.require_follow()
         assert self.grant
         follow = self.follows[sid] = Follow(self, sid, self.grant, shape.window)
+        follow.asked = ref
         run = follow.run(shape, resume_at, ref, is_op=is_op)
         follow.task = asyncio.get_running_loop().create_task(run, name="follow")
 

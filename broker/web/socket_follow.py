@@ -92,7 +92,19 @@ class Follow:
     """
 
     __slots__ = (
-        *("_leaving", "_socket", "_telling", "asked", "conversation", "form_name", "grant", "is_own", "lane", "sid"),
+        *(
+            "_has_begun",
+            "_leaving",
+            "_socket",
+            "_telling",
+            "asked",
+            "conversation",
+            "form_name",
+            "grant",
+            "is_own",
+            "lane",
+            "sid",
+        ),
         *("task", "view"),
         "window",
     )
@@ -112,6 +124,7 @@ class Follow:
         self.conversation: Owner | None = None
         """Whose stream it is."""
         self._socket = socket
+        self._has_begun = False
         self._leaving: Ended | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -119,7 +132,9 @@ class Follow:
         """End it from outside of its task. The first word counts."""
         if self._leaving is None:
             self._leaving = how
-            if self.task:
+            if (
+                self.task and self._has_begun
+            ):  # a task that is cancelled before its first step never ends what it is for
                 self.task.cancel()
 
     async def run(
@@ -129,6 +144,7 @@ class Follow:
 
         `opened`: its stream, which was looked up, and has been announced.
         """
+        self._has_begun = True
         ended, state = Ended.DRAINED, ""  # what is cancelled without a word, this process gives up on
         form = _form(self.sid, shape, self.grant)
         has_presence = shape.presence
@@ -175,8 +191,9 @@ class Follow:
         """Its steps, and the state of its stream. None: it was refused."""
         socket, sid, grant = self._socket, self.sid, self.grant
         tier, began_s = socket.tier, time.monotonic()
-        self.asked = ref
         try:
+            if self._leaving:
+                raise asyncio.CancelledError
             require_time_left(grant)
             if opened:
                 begun = Begun(opened, await tier.reading.log(sid, opened, grant), resume_at or 0, is_latest=False)

@@ -132,7 +132,7 @@ async def test_a_follow_that_a_newer_token_overtakes_is_answered_once(keyed: Dep
     one, other = owner.start_external(user_id="ann"), owner.start_external(user_id="ann")
     wide, narrow = mint(owner, own=None, streams=[one, other]), mint(owner, own=None, streams=[one])
     for _ in range(10):  # it may be looked up in time, or not
-        async with speaker(keyed.url, wide) as talks:
+        async with asyncio.timeout(30), speaker(keyed.url, wide) as talks:
             follow = {"op": "follow", "ref": "a", "stream": other}
             await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": "b", "token": narrow}))
             await talks.until(lambda message: message.get("ref") == "b")

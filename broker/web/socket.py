@@ -177,8 +177,7 @@ class Socket:
         self._cancel_timer()
         self._leave_follows(how)
         for session in tuple((self.sessions or {}).values()):
-            if session.task:
-                session.task.cancel()
+            session.leave()
         self.sessions = None
         self.follows = {}  # one that had not begun yet does not end, and would hold this socket
 
@@ -389,6 +388,7 @@ class Socket:
         self.require_follow()
         shape = Shape(window=asked.window, compact=asked.compact, kinds=asked.kinds, presence=asked.presence)
         session = self.sessions[name] = SessionFollow(self, name, shape)
+        session.asked = ref
         session.task = asyncio.get_running_loop().create_task(session.run(asked.cursors, ref), name="session")
 
     def follow_opened(self, session: SessionFollow, opened: Opened, shape: Shape) -> None:
@@ -435,7 +435,7 @@ class Socket:
     async def _end_session(self, session: SessionFollow) -> None:
         """And what it follows, but for what the client follows by itself."""
         if task := session.task:
-            task.cancel()
+            session.leave()
             await asyncio.wait([task])
         for follow in [one for one in self.follows.values() if one.conversation is session]:
             follow.conversation = None
@@ -490,12 +490,13 @@ class Socket:
                 require(grant, _NEEDS_OF_SESSIONS, None)
                 session.require(grant)
             except LasteventError as uncovered:
+                asked = session.asked
                 await self._end_session(session)
-                await self.refuse(None, uncovered)
+                await self.refuse(asked, uncovered)
         for follow, error in refused:
-            ref = follow.asked  # its op may have no answer yet: this is it
+            asked = follow.asked  # its op may have no answer yet: this is it
             await _end(follow, Ended.REVOKED)
-            await self.refuse(ref, error, follow.sid)
+            await self.refuse(asked, error, follow.sid)
         for follow in self.follows.values():
             if follow.view:
                 self.tier.viewers.change(follow, grant)

@@ -58,20 +58,30 @@ class SessionHost(Host, Protocol):
 class SessionFollow:
     """Of a socket."""
 
-    __slots__ = ("_alone", "_conversation", "_shape", "_socket", "session", "task")
+    __slots__ = ("_alone", "_conversation", "_has_begun", "_is_left", "_shape", "_socket", "asked", "session", "task")
 
     def __init__(self, socket: SessionHost, session: str, shape: Shape) -> None:
         self.session = session
         self.task: asyncio.Task[None] | None = None
+        self.asked: Ref = None
+        """Of its op, while that has no answer."""
+        self._has_begun = self._is_left = False
         self._socket = socket
         self._shape = shape
         self._conversation: Conversation | None = None
         self._alone: dict[str, int | None] = {}
         """What a follow of the client's own has given of streams that were not open here; None: all, to the end."""
 
+    def leave(self) -> None:
+        """End it from outside of its task."""
+        self._is_left = True
+        if self.task and self._has_begun:  # a task that is cancelled before its first step never ends what it is for
+            self.task.cancel()
+
     async def run(self, cursors: Any, ref: Ref) -> None:
-        """Until it is cancelled. `cursors`: as the client sent them; None: it comes for the first time."""
+        """Until it is told to leave. `cursors`: as the client sent them; None: it comes for the first time."""
         socket = self._socket
+        self._has_begun = True
         try:
             conversation = await self._begin(cursors, ref)
             if conversation is None:
@@ -95,6 +105,8 @@ class SessionFollow:
     async def _begin(self, cursors: Any, ref: Ref) -> Conversation | None:
         socket, tier = self._socket, self._socket.tier
         try:
+            if self._is_left:
+                raise asyncio.CancelledError
             assert socket.grant
             self.require(socket.grant)
             start = None if cursors is None else from_json(cursors)
@@ -107,6 +119,7 @@ class SessionFollow:
             self._conversation = conversation
             at = conversation.vector if start is None else start  # of what it was told nothing is forgotten
             await socket.ok(ref, None, {"session": self.session, "cursors": to_json(at)})
+            self.asked = None
         except LasteventError as error:
             socket.forget_session(self)
             await socket.refuse(ref, error)

@@ -147,6 +147,22 @@ async def test_a_follow_that_a_newer_token_overtakes_is_answered_once(keyed: Dep
             assert len(ended) == 1
 
 
+async def test_a_session_that_a_newer_token_overtakes_is_answered_once(keyed: Deployment, owner: Api) -> None:
+    wide, narrow = mint(owner, own=None, sessions=["mine"]), mint(owner, own=None, sessions=["other"])
+    for _ in range(5):
+        async with asyncio.timeout(30), speaker(keyed.url, wide) as talks:
+            follow = {"op": "follow", "ref": "a", "session": "mine"}
+            await asyncio.gather(talks.say(follow), talks.say({"op": "auth", "ref": "b", "token": narrow}))
+            for ref in ("a", "b"):
+                if not any(message.get("ref") == ref for message in talks.heard):
+                    await talks.until(lambda message, ref=ref: message.get("ref") == ref)  # type: ignore[misc]
+            await talks.ask("ping")
+            answers = [message["event"] for message in talks.heard if message.get("ref") == "a"]
+            assert answers in (["ok"], ["refused"])
+            refused = await talks.ask("follow", session="mine")
+            assert (refused["event"], code_of(refused)) == ("refused", "stream_not_found"), "and its line goes on"
+
+
 async def test_an_expired_token_closes_with_its_code(keyed: Deployment, owner: Api) -> None:
     sid = owner.start_external(user_id="ann")
     async with speaker(keyed.url, mint(owner, ttl_s=2)) as talks, speaker(keyed.url, mint(owner, ttl_s=2)) as idle:

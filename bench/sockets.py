@@ -25,7 +25,8 @@ SHAPES, SHORT = (
     [Shape(1500, 1, 20), Shape(1, 2000, 20), Shape(10_000, 1, 1), Shape(1, 10_000, 2)],
     [Shape(30, 1, 20), Shape(1, 30, 20)],
 )
-IDLE, IDLE_SHORT = [Shape(10_000, 1, 0), Shape(1, 10_000, 0)], [Shape(50, 1, 0)]
+IDLE, IDLE_SHORT = [Shape(10_000, 1, 0), Shape(1, 9_900, 0)], [Shape(50, 1, 0)]
+"""A stream has 10,000 viewers at most, and some are there before."""
 
 
 def sockets(options: Options) -> list[Table]:

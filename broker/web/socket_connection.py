@@ -113,6 +113,7 @@ class SocketConnection(asyncio.Protocol):
         "_unparsed",
         "_waiting",
         "_wrote_at",
+        "asked_at",
         "heard_at",
         "is_stalled",
         "on_message",
@@ -134,7 +135,7 @@ class SocketConnection(asyncio.Protocol):
         self._on_lost: Callable[[], object] | None = None
         self.on_silence: Callable[[], float] | None = None
         self.is_stalled = False
-        self.heard_at = self._wrote_at = sockets.turn
+        self.heard_at = self.asked_at = self._wrote_at = sockets.turn
         """In which turn of the sockets' timer."""
         self._sockets = sockets
         self._connections = connections
@@ -432,6 +433,8 @@ class SocketConnection(asyncio.Protocol):
         return min(turns, self.on_silence() / self._sockets.turn_s) if self.on_silence else turns
 
     def ping(self) -> None:
+        if self.asked_at <= self.heard_at:
+            self.asked_at = self._sockets.turn
         self.write(_PING)
 
 

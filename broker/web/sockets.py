@@ -2,8 +2,9 @@
 
 - *silence*: a socket that was written nothing for a heartbeat gets a ping frame, and `ping` as a message: a page cannot
   see ping frames
-- *dead*: nothing was heard from it for three heartbeats, nor has its system acknowledged anything that is still on its
-  way: a slow reader's answer to a ping waits behind what the ping waits behind
+- *dead*: a ping was not answered, nor anything else heard, for two heartbeats more, nor has its system acknowledged
+  anything that is still on its way: a slow reader's answer to a ping waits behind what the ping waits behind. Who is
+  written to all the time is not asked, and need not say anything: if it takes nothing, it stalls
 - *stalled*: its connection is full, and has taken nothing for `stall_s`
 The last two are resets: a close would wait for who does not read.
 
@@ -28,7 +29,8 @@ from broker.web.websocket import MAX_FRAGMENTS
 TURNS = 8
 """In a heartbeat."""
 
-DEAD_AFTER = 3 * TURNS
+DEAD_AFTER = 2 * TURNS
+"""Behind a ping that has no answer, which comes a heartbeat after the last word."""
 
 AT_ONCE = 250
 """Sockets that are looked at before others have their turn: about a millisecond."""
@@ -36,11 +38,12 @@ AT_ONCE = 250
 
 class Socket(Protocol):
     """One of them, as it is looked after (socket_connection.py). `heard_at`: in which turn it was heard last.
-    `is_held`: this server does not read it just now. `is_full`: it takes nothing more just now.
+    `asked_at`: in which the first ping was written that has no answer; not beyond `heard_at`: there is none. `is_held`: this server does not read it just now. `is_full`: it takes nothing more just now.
     """
 
     transport: asyncio.Transport
     heard_at: int
+    asked_at: int
 
     @property
     def is_closing(self) -> bool: ...
@@ -113,7 +116,8 @@ class Sockets:
 
     def _next_look(self, socket: Socket) -> int:
         """0: never. At most a heartbeat."""
-        if self.turn - socket.heard_at >= DEAD_AFTER and not socket.is_held:
+        is_asked = socket.asked_at > socket.heard_at
+        if is_asked and self.turn - socket.asked_at >= DEAD_AFTER and not socket.is_held:
             if not self._may_be_slow(socket):
                 socket.reset()
                 return 0
@@ -128,7 +132,7 @@ class Sockets:
 
     def _may_be_slow(self, socket: Socket) -> bool:
         """Its answer to a ping may lie behind what it has not taken yet. If it takes nothing, that is a stall."""
-        acknowledged_s = DEAD_AFTER * self.turn_s
+        acknowledged_s = (DEAD_AFTER + TURNS) * self.turn_s
         return unsent(socket.transport) > 0 and acknowledged_ago_s(socket.transport) < acknowledged_s
 
     def _look_whether_it_takes(self, socket: Socket, waiting: int, since: int) -> None:

@@ -38,7 +38,8 @@ AT_ONCE = 250
 
 class Socket(Protocol):
     """One of them, as it is looked after (socket_connection.py). `heard_at`: in which turn it was heard last.
-    `asked_at`: in which the first ping was written that has no answer; not beyond `heard_at`: there is none. `is_held`: this server does not read it just now. `is_full`: it takes nothing more just now.
+    `asked_at`: in which the first ping was written that has no answer; not beyond `heard_at`: there is none.
+    `is_held`: this server does not read it just now. `is_full`: it takes nothing more just now.
     """
 
     transport: asyncio.Transport

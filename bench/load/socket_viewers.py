@@ -16,6 +16,9 @@ from bench.load.viewers import Viewer, Viewers
 
 LONG_MARK = TEXT.encode()[:4]
 
+PING, PONG = b"\x89\x00", b"\x8a\x80\x00\x00\x00\x00"
+"""Without a payload. Who does not answer is dead to a server."""
+
 
 class SocketViewers(Viewers):
     def _request(self, fd: int, viewer: Viewer) -> None:
@@ -46,6 +49,8 @@ class SocketViewers(Viewers):
 
     def _take(self, fd: int, viewer: Viewer, data: bytearray | bytes, size: int) -> bytes:
         now_ns = time.time_ns()
+        if data.find(PING, 0, size) >= 0:
+            os.write(fd, PONG)
         at = data.find(LONG_MARK, 0, size)
         end = 0
         while at >= 0:

@@ -39,6 +39,11 @@ def viewers(deployment: Deployment) -> int:
     return sum(int(float(number)) for number in re.findall(r"^lastevent_viewers\{.*\} (\S+)$", page, re.MULTILINE))
 
 
+def times_followed(deployment: Deployment, stream: Stream) -> int:
+    url, headers = f"{deployment.url}/v1/streams/{stream.sid}/views", {"Authorization": f"Bearer {KEY}"}
+    return len(HTTP.get(url, headers=headers).json()["views"])
+
+
 async def run(
     js: Path,
     folder: Path,
@@ -76,7 +81,7 @@ async def test_tokens_that_are_about_to_expire_are_renewed_in_the_socket(
     tokens = [[stream.token(ends=(31, 31.5), streams=both), stream.token(streams=both)] for stream in two]
 
     async def renewed() -> None:
-        await asyncio.sleep(2.5)  # after which they have been told, and have come back
+        await until(lambda: all(times_followed(deployment, stream) == 2 for stream in two), "both have come back")
 
     said = await run(js, tmp_path, deployment, two, tokens, renewed)
     for outcome in said["outcomes"]:

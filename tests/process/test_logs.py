@@ -21,7 +21,7 @@ import pytest
 
 from broker.auth import Grant
 from broker.errors import InsufficientScope, InvalidRequest, TokenExpired, TooManyViewers, Unauthorized
-from broker.process.logs import OURS, set_up_logs
+from broker.process.logs import set_up_logs
 from broker.web import problems
 from broker.web.door import Door
 from broker.web.tally import Tally
@@ -31,21 +31,13 @@ from tests.rig.deployment import Process, wait_until
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """What was written; logging is as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    root.handlers[:] = []
+def logged(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What was written."""
+    logging.getLogger().handlers[:] = []
     out = StringIO()
     monkeypatch.setattr(sys, "stderr", out)
     set_up_logs("test", "debug")
-    yield out.getvalue
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in OURS:
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    return out.getvalue
 
 
 def _fail() -> None:

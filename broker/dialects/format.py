@@ -65,8 +65,8 @@ class Form(Protocol):
     def render(self, events: Sequence[Event]) -> bytes:
         """Empty if none of the events is shown."""
 
-    def render_lines(self, lines: Sequence[bytes]) -> bytes:
-        """`render` of a published batch."""
+    def encode_lines(self, lines: Sequence[bytes]) -> bytes:
+        """Of what `shown_lines` gave: as `render` has it."""
 
     def render_gap(self, gap: Gap) -> bytes: ...
 
@@ -125,16 +125,14 @@ class Format(Enum):
     def render(self, events: Sequence[Event]) -> bytes:
         return self.encode(self.sent(events))
 
-    def render_lines(self, lines: Sequence[bytes]) -> bytes:
-        """For EXACT the lines (id, t, kind, data) are what frames are made of."""
-        if self is not _EXACT:
-            if self is _PUBLIC_EXACT:
-                return _EXACT.render_lines(public_lines(lines))
-            return self.render(from_published(b"\n".join(lines)))
+    def encode_lines(self, lines: Sequence[bytes]) -> bytes:
+        """For exact SSE the lines (id, t, kind, data) are what frames are made of."""
+        if self is not _EXACT and self is not _PUBLIC_EXACT:
+            return self.encode(self.sent(from_published(b"\n".join(lines))))
         if len(lines) == PUBLISHED_LINES:
             return b"event: %b\ndata: %b\nid: %b\n\n" % (lines[2], lines[3], lines[0])
         return b"".join(
-            [self.render_lines(lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
+            [self.encode_lines(lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
         )
 
     def render_gap(self, gap: Gap) -> bytes:
@@ -185,6 +183,10 @@ class Chosen:
         return self.form.is_ndjson
 
     @property
+    def is_compact(self) -> bool:
+        return self.form.is_compact
+
+    @property
     def content_type(self) -> str:
         return self.form.content_type
 
@@ -208,9 +210,8 @@ class Chosen:
     def render(self, events: Sequence[Event]) -> bytes:
         return self.form.render(self.shown(events))
 
-    def render_lines(self, lines: Sequence[bytes]) -> bytes:
-        shown = self.shown_lines(lines)
-        return self.form.render_lines(shown) if shown else b""
+    def encode_lines(self, lines: Sequence[bytes]) -> bytes:
+        return self.form.encode_lines(lines)
 
     def render_gap(self, gap: Gap) -> bytes:
         return self.form.render_gap(gap)

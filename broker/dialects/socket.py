@@ -76,11 +76,14 @@ class SocketForm:
     def render(self, events: Sequence[Event]) -> bytes:
         return self.encode(self.sent(events))
 
-    def render_lines(self, lines: Sequence[bytes]) -> bytes:
+    def encode_lines(self, lines: Sequence[bytes]) -> bytes:
         if len(lines) == PUBLISHED_LINES:  # by far the most, and nothing to merge with
-            shown = self.shown_lines(lines)
-            return self._frame(*shown) if shown else b""
-        return self.render(from_published(b"\n".join(lines)))
+            return self._frame(*lines)
+        if self.inner.is_compact:
+            return self.encode(self.sent(from_published(b"\n".join(lines))))
+        return b"".join(
+            [self._frame(*lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
+        )
 
     def render_gap(self, gap: Gap) -> bytes:
         return text_frame(orjson.dumps({"stream": self.stream, "event": GAP, "data": gap._asdict()}))

@@ -169,7 +169,7 @@ class Topic:
                 for riders in self._live.values():
                     if shown := riders.form.shown_lines(lines):
                         riders.written(shown)
-                        bodies.append((tuple(riders.lanes), _framed(riders.form, riders.form.render_lines(shown))))
+                        bodies.append((tuple(riders.lanes), _framed(riders.form, riders.form.encode_lines(shown))))
                         self._sent.events += len(shown) // PUBLISHED_LINES * len(riders.lanes)
                 written = _write(bodies)
                 self._sent.bytes += written

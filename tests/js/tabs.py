@@ -19,8 +19,12 @@ from typing import Any
 from playwright.async_api import BrowserContext, CDPSession, Page, async_playwright
 
 from tests.rig.chromium import ARGS
+from tests.rig.long import LONG
 
 START_LIMIT_S = LIMIT_S = 30
+
+BACK_MS = 1000 if LONG else 2000  # four tests at once, on two cores
+"""How soon a page has everything again, once it may."""
 
 
 class Tab:

@@ -12,7 +12,7 @@ from playwright.async_api import Error
 
 from tests.js.site import Site, site_of
 from tests.js.story import Story
-from tests.js.tabs import Browser
+from tests.js.tabs import BACK_MS, Browser
 from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.long import LONG
 from tests.viewers.producer import Producer
@@ -20,7 +20,6 @@ from tests.viewers.viewer import viewers_connected
 
 pytestmark = pytest.mark.browser
 
-BACK_MS = 1000
 PAINTED_MS = 50 if LONG else 1000  # four tests at once, on two cores
 TIMES_OFFLINE = 10
 RELOADS = 20

@@ -8,14 +8,13 @@ import pytest
 
 from tests.js.site import Site
 from tests.js.story import Story
-from tests.js.tabs import Browser
+from tests.js.tabs import BACK_MS, Browser
 from tests.rig.deployment import until
 from tests.viewers.producer import Producer
 
 pytestmark = pytest.mark.browser
 
 OTHERS = 7
-BACK_MS = 1000
 HURRY = 60
 
 

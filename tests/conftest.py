@@ -235,11 +235,13 @@ async def commit(log: StreamLog) -> AsyncIterator[GroupCommit]:
 
 @asynccontextmanager
 async def _empty_then_leak_free(client: Any) -> AsyncIterator[Any]:
+    """It is empty afterwards, too: a server that is open without keys would find them."""
     try:
         await client.flushall()
         yield client
         await fail_on_leaked_keys(client)
     finally:
+        await client.flushall()
         await client.aclose()
 
 

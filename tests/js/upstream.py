@@ -78,9 +78,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream_of(port: int) -> AsyncIterator[Upstream]:
+async def upstream_of(port: int, at: int = 0) -> AsyncIterator[Upstream]:
+    """`at`: its own port. 0: any."""
     upstream = Upstream(port)
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", at)
     upstream.port = server.sockets[0].getsockname()[1]
     async with server:
         yield upstream

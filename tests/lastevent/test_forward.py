@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
+from bench.ports import free_port
 from tests.conftest import deployment_in
 from tests.js.upstream import Upstream, upstream_of
-from tests.rig.deployment import HTTP, Deployment, Process, until
+from tests.rig.deployment import HTTP, Deployment, Process, until, wait_until
 from tests.rig.long import LONG
 from tests.viewers.viewer import Answer, Connection, Event, bare, connect, parse
 
@@ -40,11 +40,45 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield deployment
 
 
+class App(NamedTuple):
+    process: Process
+    port: int
+    behind: int
+    """The port of its server: of the upstream that a test puts there."""
+
+    @property
+    def said(self) -> str:
+        return self.process.output.read_text()
+
+
+Apps = Callable[[str], App]
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
+    """The app of a framework: one for all tests."""
+    folder = tmp_path_factory.mktemp("apps")
+    started: dict[str, App] = {}
+
+    def app(framework: str) -> App:
+        if framework not in started:
+            behind = free_port()
+            argv = [sys.executable, "-m", "tests.lastevent.endpoint_apps", framework, f"http://127.0.0.1:{behind}", KEY]
+            process = Process(framework, argv, {}, folder)
+            process.start()
+            wait_until(lambda: "\n" in process.output.read_text(), "it listens")
+            started[framework] = App(process, int(process.output.read_text().split()[0]), behind)
+        return started[framework]
+
+    yield app
+    for one in started.values():
+        one.process.kill()
+
+
 @dataclass
 class Endpoint:
     port: int
     upstream: Upstream
-    output: Path
 
     @asynccontextmanager
     async def ask(
@@ -62,17 +96,11 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint(keyed: Deployment, framework: str, folder: Path) -> AsyncIterator[Endpoint]:
-    async with upstream_of(keyed.ports[0]) as upstream:
-        argv = [sys.executable, "-m", "tests.lastevent.endpoint_apps", framework, upstream.url, KEY]
-        app = Process("endpoint", argv, {}, folder)
-        app.start()
-        try:
-            await until(lambda: "\n" in app.output.read_text(), "it listens")
-            yield Endpoint(int(app.output.read_text().split()[0]), upstream, app.output)
-            assert app.is_alive(), "it has outlived what clients and servers did"
-        finally:
-            app.kill()
+async def endpoint(keyed: Deployment, app: App) -> AsyncIterator[Endpoint]:
+    async with upstream_of(keyed.ports[0], app.behind) as upstream:
+        yield Endpoint(app.port, upstream)
+        assert app.process.is_alive(), "it has outlived what clients and servers did"
+        upstream.cut()
 
 
 def events_of(answer: Answer) -> list[Event]:
@@ -102,10 +130,10 @@ def write(keyed: Deployment, sid: str, kind: str = "text_delta", **data: str) ->
 
 @FRAMEWORKS
 async def test_the_bytes_are_the_servers_own_and_no_event_waits_for_the_next_one(
-    framework: str, keyed: Deployment, tmp_path: Path
+    framework: str, keyed: Deployment, apps: Apps
 ) -> None:
     sid = external(keyed)
-    async with endpoint(keyed, framework, tmp_path) as there:
+    async with endpoint(keyed, apps(framework)) as there:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip", "Last-Event-ID": "1"}
         async with there.ask("GET", f"/api/chat/{sid}/events?compact=1&audience=all", headers) as (connection, seen):
             pieces = connection.pieces(seen)
@@ -138,10 +166,10 @@ async def test_the_bytes_are_the_servers_own_and_no_event_waits_for_the_next_one
 
 
 @FRAMEWORKS
-async def test_a_cut_stays_a_cut(framework: str, keyed: Deployment, tmp_path: Path) -> None:
+async def test_a_cut_stays_a_cut(framework: str, keyed: Deployment, apps: Apps) -> None:
     sid = external(keyed)
     write(keyed, sid, text="Grüße 🚲")
-    async with endpoint(keyed, framework, tmp_path) as there:
+    async with endpoint(keyed, apps(framework)) as there:
         async with there.ask("GET", f"/api/chat/{sid}/events") as (connection, cut):
             pieces = connection.pieces(cut)
             while b"\nid: 2\n" not in cut.body:
@@ -156,7 +184,7 @@ async def test_a_cut_stays_a_cut(framework: str, keyed: Deployment, tmp_path: Pa
 
 
 @ASGI
-async def test_clients_that_leave_leave_nothing_open(framework: str, keyed: Deployment, tmp_path: Path) -> None:
+async def test_clients_that_leave_leave_nothing_open(framework: str, keyed: Deployment, apps: Apps) -> None:
     """Before the server has answered, before the first byte of the body was read, and in the middle of it."""
 
     async def leave_unanswered() -> None:
@@ -175,7 +203,9 @@ async def test_clients_that_leave_leave_nothing_open(framework: str, keyed: Depl
 
     sid = external(keyed)
     events = f"/api/chat/{sid}/events"
-    async with endpoint(keyed, framework, tmp_path) as there:
+    app = apps(framework)
+    said = len(app.said)
+    async with endpoint(keyed, app) as there:
         upstream = there.upstream
         for leave in (leave_at_the_head, leave_in_the_middle):
             await asyncio.gather(*(leave() for _ in range(GONE // 3)))
@@ -191,15 +221,15 @@ async def test_clients_that_leave_leave_nothing_open(framework: str, keyed: Depl
         await asyncio.to_thread(write, keyed, sid, "done")
         assert (await there.whole("GET", events)).has_final_chunk
         await until(lambda: viewers(keyed) == 0, "nobody follows")
-        assert "Traceback" not in there.output.read_text()
+        assert "Traceback" not in app.said[said:]
 
 
 @pytest.mark.parametrize("framework", ["django", "flask"])
 async def test_who_leaves_a_thread_is_gone_when_the_server_says_the_next_thing(
-    framework: str, keyed: Deployment, tmp_path: Path
+    framework: str, keyed: Deployment, apps: Apps
 ) -> None:
     sid = external(keyed)
-    async with endpoint(keyed, framework, tmp_path) as there:
+    async with endpoint(keyed, apps(framework)) as there:
         for _ in range(GONE // 6):
             async with there.ask("GET", f"/api/chat/{sid}/events") as (connection, answer):
                 await anext(connection.pieces(answer))
@@ -208,10 +238,10 @@ async def test_who_leaves_a_thread_is_gone_when_the_server_says_the_next_thing(
 
 @pytest.mark.parametrize("framework", ["fastapi", "flask"])
 async def test_what_ails_between_endpoint_and_server_is_not_the_clients_fault(
-    framework: str, keyed: Deployment, tmp_path: Path
+    framework: str, keyed: Deployment, apps: Apps
 ) -> None:
     sid, said = external(keyed), []
-    async with endpoint(keyed, framework, tmp_path) as there:
+    async with endpoint(keyed, apps(framework)) as there:
         for status in ("401 Unauthorized", "403 Forbidden", "307 Temporary Redirect"):
             lines = [f"HTTP/1.1 {status}", "WWW-Authenticate: Bearer", "Location: /elsewhere", "Content-Length: 2"]
             there.upstream.answer = "\r\n".join([*lines, "", "{}"]).encode()
@@ -229,9 +259,9 @@ async def test_what_ails_between_endpoint_and_server_is_not_the_clients_fault(
 
 
 async def test_an_answer_that_was_started_through_an_endpoint_is_resumed_through_it(
-    keyed: Deployment, tmp_path: Path
+    keyed: Deployment, apps: Apps
 ) -> None:
-    async with endpoint(keyed, "fastapi", tmp_path) as there:
+    async with endpoint(keyed, apps("fastapi")) as there:
         headers = {"Accept": "text/event-stream", "Idempotency-Key": "by-fastapi"}
         async with there.ask("POST", "/api/chat", headers, {"prompt": PROMPT}) as (connection, begun):
             await connection.read_body(begun, cut=lambda body: len(body) if b"\nid: 30\n" in body else None)
@@ -248,12 +278,10 @@ async def test_an_answer_that_was_started_through_an_endpoint_is_resumed_through
     assert rest.has_final_chunk
 
 
-async def test_no_key_no_token_and_nothing_of_what_was_asked_reaches_a_client(
-    keyed: Deployment, tmp_path: Path
-) -> None:
+async def test_no_key_no_token_and_nothing_of_what_was_asked_reaches_a_client(keyed: Deployment, apps: Apps) -> None:
     once = {"Idempotency-Key": "a-start"}
     body = {"prompt": "x" * 300_000 + "[[tokens=3 rate=0 ttft_ms=0]]"}
-    async with endpoint(keyed, "fastapi", tmp_path) as there:
+    async with endpoint(keyed, apps("fastapi")) as there:
         started = await there.whole("POST", "/api/chat", once, body)
         again = await there.whole("POST", "/api/chat", once, body)
         another = await there.whole("POST", "/api/chat", once, {"prompt": "another"})

@@ -43,6 +43,7 @@ class Tab:
         return noted
 
     async def reached(self, cursor: int) -> None:
+        await self.page.wait_for_function("() => window.reached")  # no load waits for a module that waits for another
         await self.ask(f"reached({cursor})")
 
     async def ms_after(self, sign: str, cursor: int) -> float:

@@ -15,12 +15,21 @@ const { api, socket: url, pace = 1, patience = 1, slow = 0, cancels = false, str
 const counted = { sockets: 0, live: 0, most: 0, fetched: [], said: {}, whys: [] };
 
 class Counted extends WebSocket {
+  #isLive = true; // until somebody closes it: how long that takes is the network's
   constructor(...args) {
     super(...args);
     counted.sockets++;
     counted.live++;
     counted.most = Math.max(counted.most, counted.live);
-    this.addEventListener("close", () => counted.live--);
+    this.addEventListener("close", () => this.#end());
+  }
+  #end() {
+    if (this.#isLive) counted.live--;
+    this.#isLive = false;
+  }
+  close(...args) {
+    this.#end();
+    super.close(...args);
   }
   send(text) {
     const { op } = JSON.parse(text);

@@ -23,7 +23,7 @@ from tests.rig.long import LONG
 
 START_LIMIT_S = LIMIT_S = 30
 
-BACK_MS = 1000 if LONG else 2000  # six tests at once, on two cores
+BACK_MS = 1000 if LONG else 2000  # five tests at once, on two cores
 """How soon a page has everything again, once it may."""
 
 

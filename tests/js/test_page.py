@@ -20,7 +20,7 @@ from tests.viewers.viewer import viewers_connected
 
 pytestmark = pytest.mark.browser
 
-PAINTED_MS = 50 if LONG else 1000  # six tests at once, on two cores
+PAINTED_MS = 50 if LONG else 1000  # five tests at once, on two cores
 TIMES_OFFLINE = 10
 RELOADS = 20
 CORE = ("calls", "env", "error", "fold", "frames", "index", "kept", "loop", "partial", "stream", "tabs")

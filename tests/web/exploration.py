@@ -11,6 +11,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core import NotSet
 from schemathesis.pytest.lazy import get_all_tests  # its plugin takes a process 2 s of CPU, and wants an older pytest
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -110,7 +111,8 @@ def explore(targets: Sequence[Target], subtests: pytest.Subtests) -> int:
     """
 
     def holds(case: Any) -> None:
-        chosen = zlib.crc32(repr((case.method, case.query, case.headers, case.body, case.path_parameters)).encode())
+        body = None if isinstance(case.body, NotSet) else case.body  # that one's repr is its address
+        chosen = zlib.crc32(repr((case.method, case.query, case.headers, body, case.path_parameters)).encode())
         for target in targets:
             target.try_out(case, chosen)
 

@@ -128,7 +128,7 @@ class Format(Enum):
     def encode_lines(self, lines: Sequence[bytes]) -> bytes:
         """For exact SSE the lines (id, t, kind, data) are what frames are made of."""
         if self is not _EXACT and self is not _PUBLIC_EXACT:
-            return self.encode(self.sent(from_published(b"\n".join(lines))))
+            return self.render(from_published(b"\n".join(lines)))
         if len(lines) == PUBLISHED_LINES:
             return b"event: %b\ndata: %b\nid: %b\n\n" % (lines[2], lines[3], lines[0])
         return b"".join(

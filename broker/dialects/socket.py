@@ -80,7 +80,7 @@ class SocketForm:
         if len(lines) == PUBLISHED_LINES:  # by far the most, and nothing to merge with
             return self._frame(*lines)
         if self.inner.is_compact:
-            return self.encode(self.sent(from_published(b"\n".join(lines))))
+            return self.render(from_published(b"\n".join(lines)))
         return b"".join(
             [self._frame(*lines[at : at + PUBLISHED_LINES]) for at in range(0, len(lines), PUBLISHED_LINES)]
         )

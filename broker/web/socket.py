@@ -343,10 +343,8 @@ class Socket:
         is_answered_by_follow = False
         sid = asked.stream
         try:
-            if (
-                asked.op == "follow" and self.connection.is_closing
-            ):  # it has waited for longer than the socket was there
-                return
+            if asked.op == "follow" and self.connection.is_closing:
+                return  # it has waited for longer than the socket was there
             if needed := _NEEDS.get(asked.op):
                 assert self.grant
                 require(self.grant, _NEEDS_OF_SESSIONS if asked.session is not None else needed, sid)

@@ -92,21 +92,8 @@ class Follow:
     """
 
     __slots__ = (
-        *(
-            "_has_begun",
-            "_leaving",
-            "_socket",
-            "_telling",
-            "asked",
-            "conversation",
-            "form_name",
-            "grant",
-            "is_own",
-            "lane",
-            "sid",
-        ),
-        *("task", "view"),
-        "window",
+        *("_has_begun", "_leaving", "_socket", "_telling", "asked", "conversation", "form_name", "grant", "is_own"),
+        *("lane", "sid", "task", "view", "window"),
     )
 
     def __init__(self, socket: Host, sid: str, grant: Grant, window: int | None, *, is_own: bool = True) -> None:
@@ -132,9 +119,8 @@ class Follow:
         """End it from outside of its task. The first word counts."""
         if self._leaving is None:
             self._leaving = how
-            if (
-                self.task and self._has_begun
-            ):  # a task that is cancelled before its first step never ends what it is for
+            # A task that is cancelled before its first step never ends what it is for.
+            if self.task and self._has_begun:
                 self.task.cancel()
 
     async def run(

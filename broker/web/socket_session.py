@@ -75,7 +75,8 @@ class SessionFollow:
     def leave(self) -> None:
         """End it from outside of its task."""
         self._is_left = True
-        if self.task and self._has_begun:  # a task that is cancelled before its first step never ends what it is for
+        # As of a follow.
+        if self.task and self._has_begun:
             self.task.cancel()
 
     async def run(self, cursors: Any, ref: Ref) -> None:

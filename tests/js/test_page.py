@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from itertools import count
+from statistics import median
 
 import pytest
 from playwright.async_api import Error
@@ -46,6 +47,7 @@ async def test_offline_and_online_ten_times_the_page_is_back_within_a_second_and
     ids = (await tab.noted())["ids"]
     assert ids == sorted(set(ids))
     print(f"online again, and everything is there after {max(took_ms):.0f} ms at most")
+    assert median(took_ms) < 1000, "however busy this machine is"
     assert max(took_ms) < BACK_MS
 
 

@@ -24,7 +24,7 @@ _TAKEN = frozenset({"model", "messages", "stream", "tools", "metadata", "output_
 _REFUSED = ("mcp_servers", "container", "fallbacks")
 
 _CLIENTS_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-"""Anthropic's own that the caller runs; of any other type, Anthropic does, and this dialect has no honest form for it."""
+"""Anthropic's own that the caller runs. Those of any other type Anthropic runs, which has no honest form here."""
 
 _PASSED_ON = frozenset(
     {

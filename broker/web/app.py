@@ -14,11 +14,14 @@ from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
     auditing,
+    chat,
     conversations,
     credentials,
     following,
     limits,
     listings,
+    messages,
+    models,
     operating,
     producing,
     reading,
@@ -57,7 +60,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, operating):
+    for routes in (*of_streams, tokens, credentials, limits, models, chat, messages, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)

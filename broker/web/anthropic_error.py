@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
 import orjson
 from starlette.responses import Response
 
-from broker.errors import LasteventError, Unauthorized, UnknownModel
+from broker.errors import LasteventError, UnknownModel
 
 OVERLOADED = 529
 
@@ -37,14 +36,8 @@ def anthropic_error(request_id: str, error: LasteventError, names: Mapping[str, 
     if isinstance(error, UnknownModel):
         status, message = 404, f"model_not_found: {message}"
     response = _response(request_id, status, message)
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Bearer"
     if status == 409:
         response.headers["x-should-retry"] = "false"  # what is refused so does not pass by itself
-    if status == 413:
-        response.headers["Connection"] = "close"  # the rest of the body is not read
     return response
 
 

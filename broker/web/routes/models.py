@@ -21,7 +21,9 @@ from broker.web.tier import Tier
 
 
 def _list_error(request: Request, error: LasteventError) -> Response:
-    return _anthropic_error(request, error) if _is_anthropics(request) else problems.from_error(_id_of(request), error)
+    if _is_anthropics(request):
+        return _anthropic_error(request, error)
+    return Response(problems.as_json(_id_of(request), error), error.status, media_type=problems.MEDIA_TYPE)
 
 
 def _model_error(request: Request, error: LasteventError) -> Response:

@@ -3,18 +3,18 @@
 A response has *items*: a message, a reasoning, a call. Each is added, grows, and is done; its `output_index` and its id
 count the items since the stream's start, over restarts, since clients refuse an index that comes again.
 
-The cursor is `sequence_number`: 0, 1, 2 … without holes, for some clients take a hole for a loss. But a writer that takes
-a stream over may do so since Redis lost the last events of the one before, whose numbers clients have seen. So its first
-words are numbered from a block of their own: from 20,000 × (id − 1) // 1,000,000, which stays within 32 bits for 29 h.
+The cursor is `sequence_number`: 0, 1, 2 … without holes, for some clients take a hole for a loss. But when a writer
+takes a stream over, Redis may have lost the last events of the one before, whose numbers clients have seen. So the
+words of a new writer begin at 20,000 × block, where block is (id - 1) // 1,000,000: within 32 bits for 29 h.
 
-Not `orjson` for a delta as a whole: all but its text is the same for all deltas of an item, and is encoded once.
+All of a delta but its text is the same for all deltas of an item, and is encoded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -98,13 +98,13 @@ def response_id(sid: str) -> str:
 
 @dataclass(frozen=True)
 class Responses:
-    name: ClassVar[str] = "responses"
-    content_type: ClassVar[str] = CONTENT_TYPE
-    heartbeat: ClassVar[bytes] = b": ping\n\n"
+    name = "responses"
+    content_type = CONTENT_TYPE
+    heartbeat = b": ping\n\n"
     """Nothing else: openai's Python client takes a block of `id:` or `retry:` alone for an event without JSON."""
-    end: ClassVar[bytes] = b"data: [DONE]\n\n"
-    merges: ClassVar[bool] = False
-    needs_request: ClassVar[bool] = False
+    end = b"data: [DONE]\n\n"
+    merges = False
+    needs_request = False
 
     def begin(self, facts: Facts) -> ResponseFold:
         return ResponseFold(facts)
@@ -373,9 +373,10 @@ class ResponseFold:
     def _returned(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         if not (item := self._call_of(data)):
             return []
+        output = _as_text(data["output"]) if "output" in data else None
         del self._calls[data["tool_call_id"]]
         if event.kind == "tool_end" or item.kind == FUNCTION:
-            item.output = _as_text(data["output"]) if "output" in data else None
+            item.output = output
             return self._closed(item, _COMPLETED)
         said = next((word for name in ("message", "code") if isinstance(word := data.get(name), str)), "failed")
         item.error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": said}]}

@@ -25,6 +25,7 @@ from broker.web.routes import (
     operating,
     producing,
     reading,
+    responses,
     sockets,
     starting,
     telling,
@@ -60,7 +61,13 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, models, chat, messages, operating):
+    dialects = (
+        models,
+        chat,
+        messages,
+        responses,
+    )
+    for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)

@@ -16,5 +16,6 @@ messages.py   /v1/messages…: Anthropic Messages
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 limits.py     GET /v1/limits
 credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
+responses.py  /v1/responses…: OpenAI Responses
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -18,7 +18,18 @@ import orjson
 
 from broker.dialects.fold import Facts, Text
 from broker.dialects.sse import CONTENT_TYPE, HEARTBEAT, Gap
-from broker.log.event import CANCELLED, DONE, ERROR, QUEUED, RESTART, START, TEXT_DELTA, THINKING_DELTA, Event, encode_data
+from broker.log.event import (
+    CANCELLED,
+    DONE,
+    ERROR,
+    QUEUED,
+    RESTART,
+    START,
+    TEXT_DELTA,
+    THINKING_DELTA,
+    Event,
+    encode_data,
+)
 
 Version = Literal[5, 6, 7]
 """Of `ai`. From 7 on (7.0.70) a step can be taken back."""
@@ -35,6 +46,9 @@ FINISH_REASONS = {
 }
 """`stop_reason` → `finishReason`. Any other is `other`: older clients refuse words that they do not know."""
 
+FINISHED = b'data: {"type":"finish","finishReason":"other"}\n\ndata: [DONE]\n\n'
+"""For a client that has all of a stream that has ended, and not its end."""
+
 _START_STEP, _FINISH_STEP, _RESET_STEP = b'{"type":"start-step"}', b'{"type":"finish-step"}', b'{"type":"reset-step"}'
 _TEXT, _REASONING = "text", "reasoning"
 _PLAIN = b'{"text":"'
@@ -42,23 +56,16 @@ _PLAIN = b'{"text":"'
 
 @dataclass(frozen=True)
 class AiSdk:
-    """`is_counted`: for WorkflowChatTransport. `ui`: which version of `ai` reads it."""
+    """`merges`: for useChat; False: for WorkflowChatTransport, which counts. `ui`: which version of `ai` reads it."""
 
-    is_counted: bool = False
+    merges: bool = True
     ui: Version = 7
 
+    name = "ai-sdk"
     content_type = CONTENT_TYPE
     heartbeat = HEARTBEAT
     end = b"data: [DONE]\n\n"
     needs_request = False
-
-    @property
-    def name(self) -> str:
-        return "ai-sdk-workflow" if self.is_counted else "ai-sdk"
-
-    @property
-    def merges(self) -> bool:
-        return not self.is_counted
 
     def begin(self, facts: Facts) -> AiSdkFold:
         return AiSdkFold(self, _message_id(facts))
@@ -76,12 +83,17 @@ def _message_id(facts: Facts) -> str:
 
 
 class _Tool(NamedTuple):
-    """A call that has no result yet. `args`: what has come of them in pieces. `has_input`: whether the client has it."""
+    """A call that has no result yet. `args`: what has come of them in pieces. `has_input`: they were sent whole."""
 
     name: str
     is_client: bool
     args: Text | None = None
     has_input: bool = False
+
+    @property
+    def whose(self) -> dict[str, Any]:
+        """What a client must run is a tool of its app (onToolCall). Any other is shown, and no app need know it."""
+        return {} if self.is_client else {"providerExecuted": True, "dynamic": True}
 
 
 class AiSdkFold:
@@ -127,7 +139,7 @@ class AiSdkFold:
         return [self._start(), _START_STEP] if self._is_step_open else [self._start()]
 
     def gap(self, gap: Gap) -> list[bytes]:
-        if not self._dialect.is_counted:
+        if self._dialect.merges:
             return self._taken_back(encode_data({"reason": LOST}))
         # A count names no event: what comes next could not be told from what it had.
         self.is_over = True
@@ -228,11 +240,13 @@ class AiSdkFold:
         """A call that nobody has begun begins with what is said of it first: external producers may leave that out."""
         if call is None or call.id in self._tools:
             return []
-        self._tools[call.id] = _Tool(call.tool, call.data.get("client") is True)
-        start = {"type": "tool-input-start", "toolCallId": call.id, "toolName": call.tool, **self._whose(call.id)}
+        tool = _Tool(call.tool, call.data.get("client") is True)
+        start = {"type": "tool-input-start", "toolCallId": call.id, "toolName": call.tool, **tool.whose}
         if isinstance(title := call.data.get("title"), str):
             start["title"] = title
-        return [*self._step_open(), *self._closed(), encode_data(start)]
+        begun = encode_data(start)
+        self._tools[call.id] = tool
+        return [*self._step_open(), *self._closed(), begun]
 
     def _tool_args_piece(self, event: Event) -> list[bytes]:
         call = _call(event)
@@ -277,9 +291,7 @@ class AiSdkFold:
         why = next((word for name in ("message", "code") if isinstance(word := call.data.get(name), str)), "failed")
         failed = {"type": "tool-output-error", "toolCallId": call.id, "errorText": why}
         chunks = self._tool_ready(call)
-        chunks.append(encode_data({**failed, **self._whose(call.id)}))
-        del self._tools[call.id]
-        return chunks
+        return [*chunks, encode_data({**failed, **self._tools.pop(call.id).whose})]
 
     def _tool_ready(self, call: _Call) -> list[bytes]:
         """A result needs a call with an input. Of arguments that viewers are not shown, that is null."""
@@ -293,15 +305,11 @@ class AiSdkFold:
             args = _parsed(str(tool.args))
         self._tools[call_id] = tool._replace(args=None, has_input=True)
         ready = {"type": "tool-input-available", "toolCallId": call_id, "toolName": tool.name, "input": args}
-        return [encode_data({**ready, **self._whose(call_id)})]
+        return [encode_data({**ready, **tool.whose})]
 
     def _output(self, call_id: str, output: Any, *, preliminary: bool = False) -> bytes:
-        said = {"type": "tool-output-available", "toolCallId": call_id, "output": output, **self._whose(call_id)}
+        said = {"type": "tool-output-available", "toolCallId": call_id, "output": output, **self._tools[call_id].whose}
         return encode_data({**said, "preliminary": True} if preliminary else said)
-
-    def _whose(self, call_id: str) -> dict[str, bool]:
-        """What the client must run is a tool of its own (onToolCall). Else it is shown, and the app need not know it."""
-        return {} if self._tools[call_id].is_client else {"providerExecuted": True, "dynamic": True}
 
     # -- how it ends ---------------------------------------------------------------------------------------------
     # Always with a `finish`: without one WorkflowChatTransport asks for ever.

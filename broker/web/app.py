@@ -13,6 +13,7 @@ from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
+    ai_sdk,
     auditing,
     conversations,
     credentials,
@@ -36,8 +37,19 @@ _HEADERS = (
     # its request fail for them.
     *("Cache-Control", "Pragma", "X-Requested-With", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
+    # Clients of dialects.
+    *("x-api-key", "api-key", "x-run-id"),
 )
 """What a page of another origin may send (CORS)."""
+
+_SHOWN_HEADERS = (
+    *("Location", "Last-Event-ID", "Retry-After", "X-Request-Id"),
+    # To clients of dialects.
+    *("X-Lastevent-Stream", "X-Lastevent-Ignored", "x-workflow-run-id", "x-workflow-stream-tail-index"),
+    *("Content-Location", "ETag"),
+    *("Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date", "Stream-Closed"),
+)
+"""What it may see of an answer."""
 
 
 def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
@@ -57,7 +69,8 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, operating):
+    of_dialects = (ai_sdk,)
+    for routes in (*of_streams, *of_dialects, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)
@@ -67,7 +80,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         allow_credentials=settings.cors_credentials,
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=_HEADERS,
-        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
+        expose_headers=_SHOWN_HEADERS,
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -13,5 +13,6 @@ listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 limits.py     GET /v1/limits
 credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
+ai_sdk.py     POST /v1/ai-sdk/chat, /v1/ai-sdk/workflow, GET …/{id}/stream, POST …/stop: Vercel's AI SDK
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -100,7 +100,8 @@ class AiSdkFold:
     """One step an attempt: `reset-step` takes back what an attempt said."""
 
     __slots__ = (
-        *("number", "is_over", "_dialect", "_message_id", "_is_step_open", "_open", "_parts", "_delta", "_tools"),
+        *("number", "is_over", "_dialect", "_message_id", "_is_step_open", "_open", "_id", "_parts", "_delta"),
+        "_tools",
     )
 
     def __init__(self, dialect: AiSdk, message_id: str) -> None:
@@ -110,19 +111,15 @@ class AiSdkFold:
         self._message_id = message_id
         self._is_step_open = False
         self._open = ""  # text or reasoning, if such a part is open
+        self._id = b""  # its id
         self._parts = 0  # how many have begun: their ids are never used again
         self._delta = b""  # the beginning of the open part's next chunk
         self._tools: dict[str, _Tool] = {}
 
     def copy(self) -> AiSdkFold:
         copy = AiSdkFold(self._dialect, self._message_id)
-        copy.number, copy.is_over = self.number, self.is_over
-        copy._is_step_open, copy._open, copy._parts, copy._delta = (
-            self._is_step_open,
-            self._open,
-            self._parts,
-            self._delta,
-        )
+        copy.number, copy.is_over, copy._is_step_open = self.number, self.is_over, self._is_step_open
+        copy._open, copy._id, copy._parts, copy._delta = self._open, self._id, self._parts, self._delta
         copy._tools = {
             call: tool if tool.args is None else tool._replace(args=tool.args.copy())
             for call, tool in self._tools.items()
@@ -205,20 +202,17 @@ class AiSdkFold:
 
     def _opened(self, part: str) -> list[bytes]:
         chunks = [*self._step_open(), *self._closed()]
-        self._open, self._parts = part, self._parts + 1
-        self._delta = b'{"type":"%b-delta","id":"%b","delta":' % (part.encode(), self._part_id)
-        return [*chunks, b'{"type":"%b-start","id":"%b"}' % (part.encode(), self._part_id)]
+        self._parts += 1
+        self._open, self._id = part, b"%b%d" % (part[:1].encode(), self._parts)
+        self._delta = b'{"type":"%b-delta","id":"%b","delta":' % (part.encode(), self._id)
+        return [*chunks, b'{"type":"%b-start","id":"%b"}' % (part.encode(), self._id)]
 
     def _closed(self) -> list[bytes]:
         if not self._open:
             return []
-        end = b'{"type":"%b-end","id":"%b"}' % (self._open.encode(), self._part_id)
+        end = b'{"type":"%b-end","id":"%b"}' % (self._open.encode(), self._id)
         self._open = ""
         return [end]
-
-    @property
-    def _part_id(self) -> bytes:
-        return b"%b%d" % (self._open[:1].encode(), self._parts)
 
     def _cited(self, event: Event) -> list[bytes]:
         data = orjson.loads(event.data)

@@ -33,6 +33,7 @@ from broker.errors import (
     StreamNotFound,
     TooManyViewers,
 )
+from broker.live.folded import Lost
 from broker.log.deeds import CANCELLED
 from broker.log.event import is_terminal
 from broker.service.streams import Found, Said
@@ -46,7 +47,7 @@ from broker.web.dialect import (
     DialectResponse,
     dialect_route,
     find,
-    fold_now,
+    folded_of,
     follow_in,
     read_asked,
     start,
@@ -210,15 +211,18 @@ async def ai_sdk_workflow_stream(
     try:
         sid, found = await _run_or_newest(request, grant, run_id)
         version = _version(ui, found)
-        fold, meta = await fold_now(request, grant, sid, AiSdk(merges=False, ui=version))
-        headers = {**_of_run(sid), TAIL_HEADER: str(fold.number - 1)}
-        first = index if index >= 0 else max(0, fold.number + index)
-        if is_terminal(meta.state) and first >= fold.number:
+        _, log, folded = await folded_of(request, grant, sid, AiSdk(merges=False, ui=version))
+        count = folded.state(await folded.stand_at_tail(log)).number
+        headers = {**_of_run(sid), TAIL_HEADER: str(count - 1)}
+        first = index if index >= 0 else max(0, count + index)
+        if is_terminal(found.meta.state) and first >= count:
             # It has all that there is, and not what ends it: so much the log has lost. It would ask for ever.
             return Response(FINISHED, headers={**headers, STREAM_HEADER: sid}, media_type=CONTENT_TYPE)
         return await _run(request, grant, sid, version, headers, first)
     except PASSING as passing:
         return _later(request, passing)
+    except Lost:  # Redis has just lost a part of it
+        return HeldResponse()
 
 
 def _of_run(sid: str) -> dict[str, str]:

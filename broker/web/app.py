@@ -13,6 +13,7 @@ from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
+    ai_sdk,
     auditing,
     chat,
     conversations,
@@ -40,8 +41,19 @@ _HEADERS = (
     # its request fail for them.
     *("Cache-Control", "Pragma", "X-Requested-With", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
+    # Clients of dialects.
+    *("x-api-key", "api-key", "x-run-id"),
 )
 """What a page of another origin may send (CORS)."""
+
+_SHOWN_HEADERS = (
+    *("Location", "Last-Event-ID", "Retry-After", "X-Request-Id"),
+    # To clients of dialects.
+    *("X-Lastevent-Stream", "X-Lastevent-Ignored", "x-workflow-run-id", "x-workflow-stream-tail-index"),
+    *("Content-Location", "ETag"),
+    *("Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date", "Stream-Closed"),
+)
+"""What it may see of an answer."""
 
 
 def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
@@ -66,6 +78,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         chat,
         messages,
         responses,
+        ai_sdk,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)
@@ -77,7 +90,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         allow_credentials=settings.cors_credentials,
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=_HEADERS,
-        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
+        expose_headers=_SHOWN_HEADERS,
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -106,7 +106,8 @@ class StreamLog(ReadableLog):
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.index.begin(new.sid, new.tenant, new.session)
         request = await self.requests.store(new.sid, new.own_request)
-        steps = [script.create(new.sid, lease_ms, reserved_ms, counted_from_ms, self.requests.held_ms, request, new.fields())]
+        times = (lease_ms, reserved_ms, counted_from_ms, self.requests.held_ms)
+        steps = [script.create(new.sid, *times, request, new.fields())]
         if new.request_of is not None:
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")

@@ -671,6 +671,7 @@ def _words(answer: Answer) -> str:
 def check_all(w: World) -> None:
     """What must hold whatever happens, and what must hold in every history that is not admitted (ARCHITECTURE)."""
     check_log(w)
+    check_pen_writes(w)
     check_nobody_waits_in_vain(w)
     if "revenant" not in w.admitted:
         check_kept(w)

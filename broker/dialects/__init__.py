@@ -11,5 +11,6 @@ socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes
 vector.py  the same for a viewer of several streams: one cursor for all of them
+ag_ui.py   AG-UI: a run's events; ag_ui_request.py what its clients send, ag_ui_thread.py what a thread says
 parts.py   what other ecosystems' requests hold (texts, images, tools, calls), as the native request has it
 """

@@ -24,6 +24,13 @@ NAME = "ag-ui"
 OWN = "lastevent."
 """Before the kinds of ours that have no event there: names have a namespace, and a producer's kinds have their own."""
 
+
+class TakenBack(bytes):
+    """A payload of a gap. The client forgets where it was: what it has seen comes again, and it drops ids that it has
+    seen. Then it stands at the beginning.
+    """
+
+
 _CALL_ENDS = frozenset({"tool_end", "tool_error"})
 _NO_TOKENS: Mapping[str, Any] = {}
 
@@ -104,7 +111,7 @@ class AgUiFold:
 
     def gap(self, gap: Gap) -> list[bytes]:
         """What it has of this run is taken back, and the attempt that there is follows from its beginning."""
-        return [self._snapshot(), _custom(OWN + "gap", orjson.dumps(gap._asdict()))]
+        return [TakenBack(_custom(OWN + "gap", orjson.dumps(gap._asdict()))), TakenBack(self._snapshot())]
 
     # -- what is said ------------------------------------------------------------------------------------------------
 
@@ -269,6 +276,8 @@ class AgUi:
         return AgUiFold(facts)
 
     def frame(self, payload: bytes, event_id: int, index: int) -> bytes:
+        if isinstance(payload, TakenBack):
+            return b"id: %b\ndata: %b\n\n" % (b"0-%d" % index if index else b"", payload)
         return b"id: %d-%d\ndata: %b\n\n" % (event_id, index, payload)
 
 

@@ -13,6 +13,7 @@ from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
+    ag_ui,
     auditing,
     conversations,
     credentials,
@@ -57,7 +58,8 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, operating):
+    dialects = (ag_ui,)
+    for routes in (*of_streams, *dialects, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)

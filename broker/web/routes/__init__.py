@@ -13,5 +13,6 @@ listings.py   GET /v1/streams, /v1/sessions…, /v1/models
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 limits.py     GET /v1/limits
 credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
+ag_ui.py      /v1/ag-ui: AG-UI
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -32,17 +32,19 @@ class TakenBack(bytes):
 
 
 _CALL_ENDS = frozenset({"tool_end", "tool_error"})
-_NO_TOKENS: Mapping[str, Any] = {}
+_NOTHING: Mapping[str, Any] = {}
 
 
 class AgUiFold:
     """`_open`: what is being said: "text", "reasoning" or nothing. `_calls`: those without a result, by id: whether
-    the arguments are complete. `_anchor`: the message that a call belongs to.
+    the arguments are complete. `_anchor`: the message that a call belongs to. `_seen`: the calls of this attempt,
+    `_used`: of those before. What an agent has done stays done, and is said again: under another id, for within a run
+    no id names two.
     """
 
     __slots__ = (
         *("number", "is_over", "_facts", "_attempt", "_messages", "_reasonings", "_most_reasonings"),
-        *("_open", "_open_id", "_anchor", "_calls", "_clients", "_with_args", "_has_called"),
+        *("_open", "_open_id", "_anchor", "_calls", "_clients", "_with_args", "_seen", "_used"),
     )
 
     def __init__(self, facts: Facts) -> None:
@@ -53,6 +55,8 @@ class AgUiFold:
         self._messages = 0
         self._reasonings = 0
         self._most_reasonings = 0
+        self._used: frozenset[str] = frozenset()
+        self._seen: frozenset[str] = frozenset()
         self._begin_attempt()
 
     def _begin_attempt(self) -> None:
@@ -61,7 +65,8 @@ class AgUiFold:
         self._calls: dict[str, bool] = {}
         self._clients: frozenset[str] = frozenset()
         self._with_args: frozenset[str] = frozenset()
-        self._has_called = False
+        self._used |= self._seen
+        self._seen = frozenset()
 
     def copy(self) -> AgUiFold:
         copy = AgUiFold.__new__(AgUiFold)
@@ -168,14 +173,14 @@ class AgUiFold:
 
     def _tool_start(self, data: Mapping[str, Any]) -> list[bytes]:
         call, tool = data.get("tool_call_id"), data.get("tool")
-        if not (isinstance(call, str) and call and _is_name(tool)) or call in self._calls:
+        if not (isinstance(call, str) and call and _is_name(tool)) or call in self._seen:
             return []
         self._calls[call] = False
-        self._has_called = True
+        self._seen |= {call}
         if data.get("client") is True:
             self._clients |= {call}
         parent = b',"parentMessageId":"%b"' % self._anchor if self._anchor else b""
-        names = (_text(call), _text(tool), parent)
+        names = (self._call(call), _text(tool), parent)
         return [*self._pause(), b'{"type":"TOOL_CALL_START","toolCallId":%b,"toolCallName":%b%b}' % names]
 
     def _args(self, data: Mapping[str, Any], delta: Any) -> list[bytes]:
@@ -183,7 +188,7 @@ class AgUiFold:
         if not isinstance(call, str) or self._calls.get(call, True) or not _is_name(delta):
             return []
         self._with_args |= {call}
-        return [b'{"type":"TOOL_CALL_ARGS","toolCallId":%b,"delta":%b}' % (_text(call), _text(delta))]
+        return [b'{"type":"TOOL_CALL_ARGS","toolCallId":%b,"delta":%b}' % (self._call(call), _text(delta))]
 
     def _whole_args(self, data: Mapping[str, Any]) -> list[bytes]:
         call = data.get("tool_call_id")
@@ -198,7 +203,7 @@ class AgUiFold:
         if self._calls[call]:
             return []
         self._calls[call] = True
-        return [b'{"type":"TOOL_CALL_END","toolCallId":%b}' % _text(call)]
+        return [b'{"type":"TOOL_CALL_END","toolCallId":%b}' % self._call(call)]
 
     def _tool_end(self, data: Mapping[str, Any]) -> list[bytes]:
         """Where results are not shown it is empty: that there is one says that nobody needs to run it."""
@@ -211,9 +216,15 @@ class AgUiFold:
         given = next((data[name] for name in ("output", "message", "code") if name in data), "")
         content = given if isinstance(given, str) else encode_data(given).decode()
         self._anchor = b""
-        names = (self._next_message(), _text(call), _text(content))
+        names = (self._next_message(), self._call(call), _text(content))
         result = b'{"type":"TOOL_CALL_RESULT","messageId":"%b","toolCallId":%b,"content":%b,"role":"tool"}' % names
         return [*self._pause(), *ended, result]
+
+    def _call_id(self, call: str) -> str:
+        return f"{call}-{self._attempt}" if call in self._used else call
+
+    def _call(self, call: str) -> bytes:
+        return _text(self._call_id(call))
 
     # -- endings -----------------------------------------------------------------------------------------------------
 
@@ -225,7 +236,7 @@ class AgUiFold:
         closed = self._closed()
         outcome: dict[str, Any] = {"type": "success"}
         if self._clients:
-            outcome["pendingToolCallIds"] = [call for call in self._calls if call in self._clients]
+            outcome["pendingToolCallIds"] = [self._call_id(call) for call in self._calls if call in self._clients]
         more: dict[str, Any] = {"outcome": outcome, "timestamp": t}
         if "result" in data:
             more["result"] = data["result"]
@@ -320,7 +331,7 @@ def _plain(content: Any) -> str:
 
 def _object(data: bytes) -> Mapping[str, Any]:
     value = orjson.loads(data)
-    return value if isinstance(value, dict) else _NO_TOKENS
+    return value if isinstance(value, dict) else _NOTHING
 
 
 def _is_name(value: Any) -> bool:

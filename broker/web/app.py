@@ -14,6 +14,7 @@ from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
     ai_sdk,
+    ag_ui,
     auditing,
     chat,
     conversations,
@@ -79,6 +80,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         messages,
         responses,
         ai_sdk,
+        ag_ui,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)

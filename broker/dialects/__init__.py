@@ -11,4 +11,5 @@ socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes
 vector.py  the same for a viewer of several streams: one cursor for all of them
+parts.py   what other ecosystems' requests hold (texts, images, tools, calls), as the native request has it
 """

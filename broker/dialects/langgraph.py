@@ -76,8 +76,11 @@ def run_id_of(sid: str) -> str:
 
 
 def sid_of(run_id: str) -> str:
-    """Of either form."""
-    return run_id.replace("-", "")
+    """Of a run's id in either form."""
+    try:
+        return UUID(run_id).hex
+    except ValueError:
+        return run_id
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,18 @@ class Run:
     # -- what a thread holds ---------------------------------------------------------------------------------------
 
     @property
+    def request(self) -> Mapping[str, Any]:
+        return self._facts.request
+
+    @property
+    def parent(self) -> str | None:
+        """The checkpoint that the run began with; None: an empty thread, or a stream that another dialect started."""
+        parent = self._facts.echo.get("parent")
+        return parent if isinstance(parent, str) else None
+
+    @property
     def asked(self) -> list[list[Json]]:
-        """The messages that the thread had when the run began, the run's input among them: those of each message of the
-        request."""
+        """What the thread showed when the run began, the run's input among it: of each message of the request."""
         return self._asked
 
     def answer(self) -> list[Json]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from broker.errors import InvalidRequest
+from broker.dialects.parts import image_block, of_type, refused, text_block, tool_result, tool_use
 
 Json = dict[str, Any]
 
@@ -171,13 +171,13 @@ def _kind_of(given: Any, where: str) -> tuple[str, Json]:
     if isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given):
         given = {"role": given[0], "content": given[1]}
     if not isinstance(given, dict):
-        raise InvalidRequest(f"{where}: a message is an object with type (or role) and content.")
+        raise refused(where, "a message is an object with type (or role) and content")
     if given.get("type") == "constructor" and isinstance(of := given.get("id"), list) and of:
         given = {**_object(given.get("kwargs")), "type": of[-1]}
     name = given.get("type") or given.get("role")
     kind = ROLES.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise InvalidRequest(f"{where}.type: human, ai, system or tool. Messages cannot be removed from a thread.")
+        raise refused(f"{where}.type", "human, ai, system or tool; messages cannot be removed from a thread")
     return kind, given
 
 
@@ -189,7 +189,7 @@ def _content(content: Any, where: str) -> str | list[Json]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequest(f"{where}: a text, or a list of parts.")
+        raise refused(where, "a text, or a list of parts")
     return [made for number, part in enumerate(content) for made in _block(part, f"{where}[{number}]")]
 
 
@@ -205,7 +205,7 @@ def _block(part: Any, where: str) -> Iterator[Json]:
     elif kind in ("image", "image_url"):
         yield image_block(_url(part), where)
     elif kind not in _DROPPED:
-        raise InvalidRequest(f"{where}.type: text, image_url or image. Other parts are not carried.")
+        raise refused(f"{where}.type", "text, image_url or image; no other parts are carried")
 
 
 def _url(part: Json) -> Any:
@@ -218,39 +218,27 @@ def _url(part: Json) -> Any:
     return url
 
 
-def image_block(url: Any, where: str) -> Json:
-    """Raises InvalidRequest."""
-    if not isinstance(url, str):
-        raise InvalidRequest(f"{where}: an image has an address, or its data in base64.")
-    if not url.startswith(_DATA_URL):
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    media_type, is_base64, data = url[len(_DATA_URL) :].partition(";base64,")
-    if not is_base64:
-        raise InvalidRequest(f"{where}: data:<media type>;base64,<data>.")
-    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
-
-
 def _answer(message: Json, where: str) -> str | list[Json]:
     content = _content(message.get("content") or "", f"{where}.content")
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise InvalidRequest(f"{where}.tool_calls: a list of objects with name, args and id.")
+    calls = of_type(message.get("tool_calls") or [], list, f"{where}.tool_calls")
     if not calls:
         return content
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) and content else content or []
-    uses = [
-        {"type": "tool_use", "id": call.get("id"), "name": call.get("name"), "input": call.get("args") or {}}
-        for call in calls
-    ]
-    return [*(block for block in blocks if isinstance(block, dict)), *uses]
+    said = [text_block(content, where)] if isinstance(content, str) and content else content or []
+    return [*(block for block in said if isinstance(block, dict)), *_uses(calls, f"{where}.tool_calls")]
+
+
+def _uses(calls: list[Any], where: str) -> Iterator[Json]:
+    for number, call in enumerate(calls):
+        place = f"{where}[{number}]"
+        given = of_type(call, dict, place)
+        yield tool_use(given.get("id"), given.get("name"), given.get("args"), place)
 
 
 def _tool_result(message: Json, where: str) -> Json:
-    call_id = message.get("tool_call_id")
-    if not isinstance(call_id, str):
-        raise InvalidRequest(f"{where}.tool_call_id: of which call this is the result.")
     content = message.get("content", "")
     if not isinstance(content, str | list):
         content = orjson.dumps(content).decode()
-    made: Json = {"type": "tool_result", "tool_use_id": call_id, "content": _content(content, f"{where}.content")}
-    return {**made, "is_error": True} if message.get("status") == "error" else made
+    said = _content(content, f"{where}.content")
+    return tool_result(
+        message.get("tool_call_id"), said, f"{where}.tool_call_id", is_error=message.get("status") == "error"
+    )

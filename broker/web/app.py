@@ -17,6 +17,7 @@ from broker.web.routes import (
     conversations,
     credentials,
     following,
+    langgraph,
     limits,
     listings,
     operating,
@@ -57,7 +58,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, operating):
+    for routes in (*of_streams, langgraph, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)

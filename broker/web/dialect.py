@@ -77,7 +77,9 @@ async def read_asked(request: Request, *, optional: bool = False, undeclared: bo
     """
     tier = Tier.of(request)
     with tier.intake.place() as place:
-        body = await read_json(request, tier.settings.max_request_bytes, place=place, optional=optional, undeclared=undeclared)
+        body = await read_json(
+            request, tier.settings.max_request_bytes, place=place, optional=optional, undeclared=undeclared
+        )
         async with place.turn():
             asked = parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(parse, body)
     request.state.is_large = len(body) > INLINE_BYTES

@@ -335,7 +335,7 @@ class Run:
             "usage_metadata": _usage(data.get("usage")),
         }
         if "result" in data:
-            self._more["result"] = data["result"]
+            self._more = {**self._more, "result": data["result"]}
         if self._turn:
             self._structure(data)
             said += self._chunk(self._turn, chunk_position="last", **self._last)

@@ -20,6 +20,7 @@ from broker.web.routes import (
     conversations,
     credentials,
     following,
+    langgraph,
     limits,
     listings,
     messages,
@@ -81,6 +82,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         responses,
         ai_sdk,
         ag_ui,
+        langgraph,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)

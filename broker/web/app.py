@@ -16,6 +16,7 @@ from broker.web.routes import (
     auditing,
     conversations,
     credentials,
+    durable_streams,
     following,
     limits,
     listings,
@@ -36,6 +37,7 @@ _HEADERS = (
     # its request fail for them.
     *("Cache-Control", "Pragma", "X-Requested-With", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
+    *durable_streams.ALLOWED,
 )
 """What a page of another origin may send (CORS)."""
 
@@ -57,7 +59,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, tokens, credentials, limits, operating):
+    for routes in (*of_streams, durable_streams, tokens, credentials, limits, operating):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)
@@ -65,9 +67,9 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_credentials=settings.cors_credentials,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=_HEADERS,
-        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id"],
+        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id", *durable_streams.EXPOSED],
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

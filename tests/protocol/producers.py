@@ -194,6 +194,4 @@ class ProducerSearch:
 
 def sent(id: str, epoch: int, count: int, *, closes: bool = False) -> tuple[Request, ...]:
     """A session's requests. `closes`: the last of them closes the stream."""
-    return tuple(
-        Request(Producer(id, epoch, seq), closes=closes and seq == count - 1) for seq in range(count)
-    )
+    return tuple(Request(Producer(id, epoch, seq), closes=closes and seq == count - 1) for seq in range(count))

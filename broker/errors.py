@@ -53,6 +53,7 @@ LasteventError
 ├── MasksTooSlow            the masks take too long on this stream
 │   └── MasksBusy           too many masked reads wait for their turn; it passes
 ├── ArchiveUnavailable      the archive's database cannot be reached or cannot serve
+├── OtherRelease            a newer release's stream in a dialect: another server of the roll-out answers
 └── Draining                this server is shutting down
 
 The client translates Redis' own errors (store/connect.py), archive/database.py the archive's. Each class has its HTTP
@@ -352,6 +353,11 @@ class MasksBusy(MasksTooSlow):
 class ArchiveUnavailable(LasteventError):
     status, code, title = 503, "archive_unavailable", "The archive is temporarily unavailable"
     retry_after_s = 5.0
+
+
+class OtherRelease(LasteventError):
+    status, code, title = 503, "other_release", "A server of a newer release must answer"
+    retry_after_s = 1.0
 
 
 class Draining(LasteventError):

@@ -1,11 +1,12 @@
 """From events to bytes, and from headers to cursors: pure functions.
 
-To add a dialect: a file here for its frames, a member of Format (format.py), and broker/web/routes/<name>.py for its
-routes, which web/app.py lists.
+To add a dialect: a file here, whose fold (fold.py) says what each event becomes, and broker/web/routes/<name>.py for
+its routes, which web/app.py lists. No dialect knows of another.
 
 format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds alone), and batches that are encoded
            once for all viewers
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
+fold.py    the words of other ecosystems' clients: what each of the files below implements
 socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes

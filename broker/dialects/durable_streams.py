@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from broker.dialects.sse import HEARTBEAT, MEDIA_TYPE, Expiry, Gap
+from broker.dialects.sse import Gap
 from broker.errors import BadCursor, BodyTooLarge, InvalidJson, InvalidRequest
 from broker.log.durable import BYTES, MESSAGE, bytes_data, content, media_type, message_data
 from broker.log.event import PUBLISHED_LINES, Event, from_published
@@ -283,10 +283,6 @@ class StreamForm:
     content_type_of_stream: str
     ahead: int = 0
     is_socket = False
-    is_ndjson = False
-    is_public = True
-    is_compact = False
-    content_type = MEDIA_TYPE
     access_name = "durable-streams"
 
     def shown(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -316,9 +312,6 @@ class StreamForm:
 
     def render_gap(self, _: Gap) -> bytes:
         return b""  # whose place is lost is told with 410, or cut
-
-    def render_expiry(self, _: Expiry) -> bytes:
-        return HEARTBEAT  # there is no word for it
 
     def frames(
         self, events: Sequence[Event], *, up_to_date: bool = True, stands_at: int = 0, since_ms: int = 0

@@ -20,11 +20,6 @@ from broker.log.event import Event
 
 logger = logging.getLogger(__name__)
 
-FOLD = 1
-"""The version of all folds. A stream keeps the one that it was created with (meta.fold): a release that says something
-in other words must not move the cursors of streams that run.
-"""
-
 
 class Facts(NamedTuple):
     """What a stream is from its creation on.
@@ -45,7 +40,7 @@ class Fold(Protocol):
     """A dialect's state after some events of one stream. Small: each viewer that lags behind may need a copy.
 
     `number`: of the next payload, where the dialect's cursor is a number. `is_over`: the payloads of the last step end
-    the connection, although the stream goes on.
+    the connection, although the stream goes on: those of a `restart`, or of a gap, and of nothing else.
     """
 
     number: int

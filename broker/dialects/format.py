@@ -53,6 +53,10 @@ class Form(Protocol):
     def shown(self, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that are in this form."""
 
+
+class Plain(Form, Protocol):
+    """A form in which each event says the same, whatever was before it. The others: live/folded.py."""
+
     def shown_lines(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """`shown` of a published batch."""
 
@@ -237,15 +241,31 @@ class Heartbeat(NamedTuple):
     as_event: bool = False
 
 
+class Written(NamedTuple):
+    """A batch in the words of a dialect (fold.py). `span`: the first and the last event that it says something of;
+    `events`: how many those are. `is_over`: behind these bytes, the connection ends.
+    """
+
+    body: bytes
+    span: tuple[int, int] | None
+    events: int
+    is_over: bool
+
+
 class Batch:
-    """Events that several viewers get: encoded once for each format that one of them wants."""
+    """Events that several viewers get: encoded once for each format that one of them wants.
 
-    __slots__ = ("_rendered", "_spans", "events")
+    `after`: the cursor behind which it is, for whom it matters; it need not be the id before the first one's.
+    """
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    __slots__ = ("_rendered", "_spans", "_written", "after", "events")
+
+    def __init__(self, events: Sequence[Event], after: int = -1) -> None:
         self.events = events
+        self.after = after
         self._rendered: dict[Form, bytes] = {}
         self._spans: dict[Form, tuple[int, int] | None] = {}
+        self._written: dict[Form, Written] = {}
 
     def __len__(self) -> int:
         return len(self.events)
@@ -257,8 +277,16 @@ class Batch:
             self._spans[form] = (shown[0].id, shown[-1].id) if shown else None
         return self._spans[form]
 
-    def render(self, form: Form) -> bytes:
+    def render(self, form: Plain) -> bytes:
         """Empty if this form shows none of the events: that must not be written."""
         if form not in self._rendered:
             self._rendered[form] = form.render(self.events)
         return self._rendered[form]
+
+    def written(self, form: Form) -> Written | None:
+        """As a form that folds has written it, if one has."""
+        return self._written.get(form)
+
+    def keep(self, form: Form, written: Written) -> None:
+        self._written[form] = written
+        self._spans[form] = written.span

@@ -34,6 +34,7 @@ from broker import gauges
 from broker.dialects.format import Batch, Form, Format
 from broker.dialects.sse import Gap
 from broker.errors import RedisUnavailable
+from broker.live.folded import Folded, Lost
 from broker.live.hub import Hub
 from broker.live.lane import Lane
 from broker.live.topic import Topic
@@ -67,7 +68,7 @@ async def replay(log: ReadableLog, sid: str, cursor: int) -> AsyncGenerator[Step
             yield _gap(cursor, page.events[0])
         if page.events:
             gauges.replayed_events.inc(len(page.events))
-            yield Batch(page.events)
+            yield Batch(page.events, cursor)
             cursor = page.events[-1].id
         elif ending := await _ending_below(log, sid, page, cursor):
             yield Batch(ending)
@@ -89,10 +90,12 @@ async def follow(
     With a lane, events are written there as long as the viewer is at the tail and has got a first step, or is a socket.
     `form`: as the viewer is sent them. A batch of which it shows nothing is no sign of life.
     `heartbeat_s`: the longest silence; by default the hub's.
-    Raises StreamNotFound if there is no such stream (any more). While Redis is away it only gives signs of life.
+    Raises StreamNotFound if there is no such stream (any more), or, of a dialect, Lost if what it stands on is gone.
+    While Redis is away it only gives signs of life.
     """
     read_version = read_changes = -1  # the topic's, when the log was last read to its end
     has_begun = form.is_socket  # whose own `ok` was written before
+    folded = form if isinstance(form, Folded) else None
     async with hub.join(sid) as topic:
         pages = _Pages(log, topic)
         silence = _Silence(heartbeat_s or hub.heartbeat_s)
@@ -112,11 +115,15 @@ async def follow(
                 try:
                     page, batch = await pages.after(cursor)
                     ending = await _ending_below(log, sid, page, cursor)
+                    if folded and page.present:
+                        await folded.stand(log, cursor)
                 except RedisUnavailable:
                     await silence.broken_by(topic.changed, within_s=LOG_RETRY_S)
                 else:
                     if page.events and not page.present:
                         yield _gap(cursor, page.events[0])
+                    if folded and not page.present and (page.events or ending):
+                        raise Lost
                     if page.events or ending:
                         batch = batch if page.events else Batch(ending)
                         gauges.replayed_events.inc(len(batch))
@@ -131,6 +138,9 @@ async def follow(
                     del page, batch  # or each viewer at the tail would keep the last page it read
                     continue
             elif ahead:
+                if folded and not folded.stands_at(cursor):
+                    await _stand(folded, log, cursor, topic, silence)
+                    continue
                 last = ahead.events[-1]
                 cursor = last.id
                 yield ahead
@@ -142,14 +152,30 @@ async def follow(
                 continue
             elif topic.ending and topic.ending.id <= cursor:
                 if topic.ending.id < cursor:
+                    if folded:
+                        raise Lost  # what it stands on is not in the log
                     yield Batch([topic.ending])
                 return
             elif lane and has_begun and _may_ride(lane, topic, ahead, cursor):
+                if folded and not folded.leads_from(cursor):
+                    if not folded.stands_at(cursor):
+                        await _stand(folded, log, cursor, topic, silence)
+                        continue  # with what came meanwhile
+                    folded.lead_from(cursor)
                 cursor = await topic.carry(lane, cursor)
                 silence.begins()
                 continue
             else:
                 await silence.broken_by(topic.changed)
+
+
+async def _stand(folded: Folded, log: ReadableLog, cursor: int, topic: Topic, silence: _Silence) -> None:
+    """Have the state there, or have waited for Redis. Raises Lost."""
+    changed = topic.changed
+    try:
+        await folded.stand(log, cursor)
+    except RedisUnavailable:
+        await silence.broken_by(changed, within_s=LOG_RETRY_S)
 
 
 def _gap(cursor: int, follows: Event) -> Gap:
@@ -189,7 +215,7 @@ class _Pages:
         fits = len(held) == len(page.events)
         # What is left out is read again, but not as much of it: what follows large events is likely to be large.
         self._count = min(PAGE_EVENTS, 2 * (self._count if fits else len(held)))
-        return (page, batch) if fits else (page._replace(events=held, more=True), Batch(held))
+        return (page, batch) if fits else (page._replace(events=held, more=True), Batch(held, cursor))
 
     async def _read(self, cursor: int) -> tuple[Page, Batch]:
         reads, key = self._topic.reads, (self._topic.version, self._topic.changes, cursor, self._count)
@@ -201,7 +227,7 @@ class _Pages:
 
     async def _read_log(self, cursor: int) -> tuple[Page, Batch]:
         page = await self._log.read_page(self._topic.sid, cursor, self._count)
-        return page, Batch(page.events)
+        return page, Batch(page.events, cursor)
 
 
 class _Silence:

@@ -29,12 +29,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import cast
 
-from broker.dialects.format import Batch, Form
+from broker.dialects.format import Batch, Form, Plain
 from broker.gauges import Sent
+from broker.live.folded import Folded
 from broker.live.lane import Lane, chunk
 from broker.live.window import Count
-from broker.log.event import PUBLISHED_LINES, TERMINAL, Event, from_published
+from broker.log.event import PUBLISHED_LINES, RESTART, TERMINAL, Event, from_published
 from broker.log.steps import Page
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ RING_BYTES = 256 * 1024
 """Events may be large: a ring must not be."""
 
 _ENDINGS = frozenset(kind.encode() for kind in TERMINAL)
+_RESTART = RESTART.encode()
 
 
 class Topic:
@@ -53,7 +56,8 @@ class Topic:
 
     __slots__ = (
         *("sid", "version", "changes", "ending", "viewers", "linger", "published", "reads"),
-        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_windows", "_sent"),
+        *("_ring", "_ring_bytes", "_first", "_after", "_changed", "_live", "_live_at", "_windows", "_folds"),
+        "_sent",
     )
 
     def __init__(self, sid: str) -> None:
@@ -76,6 +80,7 @@ class Topic:
         self._live: dict[_Group, _Riders] = {}
         self._live_at = 0
         self._windows = 0  # live viewers that have one
+        self._folds = 0  # live viewers of a dialect
         self._sent = Sent()  # its viewers', who are all of one tenant; until one is here, nobody's
 
     @property
@@ -95,7 +100,7 @@ class Topic:
         if self._first > cursor + 1:
             return None
         if self._after is None or self._after[0] != cursor:
-            self._after = cursor, Batch(from_published(b"\n".join(self._ring[cursor + 1 - self._first :])))
+            self._after = cursor, Batch(from_published(b"\n".join(self._ring[cursor + 1 - self._first :])), cursor)
         return self._after[1]
 
     def covers(self, cursor: int) -> bool:
@@ -163,13 +168,16 @@ class Topic:
             if first == self._live_at + 1:
                 if self._windows:
                     self._release_full(lines)
+                if self._folds and _RESTART in lines[2::PUBLISHED_LINES]:
+                    self._release_folded()
                 # Noted before the writes: a connection that pauses leaves with these written to it.
                 self._live_at = last
                 bodies = []
                 for riders in self._live.values():
-                    if shown := riders.form.shown_lines(lines):
+                    shown, body = riders.say(lines)
+                    if body:
                         riders.written(shown)
-                        bodies.append((tuple(riders.lanes), _framed(riders.form, riders.form.encode_lines(shown))))
+                        bodies.append((tuple(riders.lanes), _framed(riders.form, body)))
                         self._sent.events += len(shown) // PUBLISHED_LINES * len(riders.lanes)
                 written = _write(bodies)
                 self._sent.bytes += written
@@ -218,6 +226,7 @@ class Topic:
             self._live[group] = _Riders(lane.form)
         self._live[group].add(lane)
         self._windows += lane.window is not None
+        self._folds += isinstance(lane.form, Folded)
         try:
             at: int = await left
             return at
@@ -251,8 +260,15 @@ class Topic:
             for lane in riders.without_room(lines):
                 self.release_lane(lane)
 
+    def _release_folded(self) -> None:
+        """Viewers of dialects: at a restart, some of them end, and others begin anew."""
+        for riders in tuple(self._live.values()):
+            if riders.folded:
+                for lane in tuple(riders.lanes):
+                    self.release_lane(lane)
+
     def _release_all(self) -> None:
-        live, self._live, self._windows = self._live, {}, 0
+        live, self._live, self._windows, self._folds = self._live, {}, 0, 0
         for riders in live.values():
             for lane in tuple(riders.lanes):
                 riders.remove(lane)
@@ -264,6 +280,7 @@ class Topic:
         if riders and lane in riders.lanes:
             riders.remove(lane)
             self._windows -= lane.window is not None
+            self._folds -= isinstance(lane.form, Folded)
             if not riders.lanes:
                 del self._live[_group(lane)]
 
@@ -271,10 +288,11 @@ class Topic:
 class _Riders:
     """Live viewers that are written the same at the same time."""
 
-    __slots__ = ("_count", "_ids", "_last", "_least", "_most", "_new", "form", "lanes", "silent_turns")
+    __slots__ = ("_count", "_ids", "_last", "_least", "_most", "_new", "folded", "form", "lanes", "silent_turns")
 
     def __init__(self, form: Form) -> None:
         self.form = form
+        self.folded = form if isinstance(form, Folded) else None
         self.lanes: set[Lane] = set()
         self.silent_turns = 0
         """Of the hub's wheel, since they were written anything."""
@@ -306,15 +324,24 @@ class _Riders:
 
     def without_room(self, lines: list[bytes]) -> list[Lane]:
         """Those whose windows these events, which are about to be written, would be beyond."""
-        if self._count is None or not (shown := self.form.shown_lines(lines)):
+        form = cast("Plain", self.form)  # dialects have no windows
+        if self._count is None or not (shown := form.shown_lines(lines)):
             return []
-        self._ids = _ids_sent(self.form, shown)
+        self._ids = _ids_sent(form, shown)
         total = self._count.total + len(self._ids)
         if total <= self._least:
             return []
         limits = {lane: lane.window.limit for lane in self.lanes if lane.window}
         self._least = min((limit for limit in limits.values() if limit >= total), default=0)
         return [lane for lane, limit in limits.items() if limit < total]
+
+    def say(self, lines: list[bytes]) -> tuple[Sequence[bytes], bytes]:
+        """Those events of a batch that they are shown, and the bytes: none, if nothing is to be written."""
+        if self.folded:
+            return self.folded.say(lines)
+        form = cast("Plain", self.form)
+        shown = form.shown_lines(lines)
+        return shown, form.encode_lines(shown) if shown else b""
 
     def written(self, lines: Sequence[bytes]) -> None:
         """They are being written these events."""
@@ -336,7 +363,7 @@ class _Riders:
         return self.silent_turns % turns == 0
 
 
-def _ids_sent(form: Form, lines: Sequence[bytes]) -> Sequence[int]:
+def _ids_sent(form: Plain, lines: Sequence[bytes]) -> Sequence[int]:
     """Of the events that these become in this form."""
     if len(lines) == PUBLISHED_LINES:
         return (int(lines[0]),)

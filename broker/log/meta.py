@@ -34,6 +34,10 @@ COUNTS = (
 """Of a usage: what all providers have in common, so that it adds up. An external producer's usage may have anything,
 under these names too."""
 
+FOLD = 1
+"""The version of all folds (dialects/fold.py). A stream keeps the one that it was created with: a release that says
+something in other words must not move the cursors of streams that run."""
+
 WORKER, EXTERNAL, SHARED = "worker", "external", "shared"
 """What produces a stream's events: a worker, a producer of the caller's over HTTP, or any number of those (Durable
 Streams), each request by itself: nobody holds a pen, and there is no lease that could run out."""
@@ -123,6 +127,11 @@ class Meta:
     """Of the sentences, BCP 47."""
     metadata = Field(orjson.loads, is_restored=True, is_archived=True, api_name="metadata", is_client_supplied=True)
     regenerates = Field(str, is_restored=True, is_archived=True, api_name="regenerates")
+    dialect = Field(orjson.loads, is_restored=True, is_archived=True)
+    """Of a stream that was started in a dialect, JSON: {"name", "model", "echo"}: the model as it was asked for, and
+    what its answers repeat of the request."""
+    fold = Field(int, is_restored=True, is_archived=True)
+    """The version of the folds (dialects/fold.py) that give its cursors."""
     webhook = Field(str, is_restored=True, is_archived=True)
     """The URL that is told of the ending (hooks.py). No record over HTTP has it: it may open its receiver."""
     on_worker_loss = Field(str, is_restored=True, is_archived=True)
@@ -282,6 +291,8 @@ class NewStream:
     regenerates: str | None = None
     on_worker_loss: str = "restart"
     abandon_after_s: float | None = None
+    dialect: bytes | None = None
+    fold: int | None = None
     webhook: str | None = None
     idempotency: str | None = None
     traceparent: str | None = None
@@ -307,6 +318,8 @@ class NewStream:
             regenerates=sid,
             on_worker_loss=meta.on_worker_loss or "restart",
             abandon_after_s=meta.abandon_after_s,
+            dialect=meta.fields["dialect"].encode() if "dialect" in meta.fields else None,
+            fold=meta.fold,
             webhook=meta.webhook,
         )
 
@@ -345,6 +358,8 @@ class NewStream:
             "user": self.user,
             "regenerates": self.regenerates,
             "abandon_after_s": None if self.abandon_after_s is None else str(self.abandon_after_s),
+            "dialect": self.dialect,
+            "fold": None if self.fold is None else str(self.fold),
             "webhook": self.webhook,
             "idempotency": self.idempotency,
             "traceparent": self.traceparent,

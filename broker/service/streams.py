@@ -40,7 +40,7 @@ from broker.errors import (
 from broker.log.agents import Agents, Announced
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
 from broker.log.idempotency import Reservation, digest_of, mark_created, require_key, reserve, reserved_ms
-from broker.log.meta import EXTERNAL, FIELDS, Meta, NewStream, new_sid
+from broker.log.meta import EXTERNAL, FIELDS, FOLD, Meta, NewStream, new_sid
 from broker.log.models import Models
 from broker.log.needs import Needs
 from broker.log.queue import enqueue
@@ -91,10 +91,21 @@ REPEATED_BYTES = 2**20
 
 _NEEDED = (
     *("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent"),
-    *("traceparent", "durable", "expires"),
+    *("traceparent", "model", "dialect", "fold", "attempt", "request_of", "durable", "expires"),
 )
 _LOOKED_UP = [field.name for field in FIELDS if field.name in _NEEDED or field.outlives_erasure or field is Meta.erased]
 """What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
+
+
+class Said(NamedTuple):
+    """What a start in a dialect's words keeps of them: see meta.dialect. `echo`: little, for its answers. `kept`: what
+    may be long; it stands in the request, as `echo`, where no provider looks.
+    """
+
+    name: str
+    model: str
+    echo: dict[str, Any]
+    kept: dict[str, Any] | None = None
 
 
 class Started(NamedTuple):
@@ -194,6 +205,13 @@ class Streams:
             raise StreamExpired(ERASED)
         return found
 
+    async def request_of(self, sid: str, meta: Meta) -> dict[str, Any]:
+        """The stream's request, parsed; {} if it has none. Raises as `look_up` does."""
+        asked = (await self.log.requests.of(meta)).fields.get("request")
+        if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
+            asked = archived.fields.get("request")
+        return await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else {}
+
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""
         if meta.webhook is None:
@@ -234,9 +252,18 @@ class Streams:
         return self._archive is None
 
     async def start(
-        self, body: CreateStream, grant: Grant, idempotency_key: str | None, *, is_large: bool = False
+        self,
+        body: CreateStream,
+        grant: Grant,
+        idempotency_key: str | None,
+        *,
+        is_large: bool = False,
+        said: Said | None = None,
+        sid: str | None = None,
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
+
+        `said`: by a start in a dialect. `sid`: the stream's id, if its caller chose it, with an Idempotency-Key.
 
         Raises StoreFull, RateLimited, TooManyStreams, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for
         an Idempotency-Key that is malformed or was used for another request, for metadata beyond `max_metadata_bytes`,
@@ -261,8 +288,11 @@ class Streams:
         if body.output_schema is not None:
             await asyncio.to_thread(require_schema, body.output_schema)
         request = self._request(body, limits)
+        if said and said.kept is not None:
+            request["echo"] = said.kept
         new = NewStream(
             tenant=grant.tenant,
+            sid=sid or new_sid(),
             session=body.session_id or f"s-{new_sid()[:16]}",
             producer=body.producer,
             user=body.user_id,
@@ -275,11 +305,13 @@ class Streams:
             metadata=body.metadata,
             on_worker_loss=body.on_worker_loss,
             abandon_after_s=body.abandon_after_s,
+            dialect=orjson.dumps({"name": said.name, "model": said.model, "echo": said.echo}) if said else None,
+            fold=FOLD,
             webhook=self._webhook(body, grant.tenant),
         )
         digest = ""
         if idempotency_key is not None:
-            digest = await _maybe_in_thread(is_large, _digest_of_body, body)
+            digest = await _maybe_in_thread(is_large, _digest_of_body, (body, said))
         return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
 
     async def create_shared(self, new: NewStream, size: int) -> None:
@@ -596,9 +628,11 @@ def _stored(request: dict[str, Any]) -> bytes:
     return orjson.dumps(request)
 
 
-def _digest_of_body(body: CreateStream) -> str:
+def _digest_of_body(asked: tuple[CreateStream, Said | None]) -> str:
     """Without `token`, which is about the answer: the stream is the same."""
-    return digest_of(body.model_dump(exclude_unset=True, exclude={"token"}))
+    body, said = asked
+    digested = body.model_dump(exclude_unset=True, exclude={"token"})
+    return digest_of(digested if said is None else {**digested, "said": said._asdict()})
 
 
 async def _maybe_in_thread(is_large: bool, step: Callable[[T], R], value: T) -> R:

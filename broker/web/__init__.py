@@ -8,6 +8,7 @@ routes/         the routes, each a function, a file for each thing a caller want
 inputs.py       what routes take from addresses and headers
 while_here.py   work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
+dialect.py      what the routes of all dialects share: a start, a viewer, the answer as it is now, errors
 conversation.py  one viewer of several streams
 replay.py       the log again at its own pace, as steps for a viewer
 addresses.py    whose request it is, as far as an address tells; how many connections one has

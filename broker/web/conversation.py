@@ -29,7 +29,7 @@ from broker.log.index import Filter, Place
 from broker.log.rfc3339 import rfc3339
 from broker.web.endings import Ended, ended_delay_ms, retry_delay_ms
 from broker.web.tier import Tier
-from broker.web.viewer import FollowResponse, Viewers
+from broker.web.viewer import NativeResponse, Viewers
 
 ARCHIVED_STREAMS, ARCHIVED_PAGE = 1000, 200
 """Of a session, the newest so many are given to who comes back after a longer absence than Redis keeps anything."""
@@ -91,7 +91,7 @@ class SeatsOfOne:
             self.free(sid)
 
 
-class ConversationResponse(FollowResponse):
+class ConversationResponse(NativeResponse):
     """`steps`: of a stream that was opened. `view`: its record, of who follows it from an event on. `joins`: whether
     the viewer comes for the first time, and is told at once where it stands. `silence_s`: the longest.
     """

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from typing import cast
 
 from starlette.types import Send
 
 from broker.auth import Grant
 from broker.dialects.durable_streams import StreamForm, control, cursor_at, offset
-from broker.dialects.format import Batch, HttpForm
-from broker.dialects.sse import HEARTBEAT
+from broker.dialects.format import Batch
+from broker.dialects.sse import HEARTBEAT, MEDIA_TYPE
 from broker.errors import ArchiveDamaged, Draining, LasteventError, StreamExpired
 from broker.live.lane import Lane
 from broker.live.tail import follow
@@ -26,7 +25,7 @@ from broker.service.durable import Open
 from broker.web.endings import FAREWELL_S, Ended
 from broker.web.follow import Steps
 from broker.web.tier import Tier
-from broker.web.viewer import EventsResponse, Viewers
+from broker.web.viewer import FollowResponse, Viewers
 
 ROTATE_S = 60.0
 """A body of events, so that those who come later can share one with those who are here (section 10.2)."""
@@ -34,7 +33,7 @@ ROTATE_S = 60.0
 LONG_POLL_S = 20.0
 
 
-class ReaderResponse(EventsResponse):
+class ReaderResponse(FollowResponse):
     """`stands_at`: the event behind which it begins. `now_ms`: by Redis' clock."""
 
     def __init__(
@@ -51,19 +50,27 @@ class ReaderResponse(EventsResponse):
         grant: Grant,
     ) -> None:
         super().__init__(
-            viewers,
-            steps,
-            cast("HttpForm", form),
-            headers,
+            *(viewers, form, MEDIA_TYPE, headers),
+            sid=view.sid,
+            form_name=form.access_name,
             heartbeat=HEARTBEAT,
-            view=view,
             grant=grant,
             refuses_with_status=True,
         )
-        self._form = form
+        self._words = form
+        self._steps = steps
+        self._view = view
         self._stream = stream
         self._stands_at = stands_at
         self._now_ms = now_ms
+
+    def _opens(self) -> None:
+        self._viewers.access.opened(self._view)
+
+    def _closes(self, lane: Lane | None, ended: Ended) -> None:
+        if lane and lane.wrote:
+            self._view.delivered(*lane.wrote)
+        self._viewers.access.closed(self._view, ended.value)
 
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         try:
@@ -81,7 +88,7 @@ class ReaderResponse(EventsResponse):
         return Ended.FINISHED
 
     async def _write(self, lane: Lane | None, send: Send) -> None:
-        stream, form = self._stream, self._form
+        stream, form = self._stream, self._words
         if self._stands_at >= stream.tail:  # else the last of what it catches up with says so
             cursor = max(cursor_at(self._now_ms), form.ahead)
             first = control(offset(stream.tail), cursor, up_to_date=True, closed=stream.is_closed)
@@ -104,7 +111,7 @@ class ReaderResponse(EventsResponse):
         if lane and lane.wrote:
             self._stands_at = max(self._stands_at, lane.wrote[1])
         is_last = said[-1].id >= self._stream.tail
-        return self._form.frames(said, up_to_date=is_last, stands_at=self._stands_at, since_ms=self._now_ms)
+        return self._words.frames(said, up_to_date=is_last, stands_at=self._stands_at, since_ms=self._now_ms)
 
     def _note(self, said: Sequence[Event]) -> None:
         self._view.delivered(said[0].id, said[-1].id)

@@ -62,7 +62,7 @@ class Needs:
     """What a route takes. `scopes`: of which a key needs one; none: any key opens it. `token`: the scope that a token
     needs; None: no token opens it; ANY_TOKEN: each does, and no key; ANY_CREDENTIAL: each does, and any key. `address`,
     `cookie`: the token may be in the query, in a cookie. `passing`: the answer where who calls cannot be found out for
-    the moment, or is not looked at.
+    the moment, or is not looked at. `client_keys`: the headers of other ecosystems' clients count like Authorization.
     """
 
     scopes: tuple[str, ...]
@@ -70,6 +70,7 @@ class Needs:
     address: bool = False
     cookie: bool = False
     passing: Passing | None = None
+    client_keys: bool = False
 
 
 def needs(
@@ -78,11 +79,12 @@ def needs(
     address: bool = False,
     cookie: bool = False,
     passing: Passing | None = None,
+    client_keys: bool = False,
 ) -> Callable[[Route], Route]:
     """Declare who may call a route; see Needs."""
 
     def declare(route: Route) -> Route:
-        route.needs = Needs(scopes, token, address, cookie, passing)  # type: ignore[attr-defined]
+        route.needs = Needs(scopes, token, address, cookie, passing, client_keys)  # type: ignore[attr-defined]
         return route
 
     return declare
@@ -205,6 +207,8 @@ def _credential(request: Request, needed: Needs) -> tuple[str, Place]:
 
     Raises Unauthorized, Forbidden.
     """
+    if needed.client_keys and (key := _client_key(request)):
+        return key, Place.HEADER
     if (header := request.headers.get("authorization")) is not None:
         scheme, _, credential = header.partition(" ")
         if scheme.lower() == "bearer" and credential.strip():
@@ -216,6 +220,21 @@ def _credential(request: Request, needed: Needs) -> tuple[str, Place]:
     elif needed.address and (token := _token_in(request.scope["query_string"])) is not None:
         return token, Place.ADDRESS
     raise Unauthorized("Send the header Authorization: Bearer <an API key, or a token>.")
+
+
+CLIENT_KEYS = ("x-api-key", "api-key")
+"""Anthropic's and LangGraph's clients send the one, Azure's the other."""
+
+
+def _client_key(request: Request) -> str | None:
+    """Raises Unauthorized for several that differ: which of them is meant, nobody knows."""
+    given = {value.strip() for name in CLIENT_KEYS for value in request.headers.getlist(name)}
+    bearers = [value.partition(" ") for value in request.headers.getlist("authorization")]
+    given |= {value.strip() for scheme, _, value in bearers if scheme.lower() == "bearer"}
+    given.discard("")
+    if len(given) > 1:
+        raise Unauthorized("Authorization, x-api-key and api-key name different keys. Send one.")
+    return given.pop() if given else None
 
 
 def _require_page_of_ours(request: Request) -> None:

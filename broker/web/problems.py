@@ -131,8 +131,12 @@ async def _lastevent_error(request: Request, error: Exception) -> Response:
 
 async def _invalid_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    return from_error(request_id(request), invalid_parameter(error))
+
+
+def invalid_parameter(error: RequestValidationError) -> InvalidRequest:
     places = ", ".join(sorted({str(part) for problem in error.errors() for part in problem["loc"][1:2]}))
-    return from_error(request_id(request), InvalidRequest(f"These parameters are not what they must be: {places}."))
+    return InvalidRequest(f"These parameters are not what they must be: {places}.")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

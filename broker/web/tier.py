@@ -17,6 +17,7 @@ from broker.archive.setup import open_archive
 from broker.auth import Auth, Grant
 from broker.dialects.format import Format
 from broker.errors import Draining, RedisUnavailable, StoreUnavailable, WrongType
+from broker.live.folded import Folds
 from broker.live.hub import Hub
 from broker.live.presence import Presence
 from broker.log.access import AccessRecord
@@ -82,6 +83,7 @@ class Tier:
         )
         self.archive = open_archive(settings)
         self.hub = Hub(self.redis, keys, heartbeat_s=settings.heartbeat_s)
+        self.folds = Folds()
         self.presence = Presence(self.redis, keys, self.hub)
         self.secret = SharedSecret(self.redis, keys)
         self.keyring = Keyring(settings_keys(settings), may_open=may_open)

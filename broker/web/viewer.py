@@ -37,7 +37,7 @@ from starlette.types import Receive, Scope, Send
 
 from broker import gauges
 from broker.auth import Grant
-from broker.dialects.format import Batch, Format, HttpForm
+from broker.dialects.format import Batch, Form, Format, HttpForm
 from broker.dialects.sse import Expiry, encode_cursor, farewell, retry_line, slowed
 from broker.errors import (
     ArchiveDamaged,
@@ -176,7 +176,8 @@ class FollowResponse(Response, ABC):
     def __init__(
         self,
         viewers: Viewers,
-        form: HttpForm,
+        form: Form,
+        content_type: str,
         headers: Mapping[str, str],
         *,
         sid: str | None,
@@ -186,7 +187,7 @@ class FollowResponse(Response, ABC):
         refuses_with_status: bool = False,
         trace: Span = NOTHING,
     ) -> None:
-        super().__init__(status_code=200, headers=_headers(form, headers))
+        super().__init__(status_code=200, headers=_headers(content_type, headers))
         del self.headers["content-length"]  # Response has set 0
         self._viewers = viewers
         self.sid = sid
@@ -194,10 +195,10 @@ class FollowResponse(Response, ABC):
         self.form_name = form_name
         self._untold = b""
         """A notice that goes out with the next frame."""
-        self._format = form
+        self._form = form
         self._heartbeat = heartbeat
         self._connection = Connection()
-        self._refuses_with_status = refuses_with_status or form.is_ndjson
+        self._refuses_with_status = refuses_with_status
         self._trace = trace
         self._leaving: Ended | None = None
         self._sent = gauges.sent_to(grant.tenant)
@@ -213,10 +214,18 @@ class FollowResponse(Response, ABC):
     def _closes(self, lane: Lane | None, ended: Ended) -> None:
         """Its viewer has gone."""
 
+    def _expiry(self, expiry: Expiry) -> bytes:
+        """What a viewer is told before its token expires. Empty: nothing."""
+        return b""
+
+    def _farewell(self, code: str, refused: LasteventError | None) -> bytes:
+        """What it reads before a cut. Empty: nothing."""
+        return b""
+
     def _lane(self, scope: Scope) -> Lane | None:
         """The connection's, if the server offers one: to hand to a topic, or to be without the framework's frames."""
         offer = scope.get("extensions", {}).get(EXTENSION)
-        return offer(self._format, self._heartbeat) if offer else None
+        return offer(self._form, self._heartbeat) if offer else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         of_request = scope.setdefault("state", {})
@@ -320,7 +329,9 @@ class FollowResponse(Response, ABC):
         """Between two frames: whoever writes, a topic or this viewer's own task, writes whole ones. Without a lane only
         that task may write, and it goes out with its next frame, a heartbeat at the latest.
         """
-        notice = self._format.render_expiry(Expiry(datetime.fromtimestamp(at, UTC)))
+        notice = self._expiry(Expiry(datetime.fromtimestamp(at, UTC)))
+        if not notice:
+            return
         if lane is None:
             self._untold = notice
         elif not lane.is_lost:
@@ -362,14 +373,47 @@ class FollowResponse(Response, ABC):
             self._trace.end()
 
     async def _say_farewell(self, send: Send, code: str, refused: LasteventError | None = None) -> None:
-        if not self._format.is_ndjson:
+        if body := self._farewell(code, refused):
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
-                    body = farewell(code, retry_delay_ms(refused))
                     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-class EventsResponse(FollowResponse):
+class NativeResponse(FollowResponse, ABC):
+    """In a form of ours."""
+
+    def __init__(
+        self,
+        viewers: Viewers,
+        form: HttpForm,
+        headers: Mapping[str, str],
+        *,
+        sid: str | None,
+        form_name: str,
+        heartbeat: bytes,
+        grant: Grant,
+        refuses_with_status: bool = False,
+        trace: Span = NOTHING,
+    ) -> None:
+        super().__init__(
+            *(viewers, form, form.content_type, headers),
+            sid=sid,
+            form_name=form_name,
+            heartbeat=heartbeat,
+            grant=grant,
+            refuses_with_status=refuses_with_status or form.is_ndjson,
+            trace=trace,
+        )
+        self._format = form
+
+    def _expiry(self, expiry: Expiry) -> bytes:
+        return self._format.render_expiry(expiry)
+
+    def _farewell(self, code: str, refused: LasteventError | None) -> bytes:
+        return b"" if self._format.is_ndjson else farewell(code, retry_delay_ms(refused))
+
+
+class EventsResponse(NativeResponse):
     """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
 
     `joins_at`: where a viewer that asked for `latest` stands; it is told at once, or a cut before its first event would
@@ -463,7 +507,7 @@ class CutResponse(Response):
     """
 
     def __init__(self, passing: LasteventError) -> None:
-        super().__init__(status_code=200, headers=_headers(Format.EXACT, {}))
+        super().__init__(status_code=200, headers=_headers(Format.EXACT.content_type, {}))
         del self.headers["content-length"]
         self._words = farewell(passing.code, retry_delay_ms(passing))
 
@@ -473,11 +517,11 @@ class CutResponse(Response):
         await send({"type": "http.response.body", "body": b"" if head else self._words, "more_body": not head})
 
 
-def _headers(form: HttpForm, more: Mapping[str, str]) -> dict[str, str]:
+def _headers(content_type: str, more: Mapping[str, str]) -> dict[str, str]:
     # nginx buffers what it proxies unless it is asked not to. Others (Traefik, Caddy, Cloudflare, Node's compression)
     # compress, and hold back what they compress, unless it may not be transformed (RFC 9111 §5.2.2.6).
     return {
-        "Content-Type": form.content_type,
+        "Content-Type": content_type,
         "Cache-Control": "no-store, no-transform",
         "X-Accel-Buffering": "no",
         **more,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from broker.auth import Grant
 from broker.dialects.format import Format, Heartbeat
+from broker.live.folded import Folded
 from broker.live.hub import Hub
 from broker.live.lane import EXTENSION, Lane, chunk
 from broker.live.tail import follow
 from broker.live.topic import Topic
 from broker.log.access import AccessRecord, View
-from broker.log.event import encode_data
+from broker.log.event import Event, encode_data, public
 from broker.log.keys import Keys
 from broker.log.steps import Claimed, Unsent
 from broker.log.stream_log import StreamLog
@@ -35,6 +36,7 @@ from broker.web.places import Places
 from broker.web.viewer import Ended, EventsResponse, Viewers
 from tests.rig.long import LONG
 from tests.rig.streams import batch, ending, running, seize, text
+from tests.rig.tally_dialect import FACTS, Tally, TallyFold
 
 LIMIT_S = 10.0
 
@@ -58,12 +60,14 @@ class Wire(asyncio.Transport):
 
     @property
     def ids(self) -> list[int]:
-        return [int(found) for found in re.findall(rb"id: ([0-9]+)\n", self.body)]
+        """Each event's, though a dialect says several things of one."""
+        return [int(found) for found in re.findall(rb"id: ([0-9]+)(?:-0)?\n", self.body)]
 
 
-def lane(form: Format = Format.EXACT, turns: int = 8) -> tuple[Lane, Wire]:
+def lane(form: Format | Folded = Format.EXACT, turns: int = 8) -> tuple[Lane, Wire]:
     wire = Wire()
-    lane = Lane(wire, form, form.render_heartbeat(Heartbeat()), is_paused=False)
+    heartbeat = b": ping\n" if isinstance(form, Folded) else form.render_heartbeat(Heartbeat())
+    lane = Lane(wire, form, heartbeat, is_paused=False)
     lane.turns = turns
     return lane, wire
 
@@ -289,7 +293,7 @@ async def test_a_viewer_whose_connection_went_before_it_was_served_is_never_carr
 class Viewer:
     """Serves a stream to a wire as viewer.py does; `send` waits while the connection takes no more."""
 
-    def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int, form: Format) -> None:
+    def __init__(self, log: StreamLog, hub: Hub, sid: str, cursor: int, form: Format | Folded) -> None:
         self.cursor = cursor
         self.form = form
         self.lane, self.wire = lane(form)
@@ -324,8 +328,19 @@ class Viewer:
             await self._room.wait()
             if step is not None:
                 assert not isinstance(step, tuple), "nothing is lost here: no gap"
-                if body := step.render(self.form):
+                form = self.form
+                if body := form.written(step).body if isinstance(form, Folded) else step.render(form):
                     self.wire.write(chunk(body))
+
+
+def said_by_tally(events: Sequence[Event]) -> list[tuple[int, bytes]]:
+    """(event id, frame): what one fold over all of them says."""
+    dialect, fold = Tally(), TallyFold()
+    return [
+        (event.id, dialect.frame(payload, event.id, index))
+        for event in public(events)
+        for index, payload in enumerate(fold.step(event))
+    ]
 
 
 class World:
@@ -336,7 +351,10 @@ class World:
         self.claimed = claimed
         self.hub = Hub(log.redis, log.keys)
         self.channel = log.keys.stream(claimed.sid).live.encode()
-        self.tail = self.public_tail = 1
+        self.folded = Folded(claimed.sid, Tally(), FACTS)
+        self.tally = TallyFold()  # of what was appended
+        self.tail = self.public_tail = self.tally_tail = 1
+        self.tally.step(Event(1, "queued", b"{}", 0))
         self.coming: deque[bytes] = deque()
         self.came: list[bytes] = []
         self.viewers: list[Viewer] = []
@@ -361,7 +379,7 @@ class World:
             case "subscribe":
                 self.subscribe()
             case "join":
-                form = Format.PUBLIC_EXACT if n % 2 else Format.EXACT
+                form = (Format.EXACT, Format.PUBLIC_EXACT, self.folded)[n % 3]
                 self.viewers.append(Viewer(self.log, self.hub, self.claimed.sid, n % (self.tail + 1), form))
             case "stall" if here:
                 here[n % len(here)].stall()
@@ -379,6 +397,9 @@ class World:
         first, self.tail = self.tail + 1, self.tail + count
         kinds = {n: "internal.note" if n % 8 in (3, 4, 5, 7) else "text_delta" for n in range(first, self.tail + 1)}
         self.public_tail = max((n for n, kind in kinds.items() if kind == "text_delta"), default=self.public_tail)
+        for n, kind in kinds.items():
+            if kind == "text_delta" and self.tally.step(Event(n, kind, b'{"text":"a"}', 0)):
+                self.tally_tail = n
         await self.log.append(batch(self.claimed, first, *(Unsent(kind, b'{"text":"a"}') for kind in kinds.values())))
         self.coming.append(b"\n".join(said(n, '{"text":"a"}', kind=kind) for n, kind in kinds.items()))
 
@@ -393,11 +414,14 @@ class World:
         async with asyncio.timeout(LIMIT_S):
             # Every turn of the loop counts here.
             while any(  # noqa: ASYNC110
-                v.has_got < (self.public_tail if v.form.is_public else self.tail)
-                for v in self.viewers
-                if not (v.has_left or v.is_stalled)
+                v.has_got < self.last_shown(v) for v in self.viewers if not (v.has_left or v.is_stalled)
             ):
                 await asyncio.sleep(0)
+
+    def last_shown(self, viewer: Viewer) -> int:
+        if isinstance(viewer.form, Folded):
+            return self.tally_tail
+        return self.public_tail if viewer.form.is_public else self.tail
 
     def deliver(self, message: bytes) -> None:
         self.came.append(message)
@@ -428,7 +452,15 @@ class World:
     async def check(self) -> None:
         everything = await self.log.read_all(self.claimed.sid)
         for viewer in self.viewers:
-            expected = [event.id for event in viewer.form.shown(everything) if event.id > viewer.cursor]
+            if isinstance(viewer.form, Folded):
+                frames = [
+                    (event_id, frame) for event_id, frame in said_by_tally(everything) if event_id > viewer.cursor
+                ]
+                expected = list(dict.fromkeys(event_id for event_id, _ in frames))
+                told = re.findall(rb"data: [0-9 ]+\nid: [0-9-]+\n\n", viewer.wire.body)
+                assert told == [frame for _, frame in frames][: len(told)]
+            else:
+                expected = [event.id for event in viewer.form.shown(everything) if event.id > viewer.cursor]
             assert set(viewer.lane.wrote or ()) <= set(expected)
             if viewer.has_left:
                 assert viewer.wire.ids == expected[: len(viewer.wire.ids)]

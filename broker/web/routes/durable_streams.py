@@ -48,9 +48,10 @@ from broker.log.event import Event
 from broker.log.steps import Producer
 from broker.service.durable import QUEUED, Asked, Open, Source
 from broker.tenants.scopes import APPEND, ERASE, READ, WRITE
+from broker.web import problems
+from broker.web.dialect import STREAM_HEADER, dialect_route
 from broker.web.durable import Poll, ReaderResponse, lost_place
-from broker.web.grants import CheckedRoute, grant_of, needs
-from broker.web.problems import from_error, request_id
+from broker.web.grants import grant_of, needs
 from broker.web.strict_json import read_body
 from broker.web.tier import Tier
 from broker.web.viewer import request_details
@@ -76,21 +77,22 @@ EXPOSED = (
 """And what it may see."""
 
 
-class DurableRoute(CheckedRoute):
-    """Errors are as natively, with this protocol's statuses and headers."""
+def answer_error(request: Request, error: LasteventError) -> Response:
+    """As natively, with this protocol's statuses and headers."""
+    response = problems.from_error(problems.request_id(request), error)
+    response.headers.update(_told(error))
+    if response.status_code == 422:
+        response.status_code = 400
+    return response
 
+
+class DurableRoute(dialect_route(answer_error)):  # type: ignore[misc]  # a class that a function makes
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def answered(request: Request) -> Response:
-            try:
-                response = await handle(request)
-            except LasteventError as error:
-                response = from_error(request_id(request), error)
-                response.headers.update(_told(error))
-                if response.status_code == 422:
-                    response.status_code = 400
-            response.headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin")
+            response: Response = await handle(request)
+            response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # section 12.7
             return response
 
         return answered
@@ -131,7 +133,7 @@ async def create(request: Request, path: str) -> Response:
     stream = created.stream
     if created.is_new:
         tier.deeds.note(tier.deed(request, CREATED, stream.sid))
-    headers = {"Stream-Next-Offset": offset(stream.tail), **_closed(stream.is_closed)}
+    headers = _stands(stream, stream.tail, is_closed=stream.is_closed)
     if created.is_new:
         headers["Location"] = _address(request)
     return _typed(Response(status_code=201 if created.is_new else 200, headers=headers), stream)
@@ -157,7 +159,7 @@ async def append(request: Request, path: str) -> Response:
                 raise ClosedHere(offset(closed.tail)) from None
             except ProducerGap as gap:
                 return _gap(request, gap, session.number if session else 0)
-    headers = {"Stream-Next-Offset": offset(produced.tail), **_closed(produced.state != "running")}
+    headers = _stands(stream, produced.tail, is_closed=produced.state != "running")
     if session:
         headers |= {"Producer-Epoch": str(session.epoch), "Producer-Seq": str(produced.number)}
     is_new_of_producer = session is not None and not produced.was_there and bool(body)
@@ -179,7 +181,7 @@ async def delete(request: Request, path: str) -> Response:
 async def head(request: Request, path: str) -> Response:
     """What the stream is, and where it ends. It prolongs no life (section 5.5)."""
     stream = await Tier.of(request).durable.find(path_of(path), grant_of(request))
-    headers = {"Stream-Next-Offset": offset(stream.tail), **_closed(stream.is_closed)}
+    headers = _stands(stream, stream.tail, is_closed=stream.is_closed)
     if stream.ttl_s is not None:
         headers["Stream-TTL"] = str(stream.ttl_s)
     if stream.expires_at is not None:
@@ -252,7 +254,7 @@ class Reader(NamedTuple):
             steps = partial(follow, tier.log, tier.hub, stream.sid, self.at, form=form)
         else:
             steps = partial(_replay, await tier.durable.log_of(stream), stream.sid, self.at)
-        headers = {"Cache-Control": "no-cache, no-store, no-transform"}
+        headers = {STREAM_HEADER: stream.sid, "Cache-Control": "no-cache, no-store, no-transform"}
         if not is_text(stream.content_type):
             headers["Stream-SSE-Data-Encoding"] = "base64"
         details = request_details(
@@ -323,8 +325,8 @@ class Reader(NamedTuple):
         return _typed(Response(body_of(self.stream.content_type, events), headers=dict(headers)), self.stream)
 
     def _place(self, end: int, *, is_last: bool, is_closed: bool) -> dict[str, str]:
-        told = {"Stream-Next-Offset": offset(end)}
-        return {**told, **({"Stream-Up-To-Date": "true"} if is_last else {}), **_closed(is_closed)}
+        told = _stands(self.stream, end, is_closed=is_closed)
+        return {**told, "Stream-Up-To-Date": "true"} if is_last else told
 
     def _form(self, ahead: int) -> StreamForm:
         return StreamForm(media_type(self.stream.content_type), ahead)
@@ -340,13 +342,14 @@ def _typed(response: Response, stream: Open) -> Response:
     return response
 
 
-def _closed(is_closed: bool) -> dict[str, str]:
-    return {"Stream-Closed": "true"} if is_closed else {}
+def _stands(stream: Open, end: int, *, is_closed: bool) -> dict[str, str]:
+    told = {STREAM_HEADER: stream.sid, "Stream-Next-Offset": offset(end)}
+    return {**told, "Stream-Closed": "true"} if is_closed else told
 
 
 def _gap(request: Request, gap: ProducerGap, number: int) -> Response:
-    response = from_error(request_id(request), gap)
-    response.headers.update({**_told(gap), "Producer-Received-Seq": str(number)})
+    response = answer_error(request, gap)
+    response.headers["Producer-Received-Seq"] = str(number)
     return response
 
 

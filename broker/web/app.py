@@ -19,6 +19,7 @@ from broker.web.routes import (
     chat,
     conversations,
     credentials,
+    durable_streams,
     following,
     langgraph,
     limits,
@@ -45,6 +46,7 @@ _HEADERS = (
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
     # Clients of dialects.
     *("x-api-key", "api-key", "x-run-id"),
+    *durable_streams.ALLOWED,
 )
 """What a page of another origin may send (CORS)."""
 
@@ -83,6 +85,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         ai_sdk,
         ag_ui,
         langgraph,
+        durable_streams,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)
@@ -92,9 +95,10 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_credentials=settings.cors_credentials,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=_HEADERS,
         expose_headers=_SHOWN_HEADERS,
+        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id", *durable_streams.EXPOSED],
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

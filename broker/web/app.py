@@ -13,8 +13,8 @@ from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
-    ai_sdk,
     ag_ui,
+    ai_sdk,
     auditing,
     chat,
     conversations,
@@ -54,8 +54,8 @@ _SHOWN_HEADERS = (
     *("Location", "Last-Event-ID", "Retry-After", "X-Request-Id"),
     # To clients of dialects.
     *("X-Lastevent-Stream", "X-Lastevent-Ignored", "x-workflow-run-id", "x-workflow-stream-tail-index"),
-    *("Content-Location", "ETag"),
-    *("Stream-Next-Offset", "Stream-Cursor", "Stream-Up-To-Date", "Stream-Closed"),
+    "Content-Location",
+    *durable_streams.EXPOSED,
 )
 """What it may see of an answer."""
 
@@ -98,7 +98,6 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=_HEADERS,
         expose_headers=_SHOWN_HEADERS,
-        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id", *durable_streams.EXPOSED],
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -16,5 +16,8 @@ messages.py   /v1/messages…: Anthropic Messages
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 limits.py     GET /v1/limits
 credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
+responses.py  /v1/responses…: OpenAI Responses
+ai_sdk.py     POST /v1/ai-sdk/chat, /v1/ai-sdk/workflow, GET …/{id}/stream, POST …/stop: Vercel's AI SDK
+ag_ui.py      /v1/ag-ui: AG-UI
 operating.py  GET /healthz, /readyz, /metrics
 """

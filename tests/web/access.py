@@ -42,6 +42,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -72,6 +73,12 @@ TABLE = [
         for method in ("GET", "HEAD")
     ),
     Row("GET", "/v1/models"),
+    Row("GET", "/v1/models/{model}"),
+    *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
+    *(
+        Row("GET", path, (READ,), READ, address=True)
+        for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
+    ),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),
     Row("POST", "/v1/tokens/cookie", token="", any_token=True),

@@ -63,6 +63,11 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
+    *(
+        Row("GET", path, (READ,), READ, address=True)
+        for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
+    ),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
@@ -74,11 +79,6 @@ TABLE = [
     ),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/models/{model}"),
-    *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
-    *(
-        Row("GET", path, (READ,), READ, address=True)
-        for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
-    ),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),
     Row("POST", "/v1/tokens/cookie", token="", any_token=True),

@@ -59,9 +59,9 @@ _ASKED = {
 async def create_chat_completion(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
     tier, grant = Tier.of(request), grant_of(request)
+    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     grant.require(READ)
     await tier.require_place(grant)  # before anything is started
-    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)
     headers = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
     if asked.streams:

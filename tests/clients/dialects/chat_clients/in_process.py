@@ -55,7 +55,7 @@ class InProcess:
                 errors.append(_told(error))
                 said = {}
                 continue
-            # Where a proxy ends a body properly that it has of a connection which was cut, there is nothing else to see.
+            # Where a proxy takes a cut for a proper end, there is nothing else to see.
             if said["finish"] and said["usage"]:
                 break
             errors.append({"message": "the answer ended early"})

@@ -172,8 +172,8 @@ const CLIENTS = {
   }),
 };
 
-// Where a proxy ends a body properly that it has of a connection which was cut, most clients see nothing wrong: what a
-// whole answer ends with tells. The AI SDK says `interrupted`.
+// Where a proxy takes a cut for a proper end, most clients see nothing wrong: what a whole answer ends with tells. The AI
+// SDK says `interrupted`.
 const isWhole = ({ finish, usage }) => finish && finish !== "interrupted" && usage && usage.every(Number.isInteger);
 
 async function run(told) {

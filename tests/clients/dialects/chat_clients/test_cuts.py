@@ -13,6 +13,8 @@ from tests.js.cutting import Cut
 from tests.rig.deployment import Deployment
 from tests.rig.long import LONG
 
+pytestmark = pytest.mark.npm
+
 PROMPT = "Hello [[thinking=2 tokens=3 rate=0 ttft_ms=0 tools=1 args_piece=20]]"
 WITHIN = 100 if LONG else 3
 """Cuts within frames, of each kind."""

@@ -18,6 +18,8 @@ from tests.clients.dialects.chat_clients.asking import CHAT, MESSAGES, WHOLE_CHA
 from tests.clients.dialects.chat_clients.in_process import MODEL
 from tests.rig.deployment import HTTP, Deployment, until
 
+pytestmark = pytest.mark.npm
+
 ALL = (*CHAT, *MESSAGES, *WHOLE_CHAT, *WHOLE_MESSAGES)
 HELLO = [{"role": "user", "content": "Hello [[tokens=400 rate=100 ttft_ms=0]]"}]
 

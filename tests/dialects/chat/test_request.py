@@ -183,6 +183,14 @@ def test_what_cannot_hurt_is_named_if_its_name_is_one() -> None:
     assert asked.ignored == ["max_tokens", "messages.name", "new_field", "prediction", "top_p", "verbosity"]
 
 
+def test_arguments_that_would_take_long_to_read_are_refused() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "[" + "1," * 40_000 + "1]"}}
+    few, many = ([*HELLO, {"role": "assistant", "tool_calls": [call] * count}] for count in (4, 6))
+    assert native(messages=few)["messages"][1]["content"][3]["input"][-1] == 1
+    with pytest.raises(InvalidRequest, match=r"^messages: the arguments of all calls"):
+        native(messages=many)
+
+
 def test_how_it_is_answered() -> None:
     asked = read({"model": "fast", "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}, 60)
     assert (asked.streams, asked.include_usage) == (True, True)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 from anthropic import AsyncAnthropic
@@ -17,6 +18,7 @@ from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Told
 from tests.clients.dialects.chat_clients.asking import CHAT, MESSAGES, WHOLE_CHAT, WHOLE_MESSAGES, Asking
 from tests.clients.dialects.chat_clients.in_process import MODEL
 from tests.rig.deployment import HTTP, Deployment, until
+from tests.rig.long import LONG
 
 pytestmark = pytest.mark.npm
 
@@ -150,3 +152,21 @@ def test_silence_is_heard_and_thoughts_that_nobody_asked_for_are_not(
     assert b"This" in got
     assert b"thinking_delta" not in got
     assert b"reasoning_content" not in got
+
+
+if LONG:  # 20 s of waiting
+
+    @pytest.mark.parametrize("path", ["chat/completions", "messages"])
+    async def test_who_waits_for_a_whole_answer_keeps_it_going_and_who_leaves_does_not(
+        own_deployment: Callable[..., Deployment], path: str
+    ) -> None:
+        deployment = own_deployment(servers=1, workers=1, LASTEVENT_DIALECT_ABANDON_S="1")
+        prompt = "Hello [[tokens=60 rate=4 ttft_ms=0]]"
+        asked = {"model": MODEL, "max_tokens": 500, "messages": [{"role": "user", "content": prompt}]}
+        async with httpx.AsyncClient(base_url=f"{deployment.url}/v1", trust_env=False, timeout=60) as http:
+            waiting = asyncio.create_task(http.post(path, json=asked))
+            async with http.stream("POST", path, json={**asked, "stream": True}) as left:
+                sid = left.headers["x-lastevent-stream"]
+            record = await asyncio.to_thread(deployment.wait_until_ended, sid)
+            assert record["state"] == "cancelled"
+            assert (await waiting).status_code == 200

@@ -66,6 +66,9 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """What a response repeats of its request, where that did not say it, or it was not used. The schema wants all of it."""
 
+OF_THE_REQUEST = frozenset({"instructions", "tools", "tool_choice", "text", "metadata", "user", "previous_response_id"})
+"""Of these, what operators may see alone: a token for one stream shows what was answered, not what was asked."""
+
 MESSAGE, REASONING, FUNCTION, OTHER = "message", "reasoning", "function_call", "mcp_call"
 _PREFIXES = {MESSAGE: "msg", REASONING: "rs", FUNCTION: "fc", OTHER: "mcp"}
 
@@ -98,6 +101,10 @@ def response_id(sid: str) -> str:
 
 @dataclass(frozen=True)
 class Responses:
+    """`shows_request`: a response also repeats OF_THE_REQUEST. The numbers are the same."""
+
+    shows_request: bool = False
+
     name = "responses"
     content_type = CONTENT_TYPE
     heartbeat = b": ping\n\n"
@@ -107,7 +114,9 @@ class Responses:
     needs_request = False
 
     def begin(self, facts: Facts) -> ResponseFold:
-        return ResponseFold(facts)
+        hidden = frozenset() if self.shows_request else OF_THE_REQUEST
+        shown = {name: value for name, value in facts.echo.items() if name in DEFAULTS and name not in hidden}
+        return ResponseFold(facts, {**DEFAULTS, **shown})
 
     def frame(self, payload: bytes, event_id: int, index: int) -> bytes:
         """A payload is all of its frame: nothing in it depends on what is not in the fold."""
@@ -168,11 +177,11 @@ class ResponseFold:
         *("_used", "is_over", "number"),
     )
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, echo: Mapping[str, Any]) -> None:
         self.number = 0
         self.is_over = False
         self._facts = facts
-        self._echo = {**DEFAULTS, **{name: value for name, value in facts.echo.items() if name in DEFAULTS}}
+        self._echo = echo
         self._status = QUEUED if self._echo["background"] else _IN_PROGRESS
         self._ended: dict[str, Any] = {}  # fields of the response that its ending has set
         self._has_begun = False

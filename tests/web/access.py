@@ -42,6 +42,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
+RESPONSE = "/v1/responses/{sid}"
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -62,7 +63,13 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    Row("POST", "/v1/responses", (WRITE,)),
+    *(Row("POST", f"/v1/responses/{what}", (WRITE,)) for what in ("compact", "input_tokens")),
+    Row("GET", RESPONSE, (READ,), READ, address=True),
+    Row("POST", f"{RESPONSE}/cancel", (CANCEL,), CANCEL),
+    Row("GET", f"{RESPONSE}/input_items", (INSPECT,)),
     Row("DELETE", STREAM, (ERASE,)),
+    Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),

@@ -310,7 +310,9 @@ class ResponseFold:
     def _failed(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         code, message = (word if isinstance(word := data.get(name), str) else "" for name in ("code", "message"))
         frames = self._closed_all(_INCOMPLETE)
-        error = {"code": _ERRORS.get(code, "server_error"), "message": f"{code or ERROR}: {message}"}
+        theirs = _ERRORS.get(code, "server_error")
+        # The AI SDK wants a type, and takes an answer without for no JSON.
+        error = {"code": theirs, "message": f"{code or ERROR}: {message}", "type": theirs, "param": None}
         return [*frames, self._end(_FAILED, data, error=error)]
 
     def _cancelled(self, event: Event, data: dict[str, Any]) -> list[bytes]:

@@ -196,6 +196,8 @@ def _say(asked: Json, body: Json, echo: Json, answers: Mapping[str, Json], forme
 def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) -> Iterator[str]:
     """Adds what they say to `messages`; yields what is said in the roles system and developer."""
     told: set[str] = set()
+    blocks = (block for answer in answers.values() for block in answer["content"])
+    calls = {block["id"] for block in blocks if block.get("type") == "tool_use"}
     for index, item in enumerate(items):
         where = f"input[{index}]"
         of_type(item, dict, where)
@@ -207,6 +209,8 @@ def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) 
         kind = item.get("type", "message")
         if kind == "message":
             yield from _message(item, messages, where)
+        elif kind == "function_call" and item.get("call_id") in calls:
+            pass  # the AI SDK refers to an answer by its text or thoughts, and gives the calls besides
         elif kind in _SAID:
             role, block = _SAID[kind](item, where)
             _add(messages, role, [block])

@@ -264,7 +264,7 @@ def test_stop_reasons(stop_reason: str, status: str, reason: str | None) -> None
 def test_errors(code: str, theirs: str) -> None:
     last = told(log([*BEGUN, *words("a"), ("error", {"code": code, "message": "Why."})]))[-1]
     assert last["type"] == "response.failed"
-    assert last["response"]["error"] == {"code": theirs, "message": f"{code}: Why."}
+    assert last["response"]["error"] == {"code": theirs, "message": f"{code}: Why.", "type": theirs, "param": None}
     assert last["response"]["output"][0]["status"] == "incomplete"
 
 

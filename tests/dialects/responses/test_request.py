@@ -129,6 +129,18 @@ def test_items_that_are_referred_to_stand_for_the_answer_they_are_of_once() -> N
     assert said == [user("Hi"), ANSWER, user("And?")]
 
 
+def test_a_call_of_an_answer_that_is_referred_to_is_not_made_twice() -> None:
+    called = {**ANSWER, "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}]}
+    said = messages(
+        user("Hi"),
+        {"type": "item_reference", "id": f"rs_{SID}_0"},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "one"},
+        answers={SID: called},
+    )
+    assert said == [user("Hi"), called, user([{"type": "tool_result", "tool_use_id": "c1", "content": "one"}])]
+
+
 def test_an_id_that_is_none_of_ours_is_refused() -> None:
     assert sid_of_item("msg_abc") is None
     with pytest.raises(InvalidRequest, match=r"^input\[0\]\.id: "):

@@ -97,10 +97,10 @@ async def test_the_helper_shows_what_is_behind_a_number_and_has_all_of_the_respo
             seen = [event.sequence_number async for event in stream]  # type: ignore[union-attr]
             final = await stream.get_final_response()
         assert seen == [number for number in one.numbers if number > after]
-        assert final.output_text == _text(one.response)
+        assert final.output_text == text_of(one.response)
 
 
-def _text(response: Event) -> str:
+def text_of(response: Event) -> str:
     items = [item for item in response["output"] if item["type"] == "message"]
     return "".join(part["text"] for item in items for part in item["content"])
 
@@ -264,5 +264,5 @@ def test_a_stream_that_was_started_natively_is_a_response_too(pair: Deployment) 
     sid = pair.create(SHORT)
     pair.wait_until_ended(sid)
     response = HTTP.get(f"{pair.url}/v1/responses/{sid}").json()
-    assert _text(response) == said(5)
+    assert text_of(response) == said(5)
     assert response == read(pair, sid).response

@@ -1,0 +1,167 @@
+"""Clients in programs of their own: openai for JavaScript, the AI SDK's provider, OpenAI's agents, LiteLLM; and the
+suite of tests that llm-comply has for servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from broker.dialects.responses import NUMBERS
+from tests.clients.dialects.responses.conftest import HEARTBEAT_S
+from tests.clients.dialects.responses.recorded import Ended
+from tests.clients.dialects.responses.test_python import follow, said, text_of
+from tests.js.cutting import Cut, How, cutting
+from tests.rig.deployment import HTTP, Deployment
+from tests.rig.long import LONG
+
+pytestmark = [pytest.mark.processes, pytest.mark.npm]
+
+LIMIT_S = 120.0
+CALLING = '[[call=weather:{"city":"Oslo"} rate=0 ttft_ms=0 thinking=2]] Go.'
+RESTARTED = "[[tokens=8 rate=0 ttft_ms=0 cut_at=5 cut_times=1]]"
+FAILING = "[[tokens=8 rate=0 ttft_ms=0 error_at=3 error=api_error]]"
+HOWS: tuple[How, ...] = ("reset", "close")
+Told = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def complying(pair: Deployment, python: Path) -> Iterator[subprocess.Popen[str]]:
+    """It asks for one answer after the other, which takes the stand-in 2 s each: meanwhile the other tests run.
+
+    `gpt-5…`: only of a name that it knows to reason it asks for a reasoning too.
+    """
+    command = [str(python), "-m", "llm_comply.cli", "-u", f"{pair.url}/v1", "-k", "any", "-m", "gpt-5-mini", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+async def drive(packages: Path, *jobs: dict[str, Any]) -> Told:
+    """What the JavaScript clients made of each job, by its case."""
+    given = "\n".join(map(json.dumps, jobs)).encode()
+    process = await asyncio.create_subprocess_exec(
+        *("node", "drive.mjs"), cwd=packages, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            output, _ = await process.communicate(given)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    told = [json.loads(line) for line in output.splitlines()]
+    assert len(told) == len(jobs)
+    return {one["case"]: one for one in told}
+
+
+async def test_javascript_has_each_event_once_wherever_it_is_cut(
+    pair: Deployment, packages: Path, ended: dict[str, Ended]
+) -> None:
+    jobs, whole = [], {}
+    async with cutting(*pair.ports) as cutter:
+        for name, one in ended.items():
+            numbers = random.Random(name)
+            places = {*one.ends[:-1], *numbers.sample(range(1, len(one.body)), 400 if LONG else 10)}
+            for place in (None, *places):
+                case = f"{name}-{place}"
+                whole[case] = f"{name}-None"
+                cutter.cuts[case] = [Cut(place, numbers.choice(HOWS))] if place else []
+                jobs.append({"client": "follow", "case": case, "url": cutter.url, "id": one.id})
+        told = await drive(packages, *jobs)
+    for name, one in ended.items():
+        assert told[f"{name}-None"]["events"] == one.events
+    wrong = [case for case, one in told.items() if one.get("events") != told[whole[case]]["events"]]
+    assert wrong == []
+    assert all(one["cuts"] == (case != whole[case]) for case, one in told.items())
+
+
+async def test_javascripts_helpers_and_the_ai_sdk(pair: Deployment, packages: Path, ended: dict[str, Ended]) -> None:
+    at = {"url": pair.url}
+    kinds, restart = ended["kinds"], ended["restart"]
+    told = await drive(
+        packages,
+        {"client": "helper", "case": "kinds", "id": kinds.id, "after": 5, **at},
+        {"client": "helper", "case": "restart", "id": restart.id, "after": restart.numbers[0], **at},
+        {"client": "steps", "case": "called", "prompt": CALLING, **at},
+        {"client": "steps", "case": "streamed", "prompt": CALLING, "streams": True, **at,
+         "options": {"reasoningSummary": "auto"}},
+        {"client": "steps", "case": "restarted", "prompt": f"{RESTARTED} JavaScript", **at},
+        {"client": "steps", "case": "failed", "prompt": FAILING, **at},
+        {"client": "steps", "case": "streams and fails", "prompt": FAILING, "streams": True, **at},
+    )  # fmt: skip
+    assert told["kinds"]["numbers"] == kinds.numbers[6:]
+    assert told["restart"]["numbers"] == restart.numbers[1:]
+    assert told["kinds"]["text"] == text_of(kinds.response)
+    assert told["restart"]["text"] == text_of(restart.response) == said(7)
+    for name in ("called", "streamed"):
+        assert told[name]["ran"] == ["Oslo"]
+        assert told[name]["text"].startswith("The tools said “sunny in Oslo”.")
+        assert told[name]["finishReason"] == "stop"
+    assert told["streamed"]["errors"] == []
+    assert told["restarted"]["text"] == said(8)
+    assert "provider_error: " in told["failed"]["failed"]
+    assert told["streams and fails"]["finishReason"] == "error"
+    assert told["streams and fails"]["errors"] == ["provider_error: The model provider had an internal error."]
+
+
+def test_openais_agents_run_their_tools_and_show_the_last_attempt(pair: Deployment, python: Path) -> None:
+    told = _driven(python, pair.url, "agents", *(["litellm"] if LONG else []))
+    agents = told["agents"]
+    assert agents["ran"] == ["Oslo", "Oslo"]
+    assert agents["whole"] == agents["streamed"]
+    assert agents["whole"].startswith("The tools said “sunny in Oslo”.")
+    assert agents["restarted"] == said(8)
+    if LONG:  # to import it takes 4 s of CPU
+        assert told["litellm"] == {"whole": said(8), "restarted": said(8), "last": "response.completed"}
+
+
+def _driven(python: Path, *arguments: str) -> Told:
+    """`LITELLM_…`: its prices come with it; else it asks the internet for newer ones."""
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    command = [str(python), str(Path(__file__).parent / "drive.py"), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    told: Told = json.loads(ran.stdout.splitlines()[-1])
+    return told
+
+
+async def test_after_a_workers_death_clients_have_the_new_attempt_alone(
+    own_deployment: Callable[..., Deployment], packages: Path
+) -> None:
+    own = own_deployment(servers=2, LASTEVENT_HEARTBEAT_S=HEARTBEAT_S)
+    sid = own.create("[[tokens=40 rate=20 ttft_ms=0]]")
+    job = {"client": "follow", "case": "js", "url": own.urls[1], "id": f"resp_{sid}"}
+    async with AsyncOpenAI(base_url=f"{own.url}/v1", api_key="any", max_retries=0) as client:
+        following = asyncio.create_task(follow(client, f"resp_{sid}"))
+        driving = asyncio.create_task(drive(packages, job))
+        async for event in await client.responses.retrieve(f"resp_{sid}", stream=True):
+            if event.type == "response.output_text.delta":
+                break
+        own.workers[0].kill()
+        own.workers[0].start()
+        events, requests = await following
+        told = (await driving)["js"]
+    assert told["events"] == events
+    assert (requests, told["cuts"]) == (1, 0)
+    assert text_of(events[-1]["response"]) == HTTP.get(f"{own.url}/v1/streams/{sid}/text").text
+    statuses = [event["item"]["status"] for event in events if event["type"] == "response.output_item.done"]
+    assert statuses == ["incomplete", "completed"]
+    numbers = [event["sequence_number"] for event in events]
+    [jump] = [after for before, after in pairwise(numbers) if after != before + 1]
+    assert jump % NUMBERS == 0
+
+
+def test_all_that_llm_comply_asks_of_a_server(complying: subprocess.Popen[str]) -> None:
+    output, errors = complying.communicate(timeout=LIMIT_S)
+    told = json.loads(output)
+    assert told["summary"] == {"total": 13, "passed": 13, "failed": 0, "skipped": 0}, (output, errors)

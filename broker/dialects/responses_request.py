@@ -206,10 +206,10 @@ def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) 
                 messages.append(answers[sid])
             told.add(sid)
             continue
-        kind = item.get("type", "message")
+        kind = "message" if item.get("type") is None else of_type(item["type"], str, f"{where}.type")
         if kind == "message":
             yield from _message(item, messages, where)
-        elif kind == "function_call" and item.get("call_id") in calls:
+        elif kind == "function_call" and field(item, "call_id", str, where) in calls:
             pass  # the AI SDK refers to an answer by its text or thoughts, and gives the calls besides
         elif kind in _SAID:
             role, block = _SAID[kind](item, where)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.dialects.responses_request import (
     Asked,
@@ -290,3 +293,45 @@ def test_what_any_stream_was_asked_can_be_listed_as_items() -> None:
     assert items[1]["content"][0]["text"] == "I look."
     assert (items[2]["arguments"], items[3]["output"]) == ('{"a":1}', "one")
     assert len({item["id"] for item in items}) == 4
+
+
+# ---- Anything
+
+_NAMED = st.sampled_from(
+    [
+        *("type", "role", "content", "text", "image_url", "call_id", "name", "arguments", "output", "id", "parameters"),
+        *("format", "schema", "effort", "summary"),
+    ]
+)
+_WORDS = st.sampled_from(
+    [
+        *("message", "user", "assistant", "system", "input_text", "input_image", "function_call", "item_reference"),
+        *("function_call_output", "function", "json_schema", "refusal", PNG, "c1", "", "{}", f"msg_{SID}_1"),
+    ]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMED, inner, max_size=4),
+    max_leaves=12,
+)
+_FIELDS = st.sampled_from(
+    [
+        *("model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "user"),
+        *("metadata", "max_output_tokens", "temperature", "stream", "background", "include", "top_logprobs"),
+    ]
+)
+
+
+@given(fields=st.dictionaries(_FIELDS, _JSON, max_size=4), item=st.dictionaries(_NAMED, _JSON, max_size=5))
+def test_whatever_is_asked_is_taken_or_refused_by_its_name(fields: Json, item: Json) -> None:
+    body = {"model": "m", "input": [user("Hi"), item], **fields}
+    try:
+        answers = dict.fromkeys(referred(body), ANSWER)
+        made = to_native(body, answers=answers, former=None, shows_thinking=True, abandon_after_s=None)
+    except InvalidRequest as error:
+        refusal = str(error)
+    else:
+        refusal = "model: it was taken"
+        assert made.body["messages"]
+        input_items(made.body, SID)
+    assert re.match(r"[a-z_]+[\w.\[\]]*: ", refusal)

@@ -18,7 +18,6 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.dialects.responses import NUMBERS
-from tests.clients.dialects.responses.conftest import HEARTBEAT_S
 from tests.clients.dialects.responses.recorded import Ended
 from tests.clients.dialects.responses.test_python import follow, said, text_of
 from tests.js.cutting import Cut, How, cutting
@@ -32,16 +31,30 @@ CALLING = '[[call=weather:{"city":"Oslo"} rate=0 ttft_ms=0 thinking=2]] Go.'
 RESTARTED = "[[tokens=8 rate=0 ttft_ms=0 cut_at=5 cut_times=1]]"
 FAILING = "[[tokens=8 rate=0 ttft_ms=0 error_at=3 error=api_error]]"
 HOWS: tuple[How, ...] = ("reset", "close")
+HEARTBEAT_S = "0.02"
+"""Clients must bear a sign of life between any two frames."""
+
 Told = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def complying(pair: Deployment, python: Path) -> Iterator[subprocess.Popen[str]]:
+def complying(deployment: Deployment, python: Path) -> Iterator[subprocess.Popen[str]]:
     """It asks for one answer after the other, which takes the stand-in 2 s each: meanwhile the other tests run.
 
     `gpt-5…`: only of a name that it knows to reason it asks for a reasoning too.
     """
-    command = [str(python), "-m", "llm_comply.cli", "-u", f"{pair.url}/v1", "-k", "any", "-m", "gpt-5-mini", "--json"]
+    command = [
+        str(python),
+        "-m",
+        "llm_comply.cli",
+        "-u",
+        f"{deployment.url}/v1",
+        "-k",
+        "any",
+        "-m",
+        "gpt-5-mini",
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         yield process
         process.kill()
@@ -65,10 +78,10 @@ async def drive(packages: Path, *jobs: dict[str, Any]) -> Told:
 
 
 async def test_javascript_has_each_event_once_wherever_it_is_cut(
-    pair: Deployment, packages: Path, ended: dict[str, Ended]
+    deployment: Deployment, packages: Path, ended: dict[str, Ended]
 ) -> None:
     jobs, whole = [], {}
-    async with cutting(*pair.ports) as cutter:
+    async with cutting(*deployment.ports) as cutter:
         for name, one in ended.items():
             numbers = random.Random(name)
             places = {*one.ends[:-1], *numbers.sample(range(1, len(one.body)), 400 if LONG else 10)}
@@ -85,8 +98,10 @@ async def test_javascript_has_each_event_once_wherever_it_is_cut(
     assert all(one["cuts"] == (case != whole[case]) for case, one in told.items())
 
 
-async def test_javascripts_helpers_and_the_ai_sdk(pair: Deployment, packages: Path, ended: dict[str, Ended]) -> None:
-    at = {"url": pair.url}
+async def test_javascripts_helpers_and_the_ai_sdk(
+    deployment: Deployment, packages: Path, ended: dict[str, Ended]
+) -> None:
+    at = {"url": deployment.url}
     kinds, restart = ended["kinds"], ended["restart"]
     told = await drive(
         packages,
@@ -114,8 +129,8 @@ async def test_javascripts_helpers_and_the_ai_sdk(pair: Deployment, packages: Pa
     assert told["streams and fails"]["errors"] == ["provider_error: The model provider had an internal error."]
 
 
-def test_openais_agents_run_their_tools_and_show_the_last_attempt(pair: Deployment, python: Path) -> None:
-    told = _driven(python, pair.url, "agents", *(["litellm"] if LONG else []))
+def test_openais_agents_run_their_tools_and_show_the_last_attempt(deployment: Deployment, python: Path) -> None:
+    told = _driven(python, deployment.url, "agents", *(["litellm"] if LONG else []))
     agents = told["agents"]
     assert agents["ran"] == ["Oslo", "Oslo"]
     assert agents["whole"] == agents["streamed"]

@@ -38,8 +38,8 @@ def said(tokens: int) -> str:
 
 
 @pytest.fixture
-async def client(pair: Deployment) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{pair.url}/v1", api_key="any", max_retries=0) as client:
+async def client(deployment: Deployment) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
 
@@ -64,20 +64,22 @@ def of(name: str, cutter: Cutter, client: AsyncOpenAI) -> AsyncOpenAI:
 # ---- Cuts
 
 
-def test_both_servers_say_the_same_and_nothing_of_what_is_internal(pair: Deployment, ended: dict[str, Ended]) -> None:
+def test_both_servers_say_the_same_and_nothing_of_what_is_internal(
+    deployment: Deployment, ended: dict[str, Ended]
+) -> None:
     for one in ended.values():
-        assert HTTP.get(f"{pair.urls[1]}/v1/responses/{one.id}?stream=true").content == one.body
+        assert HTTP.get(f"{deployment.urls[1]}/v1/responses/{one.id}?stream=true").content == one.body
         assert SECRET.encode() not in one.body
 
 
 @pytest.mark.parametrize("name", ["kinds", "error", "cancelled", "restart"])
 async def test_wherever_it_is_cut_it_has_each_event_once_from_the_other_server(
-    pair: Deployment, client: AsyncOpenAI, ended: dict[str, Ended], name: str
+    deployment: Deployment, client: AsyncOpenAI, ended: dict[str, Ended], name: str
 ) -> None:
     one = ended[name]
     numbers = random.Random(name)
     places = {*one.ends[:-1], *numbers.sample(range(1, len(one.body)), 400 if LONG else 10)}
-    async with cutting(*pair.ports) as cutter:
+    async with cutting(*deployment.ports) as cutter:
         whole, _ = await follow(of("whole", cutter, client), one.id)
         assert [event["sequence_number"] for event in whole] == one.numbers
         for place in places:
@@ -113,9 +115,9 @@ async def test_beyond_the_end_it_is_told_the_ending_alone(client: AsyncOpenAI, e
 
 
 async def test_a_number_that_the_log_does_not_know_is_an_error_and_the_response_is_still_there(
-    pair: Deployment, client: AsyncOpenAI
+    deployment: Deployment, client: AsyncOpenAI
 ) -> None:
-    running = external(pair, ("start", {}), ("text_delta", {"text": "So far."}))
+    running = external(deployment, ("start", {}), ("text_delta", {"text": "So far."}))
     with pytest.raises(openai.APIError) as raised:
         async for _ in await client.responses.retrieve(f"resp_{running}", stream=True, starting_after=1000):
             pass
@@ -260,9 +262,9 @@ async def test_refusals(
     assert raised.value.type == "invalid_request_error"
 
 
-def test_a_stream_that_was_started_natively_is_a_response_too(pair: Deployment) -> None:
-    sid = pair.create(SHORT)
-    pair.wait_until_ended(sid)
-    response = HTTP.get(f"{pair.url}/v1/responses/{sid}").json()
+def test_a_stream_that_was_started_natively_is_a_response_too(deployment: Deployment) -> None:
+    sid = deployment.create(SHORT)
+    deployment.wait_until_ended(sid)
+    response = HTTP.get(f"{deployment.url}/v1/responses/{sid}").json()
     assert text_of(response) == said(5)
-    assert response == read(pair, sid).response
+    assert response == read(deployment, sid).response

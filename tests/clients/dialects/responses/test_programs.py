@@ -9,7 +9,7 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from openai import AsyncOpenAI
 from broker.dialects.responses import NUMBERS
 from tests.clients.dialects.responses.recorded import Ended
 from tests.clients.dialects.responses.test_python import follow, said, text_of
+from tests.conftest import deployment_in
 from tests.js.cutting import Cut, How, cutting
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.long import LONG
@@ -31,6 +32,8 @@ CALLING = '[[call=weather:{"city":"Oslo"} rate=0 ttft_ms=0 thinking=2]] Go.'
 RESTARTED = "[[tokens=8 rate=0 ttft_ms=0 cut_at=5 cut_times=1]]"
 FAILING = "[[tokens=8 rate=0 ttft_ms=0 error_at=3 error=api_error]]"
 HOWS: tuple[How, ...] = ("reset", "close")
+KEY = "correct-horse-battery-staple-and-more"
+SECRET = "planted-5c0e"
 HEARTBEAT_S = "0.02"
 """Clients must bear a sign of life between any two frames."""
 
@@ -150,30 +153,68 @@ def _driven(python: Path, *arguments: str) -> Told:
     return told
 
 
-async def test_after_a_workers_death_clients_have_the_new_attempt_alone(
-    own_deployment: Callable[..., Deployment], packages: Path
-) -> None:
-    own = own_deployment(servers=2, LASTEVENT_HEARTBEAT_S=HEARTBEAT_S)
-    sid = own.create("[[tokens=40 rate=20 ttft_ms=0]]")
-    job = {"client": "follow", "case": "js", "url": own.urls[1], "id": f"resp_{sid}"}
-    async with AsyncOpenAI(base_url=f"{own.url}/v1", api_key="any", max_retries=0) as client:
-        following = asyncio.create_task(follow(client, f"resp_{sid}"))
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """With keys, and as many signs of life as there can be."""
+    settings = {"LASTEVENT_API_KEYS": KEY, "LASTEVENT_HEARTBEAT_S": HEARTBEAT_S}
+    with deployment_in(tmp_path_factory.mktemp("keyed"), **settings) as keyed:
+        yield keyed
+
+
+async def test_after_a_workers_death_clients_have_the_new_attempt_alone(keyed: Deployment, packages: Path) -> None:
+    async with AsyncOpenAI(base_url=f"{keyed.url}/v1", api_key=KEY, max_retries=0) as client:
+        asked = "[[tokens=40 rate=20 ttft_ms=0]]"
+        begun = await client.responses.create(model="gpt-5-mini", input=asked, background=True)
+        job = {"client": "follow", "case": "js", "url": keyed.urls[1], "key": KEY, "id": begun.id}
+        following = asyncio.create_task(follow(client, begun.id))
         driving = asyncio.create_task(drive(packages, job))
-        async for event in await client.responses.retrieve(f"resp_{sid}", stream=True):
+        async for event in await client.responses.retrieve(begun.id, stream=True):
             if event.type == "response.output_text.delta":
                 break
-        own.workers[0].kill()
-        own.workers[0].start()
+        keyed.workers[0].kill()
+        keyed.workers[0].start()
         events, requests = await following
         told = (await driving)["js"]
     assert told["events"] == events
     assert (requests, told["cuts"]) == (1, 0)
-    assert text_of(events[-1]["response"]) == HTTP.get(f"{own.url}/v1/streams/{sid}/text").text
+    url = f"{keyed.url}/v1/streams/{begun.id.removeprefix('resp_')}/text"
+    assert text_of(events[-1]["response"]) == HTTP.get(url, headers=_bearer(KEY)).text
     statuses = [event["item"]["status"] for event in events if event["type"] == "response.output_item.done"]
     assert statuses == ["incomplete", "completed"]
     numbers = [event["sequence_number"] for event in events]
     [jump] = [after for before, after in pairwise(numbers) if after != before + 1]
     assert jump % NUMBERS == 0
+
+
+def _bearer(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}"}
+
+
+def test_a_token_shows_what_was_answered_and_nothing_of_what_was_asked(keyed: Deployment) -> None:
+    url = f"{keyed.url}/v1/responses"
+    asked = {"model": "gpt-5-mini", "input": "[[tokens=3 rate=0 ttft_ms=0]]", "instructions": SECRET}
+    response = HTTP.post(url, json={**asked, "metadata": {"note": SECRET}}, headers=_bearer(KEY)).json()
+    assert (response["instructions"], response["metadata"]) == (SECRET, {"note": SECRET})
+    sid = response["id"].removeprefix("resp_")
+    minted = HTTP.post(f"{keyed.url}/v1/tokens", json={"sub": "ann", "streams": [sid]}, headers=_bearer(KEY)).json()
+    for query in ("", "?stream=true", "?stream=true&starting_after=3"):
+        shown = HTTP.get(f"{url}/{response['id']}{query}", headers={"x-api-key": KEY})
+        hidden = HTTP.get(f"{url}/{response['id']}{query}", headers=_bearer(minted["token"]))
+        assert SECRET in shown.text
+        assert hidden.status_code == 200
+        assert SECRET not in hidden.text
+        assert said(3) in hidden.text
+    in_address = HTTP.get(f"{url}/{response['id']}?access_token={minted['token']}")
+    assert in_address.json()["output"] == response["output"]
+    assert HTTP.get(f"{url}/{response['id']}/input_items", headers=_bearer(minted["token"])).status_code == 403
+
+
+@pytest.mark.parametrize("headers", [{}, {"api-key": "none"}, {"x-api-key": "one", "api-key": "another"}])
+def test_who_has_no_key_is_told_so_as_openai_does(keyed: Deployment, headers: dict[str, str]) -> None:
+    answer = HTTP.post(f"{keyed.url}/v1/responses", json={"model": "m", "input": "Hi"}, headers=headers)
+    assert answer.status_code == 401
+    error = answer.json()["error"]
+    assert (error["type"], error["code"], error["param"]) == ("authentication_error", "unauthorized", None)
 
 
 def test_all_that_llm_comply_asks_of_a_server(complying: subprocess.Popen[str]) -> None:

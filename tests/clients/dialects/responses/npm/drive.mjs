@@ -2,8 +2,8 @@
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
 
-const clientOf = ({ url, case: name }) =>
-  new OpenAI({ baseURL: `${url}/v1`, apiKey: "any", maxRetries: 0, defaultHeaders: { case: name } });
+const clientOf = ({ url, key = "any", case: name }) =>
+  new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 0, defaultHeaders: { case: name } });
 
 // Reads until it is cut, and goes on behind the last event that it has, as an app does it.
 async function follow({ id, ...job }) {

@@ -173,7 +173,7 @@ class ResponseFold:
     """A response after some events of its stream."""
 
     __slots__ = (
-        *("_block", "_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
+        *("_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
         *("_used", "is_over", "number"),
     )
 
@@ -185,7 +185,6 @@ class ResponseFold:
         self._status = QUEUED if self._echo["background"] else _IN_PROGRESS
         self._ended: dict[str, Any] = {}  # fields of the response that its ending has set
         self._has_begun = False
-        self._block = 0
         self._count = 0  # of items, since the stream's start
         self._done: list[_Item] = []  # of this attempt; none of them changes any more
         self._text: _Item | None = None  # the message or reasoning that is open
@@ -194,7 +193,7 @@ class ResponseFold:
 
     def copy(self) -> ResponseFold:
         copy = ResponseFold.__new__(ResponseFold)
-        copy.number, copy.is_over, copy._block, copy._count = self.number, self.is_over, self._block, self._count
+        copy.number, copy.is_over, copy._count = self.number, self.is_over, self._count
         copy._facts, copy._echo, copy._ended, copy._used = self._facts, self._echo, self._ended, self._used
         copy._status, copy._has_begun = self._status, self._has_begun
         copy._done = self._done.copy()
@@ -293,10 +292,7 @@ class ResponseFold:
         return frames
 
     def _begin_block(self, event: Event) -> None:
-        block = (event.id - 1) // BLOCK
-        if block > self._block:
-            self._block = block
-            self.number = max(self.number, NUMBERS * block)
+        self.number = max(self.number, NUMBERS * ((event.id - 1) // BLOCK))
 
     def _ended_well(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         stopped = data.get("stop_reason")

@@ -272,6 +272,7 @@ def test_a_cancel_is_incomplete_with_a_status_of_its_own() -> None:
     last = told(LOGS["cancelled"])[-1]
     assert (last["type"], last["response"]["status"]) == ("response.incomplete", "cancelled")
     assert last["response"]["incomplete_details"] == {"reason": "cancelled"}
+    assert last["response"]["output"][0]["status"] == "incomplete"
 
 
 def test_usage_has_each_token_where_they_have_it() -> None:

@@ -43,6 +43,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 STREAM = "/v1/streams/{sid}"
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+RESPONSE = "/v1/responses/{sid}"
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -68,7 +69,13 @@ TABLE = [
         Row("GET", path, (READ,), READ, address=True)
         for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
     ),
+    Row("POST", "/v1/responses", (WRITE,)),
+    *(Row("POST", f"/v1/responses/{what}", (WRITE,)) for what in ("compact", "input_tokens")),
+    Row("GET", RESPONSE, (READ,), READ, address=True),
+    Row("POST", f"{RESPONSE}/cancel", (CANCEL,), CANCEL),
+    Row("GET", f"{RESPONSE}/input_items", (INSPECT,)),
     Row("DELETE", STREAM, (ERASE,)),
+    Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),

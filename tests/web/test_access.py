@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -233,6 +234,8 @@ class _Asking:
         code = answer.json()["code"] if is_problem else ""
         if row.path.startswith((CHAT, MESSAGES, "/v1/models/")) and answer.status_code >= 400:
             code = _code_of(answer.json()["error"])
+        if row.path.startswith("/v1/responses") and answer.status_code >= 400:
+            code = answer.json()["error"]["code"]
         if row.method == "HEAD" and answer.status_code >= 400:  # which has no body
             get = self._http.get(f"{path}?{query}", headers=sent)
             assert get.status_code == answer.status_code
@@ -276,7 +279,7 @@ def _bearer(credential: str) -> Headers:
 
 
 def _bare(path: str) -> str:
-    return path.replace(":path}", "}")
+    return re.sub(r":\w+}", "}", path)
 
 
 def _is_the_consoles(route: APIRoute) -> bool:

@@ -70,8 +70,12 @@ DRIVEN: dict[str, Any] = {
     },
     "POST /v1/messages/count_tokens": {},
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
+    "POST /v1/responses": {"model": "m", "input": PLANTED["prompt"], "metadata": {PLANTED["metadata"]: "x"}},
     **dict.fromkeys(
         (
+            *(f"POST /v1/responses/{what}" for what in ("compact", "input_tokens", "{sid:response}/cancel")),
+            *(f"{method} /v1/responses/{{sid:response}}" for method in ("GET", "DELETE")),
+            "GET /v1/responses/{sid:response}/input_items",
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),

@@ -81,6 +81,7 @@ TAGS = {
     "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
     "Keys": "Who is let in",
+    "AI SDK": "A stream in the words of Vercel's AI SDK: useChat, WorkflowChatTransport",
     "Operate": "What load balancers and Prometheus ask",
 }
 

@@ -54,6 +54,15 @@ DRIVEN: dict[str, Any] = {
     f"POST {STREAM}/heartbeat": {"epoch": 1},
     f"POST {STREAM}/input": {"text": PLANTED["text"]},
     f"POST {STREAM}/approvals/{{approval_id:path}}": {"approve": False, "reason": PLANTED["reason"]},
+    **dict.fromkeys(
+        ("POST /v1/ai-sdk/chat", "POST /v1/ai-sdk/workflow"),
+        {
+            "id": PLANTED["session"],
+            "messages": [{"role": "user", "parts": [{"type": "text", "text": PLANTED["prompt"]}]}],
+            "user_id": PLANTED["user"],
+        },
+    ),
+    "POST /v1/ai-sdk/chat/{chat_id:path}/stop": None,
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
@@ -61,6 +70,7 @@ DRIVEN: dict[str, Any] = {
     **dict.fromkeys(
         (
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
+            *(f"GET /v1/ai-sdk/{what}:path}}/stream" for what in ("chat/{chat_id", "workflow/{run_id")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),

@@ -52,7 +52,7 @@ def catch_up(options: Options) -> list[Table]:
         redis_pid, redis_port = start_redis(stack)
         redis_url = f"redis://127.0.0.1:{redis_port}"
         server_pid, port = start_server(stack, redis_url)
-        sid = asyncio.run(_write(redis_url, words))
+        sid = asyncio.run(write_stream(redis_url, words))
         parts = {SERVER: server_pid, REDIS: redis_pid}
         for (form, query), readers in product(FORMS.items(), READERS):
             print(f"  … {form}, {readers} readers", file=sys.stderr)
@@ -90,7 +90,7 @@ def _measure(port: int, path: str, readers: int, parts: Mapping[str, int]) -> Re
     return Reading(time.monotonic() - began_s, meter.spent_us(), bodies)
 
 
-async def _write(redis_url: str, words: Sequence[str]) -> str:
+async def write_stream(redis_url: str, words: Sequence[str]) -> str:
     """A finished stream of these words; its id."""
     redis = connect(redis_url)
     log, sid = StreamLog(redis), new_sid()

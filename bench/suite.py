@@ -9,6 +9,7 @@ from bench import report
 from bench.against import pair
 from bench.archive import archive
 from bench.catch_up import catch_up
+from bench.dialects import dialects
 from bench.first_token import first_token, first_token_paired
 from bench.load.agent import raise_descriptor_limit
 from bench.memory import memory, memory_paired
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "start": start,
     "memory": memory,
     "sockets": sockets,
+    "dialects": dialects,
     "worker": worker,
     "whole_way": whole_way,
     "parts": parts,

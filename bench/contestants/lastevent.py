@@ -69,9 +69,12 @@ class LasteventSink:
         self._streams = await asyncio.gather(*(_open(log, self._tenant, slots) for _ in range(streams)))
         return [f"/v1/streams/{stream.sid}/events" for stream in self._streams]
 
+    data = staticmethod(stamp.event_json)
+    """Of an event, by its number."""
+
     def write(self, stream: int, n: int) -> None:
         to = self._streams[stream]
-        to.gathered.append(_KIND + packed(stamp.event_json(n)) + _NO_TIME)
+        to.gathered.append(_KIND + packed(self.data(n)) + _NO_TIME)
         self._dirty[to] = None
         self._gathered += 1
 
@@ -112,11 +115,13 @@ def sink(address: str) -> LasteventSink:
     return LasteventSink(address)
 
 
-def start_lastevent(stack: ExitStack, shape: Shape, *, publishers: int = 1, tree: Tree = HERE) -> Side:
+def start_lastevent(
+    stack: ExitStack, shape: Shape, *, publishers: int = 1, tree: Tree = HERE, sink: str = "lastevent"
+) -> Side:
     redis_pid, redis_port = start_redis(stack)
     redis_url = f"redis://127.0.0.1:{redis_port}"
     server_pid, port = start_server(stack, redis_url, tree)
-    agents, paths = open_streams(stack, "lastevent", str(redis_port), shape.streams, publishers, tree)
+    agents, paths = open_streams(stack, sink, str(redis_port), shape.streams, publishers, tree)
     # Event 1 of a stream is `queued`.
     return Side(port, paths, {SERVER: server_pid, REDIS: redis_pid}, agents, first_event_id=2)
 

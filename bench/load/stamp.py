@@ -29,3 +29,13 @@ def event(n: int) -> dict[str, object]:
 
 def event_json(n: int) -> bytes:
     return b'{"text":"%b","sent":%d,"n":%d}' % (TEXT.encode(), time.time_ns(), FIRST_N + n)
+
+
+# The same within the text, for dialects, which pass nothing else on: {"text":"~1763747408123456789 1000001 in words"}.
+WORDS_SENT = slice(1, 20)
+WORDS_N = slice(21, 28)
+WORDS_SPAN = 28
+
+
+def words_json(n: int) -> bytes:
+    return b'{"text":"~%d %d in words"}' % (time.time_ns(), FIRST_N + n)

@@ -2,6 +2,7 @@
 
 import { arrive } from "./address.js";
 import { askAgain, key, onUnauthorized } from "./api.js";
+import { connect } from "./connect.js";
 import { fill } from "./dom.js";
 import { askForKey, showEntry } from "./entry.js";
 import * as keys from "./keys.js";
@@ -71,6 +72,7 @@ function changeHolder() {
 
 onUnauthorized(askForKey);
 showEntry(document.querySelector("#key-button"), document.querySelector("#expiry"));
+document.querySelector("#connect").addEventListener("click", connect);
 document.querySelector("#help").addEventListener("click", help);
 bind("Everywhere", [
   { keys: ["1"], does: "Playground", run: () => (location.hash = "#/playground") },

@@ -22,13 +22,13 @@ from broker.auth import Grant
 from broker.dialects.fold import Dialect, Facts, Fold
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import Gap
-from broker.errors import InvalidRequest, LasteventError
+from broker.errors import InvalidRequest, LasteventError, OtherRelease
 from broker.live.folded import Folded, Lost, Place
 from broker.live.lane import Lane
 from broker.live.tail import LOST_TAIL, Step
 from broker.log.access import View
 from broker.log.deeds import CREATED
-from broker.log.meta import Meta
+from broker.log.meta import FOLD, Meta
 from broker.log.readable import ReadableLog
 from broker.service.bodies import CreateStream
 from broker.service.streams import Found, Said, Started
@@ -155,9 +155,11 @@ async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> 
 
 
 async def folded_of(request: Request, grant: Grant, sid: str, dialect: Dialect) -> tuple[Found, ReadableLog, Folded]:
-    """Raises StreamNotFound, StreamExpired."""
+    """Raises StreamNotFound, StreamExpired, OtherRelease."""
     tier = Tier.of(request)
     found = await find(request, grant, sid)
+    if (found.meta.fold or FOLD) > FOLD:
+        raise OtherRelease("A newer release started this stream, and counts otherwise in its words. Try again.")
     log = await tier.reading.log(sid, found, grant)
     folded = tier.folds.known(sid, dialect)
     return found, log, folded or tier.folds.of(sid, dialect, await facts_of(request, sid, found.meta, dialect))

@@ -81,7 +81,7 @@ TAGS = {
     "List": "Streams and sessions, in pages, and models",
     "Audit": "Who saw a stream, whether it is as it was, and the end of its content",
     "Keys": "Who is let in",
-    "AI SDK": "A stream in the words of Vercel's AI SDK: useChat, WorkflowChatTransport",
+    "Dialects": "The same streams in the words of other ecosystems' clients",
     "Operate": "What load balancers and Prometheus ask",
 }
 
@@ -102,6 +102,19 @@ def gives(description: str, *forms: str | type[BaseModel]) -> dict[str, Any]:
     if MEDIA_TYPE in media_types:
         responses[204] = {"description": "The viewer has the terminal event already"}
     return {"summary": description, "response_class": Response, "responses": responses}
+
+
+def speaks(description: str, *forms: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A route of a dialect, whose answers and errors are in its own words (docs/DIALECTS.md). `forms`: media types.
+    `asked`: the schema of its body; what it does not name is taken too.
+    """
+    content: dict[str, Any] = {form: {} for form in forms or ("application/json",)}
+    error = {"description": "An error, as this dialect has them", "content": {"application/json": {}, "text/plain": {}}}
+    said: dict[str, Any] = {"summary": description, "response_class": Response}
+    said["responses"] = {200: {"description": description, "content": content}, "default": error}
+    if asked is not None:
+        said["openapi_extra"] = {"requestBody": {"required": True, "content": {"application/json": {"schema": asked}}}}
+    return said
 
 
 def upgrades() -> dict[str, Any]:

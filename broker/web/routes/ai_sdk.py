@@ -84,7 +84,7 @@ def _in_words(_: Request, error: LasteventError) -> Response:
     return Response(f"{error.code}: {error}", status, media_type="text/plain")
 
 
-router = APIRouter(route_class=dialect_route(_in_words), tags=["AI SDK"])
+router = APIRouter(route_class=dialect_route(_in_words), tags=["Dialects"])
 
 Ui = Annotated[Literal["5", "6", "7"] | None, Query(description="Which version of `ai` reads it. Default: 7")]
 Show = Annotated[Literal["thinking"] | None, Query(description="What is shown besides the answer")]

@@ -54,14 +54,14 @@ DRIVEN: dict[str, Any] = {
     f"POST {STREAM}/heartbeat": {"epoch": 1},
     f"POST {STREAM}/input": {"text": PLANTED["text"]},
     f"POST {STREAM}/approvals/{{approval_id:path}}": {"approve": False, "reason": PLANTED["reason"]},
-    **dict.fromkeys(
-        ("POST /v1/ai-sdk/chat", "POST /v1/ai-sdk/workflow"),
-        {
+    **{
+        f"POST /v1/ai-sdk/{what}": {
             "id": PLANTED["session"],
             "messages": [{"role": "user", "parts": [{"type": "text", "text": PLANTED["prompt"]}]}],
             "user_id": PLANTED["user"],
-        },
-    ),
+        }
+        for what in ("chat", "workflow")
+    },
     "POST /v1/ai-sdk/chat/{chat_id:path}/stop": None,
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,

@@ -73,7 +73,7 @@ TABLE = [
     ),
     *(Row("POST", f"/v1/ai-sdk/{what}", (WRITE,)) for what in ("chat", "workflow")),
     *_viewing("/v1/ai-sdk/chat/{chat_id}/stream", READ),
-    *_viewing("/v1/ai-sdk/workflow/{run_id}/stream", READ),
+    *_viewing("/v1/ai-sdk/workflow/{sid}/stream", READ),
     Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),

@@ -70,7 +70,7 @@ DRIVEN: dict[str, Any] = {
     **dict.fromkeys(
         (
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
-            *(f"GET /v1/ai-sdk/{what}:path}}/stream" for what in ("chat/{chat_id", "workflow/{run_id")),
+            *(f"GET /v1/ai-sdk/{what}:path}}/stream" for what in ("chat/{chat_id", "workflow/{sid")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),

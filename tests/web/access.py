@@ -62,6 +62,10 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(Row("POST", f"/v1/ai-sdk/{what}", (WRITE,)) for what in ("chat", "workflow")),
+    *_viewing("/v1/ai-sdk/chat/{chat_id}/stream", READ),
+    *_viewing("/v1/ai-sdk/workflow/{sid}/stream", READ),
+    Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
@@ -71,10 +75,6 @@ TABLE = [
         for path in ("/v1/sessions/{session_id}/events", "/v1/events")
         for method in ("GET", "HEAD")
     ),
-    *(Row("POST", f"/v1/ai-sdk/{what}", (WRITE,)) for what in ("chat", "workflow")),
-    *_viewing("/v1/ai-sdk/chat/{chat_id}/stream", READ),
-    *_viewing("/v1/ai-sdk/workflow/{sid}/stream", READ),
-    Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

@@ -1,6 +1,7 @@
 // The AI SDK's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
 //
-// A case is {case, client, url, chatId, cuts, text?, startIndex?, tool?}. `client`: workflow, or chat-5, chat-6, chat-7.
+// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?}. `client`: workflow, or chat-5, chat-6,
+// chat-7. `text`: it asks that; else it resumes.
 // Its requests say in the header `case` whose they are: the proxy cuts by that.
 
 import { createRequire } from "node:module";
@@ -24,17 +25,16 @@ const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 const named = (name) => (url, init) =>
   fetch(url, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), case: name } });
 
-async function workflow({ case: name, url, chatId, text, startIndex, initialStartIndex }) {
+async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   const ended = [];
   const transport = new WorkflowChatTransport({
     api: url,
     fetch: named(name),
-    initialStartIndex,
     onChatEnd: ({ chunkIndex }) => ended.push(chunkIndex),
   });
   const chunks = [];
   const stream = text
-    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message" })
+    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body })
     : await transport.reconnectToStream({ chatId, startIndex });
   const [told, read] = stream.tee();
   let message;

@@ -18,13 +18,15 @@ from tests.rig.deployment import HTTP, Deployment, until
 pytestmark = pytest.mark.npm
 
 EXIT_LIMIT_S = 20
+HEARTBEAT_S = "0.02"
+"""Clients must bear a sign of life between any two frames."""
 RUN, CHAT = "run", "chat"
 
 
 async def test_an_answer_outlives_its_worker_and_its_server(
     own_deployment: Callable[..., Deployment], packages: Path
 ) -> None:
-    deployment = own_deployment(servers=2, workers=1)
+    deployment = own_deployment(servers=2, workers=1, LASTEVENT_HEARTBEAT_S=HEARTBEAT_S)
     async with cutting(*deployment.ports) as cutter, clients_of(packages, cutter) as clients:
         run = clients.begin("workflow", "/v1/ai-sdk/workflow", chatId=RUN, text=HELD, body={"id": RUN})
         chat = clients.begin("chat-7", "/v1/ai-sdk/chat", chatId=CHAT, text=HELD, resumes=1)

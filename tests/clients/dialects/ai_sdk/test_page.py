@@ -65,11 +65,11 @@ async def shows(tab: Tab, answer: str, status: str) -> None:
 
 
 async def test_a_page_is_cut_and_looked_at_again_and_reloaded_and_shows_the_answer_once(
-    pair: Deployment, packages: Path, tmp_path: Path, chromium: str
+    deployment: Deployment, packages: Path, tmp_path: Path, chromium: str
 ) -> None:
     (profile := tmp_path / "profile").mkdir()
     async with (
-        cutting(*pair.ports) as servers,
+        cutting(*deployment.ports) as servers,
         site(packages, tmp_path, servers.url) as cutter,
         browsing(chromium, profile) as browser,
     ):
@@ -86,6 +86,6 @@ async def test_a_page_is_cut_and_looked_at_again_and_reloaded_and_shows_the_answ
         await shows(tab, SAID, "streaming")
         await tab.page.click("text=Stop")
         await shows(tab, SAID, "ready")
-        assert newest(pair, CHAT.replace(" ", "%20"))["state"] == "cancelled"
+        assert newest(deployment, CHAT.replace(" ", "%20"))["state"] == "cancelled"
         asked = [asked.path for asked in servers.asked[""]]
         assert asked.count("/v1/ai-sdk/chat/of%20the%20page/stream") == 3

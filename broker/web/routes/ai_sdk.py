@@ -38,6 +38,7 @@ from broker.log.deeds import CANCELLED
 from broker.log.event import is_terminal
 from broker.service.streams import Found, Said
 from broker.tenants.scopes import CANCEL, READ, WRITE
+from broker.web import problems
 from broker.web.dialect import (
     IGNORED_HEADER,
     STREAM_HEADER,
@@ -56,7 +57,6 @@ from broker.web.endings import FAREWELL_S
 from broker.web.follow import require_session
 from broker.web.grants import grant_of, needs
 from broker.web.inputs import IdempotencyKey
-from broker.web.problems import note_refusal
 from broker.web.tier import Tier
 
 UI_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -89,8 +89,19 @@ router = APIRouter(route_class=dialect_route(_in_words), tags=["Dialects"])
 Ui = Annotated[Literal["5", "6", "7"] | None, Query(description="Which version of `ai` reads it. Default: 7")]
 Show = Annotated[Literal["thinking"] | None, Query(description="What is shown besides the answer")]
 
-_WORDS = {"description": "What is wrong, in words", "content": {"text/plain": {"schema": {"type": "string"}}}}
-_CHUNKS = {"description": "Chunks of a UI message stream", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_WORDS = {
+    "description": "What is wrong, in words; of a path that there is not, a problem",
+    "content": {
+        "text/plain": {"schema": {"type": "string"}},
+        problems.MEDIA_TYPE: {"schema": problems.SCHEMA},
+    },
+}
+_CHUNKS = {
+    "description": "Chunks of a UI message stream, and at the end [DONE]",
+    "content": {
+        MEDIA_TYPE: {"schema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
+    },
+}
 _NOTHING = {"description": "Nothing is active"}
 _BODY = {
     "required": True,
@@ -191,7 +202,7 @@ async def ai_sdk_workflow(
 
 def _later(request: Request, passing: LasteventError) -> Response:
     """What passes: any status but 200 ends this client for good, and so does its third cut."""
-    note_refusal(passing)
+    problems.note_refusal(passing)
     return HeldResponse()
 
 

@@ -236,6 +236,8 @@ class _Asking:
             code = _code_of(answer.json()["error"])
         if row.path.startswith("/v1/responses") and answer.status_code >= 400:
             code = answer.json()["error"]["code"]
+        if row.path.startswith("/v1/ai-sdk/") and answer.status_code >= 400:
+            code = answer.text.partition(":")[0]
         if row.method == "HEAD" and answer.status_code >= 400:  # which has no body
             get = self._http.get(f"{path}?{query}", headers=sent)
             assert get.status_code == answer.status_code

@@ -54,6 +54,15 @@ DRIVEN: dict[str, Any] = {
     f"POST {STREAM}/heartbeat": {"epoch": 1},
     f"POST {STREAM}/input": {"text": PLANTED["text"]},
     f"POST {STREAM}/approvals/{{approval_id:path}}": {"approve": False, "reason": PLANTED["reason"]},
+    **{
+        f"POST /v1/ai-sdk/{what}": {
+            "id": PLANTED["session"],
+            "messages": [{"role": "user", "parts": [{"type": "text", "text": PLANTED["prompt"]}]}],
+            "user_id": PLANTED["user"],
+        }
+        for what in ("chat", "workflow")
+    },
+    "POST /v1/ai-sdk/chat/{chat_id:path}/stop": None,
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
@@ -77,6 +86,7 @@ DRIVEN: dict[str, Any] = {
             *(f"{method} /v1/responses/{{sid:response}}" for method in ("GET", "DELETE")),
             "GET /v1/responses/{sid:response}/input_items",
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
+            *(f"GET /v1/ai-sdk/{what}:path}}/stream" for what in ("chat/{chat_id", "workflow/{sid")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),

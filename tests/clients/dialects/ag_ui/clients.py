@@ -1,4 +1,4 @@
-"""One process of Node that is all clients of the AG-UI (npm/clients.mjs)."""
+"""One process of Node that is all clients of AG-UI (npm/clients.mjs)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 // AG-UI's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
 //
 // A case is {case, client, url, threadId?, runId?, text?, messages?, joins?}. `client`: http (HttpAgent), tanstack
-// (ChatClient) or join (its connection's joinRun). Its requests say in the header `case` whose they are: the proxy cuts
+// (ChatClient), join or hydrate (what its connection does). Its requests say in the header `case` whose they are: the proxy cuts
 // by that. `joins`: HttpAgent reads with GET, a run that somebody else has started; only its fetch function is ours.
 
 import { createInterface } from "node:readline";
@@ -10,11 +10,10 @@ import { HttpAgent } from "@ag-ui/client";
 import { StreamProcessor } from "@tanstack/ai/client";
 import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client";
 
-const told = [];
-console.warn = console.error = (...words) => told.push(words.map(String).join(" "));
+console.warn = console.error = () => {}; // of each cut, HttpAgent tells
+process.on("unhandledRejection", () => {}); // it cancels the body that was cut, and leaves what that says to nobody
 
 const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
-const waiting = new Map(); // case → what goes on when the test says so
 
 async function http({ case: name, url, threadId, runId, text, messages, joins, tools, context, forwardedProps }) {
   const agent = new HttpAgent({
@@ -30,7 +29,7 @@ async function http({ case: name, url, threadId, runId, text, messages, joins, t
     const { result } = await agent.runAgent(
       { runId, tools, context, forwardedProps },
       {
-        onEvent: ({ event }) => void events.push(event),
+        onEvent: ({ event }) => void events.push(structuredClone(event)), // its parts become the agent's messages
         onRunFinishedEvent: ({ outcome, pendingToolCallIds }) => void Object.assign(seen, { outcome, pendingToolCallIds }),
         onRunErrorEvent: ({ event }) => void (seen.error = event),
       },
@@ -60,21 +59,16 @@ async function join({ case: name, url, runId }) {
   return { seen, chunks, messages: processor.getMessages() };
 }
 
-async function tanstack({ case: name, url, threadId, text, waits }) {
+async function tanstack({ case: name, url, threadId, text }) {
   const seen = { errors: [] };
   const chunks = [];
-  let saw;
   const client = new ChatClient({
     connection: connection(name, url),
     threadId,
-    onChunk: (chunk) => (chunks.push(chunk), saw?.()),
+    onChunk: (chunk) => void chunks.push(chunk),
     onError: (error) => seen.errors.push(`${error}`),
   });
-  if (text) await client.sendMessage(text);
-  else {
-    client.hydrateFromServer?.();
-    while (waits && !client.getMessages().some((message) => message.role === waits)) await new Promise(setImmediate);
-  }
+  await client.sendMessage(text);
   return { seen, chunks, messages: client.getMessages() };
 }
 
@@ -91,8 +85,5 @@ async function run(given) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const given = JSON.parse(line);
-  if (given.go) waiting.get(given.go)?.();
-  else if (given.warned) tell({ case: given.case, warned: told });
-  else run(given);
+  run(JSON.parse(line));
 }

@@ -93,7 +93,7 @@ REPEATED_BYTES = 2**20
 
 _NEEDED = (
     *("session", "user", "producer", "idempotency", "erased_by", "epoch", "claim", "base", "stopped_after", "agent"),
-    *("traceparent", "model", "dialect", "fold", "attempt", "request_of"),
+    *("traceparent", "model", "dialect", "fold", "attempt", "request_of", "durable", "expires"),
 )
 _LOOKED_UP = [field.name for field in FIELDS if field.name in _NEEDED or field.outlives_erasure or field is Meta.erased]
 """What is needed of a stream by whoever follows, reads, cancels, erases it or writes to it."""
@@ -212,7 +212,8 @@ class Streams:
         asked = (await self.log.requests.of(meta)).fields.get("request")
         if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
             asked = archived.fields.get("request")
-        return await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else {}
+        parsed = await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else None
+        return parsed if isinstance(parsed, dict) else {}
 
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""
@@ -318,10 +319,17 @@ class Streams:
         app = agent.app if agent else None
         return await self._start(new, grant, idempotency_key, digest, app, body.token, is_given=sid is not None)
 
+    async def create_shared(self, new: NewStream, size: int) -> None:
+        """A shared stream that is about to have so many bytes. Raises what stops any start."""
+        await self._needs.require()
+        await self._require_another(new, size)
+        await self.log.create(new)
+        self._room.take(size)
+
     async def regenerate(self, sid: str, grant: Grant, idempotency_key: str | None) -> Started:
         """Run the same request again, as a new stream of the same session. Raises as `start` does."""
         meta = (await self.look_up_content(sid, grant, whole=True)).meta
-        if meta.is_external:
+        if meta.is_external or meta.is_shared:
             raise InvalidRequest("An external stream is not run here, so it cannot run again. Start a new stream.")
         limits = await self._creations.limits.of(grant.tenant)
         await self._require_still_allowed(meta, limits)

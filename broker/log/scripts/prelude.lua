@@ -1,10 +1,10 @@
 -- What every step shares. script.py puts this file in front of each script.
 --
--- KEYS: the stream's log, its meta, its live channel, its inputs; for some steps its request, and who holds that (one
--- slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
+-- KEYS: the stream's log, its meta, its live channel, its inputs; for some steps its request, who holds that, its
+-- webhook and its producers (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
 -- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
 local LOG, META, LIVE, INPUTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local REQUEST, HOLDERS = KEYS[5], KEYS[6]
+local REQUEST, HOLDERS, PRODUCERS = KEYS[5], KEYS[6], KEYS[8]
 local BLOCK = 1000000
 local TERMINAL = { done = true, error = true, cancelled = true }
 
@@ -96,5 +96,8 @@ local function finish(kind, data, t, stopped_after, retention_ms)
     redis.call('PEXPIRE', META, retention_ms)
     redis.call('PEXPIRE', LOG, retention_ms)
     redis.call('PEXPIRE', INPUTS, retention_ms)
+    if PRODUCERS then
+      redis.call('PEXPIRE', PRODUCERS, retention_ms)
+    end
   end
 end

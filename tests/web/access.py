@@ -62,6 +62,8 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    Row("POST", "/v1/ag-ui", (WRITE,)),
+    *_viewing("/v1/ag-ui", READ),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),

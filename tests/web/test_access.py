@@ -231,6 +231,8 @@ class _Asking:
         answer = self._http.request(row.method, f"{path}?{query}", headers=sent, content=content)
         is_problem = answer.headers.get("content-type") == "application/problem+json" and row.method != "HEAD"
         code = answer.json()["code"] if is_problem else ""
+        if row.path == "/v1/ag-ui" and answer.status_code >= 400:
+            code = answer.json()["code"]
         if row.method == "HEAD" and answer.status_code >= 400:  # which has no body
             get = self._http.get(f"{path}?{query}", headers=sent)
             assert get.status_code == answer.status_code

@@ -54,6 +54,12 @@ DRIVEN: dict[str, Any] = {
     f"POST {STREAM}/heartbeat": {"epoch": 1},
     f"POST {STREAM}/input": {"text": PLANTED["text"]},
     f"POST {STREAM}/approvals/{{approval_id:path}}": {"approve": False, "reason": PLANTED["reason"]},
+    "POST /v1/ag-ui": {
+        "threadId": PLANTED["session"],
+        "runId": PLANTED["name"],
+        "messages": [{"id": "1", "role": "user", "content": PLANTED["prompt"]}],
+        "forwardedProps": {"user_id": PLANTED["user"]},
+    },
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
@@ -74,6 +80,7 @@ DRIVEN: dict[str, Any] = {
                 "GET /v1/socket",
             ),
             *("GET /v1/erasures/{erasure_id}", "GET /metrics", "GET /openapi.json", "HEAD /openapi.json"),
+            "GET /v1/ag-ui",
             *(f"{method} /{path}" for method in ("GET", "HEAD") for path in ("", "healthz", "readyz")),
             *(f"{method} /console/{{name:path}}" for method in ("GET", "HEAD")),
         )

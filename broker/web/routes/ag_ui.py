@@ -90,12 +90,20 @@ _ASKED = {
 }
 
 
+class _Cut(CutResponse):
+    """Without a word."""
+
+    def __init__(self, passing: LasteventError) -> None:
+        super().__init__(passing)
+        self._words = b""
+
+
 def _cut_or_raise(request: Request, passing: LasteventError) -> Response:
     """What passes: TanStack AI comes back after a cut, and gives up for good at any status but 200."""
     if not _cursor_of(request.headers.get("last-event-id")):
         raise passing
     note_refusal(passing)
-    return CutResponse(passing)
+    return _Cut(passing)
 
 
 @router.post("/v1/ag-ui", **speaks("A run, as AG-UI's clients ask for it", MEDIA_TYPE, asked=_ASKED))
@@ -158,7 +166,7 @@ async def _go_on(request: Request, grant: Grant, run_id: str, where: Where | Non
         if where is None:
             raise
         note_refusal(passing)
-        return CutResponse(passing)
+        return _Cut(passing)
 
 
 async def _run(request: Request, grant: Grant, run_id: str) -> tuple[str, Found]:

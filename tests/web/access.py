@@ -78,6 +78,8 @@ TABLE = [
     *_viewing("/v1/ai-sdk/chat/{chat_id}/stream", READ),
     *_viewing("/v1/ai-sdk/workflow/{sid}/stream", READ),
     Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
+    Row("POST", "/v1/ag-ui", (WRITE,)),
+    *_viewing("/v1/ag-ui", READ),
     Row("DELETE", STREAM, (ERASE,)),
     Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),

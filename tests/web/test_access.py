@@ -238,6 +238,8 @@ class _Asking:
             code = answer.json()["error"]["code"]
         if row.path.startswith("/v1/ai-sdk/") and answer.status_code >= 400:
             code = answer.text.partition(":")[0]
+        if row.path == "/v1/ag-ui" and answer.status_code >= 400:
+            code = answer.json()["code"]
         if row.method == "HEAD" and answer.status_code >= 400:  # which has no body
             get = self._http.get(f"{path}?{query}", headers=sent)
             assert get.status_code == answer.status_code

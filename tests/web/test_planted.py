@@ -63,6 +63,12 @@ DRIVEN: dict[str, Any] = {
         for what in ("chat", "workflow")
     },
     "POST /v1/ai-sdk/chat/{chat_id:path}/stop": None,
+    "POST /v1/ag-ui": {
+        "threadId": PLANTED["session"],
+        "runId": PLANTED["name"],
+        "messages": [{"id": "1", "role": "user", "content": PLANTED["prompt"]}],
+        "forwardedProps": {"user_id": PLANTED["user"]},
+    },
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
@@ -101,6 +107,7 @@ DRIVEN: dict[str, Any] = {
                 "GET /v1/socket",
             ),
             *("GET /v1/erasures/{erasure_id}", "GET /metrics", "GET /openapi.json", "HEAD /openapi.json"),
+            "GET /v1/ag-ui",
             *(f"{method} /{path}" for method in ("GET", "HEAD") for path in ("", "healthz", "readyz")),
             *(f"{method} /console/{{name:path}}" for method in ("GET", "HEAD")),
         )

@@ -6,6 +6,11 @@ LasteventError
 ├── StreamClosed            it has its terminal event
 ├── StreamRunning           it has no terminal event yet; only a stream that has ended can be erased
 ├── WriterSuperseded        another writer holds the pen
+├── PathTaken               another stream is at this path, or one that was waits for its forks
+├── ProducerFenced          a newer session of this producer of a shared stream has begun
+├── ProducerGap             requests of this producer are missing before this one
+├── SessionGap              a session of a producer that does not begin with its first request
+├── OutOfOrder              a Stream-Seq that is not larger than the last one
 ├── AppendGap               the log is shorter than the writer thinks; it sends again from tail + 1
 ├── ApprovalNotFound        the stream has not asked for this approval
 ├── ApprovalDecided         somebody has decided otherwise
@@ -13,7 +18,8 @@ LasteventError
 ├── LeaseHeld               a live writer holds the pen
 ├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
 ├── InvalidJson             the body is not JSON as RFC 8259 and this API require
-├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
+├── InvalidRequest          JSON of the wrong shape
+│   ├── KeyReused           an Idempotency-Key, or a run's id, that was used for another body
 │   ├── UnknownModel        of a provider that no worker has
 │   ├── UnknownAgent        no worker has an agent of this name
 │   ├── UnknownOp           a socket's message that asks for nothing that there is
@@ -103,6 +109,38 @@ class AppendGap(LasteventError):
         self.tail = tail
 
 
+class PathTaken(LasteventError):
+    status, code, title = 409, "path_taken", "Another stream is at this path"
+
+
+class ProducerFenced(LasteventError):
+    """`epoch`: of the newer session."""
+
+    status, code, title = 403, "producer_fenced", "A newer session of this producer has begun"
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__("A newer session of this producer has written to the stream. Stop, or begin a newer one.")
+        self.epoch = epoch
+
+
+class ProducerGap(LasteventError):
+    """`expected`: the number of the request that comes next."""
+
+    status, code, title = 409, "producer_gap", "Requests of this producer are missing before this one"
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"The next request of this producer is {expected}. Send it, and those behind it, again.")
+        self.expected = expected
+
+
+class SessionGap(LasteventError):
+    status, code, title = 400, "session_gap", "A session of a producer begins with its request 0"
+
+
+class OutOfOrder(LasteventError):
+    status, code, title = 409, "out_of_order", "Stream-Seq must grow"
+
+
 class ApprovalNotFound(LasteventError):
     status, code, title = 404, "approval_not_found", "There is no such approval"
 
@@ -133,6 +171,10 @@ class InvalidJson(LasteventError):
 
 class InvalidRequest(LasteventError):
     status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class KeyReused(InvalidRequest):
+    pass
 
 
 class UnknownModel(InvalidRequest):

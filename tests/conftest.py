@@ -82,6 +82,7 @@ WAITING = (
     "docs",
     "compose",
     "clients",
+    "ai_sdk",
     "viewers",
     "archive",
     "js",

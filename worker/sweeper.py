@@ -42,6 +42,7 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
+from broker.log.burial import bury
 from broker.log.event import ERROR, encode_data, is_terminal
 from broker.log.meta import Meta
 from broker.log.queue import lost
@@ -62,6 +63,12 @@ for its turn is left to it: whoever took it here would take it before those of o
 LOOK_AT_WAITING_S = 30.0
 """Between two looks at a stream that waits where it should: ten thousand of them must not keep the sweepers busy."""
 
+LOOK_AT_SHARED_S = 600.0
+"""Between two looks at a shared stream, which may be open for years."""
+
+CREATION_S = 60.0
+"""How long one may be without a path: it gets that last, and a fork is copied before."""
+
 OUTAGE_S = 3.0
 """Sweeps follow each other within 1.3 s and some work. A longer gap: Redis was away, or this process stood still."""
 
@@ -77,6 +84,7 @@ BREATH_S = 0.01
 READ = [
     *("state", "created", "lease_until", "producer", "on_worker_loss", "attempt", "kept", "agent"),
     *("request_of", "erased", "tenant", "webhook"),
+    *("path", "expires", "archived"),
 ]
 """Fields of meta: the whole one may be large."""
 
@@ -191,6 +199,8 @@ class Sweeper:
         if meta is None:
             await self._forget_if_seen_before(stream, now_ms)
             return
+        if meta.path is not None and await self._ends_shared(stream, meta, now_ms):
+            return
         lease_until_ms, is_running = meta.lease_until or 0, meta.state == "running"
         is_for_us = meta.agent is None or self._runs(meta.agent)
         if meta.has_ended:
@@ -210,6 +220,27 @@ class Sweeper:
         else:
             await self._take(stream.sid, meta)
             await self._look_again(stream, now_ms + round(self._log.lease_s * 1000))
+
+    async def _ends_shared(self, stream: Overdue, meta: Meta, now_ms: int) -> bool:
+        """A stream that nobody holds: its life is over, or no path names it. False: it has ended, and is as others."""
+        if meta.erased is not None:
+            await self._log.forget_path(stream.sid, meta)  # who erased it may have died before
+            return False
+        is_over = meta.expires is not None and meta.expires <= now_ms
+        is_made = now_ms >= meta.created + round(CREATION_S * 1000)
+        if is_over or (is_made and not await self._log.paths.names(meta.tenant, meta.path or "", stream.sid)):
+            await bury(self._log, self._seizures, stream.sid, meta)
+            await self._look_again(stream, now_ms)
+            return True
+        if meta.has_ended:
+            await self._log.let_path_expire(meta)
+            if meta.expires is None:
+                return False
+            if self._log.is_archived and meta.archived is None:  # as `_forget` does; and it is looked at once more
+                await self._log.redis.zadd(self._log.keys.unarchived, {stream.sid: now_ms}, nx=True)
+        again_ms = now_ms + round((LOOK_AT_SHARED_S if is_made else CREATION_S) * 1000)
+        await self._look_again(stream, min(again_ms, meta.expires or again_ms))
+        return True
 
     async def _look_after(self, stream: Overdue, agent: str, meta: Meta, now_ms: int) -> None:
         is_just_released = stream.look_ms == 0 and not meta.lease_until

@@ -107,13 +107,13 @@ def function_tool(name: Any, description: Any, parameters: Any, where: str) -> J
 
 def tool_use(call_id: Any, name: Any, arguments: Any, where: str) -> Json:
     """A call that a model made in an earlier answer. `arguments`: JSON as a text, or what it says."""
-    given = _read(arguments) if isinstance(arguments, str) else arguments
+    given = read_arguments(arguments) if isinstance(arguments, str) else arguments
     named = {"id": of_type(call_id, str, f"{where}.id"), "name": of_type(name, str, f"{where}.name")}
     return {"type": "tool_use", **named, "input": {} if given is None else given}
 
 
-def _read(text: str) -> Any:
-    """A model may have written what is no JSON, and its history must still go on: then it is a text."""
+def read_arguments(text: str) -> Any:
+    """What it says. A model may have written what is no JSON, and its history must still go on: then it is a text."""
     if not text.strip():
         return {}
     if text.count("{") + text.count("[") > MAX_ARGUMENT_CONTAINERS:

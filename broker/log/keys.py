@@ -9,6 +9,7 @@
 | le:{sid}:live                 | channel | each batch as it is appended (prelude.lua)  | -                          |
 | le:{sid}:inputs               | stream  | what its agent is told (inputs.py)          | the log's                  |
 | le:{sid}:hook                 | hash    | its ending, for its webhook (hooks.py)      | 4 days after the ending    |
+| le:{sid}:producers            | hash    | of a shared stream: produce.lua             | the log's                  |
 | le:{sid}:views                | hash    | view's id → its record; +… → sum (views.py) | archived, or retention     |
 | le:{sid}:crowd                | hash    | server → connections without a record       | a day, renewed; its erasure|
 | le:{sid}:presence             | channel | who came and who went (presence.py)         | -                          |
@@ -40,6 +41,7 @@
 | le:erasures                   | hash    | id → an erasure of a person, JSON           | a week after its end       |
 | le:erasures:<id>              | set     | sid that it has erased                      | removed at its end         |
 | le:erasures:<id>:sessions     | set     | session that those streams had              | removed at its end         |
+| le:ds:<tenant>:<path>         | hash    | the shared stream of a path (paths.py)      | its stream's, and its forks'|
 | le:input                      | channel | sid of each stream whose agent is told      | -                          |
 | le:seized                     | channel | sid of each stream ended by seizure         | -                          |
 | le:idem:<tenant>:<key>        | string  | sid, digest of the body, reserved | created | 24 h                       |
@@ -80,6 +82,7 @@ class StreamKeys(NamedTuple):
     request: str
     holders: str
     hook: str
+    producers: str
 
 
 class Keys:
@@ -164,6 +167,9 @@ class Keys:
 
     def session(self, tenant: str, session: str) -> str:
         return f"{self.prefix}session:{tenant}:{session}"
+
+    def path(self, tenant: str, path: str) -> str:
+        return f"{self.prefix}ds:{tenant}:{path}"
 
     def calls(self, tenant: str, session: str) -> str:
         return f"{self.prefix}calls:{tenant}:{session}"

@@ -38,8 +38,9 @@ FOLD = 1
 """The version of all folds (dialects/fold.py). A stream keeps the one that it was created with: a release that says
 something in other words must not move the cursors of streams that run."""
 
-WORKER, EXTERNAL = "worker", "external"
-"""What produces a stream's events: a worker, or a producer of the caller's over HTTP."""
+WORKER, EXTERNAL, SHARED = "worker", "external", "shared"
+"""What produces a stream's events: a worker, a producer of the caller's over HTTP, or any number of those (Durable
+Streams), each request by itself: nobody holds a pen, and there is no lease that could run out."""
 
 
 def _is_1(text: str) -> bool:
@@ -105,7 +106,7 @@ class Meta:
     session = Field(str, is_restored=True, is_archived=True, api_name="session_id", is_client_supplied=True)
     user = Field(str, is_restored=True, is_archived=True, api_name="user_id", is_client_supplied=True)
     producer = Field(str, is_restored=True, is_archived=True, api_name="producer")
-    """WORKER or EXTERNAL"""
+    """WORKER, EXTERNAL or SHARED"""
     model = Field(str, is_restored=True, is_archived=True, api_name="model", is_client_supplied=True)
     """provider/name, or a name alone (an alias, or a model's own); of a chain the first one, `request` has all of it.
     Of an external stream what its producer says, or ''"""
@@ -138,10 +139,16 @@ class Meta:
     abandon_after_s = Field(float, is_restored=True, is_archived=True)
     idempotency = Field(str, is_restored=True)
     """The Idempotency-Key, a space, the digest of the request."""
+    durable = Field(orjson.loads, is_restored=True, is_archived=True)
+    """What Durable Streams keeps of a shared stream: JSON, see shared.py."""
+    path = Field(str, is_restored=True, is_archived=True, outlives_erasure=True)
+    """Of a shared stream: where it is found (paths.py). An erased one keeps it until the path no longer names it."""
     traceparent = Field(str, is_restored=True)
     """W3C Trace Context: the span that queued it, where starts are traced."""
     boot = Field(str, is_restored=True)
     """The Redis server that created it: run_id and replication id (prelude.lua). '': unknown."""
+    counted_from = Field(int, is_restored=True)
+    """Of a stream whose id a client chose: the time from which its blocks of ids are counted, long before `created`."""
 
     # The pen, and the writer that holds it.
     epoch = Field(int)
@@ -180,6 +187,8 @@ class Meta:
     """The terminal event's data, JSON."""
     archived = Field(int, outlives_erasure=True, api_name="archived_at")
     """When the stream was archived."""
+    expires = Field(int)
+    """When the life of a shared stream is over. Its use may move that."""
     erased = Field(int, api_name="erased_at")
     """When its content was erased. The step that erases sets it."""
     erased_by = Field(str, api_name="erased_by")
@@ -192,6 +201,10 @@ class Meta:
     @property
     def is_external(self) -> bool:
         return self.producer == EXTERNAL
+
+    @property
+    def is_shared(self) -> bool:
+        return self.producer == SHARED
 
     @property
     def provider(self) -> str | None:
@@ -285,6 +298,9 @@ class NewStream:
     webhook: str | None = None
     idempotency: str | None = None
     traceparent: str | None = None
+    durable: Mapping[str, Any] | None = None
+    path: str | None = None
+    expires: int | None = None
 
     @classmethod
     def again(cls, sid: str, meta: Meta) -> NewStream:
@@ -318,11 +334,11 @@ class NewStream:
 
     @property
     def _has_none(self) -> bool:
-        return self.producer == EXTERNAL and self.request is None
+        return self.producer != WORKER and self.request is None
 
     def fields(self) -> dict[str, str | bytes]:
-        """The first meta, without what `create` sets (times, tail, counts). An external stream runs from the start."""
-        is_external = self.producer == EXTERNAL
+        """The first meta, without what `create` sets (times, tail, counts). Only a worker's waits."""
+        runs = self.producer != WORKER
         fields: dict[str, str | bytes | None] = {
             "schema": str(SCHEMA),
             "tenant": self.tenant,
@@ -336,10 +352,10 @@ class NewStream:
             "request_of": None if self._has_none else self.request_of or self.sid,
             "metadata": orjson.dumps(self.metadata or {}),
             "on_worker_loss": self.on_worker_loss,
-            "state": "running" if is_external else "queued",
-            "epoch": "1" if is_external else "0",
-            "attempt": "1" if is_external else "0",
-            "claim": new_claim_id() if is_external else "",
+            "state": "running" if runs else "queued",
+            "epoch": "1" if runs else "0",
+            "attempt": "1" if runs else "0",
+            "claim": new_claim_id() if runs else "",
             "base": "2",
             "user": self.user,
             "regenerates": self.regenerates,
@@ -349,5 +365,8 @@ class NewStream:
             "webhook": self.webhook,
             "idempotency": self.idempotency,
             "traceparent": self.traceparent,
+            "durable": None if self.durable is None else orjson.dumps(self.durable),
+            "path": self.path,
+            "expires": None if self.expires is None else str(self.expires),
         }
         return {name: text for name, text in fields.items() if text is not None}

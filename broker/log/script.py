@@ -22,16 +22,21 @@ from broker.errors import (
     LasteventError,
     LeaseHeld,
     LogHealing,
+    OutOfOrder,
+    ProducerFenced,
+    ProducerGap,
     RateLimited,
     RedisRefuses,
+    SessionGap,
     StreamClosed,
     StreamLimit,
     StreamNotFound,
     StreamRunning,
     WriterSuperseded,
 )
+from broker.log.event import Event
 from broker.log.keys import Keys
-from broker.log.steps import Append, Pen, Seizure
+from broker.log.steps import Append, Pen, Produce, Producer, Seizure
 from broker.store.connect import Client
 from broker.store.errors import translated
 from broker.store.line import Command
@@ -47,16 +52,17 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-WITH_REQUEST = 6
+WITH_REQUEST, WITH_PRODUCERS = 6, 8
 
 STREAMS_KEPT = 1024
 """Writers append again and again: for so many streams, what does not change from call to call is encoded once."""
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
-RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize")
-ARCHIVED, ERASE = Script("archived"), Script("erase")
+RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize", WITH_PRODUCERS)
+ARCHIVED, ERASE = Script("archived", WITH_PRODUCERS), Script("erase", WITH_PRODUCERS)
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
 INPUTS = Script("inputs")
+PRODUCE, COPY, EXTEND = Script("produce", WITH_PRODUCERS), Script("copy"), Script("extend")
 
 
 class Seen(NamedTuple):
@@ -78,12 +84,13 @@ def create(
     sid: str,
     lease_ms: int | None,
     reserved_ms: int | None,
+    counted_from_ms: int | None,
     held_ms: int | None,
     request: bytes,
     fields: Mapping[str, str | bytes],
 ) -> Call:
     """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if new, created (ms)"""
-    numbers = (_or_empty(lease_ms), _or_empty(reserved_ms), _or_empty(held_ms))
+    numbers = (_or_empty(lease_ms), _or_empty(reserved_ms), _or_empty(counted_from_ms), _or_empty(held_ms))
     return Call(CREATE, sid, (*numbers, request, *_flat(fields)))
 
 
@@ -157,6 +164,29 @@ def let_go(request_of: str, sid: str, held_ms: int) -> Call:
 def inputs(sid: str, what: str, data: bytes, about: str, channel: str, max_waiting: int, max_bytes: int) -> Call:
     """`about`: an approval's id, or ''. → id of the entry that stands, its data"""
     return Call(INPUTS, sid, (what, data, about, channel, max_waiting, max_bytes))
+
+
+def produce(
+    sid: str, asked: Produce, retention_ms: int, max_events: int, max_bytes: int, seen_server: str, from_ms: int
+) -> Call:
+    """`from_ms`: from when on it may be written to under another server than the stream's.
+
+    → id of the last event before the ending, state, the producer's last number (or ''), 1 if it was there already
+    """
+    producer = asked.producer or Producer("", 0, 0)
+    args: list[Any] = [*producer, asked.seq, int(asked.closes), _or_empty(asked.life_ms), retention_ms]
+    args += (max_events, max_bytes, seen_server, from_ms)
+    for kind, data in asked.events:
+        args += (kind, data)
+    return Call(PRODUCE, sid, args)
+
+
+def copy(sid: str, events: Sequence[Event]) -> Call:
+    return Call(COPY, sid, [part for event in events for part in event])
+
+
+def extend(sid: str, life_ms: int) -> Call:
+    return Call(EXTEND, sid, (life_ms,))
 
 
 def _or_empty(number: int | None) -> int | str:
@@ -265,6 +295,14 @@ def typed(answer: Any) -> list[Any] | LasteventError:
                 "As many inputs as may (1,000, or 1 MiB) wait until the agent takes them. Send more when it has.",
                 "waiting_inputs",
             )
+        case [b"STALE_EPOCH", epoch]:
+            return ProducerFenced(epoch)
+        case [b"NEW_EPOCH"]:
+            return SessionGap("A new session of a producer begins with its request 0.")
+        case [b"SEQUENCE_GAP", expected]:
+            return ProducerGap(expected)
+        case [b"OUT_OF_ORDER"]:
+            return OutOfOrder("The Stream-Seq is not larger than the last one.")
         case [b"NEW_SERVER", server]:
             return NewServer(server.decode())
     raise AssertionError(f"script.py does not know this answer of a script: {answer[:1]!r}")

@@ -92,6 +92,39 @@ class Seizure(NamedTuple):
     t: int = 0
 
 
+class Producer(NamedTuple):
+    """One request of a producer. `epoch`: its session; `number`: of the request within that, from 0."""
+
+    id: str
+    epoch: int
+    number: int
+
+
+class Produce(NamedTuple):
+    """What is asked of a shared stream. `events`: kind, data. `seq`: a Stream-Seq, or ''. `closes`: behind them.
+
+    `life_ms`: how long the stream lives from its last use on; None: its life does not depend on its use.
+    """
+
+    sid: str
+    events: Sequence[tuple[str, bytes]]
+    producer: Producer | None = None
+    seq: str = ""
+    closes: bool = False
+    life_ms: int | None = None
+
+
+class Produced(NamedTuple):
+    """`tail`: the id of the last event before the ending. `number`: the producer's last that is in the log; None
+    without a producer. `was_there`: this request was, so nothing was added.
+    """
+
+    tail: int
+    state: str
+    number: int | None
+    was_there: bool
+
+
 class Page(NamedTuple):
     """The events after a cursor that one read returned, and the stream's state and tail when it was read.
 

@@ -29,6 +29,7 @@ from broker.log.index import Index
 from broker.log.inputs import InputList
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
+from broker.log.paths import Paths
 from broker.log.readable import ReadableLog
 from broker.log.request import Requests
 from broker.log.script import Call, NewServer, Scripts
@@ -42,6 +43,8 @@ from broker.log.steps import (
     Claimed,
     Page,
     Pen,
+    Produce,
+    Produced,
     Seized,
     Seizure,
 )
@@ -82,6 +85,7 @@ class StreamLog(ReadableLog):
         self._ended_life_ms = 0 if is_archived else self._retention_ms
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
         self.hooks = Hooks(redis, self.keys)
+        self.paths = Paths(redis, self.keys)
         self.index = Index(redis, self.keys, retention_s=retention_s)
         self._scripts = Scripts(redis, self.keys)
         self._batches = Scripts(redis, self.keys, in_batches=True)
@@ -90,11 +94,15 @@ class StreamLog(ReadableLog):
 
     # -- steps that change a stream ------------------------------------------------------------------
 
-    async def create(self, new: NewStream, *, reserved_ms: int | None = None) -> bool:
+    async def create(
+        self, new: NewStream, *, reserved_ms: int | None = None, counted_from_ms: int | None = None
+    ) -> bool:
         """Create a stream with its event 1 (`queued`). True if it is new. Repeating it is harmless.
 
         `reserved_ms`: the stream may have been created since then, and Redis may have lost it. No event id that it
         may have used is used again.
+        `counted_from_ms`: likewise, of a worker's stream whose id a client chose: it may have been created at any time
+        since, and nobody may remember.
 
         The sweeper's index is written first, so that a sweeper will look at every stream that exists. The listings are
         written last; a repeated call writes them again. Raises StreamExpired if the request to share is gone.
@@ -102,7 +110,8 @@ class StreamLog(ReadableLog):
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.index.begin(new.sid, new.tenant, new.session)
         request = await self.requests.store(new.sid, new.own_request)
-        steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, request, new.fields())]
+        times = (lease_ms, reserved_ms, counted_from_ms, self.requests.held_ms)
+        steps = [script.create(new.sid, *times, request, new.fields())]
         if new.request_of is not None:
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")
@@ -238,6 +247,35 @@ class StreamLog(ReadableLog):
         await self._wake_sweeper_for([seizure.sid])
         return Seized(state.decode(), last, stopped_after, bool(already), epoch, t, data)
 
+    async def produce(self, asked: Produce) -> Produced:
+        """Append to a shared stream, close it, or both.
+
+        A request of a producer may be repeated: it is in the log once. Raises StreamNotFound (also of a stream whose
+        life is over), StreamClosed, StreamLimit, ProducerFenced, ProducerGap, SessionGap, OutOfOrder or LogHealing.
+        """
+        limits = (self._ended_life_ms, self.max_events, self.max_bytes)
+        tail, state, number, was_there = await self.servers.calling(
+            lambda seen: self._scripts.run(
+                script.produce(asked.sid, asked, *limits, seen.server, self.servers.endings_from_ms)
+            )
+        )
+        if asked.closes:
+            await self._wake_sweeper_for([asked.sid])
+        return Produced(tail, state.decode(), None if number == b"" else number, bool(was_there))
+
+    async def copy(self, sid: str, events: Sequence[Event]) -> None:
+        """Give a shared stream that nobody knows yet these events of another one. Raises StreamNotFound."""
+        await self._scripts.run(script.copy(sid, events))
+
+    async def extend(self, sid: str, life_ms: int) -> None:
+        """A shared stream is read: it lives for so long from now on. Raises StreamNotFound if its life is over."""
+        await self._scripts.run(script.extend(sid, life_ms))
+
+    async def let_path_expire(self, meta: Meta) -> None:
+        """Of a shared stream that has ended: its path is there for as long as its keys are."""
+        if meta.path is not None and not self.is_archived:  # from the archive it can be read for ever
+            await self.paths.let_expire(meta.tenant, meta.path, self._retention_ms)
+
     async def start_retention(self, sid: str, archived_ms: int) -> None:
         """The archive holds this stream, so its retention in Redis starts now. `archived_ms`: when it was archived.
 
@@ -265,7 +303,14 @@ class StreamLog(ReadableLog):
             key = self.keys.idempotency(meta.tenant, meta.idempotency_key[0])
             await self.redis.set(key, f"{sid} {secrets.token_hex(32)} created", xx=True, keepttl=True)
         await self.index.remove(sid, meta.tenant, meta.session or "")
+        if meta.path is not None:
+            await self.forget_path(sid, meta)
         return int(at_ms)
+
+    async def forget_path(self, sid: str, meta: Meta) -> None:
+        """Of an erased shared stream: its path may say more of somebody than its content did."""
+        await self.paths.remove(meta.tenant, meta.path or "", sid)
+        await self.redis.hdel(self.keys.stream(sid).meta, Meta.path.name)  # type: ignore[misc]  # sync or async
 
     # -- reads ---------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from broker.log.seizures import Seizures
 from broker.log.stream_log import StreamLog
 from broker.process.loops import Loops, watch_lag
 from broker.service.acts import Acts
+from broker.service.durable import DurableStreams
 from broker.service.erasing import Erasing
 from broker.service.listing import Listing
 from broker.service.masking import Masking
@@ -141,6 +142,7 @@ class Tier:
         reader = self.archive.reader if self.archive else None
         creations = Creations(self.redis, keys.rates, self.limits, self.enforcement)
         self.streams = Streams(self.log, reader, self.seizures, self.queue, self.auth, settings, self.needs, creations)
+        self.durable = DurableStreams(self.streams, self.seizures)
         self.listing = Listing(self.log, reader, max_bytes=settings.listing_bytes)
         self.erasing = Erasing(self.log)
         self.acts = Acts(self.deeds, reader)

@@ -49,6 +49,34 @@ class Server(NamedTuple):
     now: int = 0
 
 
+class Producer(NamedTuple):
+    """One of several of a shared stream: its session, and the last request of that which is in the log."""
+
+    id: str
+    epoch: int
+    seq: int
+
+
+class Shared(NamedTuple):
+    """What a stream without a writer of its own has instead. `closed_by`: who closed it; None if no producer did.
+
+    `seq`: the last Stream-Seq, which an application numbers its own appends with. `jumped`: the server on which its ids
+    jumped last; 0: they never did.
+    """
+
+    producers: tuple[Producer, ...] = ()
+    seq: str = ""
+    closed_by: Producer | None = None
+    jumped: int = 0
+
+    def of(self, id: str) -> Producer | None:
+        return next((one for one in self.producers if one.id == id), None)
+
+    def with_(self, producer: Producer) -> Shared:
+        others = [one for one in self.producers if one.id != producer.id]
+        return self._replace(producers=(*others, producer))
+
+
 class Stream(NamedTuple):
     """Meta and log. `leased`: the writer's lease runs. `created` and `boot`: when and on which server.
 
@@ -67,6 +95,7 @@ class Stream(NamedTuple):
     claimed_under: int = 0
     usage: str = ""
     kept: int = 0
+    shared: Shared | None = None
 
     @property
     def is_over(self) -> bool:
@@ -83,6 +112,7 @@ Rules = frozenset[str]
 
 NO_PEN = Pen(0, "", 2)
 FIRST = (1, Event(QUEUED, "{}"))
+DONE = Event("done", "{}")
 ALL_RULES: Rules = frozenset()
 
 
@@ -104,12 +134,76 @@ class Steps:
         was_settled = server.age == SETTLED or not self.has("only a settled server is continued")
         return Server(server.id + 1, SETTLED if cleanly and was_settled else NEW, server.now)
 
-    def create(self, server: Server, stream: Stream | None, *, again: bool = False) -> Step:
-        """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that."""
+    def create(self, server: Server, stream: Stream | None, *, again: bool = False, given: bool = False) -> Step:
+        """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that.
+        `given`: likewise, but nobody knows when: the id is made of a name that a client chose (0: COUNTED_FROM)."""
         if stream:
             return stream, ("OK", 0)
-        boot, created = (0, 0) if again and self.has("created again") else (server.id, server.now)
-        return Stream(QUEUED, NO_PEN, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
+        is_numbered_as_later = (again and self.has("created again")) or (given and self.has("given: counted from afar"))
+        boot = 0 if again and self.has("created again") else server.id
+        created = 0 if is_numbered_as_later else server.now
+        pen = NO_PEN._replace(epoch=1 + server.now) if given and self.has("given: an epoch of the clock") else NO_PEN
+        return Stream(QUEUED, pen, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
+
+    def create_shared(self, server: Server, stream: Stream | None, claim: str = "s") -> Step:
+        """It runs from the start, nobody holds a lease, and no worker takes it."""
+        if stream:
+            return stream, ("OK", 0)
+        pen = Pen(1, claim, 2)
+        return Stream("running", pen, 1, False, 1, server.id, server.now, (FIRST,), shared=Shared()), ("OK", 1)
+
+    def produce(
+        self,
+        server: Server,
+        stream: Stream | None,
+        producer: Producer | None,
+        events: tuple[Event, ...],
+        *,
+        seq: str = "",
+        closes: bool = False,
+    ) -> Step:
+        """Append to a shared stream, close it, or both. → OK, tail without the ending, state, the producer's last
+        request, 1 if this one was there already
+        """
+        if not stream or stream.shared is None:
+            return stream, ("NOT_FOUND",)
+        shared = stream.shared
+        known = shared.of(producer.id) if producer else None
+        if producer and known and producer.epoch < known.epoch and self.has("producer's epoch"):
+            return stream, ("STALE_EPOCH", known.epoch)
+        if stream.is_over and self.has("closed"):
+            is_again = producer == shared.closed_by if producer else closes and not events
+            return stream, _produced(stream, producer, 1) if is_again else ("CLOSED",)
+        if producer:
+            if known and producer.epoch > known.epoch:
+                if producer.seq != 0 and self.has("a session begins at 0"):
+                    return stream, ("NEW_EPOCH",)
+            else:
+                last = known.seq if known else -1
+                if producer.seq <= last and self.has("producer's sequence"):
+                    return stream, _produced(stream, known, 1)
+                if producer.seq > last + 1 and self.has("no hole in a sequence"):
+                    return stream, ("SEQUENCE_GAP", last + 1)
+        if seq and seq <= shared.seq and self.has("Stream-Seq"):
+            return stream, ("OUT_OF_ORDER",)
+        first = stream.tail + 1
+        if (events or closes) and server.id not in (stream.boot, shared.jumped):
+            if server.age < LOOKED and self.has("no append while healing"):
+                return stream, ("HEALING",)
+            if self.has("shared ids jump"):
+                first = self._next_block(server, stream)
+                shared = shared._replace(jumped=server.id)
+                stream = stream._replace(pen=stream.pen._replace(base=first))
+        if producer:
+            shared = shared.with_(producer)
+        if seq:
+            shared = shared._replace(seq=seq)
+        if closes:
+            shared, events = shared._replace(closed_by=producer), (*events, DONE)
+        stream = stream._replace(shared=shared)
+        if events:
+            stream = _added(stream, first, events)
+        return stream, _produced(stream, producer, 0)
 
     def claim(self, server: Server, stream: Stream | None, claim: str) -> Step:
         if not stream:
@@ -168,6 +262,8 @@ class Steps:
             if pen.epoch <= stream.pen.epoch and (self.has("epoch") or pen.epoch == stream.pen.epoch):
                 return stream, ("SUPERSEDED",)
             if not self.has("adopt") and pen.epoch > stream.pen.epoch:
+                return stream, ("SUPERSEDED",)
+            if self.has("adopt only from ahead") and pen.base <= stream.tail:
                 return stream, ("SUPERSEDED",)
             stream = stream._replace(state="running", pen=pen, attempt=attempt)
         stream = _counted(stream._replace(leased=True), usage)
@@ -273,6 +369,11 @@ def _is_over(stream: Stream, claim: str) -> Answer:
     is_anothers = stream.pen.claim != claim
     data = "" if is_anothers else stream.log[-1][1].data
     return ("OK", stream.state, stream.tail, stream.pen.epoch, int(is_anothers), data)
+
+
+def _produced(stream: Stream, producer: Producer | None, was_there: int) -> Answer:
+    tail = stream.log[-2][0] if stream.is_over else stream.tail
+    return ("OK", tail, stream.state, producer.seq if producer else None, was_there)
 
 
 def _joined(data: str, usage: str) -> str:

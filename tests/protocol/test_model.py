@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from tests.protocol.calls import CallSearch
+from tests.protocol.model import Producer
+from tests.protocol.producers import Bounds as Producing
+from tests.protocol.producers import ProducerSearch, Request, sent
 from tests.protocol.search import (
     Bounds,
     Search,
@@ -28,6 +31,9 @@ STATES = 700_000
 
 BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
 
+GIVEN = BLIND._replace(given=True)
+THREE = BLIND._replace(workers=3, absences=2, endings=False)
+
 PAID = BLIND._replace(cancels=1, counts=1, endings=False, absences=0)
 
 CLEAN = BLIND._replace(clean_restarts=1, absences=0)
@@ -44,6 +50,8 @@ QUICK = [
     pytest.param(_short(BLIND._replace(cancels=1), texts=0), id="two workers, a cancel, one of all goes away"),
     pytest.param(_short(BLIND._replace(releases=True), endings=False), id="two workers, who may release"),
     pytest.param(BLIND._replace(creates_again=True), id="a stream that is created again after it vanished"),
+    pytest.param(GIVEN, id="a stream with a given id, which may have been there before"),
+    pytest.param(_short(GIVEN._replace(cancels=1, viewer=True), absences=0), id="a given id, a viewer, a cancel"),
     pytest.param(_short(Bounds(absences=0), texts=0), id="a viewer, a cancel, lost replies"),
     pytest.param(_short(Bounds(absences=0, lost_replies=0, rollbacks=2), cancels=0), id="two rollbacks"),
     pytest.param(Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), id="a cursor from elsewhere"),
@@ -76,6 +84,10 @@ NEEDED = {
     "adopt": (BLIND, "G6"),
     "restore": (BLIND, "G6"),
     "created again": (BLIND._replace(creates_again=True), "G1"),
+    "given: counted from afar": (GIVEN, "G1"),
+    "given: an epoch of the clock": (GIVEN, "G1"),
+    "given: healing goes first": (GIVEN, "G1"),
+    "adopt only from ahead": (THREE, "can add nothing"),
     "stood still: append": (BLIND, "stood still adds events"),
     "stood still: restore": (BLIND, "stood still adds events"),
     "ending kept": (Bounds(absences=0, lost_replies=0), "G3"),
@@ -187,3 +199,47 @@ def test_what_redis_forgets_with_the_worker_gone_may_run_again() -> None:
     assert any("rolled back" in move for move in trace.moves)
     assert CallSearch(bounds._replace(rollbacks=0), excuses=False).run(STATES) is None
     assert CallSearch(bounds._replace(absences=0), excuses=False).run(STATES) is None
+
+
+# -- several producers of one stream: producers.py -----------------------------------------------------------
+
+PIPELINED = Producing(sent("p", 0, 3), rollbacks=2)
+SESSIONS = Producing((*sent("p", 0, 2), *sent("p", 1, 2)))
+CLOSING = Producing((*sent("p", 0, 2, closes=True), *sent("q", 0, 1)))
+NUMBERED = Producing(tuple(Request(Producer(id, 0, 0), seq) for id, seq in zip("pqr", "122", strict=True)))
+CANCELLED = Producing((*sent("p", 0, 1, closes=True), *sent("q", 0, 1)), cancels=1, rollbacks=2)
+
+PRODUCING = [
+    pytest.param(PIPELINED, id="one that sends ahead, two rollbacks"),
+    pytest.param(SESSIONS, id="an old session beside a new one"),
+    pytest.param(CLOSING, id="one of two closes the stream"),
+    pytest.param(NUMBERED, id="appends that the application numbers"),
+    pytest.param(CANCELLED, id="a close, a cancel, two rollbacks"),
+]
+
+NEEDED_BY_PRODUCERS = {
+    "producer's epoch": (SESSIONS, "D1"),
+    "producer's sequence": (PIPELINED, "D2"),
+    "no hole in a sequence": (PIPELINED, "D4"),
+    "a session begins at 0": (SESSIONS, "D4"),
+    "Stream-Seq": (NUMBERED, "D5"),
+    "closed": (CLOSING, "G3"),
+    "shared ids jump": (CLOSING, "G1"),
+    "no append while healing": (CANCELLED, "G1"),
+    "producers are in the log's step": (PIPELINED, "D1"),
+}
+
+
+@pytest.mark.parametrize("bounds", PRODUCING)
+def test_each_request_of_a_producer_is_in_the_log_once_and_in_order(bounds: Producing) -> None:
+    trace = ProducerSearch(bounds).run(STATES)
+    assert trace is None, f"\n{trace}"
+
+
+@pytest.mark.parametrize("rule", NEEDED_BY_PRODUCERS)
+def test_no_rule_of_producers_can_be_left_out(rule: str) -> None:
+    bounds, harm = NEEDED_BY_PRODUCERS[rule]
+    trace = ProducerSearch(bounds, frozenset([rule])).run(STATES)
+    print(f"\nwithout {rule!r}: {trace}")
+    assert trace is not None
+    assert harm in trace.violation, f"\n{trace}"

@@ -15,4 +15,5 @@ redis.call('HSETNX', META, 'archived', ARGV[1])
 redis.call('PEXPIRE', META, ARGV[2])
 redis.call('PEXPIRE', LOG, ARGV[2])
 redis.call('PEXPIRE', INPUTS, ARGV[2])
+redis.call('PEXPIRE', PRODUCERS, ARGV[2])
 return { 'OK' }

@@ -10,7 +10,7 @@ end
 if m[2] then
   return { 'OK', tonumber(m[2]) }
 end
-redis.call('DEL', LOG, META, INPUTS)
+redis.call('DEL', LOG, META, INPUTS, PRODUCERS)
 redis.call('HSET', META, 'erased', ARGV[1], unpack(ARGV, 3))
 if ARGV[2] ~= '0' then
   redis.call('PEXPIRE', META, ARGV[2])

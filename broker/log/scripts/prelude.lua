@@ -1,10 +1,10 @@
 -- What every step shares. script.py puts this file in front of each script.
 --
--- KEYS: the stream's log, its meta, its live channel, its inputs; for some steps its request, and who holds that (one
--- slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
+-- KEYS: the stream's log, its meta, its live channel, its inputs; for some steps its request, who holds that, its
+-- webhook and its producers (one slot). A step answers {'OK', …} or {'<WHY NOT>', …}.
 -- Redis TIME is the only clock. Event JSON is never decoded here (fakeredis' cjson turns {} into []).
 local LOG, META, LIVE, INPUTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local REQUEST, HOLDERS = KEYS[5], KEYS[6]
+local REQUEST, HOLDERS, PRODUCERS = KEYS[5], KEYS[6], KEYS[8]
 local BLOCK = 1000000
 local TERMINAL = { done = true, error = true, cancelled = true }
 
@@ -19,6 +19,7 @@ end
 -- The pen has changed hands: continue at the start of a block of a million ids that no writer can have used, not even
 -- one whose events Redis has lost since. No writer advances by more than one block for each second of a stream's life.
 -- The base of a pen counts as used: its writer may be about to write there, and a claim does not move the tail.
+-- `created`: from when on its seconds count (meta's `counted_from`, if it has one).
 local function next_block(tail, base, created)
   local behind_tail = math.floor((math.max(tail, base) - 1) / BLOCK) + 1
   local behind_time = 1 + math.floor((now - created) / 1000)
@@ -95,5 +96,8 @@ local function finish(kind, data, t, stopped_after, retention_ms)
     redis.call('PEXPIRE', META, retention_ms)
     redis.call('PEXPIRE', LOG, retention_ms)
     redis.call('PEXPIRE', INPUTS, retention_ms)
+    if PRODUCERS then
+      redis.call('PEXPIRE', PRODUCERS, retention_ms)
+    end
   end
 end

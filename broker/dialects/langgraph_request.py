@@ -72,6 +72,7 @@ def modes_of(given: Any, where: str = "stream_mode") -> tuple[str, ...]:
             names = orjson.loads(names[0])
         except orjson.JSONDecodeError:
             raise refused(where, "it is no JSON list") from None
+    names = [name for name in names if name != ""]  # as langgraph-sdk of Python says that it wants none
     for name in names:
         if name not in MODES:
             raise refused(where, f"only {', '.join(MODES)}: there is no graph whose other modes could be told")

@@ -197,6 +197,8 @@ def test_a_run_ends_without_a_client_only_after_the_time_in_which_one_comes_back
         ("values", ("values",)),
         (["values", "values", "updates"], ("values", "updates")),
         ([json.dumps(["custom", "messages"])], ("custom", "messages")),
+        (["values", "custom", json.dumps(["values", "custom"])], ("values", "custom")),
+        ([""], ()),
         (None, ()),
     ],
 )

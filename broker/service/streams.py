@@ -212,7 +212,8 @@ class Streams:
         asked = (await self.log.requests.of(meta)).fields.get("request")
         if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
             asked = archived.fields.get("request")
-        return await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else {}
+        parsed = await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else None
+        return parsed if isinstance(parsed, dict) else {}
 
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""

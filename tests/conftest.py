@@ -83,6 +83,7 @@ WAITING = (
     "compose",
     "clients",
     "ai_sdk",
+    "langgraph_sdk",
     "viewers",
     "archive",
     "js",

@@ -35,6 +35,7 @@ FOLDERS = {
     "faults",
     "frameworks",
     "js",
+    "langgraph_sdk",
     "process",
     "viewers",
 }

@@ -42,6 +42,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
+LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -62,6 +63,20 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    Row("GET", "/langgraph/ok", is_open=True),
+    Row("GET", "/langgraph/info"),
+    Row("POST", "/langgraph/threads", (WRITE,)),
+    *(Row("GET", f"/langgraph/threads/{{thread_id}}{what}", (INSPECT,)) for what in ("", "/state", "/runs")),
+    Row("POST", "/langgraph/threads/{thread_id}/history", (INSPECT,)),
+    *(Row("POST", f"{runs}{what}", (WRITE,)) for runs in LANGGRAPH_RUNS for what in ("", "/stream", "/wait")),
+    *(row for runs in LANGGRAPH_RUNS for row in _viewing(f"{runs}/{{sid}}", INSPECT, READ)),
+    *(
+        row
+        for runs in LANGGRAPH_RUNS
+        for what in ("stream", "join")
+        for row in _viewing(f"{runs}/{{sid}}/{what}", READ)
+    ),
+    *(Row("POST", f"{runs}/{{sid}}/cancel", (CANCEL,), CANCEL, cookie=True) for runs in LANGGRAPH_RUNS),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.dialects.langgraph import run_id_of
-from tests.clients.dialects.langgraph.recorded import MODES, recorded
+from tests.clients.dialects.langgraph_sdk.recorded import MODES, recorded
 from tests.js.cutting import Cut, cutting
 from tests.rig.deployment import HTTP, Deployment
 

@@ -12,7 +12,7 @@ from langgraph_sdk import get_client, get_sync_client
 from langgraph_sdk.errors import APIStatusError, ConflictError, NotFoundError, UnprocessableEntityError
 
 from broker.dialects.langgraph import sid_of
-from tests.clients.dialects.langgraph.recorded import MODES, Part, recorded
+from tests.clients.dialects.langgraph_sdk.recorded import MODES, Part, recorded
 from tests.js.cutting import Cut, cutting
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.streams import expire_lease, with_redis

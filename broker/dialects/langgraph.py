@@ -387,6 +387,7 @@ class Run:
     def _begin_attempt(self, attempt: int) -> None:
         self._attempt = attempt
         self._said, self._finished, self._late, self._turn = 0, Text(), {}, None
+        self._last, self._more = {}, {}
 
     def _next_id(self) -> str:
         self._said += 1

@@ -185,6 +185,29 @@ def test_the_synchronous_client_does_the_same(deployment: Deployment) -> None:
         assert texts(client.threads.get_state("sync")["values"]) == [AT_ONCE, "This is a"]
 
 
+async def test_the_same_start_again_under_its_key_is_the_same_run(deployment: Deployment) -> None:
+    url = f"{deployment.url}/langgraph/threads/again/runs"
+    for asked in (f"One {AT_ONCE}", f"Two {AT_ONCE}"):
+        headers = {"Idempotency-Key": f"langgraph-{asked[:3]}"}
+        body = {"assistant_id": "agent", "input": asks(asked)}
+        [first, again] = [HTTP.post(f"{url}/wait", json=body, headers=headers) for _ in range(2)]
+        assert first.status_code == 200
+        assert (first.content, first.headers["location"]) == (again.content, again.headers["location"])
+    assert len(HTTP.get(url).json()) == 2
+
+
+async def test_a_cursor_of_which_the_log_knows_nothing_takes_back_what_was_said_and_begins_anew(client: Any) -> None:
+    run = await client.runs.create("lost", "agent", input=asks(AT_ONCE))
+    await client.runs.join("lost", run["run_id"])
+    whole = await parts_of(client.runs.join_stream("lost", run["run_id"], stream_mode=MODES))
+    joined = client.runs.join_stream("lost", run["run_id"], stream_mode=MODES, last_event_id="9000000-0")
+    said = [(name, data) for _, name, data in await parts_of(joined)]
+    at = next(number for number, (name, data) in enumerate(said) if name == "custom" and data["event"] == "gap")
+    assert ("messages/partial", "") in [(name, data[0]["content"]) for name, data in said[:at] if "partial" in name]
+    assert ("values", whole[1][2]) in said[:at]
+    assert said[at + 1 :] == [(name, data) for _, name, data in whole[2:]]
+
+
 # -- cuts ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 // A thread's life: a run that is streamed, one that is waited for, one that is joined and cancelled, one that fails.
-const [library, apiUrl] = process.argv.slice(2);
+const [library, apiUrl, apiKey = null] = process.argv.slice(2);
 const { Client } = await import(library);
-const client = new Client({ apiUrl, apiKey: null });
+const client = new Client({ apiUrl, apiKey });
 const asks = (content) => ({ messages: [{ role: "user", content }] });
 const texts = (values) => values.messages.map((message) => message.content);
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.dialects.langgraph import run_id_of
-from tests.clients.dialects.langgraph_sdk.recorded import MODES, recorded
+from tests.clients.dialects.langgraph_sdk.recorded import MODES, Recorded, recorded
 from tests.js.cutting import Cut, cutting
 from tests.rig.deployment import HTTP, Deployment
 
@@ -24,6 +24,11 @@ TWICE = "[[ttft_ms=0 rate=0 tokens=4 cut_at=2 cut_times=1]]"
 
 def name_of(library: str) -> str:
     return library.rpartition("/")[2]
+
+
+@pytest.fixture(scope="module")
+def run(deployment: Deployment) -> Recorded:
+    return recorded(deployment, "cut-javascript")
 
 
 async def said(js: Path, program: str, *arguments: str, told: Any = None) -> Any:
@@ -58,9 +63,8 @@ async def test_a_thread_lives_as_on_langgraph_s_server(js: Path, deployment: Dep
 
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_a_run_that_is_cut_anywhere_is_followed_on_the_other_server_and_each_part_comes_once(
-    js: Path, deployment: Deployment, library: str
+    js: Path, deployment: Deployment, run: Recorded, library: str
 ) -> None:
-    run = recorded(deployment, f"cut-{name_of(library)}")
     async with cutting(*deployment.ports) as cutter:
         cuts = run.cuts(2500)
         cutter.cuts = {case: [cut] for case, cut in cuts.items()}
@@ -75,31 +79,25 @@ async def test_a_run_that_is_cut_anywhere_is_followed_on_the_other_server_and_ea
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-async def test_use_stream_shows_what_was_said_in_the_last_attempt_and_what_the_thread_holds(
+async def test_use_stream_shows_the_last_attempt_joins_what_runs_and_asks_again_for_another_answer(
     js: Path, deployment: Deployment, library: str
 ) -> None:
-    thread_id = f"page-{name_of(library)}"
-    base = f"{deployment.url}/langgraph"
-    page = await said(
-        js, "react.mjs", library, base, json.dumps({"threadId": thread_id, "says": [f"One {AT_ONCE}", TWICE]})
-    )
-    assert page["lines"] == [f"human: One {AT_ONCE}", "ai: This is a", f"human: {TWICE}", "ai: This is a stand-in"]
-    assert (page["errors"], page["metadata"], page["history"]) == ([], 3, 5)
-    state = HTTP.get(f"{base}/threads/{thread_id}/state").json()
-    assert state["values"]["messages"][-1]["id"].endswith("-2")
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-async def test_use_stream_joins_a_run_that_is_cut_and_asks_again_for_another_answer(
-    js: Path, deployment: Deployment, library: str
-) -> None:
-    thread_id = f"joined-{name_of(library)}"
-    sid = deployment.create(TWICE, session_id=thread_id)
+    """In a thread that it begins, and in one whose run it finds and of which its connections are cut."""
+    talked, joined = (f"{what}-{name_of(library)}" for what in ("talked", "joined"))
+    run_id = run_id_of(deployment.create(TWICE, session_id=joined))
     async with cutting(*deployment.ports) as cutter:
-        script = {"threadId": thread_id, "joins": run_id_of(sid), "regenerates": True}
+        base = f"{cutter.url}/langgraph"
         cutter.only = "/stream"
-        cutter.cuts = {thread_id: [Cut(1500), Cut(900), Cut(10**6), Cut(1500)]}
-        page = await said(js, "react.mjs", library, f"{cutter.url}/langgraph", json.dumps(script))
-        assert len(cutter.asked[thread_id]) >= 5
-    assert page["lines"] == [f"human: {TWICE}", "ai: This is a stand-in"]
-    assert (page["errors"], page["branches"]) == ([], 2)
+        cutter.cuts = {joined: [Cut(1500), Cut(900), Cut(10**6), Cut(1500)]}
+        scripts = [
+            {"threadId": talked, "says": [f"One {AT_ONCE}", TWICE]},
+            {"threadId": joined, "joins": run_id, "regenerates": True},
+        ]
+        first, second = await said(js, "react.mjs", library, base, json.dumps(scripts))
+        assert len(cutter.asked[joined]) >= 5
+    assert first["lines"] == [f"human: One {AT_ONCE}", "ai: This is a", f"human: {TWICE}", "ai: This is a stand-in"]
+    assert (first["errors"], first["metadata"], first["history"]) == ([], 3, 5)
+    assert second["lines"] == [f"human: {TWICE}", "ai: This is a stand-in"]
+    assert (second["errors"], second["branches"]) == ([], 2)
+    state = HTTP.get(f"{deployment.url}/langgraph/threads/{talked}/state").json()
+    assert state["values"]["messages"][-1]["id"].endswith("-2")

@@ -48,9 +48,8 @@ async def test_a_heartbeat_between_any_two_frames_changes_nothing(locked: Deploy
     assert raw.content.count(b": ping\n") > 10
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-async def test_the_sdk_of_javascript_sends_its_key_too(js: Path, locked: Deployment, library: str) -> None:
-    assert (await said(js, "story.mjs", library, base(locked), KEY))["chunks"] == ["This", " is", " a", ""]
+async def test_the_sdk_of_javascript_sends_its_key_too(js: Path, locked: Deployment) -> None:
+    assert (await said(js, "story.mjs", LIBRARIES[0], base(locked), KEY))["chunks"] == ["This", " is", " a", ""]
 
 
 async def test_another_key_is_refused_and_so_are_two(locked: Deployment) -> None:

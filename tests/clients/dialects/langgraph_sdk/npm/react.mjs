@@ -1,18 +1,18 @@
-// React's useStream, in a page of jsdom: what a person says, one after the other, and what is shown in the end.
+// React's useStream, in pages of jsdom: what a person says in each, one after the other, and what is shown in the end.
 import { JSDOM } from "jsdom";
 
-const [library, apiUrl, script] = process.argv.slice(2);
+const [library, apiUrl, scripts] = process.argv.slice(2);
 const dom = new JSDOM("<!doctype html><div id=root></div>", { url: "http://localhost/" });
 globalThis.window = dom.window;
 globalThis.document = dom.window.document;
 Object.defineProperty(globalThis, "navigator", { value: dom.window.navigator, configurable: true });
 globalThis.IS_REACT_ACT_ENVIRONMENT = false;
 
-const { createElement, useEffect } = await import("react");
+const { createElement } = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { useStream } = await import(`${library}/react`);
 
-const told = { custom: [], metadata: 0, errors: [] };
+let told;
 let stream;
 
 function Page({ threadId }) {
@@ -29,7 +29,6 @@ function Page({ threadId }) {
     onMetadataEvent: () => (told.metadata += 1),
     onError: (error) => told.errors.push(String(error)),
   });
-  useEffect(() => {});
   return createElement("ul", null, stream.messages.map((one, at) => createElement("li", { key: one.id ?? at }, shown(one))));
 }
 
@@ -44,25 +43,34 @@ async function until(condition, what) {
   throw new Error(`waited in vain until ${what}: ${JSON.stringify({ lines: lines(), told })}`);
 }
 
-const { threadId, says, joins, regenerates } = JSON.parse(script);
-const root = createRoot(document.getElementById("root"));
-if (joins) window.sessionStorage.setItem(`lg:stream:${threadId}`, joins);
-root.render(createElement(Page, { threadId }));
-await until(() => stream && !stream.isThreadLoading, "the thread is there");
-if (joins) await until(() => !stream.isLoading && lines().length > 1, "the run is over");
-for (const content of says ?? []) {
-  const before = lines().length;
-  stream.submit({ messages: [{ type: "human", content }] }, { streamMode: ["messages-tuple"] });
-  await until(() => !stream.isLoading && lines().length >= before + 2, "it is answered");
+async function visit({ threadId, says, joins, regenerates }) {
+  told = { custom: [], metadata: 0, errors: [] };
+  stream = undefined;
+  const root = createRoot(document.getElementById("root"));
+  if (joins) window.sessionStorage.setItem(`lg:stream:${threadId}`, joins);
+  root.render(createElement(Page, { threadId }));
+  await until(() => stream && !stream.isThreadLoading, "the thread is there");
+  if (joins) await until(() => !stream.isLoading && lines().length > 1, "the run is over");
+  for (const content of says ?? []) {
+    const before = lines().length;
+    stream.submit({ messages: [{ type: "human", content }] }, { streamMode: ["messages-tuple"] });
+    await until(() => !stream.isLoading && lines().length >= before + 2, "it is answered");
+  }
+  const about = () => stream.getMessagesMetadata(stream.messages.at(-1));
+  if (regenerates) {
+    const { id } = stream.messages.at(-1);
+    const { parent_checkpoint: checkpoint } = about().firstSeenState;
+    stream.submit(undefined, { checkpoint, streamMode: ["messages-tuple"] });
+    const isAnother = () => stream.messages.length > 1 && stream.messages.at(-1).id !== id;
+    await until(() => !stream.isLoading && isAnother(), "there is another answer");
+    await until(() => about()?.branchOptions?.length === 2, "there are two branches");
+  }
+  const seen = { lines: lines(), branches: about()?.branchOptions?.length ?? 0, history: stream.history.length, ...told };
+  root.unmount();
+  return seen;
 }
-let branches = 0;
-if (regenerates) {
-  const last = stream.messages.at(-1);
-  const meta = stream.getMessagesMetadata(last);
-  stream.submit(undefined, { checkpoint: meta.firstSeenState.parent_checkpoint, streamMode: ["messages-tuple"] });
-  await until(() => !stream.isLoading && stream.messages.at(-1)?.id !== last.id && stream.messages.length > 1, "there is another answer");
-  await until(() => (stream.getMessagesMetadata(stream.messages.at(-1))?.branchOptions ?? []).length === 2, "there are two branches");
-  branches = stream.getMessagesMetadata(stream.messages.at(-1)).branchOptions.length;
-}
-console.log(JSON.stringify({ lines: lines(), branches, history: stream.history.length, ...told }));
+
+const seen = [];
+for (const script of JSON.parse(scripts)) seen.push(await visit(script));
+console.log(JSON.stringify(seen));
 process.exit(0);

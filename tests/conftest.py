@@ -84,6 +84,7 @@ WAITING = (
     "clients",
     "ai_sdk",
     "chat_clients",
+    "langgraph_sdk",
     "viewers",
     "archive",
     "js",

@@ -36,6 +36,7 @@ FOLDERS = {
     "faults",
     "frameworks",
     "js",
+    "langgraph_sdk",
     "process",
     "viewers",
 }

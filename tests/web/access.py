@@ -44,6 +44,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 STREAM = "/v1/streams/{sid}"
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 RESPONSE = "/v1/responses/{sid}"
+LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -80,6 +81,20 @@ TABLE = [
     Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
     Row("POST", "/v1/ag-ui", (WRITE,)),
     *_viewing("/v1/ag-ui", READ),
+    Row("GET", "/langgraph/ok", is_open=True),
+    Row("GET", "/langgraph/info"),
+    Row("POST", "/langgraph/threads", (WRITE,)),
+    *(Row("GET", f"/langgraph/threads/{{thread_id}}{what}", (INSPECT,)) for what in ("", "/state", "/runs")),
+    Row("POST", "/langgraph/threads/{thread_id}/history", (INSPECT,)),
+    *(Row("POST", f"{runs}{what}", (WRITE,)) for runs in LANGGRAPH_RUNS for what in ("", "/stream", "/wait")),
+    *(row for runs in LANGGRAPH_RUNS for row in _viewing(f"{runs}/{{sid}}", INSPECT, READ)),
+    *(
+        row
+        for runs in LANGGRAPH_RUNS
+        for what in ("stream", "join")
+        for row in _viewing(f"{runs}/{{sid}}/{what}", READ)
+    ),
+    *(Row("POST", f"{runs}/{{sid}}/cancel", (CANCEL,), CANCEL, cookie=True) for runs in LANGGRAPH_RUNS),
     Row("DELETE", STREAM, (ERASE,)),
     Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),

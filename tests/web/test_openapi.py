@@ -68,6 +68,13 @@ def test_it_says_what_opens_each_route() -> None:
     by_token = {name for name, security in opened_by.items() if {"address": ["streams:read"]} in security}
     assert by_token == {"events", "stream", "text", "ai_sdk_chat_stream", "ai_sdk_workflow_stream"}
     assert {name for name, security in opened_by.items() if not security} == {"healthz", "readyz", "socket"}
+    assert by_token == {"events", "stream", "text", "langgraph_run", "langgraph_join_stream", "langgraph_join"}
+    assert {name for name, security in opened_by.items() if not security} == {
+        "healthz",
+        "readyz",
+        "socket",
+        "langgraph_ok",
+    }
 
 
 def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None:

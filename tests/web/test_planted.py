@@ -70,6 +70,7 @@ DRIVEN: dict[str, Any] = {
         "messages": [{"id": "1", "role": "user", "content": PLANTED["prompt"]}],
         "forwardedProps": {"user_id": PLANTED["user"]},
     },
+    **{
         f"POST {runs}{what}": {
             "assistant_id": "agent",
             "input": {"messages": [{"role": "user", "content": PLANTED["prompt"]}]},

@@ -83,6 +83,7 @@ WAITING = (
     "compose",
     "clients",
     "ai_sdk",
+    "chat_clients",
     "viewers",
     "archive",
     "js",

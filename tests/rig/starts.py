@@ -24,6 +24,7 @@ QUICK = f"not {MARK}"
 
 FOLDERS = {
     "ai_sdk",
+    "chat_clients",
     "bench",
     "browser",
     "clients",

@@ -42,7 +42,9 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
-RESPONSE = "/v1/responses/{sid}"
+RESPONSES = "/v1/responses"
+RESPONSE = f"{RESPONSES}/{{sid}}"
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -63,11 +65,16 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
-    Row("POST", "/v1/responses", (WRITE,)),
-    *(Row("POST", f"/v1/responses/{what}", (WRITE,)) for what in ("compact", "input_tokens")),
+    Row("POST", RESPONSES, (WRITE,)),
+    *(Row("POST", f"{RESPONSES}/{what}", (WRITE,)) for what in ("compact", "input_tokens")),
     Row("GET", RESPONSE, (READ,), READ, address=True),
     Row("POST", f"{RESPONSE}/cancel", (CANCEL,), CANCEL),
     Row("GET", f"{RESPONSE}/input_items", (INSPECT,)),
+    *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
+    *(
+        Row("GET", path, (READ,), READ, address=True)
+        for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
+    ),
     Row("DELETE", STREAM, (ERASE,)),
     Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
@@ -79,6 +86,7 @@ TABLE = [
         for method in ("GET", "HEAD")
     ),
     Row("GET", "/v1/models"),
+    Row("GET", "/v1/models/{model}"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),
     Row("POST", "/v1/tokens/cookie", token="", any_token=True),

@@ -28,7 +28,7 @@ from broker.tenants.keyring import new_key
 from broker.tenants.scopes import OF_KEYS, OF_TOKENS
 from broker.web.app import create_app
 from tests.rig.deployment import Deployment, wait_until
-from tests.web.access import SCOPES, TABLE, TOKEN_SCOPES, Row
+from tests.web.access import CHAT, MESSAGES, RESPONSES, SCOPES, TABLE, TOKEN_SCOPES, Row
 from tests.web.credentials import store_keys
 from tests.web.wire import Api
 
@@ -232,8 +232,8 @@ class _Asking:
         answer = self._http.request(row.method, f"{path}?{query}", headers=sent, content=content)
         is_problem = answer.headers.get("content-type") == "application/problem+json" and row.method != "HEAD"
         code = answer.json()["code"] if is_problem else ""
-        if row.path.startswith("/v1/responses") and answer.status_code >= 400:
-            code = answer.json()["error"]["code"]
+        if row.path.startswith((CHAT, MESSAGES, RESPONSES, "/v1/models/")) and answer.status_code >= 400:
+            code = _code_of(answer.json()["error"])
         if row.method == "HEAD" and answer.status_code >= 400:  # which has no body
             get = self._http.get(f"{path}?{query}", headers=sent)
             assert get.status_code == answer.status_code
@@ -245,6 +245,11 @@ class _Asking:
 
     def _text_with(self, token: str) -> Told:
         return self.ask(next(row for row in TABLE if row.path.endswith("/text")), _bearer(token), is_right=True)
+
+
+def _code_of(error: dict[str, str]) -> str:
+    """Of OpenAI's errors; Anthropic's have it in the message."""
+    return error.get("code") or error["message"].partition(":")[0]
 
 
 class _Named(dict[str, str]):

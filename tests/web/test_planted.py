@@ -57,6 +57,18 @@ DRIVEN: dict[str, Any] = {
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
+    "POST /v1/chat/completions": {
+        "model": "m",
+        "messages": [{"role": "user", "content": PLANTED["prompt"]}],
+        "user": PLANTED["user"],
+        "n": PLANTED["metadata"],
+    },
+    "POST /v1/messages": {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": PLANTED["prompt"]}, {"role": PLANTED["metadata"], "content": "a"}],
+    },
+    "POST /v1/messages/count_tokens": {},
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
     "POST /v1/responses": {"model": "m", "input": PLANTED["prompt"], "metadata": {PLANTED["metadata"]: "x"}},
     **dict.fromkeys(
@@ -68,6 +80,7 @@ DRIVEN: dict[str, Any] = {
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),
+            *("GET /v1/models/{model:path}", "GET /v1/chat/completions/chatcmpl-{sid}", "GET /v1/messages/msg_{sid}"),
             *(f"{method} {path}" for method in ("GET", "HEAD") for path in (SESSION_EVENTS, "/v1/events")),
             *(
                 "GET /v1/agents",

@@ -33,6 +33,7 @@ CALLING = '[[call=weather:{"city":"Oslo"} rate=0 ttft_ms=0 thinking=2]] Go.'
 RESTARTED = "[[tokens=8 rate=0 ttft_ms=0 cut_at=5 cut_times=1]]"
 FAILING = "[[tokens=8 rate=0 ttft_ms=0 error_at=3 error=api_error]]"
 HOWS: tuple[How, ...] = ("reset", "close")
+REQUEST_BYTES = 20_000
 KEY = "correct-horse-battery-staple-and-more"
 SECRET = "planted-5c0e"
 HEARTBEAT_S = "0.02"
@@ -160,6 +161,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("keyed")
     archive = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
     settings = {"LASTEVENT_API_KEYS": KEY, "LASTEVENT_HEARTBEAT_S": HEARTBEAT_S, **archive}
+    settings["LASTEVENT_MAX_REQUEST_BYTES"] = str(REQUEST_BYTES)
     with deployment_in(folder, **settings) as keyed:
         yield keyed
 
@@ -235,6 +237,14 @@ def test_from_the_archive_it_says_the_same_bytes_and_is_gone_on_from(keyed: Depl
     assert (answer["previous_response_id"], answer["instructions"]) == (response["id"], None)
     items = HTTP.get(f"{keyed.url}/v1/responses/{answer['id']}/input_items?order=asc", headers=_bearer(KEY)).json()
     assert [item["role"] for item in items["data"]] == ["user", "assistant", "user"]
+
+
+def test_what_goes_on_is_no_longer_than_any_request(keyed: Deployment) -> None:
+    asked = {"model": "gpt-5-mini", "input": "[[tokens=3 rate=0 ttft_ms=0]]" + "x" * (REQUEST_BYTES // 2)}
+    url, headers = f"{keyed.url}/v1/responses", _bearer(KEY)
+    first = HTTP.post(url, json=asked, headers=headers).json()
+    second = HTTP.post(url, json={**asked, "previous_response_id": first["id"]}, headers=headers)
+    assert (second.status_code, second.json()["error"]["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("headers", [{}, {"api-key": "none"}, {"x-api-key": "one", "api-key": "another"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import islice
@@ -39,7 +40,9 @@ def said(tokens: int) -> str:
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="any", max_retries=0) as client:
+    # Without TLS, whose settings take 30 ms of CPU each time.
+    http = openai.DefaultAsyncHttpxClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="any", max_retries=0, http_client=http) as client:
         yield client
 
 
@@ -78,7 +81,10 @@ async def test_wherever_it_is_cut_it_has_each_event_once_from_the_other_server(
 ) -> None:
     one = ended[name]
     numbers = random.Random(name)
-    places = {*one.ends[:-1], *numbers.sample(range(1, len(one.body)), 400 if LONG else 10)}
+    ends = one.ends[:-1]
+    if not LONG and name != "kinds":  # JavaScript's client, which costs a third, is cut at each of them
+        ends = numbers.sample(ends, 8)
+    places = {*ends, *numbers.sample(range(1, len(one.body)), 400 if LONG else 4)}
     async with cutting(*deployment.ports) as cutter:
         whole, _ = await follow(of("whole", cutter, client), one.id)
         assert [event["sequence_number"] for event in whole] == one.numbers

@@ -178,6 +178,25 @@ async def test_a_refusal_is_an_error_in_words(clients: Clients, version: int) ->
     assert "max_tokens" in got["errors"][0]
 
 
+async def test_an_answer_in_a_form_is_asked_for_by_its_schema(clients: Clients) -> None:
+    schema = {"type": "object", "properties": {"answer": {"const": "of nobody"}}, "required": ["answer"]}
+    body = {"output_schema": schema}
+    got = await clients.run("chat-7", PATH, chatId="form", text="[[json=1 rate=0 ttft_ms=0]]", body=body)
+    [done] = [part["data"] for part in got["data"] if part["type"] == "data-done"]
+    assert done["schema_violation"]["message"]
+
+
+def test_the_same_key_is_the_same_answer_and_what_was_ignored_is_told(deployment: Deployment) -> None:
+    body = {"id": "key", "messages": [{"role": "user", "parts": [{"type": "text", "text": HELD}]}], "color": "red"}
+    headers = {"Idempotency-Key": "once"}
+    with HTTP.stream("POST", f"{deployment.urls[0]}{PATH}", json=body, headers=headers) as first:
+        with HTTP.stream("POST", f"{deployment.urls[1]}{PATH}", json=body, headers=headers) as second:
+            assert first.headers["x-vercel-ai-ui-message-stream"] == "v1"
+            assert first.headers["x-lastevent-ignored"] == "color"
+            assert first.headers["x-lastevent-stream"] == second.headers["x-lastevent-stream"]
+        HTTP.post(f"{deployment.url}{PATH}/key/stop").raise_for_status()
+
+
 async def test_a_version_that_is_not_told_of_sees_an_error_at_a_restart_and_then_the_answer(
     clients: Clients, deployment: Deployment
 ) -> None:

@@ -22,8 +22,14 @@ for (const [version, react] of Object.entries({ 5: "@ai-sdk/react-2", 6: "@ai-sd
 
 const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 
-const named = (name) => (url, init) =>
-  fetch(url, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), case: name } });
+const answered = {}; // case → how many of its requests have been answered
+
+const named = (name) => async (url, init) => {
+  const headers = { ...Object.fromEntries(new Headers(init?.headers)), case: name };
+  const answer = await fetch(url, { ...init, headers });
+  answered[name] = (answered[name] ?? 0) + 1;
+  return answer;
+};
 
 async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   const ended = [];
@@ -62,16 +68,22 @@ async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, 
     },
     sendAutomaticallyWhen: tool && lastAssistantMessageIsCompleteWithToolCalls,
   });
-  const note = () => seen.statuses.push(chat.status);
-  if (text) await chat.sendMessage({ text });
-  else await chat.resumeStream();
-  note();
-  for (let resumed = 0; resumed < resumes; resumed++) {
-    await chat.resumeStream();
-    note();
+  let last = "";
+  const watching = setInterval(() => {
+    const now = { answered: answered[name], text: textOf(chat.messages.at(-1)) };
+    if (last !== (last = JSON.stringify(now))) tell({ case: name, now });
+  }, 20);
+  for (let asking = 0; asking <= resumes; asking++) {
+    if (asking || !text) await chat.resumeStream();
+    else await chat.sendMessage({ text });
+    seen.statuses.push(chat.status);
   }
-  while (chat.status === "submitted" || chat.status === "streaming") await new Promise(setImmediate);
+  clearInterval(watching);
   return { messages: chat.messages, ...seen };
+}
+
+function textOf(message) {
+  return message?.role === "assistant" ? message.parts.map((part) => (part.type === "text" ? part.text : "")).join("") : "";
 }
 
 function asked(text) {

@@ -120,6 +120,24 @@ async def test_an_answer_that_it_asked_for_is_cut_resumed_and_stopped(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+async def test_a_page_that_kept_a_part_of_the_answer_shows_it_once(
+    clients: Clients, deployment: Deployment, version: int
+) -> None:
+    chat = f"kept-{version}"
+    stream = Told(deployment, chat)
+    stream.tell(("text_delta", {"text": "One. "}), ("text_delta", {"text": "Two. "}))
+    question = {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Count."}]}
+    parts = [{"type": "step-start"}, {"type": "text", "text": "One. ", "state": "streaming"}]
+    kept = [question, {"id": f"msg_{stream.sid}", "role": "assistant", "parts": parts}]
+    case = clients.begin(f"chat-{version}", f"{PATH}?ui={version}", chatId=chat, messages=kept)
+    await until(lambda: clients.follows(case, 1, "One. Two. "), "it has what there is")
+    stream.tell(("text_delta", {"text": "Three."}), DONE)
+    messages = (await clients.result(case))["messages"]
+    assert [message["id"] for message in messages] == ["q", f"msg_{stream.sid}"]
+    assert told(messages[1]) == "One. Two. Three."
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_what_runs_nowhere_is_nothing_to_resume(clients: Clients, version: int) -> None:
     got = await clients.run(f"chat-{version}", PATH, chatId="nobody's")
     assert (got["statuses"], got["messages"], got["errors"]) == (["ready"], [], [])

@@ -1,6 +1,6 @@
 // The AI SDK's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
 //
-// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?}. `client`: workflow, or chat-5, chat-6,
+// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?, messages?}. `client`: workflow, or chat-5, chat-6,
 // chat-7. `text`: it asks that; else it resumes.
 // Its requests say in the header `case` whose they are: the proxy cuts by that.
 
@@ -52,11 +52,12 @@ async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   return { chunks, message, ended };
 }
 
-async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, body }) {
+async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, body, messages }) {
   const { Chat, DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls } = versions[client.slice(-1)];
   const seen = { errors: [], data: [], statuses: [], finished: [] };
   const chat = new Chat({
     id: chatId,
+    messages,
     transport: new DefaultChatTransport({ api: url, fetch: named(name), body }),
     onError: (error) => seen.errors.push(error.message),
     onData: (part) => seen.data.push(part),

@@ -82,7 +82,7 @@ async def test_a_version_that_is_not_told_of_sees_an_error_at_a_restart_and_then
 
 
 async def test_an_answer_outlives_its_worker_and_its_server(clients: Clients, apart: Deployment) -> None:
-    run = clients.begin("workflow", "/v1/ai-sdk/workflow", chatId=RUN, text=HELD, body={"id": RUN})
+    run = clients.begin("workflow", "/v1/ai-sdk/workflow", chatId=RUN, text=HELD)
     chat = clients.begin("chat-7", "/v1/ai-sdk/chat", chatId=CHAT, text=HELD, resumes=1)
     await until(lambda: all(newest_text(apart, one) == SAID for one in (RUN, CHAT)), "both have said it")
     sids = [newest(apart, one)["id"] for one in (RUN, CHAT)]

@@ -40,7 +40,7 @@ async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   });
   const chunks = [];
   const stream = text
-    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body })
+    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body: { id: chatId, ...body } })
     : await transport.reconnectToStream({ chatId, startIndex });
   const [told, read] = stream.tee();
   let message;

@@ -480,7 +480,7 @@ class Streams:
             raise InvalidRequest(f"provider_options: by the name of a provider; they are {providers}.")
 
     async def _sealed(self, sid: str, whole: bool) -> Meta | None:
-        """What the archive has of a stream that Redis has as well. None also while the archive is away."""
+        """What the archive has of a stream. None also while the archive is away."""
         if self._archive is None or time.monotonic() < self._asks_archive_from_s:
             return None
         try:
@@ -602,9 +602,8 @@ class Streams:
         An archive that is away does not keep anything from being started: it has what is older than a day.
         """
         [meta] = await self.log.read_fields(_LOOKED_UP, new.sid)
-        if meta is None and self._archive:
-            with suppress(ArchiveUnavailable):
-                meta = await self._archive.find(new.sid)
+        if meta is None:
+            meta = await self._sealed(new.sid, whole=False)
         if meta is None and await self.log.redis.zscore(self.log.keys.streams(new.tenant), new.sid) is None:
             return None
         if meta is None or meta.erased is not None:

@@ -83,6 +83,8 @@ WAITING = (
     "compose",
     "clients",
     "ai_sdk",
+    "chat_clients",
+    "langgraph_sdk",
     "viewers",
     "archive",
     "js",

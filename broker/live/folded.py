@@ -284,7 +284,8 @@ class Folded:
 
     def gap(self, gap: Gap) -> Written:
         """What a viewer is told. Its state, if it is known; else that of the log as it is."""
-        at = gap.requested if self.stands_at(gap.requested) else self._nearest(_any)
+        is_known = gap.requested > 0 and self.stands_at(gap.requested)  # 0: nobody knows what it has had
+        at = gap.requested if is_known else self._nearest(_any)
         fold = self.state(at)
         payloads = fold.gap(gap)
         end = self.dialect.end if fold.is_over else b""

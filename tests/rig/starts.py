@@ -24,6 +24,7 @@ QUICK = f"not {MARK}"
 
 FOLDERS = {
     "ai_sdk",
+    "chat_clients",
     "bench",
     "browser",
     "clients",
@@ -35,6 +36,7 @@ FOLDERS = {
     "faults",
     "frameworks",
     "js",
+    "langgraph_sdk",
     "process",
     "viewers",
 }

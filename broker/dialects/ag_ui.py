@@ -9,13 +9,13 @@ name, so it is named, and empty, and the next attempt fills the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from broker.dialects.fold import Facts
+from broker.dialects.said import counts_of
 from broker.dialects.sse import CONTENT_TYPE, HEARTBEAT, Gap
 from broker.log.event import CANCELLED, DONE, ERROR, QUEUED, RESTART, TEXT_DELTA, THINKING_DELTA, Event, encode_data
 
@@ -32,7 +32,6 @@ class TakenBack(bytes):
 
 
 _CALL_ENDS = frozenset({"tool_end", "tool_error"})
-_NOTHING: Mapping[str, Any] = {}
 
 
 class AgUiFold:
@@ -171,7 +170,7 @@ class AgUiFold:
 
     # -- tools -------------------------------------------------------------------------------------------------------
 
-    def _tool_start(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _tool_start(self, data: dict[str, Any]) -> list[bytes]:
         call, tool = data.get("tool_call_id"), data.get("tool")
         if not (isinstance(call, str) and call and _is_name(tool)) or call in self._seen:
             return []
@@ -183,14 +182,14 @@ class AgUiFold:
         names = (self._call(call), _text(tool), parent)
         return [*self._pause(), b'{"type":"TOOL_CALL_START","toolCallId":%b,"toolCallName":%b%b}' % names]
 
-    def _args(self, data: Mapping[str, Any], delta: Any) -> list[bytes]:
+    def _args(self, data: dict[str, Any], delta: Any) -> list[bytes]:
         call = data.get("tool_call_id")
         if not isinstance(call, str) or self._calls.get(call, True) or not _is_name(delta):
             return []
         self._with_args |= {call}
         return [b'{"type":"TOOL_CALL_ARGS","toolCallId":%b,"delta":%b}' % (self._call(call), _text(delta))]
 
-    def _whole_args(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _whole_args(self, data: dict[str, Any]) -> list[bytes]:
         call = data.get("tool_call_id")
         if not isinstance(call, str) or self._calls.get(call, True):
             return []
@@ -205,7 +204,7 @@ class AgUiFold:
         self._calls[call] = True
         return [b'{"type":"TOOL_CALL_END","toolCallId":%b}' % self._call(call)]
 
-    def _tool_end(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _tool_end(self, data: dict[str, Any]) -> list[bytes]:
         """Where results are not shown it is empty: that there is one says that nobody needs to run it."""
         call = data.get("tool_call_id")
         if not isinstance(call, str) or call not in self._calls:
@@ -232,7 +231,7 @@ class AgUiFold:
         """All that is open ends."""
         return [*self._pause(), *(end for call in self._calls for end in self._end_args(call))]
 
-    def _done(self, data: Mapping[str, Any], t: int) -> list[bytes]:
+    def _done(self, data: dict[str, Any], t: int) -> list[bytes]:
         closed = self._closed()
         outcome: dict[str, Any] = {"type": "success"}
         if self._clients:
@@ -246,7 +245,7 @@ class AgUiFold:
             more["metadata"] = {"lastevent": {"stop_reason": reason}}
         return [*closed, self._run(b"RUN_FINISHED", b"," + encode_data(more)[1:-1])]
 
-    def _error(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _error(self, data: dict[str, Any]) -> list[bytes]:
         code, message = data.get("code"), data.get("message")
         code = code if isinstance(code, str) and code else "internal_error"
         message = message if isinstance(message, str) and message else code
@@ -329,9 +328,9 @@ def _plain(content: Any) -> str:
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _object(data: bytes) -> Mapping[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
     value = orjson.loads(data)
-    return value if isinstance(value, dict) else _NOTHING
+    return value if isinstance(value, dict) else {}
 
 
 def _is_name(value: Any) -> bool:
@@ -346,24 +345,20 @@ def _custom(name: str, data: bytes) -> bytes:
     return b'{"type":"CUSTOM","name":%b,"value":%b}' % (_text(name), data)
 
 
-def _usage(data: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(data: dict[str, Any]) -> dict[str, Any]:
     """TokenUsage: input with what was cached, which is named beside it."""
-    counted = data.get("usage")
-    if not isinstance(counted, dict):
+    counts = counts_of(data)
+    if counts is None:
         return {}
-    tokens = {name: value for name, value in counted.items() if type(value) is int and value >= 0}
-    read, created = tokens.get("cache_read_input_tokens", 0), tokens.get("cache_creation_input_tokens", 0)
-    named = {
-        "inputTokens": tokens.get("input_tokens", 0) + read + created,
-        "outputTokens": tokens.get("output_tokens", 0),
-        "cachedInputTokens": read,
-        "cacheWriteInputTokens": created,
-        "reasoningTokens": tokens.get("thinking_tokens", 0),
-    }
     usage: dict[str, Any] = {
-        name: value for name, value in named.items() if value or name in ("inputTokens", "outputTokens")
+        "inputTokens": counts.all_input,
+        "outputTokens": counts.output,
+        "totalTokens": counts.all_input + counts.output,
     }
-    usage["totalTokens"] = usage["inputTokens"] + usage["outputTokens"]
-    if isinstance(model := data.get("model"), str):
-        usage |= {"model": model}
-    return usage
+    more = {
+        "cachedInputTokens": counts.cache_read,
+        "cacheWriteInputTokens": counts.cache_creation,
+        "reasoningTokens": counts.thinking,
+    }
+    usage |= {name: count for name, count in more.items() if count}
+    return usage | {"model": data["model"]} if isinstance(data.get("model"), str) else usage

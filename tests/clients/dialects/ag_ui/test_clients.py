@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from tests.clients.dialects.ag_ui.clients import Clients
 from tests.clients.dialects.ag_ui.recorded import PATH, RESTARTS, SECRET, Ended, asked, read, record
+from tests.clients.dialects.node import Clients
+from tests.dialects.ag_ui.logs import found_in
 from tests.js.cutting import Cut, How
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.long import LONG
@@ -29,6 +30,11 @@ def test_both_servers_say_the_same_and_nothing_of_what_is_internal(pair: Deploym
         assert read(pair, one.run_id, 1).events == one.events
         assert read(pair, one.run_id, 1).ids == one.ids
         assert SECRET.encode() not in one.body
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_the_validator_finds_nothing(ended: dict[str, Ended], name: str) -> None:
+    assert await found_in(ended[name].body) == []
 
 
 @pytest.mark.parametrize("name", STREAMS)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import clients_of
 from tests.clients.dialects.ai_sdk.recorded import read
 from tests.clients.dialects.ai_sdk.test_chat import HELD, SAID, newest, newest_text, stop, told, viewers
+from tests.clients.dialects.node import clients_of
 from tests.js.cutting import cutting
 from tests.rig.deployment import HTTP, Deployment, until
 

@@ -1,4 +1,4 @@
-"""One process of Node that is all clients of the AI SDK (npm/clients.mjs)."""
+"""One process of Node that is all clients of a dialect in JavaScript (its folder's npm/clients.mjs)."""
 
 from __future__ import annotations
 

@@ -209,11 +209,15 @@ class Streams:
 
     async def request_of(self, sid: str, meta: Meta) -> dict[str, Any]:
         """The stream's request, parsed; {} if it has none. Raises as `look_up` does."""
+        return (await self.sized_request_of(sid, meta))[0]
+
+    async def sized_request_of(self, sid: str, meta: Meta) -> tuple[dict[str, Any], int]:
+        """As `request_of`, and how many characters it has as JSON."""
         asked = (await self.log.requests.of(meta)).fields.get("request")
         if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
             asked = archived.fields.get("request")
         parsed = await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else None
-        return parsed if isinstance(parsed, dict) else {}
+        return parsed if isinstance(parsed, dict) else {}, len(asked or "")
 
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""

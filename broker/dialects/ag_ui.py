@@ -25,6 +25,13 @@ OWN = "lastevent."
 """Before the kinds of ours that have no event there: names have a namespace, and a producer's kinds have their own."""
 
 
+MOST_CALLS, MOST_OPEN, MOST_REASONINGS = 4096, 256, 256
+"""Calls of an attempt, those without a result at once, and its reasoning messages. Further calls are not told, and
+further reasoning goes on in the last message: a producer may write 150,000 of each. A state holds the calls, and a
+snapshot names the messages.
+"""
+
+
 class TakenBack(bytes):
     """A payload of a gap. The client forgets where it was: what it has seen comes again, and it drops ids that it has
     seen. Then it stands at the beginning.
@@ -35,10 +42,10 @@ _CALL_ENDS = frozenset({"tool_end", "tool_error"})
 
 
 class AgUiFold:
-    """`_open`: what is being said: "text", "reasoning" or nothing. `_calls`: those without a result, by id: whether
-    the arguments are complete. `_anchor`: the message that a call belongs to. `_seen`: the calls of this attempt,
+    """`_open`: what is being said: "text", "reasoning" or nothing. `_anchor`: the message that a call belongs to.
+    `_calls`: those without a result, by id: whether the arguments are complete. `_seen`: the calls of this attempt,
     `_used`: of those before. What an agent has done stays done, and is said again: under another id, for within a run
-    no id names two.
+    no id names two. States share all of these: they are replaced, and never changed.
     """
 
     __slots__ = (
@@ -64,14 +71,14 @@ class AgUiFold:
         self._calls: dict[str, bool] = {}
         self._clients: frozenset[str] = frozenset()
         self._with_args: frozenset[str] = frozenset()
-        self._used |= self._seen
+        if len(self._used) < MOST_CALLS:
+            self._used |= self._seen
         self._seen = frozenset()
 
     def copy(self) -> AgUiFold:
         copy = AgUiFold.__new__(AgUiFold)
         for name in AgUiFold.__slots__:
             setattr(copy, name, getattr(self, name))
-        copy._calls = dict(self._calls)
         return copy
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -139,9 +146,10 @@ class AgUiFold:
         opening: list[bytes] = []
         if self._open != "reasoning":
             opening = self._pause()
-            self._open, self._open_id = "reasoning", self._reasoning_id(self._reasonings)
+            index = min(self._reasonings, MOST_REASONINGS - 1)
+            self._open, self._open_id = "reasoning", self._reasoning_id(index)
             self._reasonings += 1
-            self._most_reasonings = max(self._most_reasonings, self._reasonings)
+            self._most_reasonings = max(self._most_reasonings, index + 1)
             opening += [
                 b'{"type":"REASONING_START","messageId":"%b"}' % self._open_id,
                 b'{"type":"REASONING_MESSAGE_START","messageId":"%b","role":"reasoning"}' % self._open_id,
@@ -174,7 +182,9 @@ class AgUiFold:
         call, tool = data.get("tool_call_id"), data.get("tool")
         if not (isinstance(call, str) and call and _is_name(tool)) or call in self._seen:
             return []
-        self._calls[call] = False
+        if len(self._seen) == MOST_CALLS or len(self._calls) == MOST_OPEN:
+            return []
+        self._calls = {**self._calls, call: False}
         self._seen |= {call}
         if data.get("client") is True:
             self._clients |= {call}
@@ -201,7 +211,7 @@ class AgUiFold:
     def _end_args(self, call: str) -> list[bytes]:
         if self._calls[call]:
             return []
-        self._calls[call] = True
+        self._calls = {**self._calls, call: True}
         return [b'{"type":"TOOL_CALL_END","toolCallId":%b}' % self._call(call)]
 
     def _tool_end(self, data: dict[str, Any]) -> list[bytes]:
@@ -210,7 +220,7 @@ class AgUiFold:
         if not isinstance(call, str) or call not in self._calls:
             return []
         ended = self._end_args(call)
-        del self._calls[call]
+        self._calls = {other: is_whole for other, is_whole in self._calls.items() if other != call}
         self._clients -= {call}
         given = next((data[name] for name in ("output", "message", "code") if name in data), "")
         content = given if isinstance(given, str) else encode_data(given).decode()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dialects.ag_ui import AgUi, AgUiFold
+from broker.dialects.ag_ui import MOST_CALLS, MOST_OPEN, MOST_REASONINGS, AgUi, AgUiFold
 from broker.dialects.fold import Facts, Fold, step
 from broker.dialects.sse import Gap
 from broker.log.event import Event, encode_data
@@ -135,6 +135,19 @@ def test_from_every_event_a_copy_says_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", LOGS)
 async def test_the_validator_finds_nothing(name: str) -> None:
     assert await found_in(whole(events(LOGS[name]))) == []
+
+
+def test_what_a_state_holds_is_bounded_however_much_a_producer_writes() -> None:
+    many = MOST_CALLS + 10
+    calls: list[tuple[str, Any]] = [("tool_start", {"tool_call_id": f"c{n}", "tool": "find"}) for n in range(many)]
+    assert types(calls).count("TOOL_CALL_START") == MOST_OPEN
+    ends = [("tool_end", {"tool_call_id": f"c{n}"}) for n in range(many)]
+    assert types([one for pair in zip(calls, ends, strict=True) for one in pair]).count("TOOL_CALL_START") == MOST_CALLS
+    turns = [("thinking_delta", {"text": "x"}), ("text_delta", {"text": "y"})] * (MOST_REASONINGS + 10)
+    told = said([*turns, AGAIN])
+    assert len({one["messageId"] for one in told if one["type"] == "REASONING_START"}) == MOST_REASONINGS
+    [snapshot] = [one for one in told if one["type"] == "MESSAGES_SNAPSHOT"]
+    assert len(snapshot["messages"]) == len(ASKED) + MOST_REASONINGS
 
 
 KINDS = sorted({kind for log in LOGS.values() for kind, _ in log} - {"queued"})

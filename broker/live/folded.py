@@ -44,6 +44,10 @@ ALL_EVENTS = 400_000
 """Folded events of all streams that are kept: a mark has some 200 bytes, a text its parts, 40 MB together."""
 
 
+EVENT_BYTES = 100
+"""Of one of them. A request that a fold keeps, with images perhaps, counts as so many events as it is large."""
+
+
 class Lost(Exception):
     """There is no such place in the log, or none any more."""
 
@@ -75,6 +79,11 @@ class Folded:
         self._live: Fold | None = None
         self._live_at = -1
         self._said: tuple[Sequence[bytes], bytes] = ((), b"")
+
+    @property
+    def cost(self) -> int:
+        """What it takes to keep, in events."""
+        return max(MARK_EVENTS, self.events) + self._facts.request_size // EVENT_BYTES
 
     # -- where a viewer begins -----------------------------------------------------------------------------------
 
@@ -321,7 +330,7 @@ class Folds:
             folded = self._used[key] = Folded(sid, dialect, facts)
         self._kept[key] = folded
         self._kept.move_to_end(key)
-        events = sum(max(MARK_EVENTS, one.events) for one in self._kept.values())
+        events = sum(one.cost for one in self._kept.values())
         while events > ALL_EVENTS:
-            events -= max(MARK_EVENTS, self._kept.popitem(last=False)[1].events)
+            events -= self._kept.popitem(last=False)[1].cost
         return folded

@@ -143,7 +143,7 @@ async def find(request: Request, grant: Grant, sid: str) -> Found:
 
 async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> Facts:
     said: dict[str, Any] = meta.dialect or {}
-    asked = await Tier.of(request).streams.request_of(sid, meta) if dialect.needs_request else {}
+    asked, size = (await Tier.of(request).streams.sized_request_of(sid, meta)) if dialect.needs_request else ({}, 0)
     return Facts(
         sid=sid,
         session=meta.session or "",
@@ -151,6 +151,7 @@ async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> 
         created_ms=meta.created,
         echo=said["echo"] if said.get("name") == dialect.name else {},
         request=asked,
+        request_size=size,
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
 from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Told
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut
 from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.long import LONG

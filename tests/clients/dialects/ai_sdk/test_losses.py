@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients, clients_of
 from tests.clients.dialects.ai_sdk.recorded import read
 from tests.clients.dialects.ai_sdk.test_chat import HELD, SAID, VERSIONS, newest, newest_text, stop, told
+from tests.clients.dialects.node import Clients, clients_of
 from tests.conftest import deployment_in
 from tests.js.cutting import cutting
 from tests.rig.deployment import HTTP, Deployment, until

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
 from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Ended, Told, read, record
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut, How
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.long import LONG

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import clients_of
 from tests.clients.dialects.chat_clients.asking import Asking
 from tests.clients.dialects.chat_clients.in_process import InProcess
+from tests.clients.dialects.node import clients_of
 from tests.js.cutting import cutting
 from tests.rig.deployment import Deployment
 from tests.rig.npm import install, once

@@ -68,6 +68,9 @@ WHOLE = LangGraph(frozenset())
 """For what is asked of a run without being sent in any mode."""
 
 MAX_HISTORY = 100
+HISTORY_BYTES = 8 * 2**20
+"""Each state has all of its thread's messages. Beyond this a page ends, and `before` gives the next."""
+
 MAX_RUNS = 200
 BEFORE_ANSWER, BEFORE_INPUT = ".input", ".start"
 """What a run's id has behind it, as a checkpoint's."""
@@ -194,13 +197,15 @@ async def langgraph_history(request: Request, thread_id: ThreadId) -> Response:
         return _json([])  # of a graph within the graph
     before = _before(body)
     states: list[Json] = []
+    told = 0
     for record in await _records(request, grant, thread_id, MAX_HISTORY):
-        if len(states) >= limit:
+        if len(states) >= limit or told >= HISTORY_BYTES:
             break
         if before is not None and sid_of(before.partition(".")[0]) != record["id"]:
             continue
         run, meta = await _run_now(request, grant, record["id"])
         of_run = _states(thread_id, record["id"], run, meta)
+        told += 2 * len(run.values())
         if before is not None:
             named = [one["checkpoint"]["checkpoint_id"] for one in of_run]
             of_run = of_run[named.index(before) + 1 :] if before in named else []

@@ -33,7 +33,7 @@ from broker.dialects.langgraph import (
     sid_of,
 )
 from broker.dialects.langgraph_messages import Asked, Json
-from broker.dialects.langgraph_request import asked_run, checkpoint_of, modes_of, strategy_of
+from broker.dialects.langgraph_request import STRATEGIES, asked_run, checkpoint_of, modes_of, strategy_of
 from broker.dialects.parts import refused
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor, LasteventError, StreamNotFound, StreamRunning
@@ -72,6 +72,10 @@ HISTORY_BYTES = 8 * 2**20
 """Each state has all of its thread's messages. Beyond this a page ends, and `before` gives the next."""
 
 MAX_RUNS = 200
+LONGEST_SILENCE_S = 20.0
+"""The SDK for JavaScript takes a connection for dead that is silent for three of the pauses that it has seen, and for
+30 s at the most, however long they were."""
+
 BEFORE_ANSWER, BEFORE_INPUT = ".input", ".start"
 """What a run's id has behind it, as a checkpoint's."""
 
@@ -88,9 +92,9 @@ RUN_BODY: dict[str, Any] = {
         "config": {"type": ["object", "null"]},
         "context": {"type": ["object", "null"]},
         "metadata": {"type": ["object", "null"]},
-        "stream_mode": {},
-        "multitask_strategy": {"enum": ["reject", "enqueue", "interrupt", "rollback", None]},
-        "on_disconnect": {"enum": ["continue", "cancel", None]},
+        "stream_mode": {"type": ["string", "array", "null"], "items": {"type": "string"}},
+        "multitask_strategy": {"type": ["string", "null"], "enum": [*STRATEGIES, None]},
+        "on_disconnect": {"type": ["string", "null"], "enum": ["continue", "cancel", None]},
         "checkpoint_id": {"type": ["string", "null"]},
     },
 }
@@ -431,7 +435,8 @@ async def _follow(
     told = _told(thread_id, sid, ignored)
     told["Location"] = f"{told['Content-Location']}/stream?{again}"
     dialect = LangGraph(frozenset(modes), shows_asked=_shows_asked(grant))
-    return await follow_in(request, grant, sid, dialect, where, told)
+    silence_s = min(Tier.of(request).settings.heartbeat_s, LONGEST_SILENCE_S)
+    return await follow_in(request, grant, sid, dialect, where, told, heartbeat_s=silence_s)
 
 
 async def _end(request: Request, grant: Grant, thread_id: str, sid: str, ignored: list[str]) -> Response:

@@ -81,7 +81,7 @@ BEFORE_ANSWER, BEFORE_INPUT = ".input", ".start"
 
 _CURSOR = r"(\d{1,15})-(\d{1,6})"
 
-_STRATEGY = "A run of this thread has not ended. Wait for it, or give multitask_strategy interrupt or rollback."
+_BUSY = "A run of this thread has not ended. Wait for it, or give multitask_strategy interrupt or rollback."
 
 RUN_BODY: dict[str, Any] = {
     "type": "object",
@@ -163,8 +163,10 @@ async def langgraph_create_thread(request: Request) -> Response:
     thread_id = body.get("thread_id") or str(uuid.uuid4())
     if not isinstance(thread_id, str) or len(thread_id) > 200 or "/" in thread_id or not thread_id.isprintable():
         raise refused("thread_id", "a text of at most 200 characters, without a slash")
-    if body.get("thread_id") and body.get("if_exists") != "do_nothing" and await _newest(request, grant, thread_id):
-        raise StreamRunning("There is a thread with this id. Give if_exists do_nothing to have it.")
+    if body.get("thread_id") and await _newest(request, grant, thread_id):
+        if body.get("if_exists") != "do_nothing":
+            raise StreamRunning("There is a thread with this id. Give if_exists do_nothing to have it.")
+        grant.require(INSPECT)
     ignored = [name for name in ("metadata", "ttl") if body.get(name)]
     return _json(await _thread(request, grant, thread_id), ignored)
 
@@ -258,7 +260,7 @@ async def langgraph_create_run(
     started, thread_id, body, ignored = await _started(request, grant, thread_id, idempotency_key)
     told = _told(thread_id, started.sid, ignored)
     assistant: str = body["assistant_id"]
-    made = (await find(request, grant, started.sid)).meta
+    made = await _found(request, grant, started.sid, thread_id, whole=True)
     return _json(_run(thread_id, started.sid, made, assistant), headers=told)
 
 
@@ -285,10 +287,12 @@ async def langgraph_runs(
 @router.get("/threads/{thread_id}/runs/{sid:run}", **speaks("A run"))
 @needs(INSPECT, READ, token=READ, address=True, cookie=True, client_keys=True)
 async def langgraph_run(request: Request, sid: str, thread_id: str | None = None) -> Response:
-    """The SDKs ask for it where a stream ended without `end`."""
-    meta = await _found(request, grant_of(request), sid, thread_id)
+    """The SDKs ask for it where a stream ended without `end`. Who may not inspect sees less of it."""
+    grant = grant_of(request)
+    meta = await _found(request, grant, sid, thread_id, whole=True)
     assistant = ((meta.dialect or {}).get("echo") or {}).get("assistant_id") or meta.agent or "agent"
-    return _json(_run(meta.session or "", sid, meta, assistant))
+    run = _run(meta.session or "", sid, meta, assistant)
+    return _json({**run, "metadata": {}} if grant.is_viewer else run)
 
 
 @router.get("/runs/{sid:run}/stream", include_in_schema=False)
@@ -368,7 +372,7 @@ async def _begun(
         return await _at(request, grant, thread_id, checkpoint or run.parent)
     if STATUS[newest["state"]] in (PENDING, RUNNING):
         if strategy not in ("interrupt", "rollback"):
-            raise StreamRunning(_STRATEGY)
+            raise StreamRunning(_BUSY)
         await _cancel(request, grant, sid)
         if strategy == "rollback" and checkpoint is None:
             run, _ = await _run_now(request, grant, sid)
@@ -408,9 +412,9 @@ async def _cancel(request: Request, grant: Grant, sid: str) -> None:
         tier.deeds.note(tier.deed(request, CANCELLED, sid))
 
 
-async def _found(request: Request, grant: Grant, sid: str, thread_id: str | None) -> Meta:
-    """Raises StreamNotFound, also for a run of another thread."""
-    meta = (await find(request, grant, sid)).meta
+async def _found(request: Request, grant: Grant, sid: str, thread_id: str | None, *, whole: bool = False) -> Meta:
+    """`whole`: with its metadata. Raises StreamNotFound, also for a run of another thread."""
+    meta = (await Tier.of(request).streams.look_up_content(sid, grant, whole=whole)).meta
     if thread_id is not None and meta.session != thread_id:
         raise StreamNotFound("This thread has no such run.")
     return meta

@@ -314,7 +314,9 @@ async def langgraph_join_stream(
     meta = await _found(request, grant, sid, thread_id)
     echo = (meta.dialect or {}).get("echo") or {}
     modes = modes_of(stream_mode) or tuple(mode for mode in echo.get("stream_mode") or OF_JOINED if mode in MODES)
-    return await _follow(request, grant, meta.session or "", sid, modes, where, [])
+    cancels = request.query_params.get("cancel_on_disconnect", "").lower() in ("1", "true")
+    ignored = ["cancel_on_disconnect"] if cancels else []  # others may follow it
+    return await _follow(request, grant, meta.session or "", sid, modes, where, ignored)
 
 
 @router.get("/runs/{sid:run}/join", include_in_schema=False)

@@ -28,6 +28,8 @@ from contextlib import aclosing
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import orjson
+
 from broker.dialects.fold import Dialect, Facts, Fold, step
 from broker.dialects.format import Batch, Written
 from broker.dialects.sse import Gap
@@ -42,6 +44,9 @@ RECENT = 16
 
 ALL_EVENTS = 400_000
 """Folded events of all streams that are kept: a mark has some 200 bytes, a text its parts, 40 MB together."""
+
+EVENT_BYTES = 100
+"""What an event costs to keep: a dialect that tells the request keeps that too, and it counts as so many events."""
 
 
 EVENT_BYTES = 100
@@ -68,9 +73,10 @@ class Folded:
         self.sid = sid
         self.dialect = dialect
         self.access_name = dialect.name
-        self.events = 0
+        self.events = len(orjson.dumps(facts.request)) // EVENT_BYTES if facts.request else 0
         """How many it has folded in one go, at most: what it costs to keep."""
         self._facts = facts
+        self._first: Fold | None = None
         self._ids: list[int] = []  # of the marks, ascending
         self._marks: dict[int, Fold] = {}
         self._recent: OrderedDict[int, Fold] = OrderedDict()
@@ -154,7 +160,9 @@ class Folded:
     def state(self, cursor: int) -> Fold:
         """A copy of the state of a place at which it stands. Raises Lost."""
         if cursor == 0:
-            return self.dialect.begin(self._facts)
+            # Once: of a dialect that tells the request, it encodes all of it.
+            self._first = self._first or self.dialect.begin(self._facts)
+            return self._first.copy()
         if (kept := self._recent.get(cursor) or self._marks.get(cursor)) is None:
             raise Lost
         return kept.copy()

@@ -30,7 +30,8 @@ from broker.web.viewer import FollowResponse, Viewers
 ROTATE_S = 60.0
 """A body of events, so that those who come later can share one with those who are here (section 10.2)."""
 
-LONG_POLL_S = 20.0
+LONG_POLL_S = 20
+"""Unless the reader asks for less (section 5.7)."""
 
 
 class ReaderResponse(FollowResponse):
@@ -146,8 +147,8 @@ class Poll:
     def leave(self, how: Ended) -> None:
         self._told.set()
 
-    async def next(self, cursor: int, form: StreamForm) -> list[Event]:
-        """What comes within LONG_POLL_S, the ending too; empty if nothing does. Raises Draining, StreamNotFound, or
+    async def next(self, cursor: int, form: StreamForm, within_s: int) -> list[Event]:
+        """What comes within this time, the ending too; empty if nothing does. Raises Draining, StreamNotFound, or
         an error with status 410 if the log has lost the reader's place.
         """
         viewers = self._tier.viewers
@@ -156,7 +157,7 @@ class Poll:
         waiting = asyncio.create_task(self._first(cursor, form), name="long poll")
         told = asyncio.create_task(self._told.wait(), name="long poll ends")
         try:
-            await asyncio.wait([waiting, told], timeout=LONG_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([waiting, told], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 return waiting.result()
             if told.done():

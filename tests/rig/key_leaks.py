@@ -22,7 +22,7 @@ OF_AN_APP = "le:jobs:"
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs|crowd)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs|crowd|producers)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:

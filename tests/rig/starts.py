@@ -31,6 +31,7 @@ FOLDERS = {
     "conformance",
     "console",
     "docs",
+    "durable_streams",
     "faults",
     "frameworks",
     "js",

@@ -50,7 +50,7 @@ from broker.service.durable import QUEUED, Asked, Open, Source
 from broker.tenants.scopes import APPEND, ERASE, READ, WRITE
 from broker.web import problems
 from broker.web.dialect import STREAM_HEADER, dialect_route
-from broker.web.durable import Poll, ReaderResponse, lost_place
+from broker.web.durable import LONG_POLL_S, Poll, ReaderResponse, lost_place
 from broker.web.grants import grant_of, needs
 from broker.web.strict_json import read_body
 from broker.web.tier import Tier
@@ -198,6 +198,7 @@ async def read(request: Request, path: str) -> Response:
     at = parse_offset(given)
     if live not in (None, LONG_POLL, SSE):
         raise InvalidRequest("live: long-poll or sse.")
+    within_s = whole_number("timeout", query.get("timeout"), LONG_POLL_S)
     if live and not given:
         raise BadCursor("A live read says where it begins: offset.")
     await tier.require_place(grant)
@@ -206,7 +207,7 @@ async def read(request: Request, path: str) -> Response:
     if live == SSE:
         return await reader.follow(query.get("cursor"))
     if live == LONG_POLL:
-        return await reader.poll(query.get("cursor"))
+        return await reader.poll(query.get("cursor"), LONG_POLL_S if within_s is None else within_s)
     return await (reader.nothing() if at is None else reader.catch_up())
 
 
@@ -229,12 +230,12 @@ class Reader(NamedTuple):
         events, is_last = await self._part()
         return self._found(events, is_last=is_last)
 
-    async def poll(self, brought: str | None) -> Response:
+    async def poll(self, brought: str | None, within_s: int) -> Response:
         events, is_last = await self._part()
         is_closed = self.stream.is_closed
         if not events and not is_closed:
-            form = self._form(0)
-            events = await while_here(self.request, Poll(self.tier, self.stream.sid, self.grant).next(self.at, form))
+            poll = Poll(self.tier, self.stream.sid, self.grant)
+            events = await while_here(self.request, poll.next(self.at, self._form(0), within_s))
             is_closed = bool(events) and events[-1].is_terminal
             events, is_last = [event for event in events if not event.is_terminal], True
         cursor = {"Stream-Cursor": str(cursor_at(await self.tier.log.now_ms(), brought))}

@@ -7,6 +7,7 @@ format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds 
            once for all viewers
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
 fold.py    the words of other ecosystems' clients: what each of the files below implements
+durable_streams.py  Durable Streams: its headers, offsets and bodies
 socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes

@@ -42,6 +42,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
+DURABLE = "/v1/ds/{path}"
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -71,6 +72,10 @@ TABLE = [
         for path in ("/v1/sessions/{session_id}/events", "/v1/events")
         for method in ("GET", "HEAD")
     ),
+    Row("PUT", DURABLE, (WRITE,)),
+    Row("POST", DURABLE, (APPEND,), APPEND),
+    Row("DELETE", DURABLE, (ERASE,)),
+    *(Row(method, DURABLE, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD")),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

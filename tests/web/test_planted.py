@@ -45,6 +45,7 @@ STRANGER = {
 }
 
 STREAM = "/v1/streams/{sid}"
+DURABLE = "/v1/ds/{path:path}"
 SESSION_EVENTS = "/v1/sessions/{session_id:path}/events"
 DRIVEN: dict[str, Any] = {
     "POST /v1/streams": {"prompt": PLANTED["prompt"], "user_id": PLANTED["user"]},
@@ -58,8 +59,11 @@ DRIVEN: dict[str, Any] = {
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
+    f"PUT {DURABLE}": {"text": PLANTED["text"]},
+    f"POST {DURABLE}": {"text": PLANTED["text"]},
     **dict.fromkeys(
         (
+            *(f"{method} {DURABLE}" for method in ("GET", "HEAD", "DELETE")),
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),

@@ -18,7 +18,8 @@ LasteventError
 ├── LeaseHeld               a live writer holds the pen
 ├── BadCursor               not a cursor: a Last-Event-ID, or the `next` of a listing
 ├── InvalidJson             the body is not JSON as RFC 8259 and this API require
-├── InvalidRequest          JSON of the wrong shape; an Idempotency-Key used for another body
+├── InvalidRequest          JSON of the wrong shape
+│   ├── KeyReused           an Idempotency-Key, or a run's id, that was used for another body
 │   ├── UnknownModel        of a provider that no worker has
 │   ├── UnknownAgent        no worker has an agent of this name
 │   ├── UnknownOp           a socket's message that asks for nothing that there is
@@ -170,6 +171,10 @@ class InvalidJson(LasteventError):
 
 class InvalidRequest(LasteventError):
     status, code, title = 422, "invalid_request", "The request is not valid"
+
+
+class KeyReused(InvalidRequest):
+    pass
 
 
 class UnknownModel(InvalidRequest):

@@ -198,6 +198,8 @@ class Settings(BaseSettings):
     """Of a message from a client: a start with its texts. It is held in memory until it is whole."""
     socket_follows: int = Field(64, ge=1)
     """Streams and sessions on one socket."""
+    dialect_abandon_s: int = Field(60, ge=0, le=86_400)
+    """Of starts by clients of others that have no way to come back: after so long without a viewer. 0: they run on."""
     heartbeat_s: float = Field(4, gt=0)
     drain_s: float = Field(10, gt=0)
 

@@ -83,6 +83,7 @@ WAITING = (
     "docs",
     "compose",
     "clients",
+    "ai_sdk",
     "viewers",
     "archive",
     "js",

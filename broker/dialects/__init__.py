@@ -8,8 +8,16 @@ format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds 
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
 fold.py    the words of other ecosystems' clients: what each of the files below implements
 durable_streams.py  Durable Streams: its headers, offsets and bodies
+said.py    what events say, of whatever shape: texts, calls, tokens, failures
+chat.py    OpenAI Chat Completions; chat_request.py, what a request of it asks
+messages.py  Anthropic Messages; messages_request.py, what a request of it asks
+responses.py  OpenAI Responses; responses_request.py, what a request of it asks
 socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes
 vector.py  the same for a viewer of several streams: one cursor for all of them
+ai_sdk.py  Vercel's AI SDK: chunks of a UI message stream, for useChat and WorkflowChatTransport
+ai_sdk_request.py  what these two send, as a native request
+ag_ui.py   AG-UI: a run's events; ag_ui_request.py what its clients send, ag_ui_thread.py what a thread says
+parts.py   what other ecosystems' requests hold (texts, images, tools, calls), as the native request has it
 """

@@ -69,12 +69,23 @@ class Dialect(Protocol):
     look at the request.
     """
 
-    name: str
-    content_type: str
-    heartbeat: bytes
-    end: bytes
-    merges: bool
-    needs_request: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def heartbeat(self) -> bytes: ...
+
+    @property
+    def end(self) -> bytes: ...
+
+    @property
+    def merges(self) -> bool: ...
+
+    @property
+    def needs_request(self) -> bool: ...
 
     def begin(self, facts: Facts) -> Fold:
         """Before the first event."""

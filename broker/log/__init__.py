@@ -20,6 +20,7 @@ index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
 pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal
 seizures.py     every cancel goes through here: it keeps the ending for a lease, and puts it back if Redis loses it
+given.py        stream ids that follow from a name of the caller's
 idempotency.py  a repeated request leads to the same stream
 secret.py       the secret that signs tokens, where none is configured
 access.py       the access record: who saw which events

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from redis.asyncio import Redis
 
-from broker.errors import InvalidRequest
+from broker.errors import InvalidRequest, KeyReused
 
 KEPT_S = 86_400
 """A day, as docs/API.md promises: clients retry for far less."""
@@ -50,14 +50,14 @@ def digest_of(request: Any) -> str:
 async def reserve(redis: Redis, name: str, sid: str, digest: str) -> Reservation:
     """Reserve a stream id for a key. `name`: the key's name in Redis. `digest`: of the request.
 
-    Raises InvalidRequest if the key was used for another request.
+    Raises KeyReused if the key was used for another request.
     """
     found = await redis.set(name, f"{sid} {digest} reserved", nx=True, ex=KEPT_S, get=True)
     if found is None:
         return Reservation(name, sid, digest, first=True, created=False)
     known_sid, known_digest, state = found.decode().split(" ")
     if known_digest != digest:
-        raise InvalidRequest("This Idempotency-Key was used for another request. Use a new key for a new request.")
+        raise KeyReused("This Idempotency-Key was used for another request. Use a new key for a new request.")
     return Reservation(name, known_sid, digest, first=False, created=state == "created")
 
 

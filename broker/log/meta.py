@@ -147,6 +147,8 @@ class Meta:
     """W3C Trace Context: the span that queued it, where starts are traced."""
     boot = Field(str, is_restored=True)
     """The Redis server that created it: run_id and replication id (prelude.lua). '': unknown."""
+    counted_from = Field(int, is_restored=True)
+    """Of a stream whose id a client chose: the time from which its blocks of ids are counted, long before `created`."""
 
     # The pen, and the writer that holds it.
     epoch = Field(int)

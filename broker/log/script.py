@@ -84,12 +84,13 @@ def create(
     sid: str,
     lease_ms: int | None,
     reserved_ms: int | None,
+    counted_from_ms: int | None,
     held_ms: int | None,
     request: bytes,
     fields: Mapping[str, str | bytes],
 ) -> Call:
     """`lease_ms`: of an external producer, which holds the pen from the start. → 1 if new, created (ms)"""
-    numbers = (_or_empty(lease_ms), _or_empty(reserved_ms), _or_empty(held_ms))
+    numbers = (_or_empty(lease_ms), _or_empty(reserved_ms), _or_empty(counted_from_ms), _or_empty(held_ms))
     return Call(CREATE, sid, (*numbers, request, *_flat(fields)))
 
 

@@ -94,11 +94,15 @@ class StreamLog(ReadableLog):
 
     # -- steps that change a stream ------------------------------------------------------------------
 
-    async def create(self, new: NewStream, *, reserved_ms: int | None = None) -> bool:
+    async def create(
+        self, new: NewStream, *, reserved_ms: int | None = None, counted_from_ms: int | None = None
+    ) -> bool:
         """Create a stream with its event 1 (`queued`). True if it is new. Repeating it is harmless.
 
         `reserved_ms`: the stream may have been created since then, and Redis may have lost it. No event id that it
         may have used is used again.
+        `counted_from_ms`: likewise, of a worker's stream whose id a client chose: it may have been created at any time
+        since, and nobody may remember.
 
         The sweeper's index is written first, so that a sweeper will look at every stream that exists. The listings are
         written last; a repeated call writes them again. Raises StreamExpired if the request to share is gone.
@@ -106,7 +110,8 @@ class StreamLog(ReadableLog):
         lease_ms = round(EXTERNAL_LEASE_S * 1000) if new.producer == EXTERNAL else None
         await self.index.begin(new.sid, new.tenant, new.session)
         request = await self.requests.store(new.sid, new.own_request)
-        steps = [script.create(new.sid, lease_ms, reserved_ms, self.requests.held_ms, request, new.fields())]
+        times = (lease_ms, reserved_ms, counted_from_ms, self.requests.held_ms)
+        steps = [script.create(new.sid, *times, request, new.fields())]
         if new.request_of is not None:
             if not await self.requests.hold_for_now(new.request_of, new.sid):
                 raise StreamExpired("The request of this stream is gone. Start a new stream.")

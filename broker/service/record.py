@@ -5,7 +5,7 @@ And about the models and agents that there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -95,6 +95,29 @@ def models_json(known: Known, default: str) -> dict[str, Any]:
     ]
     providers = [{"name": name, "is_standin": one.is_standin} for name, one in known.providers.items()]
     return {"object": "list", "data": [*models, *aliases], "default": default, "providers": providers}
+
+
+def anthropic_models(
+    models: Sequence[dict[str, Any]], *, limit: int | None, after: str | None, before: str | None
+) -> dict[str, Any]:
+    """Some of `models_json`'s as Anthropic's API lists them: `limit` of those behind `after`, or right before `before`.
+    A name that is not there is no bound.
+    """
+    names = [model["id"] for model in models]
+    start = names.index(after) + 1 if after in names else 0
+    end = names.index(before) if before in names else len(names)
+    page = models[start:end]
+    shown = page if limit is None else page[-limit:] if before in names else page[:limit]
+    ends = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
+    data = [anthropic_model(model) for model in shown]
+    return {"data": data, "has_more": len(shown) < len(page), "first_id": ends[0], "last_id": ends[1]}
+
+
+def anthropic_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """One of `models_json`'s as Anthropic's API has it. What only its provider knows is null."""
+    unknown = dict.fromkeys(("max_input_tokens", "max_tokens", "capabilities"))
+    name = model["id"]
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z", **unknown}
 
 
 def agents_json(known: Mapping[str, Announced]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from broker.errors import (
     BodyTooLarge,
     Forbidden,
     InvalidRequest,
+    KeyReused,
     LasteventError,
     RedisRefuses,
     StoreUnavailable,
@@ -39,6 +40,7 @@ from broker.errors import (
 )
 from broker.log.agents import Agents, Announced
 from broker.log.event import CANCELLED, ERROR, encode_data, is_terminal
+from broker.log.given import COUNTED_FROM_MS
 from broker.log.idempotency import Reservation, digest_of, mark_created, require_key, reserve, reserved_ms
 from broker.log.meta import EXTERNAL, FIELDS, FOLD, Meta, NewStream, new_sid
 from broker.log.models import Models
@@ -210,7 +212,8 @@ class Streams:
         asked = (await self.log.requests.of(meta)).fields.get("request")
         if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
             asked = archived.fields.get("request")
-        return await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else {}
+        parsed = await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else None
+        return parsed if isinstance(parsed, dict) else {}
 
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""
@@ -263,7 +266,8 @@ class Streams:
     ) -> Started:
         """Create a stream and queue it for a worker (an external one starts at once, at epoch 1).
 
-        `said`: by a start in a dialect. `sid`: the stream's id, if its caller chose it, with an Idempotency-Key.
+        `said`: by a start in a dialect. `sid`: the stream's id, if it follows from a name of the caller's (given.py);
+        the Idempotency-Key then does too. Only a worker's stream can have one.
 
         Raises StoreFull, RateLimited, TooManyStreams, UnknownModel, UnknownAgent, InvalidInput, or InvalidRequest for
         an Idempotency-Key that is malformed or was used for another request, for metadata beyond `max_metadata_bytes`,
@@ -312,7 +316,8 @@ class Streams:
         digest = ""
         if idempotency_key is not None:
             digest = await _maybe_in_thread(is_large, _digest_of_body, (body, said))
-        return await self._start(new, grant, idempotency_key, digest, agent.app if agent else None, body.token)
+        app = agent.app if agent else None
+        return await self._start(new, grant, idempotency_key, digest, app, body.token, is_given=sid is not None)
 
     async def create_shared(self, new: NewStream, size: int) -> None:
         """A shared stream that is about to have so many bytes. Raises what stops any start."""
@@ -505,8 +510,10 @@ class Streams:
         digest: str,
         app: str | None = None,
         token: ForToken | None = None,
+        *,
+        is_given: bool = False,
     ) -> Started:
-        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`."""
+        """`app`: of the agent, if one answers. `token`: what was asked for its `events_url`. `is_given`: the id is."""
         redis = self.log.redis
         await self._needs.require()
         limit = self._settings.max_metadata_bytes
@@ -520,7 +527,7 @@ class Streams:
             self._room.take(size)
             reservation = None
         else:
-            reservation = await self._reserve(new, key, digest, size)
+            reservation = await self._reserve(new, key, digest, size, is_given=is_given)
             if reservation.created:
                 is_repeated = size <= REPEATED_BYTES
                 record = await self._record(reservation.sid, grant, token, is_repeated=is_repeated)
@@ -535,9 +542,14 @@ class Streams:
             )
             if not reservation.first:
                 await self._take_place(new)
-            # A second caller cannot know whether the first one has created the stream and Redis has lost it.
-            since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
-            await self.log.create(new, reserved_ms=since_ms)
+            if is_given:
+                # Of a name, even the first caller cannot know. What a living writer puts back is there by then.
+                await self.log.servers.require_settled(ENDINGS_WAIT)
+                await self.log.create(new, counted_from_ms=COUNTED_FROM_MS)
+            else:
+                # A second caller cannot know whether the first one has created the stream and Redis has lost it.
+                since_ms = None if reservation.first else await reserved_ms(redis, reservation, await self.log.now_ms())
+                await self.log.create(new, reserved_ms=since_ms)
             self._room.take(size)
             await mark_created(redis, reservation.key, reservation.sid, reservation.digest)
         if new.producer != EXTERNAL:
@@ -570,15 +582,34 @@ class Streams:
             if (await self._creations.limits.of(tenant)).streams_running is not None:
                 await self.running.let_go(tenant, sid)
 
-    async def _reserve(self, new: NewStream, key: str, digest: str, size: int) -> Reservation:
+    async def _reserve(self, new: NewStream, key: str, digest: str, size: int, *, is_given: bool) -> Reservation:
         require_key(key)
         name = self.log.keys.idempotency(new.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
+            if is_given and (before := await self._before(new)):
+                if before.idempotency_key != (key, digest):
+                    raise KeyReused("This id has named another stream. Use a new one for a new request.")
+                return Reservation(name, new.sid, digest, first=False, created=True)
             await self._require_another(new, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
         return await reserve(self.log.redis, name, new.sid, digest)
+
+    async def _before(self, new: NewStream) -> Meta | None:
+        """The stream that has this given id, whose reservation is over. Raises StreamExpired if it is gone, or erased.
+
+        An archive that is away does not keep anything from being started: it has what is older than a day.
+        """
+        [meta] = await self.log.read_fields(_LOOKED_UP, new.sid)
+        if meta is None and self._archive:
+            with suppress(ArchiveUnavailable):
+                meta = await self._archive.find(new.sid)
+        if meta is None and await self.log.redis.zscore(self.log.keys.streams(new.tenant), new.sid) is None:
+            return None
+        if meta is None or meta.erased is not None:
+            raise StreamExpired("A stream of this id has ended, and is gone. Use a new id for a new request.")
+        return meta
 
     async def _record(
         self, sid: str, grant: Grant, asked: ForToken | None, request: bytes = b"", *, is_repeated: bool = True

@@ -21,6 +21,8 @@ intake.py       how many bytes of large bodies there are at once, and their turn
 strict_json.py  bodies, read strictly
 bare.py         what a body holds outside of its texts, found before it is parsed
 problems.py     errors as problem+json (RFC 9457)
+openai_error.py  errors as OpenAI's API has them
+anthropic_error.py  errors as Anthropic's API has them
 openapi.py      the OpenAPI document
 answers.py      the forms of JSON answers, for that document
 metrics.py      Prometheus

@@ -13,16 +13,23 @@ from broker.settings import Settings
 from broker.web import openapi, problems
 from broker.web.door import Door
 from broker.web.routes import (
+    ag_ui,
+    ai_sdk,
     auditing,
+    chat,
     conversations,
     credentials,
     durable_streams,
     following,
+    langgraph,
     limits,
     listings,
+    messages,
+    models,
     operating,
     producing,
     reading,
+    responses,
     sockets,
     starting,
     telling,
@@ -37,9 +44,20 @@ _HEADERS = (
     # its request fail for them.
     *("Cache-Control", "Pragma", "X-Requested-With", "X-Request-Id"),
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
+    # Clients of dialects.
+    *("x-api-key", "api-key", "x-run-id"),
     *durable_streams.ALLOWED,
 )
 """What a page of another origin may send (CORS)."""
+
+_SHOWN_HEADERS = (
+    *("Location", "Last-Event-ID", "Retry-After", "X-Request-Id"),
+    # To clients of dialects.
+    *("X-Lastevent-Stream", "X-Lastevent-Ignored", "x-workflow-run-id", "x-workflow-stream-tail-index"),
+    "Content-Location",
+    *durable_streams.EXPOSED,
+)
+"""What it may see of an answer."""
 
 
 def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
@@ -59,7 +77,17 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
     # A session's name may have slashes: what there is of it comes before the session itself.
     follow = (following, conversations, sockets, viewers)
     of_streams = (starting, *follow, reading, producing, telling, listings, auditing)
-    for routes in (*of_streams, durable_streams, tokens, credentials, limits, operating):
+    dialects = (
+        models,
+        chat,
+        messages,
+        responses,
+        ai_sdk,
+        ag_ui,
+        langgraph,
+        durable_streams,
+    )
+    for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):
         app.router.routes.extend(routes.router.routes)
     if shows_itself:
         console.install(app)
@@ -69,7 +97,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         allow_credentials=settings.cors_credentials,
         allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=_HEADERS,
-        expose_headers=["Location", "Last-Event-ID", "Retry-After", "X-Request-Id", *durable_streams.EXPOSED],
+        expose_headers=_SHOWN_HEADERS,
     )
     app.add_middleware(Door, is_keyless=lambda: tier.auth.is_open, cors_origins=settings.cors_origins)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

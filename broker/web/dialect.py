@@ -47,7 +47,7 @@ Answer = Callable[[Request, LasteventError], Response]
 
 
 def dialect_route(answer: Answer) -> type[CheckedRoute]:
-    """A class of routes whose errors are answered so."""
+    """A class of routes whose errors are answered so; what they tell in headers is added."""
 
     class DialectRoute(CheckedRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -58,7 +58,7 @@ def dialect_route(answer: Answer) -> type[CheckedRoute]:
                     return await handle(request)
                 except LasteventError as error:
                     problems.count(error)
-                    return answer(request, error)
+                    return problems.with_headers(answer(request, error), error)
                 except RequestValidationError as error:
                     return answer(request, problems.invalid_parameter(error))
 
@@ -70,14 +70,16 @@ def dialect_route(answer: Answer) -> type[CheckedRoute]:
 # -- a start -------------------------------------------------------------------------------------------------------
 
 
-async def read_asked(request: Request, *, optional: bool = False) -> dict[str, Any]:
-    """The request's body, a JSON object.
+async def read_asked(request: Request, *, optional: bool = False, undeclared: bool = False) -> dict[str, Any]:
+    """The request's body, a JSON object. `undeclared`: its client does not say that it is JSON.
 
     Raises BodyTooLarge, UnsupportedMediaType, InvalidJson, InvalidRequest, RateLimited.
     """
     tier = Tier.of(request)
     with tier.intake.place() as place:
-        body = await read_json(request, tier.settings.max_request_bytes, place=place, optional=optional)
+        body = await read_json(
+            request, tier.settings.max_request_bytes, place=place, optional=optional, undeclared=undeclared
+        )
         async with place.turn():
             asked = parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(parse, body)
     request.state.is_large = len(body) > INLINE_BYTES
@@ -170,8 +172,12 @@ async def follow_in(
     dialect: Dialect,
     where: Where,
     headers: Mapping[str, str] | None = None,
+    *,
+    response: type[DialectResponse] | None = None,
 ) -> DialectResponse:
     """The answer that follows a stream in a dialect. A cursor of which its log knows nothing is answered there.
+
+    `response`: where its connections end otherwise than others'.
 
     Raises Draining, TooManyViewers, RateLimited, TokenExpired, StreamNotFound, StreamExpired, and what passes.
     """
@@ -189,7 +195,8 @@ async def follow_in(
         return steps_of(tier, found, grant, log, sid, cursor, folded)
 
     told = {STREAM_HEADER: sid, **(headers or {})}
-    return DialectResponse(tier.viewers, folded, log, steps, place, told, view=view, grant=grant)
+    form = response or DialectResponse
+    return form(tier.viewers, folded, log, steps, place, told, view=view, grant=grant)
 
 
 async def _place(folded: Folded, log: ReadableLog, meta: Meta, where: Where) -> Place | None:

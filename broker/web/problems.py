@@ -85,7 +85,11 @@ def as_json(request_id: str, error: LasteventError, **more: Any) -> bytes:
 
 def from_error(request_id: str, error: LasteventError) -> Response:
     count(error)
-    response = Response(as_json(request_id, error), error.status, media_type=MEDIA_TYPE)
+    return with_headers(Response(as_json(request_id, error), error.status, media_type=MEDIA_TYPE), error)
+
+
+def with_headers(response: Response, error: LasteventError) -> Response:
+    """What an answer to this error tells in its headers, in whose words ever its body is."""
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):

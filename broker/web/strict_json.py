@@ -65,8 +65,17 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"A body may have {limit} bytes.")
 
 
-async def read_json(request: Request, limit: int, *, place: Place | None = None, optional: bool = False) -> bytearray:
-    """A body that says that it is JSON; with `optional`, no body at all counts as {}.
+async def read_json(
+    request: Request,
+    limit: int,
+    *,
+    place: Place | None = None,
+    optional: bool = False,
+    undeclared: bool = False,
+) -> bytearray:
+    """A body that says that it is JSON; with `optional`, no body at all counts as {}. `undeclared`: it may say what
+    fetch says of any text. Such a request a browser sends for every page without asking, so nothing that a page could
+    ask for without a key of its own may take it.
 
     Raises as `read_body` does, UnsupportedMediaType, or InvalidJson for one that ended early.
     """
@@ -77,7 +86,7 @@ async def read_json(request: Request, limit: int, *, place: Place | None = None,
     if optional and not body:
         return bytearray(b"{}")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type != "application/json" and not (undeclared and media_type in ("", "text/plain")):
         raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
     return body
 

@@ -133,11 +133,12 @@ class Beside(RuleBasedStateMachine):
     # -- what anybody may do -------------------------------------------------------------------------
 
     @precondition(lambda self: self.stream is None or not self.claims)
-    @rule(again=st.booleans())
-    def create(self, again: bool = False) -> None:
-        reserved_ms = self.run(self.log.now_ms()) - 1000 * self.server.now if again else None
-        is_new = self.run(self.log.create(new_stream(SID, agent="a"), reserved_ms=reserved_ms))
-        self.stream, answer = self.steps.create(self.server, self.stream, again=again)
+    @rule(how=st.sampled_from(["", "again", "given"]))
+    def create(self, how: str = "") -> None:
+        from_ms = self.run(self.log.now_ms()) - 1000 * self.server.now - 200
+        times = {"again": {"reserved_ms": from_ms}, "given": {"counted_from_ms": from_ms}}.get(how, {})
+        is_new = self.run(self.log.create(new_stream(SID, agent="a"), **times))
+        self.stream, answer = self.steps.create(self.server, self.stream, again=how == "again", given=how == "given")
         assert int(is_new) == answer[1]
 
     @rule(worker=WORKERS, again=SELDOM, waits=OFTEN)
@@ -383,7 +384,9 @@ class Beside(RuleBasedStateMachine):
         """The stream is as old as in the model, and a fifth of a second: a step has the rest of it to be made."""
         if self.stream:
             now_ms, age_s = self.run(self.log.now_ms()), self.server.now - self.stream.created
-            self.run(self._set_meta(created=now_ms - 1000 * age_s - 200))
+            made_ms = now_ms - 1000 * age_s - 200
+            is_given = "counted_from" in self.run(meta(self.log, SID))
+            self.run(self._set_meta(**{"counted_from" if is_given else "created": made_ms}))
 
     async def _set_meta(self, **fields: str | int) -> None:
         await self.log.redis.hset(self.log.keys.stream(SID).meta, mapping=fields)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import time
 
 from tests.protocol.calls import CallSearch
 from tests.protocol.search import Bounds, Search
-from tests.protocol.test_model import BLIND, CALLS, CLEAN, NEEDED, NEEDED_BY_CALLS, PAID
+from tests.protocol.test_model import BLIND, CALLS, CLEAN, GIVEN, NEEDED, NEEDED_BY_CALLS, PAID, THREE
 
 LARGE = {
     "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
@@ -20,6 +20,9 @@ LARGE = {
     "usage, two rollbacks": PAID._replace(counts=2, rollbacks=2),
     "usage, lost replies, releases": PAID._replace(lost_replies=1, releases=True),
     "two rollbacks": BLIND._replace(rollbacks=2),
+    "a given id, two of all go away": GIVEN._replace(absences=2),
+    "a given id, two rollbacks": GIVEN._replace(rollbacks=2),
+    "a given id, three workers": THREE._replace(given=True),
     "calls, lost replies": CALLS._replace(lost_replies=1),
     "calls, three workers, a cancel": CALLS._replace(workers=3, cancels=1),
     "calls, releases, idempotent": CALLS._replace(releases=True, idempotent=True),

@@ -134,12 +134,16 @@ class Steps:
         was_settled = server.age == SETTLED or not self.has("only a settled server is continued")
         return Server(server.id + 1, SETTLED if cleanly and was_settled else NEW, server.now)
 
-    def create(self, server: Server, stream: Stream | None, *, again: bool = False) -> Step:
-        """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that."""
+    def create(self, server: Server, stream: Stream | None, *, again: bool = False, given: bool = False) -> Step:
+        """`again`: somebody may have created it before (the same Idempotency-Key), and Redis may have lost that.
+        `given`: likewise, but nobody knows when: the id is made of a name that a client chose (0: COUNTED_FROM)."""
         if stream:
             return stream, ("OK", 0)
-        boot, created = (0, 0) if again and self.has("created again") else (server.id, server.now)
-        return Stream(QUEUED, NO_PEN, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
+        is_numbered_as_later = (again and self.has("created again")) or (given and self.has("given: counted from afar"))
+        boot = 0 if again and self.has("created again") else server.id
+        created = 0 if is_numbered_as_later else server.now
+        pen = NO_PEN._replace(epoch=1 + server.now) if given and self.has("given: an epoch of the clock") else NO_PEN
+        return Stream(QUEUED, pen, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
 
     def create_shared(self, server: Server, stream: Stream | None, claim: str = "s") -> Step:
         """It runs from the start, nobody holds a lease, and no worker takes it."""
@@ -260,6 +264,8 @@ class Steps:
             if pen.epoch <= stream.pen.epoch and (self.has("epoch") or pen.epoch == stream.pen.epoch):
                 return stream, ("SUPERSEDED",)
             if not self.has("adopt") and pen.epoch > stream.pen.epoch:
+                return stream, ("SUPERSEDED",)
+            if self.has("adopt only from ahead") and pen.base <= stream.tail:
                 return stream, ("SUPERSEDED",)
             stream = stream._replace(state="running", pen=pen, attempt=attempt)
         stream = _counted(stream._replace(leased=True), usage)

@@ -34,6 +34,7 @@ from tests.protocol.model import (
 
 BLOCK = 10
 LEASE_BLOCKS = 4
+HEARTBEATS_BLOCKS = 2
 """A lease is 6 s, a block of ids a second: in a lease the clock moves on by more blocks than pens can change hands."""
 
 GAP = 0
@@ -54,6 +55,7 @@ class Bounds(NamedTuple):
     cut_off: bool = True
     releases: bool = False
     creates_again: bool = False
+    given: bool = False  # the stream's id: whoever asks for it creates it, whatever was before
     absences: int = 1
     cursor: int = 0
     counts: int = 0  # of the provider's, in an attempt
@@ -190,7 +192,7 @@ class Search:
 
     def first(self) -> World:
         server = Server(1)
-        stream, _ = self.steps.create(server, None)
+        stream, _ = self.steps.create(server, None, given=self.bounds.given)
         workers = tuple(Worker("abc"[n]) for n in range(self.bounds.workers))
         assert stream
         return World(server, stream, None, workers, Seizer(), Hub(), Viewer(self.bounds.cursor), stream.log, 0, 0, 0)
@@ -421,11 +423,18 @@ class Search:
         if w.server.age == NEW and self._all_have_healed(w):
             # Two heartbeats: whoever lives, is connected and never stood still has been answered in that time, and has
             # sent again what was missing; a keeper has looked.
-            yield "the new server has been in use for two heartbeats", w._replace(server=w.server._replace(age=LOOKED))
+            server = w.server._replace(age=LOOKED, now=w.server.now + HEARTBEATS_BLOCKS)
+            yield "the new server has been in use for two heartbeats", w._replace(server=server)
         if w.server.age == LOOKED and self._all_have_healed(w) and self._all_have_sent(w):
             # A lease: whoever was told to wait for two heartbeats has sent what waited.
-            server = w.server._replace(age=SETTLED, now=w.server.now + LEASE_BLOCKS)
+            server = w.server._replace(age=SETTLED, now=w.server.now + LEASE_BLOCKS - HEARTBEATS_BLOCKS)
             yield "the new server has been in use for a lease", w._replace(server=server)
+        if self.bounds.given and w.stream is None and self._may_be_new(w):
+            stream, _ = self.steps.create(w.server, None, given=True)
+            after = self._changed(w, stream, "create", by=None)
+            if w.seizer.at:
+                after = after._replace(admitted=after.admitted | {"vanished cancel"})
+            yield "a stream with the given id is created", after
         if self.bounds.creates_again and w.stream is None:
             stream, _ = self.steps.create(w.server, None, again=True)
             yield "the stream is created again", self._changed(w, stream, "create", by=None)
@@ -439,6 +448,10 @@ class Search:
             viewer=w.viewer._replace(has_read=False),
             clean_restarts=w.clean_restarts + 1,
         )
+
+    def _may_be_new(self, w: World) -> bool:
+        """A name that Redis does not know counts as new once whoever lives has had the time to put it back."""
+        return w.server.age >= LOOKED or not self._has("given: healing goes first")
 
     def _is_taken_for_clean(self, w: World) -> bool:
         """A restart that has lost something: if a stop leaves its mark too early, or the mark of an older one stays."""
@@ -658,6 +671,7 @@ def _words(answer: Answer) -> str:
 def check_all(w: World) -> None:
     """What must hold whatever happens, and what must hold in every history that is not admitted (ARCHITECTURE)."""
     check_log(w)
+    check_pen_writes(w)
     check_nobody_waits_in_vain(w)
     if "revenant" not in w.admitted:
         check_kept(w)
@@ -674,6 +688,17 @@ def check_can_end(w: World) -> None:
         stream, answer = steps.append(server, stream, answer[1], answer[1].base, (Event("done", "z0"),))
     if answer[0] != "OK":
         raise Violation(f"the stream is stuck: {answer}")
+
+
+def check_pen_writes(w: World) -> None:
+    """Whoever holds the pen can go on: a `GAP` tells it where, and from there its events are taken."""
+    if not w.stream or w.stream.is_over:
+        return
+    for me in w.workers:
+        if me.writes and me.pen == w.stream.pen:
+            there = min(me.written, max(0, w.stream.tail - me.pen.base + 1))
+            if me.pen.base + there != max(w.stream.tail + 1, me.pen.base):
+                raise Violation(f"{me.name} holds the pen of a stream that is ahead of it, and can add nothing")
 
 
 def check_log(w: World) -> None:
@@ -704,6 +729,8 @@ def check_kept(w: World) -> None:
             for entry in me.acknowledged:
                 if entry not in log:
                     raise Violation(f"G6: {entry[1].data} was acknowledged, its writer lives, and it is gone")
+    if "vanished cancel" in w.admitted:
+        return
     if w.seizer.keeps and w.stream and w.stream.ending and w.stream.ending[1] != (CANCEL.kind, w.seizer.data):
         raise Violation("G3: a cancel was confirmed, and the stream has another ending")
 
@@ -739,7 +766,7 @@ def check_nobody_waits_in_vain(w: World) -> None:
 def _may_be_lost(w: World, ending: Event) -> bool:
     """An ending that nobody keeps: who wrote it died, was cut off or stood still."""
     if ending.kind == CANCEL.kind:
-        return w.seizer.gave_up or w.seizer.lost_its_reply
+        return w.seizer.gave_up or w.seizer.lost_its_reply or "vanished cancel" in w.admitted
     return any(me.was_away for me in w.workers if ending.data[0] == me.name)
 
 

@@ -31,6 +31,9 @@ STATES = 700_000
 
 BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
 
+GIVEN = BLIND._replace(given=True)
+THREE = BLIND._replace(workers=3, absences=2, endings=False)
+
 PAID = BLIND._replace(cancels=1, counts=1, endings=False, absences=0)
 
 CLEAN = BLIND._replace(clean_restarts=1, absences=0)
@@ -47,6 +50,8 @@ QUICK = [
     pytest.param(_short(BLIND._replace(cancels=1), texts=0), id="two workers, a cancel, one of all goes away"),
     pytest.param(_short(BLIND._replace(releases=True), endings=False), id="two workers, who may release"),
     pytest.param(BLIND._replace(creates_again=True), id="a stream that is created again after it vanished"),
+    pytest.param(GIVEN, id="a stream with a given id, which may have been there before"),
+    pytest.param(_short(GIVEN._replace(cancels=1, viewer=True), absences=0), id="a given id, a viewer, a cancel"),
     pytest.param(_short(Bounds(absences=0), texts=0), id="a viewer, a cancel, lost replies"),
     pytest.param(_short(Bounds(absences=0, lost_replies=0, rollbacks=2), cancels=0), id="two rollbacks"),
     pytest.param(Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), id="a cursor from elsewhere"),
@@ -79,6 +84,10 @@ NEEDED = {
     "adopt": (BLIND, "G6"),
     "restore": (BLIND, "G6"),
     "created again": (BLIND._replace(creates_again=True), "G1"),
+    "given: counted from afar": (GIVEN, "G1"),
+    "given: an epoch of the clock": (GIVEN, "G1"),
+    "given: healing goes first": (GIVEN, "G1"),
+    "adopt only from ahead": (THREE, "can add nothing"),
     "stood still: append": (BLIND, "stood still adds events"),
     "stood still: restore": (BLIND, "stood still adds events"),
     "ending kept": (Bounds(absences=0, lost_replies=0), "G3"),

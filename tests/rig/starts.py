@@ -23,6 +23,7 @@ QUICK = f"not {MARK}"
 """What `make quick` gives to pytest's -m."""
 
 FOLDERS = {
+    "ai_sdk",
     "bench",
     "browser",
     "clients",

@@ -17,7 +17,8 @@
 --  2 a finished stream accepts no more events
 --  3 an old epoch is fenced
 --  4 an epoch newer than meta's: Redis lost the claim with the tail of the log; its writer puts both back (attempt: as
---    its claim had counted)
+--    its claim had counted). But if the log has gone beyond its base, others have written since, in a time of which it
+--    knows nothing: it could add nothing, and would keep the pen
 --  5 a hole before the first event: the writer sends again from tail + 1, never from below its base
 --  6 a new ending (one without a time) on another server than the stream's waits: a process that keeps a lost ending
 --    gets the time to put it back. The pen is kept, the lease renewed
@@ -57,10 +58,10 @@ if first == 0 then
   -- If Redis has restarted, it may have lost events whose ids were returned to this producer, which keeps no numbers.
   -- None of those ids may name another event. A producer that numbers its events finds itself below the base (GAP).
   local this = server()
-  local known = redis.call('HMGET', META, 'boot', 'created', 'jumped')
+  local known = redis.call('HMGET', META, 'boot', 'created', 'jumped', 'counted_from')
   if this ~= (known[3] or known[1]) then
     jumped = this
-    base = next_block(tail, base, tonumber(known[2]))
+    base = next_block(tail, base, tonumber(known[4] or known[2]))
   end
   first = math.max(tail + 1, base)
 elseif same_pen and first >= base then
@@ -87,7 +88,7 @@ if TERMINAL[state] then
   return { 'CLOSED' }
 end
 if not same_pen then
-  if epoch <= tonumber(m[2]) then
+  if epoch <= tonumber(m[2]) or base <= tail then
     return { 'SUPERSEDED' }
   end
   redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base),

@@ -8,7 +8,7 @@
 -- first one's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
 local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
-  'boot', 'events', 'bytes', 'on_worker_loss', 'claimed_under')
+  'boot', 'events', 'bytes', 'on_worker_loss', 'claimed_under', 'counted_from')
 local state, epoch, base, tail, attempt = m[1], tonumber(m[2]), tonumber(m[4]), tonumber(m[5]), tonumber(m[6])
 if not state then
   return { 'NOT_FOUND' }
@@ -28,7 +28,7 @@ if m[3] ~= claim then
   if epoch == 0 and m[9] == server() then
     base = tail + 1
   else
-    base = next_block(tail, base, tonumber(m[8]))
+    base = next_block(tail, base, tonumber(m[14] or m[8]))
   end
   epoch, attempt = epoch + 1, attempt + 1
   redis.call('HSET', META, 'state', 'running', 'epoch', epoch, 'claim', claim, 'base', int(base), 'attempt', attempt,

@@ -19,6 +19,7 @@ end
 -- The pen has changed hands: continue at the start of a block of a million ids that no writer can have used, not even
 -- one whose events Redis has lost since. No writer advances by more than one block for each second of a stream's life.
 -- The base of a pen counts as used: its writer may be about to write there, and a claim does not move the tail.
+-- `created`: from when on its seconds count (meta's `counted_from`, if it has one).
 local function next_block(tail, base, created)
   local behind_tail = math.floor((math.max(tail, base) - 1) / BLOCK) + 1
   local behind_time = 1 + math.floor((now - created) / 1000)

@@ -23,7 +23,7 @@ end
 local claim, kind, data, lease_ms, retention_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local lost_id, lost_epoch, lost_t = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
 local m = redis.call('HMGET', META, 'state', 'claim', 'tail', 'stopped_after', 'lease_until', 'created', 'boot',
-  'epoch', 'finished', 'base', 'usage', 'ending')
+  'epoch', 'finished', 'base', 'usage', 'ending', 'counted_from')
 local state, tail, epoch = m[1], tonumber(m[3]), tonumber(m[8])
 if not state then
   return { 'NOT_FOUND' }
@@ -35,7 +35,7 @@ if TERMINAL[state] then
     is_ours and m[12] or '' }
 end
 
-local id, t = next_block(tail, tonumber(m[10]), tonumber(m[6])), int(now)
+local id, t = next_block(tail, tonumber(m[10]), tonumber(m[13] or m[6])), int(now)
 if lost_id > 0 then
   epoch, t = math.max(epoch, lost_epoch - 1), lost_t
   if lost_id > tail then

@@ -10,9 +10,15 @@ producing.py  POST …/events, …/heartbeat: external producers
 durable_streams.py  /v1/ds/<path>: shared streams
 telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
 tokens.py     POST /v1/tokens, /v1/tokens/cookie, /v1/tokens/revoke
-listings.py   GET /v1/streams, /v1/sessions…, /v1/models
+listings.py   GET /v1/streams, /v1/sessions…
+models.py     GET /v1/models, /v1/models/{model}
+chat.py       /v1/chat/completions…: OpenAI Chat Completions
+messages.py   /v1/messages…: Anthropic Messages
 auditing.py   GET …/views, …/verify, DELETE …/{id}
 limits.py     GET /v1/limits
 credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
+responses.py  /v1/responses…: OpenAI Responses
+ai_sdk.py     POST /v1/ai-sdk/chat, /v1/ai-sdk/workflow, GET …/{id}/stream, POST …/stop: Vercel's AI SDK
+ag_ui.py      /v1/ag-ui: AG-UI
 operating.py  GET /healthz, /readyz, /metrics
 """

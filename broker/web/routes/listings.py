@@ -1,4 +1,4 @@
-"""Streams and sessions, in pages; the models that there are."""
+"""Streams and sessions, in pages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.log.index import Filter
-from broker.service.record import models_json
 from broker.tenants.scopes import INSPECT, MASKED
-from broker.web.answers import ModelList, SessionPage, SessionStreams, StreamPage
+from broker.web.answers import SessionPage, SessionStreams, StreamPage
 from broker.web.grants import CheckedRoute, grant_of, needs
 from broker.web.inputs import Include, Limit, Next, State, to_ms
 from broker.web.openapi import gives
@@ -78,14 +77,6 @@ async def session(
         summing = tier.listing.session_totals(grant.tenant, session_id, page)
         page = {**page, "session_totals": await while_here(request, summing)}
     return json_response({"id": session_id, **page})
-
-
-@router.get("/v1/models", **gives("The models and aliases that workers say they have", ModelList))
-@needs()
-async def models(request: Request) -> Response:
-    """In the form of OpenAI's list. Providers may have other models too."""
-    tier = Tier.of(request)
-    return json_response(models_json(await tier.streams.models.known(), tier.settings.default_model))
 
 
 def _note_listed(request: Request, grant: Grant, page: dict[str, Any]) -> None:

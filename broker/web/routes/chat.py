@@ -1,0 +1,94 @@
+"""OpenAI Chat Completions: ask for an answer, whole or in chunks; and any stream as such an answer, by its id."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from broker.auth import Grant
+from broker.dialects.chat import NAME, Chat, ChatFold, error_json
+from broker.dialects.chat_request import THEIR_NAMES, read
+from broker.dialects.sse import MEDIA_TYPE
+from broker.errors import LasteventError
+from broker.log.event import CANCELLED
+from broker.service.streams import Said
+from broker.tenants.scopes import READ, WRITE
+from broker.web.dialect import (
+    IGNORED_HEADER,
+    STREAM_HEADER,
+    Attempt,
+    dialect_route,
+    follow_in,
+    read_asked,
+    start,
+    wait_for_end,
+)
+from broker.web.grants import grant_of, needs
+from broker.web.inputs import IdempotencyKey
+from broker.web.openai_error import openai_error
+from broker.web.openapi import speaks
+from broker.web.strict_json import json_response
+from broker.web.tier import Tier
+
+NO_RETRY = {"x-should-retry": "false"}
+"""The SDKs obey it. Else they would ask again, twice, after our own attempts: each a new generation."""
+
+
+def _answer_error(_: Request, error: LasteventError) -> Response:
+    return openai_error(error, THEIR_NAMES)
+
+
+router = APIRouter(route_class=dialect_route(_answer_error), tags=["Dialects"])
+
+_ASKED = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        "model": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "stream": {"type": "boolean"},
+    },
+}
+
+
+@router.post(
+    "/v1/chat/completions", **speaks("Chat Completions: the answer", "application/json", MEDIA_TYPE, asked=_ASKED)
+)
+@needs(WRITE, client_keys=True)
+async def create_chat_completion(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+    """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
+    tier, grant = Tier.of(request), grant_of(request)
+    grant.require(READ)
+    await tier.require_place(grant)  # before anything is started
+    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
+    started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)
+    headers = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
+    if asked.streams:
+        return await follow_in(request, grant, started.sid, Chat(asked.include_usage), Attempt(), headers)
+    return await _whole(request, grant, started.sid, headers)
+
+
+@router.get(
+    "/v1/chat/completions/chatcmpl-{sid}",
+    **speaks("A stream as a chat completion", "application/json", MEDIA_TYPE),
+)
+@needs(READ, token=READ, address=True, client_keys=True)
+async def retrieve_chat_completion(
+    request: Request, sid: str, stream: bool = False, include_usage: bool = False
+) -> Response:
+    """Any stream, however it was started; once it has ended, or with `stream` from its last attempt on."""
+    grant = grant_of(request)
+    if stream:
+        return await follow_in(request, grant, sid, Chat(include_usage), Attempt())
+    return await _whole(request, grant, sid, {})
+
+
+async def _whole(request: Request, grant: Grant, sid: str, headers: dict[str, str]) -> Response:
+    """Once it has ended. A failure is 502, a cancel 410."""
+    fold = await wait_for_end(request, grant, sid, Chat())
+    assert isinstance(fold, ChatFold)
+    headers = {STREAM_HEADER: sid, **headers}
+    if failure := fold.failure:
+        status = 410 if failure.code == CANCELLED else 502
+        return Response(error_json(failure), status, {**headers, **NO_RETRY}, "application/json")
+    return json_response(fold.answer(), headers=headers)

@@ -1,0 +1,95 @@
+// The AI SDK's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
+//
+// A case is {case, client, url, chatId, cuts, text?, startIndex?, tool?}. `client`: workflow, or chat-5, chat-6, chat-7.
+// Its requests say in the header `case` whose they are: the proxy cuts by that.
+
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+import { WorkflowChatTransport } from "@ai-sdk/workflow/client";
+import { readUIMessageStream } from "ai";
+
+console.error = console.warn = () => {}; // of each cut, the transport tells
+
+const versions = {};
+for (const [version, react] of Object.entries({ 5: "@ai-sdk/react-2", 6: "@ai-sdk/react-3", 7: "@ai-sdk/react" })) {
+  const from = createRequire(fileURLToPath(import.meta.resolve(react)));
+  const ai = await import(version === "7" ? "ai" : `file://${from.resolve("ai")}`);
+  versions[version] = { Chat: (await import(react)).Chat, ...(ai.default ?? ai) };
+}
+
+const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
+const waiting = new Map(); // case → what goes on when the test says so
+
+const named = (name) => (url, init) =>
+  fetch(url, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), case: name } });
+
+async function workflow({ case: name, url, chatId, text, startIndex, initialStartIndex }) {
+  const ended = [];
+  const transport = new WorkflowChatTransport({
+    api: url,
+    fetch: named(name),
+    initialStartIndex,
+    onChatEnd: ({ chunkIndex }) => ended.push(chunkIndex),
+  });
+  const chunks = [];
+  const stream = text
+    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message" })
+    : await transport.reconnectToStream({ chatId, startIndex });
+  const [told, read] = stream.tee();
+  let message;
+  const reading = (async () => {
+    for await (const state of readUIMessageStream({ stream: read, onError() {} })) message = state;
+  })();
+  for await (const chunk of told) chunks.push(chunk);
+  await reading;
+  return { chunks, message, ended };
+}
+
+async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, holds }) {
+  const { Chat, DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls } = versions[client.slice(-1)];
+  const seen = { errors: [], data: [], statuses: [], finished: [] };
+  const chat = new Chat({
+    id: chatId,
+    transport: new DefaultChatTransport({ api: url, fetch: named(name) }),
+    onError: (error) => seen.errors.push(error.message),
+    onData: (part) => seen.data.push(part),
+    onFinish: ({ isAbort, isDisconnect, isError, finishReason }) =>
+      seen.finished.push({ isAbort, isDisconnect, isError, finishReason }),
+    onToolCall({ toolCall }) {
+      (seen.calls ??= []).push(toolCall);
+      if (tool) chat.addToolOutput({ tool: toolCall.toolName, toolCallId: toolCall.toolCallId, output: tool });
+    },
+    sendAutomaticallyWhen: tool && lastAssistantMessageIsCompleteWithToolCalls,
+  });
+  const note = () => seen.statuses.push(chat.status);
+  if (text) await chat.sendMessage({ text });
+  else await chat.resumeStream();
+  note();
+  for (let resumed = 0; resumed < resumes; resumed++) {
+    if (holds) await new Promise((go) => (waiting.set(name, go), tell({ case: name, holds: chat.messages })));
+    await chat.resumeStream();
+    note();
+  }
+  while (chat.status === "submitted" || chat.status === "streaming") await new Promise(setImmediate);
+  return { messages: chat.messages, ...seen };
+}
+
+function asked(text) {
+  return { id: "asked", role: "user", parts: [{ type: "text", text }] };
+}
+
+async function run(given) {
+  try {
+    tell({ case: given.case, ...(await (given.client === "workflow" ? workflow : chat)(given)) });
+  } catch (error) {
+    tell({ case: given.case, failed: `${error}` });
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const given = JSON.parse(line);
+  if (given.go) waiting.get(given.go)?.();
+  else run(given);
+}

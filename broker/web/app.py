@@ -20,6 +20,7 @@ from broker.web.routes import (
     conversations,
     credentials,
     durable_streams,
+    durable_views,
     following,
     langgraph,
     limits,
@@ -85,6 +86,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         ai_sdk,
         ag_ui,
         langgraph,
+        durable_views,  # before streams at any path
         durable_streams,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):

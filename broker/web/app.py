@@ -19,6 +19,7 @@ from broker.web.routes import (
     chat,
     conversations,
     credentials,
+    durable_chat,
     durable_streams,
     durable_views,
     following,
@@ -86,6 +87,7 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         ai_sdk,
         ag_ui,
         langgraph,
+        durable_chat,
         durable_views,  # before streams at any path
         durable_streams,
     )

@@ -144,7 +144,7 @@ class StreamReading(Reading):
 
 
 class ViewReading(Reading):
-    """Of any stream in a dialect's words. `at`: the event behind which it begins. `meta`: of the stream as it is then."""
+    """Of any stream in a dialect's words. `at`: the event behind which it begins. `meta`: the stream's, then."""
 
     def __init__(
         self,

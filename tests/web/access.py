@@ -43,6 +43,7 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 STREAM = "/v1/streams/{sid}"
 DURABLE = "/v1/ds/{path}"
+VIEWS = [f"/v1/ds/{view}/{{sid}}" for view in ("events", "ai-sdk", "ag-ui")]
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -75,7 +76,13 @@ TABLE = [
     Row("PUT", DURABLE, (WRITE,)),
     Row("POST", DURABLE, (APPEND,), APPEND),
     Row("DELETE", DURABLE, (ERASE,)),
-    *(Row(method, DURABLE, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD")),
+    *(
+        Row(method, path, (READ,), READ, cookie=True, address=True)
+        for method in ("GET", "HEAD")
+        for path in (DURABLE, *VIEWS)
+    ),
+    Row("POST", "/v1/ds/ai-sdk", (WRITE,)),
+    Row("GET", "/v1/ds/ai-sdk/{chat_id}/stream", (READ,), READ, cookie=True, address=True),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),

@@ -61,9 +61,16 @@ DRIVEN: dict[str, Any] = {
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
     f"PUT {DURABLE}": {"text": PLANTED["text"]},
     f"POST {DURABLE}": {"text": PLANTED["text"]},
+    "POST /v1/ds/ai-sdk": {"id": PLANTED["session"], "messages": [{"role": "user", "content": PLANTED["prompt"]}]},
     **dict.fromkeys(
         (
             *(f"{method} {DURABLE}" for method in ("GET", "HEAD", "DELETE")),
+            *(
+                f"{method} /v1/ds/{view}/{{sid}}"
+                for method in ("GET", "HEAD")
+                for view in ("events", "ai-sdk", "ag-ui")
+            ),
+            "GET /v1/ds/ai-sdk/{chat_id:path}/stream",
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),

@@ -64,6 +64,7 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(Row(method, path, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD") for path in VIEWS),
     Row("DELETE", STREAM, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
@@ -76,11 +77,7 @@ TABLE = [
     Row("PUT", DURABLE, (WRITE,)),
     Row("POST", DURABLE, (APPEND,), APPEND),
     Row("DELETE", DURABLE, (ERASE,)),
-    *(
-        Row(method, path, (READ,), READ, cookie=True, address=True)
-        for method in ("GET", "HEAD")
-        for path in (DURABLE, *VIEWS)
-    ),
+    *(Row(method, DURABLE, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD")),
     Row("POST", "/v1/ds/ai-sdk", (WRITE,)),
     Row("GET", "/v1/ds/ai-sdk/{chat_id}/stream", (READ,), READ, cookie=True, address=True),
     Row("GET", "/v1/models"),

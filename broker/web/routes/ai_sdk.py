@@ -78,13 +78,13 @@ _NEVER_MS = 2**53
 PASSING = (StoreUnavailable, ArchiveUnavailable, MasksBusy, Draining, TooManyViewers, RateLimited)
 
 
-def in_words(_: Request, error: LasteventError) -> Response:
+def _in_words(_: Request, error: LasteventError) -> Response:
     """The client makes an Error of the text."""
     status = 400 if isinstance(error, InvalidRequest) else error.status
     return Response(f"{error.code}: {error}", status, media_type="text/plain")
 
 
-router = APIRouter(route_class=dialect_route(in_words), tags=["AI SDK"])
+router = APIRouter(route_class=dialect_route(_in_words), tags=["AI SDK"])
 
 Ui = Annotated[Literal["5", "6", "7"] | None, Query(description="Which version of `ai` reads it. Default: 7")]
 Show = Annotated[Literal["thinking"] | None, Query(description="What is shown besides the answer")]
@@ -130,7 +130,7 @@ async def ai_sdk_chat(
 ) -> Response:
     """What DefaultChatTransport posts. Fields of POST /v1/streams may stand beside its own."""
     grant = grant_of(request)
-    asked = await read_chat(request, grant, show)
+    asked = await _asked(request, grant, show)
     sid = await start_chat(request, grant, asked, ui, idempotency_key)
     return await _chat(request, grant, sid, _version(ui), ignoring(asked))
 
@@ -184,7 +184,7 @@ async def ai_sdk_workflow(
 ) -> Response:
     """What WorkflowChatTransport posts. Fields of POST /v1/streams may stand beside its own."""
     grant = grant_of(request)
-    asked = await read_chat(request, grant, show, undeclared=True)
+    asked = await _asked(request, grant, show, undeclared=True)
     sid = await start_chat(request, grant, asked, ui, idempotency_key)
     return await _run(request, grant, sid, _version(ui), {**_of_run(sid), **ignoring(asked)})
 
@@ -269,7 +269,7 @@ class HeldResponse(Response):
 # -- both ----------------------------------------------------------------------------------------------------------
 
 
-async def read_chat(request: Request, grant: Grant, show: str | None, *, undeclared: bool = False) -> Asked:
+async def _asked(request: Request, grant: Grant, show: str | None, *, undeclared: bool = False) -> Asked:
     # Before anything is started: a refusal must have started nothing.
     grant.require(READ)
     await Tier.of(request).require_place(grant)

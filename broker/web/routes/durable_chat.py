@@ -9,21 +9,22 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
+from broker.dialects.ai_sdk_request import asked_of
 from broker.dialects.durable_views import AI_SDK
 from broker.log.event import is_terminal
 from broker.log.meta import Meta
 from broker.tenants.scopes import READ, WRITE
-from broker.web.dialect import STREAM_HEADER, dialect_route, find
+from broker.web.dialect import STREAM_HEADER, find, read_asked
 from broker.web.follow import require_session
 from broker.web.grants import grant_of, needs
 from broker.web.inputs import IdempotencyKey
-from broker.web.routes.ai_sdk import ignoring, in_words, newest_of_chat, read_chat, start_chat
-from broker.web.routes.durable_streams import BASE
+from broker.web.routes.ai_sdk import ignoring, newest_of_chat, start_chat
+from broker.web.routes.durable_streams import BASE, DurableRoute
 from broker.web.tier import Tier
 
 CHAT = f"{BASE}{AI_SDK}"
 
-router = APIRouter(route_class=dialect_route(in_words), tags=["Durable Streams"])
+router = APIRouter(route_class=DurableRoute, tags=["Durable Streams"])
 
 
 @router.post(CHAT, include_in_schema=False)
@@ -31,7 +32,7 @@ router = APIRouter(route_class=dialect_route(in_words), tags=["Durable Streams"]
 async def start(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Start an answer. Location: where it is read, which is all that its client is told of."""
     grant = grant_of(request)
-    asked = await read_chat(request, grant, None)
+    asked = asked_of(await read_asked(request), show=None)
     sid = await start_chat(request, grant, asked, None, idempotency_key)
     meta = (await find(request, grant, sid)).meta
     return _told(request, grant, sid, meta, 201, ignoring(asked))

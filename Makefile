@@ -101,8 +101,8 @@ requirements: build/uv/bin/uv
 	@build/uv/bin/python -c 'import tomllib as t; \
 	    print(*t.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["otel"], sep="\n")' > build/otel.in
 	@$(pin) --constraint requirements-dev.txt --output-file requirements-otel.txt build/otel.in
-	@for name in openai anthropic; do \
-	    $(pin) --upgrade $(seven_days_old) --output-file tests/frameworks/$$name.txt tests/frameworks/$$name.in || exit 1; \
+	@for pins in tests/frameworks/openai tests/frameworks/anthropic tests/clients/dialects/responses/python; do \
+	    $(pin) --upgrade $(seven_days_old) --output-file $$pins.txt $$pins.in || exit 1; \
 	done
 	@$(pin) --upgrade $(seven_days_old) --no-deps --output-file tests/kubernetes/schemas.txt tests/kubernetes/schemas.in
 

@@ -84,6 +84,8 @@ WAITING = (
     "compose",
     "clients",
     "ai_sdk",
+    "chat_clients",
+    "langgraph_sdk",
     "viewers",
     "archive",
     "js",
@@ -108,8 +110,9 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 
 
 def _turn(item: pytest.Item) -> int:
-    folder, file = item.path.parts[-2:]
-    return min((WAITING.index(each) for each in (folder, f"{folder}/{file}") if each in WAITING), default=len(WAITING))
+    folders, file = starts.folders_of(item.path), item.path.name
+    names = (*folders, f"{folders[-1]}/{file}" if folders else file)
+    return min((WAITING.index(each) for each in names if each in WAITING), default=len(WAITING))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,5 +19,7 @@ vector.py  the same for a viewer of several streams: one cursor for all of them
 ai_sdk.py  Vercel's AI SDK: chunks of a UI message stream, for useChat and WorkflowChatTransport
 ai_sdk_request.py  what these two send, as a native request
 ag_ui.py   AG-UI: a run's events; ag_ui_request.py what its clients send, ag_ui_thread.py what a thread says
+langgraph.py  LangGraph's SDKs: a stream as a run of a thread; langgraph_request.py, what a run of them asks
+langgraph_messages.py  LangChain's messages, and those of a request: both ways
 parts.py   what other ecosystems' requests hold (texts, images, tools, calls), as the native request has it
 """

@@ -360,7 +360,9 @@ def _usage(data: Mapping[str, Any]) -> dict[str, Any]:
         "cacheWriteInputTokens": created,
         "reasoningTokens": tokens.get("thinking_tokens", 0),
     }
-    usage: dict[str, Any] = {name: value for name, value in named.items() if value or name.endswith("putTokens")}
+    usage: dict[str, Any] = {
+        name: value for name, value in named.items() if value or name in ("inputTokens", "outputTokens")
+    }
     usage["totalTokens"] = usage["inputTokens"] + usage["outputTokens"]
     if isinstance(model := data.get("model"), str):
         usage |= {"model": model}

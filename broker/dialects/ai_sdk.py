@@ -95,6 +95,10 @@ class _Tool(NamedTuple):
         """What a client must run is a tool of its app (onToolCall). Any other is shown, and no app need know it."""
         return {} if self.is_client else {"providerExecuted": True, "dynamic": True}
 
+    def ready(self, call_id: str, args: Any) -> bytes:
+        ready = {"type": "tool-input-available", "toolCallId": call_id, "toolName": self.name, "input": args}
+        return encode_data({**ready, **self.whose})
+
 
 class AiSdkFold:
     """One step an attempt: `reset-step` takes back what an attempt said."""
@@ -235,12 +239,20 @@ class AiSdkFold:
         if call is None or call.id in self._tools:
             return []
         tool = _Tool(call.tool, call.data.get("client") is True)
-        start = {"type": "tool-input-start", "toolCallId": call.id, "toolName": call.tool, **tool.whose}
-        if isinstance(title := call.data.get("title"), str):
-            start["title"] = title
-        begun = encode_data(start)
+        if self._streams_input:
+            start = {"type": "tool-input-start", "toolCallId": call.id, "toolName": call.tool, **tool.whose}
+            if isinstance(title := call.data.get("title"), str):
+                start["title"] = title
+            begun = [encode_data(start)]
+        else:
+            begun = [] if tool.is_client else [tool.ready(call.id, None)]
         self._tools[call.id] = tool
-        return [*self._step_open(), *self._closed(), begun]
+        return [*self._step_open(), *self._closed(), *begun]
+
+    @property
+    def _streams_input(self) -> bool:
+        """While a part has half of its input, ai 5 takes a replay for what comes behind that."""
+        return self._dialect.ui != 5
 
     def _tool_args_piece(self, event: Event) -> list[bytes]:
         call = _call(event)
@@ -255,7 +267,8 @@ class AiSdkFold:
             tool = self._tools[call.id] = tool._replace(args=Text())
         assert tool.args is not None
         tool.args.add(piece)
-        return [*chunks, encode_data({"type": "tool-input-delta", "toolCallId": call.id, "inputTextDelta": piece})]
+        delta = {"type": "tool-input-delta", "toolCallId": call.id, "inputTextDelta": piece}
+        return [*chunks, encode_data(delta)] if self._streams_input else chunks
 
     def _tool_args(self, event: Event) -> list[bytes]:
         call = _call(event)
@@ -297,9 +310,10 @@ class AiSdkFold:
             return []
         if args is None and tool.args:
             args = _parsed(str(tool.args))
+        is_said = args is None and not self._streams_input and not tool.is_client
+        ready = [] if is_said else [tool.ready(call_id, args)]
         self._tools[call_id] = tool._replace(args=None, has_input=True)
-        ready = {"type": "tool-input-available", "toolCallId": call_id, "toolName": tool.name, "input": args}
-        return [encode_data({**ready, **tool.whose})]
+        return ready
 
     def _output(self, call_id: str, output: Any, *, preliminary: bool = False) -> bytes:
         said = {"type": "tool-output-available", "toolCallId": call_id, "output": output, **self._tools[call_id].whose}

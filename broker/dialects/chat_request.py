@@ -10,6 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 from broker.dialects.parts import (
+    MAX_VALUES_OF_CALLS,
     Json,
     field,
     function_tool,
@@ -22,6 +23,7 @@ from broker.dialects.parts import (
     text_block,
     tool_result,
     tool_use,
+    values_in,
 )
 
 THEIR_NAMES = {
@@ -188,6 +190,7 @@ def _choice(choice: Any) -> Json | None:
 def _messages(body: Json, ignored: set[str]) -> Json:
     systems: list[str] = []
     messages: list[Json] = []
+    _require_few_values(body["messages"] if isinstance(body.get("messages"), list) else [])
     for index, message in enumerate(field(body, "messages", list, "")):
         where = f"messages[{index}]"
         role = field(of_type(message, dict, where), "role", str, where)
@@ -209,6 +212,16 @@ def _messages(body: Json, ignored: set[str]) -> Json:
         raise refused("messages", "somebody must have said something, besides the system")
     system = joined_system(systems)
     return {"messages": messages} if system is None else {"messages": messages, "system": system}
+
+
+def _require_few_values(messages: list[Any]) -> None:
+    calls = [message["tool_calls"] for message in messages if isinstance(message, dict) and "tool_calls" in message]
+    functions = [
+        call.get("function") for some in calls if isinstance(some, list) for call in some if isinstance(call, dict)
+    ]
+    given = [function.get("arguments") for function in functions if isinstance(function, dict)]
+    if sum(values_in(arguments) for arguments in given if isinstance(arguments, str)) > MAX_VALUES_OF_CALLS:
+        raise refused("messages", f"the arguments of all calls together have more than {MAX_VALUES_OF_CALLS} values")
 
 
 def _content(content: Any, where: str) -> list[Json]:

@@ -85,9 +85,10 @@ def sid_of(run_id: str) -> str:
 
 @dataclass(frozen=True)
 class LangGraph:
-    """`modes`: of MODES."""
+    """`modes`: of MODES. `shows_asked`: whether the reader may see what was asked; if not, a thread is its answer."""
 
     modes: frozenset[str] = frozenset(MODES)
+    shows_asked: bool = True
     name: str = NAME
     content_type: str = CONTENT_TYPE
     heartbeat: bytes = HEARTBEAT
@@ -96,7 +97,7 @@ class LangGraph:
     needs_request: bool = True
 
     def begin(self, facts: Facts) -> Run:
-        return Run(facts, self.modes)
+        return Run(facts, self.modes, shows_asked=self.shows_asked)
 
     def frame(self, payload: bytes, event_id: int, index: int) -> bytes:
         return b"%bid: %d-%d\n\n" % (payload, event_id, index)
@@ -151,15 +152,16 @@ class Run:
         *("_run_id", "_said", "_turn", "error", "is_over", "number", "status"),
     )
 
-    def __init__(self, facts: Facts, modes: frozenset[str]) -> None:
+    def __init__(self, facts: Facts, modes: frozenset[str], *, shows_asked: bool) -> None:
         self.number = 0
         self.is_over = False
         self._facts = facts
         self._modes = modes
         self._run_id = run_id_of(facts.sid)
         self._asked = _shown_of(facts, self._run_id)
-        self._input = b",".join(encode_data(one) for of_one in self._asked for one in of_one)
-        self._before = _state_before(facts.request)
+        shown = (encode_data(one) for of_one in self._asked for one in of_one)
+        self._input = b",".join(shown) if shows_asked else b""
+        self._before = _state_before(facts.request) if shows_asked else {}
         self._attempt = 1
         self._said = 0  # messages of this attempt
         self._finished = Text()  # of which turns are over, as JSON, each with a comma behind it
@@ -385,6 +387,7 @@ class Run:
     def _begin_attempt(self, attempt: int) -> None:
         self._attempt = attempt
         self._said, self._finished, self._late, self._turn = 0, Text(), {}, None
+        self._last, self._more = {}, {}
 
     def _next_id(self) -> str:
         self._said += 1

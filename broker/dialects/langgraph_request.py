@@ -62,20 +62,26 @@ class AskedRun(NamedTuple):
 
 
 def modes_of(given: Any, where: str = "stream_mode") -> tuple[str, ...]:
-    """Of a body or of a query: a name, or a list of them; in a query also one JSON list. () if there are none.
+    """Of a body or of a query: a name, or a list of them; in a query also JSON lists, and both (the SDK 2.0 repeats its
+    own way behind that of a Location). () if there are none.
 
     Raises InvalidRequest.
     """
-    names = [given] if isinstance(given, str) else given or []
-    if len(of_type(names, list, where)) == 1 and isinstance(names[0], str) and names[0].startswith("["):
-        try:
-            names = orjson.loads(names[0])
-        except orjson.JSONDecodeError:
-            raise refused(where, "it is no JSON list") from None
+    names: list[Any] = []
+    for one in [given] if isinstance(given, str) else of_type(given or [], list, where):
+        names += _json_list(one, where) if isinstance(one, str) and one.startswith("[") else [one]
+    names = [name for name in names if name != ""]  # as langgraph-sdk of Python says that it wants none
     for name in names:
         if name not in MODES:
             raise refused(where, f"only {', '.join(MODES)}: there is no graph whose other modes could be told")
     return tuple(dict.fromkeys(names))
+
+
+def _json_list(text: str, where: str) -> list[Any]:
+    try:
+        return of_type(orjson.loads(text), list, where)
+    except orjson.JSONDecodeError:
+        raise refused(where, "it is no JSON list") from None
 
 
 def asked_run(body: Json, before: Sequence[Asked], parent: str | None) -> AskedRun:

@@ -272,7 +272,7 @@ _SAYS: dict[str, Callable[[MessagesFold, str, dict[str, Any]], list[bytes]]] = {
 
 def error_json(failure: Failure) -> dict[str, Any]:
     """An error within a stream, and as the answer instead of one."""
-    # There is no field for a code: it stands in the message, where a person and a program find it.
+    # There is no field for a code: it stands in the message.
     error = {"type": _TYPES.get(failure.code, "api_error"), "message": f"{failure.code}: {failure.message}"}
     return {"type": "error", "error": error, "request_id": None}
 

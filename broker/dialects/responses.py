@@ -66,6 +66,9 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """What a response repeats of its request, where that did not say it, or it was not used. The schema wants all of it."""
 
+OF_THE_REQUEST = frozenset({"instructions", "tools", "tool_choice", "text", "metadata", "user", "previous_response_id"})
+"""Of these, what operators may see alone: a token for one stream shows what was answered, not what was asked."""
+
 MESSAGE, REASONING, FUNCTION, OTHER = "message", "reasoning", "function_call", "mcp_call"
 _PREFIXES = {MESSAGE: "msg", REASONING: "rs", FUNCTION: "fc", OTHER: "mcp"}
 
@@ -98,6 +101,10 @@ def response_id(sid: str) -> str:
 
 @dataclass(frozen=True)
 class Responses:
+    """`shows_request`: a response also repeats OF_THE_REQUEST. The numbers are the same."""
+
+    shows_request: bool = False
+
     name = "responses"
     content_type = CONTENT_TYPE
     heartbeat = b": ping\n\n"
@@ -107,7 +114,9 @@ class Responses:
     needs_request = False
 
     def begin(self, facts: Facts) -> ResponseFold:
-        return ResponseFold(facts)
+        hidden = frozenset() if self.shows_request else OF_THE_REQUEST
+        shown = {name: value for name, value in facts.echo.items() if name in DEFAULTS and name not in hidden}
+        return ResponseFold(facts, {**DEFAULTS, **shown})
 
     def frame(self, payload: bytes, event_id: int, index: int) -> bytes:
         """A payload is all of its frame: nothing in it depends on what is not in the fold."""
@@ -164,19 +173,18 @@ class ResponseFold:
     """A response after some events of its stream."""
 
     __slots__ = (
-        *("_block", "_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
+        *("_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
         *("_used", "is_over", "number"),
     )
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, echo: Mapping[str, Any]) -> None:
         self.number = 0
         self.is_over = False
         self._facts = facts
-        self._echo = {**DEFAULTS, **{name: value for name, value in facts.echo.items() if name in DEFAULTS}}
+        self._echo = echo
         self._status = QUEUED if self._echo["background"] else _IN_PROGRESS
         self._ended: dict[str, Any] = {}  # fields of the response that its ending has set
         self._has_begun = False
-        self._block = 0
         self._count = 0  # of items, since the stream's start
         self._done: list[_Item] = []  # of this attempt; none of them changes any more
         self._text: _Item | None = None  # the message or reasoning that is open
@@ -185,7 +193,7 @@ class ResponseFold:
 
     def copy(self) -> ResponseFold:
         copy = ResponseFold.__new__(ResponseFold)
-        copy.number, copy.is_over, copy._block, copy._count = self.number, self.is_over, self._block, self._count
+        copy.number, copy.is_over, copy._count = self.number, self.is_over, self._count
         copy._facts, copy._echo, copy._ended, copy._used = self._facts, self._echo, self._ended, self._used
         copy._status, copy._has_begun = self._status, self._has_begun
         copy._done = self._done.copy()
@@ -284,10 +292,7 @@ class ResponseFold:
         return frames
 
     def _begin_block(self, event: Event) -> None:
-        block = (event.id - 1) // BLOCK
-        if block > self._block:
-            self._block = block
-            self.number = max(self.number, NUMBERS * block)
+        self.number = max(self.number, NUMBERS * ((event.id - 1) // BLOCK))
 
     def _ended_well(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         stopped = data.get("stop_reason")
@@ -301,7 +306,9 @@ class ResponseFold:
     def _failed(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         code, message = (word if isinstance(word := data.get(name), str) else "" for name in ("code", "message"))
         frames = self._closed_all(_INCOMPLETE)
-        error = {"code": _ERRORS.get(code, "server_error"), "message": f"{code or ERROR}: {message}"}
+        theirs = _ERRORS.get(code, "server_error")
+        # The AI SDK wants a type, and takes an answer without for no JSON.
+        error = {"code": theirs, "message": f"{code or ERROR}: {message}", "type": theirs, "param": None}
         return [*frames, self._end(_FAILED, data, error=error)]
 
     def _cancelled(self, event: Event, data: dict[str, Any]) -> list[bytes]:

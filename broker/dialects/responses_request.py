@@ -196,6 +196,8 @@ def _say(asked: Json, body: Json, echo: Json, answers: Mapping[str, Json], forme
 def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) -> Iterator[str]:
     """Adds what they say to `messages`; yields what is said in the roles system and developer."""
     told: set[str] = set()
+    blocks = (block for answer in answers.values() for block in answer["content"])
+    calls = {block["id"] for block in blocks if block.get("type") == "tool_use"}
     for index, item in enumerate(items):
         where = f"input[{index}]"
         of_type(item, dict, where)
@@ -204,9 +206,11 @@ def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) 
                 messages.append(answers[sid])
             told.add(sid)
             continue
-        kind = item.get("type", "message")
+        kind = "message" if item.get("type") is None else of_type(item["type"], str, f"{where}.type")
         if kind == "message":
             yield from _message(item, messages, where)
+        elif kind == "function_call" and field(item, "call_id", str, where) in calls:
+            pass  # the AI SDK refers to an answer by its text or thoughts, and gives the calls besides
         elif kind in _SAID:
             role, block = _SAID[kind](item, where)
             _add(messages, role, [block])

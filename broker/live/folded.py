@@ -284,7 +284,8 @@ class Folded:
 
     def gap(self, gap: Gap) -> Written:
         """What a viewer is told. Its state, if it is known; else that of the log as it is."""
-        at = gap.requested if self.stands_at(gap.requested) else self._nearest(_any)
+        is_known = gap.requested > 0 and self.stands_at(gap.requested)  # 0: nobody knows what it has had
+        at = gap.requested if is_known else self._nearest(_any)
         fold = self.state(at)
         payloads = fold.gap(gap)
         end = self.dialect.end if fold.is_over else b""
@@ -301,18 +302,20 @@ def _any(_: int, __: Fold) -> bool:
 
 
 class Folds:
-    """Those of a process: in use, and for a while after."""
+    """Those of a process: in use, and for a while after. By their creation too: an id that a client chose may name a
+    later stream, of another request (log/given.py).
+    """
 
     def __init__(self) -> None:
-        self._used: WeakValueDictionary[tuple[str, Dialect], Folded] = WeakValueDictionary()
-        self._kept: OrderedDict[tuple[str, Dialect], Folded] = OrderedDict()
+        self._used: WeakValueDictionary[tuple[str, Dialect, int], Folded] = WeakValueDictionary()
+        self._kept: OrderedDict[tuple[str, Dialect, int], Folded] = OrderedDict()
 
-    def known(self, sid: str, dialect: Dialect) -> Folded | None:
-        return self._used.get((sid, dialect))
+    def known(self, sid: str, dialect: Dialect, created_ms: int) -> Folded | None:
+        return self._used.get((sid, dialect, created_ms))
 
     def of(self, sid: str, dialect: Dialect, facts: Facts) -> Folded:
         """The one that all viewers of this stream in this dialect share."""
-        key = (sid, dialect)
+        key = (sid, dialect, facts.created_ms)
         folded = self._used.get(key)
         if folded is None:
             folded = self._used[key] = Folded(sid, dialect, facts)

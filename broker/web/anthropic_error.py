@@ -1,4 +1,7 @@
-"""Errors as Anthropic's API has them: {"type": "error", "error": {"type", "message"}, "request_id"}."""
+"""Errors as Anthropic's API has them: {"type": "error", "error": {"type", "message"}, "request_id"}.
+
+There is no field for a code: it stands in the message, where a person and a program find it.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,17 @@ def anthropic_error(request_id: str, error: LasteventError, names: Mapping[str, 
         message = names.get(found[1], found[1]) + message[found.end() :]
     # What passes is `overloaded_error`, of which clients know that it passes.
     status = {422: 400, 503: OVERLOADED}.get(error.status, error.status)
+    code = error.code
     if isinstance(error, UnknownModel):
-        status, message = 404, f"model_not_found: {message}"
-    response = _response(request_id, status, message)
+        status, code = 404, "model_not_found"
+    response = _response(request_id, status, f"{code}: {message}")
     if status == 409:
         response.headers["x-should-retry"] = "false"  # what is refused so does not pass by itself
     return response
 
 
 def no_such_call(request_id: str) -> Response:
-    return _response(request_id, 404, "This server has no such call.")
+    return _response(request_id, 404, "not_found: this server has no such call.")
 
 
 def _response(request_id: str, status: int, message: str) -> Response:

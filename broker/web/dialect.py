@@ -161,7 +161,7 @@ async def folded_of(request: Request, grant: Grant, sid: str, dialect: Dialect) 
     if (found.meta.fold or FOLD) > FOLD:
         raise OtherRelease("A newer release started this stream, and counts otherwise in its words. Try again.")
     log = await tier.reading.log(sid, found, grant)
-    folded = tier.folds.known(sid, dialect)
+    folded = tier.folds.known(sid, dialect, found.meta.created)
     return found, log, folded or tier.folds.of(sid, dialect, await facts_of(request, sid, found.meta, dialect))
 
 

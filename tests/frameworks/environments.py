@@ -1,43 +1,18 @@
-"""Virtual environments of the frameworks, kept in build/ for as long as their pins are the same."""
+"""Virtual environments of the frameworks."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import sysconfig
-import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.rig.kept import kept
+from tests.rig.environments import python_with
 
 HERE = Path(__file__).parent
-
-INSTALL_LIMIT_S = 600
 
 
 def pythons() -> dict[str, Path]:
     """The interpreter of each environment. They are installed side by side: most of it is waiting."""
     names = sorted(pins.stem for pins in HERE.glob("*.txt"))
     with ThreadPoolExecutor() as side_by_side:
-        return dict(zip(names, side_by_side.map(_python, names), strict=True))
-
-
-def _python(name: str) -> Path:
-    pins = HERE / f"{name}.txt"
-
-    def make(there: Path) -> None:
-        venv.create(there, symlinks=True)
-        _install(pins, there)
-
-    return kept(f"frameworks/{name}", pins.read_bytes() + sys.version.encode(), make) / "bin" / "python"
-
-
-def _install(pins: Path, into: Path) -> None:
-    """By the pip that is here: one of its own would take longer to install than most of what it installs."""
-    packages = sysconfig.get_path("purelib", "venv", {"base": str(into)})
-    # What is never imported need not be compiled.
-    options = ["--require-hashes", "--no-deps", "--no-compile", "--only-binary", ":all:", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", packages, "-r", str(pins)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+        made = side_by_side.map(lambda name: python_with(HERE / f"{name}.txt", f"frameworks/{name}"), names)
+        return dict(zip(names, made, strict=True))

@@ -58,6 +58,8 @@ class Cutter:
         self.port = 0
         self.cuts: dict[str, list[Cut]] = {}
         self.asked: dict[str, list[Asked]] = defaultdict(list)
+        self.only = ""
+        """Other requests than those with this in their path are passed on, to the first server, and not counted."""
         self.blocking: Blocking | None = None
         self._open: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._answering: dict[asyncio.StreamWriter, int] = {}
@@ -142,6 +144,8 @@ class Cutter:
 
     def _next(self, asked: Asked) -> tuple[int, Cut | None]:
         """Where to, and what it meets."""
+        if self.only not in asked.path:
+            return self.ports[0], None
         case = asked.headers.get("case", "")
         number = len(self.asked[case])
         self.asked[case].append(asked)

@@ -170,6 +170,7 @@ def test_a_process_keeps_folds_that_are_used_and_so_many_events_of_others() -> N
     assert folds.of("used", Tally(), FACTS) is used
     for n in range(10):
         folds.of(f"other-{n}", tally, FACTS).events = ALL_EVENTS // 4
-    assert folds.known("used", tally) is used
-    kept = [n for n in range(10) if folds.known(f"other-{n}", tally)]
+    assert folds.known("used", tally, FACTS.created_ms) is used
+    assert folds.known("used", tally, FACTS.created_ms + 1) is None
+    kept = [n for n in range(10) if folds.known(f"other-{n}", tally, FACTS.created_ms)]
     assert kept == [6, 7, 8, 9] or kept == [7, 8, 9]

@@ -267,6 +267,17 @@ async def test_what_may_have_been_created_before_uses_no_id_of_that_time(redis: 
     assert not await log.create(new, reserved_ms=1)
 
 
+async def test_a_stream_with_a_given_id_begins_as_the_successor_of_all_that_had_it(redis: Redis) -> None:
+    log, new = StreamLog(redis, lease_s=0), new_stream()
+    assert await log.create(new, counted_from_ms=await log.now_ms() - 7500)
+    assert (await meta(log, new.sid))["epoch"] == "8"
+    claimed = await log.claim(new.sid, "claim-1", "worker-1")
+    assert claimed.pen.epoch == 9
+    assert claimed.pen.base >= 8_000_001
+    assert not await log.create(new, counted_from_ms=1)
+    assert int((await meta(log, new.sid))["created"]) > await log.now_ms() - 5000, "it is as young as it is"
+
+
 async def test_after_a_change_of_servers_what_is_missing_may_return_for_two_leases(redis: Redis) -> None:
     await StreamLog(redis).servers.require_settled(2)
     [this] = await redis.zrange(StreamLog(redis).keys.servers, 0, -1)
@@ -499,6 +510,15 @@ async def test_a_claim_that_redis_lost_is_adopted_from_its_writer(log: StreamLog
     found = await meta(log, sid)
     assert (found["state"], found["epoch"], found["claim"], found["base"]) == ("running", "1", "claim-1", "2")
     assert "started" in found
+
+
+async def test_a_pen_from_behind_the_log_is_not_adopted_however_new_it_is(log: StreamLog) -> None:
+    """It comes from a time that Redis has lost, and others have written since: it could add nothing, and would stay."""
+    claimed = await running(log)
+    assert (await log.append(batch(claimed, 2, *text("Salt")))).tail == 2
+    with pytest.raises(WriterSuperseded):
+        await log.append(Append(claimed.sid, Pen(9, "another claim", 2), 2, text("Oil"), 6.0))
+    assert (await log.append(batch(claimed, 3, *text("Oil")))).tail == 3
 
 
 async def test_a_takeover_that_redis_lost_is_adopted_at_its_block(log: StreamLog) -> None:

@@ -24,6 +24,7 @@ QUICK = f"not {MARK}"
 
 FOLDERS = {
     "ai_sdk",
+    "chat_clients",
     "bench",
     "browser",
     "clients",
@@ -36,6 +37,7 @@ FOLDERS = {
     "faults",
     "frameworks",
     "js",
+    "langgraph_sdk",
     "process",
     "viewers",
 }
@@ -43,6 +45,8 @@ FILES = {"test_layout.py", "test_schemathesis.py"}
 """The first imports in processes of its own; the second asks the deployment, and costs 2 s of CPU to collect."""
 
 FIXTURES = {"archived", "chromium", "deployment", "own_deployment", "postgres", "postgres_programs"}
+
+_TESTS = Path(__file__).parents[1]
 
 _CHEAP = {"valkey-server", "redis-server", "uname"}  # platform.processor() asks uname
 
@@ -54,9 +58,14 @@ def is_left_out(path: Path, markexpr: str) -> bool:
     return markexpr == QUICK and (path.name in FOLDERS or path.name in FILES)
 
 
+def folders_of(file: Path) -> tuple[str, ...]:
+    """Of a test's file, from tests/ down."""
+    return file.relative_to(_TESTS).parts[:-1]
+
+
 def mark(items: list[pytest.Item]) -> None:
     for item in items:
-        is_there = item.path.parent.name in FOLDERS or item.path.name in FILES
+        is_there = not FOLDERS.isdisjoint(folders_of(item.path)) or item.path.name in FILES
         if is_there or not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(MARK)
 

@@ -44,6 +44,9 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 STREAM = "/v1/streams/{sid}"
 DURABLE = "/v1/ds/{path}"
 VIEWS = [f"/v1/ds/{view}/{{sid}}" for view in ("events", "ai-sdk", "ag-ui")]
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+RESPONSE = "/v1/responses/{sid}"
+LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
 
 TABLE = [
     Row("POST", "/v1/streams", (WRITE,)),
@@ -65,7 +68,38 @@ TABLE = [
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
     *(Row(method, path, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD") for path in VIEWS),
+    *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
+    *(
+        Row("GET", path, (READ,), READ, address=True)
+        for path in (f"{CHAT}/chatcmpl-{{sid}}", f"{MESSAGES}/msg_{{sid}}")
+    ),
+    Row("POST", "/v1/responses", (WRITE,)),
+    *(Row("POST", f"/v1/responses/{what}", (WRITE,)) for what in ("compact", "input_tokens")),
+    Row("GET", RESPONSE, (READ,), READ, address=True),
+    Row("POST", f"{RESPONSE}/cancel", (CANCEL,), CANCEL),
+    Row("GET", f"{RESPONSE}/input_items", (INSPECT,)),
+    *(Row("POST", f"/v1/ai-sdk/{what}", (WRITE,)) for what in ("chat", "workflow")),
+    *_viewing("/v1/ai-sdk/chat/{chat_id}/stream", READ),
+    *_viewing("/v1/ai-sdk/workflow/{sid}/stream", READ),
+    Row("POST", "/v1/ai-sdk/chat/{chat_id}/stop", (CANCEL,), CANCEL, cookie=True),
+    Row("POST", "/v1/ag-ui", (WRITE,)),
+    *_viewing("/v1/ag-ui", READ),
+    Row("GET", "/langgraph/ok", is_open=True),
+    Row("GET", "/langgraph/info"),
+    Row("POST", "/langgraph/threads", (WRITE,)),
+    *(Row("GET", f"/langgraph/threads/{{thread_id}}{what}", (INSPECT,)) for what in ("", "/state", "/runs")),
+    Row("POST", "/langgraph/threads/{thread_id}/history", (INSPECT,)),
+    *(Row("POST", f"{runs}{what}", (WRITE,)) for runs in LANGGRAPH_RUNS for what in ("", "/stream", "/wait")),
+    *(row for runs in LANGGRAPH_RUNS for row in _viewing(f"{runs}/{{sid}}", INSPECT, READ)),
+    *(
+        row
+        for runs in LANGGRAPH_RUNS
+        for what in ("stream", "join")
+        for row in _viewing(f"{runs}/{{sid}}/{what}", READ)
+    ),
+    *(Row("POST", f"{runs}/{{sid}}/cancel", (CANCEL,), CANCEL, cookie=True) for runs in LANGGRAPH_RUNS),
     Row("DELETE", STREAM, (ERASE,)),
+    Row("DELETE", RESPONSE, (ERASE,)),
     Row("GET", "/v1/streams", (INSPECT, MASKED)),
     Row("GET", "/v1/sessions", (INSPECT,)),
     Row("GET", "/v1/sessions/{session_id}", (INSPECT,)),
@@ -81,6 +115,7 @@ TABLE = [
     Row("POST", "/v1/ds/ai-sdk", (WRITE,)),
     Row("GET", "/v1/ds/ai-sdk/{chat_id}/stream", (READ,), READ, cookie=True, address=True),
     Row("GET", "/v1/models"),
+    Row("GET", "/v1/models/{model}"),
     Row("GET", "/v1/agents"),
     Row("POST", "/v1/tokens", (MINT,)),
     Row("POST", "/v1/tokens/cookie", token="", any_token=True),

@@ -66,8 +66,15 @@ def test_it_says_what_opens_each_route() -> None:
         operation["operationId"]: operation["security"] for *_, operation in (one.values for one in OPERATIONS)
     }
     by_token = {name for name, security in opened_by.items() if {"address": ["streams:read"]} in security}
-    assert by_token == {"events", "stream", "text"}
-    assert {name for name, security in opened_by.items() if not security} == {"healthz", "readyz", "socket"}
+    of_dialects = {"ai_sdk_chat_stream", "ai_sdk_workflow_stream"}
+    of_dialects |= {"langgraph_run", "langgraph_join_stream", "langgraph_join"}
+    assert by_token == {"events", "stream", "text", *of_dialects}
+    assert {name for name, security in opened_by.items() if not security} == {
+        "healthz",
+        "readyz",
+        "socket",
+        "langgraph_ok",
+    }
 
 
 def test_real_answers_have_the_forms_that_it_gives(archived: Deployment) -> None:

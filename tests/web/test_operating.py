@@ -127,6 +127,11 @@ IONIC = "capacitor://localhost"
 """Of every Ionic app on iOS."""
 
 SENT_BY_LIBRARIES = ("cache-control", "x-requested-with", "x-request-id", "traceparent", "baggage", "sentry-trace")
+SENT_IN_DIALECTS = ("x-api-key", "api-key", "x-run-id")
+READ_IN_DIALECTS = (
+    *("x-lastevent-stream", "x-lastevent-ignored", "x-workflow-run-id", "x-workflow-stream-tail-index"),
+    *("content-location", "etag", "stream-next-offset", "stream-cursor", "stream-up-to-date", "stream-closed"),
+)
 
 
 @pytest.fixture
@@ -137,7 +142,7 @@ def cors(own_deployment: Callable[..., Deployment], open_api: Callable[..., Api]
 
 def test_a_configured_origin_may_ask_and_read(cors: Api) -> None:
     sid = cors.finished("a")
-    names = ("last-event-id", "idempotency-key", "authorization", "content-type", *SENT_BY_LIBRARIES)
+    names = ("last-event-id", "idempotency-key", "authorization", "content-type", *SENT_BY_LIBRARIES, *SENT_IN_DIALECTS)
     for origin in (APP, "http://localhost:3000", IONIC):
         page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
         for method in ("GET", "POST"):
@@ -163,7 +168,7 @@ def test_a_configured_origin_may_ask_and_read(cors: Api) -> None:
         for answer in answers:
             assert answer.headers["access-control-allow-origin"] == origin
             exposed = answer.headers["access-control-expose-headers"].lower()
-            assert all(name in exposed for name in ("location", "last-event-id", "retry-after"))
+            assert all(name in exposed for name in ("location", "last-event-id", "retry-after", *READ_IN_DIALECTS))
             assert "origin" in answer.headers.get("vary", "").lower()
 
 

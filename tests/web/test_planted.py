@@ -46,6 +46,7 @@ STRANGER = {
 
 STREAM = "/v1/streams/{sid}"
 DURABLE = "/v1/ds/{path:path}"
+LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
 SESSION_EVENTS = "/v1/sessions/{session_id:path}/events"
 DRIVEN: dict[str, Any] = {
     "POST /v1/streams": {"prompt": PLANTED["prompt"], "user_id": PLANTED["user"]},
@@ -55,13 +56,52 @@ DRIVEN: dict[str, Any] = {
     f"POST {STREAM}/heartbeat": {"epoch": 1},
     f"POST {STREAM}/input": {"text": PLANTED["text"]},
     f"POST {STREAM}/approvals/{{approval_id:path}}": {"approve": False, "reason": PLANTED["reason"]},
+    **{
+        f"POST /v1/ai-sdk/{what}": {
+            "id": PLANTED["session"],
+            "messages": [{"role": "user", "parts": [{"type": "text", "text": PLANTED["prompt"]}]}],
+            "user_id": PLANTED["user"],
+        }
+        for what in ("chat", "workflow")
+    },
+    "POST /v1/ai-sdk/chat/{chat_id:path}/stop": None,
+    "POST /v1/ag-ui": {
+        "threadId": PLANTED["session"],
+        "runId": PLANTED["name"],
+        "messages": [{"id": "1", "role": "user", "content": PLANTED["prompt"]}],
+        "forwardedProps": {"user_id": PLANTED["user"]},
+    },
+    **{
+        f"POST {runs}{what}": {
+            "assistant_id": "agent",
+            "input": {"messages": [{"role": "user", "content": PLANTED["prompt"]}]},
+            "config": {"configurable": {"user_id": PLANTED["user"]}},
+        }
+        for runs in LANGGRAPH_RUNS
+        for what in ("", "/stream", "/wait")
+    },
+    "POST /langgraph/threads": {"thread_id": PLANTED["session"], "if_exists": "do_nothing"},
+    "POST /langgraph/threads/{thread_id}/history": {"limit": 2},
     "POST /v1/tokens": {"sub": PLANTED["subject"], "sessions": [PLANTED["session"]], "scope": "streams:read"},
     "POST /v1/tokens/cookie": None,
     "POST /v1/tokens/revoke": {"sub": PLANTED["subject"]},
+    "POST /v1/chat/completions": {
+        "model": "m",
+        "messages": [{"role": "user", "content": PLANTED["prompt"]}],
+        "user": PLANTED["user"],
+        "n": PLANTED["metadata"],
+    },
+    "POST /v1/messages": {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": PLANTED["prompt"]}, {"role": PLANTED["metadata"], "content": "a"}],
+    },
+    "POST /v1/messages/count_tokens": {},
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
     f"PUT {DURABLE}": {"text": PLANTED["text"]},
     f"POST {DURABLE}": {"text": PLANTED["text"]},
     "POST /v1/ds/ai-sdk": {"id": PLANTED["session"], "messages": [{"role": "user", "content": PLANTED["prompt"]}]},
+    "POST /v1/responses": {"model": "m", "input": PLANTED["prompt"], "metadata": {PLANTED["metadata"]: "x"}},
     **dict.fromkeys(
         (
             *(f"{method} {DURABLE}" for method in ("GET", "HEAD", "DELETE")),
@@ -71,10 +111,19 @@ DRIVEN: dict[str, Any] = {
                 for view in ("events", "ai-sdk", "ag-ui")
             ),
             "GET /v1/ds/ai-sdk/{chat_id:path}/stream",
+            *(f"POST /v1/responses/{what}" for what in ("compact", "input_tokens", "{sid:response}/cancel")),
+            *(f"{method} /v1/responses/{{sid:response}}" for method in ("GET", "DELETE")),
+            "GET /v1/responses/{sid:response}/input_items",
             *(f"GET {STREAM}{what}" for what in ("", "/text", "/message", "/events", "/replay", "/export", "/views")),
+            *(f"GET /v1/ai-sdk/{what}:path}}/stream" for what in ("chat/{chat_id", "workflow/{sid")),
+            *(f"GET {runs}/{{sid:run}}{what}" for runs in LANGGRAPH_RUNS for what in ("", "/stream", "/join")),
+            *(f"POST {runs}/{{sid:run}}/cancel" for runs in LANGGRAPH_RUNS),
+            *("GET /langgraph/ok", "GET /langgraph/info"),
+            *(f"GET /langgraph/threads/{{thread_id}}{what}" for what in ("", "/state", "/runs")),
             *(f"GET {STREAM}/verify", f"GET {STREAM}/viewers", "GET /v1/sessions/{session_id:path}/viewers"),
             *(f"HEAD {STREAM}/events", f"DELETE {STREAM}"),
             *("GET /v1/streams", "GET /v1/sessions", "GET /v1/sessions/{session_id:path}", "GET /v1/models"),
+            *("GET /v1/models/{model:path}", "GET /v1/chat/completions/chatcmpl-{sid}", "GET /v1/messages/msg_{sid}"),
             *(f"{method} {path}" for method in ("GET", "HEAD") for path in (SESSION_EVENTS, "/v1/events")),
             *(
                 "GET /v1/agents",
@@ -85,6 +134,7 @@ DRIVEN: dict[str, Any] = {
                 "GET /v1/socket",
             ),
             *("GET /v1/erasures/{erasure_id}", "GET /metrics", "GET /openapi.json", "HEAD /openapi.json"),
+            "GET /v1/ag-ui",
             *(f"{method} /{path}" for method in ("GET", "HEAD") for path in ("", "healthz", "readyz")),
             *(f"{method} /console/{{name:path}}" for method in ("GET", "HEAD")),
         )

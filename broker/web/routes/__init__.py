@@ -22,5 +22,6 @@ credentials.py  GET /v1/keys, DELETE /v1/keys/{key}
 responses.py  /v1/responses…: OpenAI Responses
 ai_sdk.py     POST /v1/ai-sdk/chat, /v1/ai-sdk/workflow, GET …/{id}/stream, POST …/stop: Vercel's AI SDK
 ag_ui.py      /v1/ag-ui: AG-UI
+langgraph.py  /langgraph/…: runs and threads of LangGraph's SDKs
 operating.py  GET /healthz, /readyz, /metrics
 """

@@ -50,6 +50,7 @@ from broker.web.dialect import (
 )
 from broker.web.follow import require_session
 from broker.web.grants import grant_of, needs
+from broker.web.openapi import speaks
 from broker.web.problems import note_refusal
 from broker.web.tier import Tier
 from broker.web.viewer import CutResponse
@@ -70,48 +71,31 @@ def _in_words(_: Request, error: LasteventError) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-router = APIRouter(route_class=dialect_route(_in_words), tags=["AG-UI"])
+router = APIRouter(route_class=dialect_route(_in_words), tags=["Dialects"])
 
 RunId = Annotated[str | None, Header(alias="X-Run-Id", description="The run to go on with")]
 LastEventId = Annotated[str | None, Header(description="Of the last event received: <event>-<payload>")]
 
-_WRONG = {
-    "description": "What is wrong",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["message", "code"],
-                "properties": {"message": {"type": "string"}, "code": {"type": "string"}},
-            }
-        }
+_ASKED = {
+    "type": "object",
+    "required": ["threadId", "runId", "messages"],
+    "properties": {
+        "threadId": {"type": "string", "description": "A session"},
+        "runId": {"type": "string"},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "tools": {"type": "array", "items": {"type": "object"}},
+        "context": {"type": "array", "items": {"type": "object"}},
+        "forwardedProps": {"type": "object", "description": "Fields of POST /v1/streams"},
     },
 }
-_EVENTS = {"description": "A run's events", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
-_THREAD = {
-    "description": "A run's events, or what a thread says: {messages, activeRun, interrupts, page}",
-    "content": {**_EVENTS["content"], "application/json": {"schema": {"type": "object"}}},  # type: ignore[dict-item]
-}
-_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["threadId", "runId", "messages"],
-                "properties": {
-                    "threadId": {"type": "string", "description": "A session"},
-                    "runId": {"type": "string"},
-                    "messages": {"type": "array", "items": {"type": "object"}},
-                    "tools": {"type": "array", "items": {"type": "object"}},
-                    "context": {"type": "array", "items": {"type": "object"}},
-                    "forwardedProps": {"type": "object", "description": "Fields of POST /v1/streams"},
-                },
-                "additionalProperties": True,
-            }
-        }
-    },
-}
+
+
+class _Cut(CutResponse):
+    """Without a word."""
+
+    def __init__(self, passing: LasteventError) -> None:
+        super().__init__(passing)
+        self._words = b""
 
 
 def _cut_or_raise(request: Request, passing: LasteventError) -> Response:
@@ -119,38 +103,28 @@ def _cut_or_raise(request: Request, passing: LasteventError) -> Response:
     if not _cursor_of(request.headers.get("last-event-id")):
         raise passing
     note_refusal(passing)
-    return CutResponse(passing)
+    return _Cut(passing)
 
 
-@router.post(
-    "/v1/ag-ui",
-    summary="A run, for AG-UI's clients",
-    response_class=Response,
-    responses={200: _EVENTS, "default": _WRONG},
-    openapi_extra={"requestBody": _BODY},
-)
+@router.post("/v1/ag-ui", **speaks("A run, as AG-UI's clients ask for it", MEDIA_TYPE, asked=_ASKED))
 @needs(WRITE, client_keys=True, passing=_cut_or_raise)
 async def ag_ui(request: Request, run_id: RunId = None, last_event_id: LastEventId = None) -> Response:
     """RunAgentInput. With Last-Event-ID nothing is started: the run goes on behind that event."""
     grant = grant_of(request)
-    grant.require(READ)
     if where := _cursor_of(last_event_id):
+        grant.require(READ)
         return await _go_on(request, grant, run_id or run_id_of(await read_asked(request)), where)
     # Before anything is started: a refusal must have started nothing.
     await Tier.of(request).require_place(grant)
     asked = asked_of(await read_asked(request))
+    grant.require(READ)
     sid = given_sid(NAME, grant.tenant, asked.run_id)
     await start(request, grant, asked.native, _said(asked), key=f"{NAME}/{sid}", sid=sid)
     ignored = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
     return await follow_in(request, grant, sid, AgUi(), Beginning(), ignored)
 
 
-@router.get(
-    "/v1/ag-ui",
-    summary="A run from its beginning or from an event on, or what a thread says",
-    response_class=Response,
-    responses={200: _THREAD, "default": _WRONG},
-)
+@router.get("/v1/ag-ui", **speaks("A run that there is, or what a thread says", MEDIA_TYPE, "application/json"))
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True, passing=_cut_or_raise)
 async def ag_ui_run(
     request: Request,
@@ -192,7 +166,7 @@ async def _go_on(request: Request, grant: Grant, run_id: str, where: Where | Non
         if where is None:
             raise
         note_refusal(passing)
-        return CutResponse(passing)
+        return _Cut(passing)
 
 
 async def _run(request: Request, grant: Grant, run_id: str) -> tuple[str, Found]:

@@ -38,6 +38,7 @@ from broker.log.deeds import CANCELLED
 from broker.log.event import is_terminal
 from broker.service.streams import Found, Said
 from broker.tenants.scopes import CANCEL, READ, WRITE
+from broker.web import problems
 from broker.web.dialect import (
     IGNORED_HEADER,
     STREAM_HEADER,
@@ -56,7 +57,6 @@ from broker.web.endings import FAREWELL_S
 from broker.web.follow import require_session
 from broker.web.grants import grant_of, needs
 from broker.web.inputs import IdempotencyKey
-from broker.web.problems import note_refusal
 from broker.web.tier import Tier
 
 UI_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -84,13 +84,24 @@ def _in_words(_: Request, error: LasteventError) -> Response:
     return Response(f"{error.code}: {error}", status, media_type="text/plain")
 
 
-router = APIRouter(route_class=dialect_route(_in_words), tags=["AI SDK"])
+router = APIRouter(route_class=dialect_route(_in_words), tags=["Dialects"])
 
 Ui = Annotated[Literal["5", "6", "7"] | None, Query(description="Which version of `ai` reads it. Default: 7")]
 Show = Annotated[Literal["thinking"] | None, Query(description="What is shown besides the answer")]
 
-_WORDS = {"description": "What is wrong, in words", "content": {"text/plain": {"schema": {"type": "string"}}}}
-_CHUNKS = {"description": "Chunks of a UI message stream", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}
+_WORDS = {
+    "description": "What is wrong, in words; of a path that there is not, a problem",
+    "content": {
+        "text/plain": {"schema": {"type": "string"}},
+        problems.MEDIA_TYPE: {"schema": problems.SCHEMA},
+    },
+}
+_CHUNKS = {
+    "description": "Chunks of a UI message stream, and at the end [DONE]",
+    "content": {
+        MEDIA_TYPE: {"schema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
+    },
+}
 _NOTHING = {"description": "Nothing is active"}
 _BODY = {
     "required": True,
@@ -191,15 +202,15 @@ async def ai_sdk_workflow(
 
 def _later(request: Request, passing: LasteventError) -> Response:
     """What passes: any status but 200 ends this client for good, and so does its third cut."""
-    note_refusal(passing)
+    problems.note_refusal(passing)
     return HeldResponse()
 
 
-@router.get("/v1/ai-sdk/workflow/{run_id:path}/stream", **_tells("A run's chunks, from a number on"))
+@router.get("/v1/ai-sdk/workflow/{sid:path}/stream", **_tells("A run's chunks, from a number on"))
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True, passing=_later)
 async def ai_sdk_workflow_stream(
     request: Request,
-    run_id: str,
+    sid: str,
     index: Annotated[
         int,
         Query(alias="startIndex", ge=-MAX_INDEX, le=MAX_INDEX, description="Chunks to skip; negative: from the end"),
@@ -209,7 +220,7 @@ async def ai_sdk_workflow_stream(
     """A run's id, or a chat's: then its newest run. `x-workflow-stream-tail-index`: the last chunk that there is."""
     grant = grant_of(request)
     try:
-        sid, found = await _run_or_newest(request, grant, run_id)
+        sid, found = await _run_or_newest(request, grant, sid)
         version = _version(ui, found)
         _, log, folded = await folded_of(request, grant, sid, AiSdk(merges=False, ui=version))
         count = folded.state(await folded.stand_at_tail(log)).number
@@ -271,9 +282,10 @@ class HeldResponse(Response):
 
 async def _asked(request: Request, grant: Grant, show: str | None, *, undeclared: bool = False) -> Asked:
     # Before anything is started: a refusal must have started nothing.
-    grant.require(READ)
     await Tier.of(request).require_place(grant)
-    return asked_of(await read_asked(request, undeclared=undeclared), show=show)
+    asked = asked_of(await read_asked(request, undeclared=undeclared), show=show)
+    grant.require(READ)
+    return asked
 
 
 async def start_chat(request: Request, grant: Grant, asked: Asked, ui: str | None, key: str | None) -> str:
@@ -308,7 +320,7 @@ async def newest_of_chat(request: Request, grant: Grant, chat_id: str) -> tuple[
 
 async def _run_or_newest(request: Request, grant: Grant, run_id: str) -> tuple[str, Found]:
     """Raises StreamNotFound, StreamExpired."""
-    if _SID.fullmatch(run_id) and (grant.token is None or grant.token.may_open(run_id)):
+    if _SID.fullmatch(run_id):
         with suppress(StreamNotFound):
             return run_id, await find(request, grant, run_id)
     newest = await newest_of_chat(request, grant, run_id)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from broker.auth import Grant
 from broker.dialects.chat import NAME, Chat, ChatFold, error_json
 from broker.dialects.chat_request import THEIR_NAMES, read
+from broker.dialects.fold import Fold
 from broker.dialects.sse import MEDIA_TYPE
-from broker.errors import LasteventError
+from broker.errors import LasteventError, StreamRunning
 from broker.log.event import CANCELLED
 from broker.service.streams import Said
 from broker.tenants.scopes import READ, WRITE
@@ -18,6 +18,7 @@ from broker.web.dialect import (
     STREAM_HEADER,
     Attempt,
     dialect_route,
+    fold_now,
     follow_in,
     read_asked,
     start,
@@ -58,14 +59,15 @@ _ASKED = {
 async def create_chat_completion(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
     tier, grant = Tier.of(request), grant_of(request)
+    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     grant.require(READ)
     await tier.require_place(grant)  # before anything is started
-    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)
     headers = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
     if asked.streams:
         return await follow_in(request, grant, started.sid, Chat(asked.include_usage), Attempt(), headers)
-    return await _whole(request, grant, started.sid, headers)
+    fold = await wait_for_end(request, grant, started.sid, Chat())
+    return _whole(fold, started.sid, headers)
 
 
 @router.get(
@@ -76,18 +78,20 @@ async def create_chat_completion(request: Request, idempotency_key: IdempotencyK
 async def retrieve_chat_completion(
     request: Request, sid: str, stream: bool = False, include_usage: bool = False
 ) -> Response:
-    """Any stream, however it was started; once it has ended, or with `stream` from its last attempt on."""
+    """Any stream, however it was started: whole once it has ended, or with `stream` from its last attempt on."""
     grant = grant_of(request)
     if stream:
         return await follow_in(request, grant, sid, Chat(include_usage), Attempt())
-    return await _whole(request, grant, sid, {})
+    fold, _ = await fold_now(request, grant, sid, Chat())
+    return _whole(fold, sid, {})
 
 
-async def _whole(request: Request, grant: Grant, sid: str, headers: dict[str, str]) -> Response:
-    """Once it has ended. A failure is 502, a cancel 410."""
-    fold = await wait_for_end(request, grant, sid, Chat())
+def _whole(fold: Fold, sid: str, headers: dict[str, str]) -> Response:
+    """A failure is 502, a cancel 410. Raises StreamRunning."""
     assert isinstance(fold, ChatFold)
     headers = {STREAM_HEADER: sid, **headers}
+    if not (fold.is_done or fold.failure):
+        raise StreamRunning("The answer is not whole yet. Follow it with `stream=true`.")
     if failure := fold.failure:
         status = 410 if failure.code == CANCELLED else 502
         return Response(error_json(failure), status, {**headers, **NO_RETRY}, "application/json")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from broker.auth import Grant
@@ -57,7 +59,7 @@ from broker.web.dialect import (
 )
 from broker.web.grants import ReaderGrant, grant_of, needs, needs_nothing
 from broker.web.inputs import IdempotencyKey
-from broker.web.openapi import speaks
+from broker.web.openapi import gives_nothing, speaks
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
 from broker.web.while_here import while_here
@@ -91,9 +93,29 @@ RUN_BODY: dict[str, Any] = {
 }
 
 
+_ENDS: dict[str, Any] = {
+    **gives_nothing("Ends a run"),
+    "responses": {204: {"description": "It has ended"}, "default": speaks("")["responses"]["default"]},
+}
+
+
 def _answer(_: Request, error: LasteventError) -> Response:
     return json_response({"detail": str(error), "code": error.code}, error.status)
 
+
+class _RunId(Convertor[str]):
+    """A run's id in an address is the stream's wherever the request is looked at: a token names that."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        return sid_of(value)
+
+    def to_string(self, value: str) -> str:
+        return run_id_of(value)
+
+
+register_url_convertor("run", _RunId())
 
 router = APIRouter(prefix="/langgraph", route_class=dialect_route(_answer), tags=["Dialects"])
 
@@ -107,13 +129,15 @@ StreamModes = Annotated[list[str] | None, Query(alias="stream_mode")]
 
 @router.get("/ok", **speaks("That there is a server"))
 @needs_nothing
-async def ok() -> Response:
+async def langgraph_ok() -> Response:
+    """Whether it can serve says /readyz."""
     return json_response({"ok": True})
 
 
 @router.get("/info", **speaks("What this server has of LangGraph's"))
 @needs(client_keys=True)
-async def info() -> Response:
+async def langgraph_info() -> Response:
+    """Nothing but runs and threads."""
     flags = {"assistants": False, "crons": False, "langsmith": False, "store": False}
     return json_response({"version": "lastevent", "flags": flags})
 
@@ -123,7 +147,7 @@ async def info() -> Response:
 
 @router.post("/threads", **speaks("A thread, which is empty", asked={"type": "object"}))
 @needs(WRITE, client_keys=True)
-async def create_thread(request: Request) -> Response:
+async def langgraph_create_thread(request: Request) -> Response:
     """Nothing is stored: a thread is there with its first run."""
     grant = grant_of(request)
     body = await read_asked(request, optional=True)
@@ -140,13 +164,15 @@ async def create_thread(request: Request) -> Response:
 
 @router.get("/threads/{thread_id}", **speaks("A thread"))
 @needs(INSPECT, client_keys=True)
-async def thread(request: Request, thread_id: ThreadId) -> Response:
+async def langgraph_thread(request: Request, thread_id: ThreadId) -> Response:
+    """One that has no run is idle and empty."""
     return _json(await _thread(request, grant_of(request), thread_id))
 
 
 @router.get("/threads/{thread_id}/state", **speaks("What a thread holds"))
 @needs(INSPECT, client_keys=True)
-async def state(request: Request, thread_id: ThreadId) -> Response:
+async def langgraph_state(request: Request, thread_id: ThreadId) -> Response:
+    """The newest run's: what it was asked, and what it has answered by now."""
     grant = grant_of(request)
     newest = await _newest(request, grant, thread_id)
     if newest is None:
@@ -157,7 +183,8 @@ async def state(request: Request, thread_id: ThreadId) -> Response:
 
 @router.post("/threads/{thread_id}/history", **speaks("What a thread held, newest first", asked={"type": "object"}))
 @needs(INSPECT, client_keys=True)
-async def history(request: Request, thread_id: ThreadId) -> Response:
+async def langgraph_history(request: Request, thread_id: ThreadId) -> Response:
+    """Each run has a state before its answer and one behind it."""
     grant = grant_of(request)
     body = await read_asked(request, optional=True)
     asked = body.get("limit")
@@ -185,12 +212,13 @@ async def history(request: Request, thread_id: ThreadId) -> Response:
 # -- runs: started -------------------------------------------------------------------------------------------------
 
 
-@router.post("/runs/stream", **speaks("A run, in a thread of its own", MEDIA_TYPE, asked=RUN_BODY))
+@router.post("/runs/stream", include_in_schema=False)
 @router.post("/threads/{thread_id}/runs/stream", **speaks("A run of a thread", MEDIA_TYPE, asked=RUN_BODY))
 @needs(WRITE, client_keys=True)
-async def stream(
+async def langgraph_stream(
     request: Request, grant: ReaderGrant, thread_id: str | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
+    """In the modes that were asked for. Location is where it goes on after a cut."""
     grant.require(READ)
     await Tier.of(request).require_place(grant)
     started, thread_id, body, ignored = await _started(request, grant, thread_id, idempotency_key)
@@ -198,24 +226,26 @@ async def stream(
     return await _follow(request, grant, thread_id, started.sid, modes, Beginning(), ignored)
 
 
-@router.post("/runs/wait", **speaks("A run's end: what its thread holds then", asked=RUN_BODY))
+@router.post("/runs/wait", include_in_schema=False)
 @router.post("/threads/{thread_id}/runs/wait", **speaks("A run's end: what the thread holds then", asked=RUN_BODY))
 @needs(WRITE, client_keys=True)
-async def wait(
+async def langgraph_wait(
     request: Request, grant: ReaderGrant, thread_id: str | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
+    """With `__error__` in it, if the run failed."""
     grant.require(READ)
     await Tier.of(request).require_place(grant)
     started, thread_id, _, ignored = await _started(request, grant, thread_id, idempotency_key)
     return await _end(request, grant, thread_id, started.sid, ignored)
 
 
-@router.post("/runs", **speaks("A run, in a thread of its own", asked=RUN_BODY))
+@router.post("/runs", include_in_schema=False)
 @router.post("/threads/{thread_id}/runs", **speaks("A run, which goes on by itself", asked=RUN_BODY))
 @needs(WRITE, client_keys=True)
-async def create_run(
+async def langgraph_create_run(
     request: Request, grant: ReaderGrant, thread_id: str | None = None, idempotency_key: IdempotencyKey = None
 ) -> Response:
+    """Nobody needs to follow it."""
     started, thread_id, body, ignored = await _started(request, grant, thread_id, idempotency_key)
     told = _told(thread_id, started.sid, ignored)
     assistant: str = body["assistant_id"]
@@ -228,68 +258,71 @@ async def create_run(
 
 @router.get("/threads/{thread_id}/runs", **speaks("A thread's runs, newest first"))
 @needs(INSPECT, client_keys=True)
-async def runs(
+async def langgraph_runs(
     request: Request,
     thread_id: ThreadId,
     limit: Annotated[int, Query(ge=0, le=MAX_RUNS)] = 10,
     offset: Annotated[int, Query(ge=0, le=MAX_RUNS)] = 0,
     status: str | None = None,
 ) -> Response:
+    """Of the newest ones."""
     grant = grant_of(request)
     listed = [_listed_run(thread_id, record) for record in await _records(request, grant, thread_id, MAX_RUNS)]
     found = [run for run in listed if status is None or run["status"] == status]
     return _json(found[offset : offset + limit])
 
 
-@router.get("/runs/{run_id}", **speaks("A run"))
-@router.get("/threads/{thread_id}/runs/{run_id}", **speaks("A run"))
+@router.get("/runs/{sid:run}", include_in_schema=False)
+@router.get("/threads/{thread_id}/runs/{sid:run}", **speaks("A run"))
 @needs(INSPECT, READ, token=READ, address=True, cookie=True, client_keys=True)
-async def run(request: Request, run_id: str, thread_id: str | None = None) -> Response:
+async def langgraph_run(request: Request, sid: str, thread_id: str | None = None) -> Response:
     """The SDKs ask for it where a stream ended without `end`."""
-    meta = await _found(request, grant_of(request), run_id, thread_id)
+    meta = await _found(request, grant_of(request), sid, thread_id)
     assistant = ((meta.dialect or {}).get("echo") or {}).get("assistant_id") or meta.agent or "agent"
-    return _json(_run(meta.session or "", sid_of(run_id), meta, assistant))
+    return _json(_run(meta.session or "", sid, meta, assistant))
 
 
-@router.get("/runs/{run_id}/stream", **speaks("A run, from its beginning or behind Last-Event-ID", MEDIA_TYPE))
+@router.get("/runs/{sid:run}/stream", include_in_schema=False)
 @router.get(
-    "/threads/{thread_id}/runs/{run_id}/stream",
+    "/threads/{thread_id}/runs/{sid:run}/stream",
     **speaks("A run, from its beginning or behind Last-Event-ID", MEDIA_TYPE),
 )
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True)
-async def join_stream(
+async def langgraph_join_stream(
     request: Request,
-    run_id: str,
+    sid: str,
     grant: ReaderGrant,
     thread_id: str | None = None,
     stream_mode: StreamModes = None,
     last_event_id: LastEventId = None,
 ) -> Response:
+    """Without modes, in those that the run was started with."""
     where = _where(last_event_id)
-    meta = await _found(request, grant, run_id, thread_id)
+    meta = await _found(request, grant, sid, thread_id)
     echo = (meta.dialect or {}).get("echo") or {}
     modes = modes_of(stream_mode) or tuple(mode for mode in echo.get("stream_mode") or OF_JOINED if mode in MODES)
-    return await _follow(request, grant, meta.session or "", sid_of(run_id), modes, where, [])
+    return await _follow(request, grant, meta.session or "", sid, modes, where, [])
 
 
-@router.get("/runs/{run_id}/join", **speaks("A run's end: what its thread holds then"))
-@router.get("/threads/{thread_id}/runs/{run_id}/join", **speaks("A run's end: what the thread holds then"))
+@router.get("/runs/{sid:run}/join", include_in_schema=False)
+@router.get("/threads/{thread_id}/runs/{sid:run}/join", **speaks("A run's end: what the thread holds then"))
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True)
-async def join(request: Request, run_id: str, grant: ReaderGrant, thread_id: str | None = None) -> Response:
-    meta = await _found(request, grant, run_id, thread_id)
-    return await _end(request, grant, meta.session or "", sid_of(run_id), [])
+async def langgraph_join(request: Request, sid: str, grant: ReaderGrant, thread_id: str | None = None) -> Response:
+    """With `__error__` in it, if the run failed."""
+    meta = await _found(request, grant, sid, thread_id)
+    return await _end(request, grant, meta.session or "", sid, [])
 
 
-@router.post("/runs/{run_id}/cancel", **speaks("Ends a run"))
-@router.post("/threads/{thread_id}/runs/{run_id}/cancel", **speaks("Ends a run"))
+@router.post("/runs/{sid:run}/cancel", include_in_schema=False)
+@router.post("/threads/{thread_id}/runs/{sid:run}/cancel", **_ENDS)
 @needs(CANCEL, token=CANCEL, cookie=True, client_keys=True)
-async def cancel(
-    request: Request, run_id: str, thread_id: str | None = None, action: Literal["interrupt"] = "interrupt"
+async def langgraph_cancel(
+    request: Request, sid: str, thread_id: str | None = None, action: Literal["interrupt"] = "interrupt"
 ) -> Response:
     """A run that has ended stays as it is."""
     grant = grant_of(request)
-    await _found(request, grant, run_id, thread_id)
-    await _cancel(request, grant, sid_of(run_id))
+    await _found(request, grant, sid, thread_id)
+    await _cancel(request, grant, sid)
     return Response(status_code=204)
 
 
@@ -344,10 +377,10 @@ async def _at(request: Request, grant: Grant, thread_id: str, checkpoint: str | 
     if checkpoint is None:
         return [], None
     run_id, dot, where = checkpoint.partition(".")
-    await _found(request, grant, run_id, thread_id)
+    await _found(request, grant, sid := sid_of(run_id), thread_id)
     if dot + where == BEFORE_INPUT:
         return [], checkpoint
-    run, _ = await _run_now(request, grant, sid := sid_of(run_id))
+    run, _ = await _run_now(request, grant, sid)
     asked = run.request.get("messages") or []
     held = [Asked(message, shown) for message, shown in zip(asked, run.asked, strict=True)]
     if dot + where == BEFORE_ANSWER:
@@ -366,9 +399,9 @@ async def _cancel(request: Request, grant: Grant, sid: str) -> None:
         tier.deeds.note(tier.deed(request, CANCELLED, sid))
 
 
-async def _found(request: Request, grant: Grant, run_id: str, thread_id: str | None) -> Meta:
+async def _found(request: Request, grant: Grant, sid: str, thread_id: str | None) -> Meta:
     """Raises StreamNotFound, also for a run of another thread."""
-    meta = (await find(request, grant, sid_of(run_id))).meta
+    meta = (await find(request, grant, sid)).meta
     if thread_id is not None and meta.session != thread_id:
         raise StreamNotFound("This thread has no such run.")
     return meta
@@ -392,11 +425,12 @@ async def _follow(
     again = urlencode([("stream_mode", mode) for mode in modes])
     told = _told(thread_id, sid, ignored)
     told["Location"] = f"{told['Content-Location']}/stream?{again}"
-    return await follow_in(request, grant, sid, LangGraph(frozenset(modes)), where, told)
+    dialect = LangGraph(frozenset(modes), shows_asked=_shows_asked(grant))
+    return await follow_in(request, grant, sid, dialect, where, told)
 
 
 async def _end(request: Request, grant: Grant, thread_id: str, sid: str, ignored: list[str]) -> Response:
-    run = await wait_for_end(request, grant, sid, WHOLE)
+    run = await wait_for_end(request, grant, sid, replace(WHOLE, shows_asked=_shows_asked(grant)))
     assert isinstance(run, Run)
     told = _told(thread_id, sid, ignored)
     told["Location"] = f"{told['Content-Location']}/join"
@@ -404,6 +438,11 @@ async def _end(request: Request, grant: Grant, thread_id: str, sid: str, ignored
     if run.error is not None:
         values = values[:-1] + b',"__error__":' + orjson.dumps(run.error) + b"}"
     return Response(values, media_type="application/json", headers=told)
+
+
+def _shows_asked(grant: Grant) -> bool:
+    """As a stream's record does."""
+    return not grant.is_viewer
 
 
 def _told(thread_id: str, sid: str, ignored: list[str]) -> dict[str, str]:

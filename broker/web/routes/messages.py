@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
+from broker.dialects.fold import Fold
 from broker.dialects.messages import NAME, Messages, MessagesFold, error_json
 from broker.dialects.messages_request import THEIR_NAMES, read
 from broker.dialects.sse import MEDIA_TYPE
-from broker.errors import LasteventError
+from broker.errors import LasteventError, StreamRunning
 from broker.log.event import CANCELLED
 from broker.service.streams import Said
 from broker.tenants.scopes import READ, WRITE
@@ -23,6 +24,7 @@ from broker.web.dialect import (
     STREAM_HEADER,
     Attempt,
     dialect_route,
+    fold_now,
     follow_in,
     read_asked,
     start,
@@ -63,14 +65,15 @@ _ASKED = {
 async def create_message(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
     tier, grant = Tier.of(request), grant_of(request)
+    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     grant.require(READ)
     await tier.require_place(grant)  # before anything is started
-    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
     started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)
     headers = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
     if asked.streams:
         return await _followed(request, grant, started.sid, headers)
-    return await _whole(request, grant, started.sid, headers)
+    fold = await wait_for_end(request, grant, started.sid, _DIALECT)
+    return _whole(request, fold, started.sid, headers)
 
 
 @router.post("/v1/messages/count_tokens", **speaks("Not here: 404"))
@@ -83,20 +86,24 @@ async def count_tokens(request: Request) -> Response:
 @router.get("/v1/messages/msg_{sid}", **speaks("A stream as a message", "application/json", MEDIA_TYPE))
 @needs(READ, token=READ, address=True, client_keys=True)
 async def retrieve_message(request: Request, sid: str, stream: bool = False) -> Response:
-    """Any stream, however it was started; once it has ended, or with `stream` from its last attempt on."""
+    """Any stream, however it was started: whole once it has ended, or with `stream` from its last attempt on."""
     grant = grant_of(request)
-    return await (_followed if stream else _whole)(request, grant, sid, {})
+    if stream:
+        return await _followed(request, grant, sid, {})
+    fold, _ = await fold_now(request, grant, sid, _DIALECT)
+    return _whole(request, fold, sid, {})
 
 
 async def _followed(request: Request, grant: Grant, sid: str, headers: dict[str, str]) -> Response:
     return await follow_in(request, grant, sid, _DIALECT, Attempt(), {**_named(request), **headers})
 
 
-async def _whole(request: Request, grant: Grant, sid: str, headers: dict[str, str]) -> Response:
-    """Once it has ended. A failure is 502 (529: the provider is overloaded), a cancel 410."""
-    fold = await wait_for_end(request, grant, sid, _DIALECT)
+def _whole(request: Request, fold: Fold, sid: str, headers: dict[str, str]) -> Response:
+    """A failure is 502 (529: the provider is overloaded), a cancel 410. Raises StreamRunning."""
     assert isinstance(fold, MessagesFold)
     headers = {STREAM_HEADER: sid, **_named(request), **headers}
+    if not (fold.is_done or fold.failure):
+        raise StreamRunning("The answer is not whole yet. Follow it with `stream=true`.")
     if failure := fold.failure:
         error: dict[str, Any] = {**error_json(failure), "request_id": problems.request_id(request)}
         statuses = {CANCELLED: 410, "provider_overloaded": OVERLOADED}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 
 from broker.auth import Grant
@@ -20,10 +21,11 @@ from broker.dialects.responses_request import (
     sid_of,
     to_native,
 )
+from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import InvalidRequest, LasteventError
 from broker.log.deeds import CANCELLED, ERASED
 from broker.service.streams import Said
-from broker.tenants.scopes import CANCEL, ERASE, INSPECT, READ, WRITE
+from broker.tenants.scopes import CANCEL, ERASE, INSPECT, READ, WRITE, opens
 from broker.web.dialect import (
     IGNORED_HEADER,
     STREAM_HEADER,
@@ -32,6 +34,7 @@ from broker.web.dialect import (
     dialect_route,
     find,
     fold_now,
+    folded_of,
     follow_in,
     read_asked,
     start,
@@ -40,10 +43,9 @@ from broker.web.dialect import (
 from broker.web.grants import grant_of, needs
 from broker.web.inputs import IdempotencyKey
 from broker.web.openai_error import error_response, openai_error
+from broker.web.openapi import speaks
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
-
-DIALECT = Responses()
 
 MAX_REFERENCES = 100
 """Earlier answers that one request may refer to: the log of each is read."""
@@ -60,95 +62,124 @@ _NAMES = {
 }
 
 
+JSON = "application/json"
+_ASKED = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        "model": {"type": "string"},
+        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+        "instructions": {"type": ["string", "null"]},
+        "stream": {"type": "boolean"},
+        "background": {"type": "boolean"},
+        "previous_response_id": {"type": ["string", "null"]},
+    },
+}
+
+
 def _refusal(_: Request, error: LasteventError) -> Response:
     return openai_error(error, _NAMES)
 
+
+class _ResponseId(Convertor[str]):
+    """`resp_…` in an address is the stream's id wherever the request is looked at: a token names that."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        return sid_of(value)
+
+    def to_string(self, value: str) -> str:
+        return response_id(value)
+
+
+register_url_convertor("response", _ResponseId())
 
 router = APIRouter(route_class=dialect_route(_refusal), tags=["Dialects"])
 
 Show = Annotated[Literal["thinking"] | None, Query(description="thinking: as a request for a summary of the reasoning")]
 
 
-@router.post("/v1/responses", include_in_schema=False)
+@router.post("/v1/responses", **speaks("OpenAI Responses: a response", JSON, MEDIA_TYPE, asked=_ASKED))
 @needs(WRITE, client_keys=True)
-async def create(request: Request, idempotency_key: IdempotencyKey = None, show: Show = None) -> Response:
+async def create_response(request: Request, idempotency_key: IdempotencyKey = None, show: Show = None) -> Response:
     """`stream`: the events. `background`: the response, queued. Neither: the response, once it is whole."""
     tier, grant = Tier.of(request), grant_of(request)
-    grant.require(READ)
     asked = await _asked(request, grant, shows_thinking=show is not None)
+    grant.require(READ)  # a repeated call may be answered with all of it
     if asked.is_streamed or not asked.is_background:
         await tier.require_place(grant)  # before anything is started
-    said = Said(DIALECT.name, asked.model, asked.echo, asked.kept)
+    dialect = _dialect_for(grant)
+    said = Said(dialect.name, asked.model, asked.echo, asked.kept)
     started = await start(request, grant, asked.body, said, key=idempotency_key)
     sid = started.sid
     headers = {"Location": f"/v1/responses/{response_id(sid)}"}
     if asked.ignored:
         headers[IGNORED_HEADER] = ", ".join(asked.ignored)
     if asked.is_streamed:
-        return await follow_in(request, grant, sid, DIALECT, Beginning(), headers)
+        return await follow_in(request, grant, sid, dialect, Beginning(), headers)
     if asked.is_background:
         return await _now(request, grant, sid, headers)
-    fold = await wait_for_end(request, grant, sid, DIALECT)
-    return _whole(sid, fold, headers)
+    fold = await wait_for_end(request, grant, sid, dialect)
+    return _whole(sid, grant, fold, headers)
 
 
-@router.get("/v1/responses/{name}", include_in_schema=False)
+@router.get("/v1/responses/{sid:response}", **speaks("OpenAI Responses: a response, or its events", JSON, MEDIA_TYPE))
 @needs(READ, token=READ, address=True, client_keys=True)
-async def retrieve(
+async def retrieve_response(
     request: Request,
-    name: str,
+    sid: str,
     stream: bool = False,
     starting_after: Annotated[int | None, Query(ge=0, lt=2**53, description="A sequence_number")] = None,
 ) -> Response:
     """The response as it is now; with `stream`, its events, after `starting_after`."""
-    grant, sid = grant_of(request), sid_of(name)
+    grant = grant_of(request)
     if not stream:
         return await _now(request, grant, sid)
-    where = Beginning() if starting_after is None else AfterNumber(starting_after)
-    return await follow_in(request, grant, sid, DIALECT, where)
+    where = Beginning() if starting_after is None else await _after(request, grant, sid, starting_after)
+    return await follow_in(request, grant, sid, _dialect_for(grant), where)
 
 
 @router.post("/v1/responses/compact", include_in_schema=False)
 @router.post("/v1/responses/input_tokens", include_in_schema=False)
 @needs(WRITE, client_keys=True)
-async def not_here(request: Request) -> Response:
+async def no_such_call(request: Request) -> Response:
     """Of a provider's own. 405 would say that there is something at this address."""
     return error_response(404, "not_found", "This server has no such call.")
 
 
-@router.post("/v1/responses/{name}/cancel", include_in_schema=False)
+@router.post("/v1/responses/{sid:response}/cancel", **speaks("OpenAI Responses: the response, which ends now"))
 @needs(CANCEL, token=CANCEL, client_keys=True)
-async def cancel(request: Request, name: str) -> Response:
-    """One that has ended stays as it is."""
-    tier, grant, sid = Tier.of(request), grant_of(request), sid_of(name)
-    grant.require(READ)
+async def cancel_response(request: Request, sid: str) -> Response:
+    """One that has ended stays as it is. Who may not read is answered without its output."""
+    tier, grant = Tier.of(request), grant_of(request)
     ended = await tier.streams.cancel(sid, grant, "requested")
     if not ended.already:
         tier.deeds.note(tier.deed(request, CANCELLED, sid))
     return await _now(request, grant, sid)
 
 
-@router.delete("/v1/responses/{name}", include_in_schema=False)
+@router.delete("/v1/responses/{sid:response}", **speaks("OpenAI Responses: erased"))
 @needs(ERASE, client_keys=True)
-async def delete(request: Request, name: str) -> Response:
+async def delete_response(request: Request, sid: str) -> Response:
     """Its content, everywhere, once it has ended."""
-    tier, sid = Tier.of(request), sid_of(name)
+    tier = Tier.of(request)
     await tier.streams.erase(sid, grant_of(request))
     await tier.deeds.record(tier.deed(request, ERASED, sid))
     return json_response({"id": response_id(sid), "object": "response", "deleted": True})
 
 
-@router.get("/v1/responses/{name}/input_items", include_in_schema=False)
+@router.get("/v1/responses/{sid:response}/input_items", **speaks("OpenAI Responses: what was asked"))
 @needs(INSPECT, client_keys=True)
 async def list_input_items(
     request: Request,
-    name: str,
+    sid: str,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """What was asked, with what came before it."""
-    tier, grant, sid = Tier.of(request), grant_of(request), sid_of(name)
+    tier, grant = Tier.of(request), grant_of(request)
     found = await find(request, grant, sid)
     items = input_items(await tier.streams.request_of(sid, found.meta), sid)
     tier.note_reading(request, grant, "record", sid)
@@ -198,18 +229,34 @@ async def _former(request: Request, grant: Grant, sid: str) -> Former:
     answer = await _answer(request, grant, sid)
     meta = (await find(request, grant, sid)).meta
     was_asked = await Tier.of(request).streams.request_of(sid, meta)
-    is_ours = (meta.dialect or {}).get("name") == DIALECT.name
+    is_ours = (meta.dialect or {}).get("name") == Responses.name
     return former_of(was_asked, answer, meta.session or "", is_ours=is_ours)
 
 
 # ---- A response
 
 
+def _dialect_for(grant: Grant) -> Responses:
+    return Responses(shows_request=not grant.is_viewer)
+
+
+async def _after(request: Request, grant: Grant, sid: str, number: int) -> AfterNumber:
+    """Who is beyond the end has what the log has lost, and still wants to know how it ended."""
+    found, log, folded = await folded_of(request, grant, sid, _dialect_for(grant))
+    if not found.meta.has_ended:
+        return AfterNumber(number)
+    last = folded.state(await folded.stand_at_tail(log)).number - 1
+    return AfterNumber(number if number <= last else last - 1)
+
+
 async def _now(request: Request, grant: Grant, sid: str, headers: dict[str, str] | None = None) -> Response:
-    fold, _ = await fold_now(request, grant, sid, DIALECT)
-    return _whole(sid, fold, headers)
+    fold, _ = await fold_now(request, grant, sid, _dialect_for(grant))
+    return _whole(sid, grant, fold, headers)
 
 
-def _whole(sid: str, fold: object, headers: dict[str, str] | None = None) -> Response:
+def _whole(sid: str, grant: Grant, fold: object, headers: dict[str, str] | None = None) -> Response:
     assert isinstance(fold, ResponseFold)
-    return json_response(fold.response(), headers={STREAM_HEADER: sid, **(headers or {})})
+    response = fold.response()
+    if not opens(grant.scopes, READ):
+        response["output"] = []
+    return json_response(response, headers={STREAM_HEADER: sid, **(headers or {})})

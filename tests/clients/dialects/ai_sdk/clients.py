@@ -35,15 +35,11 @@ class Clients:
         return name
 
     async def result(self, name: str) -> dict[str, Any]:
-        """What the client made of it, or where it holds (`holds`)."""
+        """What the client made of it."""
         async with asyncio.timeout(LIMIT_S):
             told = await self._told[name].get()
         assert "failed" not in told, told["failed"]
         return told
-
-    def go_on(self, name: str) -> None:
-        """For one that holds."""
-        self._say({"go": name})
 
     async def run(self, client: str, path: str, cuts: Sequence[Cut] = (), **given: Any) -> dict[str, Any]:
         return await self.result(self.begin(client, path, cuts, **given))

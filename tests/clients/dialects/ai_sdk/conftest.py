@@ -1,35 +1,33 @@
-"""Two servers and a worker for this folder's files, the clients' packages, and the process that is all clients."""
+"""The clients' packages, and the process that is all clients."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.clients.dialects.ai_sdk.clients import Clients, clients_of
-from tests.conftest import deployment_in
 from tests.js.cutting import cutting
 from tests.rig.deployment import Deployment
-from tests.rig.npm import install, once
-
-HEARTBEAT_S = "0.02"
-"""Clients must bear a sign of life between any two frames."""
+from tests.rig.npm import once
+from tests.rig.npm import packages as kept_packages
 
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, str], str]) -> Path:
     npm = require("npm", "npm")
     require("node", "nodejs")
-    return once(tmp_path_factory, "ai-sdk", lambda folder: install(Path(__file__).parent / "npm", folder, npm))
+    return once(tmp_path_factory, "ai-sdk", lambda folder: _make_ready(folder, npm))
 
 
-@pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """It stays up: leave every part as it was."""
-    with deployment_in(tmp_path_factory.mktemp("ai-sdk-pair"), LASTEVENT_HEARTBEAT_S=HEARTBEAT_S) as deployment:
-        yield deployment
+def _make_ready(folder: Path, npm: str) -> None:
+    """Its packages are 7,000 files, and no test adds one: a link will do."""
+    programs = Path(__file__).parent / "npm"
+    shutil.copytree(programs, folder, dirs_exist_ok=True)
+    (folder / "node_modules").symlink_to(kept_packages(programs, npm) / "node_modules")
 
 
 @pytest.fixture(scope="module")
-async def clients(pair: Deployment, packages: Path) -> AsyncIterator[Clients]:
-    async with cutting(*pair.ports) as cutter, clients_of(packages, cutter) as clients:
+async def clients(deployment: Deployment, packages: Path) -> AsyncIterator[Clients]:
+    async with cutting(*deployment.ports) as cutter, clients_of(packages, cutter) as clients:
         yield clients

@@ -1,6 +1,7 @@
 // The AI SDK's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
 //
-// A case is {case, client, url, chatId, cuts, text?, startIndex?, tool?}. `client`: workflow, or chat-5, chat-6, chat-7.
+// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?}. `client`: workflow, or chat-5, chat-6,
+// chat-7. `text`: it asks that; else it resumes.
 // Its requests say in the header `case` whose they are: the proxy cuts by that.
 
 import { createRequire } from "node:module";
@@ -20,22 +21,20 @@ for (const [version, react] of Object.entries({ 5: "@ai-sdk/react-2", 6: "@ai-sd
 }
 
 const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
-const waiting = new Map(); // case → what goes on when the test says so
 
 const named = (name) => (url, init) =>
   fetch(url, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), case: name } });
 
-async function workflow({ case: name, url, chatId, text, startIndex, initialStartIndex }) {
+async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   const ended = [];
   const transport = new WorkflowChatTransport({
     api: url,
     fetch: named(name),
-    initialStartIndex,
     onChatEnd: ({ chunkIndex }) => ended.push(chunkIndex),
   });
   const chunks = [];
   const stream = text
-    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message" })
+    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body })
     : await transport.reconnectToStream({ chatId, startIndex });
   const [told, read] = stream.tee();
   let message;
@@ -47,12 +46,12 @@ async function workflow({ case: name, url, chatId, text, startIndex, initialStar
   return { chunks, message, ended };
 }
 
-async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, holds }) {
+async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, body }) {
   const { Chat, DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls } = versions[client.slice(-1)];
   const seen = { errors: [], data: [], statuses: [], finished: [] };
   const chat = new Chat({
     id: chatId,
-    transport: new DefaultChatTransport({ api: url, fetch: named(name) }),
+    transport: new DefaultChatTransport({ api: url, fetch: named(name), body }),
     onError: (error) => seen.errors.push(error.message),
     onData: (part) => seen.data.push(part),
     onFinish: ({ isAbort, isDisconnect, isError, finishReason }) =>
@@ -68,7 +67,6 @@ async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, 
   else await chat.resumeStream();
   note();
   for (let resumed = 0; resumed < resumes; resumed++) {
-    if (holds) await new Promise((go) => (waiting.set(name, go), tell({ case: name, holds: chat.messages })));
     await chat.resumeStream();
     note();
   }
@@ -89,7 +87,5 @@ async function run(given) {
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const given = JSON.parse(line);
-  if (given.go) waiting.get(given.go)?.();
-  else run(given);
+  run(JSON.parse(line));
 }

@@ -1,0 +1,5 @@
+import { createRoot } from "react-dom/client";
+
+import { Chat } from "./chat.jsx";
+
+createRoot(document.getElementById("root")).render(<Chat id="of the page" />);

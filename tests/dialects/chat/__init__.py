@@ -1,0 +1,1 @@
+"""OpenAI Chat Completions: the fold, and what a request asks."""

@@ -1,0 +1,1 @@
+"""Anthropic Messages: the fold, and what a request asks."""

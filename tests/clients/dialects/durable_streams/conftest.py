@@ -1,12 +1,14 @@
 """The suite's and the clients' packages, and two servers behind nginx that let the suite's pages in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.clients.dialects.ai_sdk.clients import Clients, clients_of
 from tests.compose.balancer import Balanced
 from tests.compose.conftest import certificate as certificate  # a fixture
+from tests.js.cutting import cutting
 from tests.rig.deployment import Deployment
 from tests.rig.npm import install, once
 
@@ -37,3 +39,10 @@ def balanced(
         yield balanced
     finally:
         balanced.stop()
+
+
+@pytest.fixture(scope="module")
+async def clients(balanced: Balanced, packages: Path) -> AsyncIterator[Clients]:
+    """Whose requests go to the two servers in turn."""
+    async with cutting(*balanced.ports) as cutter, clients_of(packages, cutter) as clients:
+        yield clients

@@ -74,6 +74,7 @@ gc.disable()
 # Where tests wait for minutes in all. They come first, so that what only computes fills the time, also at the end.
 # A file whose tests have packages installed comes well before those that would wait for the same ones.
 WAITING = (
+    "durable_streams/test_conformance.py",
     "frameworks",
     "js/test_cuts.py",
     "faults",

@@ -7,6 +7,7 @@ format.py  what a viewer asked for (SSE or NDJSON, exact or compact, some kinds 
            once for all viewers
 sse.py     Server-Sent Events: frames, notices, farewells; and NDJSON, its plain sibling
 fold.py    the words of other ecosystems' clients: what each of the files below implements
+durable_streams.py  Durable Streams: its headers, offsets and bodies; durable_views.py, any stream in its form
 said.py    what events say, of whatever shape: texts, calls, tokens, failures
 chat.py    OpenAI Chat Completions; chat_request.py, what a request of it asks
 messages.py  Anthropic Messages; messages_request.py, what a request of it asks

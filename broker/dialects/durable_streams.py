@@ -68,10 +68,10 @@ def offset(event_id: int) -> str:
     return f"{event_id - 1:016d}_{0:016d}"
 
 
-def parse_offset(given: Sequence[str]) -> int | None:
+def parse_offset(given: Sequence[str], *, zero: int = 1) -> int | None:
     """The id of the event behind which a reader begins, 0 for the beginning; None: at the tail.
 
-    `given`: each `offset` of the query. Raises BadCursor.
+    `given`: each `offset` of the query. `zero`: the event behind which the zero offset is. Raises BadCursor.
     """
     if not given:
         return 0
@@ -80,7 +80,7 @@ def parse_offset(given: Sequence[str]) -> int | None:
     if given == [BEGINNING]:
         return 0
     if len(given) == 1 and (found := _OFFSET.fullmatch(given[0])) and int(found[2]) == 0:
-        return int(found[1]) + 1
+        return int(found[1]) + zero
     raise BadCursor("An offset is -1, now, or what Stream-Next-Offset said.")
 
 

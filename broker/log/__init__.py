@@ -34,5 +34,8 @@ needs.py        what a start needs of Redis: permissions, commands, a primary; a
 queue.py        arq's queues of streams that wait for a worker, or for a worker of an app
 running.py      how much of a tenant runs at once, and its streams that wait until they may
 rfc3339.py      times as callers see them
+durable.py      the events of a shared stream (Durable Streams)
+paths.py        which shared stream is found where, and which forks a path waits for
+burial.py       the end of a shared stream whose life is over, or that no path names
 readable.py     what the reader of a log needs of it, whether it is in Redis or in the archive
 """

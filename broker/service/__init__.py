@@ -1,6 +1,7 @@
 """What a caller can do, without HTTP: what the web tier, and every later protocol, shares.
 
 streams.py   start, regenerate, cancel, append, erase, look up
+durable.py   shared streams by their paths: create, fork, append, close, read, delete
 allowed.py   what a tenant may ask for: models, agents, tokens
 bodies.py    what comes in: one strict model a body
 webhook.py   whether a start may name this webhook

@@ -9,6 +9,7 @@ inputs.py       what routes take from addresses and headers
 while_here.py   work for as long as its caller is there
 viewer.py       one viewer's connection: steps → bytes → ASGI, the stall that cuts a slow one, limits, drain
 dialect.py      what the routes of all dialects share: a start, a viewer, the answer as it is now, errors
+durable.py      how a reader of Durable Streams follows: events, and a long poll
 conversation.py  one viewer of several streams
 replay.py       the log again at its own pace, as steps for a viewer
 addresses.py    whose request it is, as far as an address tells; how many connections one has

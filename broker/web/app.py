@@ -19,7 +19,9 @@ from broker.web.routes import (
     chat,
     conversations,
     credentials,
+    durable_chat,
     durable_streams,
+    durable_views,
     following,
     langgraph,
     limits,
@@ -85,6 +87,8 @@ def create_app(settings: Settings, *, may_open: bool = True) -> FastAPI:
         ai_sdk,
         ag_ui,
         langgraph,
+        durable_chat,
+        durable_views,  # before streams at any path
         durable_streams,
     )
     for routes in (*of_streams, tokens, credentials, limits, operating, *dialects):

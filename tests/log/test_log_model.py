@@ -352,7 +352,7 @@ class Beside(RuleBasedStateMachine):
 
     def same(self, step: Coroutine[Any, Any, T], answer: model.Answer) -> T | None:
         """The value of the log's step. None if both refused, for the same reason."""
-        value = self.run(_outcome(step))
+        value = self.run(outcome(step))
         if isinstance(value, LasteventError):
             assert WORDS[type(value)] == answer[0], (value, answer)
             assert not isinstance(value, AppendGap) or value.tail == answer[1]
@@ -392,7 +392,7 @@ class Beside(RuleBasedStateMachine):
         await self.log.redis.hset(self.log.keys.stream(SID).meta, mapping=fields)  # type: ignore[arg-type]
 
 
-async def _outcome(step: Coroutine[Any, Any, T]) -> T | LasteventError:
+async def outcome(step: Coroutine[Any, Any, T]) -> T | LasteventError:
     try:
         return await step
     except LasteventError as refused:
@@ -400,7 +400,7 @@ async def _outcome(step: Coroutine[Any, Any, T]) -> T | LasteventError:
 
 
 @contextmanager
-def _fakeredis_with_info() -> Iterator[None]:
+def fakeredis_with_info() -> Iterator[None]:
     """INFO for fakeredis, which has none: as much as tells one server from another."""
 
     @command((), (bytes,))
@@ -422,7 +422,7 @@ def _run(connect: Callable[[], Redis], examples: int, steps: int) -> None:
 
 
 def test_the_scripts_do_what_the_model_does() -> None:
-    with _fakeredis_with_info():
+    with fakeredis_with_info():
         _run(lambda: fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()), examples=20 if LONG else 10, steps=40)
 
 

@@ -186,8 +186,10 @@ class Steps:
                     return stream, ("SEQUENCE_GAP", last + 1)
         if seq and seq <= shared.seq and self.has("Stream-Seq"):
             return stream, ("OUT_OF_ORDER",)
+        if not (events or closes):  # it only prolongs the stream's life
+            return stream, _produced(stream, None, 0)
         first = stream.tail + 1
-        if (events or closes) and server.id not in (stream.boot, shared.jumped):
+        if server.id not in (stream.boot, shared.jumped):
             if server.age < LOOKED and self.has("no append while healing"):
                 return stream, ("HEALING",)
             if self.has("shared ids jump"):

@@ -18,11 +18,12 @@ DEEDS, ERASURES, WEBHOOKS = "le:deeds", "le:erasures", "le:webhooks"
 # a webhook when it is settled, the others by the archiver.
 WORKED_OFF = frozenset({LEASES, "le:jobs", UNARCHIVED, ERASING, VIEWS, DEEDS, ERASURES, WEBHOOKS})
 OF_AN_APP = "le:jobs:"
+OF_A_PATH = "le:ds:"
 
 TERMINAL_STATES = frozenset({"done", "error", "cancelled"})
 
 # The braces are part of the key: a hash tag, so that a stream's keys share a cluster slot.
-_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs|crowd)")
+_OF_A_STREAM = re.compile(r"le:\{(?P<sid>[^{}]+)\}:(?P<what>log|meta|views|request|holders|inputs|crowd|producers)")
 
 
 async def fail_on_leaked_keys(client: Any) -> None:
@@ -43,6 +44,9 @@ async def _is_leaked(client: Any, key: str) -> bool:
     # -1 is "no TTL"; -2 is "expired since the scan saw it".
     if await client.ttl(key) != -1 or key in WORKED_OFF or key.startswith(OF_AN_APP) or key in FOR_EVER:
         return False
+    if key.startswith(OF_A_PATH):
+        named = await client.hget(key, "sid")  # as long as a sweeper looks at it, or without an end in the archive
+        return await client.zscore(LEASES, named.decode()) is None
     of_a_stream = _OF_A_STREAM.fullmatch(key)
     if of_a_stream and of_a_stream["what"] == "views":
         return await client.zscore(VIEWS, of_a_stream["sid"]) is None

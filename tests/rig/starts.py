@@ -32,6 +32,7 @@ FOLDERS = {
     "conformance",
     "console",
     "docs",
+    "durable_streams",
     "faults",
     "frameworks",
     "js",

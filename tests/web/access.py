@@ -42,6 +42,8 @@ def _viewing(path: str, *keys: str) -> list[Row]:
 
 
 STREAM = "/v1/streams/{sid}"
+DURABLE = "/v1/ds/{path}"
+VIEWS = [f"/v1/ds/{view}/{{sid}}" for view in ("events", "ai-sdk", "ag-ui")]
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 RESPONSE = "/v1/responses/{sid}"
 LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
@@ -65,6 +67,7 @@ TABLE = [
     Row("GET", f"{STREAM}/verify", (AUDIT, MASKED)),
     Row("GET", f"{STREAM}/viewers", (READ, INSPECT), READ, cookie=True),
     Row("GET", "/v1/sessions/{session_id}/viewers", (READ, INSPECT), READ, cookie=True),
+    *(Row(method, path, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD") for path in VIEWS),
     *(Row("POST", path, (WRITE,)) for path in (CHAT, MESSAGES, f"{MESSAGES}/count_tokens")),
     *(
         Row("GET", path, (READ,), READ, address=True)
@@ -105,6 +108,12 @@ TABLE = [
         for path in ("/v1/sessions/{session_id}/events", "/v1/events")
         for method in ("GET", "HEAD")
     ),
+    Row("PUT", DURABLE, (WRITE,)),
+    Row("POST", DURABLE, (APPEND,), APPEND),
+    Row("DELETE", DURABLE, (ERASE,)),
+    *(Row(method, DURABLE, (READ,), READ, cookie=True, address=True) for method in ("GET", "HEAD")),
+    Row("POST", "/v1/ds/ai-sdk", (WRITE,)),
+    Row("GET", "/v1/ds/ai-sdk/{chat_id}/stream", (READ,), READ, cookie=True, address=True),
     Row("GET", "/v1/models"),
     Row("GET", "/v1/models/{model}"),
     Row("GET", "/v1/agents"),

@@ -45,6 +45,7 @@ STRANGER = {
 }
 
 STREAM = "/v1/streams/{sid}"
+DURABLE = "/v1/ds/{path:path}"
 LANGGRAPH_RUNS = ("/langgraph/runs", "/langgraph/threads/{thread_id}/runs")
 SESSION_EVENTS = "/v1/sessions/{session_id:path}/events"
 DRIVEN: dict[str, Any] = {
@@ -97,9 +98,19 @@ DRIVEN: dict[str, Any] = {
     },
     "POST /v1/messages/count_tokens": {},
     "POST /v1/erasures": {"user_id": PLANTED["subject"], "reason": PLANTED["reason"]},
+    f"PUT {DURABLE}": {"text": PLANTED["text"]},
+    f"POST {DURABLE}": {"text": PLANTED["text"]},
+    "POST /v1/ds/ai-sdk": {"id": PLANTED["session"], "messages": [{"role": "user", "content": PLANTED["prompt"]}]},
     "POST /v1/responses": {"model": "m", "input": PLANTED["prompt"], "metadata": {PLANTED["metadata"]: "x"}},
     **dict.fromkeys(
         (
+            *(f"{method} {DURABLE}" for method in ("GET", "HEAD", "DELETE")),
+            *(
+                f"{method} /v1/ds/{view}/{{sid}}"
+                for method in ("GET", "HEAD")
+                for view in ("events", "ai-sdk", "ag-ui")
+            ),
+            "GET /v1/ds/ai-sdk/{chat_id:path}/stream",
             *(f"POST /v1/responses/{what}" for what in ("compact", "input_tokens", "{sid:response}/cancel")),
             *(f"{method} /v1/responses/{{sid:response}}" for method in ("GET", "DELETE")),
             "GET /v1/responses/{sid:response}/input_items",

@@ -7,6 +7,9 @@ viewers.py    GET …/viewers, /v1/sessions/{id}/viewers: who follows now
 sockets.py    GET /v1/socket, for what is no handshake
 reading.py    GET …/{id}, …/text, …/message, …/export: a stream as it is now
 producing.py  POST …/events, …/heartbeat: external producers
+durable_streams.py  /v1/ds/<path>: shared streams
+durable_chat.py  POST /v1/ds/ai-sdk, GET /v1/ds/ai-sdk/{chat}/stream
+durable_views.py  /v1/ds/{events,ai-sdk,ag-ui}/<id>: any stream, in other words
 telling.py    GET /v1/agents, POST …/input, …/approvals/{approval_id}
 tokens.py     POST /v1/tokens, /v1/tokens/cookie, /v1/tokens/revoke
 listings.py   GET /v1/streams, /v1/sessions…

@@ -142,8 +142,8 @@ async def ai_sdk_chat(
     """What DefaultChatTransport posts. Fields of POST /v1/streams may stand beside its own."""
     grant = grant_of(request)
     asked = await _asked(request, grant, show)
-    sid = await _start(request, grant, asked, ui, idempotency_key)
-    return await _chat(request, grant, sid, _version(ui), _ignoring(asked))
+    sid = await start_chat(request, grant, asked, ui, idempotency_key)
+    return await _chat(request, grant, sid, _version(ui), ignoring(asked))
 
 
 @router.get("/v1/ai-sdk/chat/{chat_id:path}/stream", **_tells("The answer that a chat waits for", has_nothing=True))
@@ -152,7 +152,7 @@ async def ai_sdk_chat_stream(request: Request, chat_id: str, ui: Ui = None) -> R
     """The chat's newest answer, from the beginning of its attempt, if it is queued or running. Else 204."""
     grant = grant_of(request)
     require_session(grant, chat_id)
-    newest = await _newest(request, grant, chat_id)
+    newest = await newest_of_chat(request, grant, chat_id)
     if newest is None or is_terminal(newest[1].meta.state):
         return Response(status_code=204)
     sid, found = newest
@@ -171,7 +171,7 @@ async def ai_sdk_chat_stop(request: Request, chat_id: str) -> Response:
     """What `stop()` of useChat does not: that closes the connection alone, and the answer goes on."""
     tier, grant = Tier.of(request), grant_of(request)
     require_session(grant, chat_id)
-    newest = await _newest(request, grant, chat_id)
+    newest = await newest_of_chat(request, grant, chat_id)
     if newest is None or is_terminal(newest[1].meta.state):
         return Response(status_code=204)
     sid, _ = newest
@@ -196,8 +196,8 @@ async def ai_sdk_workflow(
     """What WorkflowChatTransport posts. Fields of POST /v1/streams may stand beside its own."""
     grant = grant_of(request)
     asked = await _asked(request, grant, show, undeclared=True)
-    sid = await _start(request, grant, asked, ui, idempotency_key)
-    return await _run(request, grant, sid, _version(ui), {**_of_run(sid), **_ignoring(asked)})
+    sid = await start_chat(request, grant, asked, ui, idempotency_key)
+    return await _run(request, grant, sid, _version(ui), {**_of_run(sid), **ignoring(asked)})
 
 
 def _later(request: Request, passing: LasteventError) -> Response:
@@ -290,7 +290,7 @@ async def _asked(request: Request, grant: Grant, show: str | None, *, undeclared
     return asked
 
 
-async def _start(request: Request, grant: Grant, asked: Asked, ui: str | None, key: str | None) -> str:
+async def start_chat(request: Request, grant: Grant, asked: Asked, ui: str | None, key: str | None) -> str:
     model = asked.native.get("model")
     echo: dict[str, Any] = {"ui": int(ui)} if ui else {}
     if asked.message_id is not None:
@@ -306,12 +306,12 @@ def _version(ui: str | None, found: Found | None = None) -> Version:
     return _VERSIONS.get(ui or str(started), 7)
 
 
-def _ignoring(asked: Asked) -> dict[str, str]:
+def ignoring(asked: Asked) -> dict[str, str]:
     names = [name for name in asked.ignored if _NAME.fullmatch(name)]
     return {IGNORED_HEADER: ", ".join(names[:MAX_IGNORED])} if names else {}
 
 
-async def _newest(request: Request, grant: Grant, chat_id: str) -> tuple[str, Found] | None:
+async def newest_of_chat(request: Request, grant: Grant, chat_id: str) -> tuple[str, Found] | None:
     """The session's newest stream that this caller may see, and whose content is there."""
     rows = await Tier.of(request).log.index.roster(grant.tenant, chat_id, _NEVER_MS)
     for _, sid in sorted(rows, reverse=True):
@@ -325,7 +325,7 @@ async def _run_or_newest(request: Request, grant: Grant, run_id: str) -> tuple[s
     if _SID.fullmatch(run_id):
         with suppress(StreamNotFound):
             return run_id, await find(request, grant, run_id)
-    newest = await _newest(request, grant, run_id)
+    newest = await newest_of_chat(request, grant, run_id)
     if newest is None:
         raise StreamNotFound("There is no run, and no chat, with this id.")
     return newest

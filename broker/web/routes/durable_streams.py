@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from broker.auth import Grant
@@ -16,6 +17,7 @@ from broker.dialects.durable_streams import (
     LONG_POLL,
     MAX_TTL_S,
     SSE,
+    VIEWS,
     StreamForm,
     body_of,
     closes,
@@ -50,7 +52,7 @@ from broker.service.durable import QUEUED, Asked, Open, Source
 from broker.tenants.scopes import APPEND, ERASE, READ, WRITE
 from broker.web import problems
 from broker.web.dialect import STREAM_HEADER, dialect_route
-from broker.web.durable import Poll, ReaderResponse, lost_place
+from broker.web.durable import LONG_POLL_S, Poll, StreamReading, lost_place
 from broker.web.grants import grant_of, needs
 from broker.web.strict_json import read_body
 from broker.web.tier import Tier
@@ -124,7 +126,7 @@ router = APIRouter(route_class=DurableRoute, tags=["Durable Streams"])
 @needs(WRITE)
 async def create(request: Request, path: str) -> Response:
     """Create a stream, or a fork of one; or find that it is there, as it was asked for (section 5.1)."""
-    tier, grant, where = Tier.of(request), grant_of(request), path_of(path)
+    tier, grant, where = Tier.of(request), grant_of(request), _require_no_view(path_of(path))
     tier.require_open()
     with tier.intake.place() as place:
         body = bytes(await read_body(request, tier.settings.max_request_bytes, place))
@@ -143,7 +145,7 @@ async def create(request: Request, path: str) -> Response:
 @needs(APPEND, token=APPEND)
 async def append(request: Request, path: str) -> Response:
     """Append, close, or both (sections 5.2 and 5.3)."""
-    tier, grant, where = Tier.of(request), grant_of(request), path_of(path)
+    tier, grant, where = Tier.of(request), grant_of(request), _require_no_view(path_of(path))
     session, is_last = session_of(request.headers), closes(request.headers.get("stream-closed"))
     with tier.intake.place() as place:
         body = bytes(await read_body(request, tier.settings.max_request_bytes, place))
@@ -171,7 +173,7 @@ async def append(request: Request, path: str) -> Response:
 async def delete(request: Request, path: str) -> Response:
     """Delete a stream and its content. While forks of it live, its path stays blocked (section 5.4)."""
     tier = Tier.of(request)
-    sid = await tier.durable.delete(path_of(path), grant_of(request))
+    sid = await tier.durable.delete(_require_no_view(path_of(path)), grant_of(request))
     await tier.deeds.record(tier.deed(request, ERASED, sid))
     return Response(status_code=204)
 
@@ -198,6 +200,7 @@ async def read(request: Request, path: str) -> Response:
     at = parse_offset(given)
     if live not in (None, LONG_POLL, SSE):
         raise InvalidRequest("live: long-poll or sse.")
+    within_s = whole_number("timeout", query.get("timeout"), LONG_POLL_S)
     if live and not given:
         raise BadCursor("A live read says where it begins: offset.")
     await tier.require_place(grant)
@@ -206,7 +209,7 @@ async def read(request: Request, path: str) -> Response:
     if live == SSE:
         return await reader.follow(query.get("cursor"))
     if live == LONG_POLL:
-        return await reader.poll(query.get("cursor"))
+        return await reader.poll(query.get("cursor"), LONG_POLL_S if within_s is None else within_s)
     return await (reader.nothing() if at is None else reader.catch_up())
 
 
@@ -229,12 +232,12 @@ class Reader(NamedTuple):
         events, is_last = await self._part()
         return self._found(events, is_last=is_last)
 
-    async def poll(self, brought: str | None) -> Response:
+    async def poll(self, brought: str | None, within_s: int) -> Response:
         events, is_last = await self._part()
         is_closed = self.stream.is_closed
         if not events and not is_closed:
-            form = self._form(0)
-            events = await while_here(self.request, Poll(self.tier, self.stream.sid, self.grant).next(self.at, form))
+            poll = Poll(self.tier, self.stream.sid, self.grant)
+            events = await while_here(self.request, poll.next(self.at, self._form(0).shown, within_s))
             is_closed = bool(events) and events[-1].is_terminal
             events, is_last = [event for event in events if not event.is_terminal], True
         cursor = {"Stream-Cursor": str(cursor_at(await self.tier.log.now_ms(), brought))}
@@ -260,7 +263,7 @@ class Reader(NamedTuple):
         details = request_details(
             *(self.grant, tier.addresses.of(self.request), self.request.headers, form.access_name, self.at)
         )
-        return ReaderResponse(
+        return StreamReading(
             *(tier.viewers, steps, stream, form, headers),
             stands_at=self.at,
             now_ms=now_ms,
@@ -351,6 +354,13 @@ def _gap(request: Request, gap: ProducerGap, number: int) -> Response:
     response = answer_error(request, gap)
     response.headers["Producer-Received-Seq"] = str(number)
     return response
+
+
+def _require_no_view(path: str) -> str:
+    """Raises 405 for a path below which views are: nobody appends to them (section 5.2)."""
+    if path.partition("/")[0] in VIEWS:
+        raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+    return path
 
 
 def _events(request: Request, stream: Open, body: bytes, *, is_last: bool) -> list[tuple[str, bytes]]:

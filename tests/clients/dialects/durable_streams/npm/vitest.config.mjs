@@ -1,0 +1,3 @@
+export default {
+  test: { include: ["conformance.test.mjs"], testTimeout: 60_000, hookTimeout: 60_000 },
+};

@@ -389,10 +389,10 @@ def _is_pair(name: str, value: Any) -> bool:
 def former_of(request: Json, answer: Json, session: str, *, is_ours: bool) -> Former:
     """`request`: the former stream's. `is_ours`: it was started in this dialect.
 
-    Raises InvalidRequest if it has no messages: an agent was given its input.
+    Raises InvalidRequest if it has no messages.
     """
     if not (messages := request.get("messages")):
-        raise refused("previous_response_id", "an agent has answered it, which was given no messages")
+        raise refused("previous_response_id", "it was asked no messages: an agent was given its input, or a producer has not said")
     system = request.get("system")
     if is_ours and (kept := request.get("echo")) is not None:
         system = kept["system"]

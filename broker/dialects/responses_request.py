@@ -392,7 +392,7 @@ def former_of(request: Json, answer: Json, session: str, *, is_ours: bool) -> Fo
     Raises InvalidRequest if it has no messages.
     """
     if not (messages := request.get("messages")):
-        raise refused("previous_response_id", "it was asked no messages: an agent was given its input, or a producer has not said")
+        raise refused("previous_response_id", "nothing is known to have been asked in messages")
     system = request.get("system")
     if is_ours and (kept := request.get("echo")) is not None:
         system = kept["system"]

@@ -11,7 +11,7 @@ durable_streams.py  Durable Streams: its headers, offsets and bodies; durable_vi
 said.py    what events say, of whatever shape: texts, calls, tokens, failures
 chat.py    OpenAI Chat Completions; chat_request.py, what a request of it asks
 messages.py  Anthropic Messages; messages_request.py, what a request of it asks
-responses.py  OpenAI Responses; responses_request.py, what a request of it asks
+responses.py  OpenAI Responses; responses_request.py, what a request of it asks; responses_input.py, what any did
 socket.py  a stream's events as WebSocket messages
 several.py what is added to a stream's bytes where several streams share a connection
 cursor.py  Last-Event-ID → where a viewer resumes

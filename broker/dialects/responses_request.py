@@ -7,7 +7,7 @@ response repeats (responses.py), which is never what was not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -198,7 +198,7 @@ def _items(items: list[Any], messages: list[Json], answers: Mapping[str, Json]) 
     """Adds what they say to `messages`; yields what is said in the roles system and developer."""
     told: set[str] = set()
     blocks = (block for answer in answers.values() for block in answer["content"])
-    calls = {block["id"] for block in blocks if block.get("type") == "tool_use"}
+    calls = {block.get("id") for block in blocks if block.get("type") == "tool_use"}
     for index, item in enumerate(items):
         where = f"input[{index}]"
         of_type(item, dict, where)
@@ -389,82 +389,13 @@ def _is_pair(name: str, value: Any) -> bool:
 def former_of(request: Json, answer: Json, session: str, *, is_ours: bool) -> Former:
     """`request`: the former stream's. `is_ours`: it was started in this dialect.
 
-    Raises InvalidRequest if it has no messages: an agent was given its input.
+    Raises InvalidRequest if it has no messages.
     """
     if not (messages := request.get("messages")):
-        raise refused("previous_response_id", "an agent has answered it, which was given no messages")
+        raise refused("previous_response_id", "nothing is known to have been asked in messages")
     system = request.get("system")
     if is_ours and (kept := request.get("echo")) is not None:
         system = kept["system"]
     elif isinstance(system, list):
         system = joined_system(block["text"] for block in system if isinstance(block.get("text"), str))
     return Former([*messages, *([answer] if answer["content"] else [])], system, session)
-
-
-def input_items(request: Mapping[str, Any], sid: str) -> list[Json]:
-    """What a stream was asked, as items: of any stream, however it was started."""
-    items: list[Json] = []
-    for message in request.get("messages") or []:
-        items += _items_of(message)
-    named = enumerate(items)
-    return [{"id": f"{_prefix(item)}_{sid}_in_{index}", **item} for index, item in named]
-
-
-def _prefix(item: Json) -> str:
-    return {"message": "msg", "function_call": "fc"}.get(item["type"], "fco")
-
-
-def _items_of(message: Json) -> Iterator[Json]:
-    content = message["content"]
-    blocks: Sequence[Json] = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    is_answer = message["role"] == "assistant"
-    parts: list[Json] = []
-    for block in blocks:
-        if (made := _item_of(block)) is None:
-            parts += _parts_of(block, is_answer=is_answer)
-            continue
-        yield from _said_in(message["role"], parts)
-        parts = []
-        yield made
-    yield from _said_in(message["role"], parts)
-
-
-def _said_in(role: str, parts: list[Json]) -> Iterable[Json]:
-    return [{"type": "message", "role": role, "status": "completed", "content": parts}] if parts else []
-
-
-def _item_of(block: Json) -> Json | None:
-    if block.get("type") == "tool_use":
-        arguments = orjson.dumps(block.get("input")).decode()
-        named = {"call_id": block.get("id"), "name": block.get("name"), "arguments": arguments}
-        return {"type": "function_call", "status": "completed", **named}
-    if block.get("type") == "tool_result":
-        content = block.get("content")
-        texts = (
-            [one.get("text") for one in content or [] if isinstance(one, dict)] if not isinstance(content, str) else []
-        )
-        output = content if isinstance(content, str) else "".join(text for text in texts if isinstance(text, str))
-        called = {"call_id": block.get("tool_use_id"), "output": output}
-        return {"type": "function_call_output", "status": "completed", **called}
-    return None
-
-
-def _text_of(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = [one for one in content or [] if isinstance(one, dict)]
-    return "".join(text for block in blocks if isinstance(text := block.get("text"), str))
-
-
-def _parts_of(block: Json, *, is_answer: bool) -> list[Json]:
-    """What a message can show of it; nothing of a thought, and of what this dialect has no word for."""
-    if block.get("type") == "text":
-        if is_answer:
-            return [{"type": "output_text", "text": block.get("text"), "annotations": []}]
-        return [{"type": "input_text", "text": block.get("text")}]
-    source = block.get("source")
-    if block.get("type") == "image" and isinstance(source, dict):
-        of_data = f"data:{source.get('media_type')};base64,{source.get('data')}"
-        url = source.get("url") if source.get("type") == "url" else of_data
-        return [{"type": "input_image", "image_url": url, "detail": "auto"}]
-    return []

@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from broker.auth import Grant
 from broker.dialects.responses import ResponseFold, Responses, response_id
+from broker.dialects.responses_input import input_items
 from broker.dialects.responses_request import (
     Asked,
     Former,
     former_of,
-    input_items,
     previous,
     referred,
     sid_of,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.dialects.responses_input import input_items
 from broker.dialects.responses_request import (
     Asked,
     Former,
     former_of,
-    input_items,
     previous,
     referred,
     sid_of_item,
@@ -293,6 +293,13 @@ def test_what_any_stream_was_asked_can_be_listed_as_items() -> None:
     assert items[1]["content"][0]["text"] == "I look."
     assert (items[2]["arguments"], items[3]["output"]) == ('{"a":1}', "one")
     assert len({item["id"] for item in items}) == 4
+
+
+def test_of_blocks_that_nobody_has_looked_into_there_is_what_can_be_read() -> None:
+    blocks: list[Json] = [{}, {"type": 1}, {"type": "text"}, {"type": "image", "source": 1}, {"type": "tool_use"}]
+    results: list[Json] = [{"type": "tool_result", "content": content} for content in (None, 5, [1, {"text": 2}])]
+    items = input_items({"messages": [user([*blocks, *results])]}, SID)
+    assert [item["type"] for item in items] == ["message", "function_call", *["function_call_output"] * 3]
 
 
 # ---- Anything

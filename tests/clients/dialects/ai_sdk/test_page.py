@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import clients_of
 from tests.clients.dialects.ai_sdk.recorded import read
 from tests.clients.dialects.ai_sdk.test_chat import HELD, SAID, newest
+from tests.clients.dialects.node import clients_of
 from tests.js.bundles import bundled
 from tests.js.cutting import Cut, Cutter, cutting
 from tests.js.tabs import Tab, browsing

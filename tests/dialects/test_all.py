@@ -18,6 +18,7 @@ import fakeredis
 import pytest
 
 from broker import dialects
+from broker.dialects.durable_views import View
 from broker.dialects.fold import Dialect, Facts, Fold
 from broker.dialects.format import Batch
 from broker.dialects.sse import Gap
@@ -27,6 +28,7 @@ from broker.log.event import TERMINAL, Event, encode_data, public
 from broker.log.keys import Keys
 from broker.log.steps import Unsent
 from broker.log.stream_log import StreamLog
+from broker.web.routes.durable_views import DIALECTS as VIEWED
 from tests.rig.long import LONG
 from tests.rig.streams import batch, running, taken_over
 
@@ -39,14 +41,18 @@ Written = tuple[str, Any]
 
 
 def _every_dialect() -> Iterator[Dialect]:
-    """With the options that it has by default, and with each that is yes or no the other way."""
+    """With the options that it has by default, and with each that is yes or no the other way; and views of others."""
     for module in iter_modules(dialects.__path__):
         for one in vars(import_module(f"{dialects.__name__}.{module.name}")).values():
             is_one = isinstance(one, type) and one.__module__.endswith(f".{module.name}")
-            if is_one and hasattr(one, "begin") and hasattr(one, "frame") and is_dataclass(one):
-                yield (usual := one())
-                switches = [each.name for each in fields(one) if isinstance(getattr(usual, each.name), bool)]
-                yield from (replace(usual, **{name: not getattr(usual, name)}) for name in switches)
+            if not (is_one and hasattr(one, "begin") and hasattr(one, "frame") and is_dataclass(one)):
+                continue
+            if one is View:
+                yield from (View(viewed()) for viewed in VIEWED.values())
+                continue
+            yield (usual := one())
+            switches = [each.name for each in fields(one) if isinstance(getattr(usual, each.name), bool)]
+            yield from (replace(usual, **{name: not getattr(usual, name)}) for name in switches)
 
 
 DIALECTS = list(dict.fromkeys(_every_dialect()))

@@ -83,7 +83,6 @@ WAITING = (
     "docs",
     "compose",
     "clients",
-    "ai_sdk",
     "chat_clients",
     "langgraph_sdk",
     "viewers",

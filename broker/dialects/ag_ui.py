@@ -9,13 +9,13 @@ name, so it is named, and empty, and the next attempt fills the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from broker.dialects.fold import Facts
+from broker.dialects.said import counts_of
 from broker.dialects.sse import CONTENT_TYPE, HEARTBEAT, Gap
 from broker.log.event import CANCELLED, DONE, ERROR, QUEUED, RESTART, TEXT_DELTA, THINKING_DELTA, Event, encode_data
 
@@ -25,6 +25,13 @@ OWN = "lastevent."
 """Before the kinds of ours that have no event there: names have a namespace, and a producer's kinds have their own."""
 
 
+MOST_CALLS, MOST_OPEN, MOST_REASONINGS = 4096, 256, 256
+"""Calls of an attempt, those without a result at once, and its reasoning messages. Further calls are not told, and
+further reasoning goes on in the last message: a producer may write 150,000 of each. A state holds the calls, and a
+snapshot names the messages.
+"""
+
+
 class TakenBack(bytes):
     """A payload of a gap. The client forgets where it was: what it has seen comes again, and it drops ids that it has
     seen. Then it stands at the beginning.
@@ -32,14 +39,13 @@ class TakenBack(bytes):
 
 
 _CALL_ENDS = frozenset({"tool_end", "tool_error"})
-_NOTHING: Mapping[str, Any] = {}
 
 
 class AgUiFold:
-    """`_open`: what is being said: "text", "reasoning" or nothing. `_calls`: those without a result, by id: whether
-    the arguments are complete. `_anchor`: the message that a call belongs to. `_seen`: the calls of this attempt,
+    """`_open`: what is being said: "text", "reasoning" or nothing. `_anchor`: the message that a call belongs to.
+    `_calls`: those without a result, by id: whether the arguments are complete. `_seen`: the calls of this attempt,
     `_used`: of those before. What an agent has done stays done, and is said again: under another id, for within a run
-    no id names two.
+    no id names two. States share all of these: they are replaced, and never changed.
     """
 
     __slots__ = (
@@ -65,14 +71,14 @@ class AgUiFold:
         self._calls: dict[str, bool] = {}
         self._clients: frozenset[str] = frozenset()
         self._with_args: frozenset[str] = frozenset()
-        self._used |= self._seen
+        if len(self._used) < MOST_CALLS:
+            self._used |= self._seen
         self._seen = frozenset()
 
     def copy(self) -> AgUiFold:
         copy = AgUiFold.__new__(AgUiFold)
         for name in AgUiFold.__slots__:
             setattr(copy, name, getattr(self, name))
-        copy._calls = dict(self._calls)
         return copy
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -140,9 +146,10 @@ class AgUiFold:
         opening: list[bytes] = []
         if self._open != "reasoning":
             opening = self._pause()
-            self._open, self._open_id = "reasoning", self._reasoning_id(self._reasonings)
+            index = min(self._reasonings, MOST_REASONINGS - 1)
+            self._open, self._open_id = "reasoning", self._reasoning_id(index)
             self._reasonings += 1
-            self._most_reasonings = max(self._most_reasonings, self._reasonings)
+            self._most_reasonings = max(self._most_reasonings, index + 1)
             opening += [
                 b'{"type":"REASONING_START","messageId":"%b"}' % self._open_id,
                 b'{"type":"REASONING_MESSAGE_START","messageId":"%b","role":"reasoning"}' % self._open_id,
@@ -171,11 +178,13 @@ class AgUiFold:
 
     # -- tools -------------------------------------------------------------------------------------------------------
 
-    def _tool_start(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _tool_start(self, data: dict[str, Any]) -> list[bytes]:
         call, tool = data.get("tool_call_id"), data.get("tool")
         if not (isinstance(call, str) and call and _is_name(tool)) or call in self._seen:
             return []
-        self._calls[call] = False
+        if len(self._seen) == MOST_CALLS or len(self._calls) == MOST_OPEN:
+            return []
+        self._calls = {**self._calls, call: False}
         self._seen |= {call}
         if data.get("client") is True:
             self._clients |= {call}
@@ -183,14 +192,14 @@ class AgUiFold:
         names = (self._call(call), _text(tool), parent)
         return [*self._pause(), b'{"type":"TOOL_CALL_START","toolCallId":%b,"toolCallName":%b%b}' % names]
 
-    def _args(self, data: Mapping[str, Any], delta: Any) -> list[bytes]:
+    def _args(self, data: dict[str, Any], delta: Any) -> list[bytes]:
         call = data.get("tool_call_id")
         if not isinstance(call, str) or self._calls.get(call, True) or not _is_name(delta):
             return []
         self._with_args |= {call}
         return [b'{"type":"TOOL_CALL_ARGS","toolCallId":%b,"delta":%b}' % (self._call(call), _text(delta))]
 
-    def _whole_args(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _whole_args(self, data: dict[str, Any]) -> list[bytes]:
         call = data.get("tool_call_id")
         if not isinstance(call, str) or self._calls.get(call, True):
             return []
@@ -202,16 +211,16 @@ class AgUiFold:
     def _end_args(self, call: str) -> list[bytes]:
         if self._calls[call]:
             return []
-        self._calls[call] = True
+        self._calls = {**self._calls, call: True}
         return [b'{"type":"TOOL_CALL_END","toolCallId":%b}' % self._call(call)]
 
-    def _tool_end(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _tool_end(self, data: dict[str, Any]) -> list[bytes]:
         """Where results are not shown it is empty: that there is one says that nobody needs to run it."""
         call = data.get("tool_call_id")
         if not isinstance(call, str) or call not in self._calls:
             return []
         ended = self._end_args(call)
-        del self._calls[call]
+        self._calls = {other: is_whole for other, is_whole in self._calls.items() if other != call}
         self._clients -= {call}
         given = next((data[name] for name in ("output", "message", "code") if name in data), "")
         content = given if isinstance(given, str) else encode_data(given).decode()
@@ -232,7 +241,7 @@ class AgUiFold:
         """All that is open ends."""
         return [*self._pause(), *(end for call in self._calls for end in self._end_args(call))]
 
-    def _done(self, data: Mapping[str, Any], t: int) -> list[bytes]:
+    def _done(self, data: dict[str, Any], t: int) -> list[bytes]:
         closed = self._closed()
         outcome: dict[str, Any] = {"type": "success"}
         if self._clients:
@@ -246,7 +255,7 @@ class AgUiFold:
             more["metadata"] = {"lastevent": {"stop_reason": reason}}
         return [*closed, self._run(b"RUN_FINISHED", b"," + encode_data(more)[1:-1])]
 
-    def _error(self, data: Mapping[str, Any]) -> list[bytes]:
+    def _error(self, data: dict[str, Any]) -> list[bytes]:
         code, message = data.get("code"), data.get("message")
         code = code if isinstance(code, str) and code else "internal_error"
         message = message if isinstance(message, str) and message else code
@@ -329,9 +338,9 @@ def _plain(content: Any) -> str:
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def _object(data: bytes) -> Mapping[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
     value = orjson.loads(data)
-    return value if isinstance(value, dict) else _NOTHING
+    return value if isinstance(value, dict) else {}
 
 
 def _is_name(value: Any) -> bool:
@@ -346,24 +355,20 @@ def _custom(name: str, data: bytes) -> bytes:
     return b'{"type":"CUSTOM","name":%b,"value":%b}' % (_text(name), data)
 
 
-def _usage(data: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(data: dict[str, Any]) -> dict[str, Any]:
     """TokenUsage: input with what was cached, which is named beside it."""
-    counted = data.get("usage")
-    if not isinstance(counted, dict):
+    counts = counts_of(data)
+    if counts is None:
         return {}
-    tokens = {name: value for name, value in counted.items() if type(value) is int and value >= 0}
-    read, created = tokens.get("cache_read_input_tokens", 0), tokens.get("cache_creation_input_tokens", 0)
-    named = {
-        "inputTokens": tokens.get("input_tokens", 0) + read + created,
-        "outputTokens": tokens.get("output_tokens", 0),
-        "cachedInputTokens": read,
-        "cacheWriteInputTokens": created,
-        "reasoningTokens": tokens.get("thinking_tokens", 0),
-    }
     usage: dict[str, Any] = {
-        name: value for name, value in named.items() if value or name in ("inputTokens", "outputTokens")
+        "inputTokens": counts.all_input,
+        "outputTokens": counts.output,
+        "totalTokens": counts.all_input + counts.output,
     }
-    usage["totalTokens"] = usage["inputTokens"] + usage["outputTokens"]
-    if isinstance(model := data.get("model"), str):
-        usage |= {"model": model}
-    return usage
+    more = {
+        "cachedInputTokens": counts.cache_read,
+        "cacheWriteInputTokens": counts.cache_creation,
+        "reasoningTokens": counts.thinking,
+    }
+    usage |= {name: count for name, count in more.items() if count}
+    return usage | {"model": data["model"]} if isinstance(data.get("model"), str) else usage

@@ -77,13 +77,17 @@ class Asked(NamedTuple):
     ignored: list[str]
 
 
-def read(body: Json, abandon_after_s: int) -> Asked:
-    """Raises InvalidRequest, which names the field. `abandon_after_s`: 0 for none."""
+def read(body: Json, abandon_after_s: int, *, shows_thinking: bool = False) -> Asked:
+    """Raises InvalidRequest, which names the field. `abandon_after_s`: 0 for none. `shows_thinking`: also if the body
+    does not ask for it.
+    """
     model = field(body, "model", str, "")
     _require_nothing_else(body)
     ignored: set[str] = {name for name in body if name not in _TAKEN and name not in _REFUSED and _NAME.fullmatch(name)}
     native: Json = {"model": model, **_messages(body, ignored), **_parameters(body, ignored), **_tools(body, ignored)}
     native |= _thinking(body) | _format(body)
+    if shows_thinking:
+        native["show"] = ["thinking"]
     if abandon_after_s:
         native["abandon_after_s"] = abandon_after_s
     options = of_type(body.get("stream_options") or {}, dict, "stream_options")

@@ -26,6 +26,7 @@ class Facts(NamedTuple):
 
     `model`: as its creator called it. `echo`: what the dialect that created it keeps for its answers (meta.dialect);
     empty if another did. `request`: the neutral request (docs/API.md), for dialects that need it; else empty.
+    `request_size`: in characters of JSON.
     """
 
     sid: str
@@ -34,6 +35,7 @@ class Facts(NamedTuple):
     created_ms: int
     echo: Mapping[str, Any]
     request: Mapping[str, Any]
+    request_size: int = 0
 
 
 class Fold(Protocol):

@@ -47,6 +47,8 @@ _KNOWN = frozenset(
     }
 )
 
+STRATEGIES = ("reject", "enqueue", "interrupt", "rollback")
+
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -110,7 +112,7 @@ def asked_run(body: Json, before: Sequence[Asked], parent: str | None) -> AskedR
 
 def strategy_of(body: Json) -> str:
     """What a run asks for that finds another one running."""
-    return _one_of(body, "multitask_strategy", ("reject", "enqueue", "interrupt", "rollback")) or "enqueue"
+    return _one_of(body, "multitask_strategy", STRATEGIES) or "enqueue"
 
 
 def checkpoint_of(body: Json) -> str | None:

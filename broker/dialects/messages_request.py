@@ -51,8 +51,10 @@ class Asked(NamedTuple):
     ignored: list[str]
 
 
-def read(body: Json, abandon_after_s: int) -> Asked:
-    """Raises InvalidRequest, which names the field. `abandon_after_s`: 0 for none."""
+def read(body: Json, abandon_after_s: int, *, shows_thinking: bool = False) -> Asked:
+    """Raises InvalidRequest, which names the field. `abandon_after_s`: 0 for none. `shows_thinking`: also if the body
+    does not ask for it.
+    """
     model = field(body, "model", str, "")
     field(body, "max_tokens", int, "")
     for name in _REFUSED:
@@ -66,6 +68,8 @@ def read(body: Json, abandon_after_s: int) -> Asked:
             native["user_id"] = user
         else:
             ignored.add("metadata.user_id")
+    if shows_thinking:
+        native["show"] = ["thinking"]
     if abandon_after_s:
         native["abandon_after_s"] = abandon_after_s
     streams = of_type(body.get("stream") or False, bool, "stream")

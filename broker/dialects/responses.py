@@ -3,9 +3,10 @@
 A response has *items*: a message, a reasoning, a call. Each is added, grows, and is done; its `output_index` and its id
 count the items since the stream's start, over restarts, since clients refuse an index that comes again.
 
-The cursor is `sequence_number`: 0, 1, 2 … without holes, for some clients take a hole for a loss. But when a writer
-takes a stream over, Redis may have lost the last events of the one before, whose numbers clients have seen. So the
-words of a new writer begin at 20,000 × block, where block is (id - 1) // 1,000,000: within 32 bits for 29 h.
+The cursor is `sequence_number`: 0, 1, 2 … without holes, for some clients take a hole for a loss. But where ids begin a
+block of their own (scripts/prelude.lua), Redis may have lost events before it, whose numbers clients have seen. So what
+is said then is numbered from 20,000 × block, where block is (id - 1) // 1,000,000: within 32 bits for 29 h. An ending
+that somebody else wrote goes on: it is the last, and whoever is beyond it is told it.
 
 All of a delta but its text is the same for all deltas of an item, and is encoded once.
 """
@@ -27,6 +28,7 @@ from broker.log.event import (
     QUEUED,
     RESTART,
     START,
+    TERMINAL,
     TEXT_DELTA,
     THINKING_DELTA,
     TOOL_ARGS_DELTA,
@@ -173,7 +175,7 @@ class ResponseFold:
     """A response after some events of its stream."""
 
     __slots__ = (
-        *("_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
+        *("_block_ends", "_calls", "_count", "_done", "_echo", "_ended", "_facts", "_has_begun", "_status", "_text"),
         *("_used", "is_over", "number"),
     )
 
@@ -185,6 +187,7 @@ class ResponseFold:
         self._status = QUEUED if self._echo["background"] else _IN_PROGRESS
         self._ended: dict[str, Any] = {}  # fields of the response that its ending has set
         self._has_begun = False
+        self._block_ends = BLOCK
         self._count = 0  # of items, since the stream's start
         self._done: list[_Item] = []  # of this attempt; none of them changes any more
         self._text: _Item | None = None  # the message or reasoning that is open
@@ -194,6 +197,7 @@ class ResponseFold:
     def copy(self) -> ResponseFold:
         copy = ResponseFold.__new__(ResponseFold)
         copy.number, copy.is_over, copy._count = self.number, self.is_over, self._count
+        copy._block_ends = self._block_ends
         copy._facts, copy._echo, copy._ended, copy._used = self._facts, self._echo, self._ended, self._used
         copy._status, copy._has_begun = self._status, self._has_begun
         copy._done = self._done.copy()
@@ -225,6 +229,8 @@ class ResponseFold:
 
     def step(self, event: Event) -> list[bytes]:
         kind = event.kind
+        if event.id > self._block_ends and kind not in TERMINAL:
+            self._begin_block(event)
         if kind == TEXT_DELTA:
             return self._said(MESSAGE, event.data)
         if kind == THINKING_DELTA:
@@ -274,7 +280,6 @@ class ResponseFold:
         return [self._lifecycle(name) for name in names]
 
     def _started(self, event: Event, data: dict[str, Any]) -> list[bytes]:
-        self._begin_block(event)
         return self._begun()
 
     def _begun(self) -> list[bytes]:
@@ -286,13 +291,14 @@ class ResponseFold:
         return [self._lifecycle(_IN_PROGRESS)]
 
     def _restarted(self, event: Event, data: dict[str, Any]) -> list[bytes]:
-        self._begin_block(event)
         frames = self._closed_all(_INCOMPLETE)
         self._done = []
         return frames
 
     def _begin_block(self, event: Event) -> None:
-        self.number = max(self.number, NUMBERS * ((event.id - 1) // BLOCK))
+        block = (event.id - 1) // BLOCK
+        self._block_ends = BLOCK * (block + 1)
+        self.number = max(self.number, NUMBERS * block)
 
     def _ended_well(self, event: Event, data: dict[str, Any]) -> list[bytes]:
         stopped = data.get("stop_reason")

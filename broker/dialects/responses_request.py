@@ -164,7 +164,8 @@ def _require_no_logprobs(asked: Json) -> None:
 
 
 def _echoed(echo: Json, name: str, value: Any) -> None:
-    if len(orjson.dumps(value)) <= ECHO_BYTES:
+    is_long = isinstance(value, str) and len(value) > ECHO_BYTES  # to encode 32 MiB takes a while
+    if not is_long and len(orjson.dumps(value)) <= ECHO_BYTES:
         echo[name] = value
 
 

@@ -28,6 +28,8 @@ from contextlib import aclosing
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
+import orjson
+
 from broker.dialects.fold import Dialect, Facts, Fold, step
 from broker.dialects.format import Batch, Written
 from broker.dialects.sse import Gap
@@ -42,6 +44,13 @@ RECENT = 16
 
 ALL_EVENTS = 400_000
 """Folded events of all streams that are kept: a mark has some 200 bytes, a text its parts, 40 MB together."""
+
+EVENT_BYTES = 100
+"""What an event costs to keep: a dialect that tells the request keeps that too, and it counts as so many events."""
+
+
+EVENT_BYTES = 100
+"""Of one of them. A request that a fold keeps, with images perhaps, counts as so many events as it is large."""
 
 
 class Lost(Exception):
@@ -64,9 +73,10 @@ class Folded:
         self.sid = sid
         self.dialect = dialect
         self.access_name = dialect.name
-        self.events = 0
+        self.events = len(orjson.dumps(facts.request)) // EVENT_BYTES if facts.request else 0
         """How many it has folded in one go, at most: what it costs to keep."""
         self._facts = facts
+        self._first: Fold | None = None
         self._ids: list[int] = []  # of the marks, ascending
         self._marks: dict[int, Fold] = {}
         self._recent: OrderedDict[int, Fold] = OrderedDict()
@@ -75,6 +85,11 @@ class Folded:
         self._live: Fold | None = None
         self._live_at = -1
         self._said: tuple[Sequence[bytes], bytes] = ((), b"")
+
+    @property
+    def cost(self) -> int:
+        """What it takes to keep, in events."""
+        return max(MARK_EVENTS, self.events) + self._facts.request_size // EVENT_BYTES
 
     # -- where a viewer begins -----------------------------------------------------------------------------------
 
@@ -145,7 +160,9 @@ class Folded:
     def state(self, cursor: int) -> Fold:
         """A copy of the state of a place at which it stands. Raises Lost."""
         if cursor == 0:
-            return self.dialect.begin(self._facts)
+            # Once: of a dialect that tells the request, it encodes all of it.
+            self._first = self._first or self.dialect.begin(self._facts)
+            return self._first.copy()
         if (kept := self._recent.get(cursor) or self._marks.get(cursor)) is None:
             raise Lost
         return kept.copy()
@@ -321,7 +338,7 @@ class Folds:
             folded = self._used[key] = Folded(sid, dialect, facts)
         self._kept[key] = folded
         self._kept.move_to_end(key)
-        events = sum(max(MARK_EVENTS, one.events) for one in self._kept.values())
+        events = sum(one.cost for one in self._kept.values())
         while events > ALL_EVENTS:
-            events -= max(MARK_EVENTS, self._kept.popitem(last=False)[1].events)
+            events -= self._kept.popitem(last=False)[1].cost
         return folded

@@ -209,11 +209,15 @@ class Streams:
 
     async def request_of(self, sid: str, meta: Meta) -> dict[str, Any]:
         """The stream's request, parsed; {} if it has none. Raises as `look_up` does."""
+        return (await self.sized_request_of(sid, meta))[0]
+
+    async def sized_request_of(self, sid: str, meta: Meta) -> tuple[dict[str, Any], int]:
+        """As `request_of`, and how many characters it has as JSON."""
         asked = (await self.log.requests.of(meta)).fields.get("request")
         if asked is None and self._archive and (archived := await self._archive.find(sid, with_request=True)):
             asked = archived.fields.get("request")
         parsed = await _maybe_in_thread(len(asked) > REPEATED_BYTES, orjson.loads, asked) if asked else None
-        return parsed if isinstance(parsed, dict) else {}
+        return parsed if isinstance(parsed, dict) else {}, len(asked or "")
 
     async def webhook(self, sid: str, meta: Meta) -> dict[str, Any] | None:
         """What became of the stream's webhook, as its record says it; None if it names none."""
@@ -480,7 +484,7 @@ class Streams:
             raise InvalidRequest(f"provider_options: by the name of a provider; they are {providers}.")
 
     async def _sealed(self, sid: str, whole: bool) -> Meta | None:
-        """What the archive has of a stream that Redis has as well. None also while the archive is away."""
+        """What the archive has of a stream. None also while the archive is away."""
         if self._archive is None or time.monotonic() < self._asks_archive_from_s:
             return None
         try:
@@ -602,9 +606,8 @@ class Streams:
         An archive that is away does not keep anything from being started: it has what is older than a day.
         """
         [meta] = await self.log.read_fields(_LOOKED_UP, new.sid)
-        if meta is None and self._archive:
-            with suppress(ArchiveUnavailable):
-                meta = await self._archive.find(new.sid)
+        if meta is None:
+            meta = await self._sealed(new.sid, whole=False)
         if meta is None and await self.log.redis.zscore(self.log.keys.streams(new.tenant), new.sid) is None:
             return None
         if meta is None or meta.erased is not None:

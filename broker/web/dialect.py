@@ -143,7 +143,7 @@ async def find(request: Request, grant: Grant, sid: str) -> Found:
 
 async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> Facts:
     said: dict[str, Any] = meta.dialect or {}
-    asked = await Tier.of(request).streams.request_of(sid, meta) if dialect.needs_request else {}
+    asked, size = (await Tier.of(request).streams.sized_request_of(sid, meta)) if dialect.needs_request else ({}, 0)
     return Facts(
         sid=sid,
         session=meta.session or "",
@@ -151,6 +151,7 @@ async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> 
         created_ms=meta.created,
         echo=said["echo"] if said.get("name") == dialect.name else {},
         request=asked,
+        request_size=size,
     )
 
 
@@ -174,10 +175,12 @@ async def follow_in(
     headers: Mapping[str, str] | None = None,
     *,
     response: type[DialectResponse] | None = None,
+    heartbeat_s: float | None = None,
 ) -> DialectResponse:
     """The answer that follows a stream in a dialect. A cursor of which its log knows nothing is answered there.
 
-    `response`: where its connections end otherwise than others'.
+    `response`: where its connections end otherwise than others'. `heartbeat_s`: the longest silence that its client
+    bears, if that is less than the setting's.
 
     Raises Draining, TooManyViewers, RateLimited, TokenExpired, StreamNotFound, StreamExpired, and what passes.
     """
@@ -192,7 +195,7 @@ async def follow_in(
     view = View(sid, request_details(grant, address, request.headers, dialect.name, cursor))
 
     def steps(cursor: int) -> Steps:
-        return steps_of(tier, found, grant, log, sid, cursor, folded)
+        return steps_of(tier, found, grant, log, sid, cursor, folded, heartbeat_s=heartbeat_s)
 
     told = {STREAM_HEADER: sid, **(headers or {})}
     form = response or DialectResponse

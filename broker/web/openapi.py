@@ -50,6 +50,9 @@ _SSE = {
     }
 }
 
+_THEIRS = {"description": "As the dialect has it (docs/DIALECTS.md)."}
+"""Of no form of ours: its own ecosystem describes it."""
+
 _SCHEMES = {
     "key": {
         "type": "http",
@@ -108,8 +111,9 @@ def speaks(description: str, *forms: str, asked: dict[str, Any] | None = None) -
     """A route of a dialect, whose answers and errors are in its own words (docs/DIALECTS.md). `forms`: media types.
     `asked`: the schema of its body; what it does not name is taken too.
     """
-    content: dict[str, Any] = {form: {} for form in forms or ("application/json",)}
-    error = {"description": "An error, as this dialect has them", "content": {"application/json": {}, "text/plain": {}}}
+    content: dict[str, Any] = {form: {"schema": _THEIRS} for form in forms or ("application/json",)}
+    wrong = {form: {"schema": _THEIRS} for form in ("application/json", "text/plain")}
+    error = {"description": "An error, as this dialect has them", "content": wrong}
     said: dict[str, Any] = {"summary": description, "response_class": Response}
     said["responses"] = {200: {"description": description, "content": content}, "default": error}
     if asked is not None:

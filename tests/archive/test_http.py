@@ -122,6 +122,19 @@ def test_a_stream_reads_the_same_after_it_has_left_redis(api: Api, archived: Dep
     assert [everything(api, sid) for sid in sids] == before
 
 
+def test_a_run_reads_the_same_from_the_archive_and_its_id_names_no_other(api: Api, archived: Deployment) -> None:
+    messages = [{"id": "1", "role": "user", "content": "[[tokens=9 rate=0 ttft_ms=0 cut_at=4 cut_times=1]]"}]
+    asked = {"threadId": "t", "runId": "archived", "messages": messages}
+    run = api.post("/v1/ag-ui", json=asked)
+    sid = until_archived(api, run.headers["x-lastevent-stream"])
+    leave_redis(archived, sid)
+    assert api.post("/v1/ag-ui", json=asked).content == run.content
+    assert api.get("/v1/ag-ui?runId=archived").content == run.content
+    with closing(redis.Redis.from_url(archived.redis_url)) as client:
+        client.delete(*client.keys("le:idem:*"))
+    assert api.post("/v1/ag-ui", json=asked).status_code == 409, "the archive does not know what was asked"
+
+
 def archived_generation(api: Api, prompt: str, **body: Any) -> str:
     sid: str = api.post("/v1/streams", json={"prompt": prompt, **body}).json()["id"]
     return sid

@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from broker.dialects.format import Batch
-from broker.live.folded import ALL_EVENTS, MARK_EVENTS, Folded, Folds, Lost, Place
+from broker.live.folded import ALL_EVENTS, EVENT_BYTES, MARK_EVENTS, Folded, Folds, Lost, Place
 from broker.live.tail import replay
 from broker.log.event import encode_data, public
 from broker.log.keys import Keys
@@ -174,3 +174,11 @@ def test_a_process_keeps_folds_that_are_used_and_so_many_events_of_others() -> N
     assert folds.known("used", tally, FACTS.created_ms + 1) is None
     kept = [n for n in range(10) if folds.known(f"other-{n}", tally, FACTS.created_ms)]
     assert kept == [6, 7, 8, 9] or kept == [7, 8, 9]
+
+
+def test_a_fold_that_keeps_a_large_request_counts_as_many_events() -> None:
+    folds, tally = Folds(), Tally()
+    large = FACTS._replace(request_size=ALL_EVENTS * EVENT_BYTES // 2)
+    for n in range(3):
+        folds.of(f"large-{n}", tally, large)
+    assert [n for n in range(3) if folds.known(f"large-{n}", tally, FACTS.created_ms)] == [2]

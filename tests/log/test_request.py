@@ -324,7 +324,7 @@ class Race:
     async def create(self) -> None:
         if self.is_held:
             held_ms = self.log.requests.held_ms
-            step = script.create(self.new.sid, None, None, held_ms, self.new.own_request, self.new.fields())
+            step = script.create(self.new.sid, None, None, None, held_ms, self.new.own_request, self.new.fields())
             await self.log._scripts.run(step)
 
     async def hold(self) -> None:

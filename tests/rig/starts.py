@@ -23,7 +23,6 @@ QUICK = f"not {MARK}"
 """What `make quick` gives to pytest's -m."""
 
 FOLDERS = {
-    "ai_sdk",
     "chat_clients",
     "bench",
     "browser",

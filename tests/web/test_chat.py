@@ -118,6 +118,15 @@ def test_a_request_that_is_repeated_has_the_same_answer(api: Api, path: str) -> 
     assert error_of(other)[::2] == (400, "invalid_request")
 
 
+@BOTH
+def test_thinking_is_shown_to_who_asks_for_it(api: Api, path: str) -> None:
+    thinks = [{"role": "user", "content": "Hello [[thinking=2 tokens=2 rate=0 ttft_ms=0]]"}]
+    asked = {**LEAST, "messages": thinks}
+    assert "A stand-in" not in api.post(path, asked).text
+    assert "A stand-in" in api.post(f"{path}?show=thinking", asked).text
+    assert error_of(api.post(f"{path}?show=all", asked))[::2] == (400, "invalid_request")
+
+
 def test_a_number_of_tokens_is_not_told_here(api: Api) -> None:
     assert error_of(api.post(f"{MESSAGES}/count_tokens", LEAST))[:3] == (404, "not_found_error", "not_found")
 

@@ -229,6 +229,8 @@ async def ai_sdk_workflow_stream(
         if is_terminal(found.meta.state) and first >= count:
             # It has all that there is, and not what ends it: so much the log has lost. It would ask for ever.
             return Response(FINISHED, headers={**headers, STREAM_HEADER: sid}, media_type=CONTENT_TYPE)
+        if first > count:  # Redis has lost what it had, and the stream's writer is about to put it back
+            return HeldResponse()
         return await _run(request, grant, sid, version, headers, first)
     except PASSING as passing:
         return _later(request, passing)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.dialects.chat import NAME, Chat, ChatFold, error_json
@@ -41,6 +43,8 @@ def _answer_error(_: Request, error: LasteventError) -> Response:
 
 router = APIRouter(route_class=dialect_route(_answer_error), tags=["Dialects"])
 
+Show = Annotated[Literal["thinking"] | None, Query(description="thinking: also if the request does not ask for it")]
+
 _ASKED = {
     "type": "object",
     "required": ["model", "messages"],
@@ -56,10 +60,13 @@ _ASKED = {
     "/v1/chat/completions", **speaks("Chat Completions: the answer", "application/json", MEDIA_TYPE, asked=_ASKED)
 )
 @needs(WRITE, client_keys=True)
-async def create_chat_completion(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+async def create_chat_completion(
+    request: Request, idempotency_key: IdempotencyKey = None, show: Show = None
+) -> Response:
     """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
     tier, grant = Tier.of(request), grant_of(request)
-    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
+    body = await read_asked(request)
+    asked = read(body, tier.settings.dialect_abandon_s, shows_thinking=show is not None)
     grant.require(READ)
     await tier.require_place(grant)  # before anything is started
     started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)

@@ -33,7 +33,7 @@ from broker.dialects.langgraph import (
     sid_of,
 )
 from broker.dialects.langgraph_messages import Asked, Json
-from broker.dialects.langgraph_request import asked_run, checkpoint_of, modes_of, strategy_of
+from broker.dialects.langgraph_request import STRATEGIES, asked_run, checkpoint_of, modes_of, strategy_of
 from broker.dialects.parts import refused
 from broker.dialects.sse import MEDIA_TYPE
 from broker.errors import BadCursor, LasteventError, StreamNotFound, StreamRunning
@@ -68,13 +68,20 @@ WHOLE = LangGraph(frozenset())
 """For what is asked of a run without being sent in any mode."""
 
 MAX_HISTORY = 100
+HISTORY_BYTES = 8 * 2**20
+"""Each state has all of its thread's messages. Beyond this a page ends, and `before` gives the next."""
+
 MAX_RUNS = 200
+LONGEST_SILENCE_S = 20.0
+"""The SDK for JavaScript takes a connection for dead that is silent for three of the pauses that it has seen, and for
+30 s at the most, however long they were."""
+
 BEFORE_ANSWER, BEFORE_INPUT = ".input", ".start"
 """What a run's id has behind it, as a checkpoint's."""
 
 _CURSOR = r"(\d{1,15})-(\d{1,6})"
 
-_STRATEGY = "A run of this thread has not ended. Wait for it, or give multitask_strategy interrupt or rollback."
+_BUSY = "A run of this thread has not ended. Wait for it, or give multitask_strategy interrupt or rollback."
 
 RUN_BODY: dict[str, Any] = {
     "type": "object",
@@ -85,9 +92,9 @@ RUN_BODY: dict[str, Any] = {
         "config": {"type": ["object", "null"]},
         "context": {"type": ["object", "null"]},
         "metadata": {"type": ["object", "null"]},
-        "stream_mode": {},
-        "multitask_strategy": {"enum": ["reject", "enqueue", "interrupt", "rollback", None]},
-        "on_disconnect": {"enum": ["continue", "cancel", None]},
+        "stream_mode": {"type": ["string", "array", "null"], "items": {"type": "string"}},
+        "multitask_strategy": {"type": ["string", "null"], "enum": [*STRATEGIES, None]},
+        "on_disconnect": {"type": ["string", "null"], "enum": ["continue", "cancel", None]},
         "checkpoint_id": {"type": ["string", "null"]},
     },
 }
@@ -156,8 +163,10 @@ async def langgraph_create_thread(request: Request) -> Response:
     thread_id = body.get("thread_id") or str(uuid.uuid4())
     if not isinstance(thread_id, str) or len(thread_id) > 200 or "/" in thread_id or not thread_id.isprintable():
         raise refused("thread_id", "a text of at most 200 characters, without a slash")
-    if body.get("thread_id") and body.get("if_exists") != "do_nothing" and await _newest(request, grant, thread_id):
-        raise StreamRunning("There is a thread with this id. Give if_exists do_nothing to have it.")
+    if body.get("thread_id") and await _newest(request, grant, thread_id):
+        if body.get("if_exists") != "do_nothing":
+            raise StreamRunning("There is a thread with this id. Give if_exists do_nothing to have it.")
+        grant.require(INSPECT)
     ignored = [name for name in ("metadata", "ttl") if body.get(name)]
     return _json(await _thread(request, grant, thread_id), ignored)
 
@@ -194,13 +203,15 @@ async def langgraph_history(request: Request, thread_id: ThreadId) -> Response:
         return _json([])  # of a graph within the graph
     before = _before(body)
     states: list[Json] = []
+    told = 0
     for record in await _records(request, grant, thread_id, MAX_HISTORY):
-        if len(states) >= limit:
+        if len(states) >= limit or told >= HISTORY_BYTES:
             break
         if before is not None and sid_of(before.partition(".")[0]) != record["id"]:
             continue
         run, meta = await _run_now(request, grant, record["id"])
         of_run = _states(thread_id, record["id"], run, meta)
+        told += 2 * len(run.values())
         if before is not None:
             named = [one["checkpoint"]["checkpoint_id"] for one in of_run]
             of_run = of_run[named.index(before) + 1 :] if before in named else []
@@ -249,7 +260,7 @@ async def langgraph_create_run(
     started, thread_id, body, ignored = await _started(request, grant, thread_id, idempotency_key)
     told = _told(thread_id, started.sid, ignored)
     assistant: str = body["assistant_id"]
-    made = (await find(request, grant, started.sid)).meta
+    made = await _found(request, grant, started.sid, thread_id, whole=True)
     return _json(_run(thread_id, started.sid, made, assistant), headers=told)
 
 
@@ -276,10 +287,12 @@ async def langgraph_runs(
 @router.get("/threads/{thread_id}/runs/{sid:run}", **speaks("A run"))
 @needs(INSPECT, READ, token=READ, address=True, cookie=True, client_keys=True)
 async def langgraph_run(request: Request, sid: str, thread_id: str | None = None) -> Response:
-    """The SDKs ask for it where a stream ended without `end`."""
-    meta = await _found(request, grant_of(request), sid, thread_id)
+    """The SDKs ask for it where a stream ended without `end`. Who may not inspect sees less of it."""
+    grant = grant_of(request)
+    meta = await _found(request, grant, sid, thread_id, whole=True)
     assistant = ((meta.dialect or {}).get("echo") or {}).get("assistant_id") or meta.agent or "agent"
-    return _json(_run(meta.session or "", sid, meta, assistant))
+    run = _run(meta.session or "", sid, meta, assistant)
+    return _json({**run, "metadata": {}} if grant.is_viewer else run)
 
 
 @router.get("/runs/{sid:run}/stream", include_in_schema=False)
@@ -301,7 +314,9 @@ async def langgraph_join_stream(
     meta = await _found(request, grant, sid, thread_id)
     echo = (meta.dialect or {}).get("echo") or {}
     modes = modes_of(stream_mode) or tuple(mode for mode in echo.get("stream_mode") or OF_JOINED if mode in MODES)
-    return await _follow(request, grant, meta.session or "", sid, modes, where, [])
+    cancels = request.query_params.get("cancel_on_disconnect", "").lower() in ("1", "true")
+    ignored = ["cancel_on_disconnect"] if cancels else []  # others may follow it
+    return await _follow(request, grant, meta.session or "", sid, modes, where, ignored)
 
 
 @router.get("/runs/{sid:run}/join", include_in_schema=False)
@@ -359,7 +374,7 @@ async def _begun(
         return await _at(request, grant, thread_id, checkpoint or run.parent)
     if STATUS[newest["state"]] in (PENDING, RUNNING):
         if strategy not in ("interrupt", "rollback"):
-            raise StreamRunning(_STRATEGY)
+            raise StreamRunning(_BUSY)
         await _cancel(request, grant, sid)
         if strategy == "rollback" and checkpoint is None:
             run, _ = await _run_now(request, grant, sid)
@@ -399,9 +414,9 @@ async def _cancel(request: Request, grant: Grant, sid: str) -> None:
         tier.deeds.note(tier.deed(request, CANCELLED, sid))
 
 
-async def _found(request: Request, grant: Grant, sid: str, thread_id: str | None) -> Meta:
-    """Raises StreamNotFound, also for a run of another thread."""
-    meta = (await find(request, grant, sid)).meta
+async def _found(request: Request, grant: Grant, sid: str, thread_id: str | None, *, whole: bool = False) -> Meta:
+    """`whole`: with its metadata. Raises StreamNotFound, also for a run of another thread."""
+    meta = (await Tier.of(request).streams.look_up_content(sid, grant, whole=whole)).meta
     if thread_id is not None and meta.session != thread_id:
         raise StreamNotFound("This thread has no such run.")
     return meta
@@ -426,7 +441,8 @@ async def _follow(
     told = _told(thread_id, sid, ignored)
     told["Location"] = f"{told['Content-Location']}/stream?{again}"
     dialect = LangGraph(frozenset(modes), shows_asked=_shows_asked(grant))
-    return await follow_in(request, grant, sid, dialect, where, told)
+    silence_s = min(Tier.of(request).settings.heartbeat_s, LONGEST_SILENCE_S)
+    return await follow_in(request, grant, sid, dialect, where, told, heartbeat_s=silence_s)
 
 
 async def _end(request: Request, grant: Grant, thread_id: str, sid: str, ignored: list[str]) -> Response:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from broker.auth import Grant
@@ -48,6 +48,8 @@ router = APIRouter(route_class=dialect_route(_answer_error), tags=["Dialects"])
 
 _DIALECT = Messages()
 
+Show = Annotated[Literal["thinking"] | None, Query(description="thinking: also if the request does not ask for it")]
+
 _ASKED = {
     "type": "object",
     "required": ["model", "messages", "max_tokens"],
@@ -62,10 +64,11 @@ _ASKED = {
 
 @router.post("/v1/messages", **speaks("Messages: the answer", "application/json", MEDIA_TYPE, asked=_ASKED))
 @needs(WRITE, client_keys=True)
-async def create_message(request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+async def create_message(request: Request, idempotency_key: IdempotencyKey = None, show: Show = None) -> Response:
     """The same Idempotency-Key again gives the same answer, from the beginning of its last attempt."""
     tier, grant = Tier.of(request), grant_of(request)
-    asked = read(await read_asked(request), tier.settings.dialect_abandon_s)
+    body = await read_asked(request)
+    asked = read(body, tier.settings.dialect_abandon_s, shows_thinking=show is not None)
     grant.require(READ)
     await tier.require_place(grant)  # before anything is started
     started = await start(request, grant, asked.native, Said(NAME, asked.model, {}), key=idempotency_key)

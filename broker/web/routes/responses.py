@@ -22,7 +22,7 @@ from broker.dialects.responses_request import (
     to_native,
 )
 from broker.dialects.sse import MEDIA_TYPE
-from broker.errors import InvalidRequest, LasteventError
+from broker.errors import BodyTooLarge, InvalidRequest, LasteventError
 from broker.log.deeds import CANCELLED, ERASED
 from broker.service.streams import Said
 from broker.tenants.scopes import CANCEL, ERASE, INSPECT, READ, WRITE, opens
@@ -44,7 +44,7 @@ from broker.web.grants import grant_of, needs
 from broker.web.inputs import IdempotencyKey
 from broker.web.openai_error import error_response, openai_error
 from broker.web.openapi import speaks
-from broker.web.strict_json import json_response
+from broker.web.strict_json import INLINE_BYTES, json_response
 from broker.web.tier import Tier
 
 MAX_REFERENCES = 100
@@ -206,13 +206,24 @@ async def _asked(request: Request, grant: Grant, *, shows_thinking: bool) -> Ask
         raise InvalidRequest(f"input: at most {MAX_REFERENCES} answers can be referred to")
     answers = {sid: await _answer(request, grant, sid) for sid in references}
     sid = previous(asked)
-    return to_native(
+    native = to_native(
         asked,
         answers=answers,
         former=await _former(request, grant, sid) if sid is not None else None,
         shows_thinking=shows_thinking,
         abandon_after_s=Tier.of(request).settings.dialect_abandon_s or None,
     )
+    if answers or sid is not None:
+        _require_small(request, native.body)
+    return native
+
+
+def _require_small(request: Request, body: dict[str, Any]) -> None:
+    """With what it goes on from, or each would be longer than the one before. Raises BodyTooLarge."""
+    limit, size = Tier.of(request).settings.max_request_bytes, len(orjson.dumps(body))
+    if size > limit:
+        raise BodyTooLarge(f"With what it goes on from, the request has more than {limit} bytes.")
+    request.state.is_large = request.state.is_large or size > INLINE_BYTES
 
 
 async def _answer(request: Request, grant: Grant, sid: str) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
+
+from ag_ui_validate import Diagnostic
+from ag_ui_validate.transport import TransportOptions, validate_body
 
 from broker.dialects.ag_ui import AgUi
 from broker.dialects.fold import Facts, step
@@ -76,3 +79,12 @@ def whole(log: Sequence[Event], facts: Facts = FACTS) -> bytes:
     return b"".join(
         dialect.frame(payload, event.id, index) for event in log for index, payload in enumerate(step(fold, event))
     )
+
+
+async def found_in(body: bytes) -> list[Diagnostic]:
+    """What ag-ui-validate finds in a recorded answer."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    return (await validate_body(chunks(), "text/event-stream", TransportOptions(recorded=True))).report.diagnostics

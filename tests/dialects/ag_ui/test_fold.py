@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
-from ag_ui_validate.transport import TransportOptions, validate_body
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.dialects.ag_ui import AgUi, AgUiFold
+from broker.dialects.ag_ui import MOST_CALLS, MOST_OPEN, MOST_REASONINGS, AgUi, AgUiFold
 from broker.dialects.fold import Facts, Fold, step
 from broker.dialects.sse import Gap
 from broker.log.event import Event, encode_data
-from tests.dialects.ag_ui.logs import AGAIN, ASKED, BEGUN, DONE, FACTS, LOGS, SID, TOOLS, events, whole
+from tests.dialects.ag_ui.logs import AGAIN, ASKED, BEGUN, DONE, FACTS, LOGS, SID, TOOLS, events, found_in, whole
 
 
 def said(log: list[tuple[str, Any]], facts: Facts = FACTS) -> list[dict[str, Any]]:
@@ -136,19 +133,26 @@ def test_from_every_event_a_copy_says_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOGS)
-def test_the_validator_finds_nothing(name: str) -> None:
-    body = whole(events(LOGS[name]))
+async def test_the_validator_finds_nothing(name: str) -> None:
+    assert await found_in(whole(events(LOGS[name]))) == []
 
-    async def chunks() -> AsyncIterator[bytes]:
-        yield body
 
-    report = asyncio.run(validate_body(chunks(), "text/event-stream", TransportOptions(recorded=True))).report
-    assert report.diagnostics == []
+def test_what_a_state_holds_is_bounded_however_much_a_producer_writes() -> None:
+    many = MOST_CALLS + 10
+    calls: list[tuple[str, Any]] = [("tool_start", {"tool_call_id": f"c{n}", "tool": "find"}) for n in range(many)]
+    assert types(calls).count("TOOL_CALL_START") == MOST_OPEN
+    ends = [("tool_end", {"tool_call_id": f"c{n}"}) for n in range(many)]
+    assert types([one for pair in zip(calls, ends, strict=True) for one in pair]).count("TOOL_CALL_START") == MOST_CALLS
+    turns = [("thinking_delta", {"text": "x"}), ("text_delta", {"text": "y"})] * (MOST_REASONINGS + 10)
+    told = said([*turns, AGAIN])
+    assert len({one["messageId"] for one in told if one["type"] == "REASONING_START"}) == MOST_REASONINGS
+    [snapshot] = [one for one in told if one["type"] == "MESSAGES_SNAPSHOT"]
+    assert len(snapshot["messages"]) == len(ASKED) + MOST_REASONINGS
 
 
 KINDS = sorted({kind for log in LOGS.values() for kind, _ in log} - {"queued"})
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["c1", "c2", "find"]),
+    st.none() | st.booleans() | st.integers(0, 2**64 - 1) | st.text(max_size=3) | st.sampled_from(["c1", "c2", "find"]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
     max_leaves=4,
 )
@@ -165,7 +169,8 @@ NAMES = (
     "usage",
     "result",
 )
-DATA = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4) | VALUES
+TOKENS = st.dictionaries(st.sampled_from(["input_tokens", "output_tokens", "cache_read_input_tokens"]), VALUES)
+DATA = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4) | VALUES | TOKENS.map(lambda usage: {"usage": usage})
 
 
 @given(st.lists(st.tuples(st.sampled_from(KINDS), DATA), max_size=12))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from broker.dialects.chat_request import read
 from broker.errors import InvalidRequest
@@ -194,3 +198,26 @@ def test_arguments_that_would_take_long_to_read_are_refused() -> None:
 def test_how_it_is_answered() -> None:
     asked = read({"model": "fast", "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}, 60)
     assert (asked.streams, asked.include_usage) == (True, True)
+
+
+_SCALARS = (
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "user", "assistant", "tool", "function"])
+)
+_ANY = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "role", "content", "function", "tool_calls", "url", "text"]), inner)
+    ),
+    max_leaves=8,
+)
+_FIELDS = (
+    *("messages", "tools", "tool_choice", "stop", "stream", "stream_options", "response_format", "reasoning_effort"),
+    *("parallel_tool_calls", "max_tokens", "n", "logit_bias", "modalities", "user", "x"),
+)
+
+
+@given(st.dictionaries(st.sampled_from(_FIELDS), _ANY | st.sampled_from([HELLO, [FIND]])))
+def test_any_body_is_taken_or_refused(body: dict[str, Any]) -> None:
+    with suppress(InvalidRequest, ValidationError):
+        native(**body)

@@ -175,6 +175,11 @@ def test_arguments_that_broke_off_are_no_object_and_stand_in_one() -> None:
     assert block["input"] == {"input": '{"a":'}
 
 
+def test_nothing_is_added_to_arguments_that_are_whole() -> None:
+    late: Told = ("tool_args_delta", {"tool_call_id": "c1", "partial_json": "late"})
+    assert read([START, *CALLS, late, CALLS[4], DONE]) == read([START, *CALLS, DONE])
+
+
 @pytest.mark.parametrize("name", LOGS)
 def test_a_state_goes_on_from_any_event(name: str) -> None:
     require_function(Messages(), events(LOGS[name]))

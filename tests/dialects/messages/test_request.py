@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from broker.dialects.messages_request import read
 from broker.errors import InvalidRequest
@@ -131,3 +135,24 @@ def test_what_cannot_hurt_is_named_if_its_name_is_one() -> None:
         *("context_management", "metadata.user_id", "output_config.task_budget"),
         *("service_tier", "top_k", "top_p"),
     ]
+
+
+_SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "user", "thinking", "image", "text"])
+_ANY = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "role", "content", "source", "format", "user_id", "display"]), inner)
+    ),
+    max_leaves=8,
+)
+_FIELDS = (
+    *("messages", "tools", "tool_choice", "stop_sequences", "stream", "system", "thinking", "output_config"),
+    *("output_format", "metadata", "max_tokens", "mcp_servers", "x"),
+)
+
+
+@given(st.dictionaries(st.sampled_from(_FIELDS), _ANY | st.sampled_from([HELLO, [FIND]])))
+def test_any_body_is_taken_or_refused(body: dict[str, Any]) -> None:
+    with suppress(InvalidRequest, ValidationError):
+        native(**body)

@@ -57,11 +57,11 @@ def text_of(response: Frame) -> str:
 
 
 @EVERY_LOG
-def test_numbers_are_dense_and_jump_at_a_new_writers_first_words_alone(events: list[Event]) -> None:
+def test_numbers_are_dense_and_jump_where_ids_do(events: list[Event]) -> None:
     fold, last, block = begun(), -1, 0
     for event in events:
         numbers = [frame["sequence_number"] for frame in frames_of(fold.step(event))]
-        if event.kind in ("restart", "start") and (event.id - 1) // 1_000_000 > block:
+        if not event.is_terminal and (event.id - 1) // 1_000_000 > block:
             block = (event.id - 1) // 1_000_000
             last = NUMBERS * block - 1
         assert numbers == [*range(last + 1, last + 1 + len(numbers))]
@@ -73,6 +73,12 @@ def test_a_writer_that_says_no_restart_begins_a_block_too() -> None:
     """Redis has lost all that the one before had said."""
     frames = told(log([BEGUN[0], BEGUN[1], *words("a"), DONE], [1]))
     assert [frame["sequence_number"] for frame in frames][:3] == [0, 9 * NUMBERS, 9 * NUMBERS + 1]
+
+
+def test_a_producer_that_goes_on_behind_a_loss_begins_a_block_too() -> None:
+    """It keeps no numbers, and is not told: nothing is taken back."""
+    numbers = [frame["sequence_number"] for frame in told(log([*BEGUN, *words("a", "b"), DONE], [3]))]
+    assert numbers == [*range(5), *range(9 * NUMBERS, 9 * NUMBERS + 5)]
 
 
 def test_an_ending_by_seizure_does_not_jump() -> None:

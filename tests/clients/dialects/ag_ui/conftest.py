@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ag_ui.clients import Clients, clients_of
+from tests.clients.dialects.node import Clients, clients_of
 from tests.conftest import deployment_in
 from tests.js.cutting import cutting
 from tests.rig.deployment import Deployment

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from tests.clients.dialects.ag_ui.clients import Clients
 from tests.clients.dialects.ag_ui.recorded import PATH, RESTARTS, SECRET, Ended, asked, read, record
+from tests.clients.dialects.node import Clients
+from tests.dialects.ag_ui.logs import found_in
 from tests.js.cutting import Cut, How
-from tests.rig.deployment import HTTP, Deployment
+from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.long import LONG
 
 pytestmark = pytest.mark.npm
@@ -29,6 +30,11 @@ def test_both_servers_say_the_same_and_nothing_of_what_is_internal(pair: Deploym
         assert read(pair, one.run_id, 1).events == one.events
         assert read(pair, one.run_id, 1).ids == one.ids
         assert SECRET.encode() not in one.body
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_the_validator_finds_nothing(ended: dict[str, Ended], name: str) -> None:
+    assert await found_in(ended[name].body) == []
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -150,13 +156,21 @@ async def test_a_run_under_way_is_named_and_joined(clients: Clients, pair: Deplo
         going = (await clients.run("hydrate", PATH, threadId="under way"))["hydrated"]
         assert going["activeRun"] == {"runId": "h2"}
         assert [message["role"] for message in going["messages"]] == ["user"]
-        joined = clients.begin("join", PATH, runId="h2")
+        joined, http = clients.begin("join", PATH, runId="h2"), clients.begin("http", PATH, joins="h2")
+        await until(lambda: clients.cutter.answering() == 2, "both read")
+        pings = 0
+        while pings < 10:  # they get as many, between two frames
+            pings += next(lines) == ": ping"
         HTTP.post(f"{pair.url}/v1/streams/{sid}/cancel", json={}).raise_for_status()
-        got = await clients.result(joined)
+        got, by_http = await clients.result(joined), await clients.result(http)
     assert got["chunks"][-1]["outcome"] == {"type": "cancelled"}
+    assert by_http["seen"]["outcome"] == "cancelled"
+    assert [event["type"] for event in by_http["events"]] == [chunk["type"] for chunk in got["chunks"]]
 
 
 def test_what_is_not_there_and_what_is_wrong_is_said_in_one_form(pair: Deployment) -> None:
+    once = asked("[[tokens=1 rate=0 ttft_ms=0]]", "ignoring", state={"a": 1}, forwardedProps={"theme": "dark"})
+    assert HTTP.post(f"{pair.url}{PATH}", json=once).headers["x-lastevent-ignored"] == "state, forwardedProps"
     missing = HTTP.get(f"{pair.url}{PATH}", params={"runId": "none"})
     assert (missing.status_code, missing.json()["code"]) == (404, "stream_not_found")
     cursor = HTTP.get(f"{pair.url}{PATH}", params={"runId": "none"}, headers={"Last-Event-ID": "7"})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ag_ui.clients import clients_of
+from tests.clients.dialects.node import clients_of
 from tests.js.cutting import Cut, cutting
 from tests.rig.deployment import Deployment
 

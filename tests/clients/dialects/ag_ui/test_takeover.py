@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ag_ui.clients import Clients, clients_of
 from tests.clients.dialects.ag_ui.recorded import PATH, asked, read
+from tests.clients.dialects.node import Clients, clients_of
 from tests.js.cutting import cutting
 from tests.rig.deployment import HTTP, Deployment, until
 

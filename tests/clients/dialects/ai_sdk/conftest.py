@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients, clients_of
+from tests.clients.dialects.node import Clients, clients_of
 from tests.js.cutting import cutting
 from tests.rig.deployment import Deployment
 from tests.rig.npm import once

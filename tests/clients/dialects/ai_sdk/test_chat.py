@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
 from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Told
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut
 from tests.rig.deployment import HTTP, Deployment, until
 from tests.rig.long import LONG
@@ -33,6 +33,11 @@ def newest(deployment: Deployment, chat: str) -> dict[str, Any]:
     assert streams
     found: dict[str, Any] = streams[0]
     return found
+
+
+def newest_text(deployment: Deployment, chat: str) -> str:
+    streams = HTTP.get(f"{deployment.url}/v1/sessions/{chat}").json().get("streams")
+    return HTTP.get(f"{deployment.url}/v1/streams/{streams[0]['id']}/text").text if streams else ""
 
 
 async def stop(deployment: Deployment, chat: str, text: str = SAID) -> None:
@@ -89,10 +94,8 @@ async def test_wherever_it_is_cut_the_other_servers_replay_is_the_whole_answer(
     cut = [clients.begin(f"chat-{version}", path, [Cut(place)], **given) for place in sorted({*ends, *inside})]
     uncut = clients.begin(f"chat-{version}", path, chatId=chat)
 
-    def all_are_back() -> bool:
-        return all(len(clients.requests(name)) == 2 for name in cut) and viewers(deployment, stream.sid) == len(cut) + 1
-
-    await until(all_are_back, "all have been cut, and are back")
+    await until(lambda: clients.follows(uncut, 1), "one is not cut")
+    await until(lambda: all(clients.follows(name, 2) for name in cut), "all others have been cut, and are back")
     stream.tell(DONE)
     whole = await clients.result(uncut)
     assert told(whole["messages"][0]) == "Ich fahre 🚲 mit\u0085Rad.Meanwhile. Done."
@@ -108,44 +111,30 @@ async def test_an_answer_that_it_asked_for_is_cut_resumed_and_stopped(
 ) -> None:
     chat = f"asked-{version}"
     case = clients.begin(f"chat-{version}", PATH, [Cut(150)], chatId=chat, text=HELD, resumes=1)
-    await until(lambda: len(clients.requests(case)) == 2, "it is back")
+    await until(lambda: clients.follows(case, 2, SAID), "it is back, and has all")
     assert clients.requests(case)[1] == f"{PATH}/{chat}/stream"
     await stop(deployment, chat)
     got = await clients.result(case)
-    if got["statuses"][-1] == "ready":
-        assert told(got["messages"][-1]) in (SAID, "")
+    assert (got["statuses"], told(got["messages"][-1])) == (["error", "ready"], SAID)
     assert newest(deployment, chat)["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_what_an_attempt_said_is_taken_back(clients: Clients, deployment: Deployment, version: int) -> None:
-    """By versions before 7, which have no word for that, behind a mark. Who comes later is told of it nothing."""
-    chat, path = f"restart-{version}", f"{PATH}?ui={version}"
-    prompt = "[[tokens=8 rate=0 ttft_ms=0 cut_at=4 cut_times=1 stall_at=6]]"
-    watching = clients.begin(f"chat-{version}", path, chatId=chat, text=prompt)
-    await until(lambda: newest_text(deployment, chat) == SAID, "the second attempt has said that")
-    later = clients.begin(f"chat-{version}", path, chatId=chat)
-    sid = newest(deployment, chat)["id"]
-    await until(lambda: viewers(deployment, sid) == 2, "both follow")
-    await stop(deployment, chat)
-    parts = (await clients.result(watching))["messages"][-1]["parts"]
-    if version == 7:
-        assert [part["type"] for part in parts] == ["step-start", "text"]
-    else:
-        assert [part["type"] for part in parts] == ["step-start", "text", "data-restart", "step-start", "text"]
-        assert parts[2]["data"] == {"attempt": 2, "reason": "provider_cut"}
-    assert parts[-1]["text"] == SAID
-    assert [part["type"] for part in (await clients.result(later))["messages"][-1]["parts"]] == ["step-start", "text"]
-
-
-def newest_text(deployment: Deployment, chat: str) -> str:
-    streams = HTTP.get(f"{deployment.url}/v1/sessions/{chat}").json().get("streams")
-    return HTTP.get(f"{deployment.url}/v1/streams/{streams[0]['id']}/text").text if streams else ""
-
-
-def viewers(deployment: Deployment, sid: str) -> int:
-    count: int = HTTP.get(f"{deployment.url}/v1/streams/{sid}/viewers").json()["connections"]
-    return count
+async def test_a_page_that_kept_a_part_of_the_answer_shows_it_once(
+    clients: Clients, deployment: Deployment, version: int
+) -> None:
+    chat = f"kept-{version}"
+    stream = Told(deployment, chat)
+    stream.tell(("text_delta", {"text": "One. "}), ("text_delta", {"text": "Two. "}))
+    question = {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Count."}]}
+    parts = [{"type": "step-start"}, {"type": "text", "text": "One. ", "state": "streaming"}]
+    kept = [question, {"id": f"msg_{stream.sid}", "role": "assistant", "parts": parts}]
+    case = clients.begin(f"chat-{version}", f"{PATH}?ui={version}", chatId=chat, messages=kept)
+    await until(lambda: clients.follows(case, 1, "One. Two. "), "it has what there is")
+    stream.tell(("text_delta", {"text": "Three."}), DONE)
+    messages = (await clients.result(case))["messages"]
+    assert [message["id"] for message in messages] == ["q", f"msg_{stream.sid}"]
+    assert told(messages[1]) == "One. Two. Three."
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -178,14 +167,20 @@ async def test_a_refusal_is_an_error_in_words(clients: Clients, version: int) ->
     assert "max_tokens" in got["errors"][0]
 
 
-async def test_a_version_that_is_not_told_of_sees_an_error_at_a_restart_and_then_the_answer(
-    clients: Clients, deployment: Deployment
-) -> None:
-    prompt = "[[tokens=8 rate=0 ttft_ms=0 cut_at=4 cut_times=1 stall_at=6]]"
-    case = clients.begin("chat-6", PATH, chatId="untold", text=prompt, resumes=1)
-    await until(lambda: len(clients.requests(case)) == 2, "it has stopped at what it does not know, and is back")
-    await until(lambda: viewers(deployment, newest(deployment, "untold")["id"]) >= 1, "it follows")
-    await stop(deployment, "untold")
-    got = await clients.result(case)
-    assert got["statuses"] == ["error", "ready"]
-    assert told(got["messages"][-1]) == SAID
+async def test_an_answer_in_a_form_is_asked_for_by_its_schema(clients: Clients) -> None:
+    schema = {"type": "object", "properties": {"answer": {"const": "of nobody"}}, "required": ["answer"]}
+    body = {"output_schema": schema}
+    got = await clients.run("chat-7", PATH, chatId="form", text="[[json=1 rate=0 ttft_ms=0]]", body=body)
+    [done] = [part["data"] for part in got["data"] if part["type"] == "data-done"]
+    assert done["schema_violation"]["message"]
+
+
+def test_the_same_key_is_the_same_answer_and_what_was_ignored_is_told(deployment: Deployment) -> None:
+    body = {"id": "key", "messages": [{"role": "user", "parts": [{"type": "text", "text": HELD}]}], "color": "red"}
+    headers = {"Idempotency-Key": "once"}
+    with HTTP.stream("POST", f"{deployment.urls[0]}{PATH}", json=body, headers=headers) as first:
+        with HTTP.stream("POST", f"{deployment.urls[1]}{PATH}", json=body, headers=headers) as second:
+            assert first.headers["x-vercel-ai-ui-message-stream"] == "v1"
+            assert first.headers["x-lastevent-ignored"] == "color"
+            assert first.headers["x-lastevent-stream"] == second.headers["x-lastevent-stream"]
+        HTTP.post(f"{deployment.url}{PATH}/key/stop").raise_for_status()

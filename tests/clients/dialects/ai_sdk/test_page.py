@@ -1,4 +1,4 @@
-"""useChat in a page of a real browser, behind the endpoint that docs/DIALECTS.md shows."""
+"""Behind the endpoints that docs/DIALECTS.md shows: its page with useChat in a real browser, and a run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tests.clients.dialects.ai_sdk.clients import clients_of
+from tests.clients.dialects.ai_sdk.recorded import read
 from tests.clients.dialects.ai_sdk.test_chat import HELD, SAID, newest
 from tests.js.bundles import bundled
-from tests.js.cutting import Cutter, cutting
+from tests.js.cutting import Cut, Cutter, cutting
 from tests.js.tabs import Tab, browsing
 from tests.rig.deployment import Deployment, until
 
@@ -23,6 +25,12 @@ pytestmark = pytest.mark.npm
 DOCUMENT = Path(__file__).parents[4] / "docs" / "DIALECTS.md"
 LIMIT_S = 30
 CHAT = "of the page"
+FILES = {
+    "chats.mjs": "// app/api/chat/lastevent.js",
+    "chat.jsx": "// chat.jsx",
+    "runs.mjs": "// app/api/workflow/lastevent.js",
+}
+"""File → how its block in the document begins."""
 
 
 def shown(first_line: str) -> str:
@@ -33,27 +41,40 @@ def shown(first_line: str) -> str:
     return block
 
 
-@asynccontextmanager
-async def site(packages: Path, folder: Path, server: str) -> AsyncIterator[Cutter]:
-    """Behind what cuts it."""
+class Front(NamedTuple):
+    """What cuts pages off from the site, and the site off from the servers, which it asks in turn."""
+
+    pages: Cutter
+    servers: Cutter
+
+
+@pytest.fixture(scope="module")
+async def front(
+    deployment: Deployment, packages: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Front]:
+    folder = tmp_path_factory.mktemp("site")
     for file in ("site.mjs", "page.jsx", "package.json"):
         shutil.copy(packages / file, folder)
     (folder / "node_modules").symlink_to(packages / "node_modules")
-    (folder / "endpoint.mjs").write_text(shown("// app/api/chat/lastevent.js"))
-    (folder / "chat.jsx").write_text(shown("// chat.jsx"))
+    for file, first_words in FILES.items():
+        (folder / file).write_text(shown(first_words))
     (folder / "page.js").write_bytes(bundled(folder, "page.jsx"))
-    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "LASTEVENT_URL": server, "LASTEVENT_API_KEY": "k" * 32}
-    process = await asyncio.create_subprocess_exec(
-        "node", "site.mjs", cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout
-        port = int(await asyncio.wait_for(process.stdout.readline(), LIMIT_S))
-        async with cutting(port) as cutter:
-            yield cutter
-    finally:
-        process.kill()
-        await process.wait()
+    async with cutting(*deployment.ports) as servers:
+        address = {"LASTEVENT_URL": servers.url, "LASTEVENT_API_KEY": "k" * 32}
+        process = await asyncio.create_subprocess_exec(
+            *("node", "site.mjs"),
+            cwd=folder,
+            env={**os.environ, "NO_PROXY": "127.0.0.1", **address},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert process.stdout
+            port = int(await asyncio.wait_for(process.stdout.readline(), LIMIT_S))
+            async with cutting(port) as pages:
+                yield Front(pages, servers)
+        finally:
+            process.kill()
+            await process.wait()
 
 
 async def shows(tab: Tab, answer: str, status: str) -> None:
@@ -65,20 +86,15 @@ async def shows(tab: Tab, answer: str, status: str) -> None:
 
 
 async def test_a_page_is_cut_and_looked_at_again_and_reloaded_and_shows_the_answer_once(
-    deployment: Deployment, packages: Path, tmp_path: Path, chromium: str
+    front: Front, deployment: Deployment, tmp_path: Path, chromium: str
 ) -> None:
-    (profile := tmp_path / "profile").mkdir()
-    async with (
-        cutting(*deployment.ports) as servers,
-        site(packages, tmp_path, servers.url) as cutter,
-        browsing(chromium, profile) as browser,
-    ):
-        tab = await browser.open(f"{cutter.url}/")
+    async with browsing(chromium, tmp_path) as browser:
+        tab = await browser.open(f"{front.pages.url}/")
         await tab.page.fill("input", HELD)
         await tab.page.click("text=Send")
         await shows(tab, SAID, "streaming")
         await tab.hide()
-        cutter.reset_all()
+        front.pages.reset_all()
         await shows(tab, SAID, "error")
         await tab.show()
         await shows(tab, SAID, "streaming")
@@ -87,5 +103,18 @@ async def test_a_page_is_cut_and_looked_at_again_and_reloaded_and_shows_the_answ
         await tab.page.click("text=Stop")
         await shows(tab, SAID, "ready")
         assert newest(deployment, CHAT.replace(" ", "%20"))["state"] == "cancelled"
-        asked = [asked.path for asked in servers.asked[""]]
+        asked = [asked.path for asked in front.servers.asked[""]]
         assert asked.count("/v1/ai-sdk/chat/of%20the%20page/stream") == 3
+
+
+async def test_a_run_behind_an_endpoint_is_cut_and_goes_on(
+    front: Front, deployment: Deployment, packages: Path
+) -> None:
+    async with clients_of(packages, front.pages) as clients:
+        text = "[[tokens=12 rate=0 ttft_ms=0]]"
+        case = clients.begin("workflow", "/api/workflow", [Cut(150), Cut(150)], chatId="of a run", text=text)
+        got = await clients.result(case)
+        sid = clients.requests(case)[1].split("/")[3]
+        assert got["chunks"] == read(deployment, sid).chunks
+        assert len(clients.requests(case)) == 3
+        assert newest(deployment, "of%20a%20run")["id"] == sid

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
-from tests.clients.dialects.ai_sdk.recorded import SECRET, Ended, read, record
+from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Ended, Told, read, record
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut, How
 from tests.rig.deployment import HTTP, Deployment
 from tests.rig.long import LONG
@@ -109,6 +109,18 @@ async def test_whoever_has_all_chunks_and_more_is_told_that_it_is_over(
     case = clients.begin("workflow", PATH, chatId=one.sid, startIndex=len(one.chunks) + beyond)
     assert (await clients.result(case))["chunks"] == [{"type": "finish", "finishReason": "other"}]
     assert len(clients.requests(case)) == 1
+
+
+def test_whoever_has_more_than_there_is_of_a_run_that_goes_on_comes_back_until_it_is_there(
+    deployment: Deployment,
+) -> None:
+    """Redis has lost it, and its writer puts it back."""
+    stream = Told(deployment)
+    url = f"{deployment.url}{PATH}/{stream.sid}/stream"
+    answer = HTTP.get(f"{url}?startIndex=4")
+    assert (answer.status_code, answer.content) == (200, b"")
+    stream.tell(*ALL_KINDS[:6], DONE)
+    assert HTTP.get(f"{url}?startIndex=4").content.startswith(b"data: ")
 
 
 async def test_a_run_that_is_not_there_is_an_error_in_words(clients: Clients) -> None:

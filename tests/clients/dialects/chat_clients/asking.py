@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from tests.clients.dialects.ai_sdk.clients import Clients
 from tests.clients.dialects.chat_clients.in_process import InProcess
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut
 from tests.rig.deployment import HTTP, Deployment
 

@@ -130,7 +130,7 @@ def _of_completion(completion: Any) -> Json:
     return {
         "id": completion.id,
         "text": choice.message.content or "",
-        "thinking": choice.message.reasoning_content,
+        "thinking": getattr(choice.message, "reasoning_content", None),
         "calls": calls,
         "finish": choice.finish_reason,
         "usage": _counted(completion.usage),

@@ -16,8 +16,11 @@ from tests.rig.long import LONG
 pytestmark = pytest.mark.npm
 
 PROMPT = "Hello [[thinking=2 tokens=3 rate=0 ttft_ms=0 tools=1 args_piece=20]]"
-WITHIN = 100 if LONG else 3
+WITHIN = 100 if LONG else 2
 """Cuts within frames, of each kind."""
+
+HELPERS = ("openai-py-helper", "openai-js-helper")
+"""They read with what the clients themselves read with: some cuts are enough."""
 
 _PARTS = ("id", "text", "thinking", "calls", "finish", "usage")
 
@@ -38,12 +41,13 @@ async def test_cut_anywhere_and_asked_again_at_the_other_server_the_answer_is_th
     assert len(ends) > 10
 
     chance = random.Random(client)
-    cuts = [Cut(end, chance.choice(["reset", "close"])) for end in [0, *ends[:-1]]]
+    places = chance.sample(ends[:-1], 3) if client in HELPERS and not LONG else [0, *ends[:-1]]
+    cuts = [Cut(place, chance.choice(["reset", "close"])) for place in places]
     cuts += [Cut(chance.randrange(ends[-1]), how) for how in ("reset", "close", "end") for _ in range(WITHIN)]
     cases = [asking.run(client, [cut], prompt=PROMPT, key=client, asks=3) for cut in cuts]
     for cut, said in zip(cuts, await asyncio.gather(*cases), strict=True):
         assert _parts(said) == _parts(uncut), cut
-        assert said["requests"] > 1, cut
+        assert said["requests"] > 1 or cut.how == "end", cut  # which may have been behind all that there is to say
 
 
 async def test_what_comes_whole_is_what_comes_in_pieces(asking: Asking) -> None:

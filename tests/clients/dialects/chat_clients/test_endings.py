@@ -1,18 +1,12 @@
-"""What clients make of an attempt that began anew, a failure, a cancel, silence; and of what is not for them."""
+"""What clients make of an attempt that began anew, a failure, a cancel; and of what is not for them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from typing import Any
 
-import anthropic
 import httpx
-import openai
 import pytest
-from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
 
 from tests.clients.dialects.ai_sdk.recorded import ALL_KINDS, DONE, SECRET, Told
 from tests.clients.dialects.chat_clients.asking import CHAT, MESSAGES, WHOLE_CHAT, WHOLE_MESSAGES, Asking
@@ -23,7 +17,6 @@ from tests.rig.long import LONG
 pytestmark = pytest.mark.npm
 
 ALL = (*CHAT, *MESSAGES, *WHOLE_CHAT, *WHOLE_MESSAGES)
-HELLO = [{"role": "user", "content": "Hello [[tokens=400 rate=100 ttft_ms=0]]"}]
 
 
 @pytest.mark.parametrize("client", ["openai-py", "openai-js", "anthropic-py", "anthropic-js"])
@@ -33,52 +26,6 @@ async def test_of_an_attempt_that_began_anew_a_client_has_the_last_one_alone(ask
     assert said["text"] == "This is a stand-in and no model:"
     # None, if it came after the restart.
     assert all("began anew" in error["message"] for error in said["errors"])
-
-
-async def test_a_killed_workers_answer_is_an_error_and_asked_again_the_next_workers(
-    own_deployment: Callable[..., Deployment],
-) -> None:
-    deployment = own_deployment(servers=2, workers=1)
-    async with AsyncExitStack() as stack:
-        chat = await stack.enter_async_context(AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="none"))
-        messages = await stack.enter_async_context(AsyncAnthropic(base_url=deployment.url, api_key="none"))
-        key: dict[str, Any] = {"extra_headers": {"Idempotency-Key": "chat"}}
-        other: dict[str, Any] = {"extra_headers": {"Idempotency-Key": "messages"}}
-        asked_chat: dict[str, Any] = {"model": MODEL, "messages": HELLO}
-        asked_messages: dict[str, Any] = {**asked_chat, "max_tokens": 500}
-
-        chunks = await chat.chat.completions.create(**asked_chat, stream=True, **key)
-        events = await messages.messages.create(**asked_messages, stream=True, **other)
-        text = _until_said(chunks, lambda chunk: chunk.choices[0].delta.content)
-        block = _until_said(events, lambda event: getattr(getattr(event, "delta", None), "text", None))
-        await asyncio.gather(text, block)
-        deployment.workers[0].kill()
-        deployment.workers[0].start()
-        with pytest.raises(openai.APIError) as began_anew:
-            await _read_on(chunks)
-        assert began_anew.value.code == "generation_restarted"
-        with pytest.raises(anthropic.APIError, match="generation_restarted: "):
-            await _read_on(events)
-
-        uncut = deployment.create(HELLO[0]["content"], max_tokens=500)
-        again = chat.with_options(base_url=f"{deployment.urls[1]}/v1").chat.completions.create(**asked_chat, **key)
-        whole = messages.with_options(base_url=deployment.urls[1]).messages.create(**asked_messages, **other)
-        completion, message = await asyncio.gather(again, whole)
-        deployment.wait_until_ended(uncut)
-        answer = HTTP.get(f"{deployment.url}/v1/streams/{uncut}/text").text
-        assert completion.choices[0].message.content == answer
-        assert [block.type == "text" and block.text for block in message.content] == [answer]
-
-
-async def _until_said(stream: Any, said: Callable[[Any], Any]) -> None:
-    async for one in stream:
-        if said(one):
-            return
-
-
-async def _read_on(stream: Any) -> None:
-    async for _ in stream:
-        pass
 
 
 @pytest.mark.parametrize("client", ALL)
@@ -92,13 +39,13 @@ async def test_what_a_provider_refuses_is_an_error_once(asking: Asking, client: 
 
 @pytest.mark.parametrize("client", ALL)
 async def test_what_is_cancelled_is_an_error_and_stays_one(asking: Asking, pair: Deployment, client: str) -> None:
-    asked = {"prompt": "Hello [[tokens=999 rate=20 ttft_ms=0]]", "key": f"cancelled-{client}"}
+    asked = {"prompt": f"Hello, {client}! [[tokens=999 rate=20 ttft_ms=0]]", "key": f"cancelled-{client}"}
     asking_it = asyncio.create_task(asking.run(client, **asked))
     sids: list[str] = []
 
     def runs() -> bool:
-        running = HTTP.get(f"{pair.url}/v1/streams?state=running&limit=1&include=request").json()["streams"]
-        sids[:] = [stream["id"] for stream in running]
+        running = HTTP.get(f"{pair.url}/v1/streams?state=running&include=request").json()["streams"]
+        sids[:] = [stream["id"] for stream in running if asked["prompt"] in str(stream.get("request"))]
         return bool(sids)
 
     await until(runs, "it runs")
@@ -133,25 +80,6 @@ def test_a_stream_that_runs_is_followed_and_not_read_whole(pair: Deployment, pat
         assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
     finally:
         running.cancel()
-
-
-@pytest.mark.parametrize(
-    ("path", "begins"), [("chat/completions", b": ping\n\n"), ("messages", b'event: ping\ndata: {"type":"ping"}\n\n')]
-)
-def test_silence_is_heard_and_thoughts_that_nobody_asked_for_are_not(
-    pair: Deployment, path: str, begins: bytes
-) -> None:
-    body = {
-        "model": MODEL,
-        "max_tokens": 100,
-        "stream": True,
-        "messages": [{"role": "user", "content": "Hello [[thinking=3 tokens=4 rate=20 ttft_ms=0]]"}],
-    }
-    got = HTTP.post(f"{pair.url}/v1/{path}", json=body).raise_for_status().content
-    assert got.count(begins) > 2
-    assert b"This" in got
-    assert b"thinking_delta" not in got
-    assert b"reasoning_content" not in got
 
 
 if LONG:  # 20 s of waiting

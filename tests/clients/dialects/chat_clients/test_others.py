@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
 from tests.clients.dialects.chat_clients.asking import Asking, ends_of
+from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut, How, cutting
 from tests.rig.deployment import Deployment
 from tests.rig.environments import python_with

@@ -65,8 +65,10 @@ async def test_a_token_s_reader_sees_the_answer_and_nothing_of_what_was_asked_no
     locked: Deployment,
 ) -> None:
     async with get_client(url=base(locked), api_key=KEY) as client:
-        run = await client.runs.create("told", "agent", input=SLOWLY, context={"system": "A secret prompt."})
+        context = {"system": "A secret prompt."}
+        run = await client.runs.create("told", "agent", input=SLOWLY, context=context, metadata={"of": "a secret"})
         await client.runs.join("told", run["run_id"])
+        assert (await client.runs.get("told", run["run_id"]))["metadata"] == {"of": "a secret"}
     url = HTTP.get(f"{locked.url}/v1/streams/{sid_of(run['run_id'])}", headers=BEARER).json()["events_url"]
     token = url.partition("access_token=")[2] or url.partition("token=")[2]
     modes = ["values", "updates", "messages", "messages-tuple", "custom"]
@@ -81,6 +83,8 @@ async def test_a_token_s_reader_sees_the_answer_and_nothing_of_what_was_asked_no
         assert answer.status_code == 200
         assert "secret" not in answer.text
         assert "reasoning_content" not in answer.text, "what the model thinks is internal, unless it was asked for"
+    alone = HTTP.get(of_run, headers={"Authorization": f"Bearer {token}"}).json()
+    assert (alone["status"], alone["metadata"]) == ("success", {})
     for path in ("", "/state", "/runs"):
         refused = HTTP.get(f"{base(locked)}/threads/told{path}", headers={"Authorization": f"Bearer {token}"})
         assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")

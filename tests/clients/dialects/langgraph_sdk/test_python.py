@@ -173,7 +173,15 @@ async def test_what_there_is_not_is_refused_in_langgraph_s_form(client: Any, dep
         await client.runs.create("refused", "nobody", input=asks(AT_ONCE))
     with pytest.raises(APIStatusError, match="Last-Event-ID"):
         await parts_of(client.runs.join_stream("one-thread", run["run_id"], last_event_id="seven"))
+    await client.threads.create(thread_id="one-thread", if_exists="do_nothing")
+    with pytest.raises(ConflictError, match="if_exists"):
+        await client.threads.create(thread_id="one-thread")
+    with pytest.raises(UnprocessableEntityError, match="slash"):
+        await client.threads.create(thread_id="a/b")
     base = f"{deployment.url}/langgraph"
+    ignored = {"assistant_id": "agent", "input": asks(AT_ONCE), "durability": "exit", "config": {"tags": ["a"]}}
+    told = HTTP.post(f"{base}/runs/wait", json=ignored).headers
+    assert told["x-lastevent-ignored"] == "config.tags, durability"
     assert HTTP.get(f"{base}/ok").json() == {"ok": True}
     assert HTTP.post(f"{base}/runs/stream", content=b"{").json().keys() == {"detail", "code"}
 

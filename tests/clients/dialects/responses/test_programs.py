@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from openai import AsyncOpenAI
 
 from broker.dialects.responses import NUMBERS
@@ -22,7 +23,7 @@ from tests.clients.dialects.responses.recorded import Ended
 from tests.clients.dialects.responses.test_python import follow, said, text_of
 from tests.conftest import deployment_in
 from tests.js.cutting import Cut, How, cutting
-from tests.rig.deployment import HTTP, Deployment
+from tests.rig.deployment import HTTP, Deployment, wait_until
 from tests.rig.long import LONG
 
 pytestmark = [pytest.mark.processes, pytest.mark.npm]
@@ -32,6 +33,7 @@ CALLING = '[[call=weather:{"city":"Oslo"} rate=0 ttft_ms=0 thinking=2]] Go.'
 RESTARTED = "[[tokens=8 rate=0 ttft_ms=0 cut_at=5 cut_times=1]]"
 FAILING = "[[tokens=8 rate=0 ttft_ms=0 error_at=3 error=api_error]]"
 HOWS: tuple[How, ...] = ("reset", "close")
+REQUEST_BYTES = 20_000
 KEY = "correct-horse-battery-staple-and-more"
 SECRET = "planted-5c0e"
 HEARTBEAT_S = "0.02"
@@ -155,9 +157,12 @@ def _driven(python: Path, *arguments: str) -> Told:
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """With keys, and as many signs of life as there can be."""
-    settings = {"LASTEVENT_API_KEYS": KEY, "LASTEVENT_HEARTBEAT_S": HEARTBEAT_S}
-    with deployment_in(tmp_path_factory.mktemp("keyed"), **settings) as keyed:
+    """With keys, an archive, and as many signs of life as there can be."""
+    folder = tmp_path_factory.mktemp("keyed")
+    archive = {"LASTEVENT_ARCHIVE_URL": f"sqlite:///{folder}/archive.db", "LASTEVENT_ARCHIVE_AFTER_S": "0"}
+    settings = {"LASTEVENT_API_KEYS": KEY, "LASTEVENT_HEARTBEAT_S": HEARTBEAT_S, **archive}
+    settings["LASTEVENT_MAX_REQUEST_BYTES"] = str(REQUEST_BYTES)
+    with deployment_in(folder, **settings) as keyed:
         yield keyed
 
 
@@ -207,6 +212,39 @@ def test_a_token_shows_what_was_answered_and_nothing_of_what_was_asked(keyed: De
     in_address = HTTP.get(f"{url}/{response['id']}?access_token={minted['token']}")
     assert in_address.json()["output"] == response["output"]
     assert HTTP.get(f"{url}/{response['id']}/input_items", headers=_bearer(minted["token"])).status_code == 403
+
+
+def test_from_the_archive_it_says_the_same_bytes_and_is_gone_on_from(keyed: Deployment) -> None:
+    def get(server: int, query: str) -> str:
+        answer = HTTP.get(f"{keyed.urls[server]}/v1/responses/{response['id']}{query}", headers=_bearer(KEY))
+        return answer.raise_for_status().text
+
+    def is_archived() -> bool:
+        record = HTTP.get(f"{keyed.url}/v1/streams/{sid}", headers=_bearer(KEY)).json()
+        return record["archived_at"] is not None
+
+    asked = {"model": "gpt-5-mini", "input": RESTARTED, "instructions": SECRET}
+    response = HTTP.post(f"{keyed.url}/v1/responses", json=asked, headers=_bearer(KEY)).json()
+    sid = response["id"].removeprefix("resp_")
+    queries = ("", "?stream=true", "?stream=true&starting_after=4", "?stream=true&starting_after=900", "/input_items")
+    before = [get(0, query) for query in queries]
+    wait_until(is_archived, "it is archived")
+    with redis.Redis(unix_socket_path=keyed.redis_url.removeprefix("unix://")) as client:
+        client.delete(f"le:{{{sid}}}:log", f"le:{{{sid}}}:meta")
+    assert [get(1, query) for query in queries] == before
+    next_one = {"model": "gpt-5-mini", "input": "[[tokens=3 rate=0 ttft_ms=0]]", "previous_response_id": response["id"]}
+    answer = HTTP.post(f"{keyed.url}/v1/responses", json=next_one, headers=_bearer(KEY)).json()
+    assert (answer["previous_response_id"], answer["instructions"]) == (response["id"], None)
+    items = HTTP.get(f"{keyed.url}/v1/responses/{answer['id']}/input_items?order=asc", headers=_bearer(KEY)).json()
+    assert [item["role"] for item in items["data"]] == ["user", "assistant", "user"]
+
+
+def test_what_goes_on_is_no_longer_than_any_request(keyed: Deployment) -> None:
+    asked = {"model": "gpt-5-mini", "input": "[[tokens=3 rate=0 ttft_ms=0]]" + "x" * (REQUEST_BYTES // 2)}
+    url, headers = f"{keyed.url}/v1/responses", _bearer(KEY)
+    first = HTTP.post(url, json=asked, headers=headers).json()
+    second = HTTP.post(url, json={**asked, "previous_response_id": first["id"]}, headers=headers)
+    assert (second.status_code, second.json()["error"]["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("headers", [{}, {"api-key": "none"}, {"x-api-key": "one", "api-key": "another"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import islice
@@ -39,7 +40,9 @@ def said(tokens: int) -> str:
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="any", max_retries=0) as client:
+    # Without TLS, whose settings take 30 ms of CPU each time.
+    http = openai.DefaultAsyncHttpxClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="any", max_retries=0, http_client=http) as client:
         yield client
 
 
@@ -47,7 +50,7 @@ async def follow(client: AsyncOpenAI, response: str) -> tuple[list[Event], int]:
     """As an app does it: it reads until it is cut, and goes on behind the last event that it has."""
     events: list[Event] = []
     requests = 0
-    while requests < 5:
+    while requests < 9:
         requests += 1
         with suppress(openai.APIConnectionError):
             after: Any = {"starting_after": events[-1]["sequence_number"]} if events else {}
@@ -78,7 +81,10 @@ async def test_wherever_it_is_cut_it_has_each_event_once_from_the_other_server(
 ) -> None:
     one = ended[name]
     numbers = random.Random(name)
-    places = {*one.ends[:-1], *numbers.sample(range(1, len(one.body)), 400 if LONG else 10)}
+    ends = one.ends[:-1]
+    if not LONG and name != "kinds":  # JavaScript's client, which costs a third, is cut at each of them
+        ends = numbers.sample(ends, 8)
+    places = {*ends, *numbers.sample(range(1, len(one.body)), 400 if LONG else 4)}
     async with cutting(*deployment.ports) as cutter:
         whole, _ = await follow(of("whole", cutter, client), one.id)
         assert [event["sequence_number"] for event in whole] == one.numbers
@@ -87,6 +93,16 @@ async def test_wherever_it_is_cut_it_has_each_event_once_from_the_other_server(
             events, requests = await follow(of(str(place), cutter, client), one.id)
             assert events == whole, place
             assert requests == 2, place
+
+
+async def test_one_that_runs_is_cut_again_and_again(deployment: Deployment, client: AsyncOpenAI) -> None:
+    sid = deployment.create("[[tokens=60 rate=60 ttft_ms=0 thinking=5]]", show=["thinking"])
+    numbers = random.Random(7)
+    async with cutting(*deployment.ports) as cutter:
+        cutter.cuts["live"] = [Cut(numbers.randrange(1, 6000), numbers.choice(HOWS)) for _ in range(4)]
+        events, requests = await follow(of("live", cutter, client), f"resp_{sid}")
+    assert requests == 5
+    assert events == read(deployment, sid).events
 
 
 @pytest.mark.parametrize("name", ["kinds", "restart"])
@@ -232,6 +248,14 @@ async def test_an_erased_one_is_gone(client: AsyncOpenAI) -> None:
     assert (raised.value.status_code, raised.value.code) == (410, "stream_expired")
 
 
+async def test_nothing_goes_on_from_one_that_runs(client: AsyncOpenAI) -> None:
+    running = await client.responses.create(model=MODEL, input=LONG_ONE, background=True)
+    with pytest.raises(openai.ConflictError) as raised:
+        await client.responses.create(model=MODEL, input="And?", previous_response_id=running.id)
+    assert raised.value.response.headers["x-should-retry"] == "false"
+    await client.responses.cancel(running.id)
+
+
 async def test_the_same_key_again_is_the_same_response(client: AsyncOpenAI) -> None:
     again = {"Idempotency-Key": "one-of-a-kind"}
     first = await client.responses.create(model=MODEL, input=SHORT, extra_headers=again)
@@ -250,6 +274,12 @@ async def test_the_same_key_again_is_the_same_response(client: AsyncOpenAI) -> N
         ({"max_output_tokens": 10**7}, openai.BadRequestError, "invalid_request", "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, openai.BadRequestError, "invalid_request", "tools[0].type"),
         ({"reasoning": {"effort": "some"}}, openai.BadRequestError, "invalid_request", "reasoning.effort"),
+        (
+            {"input": [{"type": "item_reference", "id": "msg_0"}]},
+            openai.BadRequestError,
+            "invalid_request",
+            "input[0].id",
+        ),
         ({"previous_response_id": "resp_none"}, openai.NotFoundError, "stream_not_found", None),
     ],
 )

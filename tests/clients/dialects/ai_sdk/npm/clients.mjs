@@ -1,6 +1,6 @@
 // The AI SDK's clients in Node: cases in (JSON lines), what each client made of its case out (JSON lines).
 //
-// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?}. `client`: workflow, or chat-5, chat-6,
+// A case is {case, client, url, chatId, text?, body?, startIndex?, resumes?, tool?, messages?}. `client`: workflow, or chat-5, chat-6,
 // chat-7. `text`: it asks that; else it resumes.
 // Its requests say in the header `case` whose they are: the proxy cuts by that.
 
@@ -22,8 +22,14 @@ for (const [version, react] of Object.entries({ 5: "@ai-sdk/react-2", 6: "@ai-sd
 
 const tell = (said) => process.stdout.write(`${JSON.stringify(said)}\n`);
 
-const named = (name) => (url, init) =>
-  fetch(url, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), case: name } });
+const answered = {}; // case → how many of its requests have been answered
+
+const named = (name) => async (url, init) => {
+  const headers = { ...Object.fromEntries(new Headers(init?.headers)), case: name };
+  const answer = await fetch(url, { ...init, headers });
+  answered[name] = (answered[name] ?? 0) + 1;
+  return answer;
+};
 
 async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   const ended = [];
@@ -34,7 +40,7 @@ async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   });
   const chunks = [];
   const stream = text
-    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body })
+    ? await transport.sendMessages({ chatId, messages: [asked(text)], trigger: "submit-message", body: { id: chatId, ...body } })
     : await transport.reconnectToStream({ chatId, startIndex });
   const [told, read] = stream.tee();
   let message;
@@ -46,11 +52,12 @@ async function workflow({ case: name, url, chatId, text, startIndex, body }) {
   return { chunks, message, ended };
 }
 
-async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, body }) {
+async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, body, messages }) {
   const { Chat, DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls } = versions[client.slice(-1)];
   const seen = { errors: [], data: [], statuses: [], finished: [] };
   const chat = new Chat({
     id: chatId,
+    messages,
     transport: new DefaultChatTransport({ api: url, fetch: named(name), body }),
     onError: (error) => seen.errors.push(error.message),
     onData: (part) => seen.data.push(part),
@@ -62,16 +69,22 @@ async function chat({ case: name, client, url, chatId, text, resumes = 0, tool, 
     },
     sendAutomaticallyWhen: tool && lastAssistantMessageIsCompleteWithToolCalls,
   });
-  const note = () => seen.statuses.push(chat.status);
-  if (text) await chat.sendMessage({ text });
-  else await chat.resumeStream();
-  note();
-  for (let resumed = 0; resumed < resumes; resumed++) {
-    await chat.resumeStream();
-    note();
+  let last = "";
+  const watching = setInterval(() => {
+    const now = { answered: answered[name], text: textOf(chat.messages.at(-1)) };
+    if (last !== (last = JSON.stringify(now))) tell({ case: name, now });
+  }, 20);
+  for (let asking = 0; asking <= resumes; asking++) {
+    if (asking || !text) await chat.resumeStream();
+    else await chat.sendMessage({ text });
+    seen.statuses.push(chat.status);
   }
-  while (chat.status === "submitted" || chat.status === "streaming") await new Promise(setImmediate);
+  clearInterval(watching);
   return { messages: chat.messages, ...seen };
+}
+
+function textOf(message) {
+  return message?.role === "assistant" ? message.parts.map((part) => (part.type === "text" ? part.text : "")).join("") : "";
 }
 
 function asked(text) {

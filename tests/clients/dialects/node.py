@@ -1,4 +1,4 @@
-"""One process of Node that is all clients of the AI SDK (npm/clients.mjs)."""
+"""One process of Node that is all clients of a dialect in JavaScript (its folder's npm/clients.mjs)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Clients:
         self._process = process
         self._names = map(str, itertools.count())
         self._told: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self._now: dict[str, dict[str, Any]] = {}
         self._hearing = asyncio.create_task(self._hear())
 
     def begin(self, client: str, path: str, cuts: Sequence[Cut] = (), **given: Any) -> str:
@@ -44,6 +45,11 @@ class Clients:
     async def run(self, client: str, path: str, cuts: Sequence[Cut] = (), **given: Any) -> dict[str, Any]:
         return await self.result(self.begin(client, path, cuts, **given))
 
+    def follows(self, name: str, requests: int, text: str | None = None) -> bool:
+        """Whether so many requests of useChat have been answered. `text`: and whether it shows that."""
+        now = self._now.get(name, {})
+        return now.get("answered") == requests and text in (None, now["text"])
+
     def requests(self, name: str) -> list[str]:
         """The paths that it asked for."""
         return [asked.path for asked in self.cutter.asked[name]]
@@ -56,6 +62,9 @@ class Clients:
         assert self._process.stdout
         async for line in self._process.stdout:
             told = json.loads(line)
+            if "now" in told:
+                self._now[told["case"]] = told["now"]
+                continue
             self._told[told["case"]].put_nowait(told)
 
     async def close(self) -> None:

@@ -40,7 +40,11 @@ something in other words must not move the cursors of streams that run."""
 
 WORKER, EXTERNAL, SHARED = "worker", "external", "shared"
 """What produces a stream's events: a worker, a producer of the caller's over HTTP, or any number of those (Durable
-Streams), each request by itself: nobody holds a pen, and there is no lease that could run out."""
+Streams), each request by itself: nobody holds the pen."""
+
+NEVER_MS = 253_402_300_799_000
+"""The end of the year 9999. A shared stream's lease runs until then, so nobody takes its pen but to end it; nor does a
+worker of a release that knows no such streams."""
 
 
 def _is_1(text: str) -> bool:
@@ -368,5 +372,6 @@ class NewStream:
             "durable": None if self.durable is None else orjson.dumps(self.durable),
             "path": self.path,
             "expires": None if self.expires is None else str(self.expires),
+            "lease_until": str(NEVER_MS) if self.producer == SHARED else None,
         }
         return {name: text for name, text in fields.items() if text is not None}

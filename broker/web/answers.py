@@ -78,7 +78,7 @@ class ListedStream(StreamState):
 
     session_id: str | None
     user_id: str | None
-    producer: Literal["worker", "external"] | None
+    producer: Literal["worker", "external", "shared"] | None
     model: str | None
     provider: str | None
     regenerates: Annotated[str | None, Field(description="The id of the stream whose request this one repeats")]

@@ -32,7 +32,7 @@ from broker.errors import (
     StreamClosed,
     StreamNotFound,
 )
-from broker.log.meta import SHARED
+from broker.log.meta import NEVER_MS, SHARED
 from broker.log.script import Seen
 from broker.log.servers import ENDINGS_WAIT
 from broker.log.steps import Produce, Producer, Seizure
@@ -202,7 +202,7 @@ class Beside(RuleBasedStateMachine):
         assert int(found["events"]) == len(events)
         if self.stream.state == "running":  # a seizure's ending is not counted
             assert int(found["bytes"]) == sum(len(event.data) for _, event in events)
-        assert "lease_until" not in found
+        assert (int(found.get("lease_until", 0)) == NEVER_MS) == self.stream.leased
         self.the_producers_are_the_models(self.stream.shared)
 
     def the_producers_are_the_models(self, shared: Shared) -> None:

@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock
 import pytest
 from redis.asyncio import Redis
 
-from broker.errors import StreamClosed, StreamExpired, StreamNotFound
+from broker.errors import LeaseHeld, StreamClosed, StreamExpired, StreamNotFound
 from broker.log.burial import bury
 from broker.log.meta import SHARED
 from broker.log.paths import Paths, Place
@@ -60,6 +60,14 @@ async def test_no_sweeper_ends_a_shared_stream_however_long_nobody_writes_to_it(
     look_ms = await log.redis.zscore(log.keys.leases, sid)
     assert look_ms is not None
     assert 0 < look_ms - await log.now_ms() <= 1000 * LOOK_AT_SHARED_S
+
+
+async def test_nobody_takes_its_pen(log: StreamLog) -> None:
+    sid = await named(log)
+    with pytest.raises(LeaseHeld):
+        await log.claim(sid, "a claim", "a worker")
+    with pytest.raises(LeaseHeld):
+        await Seizures(log).seize(sid, "error", b"{}", only_expired=True)
 
 
 async def test_one_that_no_path_names_is_erased_once_its_creation_must_be_over(log: StreamLog) -> None:

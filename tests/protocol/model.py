@@ -146,11 +146,11 @@ class Steps:
         return Stream(QUEUED, pen, 1, False, 0, boot, created, (FIRST,)), ("OK", 1)
 
     def create_shared(self, server: Server, stream: Stream | None, claim: str = "s") -> Step:
-        """It runs from the start, nobody holds a lease, and no worker takes it."""
+        """It runs from the start. Its lease never runs out, so no worker takes it."""
         if stream:
             return stream, ("OK", 0)
         pen = Pen(1, claim, 2)
-        return Stream("running", pen, 1, False, 1, server.id, server.now, (FIRST,), shared=Shared()), ("OK", 1)
+        return Stream("running", pen, 1, True, 1, server.id, server.now, (FIRST,), shared=Shared()), ("OK", 1)
 
     def produce(
         self,

@@ -33,12 +33,12 @@ FILES = {
 """File → how its block in the document begins."""
 
 
-def shown(first_line: str) -> str:
+def shown(first_words: str) -> str:
     """The block of code of docs/DIALECTS.md that begins so."""
-    [block] = [
-        one for one in re.findall(r"^```\w+\n(.*?)^```$", DOCUMENT.read_text(), re.S | re.M) if first_line in one
-    ]
-    return block
+    [block] = re.findall(
+        rf"^```\w+\n({re.escape(first_words)}.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return str(block)
 
 
 class Front(NamedTuple):

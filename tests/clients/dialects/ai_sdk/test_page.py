@@ -34,10 +34,9 @@ FILES = {
 
 
 def shown(first_words: str) -> str:
-    """The block of code of docs/DIALECTS.md that begins so."""
-    [block] = re.findall(
-        rf"^```\w+\n({re.escape(first_words)}.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
-    )
+    """The block of code that begins so, of the section of docs/DIALECTS.md."""
+    section = DOCUMENT.read_text().partition("\n## AI SDK\n")[2].partition("\n## ")[0]
+    [block] = re.findall(rf"^```\w+\n({re.escape(first_words)}.*?)^```$", section, re.DOTALL | re.MULTILINE)
     return str(block)
 
 

@@ -33,12 +33,11 @@ FILES = {
 """File → how its block in the document begins."""
 
 
-def shown(first_line: str) -> str:
-    """The block of code of docs/DIALECTS.md that begins so."""
-    [block] = [
-        one for one in re.findall(r"^```\w+\n(.*?)^```$", DOCUMENT.read_text(), re.S | re.M) if first_line in one
-    ]
-    return block
+def shown(first_words: str) -> str:
+    """The block of code that begins so, of the section of docs/DIALECTS.md."""
+    section = DOCUMENT.read_text().partition("\n## AI SDK\n")[2].partition("\n## ")[0]
+    [block] = re.findall(rf"^```\w+\n({re.escape(first_words)}.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    return str(block)
 
 
 class Front(NamedTuple):

@@ -54,6 +54,10 @@ def _response(sid: str, number: str = "") -> str:
     return f"/v1/responses/resp_{sid}?stream=true{after}"
 
 
+def _durable(sid: str, behind: int = 0) -> str:
+    return f"/v1/ds/events/{sid}?offset={behind:016d}_{0:016d}&live=sse"
+
+
 def _by_id(path: Callable[[str], str]) -> Way:
     def resume(sid: str, frame: bytes) -> tuple[str, Mapping[str, str]]:
         return path(sid), {"Last-Event-ID": _found(rb"id: ([0-9-]+)", frame)}
@@ -74,6 +78,9 @@ WAYS: dict[str, Way] = {
     ),
     "ag-ui": _by_id(lambda sid: f"/v1/ag-ui?runId={sid}&offset=-1"),
     "langgraph": _by_id(_langgraph),
+    "durable streams": Way(
+        lambda sid: _durable(sid), lambda sid, frame: (_durable(sid, int(_found(rb'"id":([0-9]+)', frame))), {})
+    ),
 }
 """Those with a cursor by which a frame is found again."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients, clients_of
+from tests.clients.dialects.node import Clients, clients_of
 from tests.compose.balancer import Balanced
 from tests.compose.conftest import certificate as certificate  # a fixture
 from tests.js.cutting import cutting

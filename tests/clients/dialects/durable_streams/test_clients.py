@@ -13,7 +13,7 @@ import durable_streams
 import httpx
 import pytest
 
-from tests.clients.dialects.ai_sdk.clients import Clients
+from tests.clients.dialects.node import Clients
 from tests.compose.balancer import AUTHORIZED, Balanced
 from tests.compose.compose_file import KEY
 from tests.js.cutting import Cut

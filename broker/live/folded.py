@@ -167,13 +167,6 @@ class Folded:
             raise Lost
         return kept.copy()
 
-    def forget(self) -> None:
-        """The log has lost a part: what was folded of it is no state any more. Viewers that are live have their own."""
-        self._ids.clear()
-        self._marks.clear()
-        self._recent.clear()
-        self._openings.clear()
-
     async def _walk_to(self, log: ReadableLog, cursor: int) -> None:
         async with aclosing(self._walk(log, lambda at, _: at <= cursor)) as walk:
             async for event, _, fold in walk:

@@ -22,7 +22,7 @@ from broker.auth import Grant
 from broker.dialects.fold import Dialect, Facts, Fold
 from broker.dialects.format import Batch, Format
 from broker.dialects.sse import Gap
-from broker.errors import InvalidRequest, LasteventError, OtherRelease
+from broker.errors import InvalidRequest, LasteventError, OtherRelease, RedisUnavailable
 from broker.live.folded import Folded, Lost, Place
 from broker.live.lane import Lane
 from broker.live.tail import LOST_TAIL, Step
@@ -325,10 +325,16 @@ class DialectResponse(FollowResponse):
 
 
 async def fold_now(request: Request, grant: Grant, sid: str, dialect: Dialect) -> tuple[Fold, Meta]:
-    """The state behind the last event that there is, and the stream. Raises StreamNotFound, StreamExpired."""
+    """The state behind the last event that there is, and the stream.
+
+    Raises StreamNotFound, StreamExpired; RedisUnavailable if Redis loses a part of the log at that moment.
+    """
     tier = Tier.of(request)
     found, log, folded = await folded_of(request, grant, sid, dialect)
-    tail = await folded.stand_at_tail(log)
+    try:
+        tail = await folded.stand_at_tail(log)
+    except Lost:
+        raise RedisUnavailable("Redis has just lost a part of this stream. Try again.") from None
     tier.note_reading(request, grant, dialect.name, sid, span=(1, tail))
     return folded.state(tail), found.meta
 

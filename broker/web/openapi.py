@@ -112,7 +112,7 @@ def speaks(description: str, *forms: str, asked: dict[str, Any] | None = None) -
     `asked`: the schema of its body; what it does not name is taken too.
     """
     content: dict[str, Any] = {form: {"schema": _THEIRS} for form in forms or ("application/json",)}
-    wrong = {form: {"schema": _THEIRS} for form in ("application/json", "text/plain")}
+    wrong = {form: {"schema": _THEIRS} for form in ("application/json", "text/plain", problems.MEDIA_TYPE)}
     error = {"description": "An error, as this dialect has them", "content": wrong}
     said: dict[str, Any] = {"summary": description, "response_class": Response}
     said["responses"] = {200: {"description": description, "content": content}, "default": error}

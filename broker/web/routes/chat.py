@@ -90,16 +90,19 @@ async def retrieve_chat_completion(
     if stream:
         return await follow_in(request, grant, sid, Chat(include_usage), Attempt())
     fold, _ = await fold_now(request, grant, sid, Chat())
-    return _whole(fold, sid, {})
+    return _whole(fold, sid, {}, is_start=False)
 
 
-def _whole(fold: Fold, sid: str, headers: dict[str, str]) -> Response:
-    """A failure is 502, a cancel 410. Raises StreamRunning."""
+def _whole(fold: Fold, sid: str, headers: dict[str, str], *, is_start: bool = True) -> Response:
+    """A failure is 502 to who started it. To others it is 410, and to all a cancel: there will be no answer.
+
+    Raises StreamRunning.
+    """
     assert isinstance(fold, ChatFold)
     headers = {STREAM_HEADER: sid, **headers}
     if not (fold.is_done or fold.failure):
         raise StreamRunning("The answer is not whole yet. Follow it with `stream=true`.")
     if failure := fold.failure:
-        status = 410 if failure.code == CANCELLED else 502
+        status = 502 if is_start and failure.code != CANCELLED else 410
         return Response(error_json(failure), status, {**headers, **NO_RETRY}, "application/json")
     return json_response(fold.answer(), headers=headers)

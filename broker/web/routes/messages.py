@@ -94,15 +94,17 @@ async def retrieve_message(request: Request, sid: str, stream: bool = False) -> 
     if stream:
         return await _followed(request, grant, sid, {})
     fold, _ = await fold_now(request, grant, sid, _DIALECT)
-    return _whole(request, fold, sid, {})
+    return _whole(request, fold, sid, {}, is_start=False)
 
 
 async def _followed(request: Request, grant: Grant, sid: str, headers: dict[str, str]) -> Response:
     return await follow_in(request, grant, sid, _DIALECT, Attempt(), {**_named(request), **headers})
 
 
-def _whole(request: Request, fold: Fold, sid: str, headers: dict[str, str]) -> Response:
-    """A failure is 502 (529: the provider is overloaded), a cancel 410. Raises StreamRunning."""
+def _whole(request: Request, fold: Fold, sid: str, headers: dict[str, str], *, is_start: bool = True) -> Response:
+    """A failure is 502 to who started it (529: the provider is overloaded). To others it is 410, and to all a cancel:
+    there will be no answer. Raises StreamRunning.
+    """
     assert isinstance(fold, MessagesFold)
     headers = {STREAM_HEADER: sid, **_named(request), **headers}
     if not (fold.is_done or fold.failure):
@@ -110,7 +112,7 @@ def _whole(request: Request, fold: Fold, sid: str, headers: dict[str, str]) -> R
     if failure := fold.failure:
         error: dict[str, Any] = {**error_json(failure), "request_id": problems.request_id(request)}
         statuses = {CANCELLED: 410, "provider_overloaded": OVERLOADED}
-        status = statuses.get(failure.code, 502)
+        status = statuses.get(failure.code, 502) if is_start else 410
         return Response(orjson.dumps(error), status, {**headers, **NO_RETRY}, "application/json")
     return json_response(fold.answer(), headers=headers)
 

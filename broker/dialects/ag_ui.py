@@ -290,7 +290,12 @@ class AgUi:
     heartbeat: bytes = HEARTBEAT
     end: bytes = b""
     merges: bool = False
-    needs_request: bool = True
+    shows_request: bool = True
+    """Whether a snapshot has what was asked: not for who may not see a record's request."""
+
+    @property
+    def needs_request(self) -> bool:
+        return self.shows_request
 
     def begin(self, facts: Facts) -> AgUiFold:
         return AgUiFold(facts)

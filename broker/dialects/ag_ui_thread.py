@@ -82,6 +82,7 @@ class AgUiThread:
     end: bytes = b""
     merges: bool = False
     needs_request: bool = True
+    """Whether what was asked is among the messages."""
 
     def begin(self, facts: Facts) -> AgUiThreadFold:
         return AgUiThreadFold(facts)

@@ -161,7 +161,7 @@ def _cursor_of(text: str | None) -> Where | None:
 async def _go_on(request: Request, grant: Grant, run_id: str, where: Where | None) -> Response:
     try:
         sid, _ = await _run(request, grant, run_id)
-        return await follow_in(request, grant, sid, AgUi(), where or Beginning())
+        return await follow_in(request, grant, sid, AgUi(shows_request=not grant.is_viewer), where or Beginning())
     except PASSING as passing:
         if where is None:
             raise
@@ -188,7 +188,7 @@ async def _hydrated(request: Request, grant: Grant, thread_id: str) -> Response:
     messages: list[Any] = []
     active: dict[str, Any] | None = None
     if newest:
-        fold, meta = await fold_now(request, grant, newest, AgUiThread())
+        fold, meta = await fold_now(request, grant, newest, AgUiThread(needs_request=not grant.is_viewer))
         assert isinstance(fold, AgUiThreadFold)
         messages = fold.messages(with_answer=meta.has_ended)
         active = None if meta.has_ended else {"runId": fold.run_id}

@@ -69,7 +69,8 @@ async def read(request: Request, sid: str) -> Response:
     cursor = cursor_at(now_ms, brought)
     ahead = cursor if live == SSE and cursor > cursor_at(now_ms) else 0
     name = request.url.path.removeprefix(BASE).partition("/")[0]
-    found, log, folded = await folded_of(request, grant, sid, View(DIALECTS[name](), ahead))
+    dialect = AgUi(shows_request=not grant.is_viewer) if name == AG_UI else DIALECTS[name]()
+    found, log, folded = await folded_of(request, grant, sid, View(dialect, ahead))
     reader = Reader(request, grant, sid, name, found, log, folded, found.meta.tail if at is None else at, cursor)
     await reader.require_place()
     if live == SSE:

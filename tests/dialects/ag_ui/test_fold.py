@@ -192,3 +192,19 @@ def test_whatever_a_producer_writes_is_said_in_valid_json_or_not_at_all(log: lis
                 )
             if one["type"] in ("RUN_FINISHED", "RUN_ERROR", "MESSAGES_SNAPSHOT"):
                 assert not open_ids
+
+
+def test_who_may_not_see_what_was_asked_is_told_nothing_of_it_by_a_snapshot() -> None:
+    asked = {"messages": [{"role": "user", "content": "planted"}], "echo": {"messages": [{"id": "1", "x": "planted"}]}}
+    facts = Facts("a" * 32, "s", "m", 0, {"thread_id": "t", "run_id": "r"}, asked)
+    said = {shows: _restarted(AgUi(shows_request=shows), facts) for shows in (True, False)}
+    assert b"planted" in said[True]
+    assert b"planted" not in said[False]
+    assert not AgUi(shows_request=False).needs_request
+
+
+def _restarted(dialect: AgUi, facts: Facts) -> bytes:
+    """The core gives a dialect the request only if it needs it."""
+    fold = dialect.begin(facts if dialect.needs_request else facts._replace(request={}))
+    events = [Event(1, "queued", b"{}", 0), Event(2, "text_delta", b'{"text":"a"}', 0), Event(3, "restart", b"{}", 0)]
+    return b"".join(payload for event in events for payload in fold.step(event))

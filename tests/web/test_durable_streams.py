@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 from collections.abc import Iterator
 
@@ -94,6 +95,37 @@ def test_of_many_that_create_a_path_at_once_one_does(deployment: Deployment, pat
     statuses = asyncio.run(create_all())
     assert sorted(set(statuses)) == [200, 201]
     assert statuses.count(201) == 1
+
+
+async def test_while_many_create_fork_and_delete_one_path_nobody_reads_a_part(
+    deployment: Deployment, path: str
+) -> None:
+    numbers = list(range(300))
+    paths = [path, f"{path}-f", f"{path}-g"]
+    limits = httpx.Limits(max_connections=20)
+
+    async def act(seed: int, http: httpx.AsyncClient) -> None:
+        chance = random.Random(seed)
+        for _ in range(15):
+            url = deployment.urls[chance.randrange(2)]
+            source, fork = f"{url}{path}", f"{url}{chance.choice(paths[1:])}"
+            match chance.choice(["create", "fork", "delete", "read"]):
+                case "create":
+                    answer = await http.put(source, headers=JSON, content=str(numbers))
+                case "fork":
+                    answer = await http.put(fork, headers={"Stream-Forked-From": path})
+                case "delete":
+                    answer = await http.delete(chance.choice([source, fork]))
+                case _:
+                    answer = await http.get(chance.choice([source, fork]))
+                    assert answer.status_code != 200 or answer.json() == numbers
+            assert answer.status_code < 500, answer.text
+
+    async with httpx.AsyncClient(trust_env=False, timeout=LIMIT_S, limits=limits) as http:
+        await asyncio.gather(*(act(seed, http) for seed in range(10)))
+        for one in (*paths[1:], path):
+            await http.delete(f"{deployment.url}{one}")
+        assert [(await http.head(f"{deployment.url}{one}")).status_code for one in paths] == [404, 404, 404]
 
 
 def test_a_fork_of_a_long_stream_has_all_of_it(http: httpx.Client, path: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import durable_streams
@@ -17,6 +17,7 @@ from tests.clients.dialects.node import Clients
 from tests.compose.balancer import AUTHORIZED, Balanced
 from tests.compose.compose_file import KEY
 from tests.js.cutting import Cut
+from tests.rig.deployment import wait_until
 from tests.rig.long import LONG
 
 RANDOM = random.Random(30)
@@ -43,7 +44,7 @@ def written(http: httpx.Client, messages: list[Any]) -> str:
 
 
 def produced(http: httpx.Client) -> str:
-    """The id of an external stream: an answer with a restart of its producer's kinds, and what nobody may see."""
+    """The id of an external stream: an answer, and what nobody may see."""
     record = http.post("/v1/streams", json={"producer": "external"}).json()
     said = [("start", {}), ("text_delta", {"text": "Hel"}), ("internal.note", {"secret": "planted"})]
     said += [("text_delta", {"text": "lo"}), ("done", {"stop_reason": "end_turn"})]
@@ -51,6 +52,16 @@ def produced(http: httpx.Client) -> str:
         batch = {"epoch": record["epoch"], "events": [{"event": event, "data": data}]}
         assert http.post(f"/v1/streams/{record['id']}/events", json=batch).status_code == 200
     sid: str = record["id"]
+    return sid
+
+
+def restarted(http: httpx.Client) -> str:
+    """The id of a stream whose provider broke off once: its first attempt is void."""
+    sid: str = http.post(
+        "/v1/streams", json={"prompt": "Hi [[tokens=6 rate=0 ttft_ms=0 cut_at=3 cut_times=1]]"}
+    ).json()["id"]
+    wait_until(lambda: http.get(f"/v1/streams/{sid}").json()["state"] == "done", "it is done")
+    assert http.get(f"/v1/streams/{sid}").json()["attempt"] == 2
     return sid
 
 
@@ -74,9 +85,12 @@ async def test_a_stream_cut_behind_each_frame_and_anywhere_is_read_once(clients:
     assert all(len(clients.requests(name)) > 1 for name in cases[:3])
 
 
+@pytest.mark.parametrize("make", [produced, restarted])
 @pytest.mark.parametrize("view", ["events", "ai-sdk", "ag-ui"])
-async def test_so_is_a_view_of_any_stream(view: str, clients: Clients, http: httpx.Client) -> None:
-    path = f"/v1/ds/{view}/{produced(http)}"
+async def test_so_is_a_view_of_any_stream(
+    view: str, make: Callable[[httpx.Client], str], clients: Clients, http: httpx.Client
+) -> None:
+    path = f"/v1/ds/{view}/{await asyncio.to_thread(make, http)}"
     whole = (await got(http, path)).json()
     body = (await got(http, path, offset="-1", live="sse")).content
     assert b"planted" not in body

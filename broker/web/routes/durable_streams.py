@@ -53,6 +53,7 @@ from broker.tenants.scopes import APPEND, ERASE, READ, WRITE
 from broker.web import problems
 from broker.web.dialect import STREAM_HEADER, dialect_route
 from broker.web.durable import LONG_POLL_S, Poll, StreamReading, lost_place
+from broker.web.follow import count_connect
 from broker.web.grants import grant_of, needs
 from broker.web.strict_json import read_body
 from broker.web.tier import Tier
@@ -253,6 +254,7 @@ class Reader(NamedTuple):
         now_ms = await tier.log.now_ms()
         cursor = cursor_at(now_ms, brought)
         form = self._form(cursor if cursor > cursor_at(now_ms) else 0)
+        count_connect(tier, stream.sid, self.at, is_in_redis=stream.found.is_in_redis)
         if stream.found.is_in_redis:
             steps = partial(follow, tier.log, tier.hub, stream.sid, self.at, form=form)
         else:

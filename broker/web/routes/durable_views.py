@@ -27,7 +27,7 @@ from broker.service.streams import Found
 from broker.tenants.scopes import READ
 from broker.web.dialect import STREAM_HEADER, find, folded_of
 from broker.web.durable import LONG_POLL_S, Poll, ViewReading, lost_place
-from broker.web.follow import steps_of
+from broker.web.follow import count_connect, steps_of
 from broker.web.grants import grant_of, needs
 from broker.web.routes.durable_streams import BASE, PART_BYTES, PART_EVENTS, DurableRoute
 from broker.web.tier import Tier
@@ -134,6 +134,7 @@ class Reader(NamedTuple):
     def follow(self) -> Response:
         """As server-sent events."""
         tier = Tier.of(self.request)
+        count_connect(tier, self.sid, self.at, is_in_redis=self.found.is_in_redis)
         details = request_details(
             *(self.grant, tier.addresses.of(self.request), self.request.headers, self.folded.access_name, self.at)
         )

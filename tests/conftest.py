@@ -83,8 +83,6 @@ WAITING = (
     "docs",
     "compose",
     "clients",
-    "chat_clients",
-    "langgraph_sdk",
     "viewers",
     "archive",
     "js",

@@ -12,6 +12,13 @@ from tests.rig.kept import kept
 
 INSTALL_LIMIT_S = 600
 
+_CLIENTS = Path(__file__).parents[1] / "clients" / "dialects" / "responses" / "python.txt"
+
+
+def python_of_clients() -> Path:
+    """The interpreter with others' clients of our dialects, which want other versions than our own packages."""
+    return python_with(_CLIENTS, "responses")
+
 
 def python_with(pins: Path, name: str) -> Path:
     """The interpreter of an environment that has these packages and no others. `name`: of its folder."""

@@ -23,7 +23,6 @@ QUICK = f"not {MARK}"
 """What `make quick` gives to pytest's -m."""
 
 FOLDERS = {
-    "chat_clients",
     "bench",
     "browser",
     "clients",
@@ -32,11 +31,9 @@ FOLDERS = {
     "conformance",
     "console",
     "docs",
-    "durable_streams",
     "faults",
     "frameworks",
     "js",
-    "langgraph_sdk",
     "process",
     "viewers",
 }

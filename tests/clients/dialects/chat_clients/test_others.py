@@ -18,7 +18,7 @@ from tests.clients.dialects.chat_clients.asking import Asking, ends_of
 from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut, How, cutting
 from tests.rig.deployment import Deployment
-from tests.rig.environments import python_with
+from tests.rig.environments import python_of_clients
 from tests.rig.long import LONG
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ MODELS = {"openai-chat": "gpt-5", "anthropic": "claude-sonnet-4"}
 @pytest.fixture(scope="module")
 def python() -> Path:
     """An interpreter with the clients of Responses' python.in, these among them."""
-    return python_with(HERE.parent / "responses" / "python.txt", "responses")
+    return python_of_clients()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clients.dialects.responses.recorded import Ended, record
 from tests.rig.deployment import Deployment
-from tests.rig.environments import python_with
+from tests.rig.environments import python_of_clients
 from tests.rig.npm import install, once
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str, s
 @pytest.fixture(scope="session")
 def python() -> Path:
     """An interpreter with the clients of python.in."""
-    return python_with(HERE / "python.txt", "responses")
+    return python_of_clients()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ async def test_a_killed_workers_words_are_taken_back(own_deployment: Callable[..
             lines = answer.iter_lines()
             for _ in range(10):
                 next(line for line in lines if "TEXT_MESSAGE_CONTENT" in line)
+            deployment.workers[0].send(signal.SIGSTOP)  # until the clients are there too
             had = asked(TEXT, "killed")["messages"]
             http = clients.begin("http", PATH, joins="killed", messages=had)
             join = clients.begin("join", PATH, runId="killed")

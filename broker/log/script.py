@@ -62,7 +62,7 @@ RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Sc
 ARCHIVED, ERASE = Script("archived", WITH_PRODUCERS), Script("erase", WITH_PRODUCERS)
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
 INPUTS = Script("inputs")
-PRODUCE, COPY, EXTEND = Script("produce", WITH_PRODUCERS), Script("copy"), Script("extend")
+PRODUCE, COPY, PROLONG = Script("produce", WITH_PRODUCERS), Script("copy"), Script("prolong")
 
 
 class Seen(NamedTuple):
@@ -185,8 +185,8 @@ def copy(sid: str, events: Sequence[Event]) -> Call:
     return Call(COPY, sid, [part for event in events for part in event])
 
 
-def extend(sid: str, life_ms: int) -> Call:
-    return Call(EXTEND, sid, (life_ms,))
+def prolong(sid: str, life_ms: int) -> Call:
+    return Call(PROLONG, sid, (life_ms,))
 
 
 def _or_empty(number: int | None) -> int | str:

@@ -267,9 +267,9 @@ class StreamLog(ReadableLog):
         """Give a shared stream that nobody knows yet these events of another one. Raises StreamNotFound."""
         await self._scripts.run(script.copy(sid, events))
 
-    async def extend(self, sid: str, life_ms: int) -> None:
+    async def prolong(self, sid: str, life_ms: int) -> None:
         """A shared stream is read: it lives for so long from now on. Raises StreamNotFound if its life is over."""
-        await self._scripts.run(script.extend(sid, life_ms))
+        await self._scripts.run(script.prolong(sid, life_ms))
 
     async def let_path_expire(self, meta: Meta) -> None:
         """Of a shared stream that has ended: its path is there for as long as its keys are."""

@@ -139,7 +139,7 @@ class DurableStreams:
                 raise StreamExpired("The stream was deleted, or its life is over, and forks of it live.")
             raise StreamNotFound("There is no stream at this path.")
         if is_used and stream.life_ms is not None:
-            await self._log.extend(stream.sid, stream.life_ms)
+            await self._log.prolong(stream.sid, stream.life_ms)
         return stream
 
     async def create(self, path: str, grant: Grant, asked: Asked) -> Created:

@@ -90,7 +90,7 @@ async def test_one_whose_life_is_over_takes_nothing_and_is_erased(log: StreamLog
     with pytest.raises(StreamNotFound):
         await log.produce(Produce(sid, MESSAGES))
     with pytest.raises(StreamNotFound):
-        await log.extend(sid, LIFE_MS)
+        await log.prolong(sid, LIFE_MS)
     await log.redis.zadd(log.keys.leases, {sid: 0})
     await swept(log)
     await swept(log)
@@ -101,7 +101,7 @@ async def test_one_whose_life_is_over_takes_nothing_and_is_erased(log: StreamLog
 
 async def test_what_is_written_or_read_moves_the_end_of_a_life(log: StreamLog) -> None:
     sid = await named(log)
-    for use in (log.produce(Produce(sid, (), life_ms=LIFE_MS)), log.extend(sid, 2 * LIFE_MS)):
+    for use in (log.produce(Produce(sid, (), life_ms=LIFE_MS)), log.prolong(sid, 2 * LIFE_MS)):
         before = int((await meta(log, sid)).get("expires", 0))
         await use
         assert int((await meta(log, sid))["expires"]) > before

@@ -6,5 +6,5 @@ claim.lua     a worker takes the pen              restore.lua   put back a strea
 append.lua    add events, renew the lease         archived.lua  the archive holds it: retention starts
 release.lua   give the pen back                   erase.lua     content goes, a tombstone stays
 inputs.lua    tell the agent something            produce.lua   append to a shared stream, close it
-copy.lua      a fork gets its source's events      extend.lua    a shared stream is read, and lives on
+copy.lua      a fork gets its source's events      prolong.lua   a shared stream is read, and lives on
 """

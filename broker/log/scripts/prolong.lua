@@ -1,4 +1,4 @@
--- extend(life ms) → OK
+-- prolong(life ms) → OK
 --
 -- Somebody reads a shared stream whose life is so long from its last use on.
 local m = redis.call('HMGET', META, 'state', 'erased', 'expires')

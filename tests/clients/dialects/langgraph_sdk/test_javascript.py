@@ -13,11 +13,13 @@ from broker.dialects.langgraph import run_id_of
 from tests.clients.dialects.langgraph_sdk.recorded import MODES, Recorded, recorded
 from tests.js.cutting import Cut, cutting
 from tests.rig.deployment import HTTP, Deployment
+from tests.rig.long import LONG
 
 pytestmark = pytest.mark.npm
 
 LIMIT_S = 60
-LIBRARIES = ["@langchain/langgraph-sdk", "langgraph-sdk-2"]
+LIBRARIES = ["langgraph-sdk-2", "@langchain/langgraph-sdk"][: 2 if LONG else 1]
+"""The newest, and in the long form the major before."""
 AT_ONCE = "[[ttft_ms=0 rate=0 tokens=3]]"
 TWICE = "[[ttft_ms=0 rate=0 tokens=4 cut_at=2 cut_times=1]]"
 

@@ -93,7 +93,7 @@ export function connect() {
   choice.addEventListener("change", show);
   show();
   const text = "Clients that you already have are served as they are, from the same log: docs/DIALECTS.md.";
-  const key = "If this server asks for a key, put an API key in the place of none. It belongs in no page.";
-  const content = [h("p", {}, text), choice, note, lines, h("p", { class: "dialog-text" }, key), copy];
+  const key = "If this server asks for a key, put an API key in the place of “none”. It belongs in no page.";
+  const content = [h("p", {}, text), choice, note, h("p", { class: "dialog-text" }, key), lines, copy];
   return ask("Connect your client", content, { confirm: "Close" });
 }

@@ -119,7 +119,12 @@ async def ag_ui(request: Request, run_id: RunId = None, last_event_id: LastEvent
     asked = asked_of(await read_asked(request))
     grant.require(READ)
     sid = given_sid(NAME, grant.tenant, asked.run_id)
-    await start(request, grant, asked.native, _said(asked), key=f"{NAME}/{sid}", sid=sid)
+    try:
+        await start(request, grant, asked.native, _said(asked), key=f"{NAME}/{sid}", sid=sid)
+    except KeyReused as error:
+        raise KeyReused(
+            "runId: it names another run. The same run has the same messages; another has a new id"
+        ) from error
     ignored = {IGNORED_HEADER: ", ".join(asked.ignored)} if asked.ignored else {}
     return await follow_in(request, grant, sid, AgUi(), Beginning(), ignored)
 

@@ -130,6 +130,7 @@ async def test_the_same_run_with_another_body_is_409(clients: Clients, pair: Dep
     HTTP.post(f"{pair.url}{PATH}", json=asked("[[tokens=1 rate=0 ttft_ms=0]]", "twice")).raise_for_status()
     got = await clients.run("http", PATH, threadId="t", runId="twice", text="Something else")
     assert "HTTP 409" in got["seen"]["failed"]
+    assert "runId" in got["seen"]["failed"], "it has sent no Idempotency-Key"
     again = HTTP.post(f"{pair.urls[1]}{PATH}", json=asked("[[tokens=1 rate=0 ttft_ms=0]]", "twice"))
     assert again.content == read(pair, "twice").body
 

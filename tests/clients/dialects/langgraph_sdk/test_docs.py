@@ -29,7 +29,7 @@ def block(section: str, begins: str) -> str:
 
 def test_the_first_lines_print_an_answer(section: str, deployment: Deployment, tmp_path: Path) -> None:
     program = tmp_path / "first.py"
-    program.write_text(block(section, "from langgraph_sdk").replace("http://127.0.0.1:8000", deployment.url))
+    program.write_text(block(section, "import os").replace("http://127.0.0.1:8000", deployment.url))
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("This is a stand-in")

@@ -1,4 +1,4 @@
-// "Connect your client": a few lines for each ecosystem whose clients are served as they are (docs/DIALECTS.md).
+// Connect your client: a few lines for each ecosystem whose clients are served as they are (docs/DIALECTS.md).
 
 import { ask } from "./dialog.js";
 import { fill, h } from "./dom.js";

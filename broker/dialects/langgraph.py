@@ -13,7 +13,7 @@ id has already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -67,6 +67,13 @@ _NO_CALLS = b',"tool_calls":[],"invalid_tool_calls":[],"usage_metadata":null,"to
 Json = dict[str, Any]
 
 
+class TakenBack(bytes):
+    """A payload of a gap. It has no id: a client that is cut behind it comes back with the one that is lost, and is
+    told of the gap again. That of the state which says it would leave out what is between the attempt's beginning and
+    there.
+    """
+
+
 def run_id_of(sid: str) -> str:
     """A stream's id as LangGraph writes ids: a UUID. Another id than ours stays as it is."""
     try:
@@ -100,6 +107,8 @@ class LangGraph:
         return Run(facts, self.modes, shows_asked=self.shows_asked)
 
     def frame(self, payload: bytes, event_id: int, index: int) -> bytes:
+        if isinstance(payload, TakenBack):
+            return payload + b"\n"
         return b"%bid: %d-%d\n\n" % (payload, event_id, index)
 
 
@@ -149,7 +158,7 @@ class Run:
 
     __slots__ = (
         *("_asked", "_attempt", "_before", "_facts", "_finished", "_input", "_last", "_late", "_modes", "_more"),
-        *("_run_id", "_said", "_turn", "error", "is_over", "number", "status"),
+        *("_most", "_run_id", "_said", "_turn", "error", "is_over", "number", "status"),
     )
 
     def __init__(self, facts: Facts, modes: frozenset[str], *, shows_asked: bool) -> None:
@@ -164,6 +173,7 @@ class Run:
         self._before = _state_before(facts.request) if shows_asked else {}
         self._attempt = 1
         self._said = 0  # messages of this attempt
+        self._most = 1  # messages of any attempt
         self._finished = Text()  # of which turns are over, as JSON, each with a comma behind it
         self._late: dict[str, str] = {}  # calls of those that have no result yet → the tool's name
         self._turn: _Turn | None = None
@@ -234,9 +244,12 @@ class Run:
         return [self._metadata(), *self._values()]
 
     def gap(self, gap: Gap) -> list[bytes]:
-        taken_back = self._take_back()
+        """Its viewer may have had any attempt: this state is seldom the one that it had. So all are taken back."""
+        most = max(self._most, self._said)
+        ids = [self._id(number, attempt) for attempt in range(1, self._attempt + 1) for number in range(1, most + 1)]
+        taken_back = self._take_back(ids)
         self._begin_attempt(self._attempt)
-        return [*taken_back, *self.opening(), *self._custom(GAP, gap._asdict())]
+        return [TakenBack(one) for one in (*taken_back, *self.opening(), *self._custom(GAP, gap._asdict()))]
 
     def _queued(self, _: Json) -> list[bytes]:
         return self.opening()
@@ -246,7 +259,7 @@ class Run:
         return self._custom(START, data)
 
     def _restart(self, data: Json) -> list[bytes]:
-        taken_back = self._take_back()
+        taken_back = self._take_back([self._id(number + 1) for number in range(self._said)])
         self._begin_attempt(self._attempt + 1)
         return [self._metadata(), *taken_back, *self._values(), *self._custom(RESTART, data)]
 
@@ -385,7 +398,7 @@ class Run:
         self._turn = None
 
     def _begin_attempt(self, attempt: int) -> None:
-        self._attempt = attempt
+        self._attempt, self._most = attempt, max(self._most, self._said)
         self._said, self._finished, self._late, self._turn = 0, Text(), {}, None
         self._last, self._more = {}, {}
 
@@ -393,8 +406,8 @@ class Run:
         self._said += 1
         return self._id(self._said)
 
-    def _id(self, number: int) -> str:
-        of_attempt = f"run-{self._run_id}-{self._attempt}"
+    def _id(self, number: int, attempt: int = 0) -> str:
+        of_attempt = f"run-{self._run_id}-{attempt or self._attempt}"
         return of_attempt if number == 1 else f"{of_attempt}-{number}"
 
     def _ai(self, turn: _Turn) -> Json:
@@ -486,9 +499,8 @@ class Run:
             return []
         return [_payload(b"updates", b'{%b:{"messages":[%b]}}' % (encode_data(node), encoded))]
 
-    def _take_back(self) -> list[bytes]:
-        """Each message of this attempt, in the way of each mode: emptied, or removed (LangGraph's RemoveMessage)."""
-        ids = [self._id(number + 1) for number in range(self._said)]
+    def _take_back(self, ids: Sequence[str]) -> list[bytes]:
+        """These messages, in the way of each mode: emptied, or removed (LangGraph's RemoveMessage)."""
         removed = [encode_data(messages.plain("remove", "", message_id)) for message_id in ids]
         said: list[bytes] = []
         if MESSAGES in self._modes:

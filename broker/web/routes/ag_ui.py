@@ -26,6 +26,7 @@ from broker.errors import (
     InvalidRequest,
     KeyReused,
     LasteventError,
+    LogHealing,
     MasksBusy,
     RateLimited,
     StoreUnavailable,
@@ -175,12 +176,17 @@ async def _go_on(request: Request, grant: Grant, run_id: str, where: Where | Non
 
 
 async def _run(request: Request, grant: Grant, run_id: str) -> tuple[str, Found]:
-    """By its client's id, or the stream's. Raises StreamNotFound, StreamExpired."""
+    """By its client's id, or the stream's. Raises StreamNotFound, StreamExpired, LogHealing."""
+    missing: LasteventError = StreamNotFound("There is no run with this id.")
     for sid in (given_sid(NAME, grant.tenant, run_id), run_id):
         if _SID.fullmatch(sid) and (grant.token is None or grant.token.may_open(sid)):
-            with suppress(StreamNotFound):
+            try:
                 return sid, await find(request, grant, sid)
-    raise StreamNotFound("There is no run with this id.")
+            except StreamNotFound:
+                pass
+            except LogHealing as healing:  # it is not there, or not there yet
+                missing = healing
+    raise missing
 
 
 # -- a thread as it is -------------------------------------------------------------------------------------------------

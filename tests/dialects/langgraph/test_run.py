@@ -158,12 +158,22 @@ def test_a_gap_takes_back_what_was_said_and_goes_on_with_the_attempt_that_there_
     events = log_of([*WITH_TOOLS, DONE])
     run = begun()
     frames(run, events[:-1])
-    said = [parsed(LangGraph().frame(payload, 1, at)) for at, payload in enumerate(run.gap(Gap(9, 2, "log_lost_tail")))]
+    said = [parsed(payload + b"id: \n\n") for payload in run.gap(Gap(9, 2, "log_lost_tail"))]
     assert not run.is_over
     assert of("custom", said) == [{"event": "gap", "requested": 9, "earliest": 2, "reason": "log_lost_tail"}]
     assert of("metadata", said) == [{"run_id": RUN_ID, "attempt": 1}]
     assert len(of("values", said)[0]["messages"]) == 1
     assert frames(run, events[1:]) == frames(begun(), events)[2:]
+
+
+def test_a_gap_takes_back_what_any_attempt_has_said_and_moves_no_cursor() -> None:
+    run = begun("messages-tuple")
+    frames(run, log_of(RESTARTED))
+    payloads = run.gap(Gap(9, 2, "log_lost_tail"))
+    said = [parsed(payload + b"id: \n\n") for payload in payloads]
+    removed = [message["id"] for message, _ in of("messages", said) if message["type"] == "remove"]
+    assert {f"{ANSWER}-1", f"{ANSWER}-2"} <= set(removed)
+    assert not [frame for at, one in enumerate(payloads) if b"\nid: " in (frame := LangGraph().frame(one, 70, at))]
 
 
 @pytest.mark.parametrize("modes", [MODES, ("values",), ("messages-tuple",)], ids=", ".join)

@@ -204,7 +204,7 @@ def _block(part: Any, where: str) -> Iterator[Json]:
         yield part  # as a request has it
     elif kind in ("image", "image_url"):
         yield image_block(_url(part), where)
-    elif kind not in _DROPPED:
+    elif not isinstance(kind, str) or kind not in _DROPPED:
         raise refused(f"{where}.type", "text, image_url or image; no other parts are carried")
 
 

@@ -230,3 +230,13 @@ def test_a_run_s_messages_come_behind_those_of_the_thread_or_take_the_place_of_t
 def test_without_input_a_run_answers_again_what_the_thread_held() -> None:
     before = asked([{"type": "human", "content": "One", "id": "1"}], "m")
     assert asked_run({"assistant_id": "agent"}, before, "c").start["messages"] == [{"role": "user", "content": "One"}]
+
+
+@pytest.mark.parametrize("kind", [[], ["text"], {}, {"a": 1}])
+def test_a_part_whose_type_is_no_text_is_refused(kind: Any) -> None:
+    assert "content[0].type" in refusal(input={"messages": [{"role": "user", "content": [{"type": kind}]}]})
+
+
+@pytest.mark.parametrize("given", [None, True, False, 1])
+def test_messages_that_are_none_are_refused(given: Any) -> None:
+    assert refusal(input={"messages": given}).startswith("input.messages")

@@ -34,6 +34,12 @@ ROLES = {
 }
 """What a message calls itself, in `type` or `role`, as a dict, or in the name of its class (LangChain's `dumpd`)."""
 
+MAX_MESSAGES = 1000
+MAX_PARTS = 20_000
+"""Of all messages of a request: as many as a start takes (service/bodies.py, web/strict_json.py). Here texts may be
+messages and parts, so that a body of 2 MiB has half a million of them: all others would wait for seconds.
+"""
+
 _DROPPED = frozenset({"thinking", "redacted_thinking", "reasoning", "tool_use", "tool_call", "input_json_delta"})
 """Parts of an answer that is sent back: thoughts without their signature no provider takes, and calls are in
 `tool_calls`."""
@@ -135,11 +141,23 @@ def asked(given: Any, where: str) -> list[Asked]:
 
     Raises InvalidRequest, which names the place.
     """
+    if isinstance(given, list) and len(given) > MAX_MESSAGES:
+        raise refused(where, f"at most {MAX_MESSAGES} messages")
     made: list[Asked] = []
+    parts = 0
     for number, one in enumerate(given if isinstance(given, list) else [given]):
         place = f"{where}[{number}]" if isinstance(given, list) else where
-        _append(made, *_one(one, place))
+        kind, message, as_shown = _one(one, place)
+        if (parts := parts + _count_parts(message["content"])) > MAX_PARTS:
+            raise refused(place, f"at most {MAX_PARTS} parts in all messages")
+        _append(made, kind, message, as_shown)
     return made
+
+
+def _count_parts(content: Any) -> int:
+    """With those of a tool's result."""
+    blocks = content if isinstance(content, list) else ()
+    return len(blocks) + sum(len(said) for block in blocks if isinstance(said := block.get("content"), list))
 
 
 def _append(made: list[Asked], kind: str, message: Json, as_shown: list[Json]) -> None:
@@ -190,6 +208,8 @@ def _content(content: Any, where: str) -> str | list[Json]:
         return content
     if not isinstance(content, list):
         raise refused(where, "a text, or a list of parts")
+    if len(content) > MAX_PARTS:
+        raise refused(where, f"at most {MAX_PARTS} parts in all messages")
     return [made for number, part in enumerate(content) for made in _block(part, f"{where}[{number}]")]
 
 
@@ -204,7 +224,7 @@ def _block(part: Any, where: str) -> Iterator[Json]:
         yield part  # as a request has it
     elif kind in ("image", "image_url"):
         yield image_block(_url(part), where)
-    elif kind not in _DROPPED:
+    elif not isinstance(kind, str) or kind not in _DROPPED:
         raise refused(f"{where}.type", "text, image_url or image; no other parts are carried")
 
 

@@ -177,7 +177,9 @@ def _asked(given: Any, before: Sequence[Asked], start: Json) -> list[Asked]:
             return []
         if others := [name for name in state if name != "messages"]:
             raise refused(f"input.{others[0]}", "a thread's state is its messages")
-        _merge(asked, messages.asked(field(state, "messages", object, "input"), "input.messages"))
+        if (said := state.get("messages")) is None:
+            raise refused("input.messages", "it is missing")
+        _merge(asked, messages.asked(said, "input.messages"))
     if not asked:
         raise refused("input", "give messages: the thread has none")
     start["messages"] = [one.message for one in asked]

@@ -7,6 +7,7 @@ of the answer; so are fields that nobody knows here.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from broker.dialects.parts import Json, field, of_type, refused
@@ -138,12 +139,16 @@ def _is_unsigned(block: Json) -> bool:
 
 def _checked(block: Any, where: str) -> Json:
     kind = of_type(block, dict, where).get("type")
-    if kind not in _PASSED_ON:
+    if not _is_one_of(kind, _PASSED_ON):
         raise refused(f"{where}.type", "of a type that cannot be passed on")
     source = block.get("source")
-    if kind in ("image", "document") and isinstance(source, dict) and source.get("type") not in _SOURCES:
+    if kind in ("image", "document") and isinstance(source, dict) and not _is_one_of(source.get("type"), _SOURCES):
         raise refused(f"{where}.source.type", "base64, url or text; there are no files here")
     if kind == "tool_result" and isinstance(block.get("content"), list):
         for index, inner in enumerate(block["content"]):
             _checked(inner, f"{where}.content[{index}]")
     return dict(block)
+
+
+def _is_one_of(value: Any, words: Collection[str]) -> bool:
+    return isinstance(value, str) and value in words

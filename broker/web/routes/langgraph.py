@@ -72,6 +72,9 @@ HISTORY_BYTES = 8 * 2**20
 """Each state has all of its thread's messages. Beyond this a page ends, and `before` gives the next."""
 
 MAX_RUNS = 200
+MAX_IGNORED = 32
+"""Of what is ignored so many are named: a header has bounds."""
+
 LONGEST_SILENCE_S = 20.0
 """The SDK for JavaScript takes a connection for dead that is silent for three of the pauses that it has seen, and for
 30 s at the most, however long they were."""
@@ -464,11 +467,12 @@ def _shows_asked(grant: Grant) -> bool:
 def _told(thread_id: str, sid: str, ignored: list[str]) -> dict[str, str]:
     """Without this server's own path: the SDKs put what they know of the server before it."""
     told = {"Content-Location": f"/threads/{quote(thread_id, safe='')}/runs/{run_id_of(sid)}", STREAM_HEADER: sid}
-    return {**told, IGNORED_HEADER: ", ".join(map(_ascii, ignored))} if ignored else told
+    return {**told, IGNORED_HEADER: ", ".join(map(_ascii, ignored[:MAX_IGNORED]))} if ignored else told
 
 
 def _ascii(name: str) -> str:
-    return name[:80].encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")
+    """As much of it as a header may have."""
+    return re.sub(r"[^ -~]", "?", name[:80])
 
 
 def _json(value: Any, ignored: list[str] | None = None, headers: dict[str, str] | None = None) -> Response:
@@ -597,5 +601,7 @@ def _of_run(
 def _before(body: Json) -> str | None:
     before = body.get("before")
     if isinstance(before, dict):
-        before = before.get("checkpoint_id") or (before.get("configurable") or {}).get("checkpoint_id")
+        configurable = before.get("configurable")
+        of_config = configurable.get("checkpoint_id") if isinstance(configurable, dict) else None
+        before = before.get("checkpoint_id") or of_config
     return before if isinstance(before, str) else None

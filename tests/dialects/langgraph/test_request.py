@@ -230,3 +230,22 @@ def test_a_run_s_messages_come_behind_those_of_the_thread_or_take_the_place_of_t
 def test_without_input_a_run_answers_again_what_the_thread_held() -> None:
     before = asked([{"type": "human", "content": "One", "id": "1"}], "m")
     assert asked_run({"assistant_id": "agent"}, before, "c").start["messages"] == [{"role": "user", "content": "One"}]
+
+
+@pytest.mark.parametrize("kind", [[], ["text"], {}, {"a": 1}])
+def test_a_part_whose_type_is_no_text_is_refused(kind: Any) -> None:
+    assert "content[0].type" in refusal(input={"messages": [{"role": "user", "content": [{"type": kind}]}]})
+
+
+@pytest.mark.parametrize("given", [None, True, False, 1])
+def test_messages_that_are_none_are_refused(given: Any) -> None:
+    assert refusal(input={"messages": given}).startswith("input.messages")
+
+
+def test_more_texts_than_a_start_would_take_are_refused_before_they_are_read() -> None:
+    assert refusal(input={"messages": ["Hi"] * 1001}) == "input.messages: at most 1000 messages"
+    for message in ({"type": "human", "content": ["Hi"] * 20_001}, {"type": "human", "content": ["Hi"] * 7000}):
+        assert "at most 20000 parts" in refusal(input={"messages": [message] * 3})
+    result = {"type": "tool", "tool_call_id": "c1", "content": ["Hi"] * 7000}
+    assert "at most 20000 parts" in refusal(input={"messages": [result] * 3})
+    assert run(input={"messages": [{"type": "human", "content": ["Hi"] * 19_999}]})

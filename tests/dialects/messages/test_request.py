@@ -156,3 +156,14 @@ _FIELDS = (
 def test_any_body_is_taken_or_refused(body: dict[str, Any]) -> None:
     with suppress(InvalidRequest, ValidationError):
         native(**body)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [{"type": ["text"]}, {"type": {"a": 1}}, {"type": "image", "source": {"type": [], "data": "AAAA"}}],
+)
+def test_a_type_that_is_no_text_is_refused(block: dict[str, Any]) -> None:
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [block]}
+    for content in ([block], [result]):
+        with pytest.raises(InvalidRequest):
+            read({**LEAST, "messages": [{"role": "user", "content": content}]}, 60)

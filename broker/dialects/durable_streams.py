@@ -101,7 +101,7 @@ def path_of(raw: str) -> str:
     path = raw.strip("/")
     if not path or len(path.encode(errors="surrogateescape")) > MAX_PATH_BYTES:
         raise InvalidRequest(f"A path has 1 to {MAX_PATH_BYTES} bytes.")
-    if _CONTROLS.search(path) or not _is_utf8(path):
+    if _CONTROLS.search(path) or "\ufffd" in path or not _is_utf8(path):  # what stands for bytes that are no text
         raise InvalidRequest("A path is text without control characters.")
     if path.partition("/")[0] == RESERVED:
         raise InvalidRequest("Subscriptions are not served here.")

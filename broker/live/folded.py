@@ -28,8 +28,6 @@ from contextlib import aclosing
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import orjson
-
 from broker.dialects.fold import Dialect, Facts, Fold, step
 from broker.dialects.format import Batch, Written
 from broker.dialects.sse import Gap
@@ -44,10 +42,6 @@ RECENT = 16
 
 ALL_EVENTS = 400_000
 """Folded events of all streams that are kept: a mark has some 200 bytes, a text its parts, 40 MB together."""
-
-EVENT_BYTES = 100
-"""What an event costs to keep: a dialect that tells the request keeps that too, and it counts as so many events."""
-
 
 EVENT_BYTES = 100
 """Of one of them. A request that a fold keeps, with images perhaps, counts as so many events as it is large."""
@@ -73,7 +67,7 @@ class Folded:
         self.sid = sid
         self.dialect = dialect
         self.access_name = dialect.name
-        self.events = len(orjson.dumps(facts.request)) // EVENT_BYTES if facts.request else 0
+        self.events = 0
         """How many it has folded in one go, at most: what it costs to keep."""
         self._facts = facts
         self._first: Fold | None = None

@@ -587,7 +587,8 @@ class Streams:
                 await self.running.let_go(tenant, sid)
 
     async def _reserve(self, new: NewStream, key: str, digest: str, size: int, *, is_given: bool) -> Reservation:
-        require_key(key)
+        if not is_given:
+            require_key(key)
         name = self.log.keys.idempotency(new.tenant, key)
         is_known = await self.log.redis.exists(name)
         if not is_known:
@@ -598,7 +599,12 @@ class Streams:
             await self._require_another(new, size)
             # If Redis has just lost the key, its stream's writer is about to put both back.
             await self.log.servers.require_settled(ENDINGS_WAIT)
-        return await reserve(self.log.redis, name, new.sid, digest)
+        try:
+            return await reserve(self.log.redis, name, new.sid, digest)
+        except KeyReused:
+            if is_given:
+                await self._before(new)  # of one that was erased, nobody knows any more what was asked
+            raise
 
     async def _before(self, new: NewStream) -> Meta | None:
         """The stream that has this given id, whose reservation is over. Raises StreamExpired if it is gone, or erased.

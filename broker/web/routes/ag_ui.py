@@ -61,6 +61,9 @@ _SID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 PASSING = (StoreUnavailable, ArchiveUnavailable, MasksBusy, Draining, TooManyViewers, RateLimited)
 
+_OURS = f"§{NAME}/"
+"""No Idempotency-Key of a caller begins so: those are ASCII."""
+
 _NEVER_MS = 2**53
 """No stream is as new: the newest of a listing will do."""
 
@@ -121,7 +124,7 @@ async def ag_ui(request: Request, run_id: RunId = None, last_event_id: LastEvent
     grant.require(READ)
     sid = given_sid(NAME, grant.tenant, asked.run_id)
     try:
-        await start(request, grant, asked.native, _said(asked), key=f"{NAME}/{sid}", sid=sid)
+        await start(request, grant, asked.native, _said(asked), key=f"{_OURS}{sid}", sid=sid)
     except KeyReused as error:
         raise KeyReused(
             "runId: it names another run. The same run has the same messages; another has a new id"

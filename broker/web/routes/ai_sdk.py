@@ -227,7 +227,7 @@ async def ai_sdk_workflow_stream(
         headers = {**_of_run(sid), TAIL_HEADER: str(count - 1)}
         first = index if index >= 0 else max(0, count + index)
         if is_terminal(found.meta.state) and first >= count:
-            # It has as many as there are, and asks: the log has lost some, so it may lack what ends it, and ask for ever.
+            # It has as many as there are, and asks: if the log has lost some, it lacks what ends it, and asks for ever.
             return Response(FINISHED, headers={**headers, STREAM_HEADER: sid}, media_type=CONTENT_TYPE)
         if first > count:  # Redis has lost what it had, and the stream's writer is about to put it back
             return HeldResponse()

@@ -42,7 +42,7 @@ router = APIRouter(route_class=DurableRoute, tags=["Durable Streams"])
 @router.head(BASE + "events/{sid}", include_in_schema=False)
 @router.head(BASE + "ai-sdk/{sid}", include_in_schema=False)
 @router.head(BASE + "ag-ui/{sid}", include_in_schema=False)
-@needs(READ, token=READ, address=True, cookie=True)
+@needs(READ, token=READ, address=True, cookie=True, client_keys=True)
 async def head(request: Request, sid: str) -> Response:
     """Where the stream ends."""
     meta = (await find(request, grant_of(request), sid)).meta
@@ -53,7 +53,7 @@ async def head(request: Request, sid: str) -> Response:
 @router.get(BASE + "events/{sid}", include_in_schema=False)
 @router.get(BASE + "ai-sdk/{sid}", include_in_schema=False)
 @router.get(BASE + "ag-ui/{sid}", include_in_schema=False)
-@needs(READ, token=READ, address=True, cookie=True)
+@needs(READ, token=READ, address=True, cookie=True, client_keys=True)
 async def read(request: Request, sid: str) -> Response:
     """What is behind an offset: at once, when there is some (long-poll), or as it comes (sse)."""
     tier, grant, query = Tier.of(request), grant_of(request), request.query_params

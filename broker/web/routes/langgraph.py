@@ -370,6 +370,7 @@ async def _begun(
         if checkpoint is not None:
             raise StreamNotFound("This thread has no such checkpoint.")
         return [], None
+    grant.require(INSPECT)  # what the thread holds becomes a part of the request
     sid: str = newest["id"]
     if key is not None and await _is_of_key(request, grant, sid, key):
         # It was sent again: what it began with is what it begins with.

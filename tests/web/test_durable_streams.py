@@ -165,6 +165,20 @@ def test_nobody_writes_to_a_view(view: str, http: httpx.Client) -> None:
         assert http.request(method, f"/v1/ds/{view}/{'0' * 32}", content=b"1", headers=JSON).status_code == 405
 
 
+def test_bytes_that_are_no_text_are_no_path(http: httpx.Client, path: str) -> None:
+    assert http.put(f"{path}%fe", headers=JSON).status_code == 400
+
+
+def test_what_it_serves_runs_nothing_in_a_browser(http: httpx.Client, path: str) -> None:
+    http.put(path, content=b"<form action=//else.where>", headers={"Content-Type": "text/html"})
+    assert http.get(path).headers["content-security-policy"].endswith("sandbox")
+
+
+def test_a_body_of_more_numbers_than_a_request_may_have_is_refused(http: httpx.Client, path: str) -> None:
+    assert http.put(path, content=b"[[1" + b",1" * 2**20 + b"]]", headers=JSON).status_code == 413
+    created(http, path, b'["' + b"a" * 2**20 + b'"]')
+
+
 def test_subscriptions_are_not_served(http: httpx.Client) -> None:
     assert http.put("/v1/ds/__ds/subscriptions/one", json={}).status_code == 400
 

@@ -14,9 +14,11 @@ from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError
 
 from broker.dialects.langgraph import sid_of
+from broker.tenants.keyring import new_key
 from tests.clients.dialects.langgraph_sdk.test_javascript import LIBRARIES, said
 from tests.conftest import deployment_in
-from tests.rig.deployment import HTTP, Deployment
+from tests.rig.deployment import HTTP, Deployment, wait_until
+from tests.web.credentials import store_keys
 
 pytestmark = pytest.mark.npm
 
@@ -88,6 +90,21 @@ async def test_a_token_s_reader_sees_the_answer_and_nothing_of_what_was_asked_no
     for path in ("", "/state", "/runs"):
         refused = HTTP.get(f"{base(locked)}/threads/told{path}", headers={"Authorization": f"Bearer {token}"})
         assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+
+
+async def test_who_may_not_inspect_goes_on_with_no_thread_since_what_it_holds_would_be_asked_again(
+    locked: Deployment,
+) -> None:
+    key, secret = new_key("default", frozenset({"streams:write", "streams:read"}))
+    store_keys(locked, [key])
+    asked = {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "[[tokens=1 rate=0]]"}]}}
+    runs = f"{base(locked)}/threads/held/runs/wait"
+    headers = {"x-api-key": secret}
+    wait_until(lambda: HTTP.get(f"{base(locked)}/info", headers=headers).status_code == 200, "the key is known")
+    assert HTTP.post(runs, json=asked, headers=headers).status_code == 200, "it holds nothing yet"
+    refused = HTTP.post(runs, json=asked, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+    assert HTTP.post(runs, json=asked, headers=BEARER).status_code == 200
 
 
 def _messages(frame: str) -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ def test_nginx_listens_where_its_published_ports_lead() -> None:
 
 def test_nginx_takes_bodies_as_large_and_silences_as_long_as_the_servers_do() -> None:
     configuration = CONFIGURATION.read_text()
-    of_starts = re.search(r"location = /v1/streams \{\s+client_max_body_size (\d+)m;", configuration)
+    of_starts = re.search(r"location ~ \S+streams\S+ \{\s+client_max_body_size (\d+)m;", configuration)
     of_others = re.search(r"^        client_max_body_size (\d+)m;", configuration, re.MULTILINE)
     sizes = (DEFAULTS.max_request_bytes, DEFAULTS.max_body_bytes)
     assert [found and int(found[1]) * 2**20 for found in (of_starts, of_others)] == list(sizes)

@@ -107,6 +107,10 @@ LIMITS = settings(
 )
 
 
+LIMITS_OF_DIALECTS = settings(LIMITS, max_examples=EXAMPLES if LONG else 2)
+"""They are as many as all others; what their requests may hold is searched in tests/dialects, too."""
+
+
 def explore(targets: Sequence[Target], subtests: pytest.Subtests) -> int:
     """Each operation of /openapi.json, as much of it as LIMITS allow, in a subtest of its name. Returns how many.
 
@@ -120,8 +124,12 @@ def explore(targets: Sequence[Target], subtests: pytest.Subtests) -> int:
             target.try_out(case, chosen)
 
     schema = schemathesis.openapi.from_dict(create_app(load_settings()).openapi())
+    ours = schema.exclude(tag="Dialects"), LIMITS
+    of_dialects = schema.include(tag="Dialects"), LIMITS_OF_DIALECTS
     operations = [
-        found.ok() for found in get_all_tests(schema=schema, test_func=holds, settings=LIMITS, given_kwargs=None)
+        found.ok()
+        for part, limits in (ours, of_dialects)
+        for found in get_all_tests(schema=part, test_func=holds, settings=limits, given_kwargs=None)
     ]
     for operation, test in operations:
         with subtests.test(operation.label):

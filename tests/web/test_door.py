@@ -368,6 +368,7 @@ def routes(api: Api) -> list[tuple[str, str]]:
     known += [("HEAD", "/v1/streams/{sid}/events"), ("GET", "/openapi.json"), ("GET", "/nope"), ("PUT", "/v1/streams")]
     known += [("OPTIONS", path) for path in paths]
     named = {"sid": sid, "session_id": "s", "approval_id": "a", "key": "k", "erasure_id": "e"}
+    named |= {"chat_id": "c", "thread_id": "t", "model": "m"}
     return [(method, path.format_map(named)) for method, path in known]
 
 

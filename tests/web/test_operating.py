@@ -117,7 +117,13 @@ def test_openapi_describes_every_route(api: Api) -> None:
     document = api.get("/openapi.json").json()
     assert document["openapi"].startswith("3.")
     calls = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert calls == {(row.method, row.path) for row in TABLE if row.method != "HEAD"}
+    assert calls == {
+        (row.method, row.path) for row in TABLE if row.method != "HEAD" and not row.path.startswith(UNTOLD)
+    }
+
+
+UNTOLD = ("/v1/ds/", "/langgraph/runs", "/v1/responses/compact", "/v1/responses/input_tokens")
+"""Durable Streams has its protocol's description; runs without a thread are as those with one; two calls are 404."""
 
 
 # -- CORS ------------------------------------------------------------------------------------------------

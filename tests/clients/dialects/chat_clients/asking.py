@@ -10,9 +10,11 @@ from tests.clients.dialects.chat_clients.in_process import InProcess
 from tests.clients.dialects.node import Clients
 from tests.js.cutting import Cut
 from tests.rig.deployment import HTTP, Deployment
+from tests.rig.long import LONG
 
-CHAT = ("openai-py", "openai-py-helper", "openai-js", "openai-js-helper", "ai-sdk-compatible")
-MESSAGES = ("anthropic-py", "anthropic-js", "ai-sdk-anthropic")
+CHAT = ("openai-py", "openai-js", *(("openai-py-helper", "openai-js-helper", "ai-sdk-compatible") if LONG else ()))
+MESSAGES = ("anthropic-py", "anthropic-js", *(("ai-sdk-anthropic",) if LONG else ()))
+"""In the long form what stands on these, too."""
 WHOLE_CHAT = ("openai-py-whole", "openai-js-whole")
 WHOLE_MESSAGES = ("anthropic-py-whole", "anthropic-js-whole")
 

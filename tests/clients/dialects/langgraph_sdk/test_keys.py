@@ -92,7 +92,7 @@ async def test_a_token_s_reader_sees_the_answer_and_nothing_of_what_was_asked_no
         assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
 
 
-async def test_who_may_not_inspect_goes_on_with_no_thread_since_what_it_holds_would_be_asked_again(
+def test_who_may_not_inspect_goes_on_with_no_thread_since_what_it_holds_would_be_asked_again(
     locked: Deployment,
 ) -> None:
     key, secret = new_key("default", frozenset({"streams:write", "streams:read"}))

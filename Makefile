@@ -35,7 +35,7 @@ up: .venv/installed
 # servers, browsers and databases. With .pyc files, also where they are switched off: without them each process
 # compiles every test for itself.
 test: .venv/installed-dev
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Several times as long.
 long: export LASTEVENT_LONG_TESTS = 1

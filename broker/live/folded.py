@@ -123,8 +123,11 @@ class Folded:
     async def attempt(self, log: ReadableLog) -> Place:
         """At the beginning of the attempt that there is."""
         await self.stand_at_tail(log)
-        at = max(self._openings, default=0)
-        return Place(at, self._openings.get(at, b""))
+        for at in sorted(self._openings, reverse=True):
+            if (await log.read_page(self.sid, at, 1)).present:
+                return Place(at, self._openings[at])
+            self._forget_mark(at)  # Redis has lost that restart
+        return Place(0)
 
     # -- states --------------------------------------------------------------------------------------------------
 
@@ -186,7 +189,7 @@ class Folded:
         while True:
             start = at = self._nearest(is_before)
             page = await log.read_page(self.sid, at)
-            if page.present or not page.events:
+            if page.present:  # else Redis has lost it, also if there is nothing behind it
                 break
             self._forget_mark(at)
         fold = self.state(at)
@@ -315,7 +318,10 @@ class Folds:
         self._kept: OrderedDict[tuple[str, Dialect, int], Folded] = OrderedDict()
 
     def known(self, sid: str, dialect: Dialect, created_ms: int) -> Folded | None:
-        return self._used.get((sid, dialect, created_ms))
+        key = (sid, dialect, created_ms)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._used.get(key)
 
     def of(self, sid: str, dialect: Dialect, facts: Facts) -> Folded:
         """The one that all viewers of this stream in this dialect share."""

@@ -9,6 +9,7 @@ A dialect's viewer is one as others are (viewer.py): its places, its record, its
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ from starlette.types import Send
 
 from broker.auth import Grant
 from broker.dialects.fold import Dialect, Facts, Fold
-from broker.dialects.format import Batch, Format
+from broker.dialects.format import Batch, Format, Written
 from broker.dialects.sse import Gap
-from broker.errors import InvalidRequest, LasteventError, OtherRelease, RedisUnavailable
+from broker.errors import ArchiveDamaged, InvalidRequest, LasteventError, OtherRelease, RedisUnavailable
 from broker.live.folded import Folded, Lost, Place
 from broker.live.lane import Lane
-from broker.live.tail import LOST_TAIL, Step
+from broker.live.tail import LOST_TAIL
 from broker.log.access import View
 from broker.log.deeds import CREATED
 from broker.log.meta import FOLD, Meta
@@ -38,10 +39,15 @@ from broker.web.follow import Steps, count_connect, require_time_left, steps_of
 from broker.web.grants import CheckedRoute
 from broker.web.strict_json import INLINE_BYTES, check, parse, read_json
 from broker.web.tier import Tier
-from broker.web.viewer import FollowResponse, Viewers, request_details
+from broker.web.viewer import Viewers, ViewResponse, request_details
 from broker.web.while_here import while_here
 
+logger = logging.getLogger(__name__)
+
 STREAM_HEADER, IGNORED_HEADER = "X-Lastevent-Stream", "X-Lastevent-Ignored"
+
+NO_RETRY = {"x-should-retry": "false"}
+"""The SDKs obey it. Else they would ask again, twice, after our own attempts: each a new generation."""
 
 Answer = Callable[[Request, LasteventError], Response]
 
@@ -220,7 +226,7 @@ async def _place(folded: Folded, log: ReadableLog, meta: Meta, where: Where) -> 
         return None
 
 
-class DialectResponse(FollowResponse):
+class DialectResponse(ViewResponse):
     """The body of a viewer of a dialect. `steps`: those behind a cursor. `place`: where it begins; None: where it wants
     to is lost.
     """
@@ -252,20 +258,15 @@ class DialectResponse(FollowResponse):
         self._place = place
         self._view = view
 
-    def _opens(self) -> None:
-        self._viewers.access.opened(self._view)
-
-    def _closes(self, lane: Lane | None, ended: Ended) -> None:
-        if lane and lane.wrote:
-            self._view.delivered(*lane.wrote)
-        self._viewers.access.closed(self._view, ended.value)
-
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         try:
             end = await self._pump_all(lane, send)
             await self._send(send, end, more=False)
         except TimeoutError:
             return Ended.TOO_SLOW
+        except ArchiveDamaged:
+            logger.exception("stream %s: its viewer is cut", self._view.sid)
+            return Ended.VANISHED
         except (LasteventError, Lost):
             return Ended.VANISHED
         return Ended.FINISHED
@@ -286,7 +287,9 @@ class DialectResponse(FollowResponse):
                         if isinstance(step, Gap):
                             gap = step
                             break
-                        if await self._is_over(step, send):
+                        written = self._folded.written(step) if isinstance(step, Batch) else None
+                        del step  # or a viewer at the tail would keep its last page for as long as it is there
+                        if await self._is_over(written, send):
                             return b""
             except Lost:
                 gap = Gap(place.cursor, 0, LOST_TAIL)
@@ -295,13 +298,11 @@ class DialectResponse(FollowResponse):
             place = await self._told_of_a_gap(gap, send)
         return b""
 
-    async def _is_over(self, step: Step, send: Send) -> bool:
-        """Whether that was the last of it."""
-        if not isinstance(step, Batch):
+    async def _is_over(self, written: Written | None, send: Send) -> bool:
+        """Send it (None: a sign of life). Whether that was the last of it."""
+        if written is None:
             await self._send(send, self._heartbeat)
             return False
-        written = self._folded.written(step)
-        del step  # or a viewer at the tail would keep its last page for as long as it is there
         if written.body:
             await self._send(send, written.body)
         if written.span:

@@ -29,7 +29,7 @@ from broker.service.durable import Open
 from broker.web.endings import FAREWELL_S, Ended
 from broker.web.follow import Steps
 from broker.web.tier import Tier
-from broker.web.viewer import FollowResponse, Viewers
+from broker.web.viewer import Viewers, ViewResponse
 
 ROTATE_S = 60.0
 """A body of events, so that those who come later can share one with those who are here (section 10.2)."""
@@ -42,7 +42,7 @@ Shown = Callable[[Sequence[Event]], Sequence[Event]]
 """Those of some events that a reader is told of."""
 
 
-class Reading(FollowResponse, ABC):
+class Reading(ViewResponse, ABC):
     """A body of events. `now_ms`: by Redis' clock."""
 
     def __init__(
@@ -62,14 +62,6 @@ class Reading(FollowResponse, ABC):
     @abstractmethod
     async def _write(self, lane: Lane | None, send: Send) -> None:
         """All there is to say. Raises an error if the stream vanishes, or what this reader had is lost."""
-
-    def _opens(self) -> None:
-        self._viewers.access.opened(self._view)
-
-    def _closes(self, lane: Lane | None, ended: Ended) -> None:
-        if lane and lane.wrote:
-            self._view.delivered(*lane.wrote)
-        self._viewers.access.closed(self._view, ended.value)
 
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         try:

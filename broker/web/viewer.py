@@ -379,6 +379,20 @@ class FollowResponse(Response, ABC):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
+class ViewResponse(FollowResponse, ABC):
+    """Of one stream, which its viewer's record is of."""
+
+    _view: View
+
+    def _opens(self) -> None:
+        self._viewers.access.opened(self._view)
+
+    def _closes(self, lane: Lane | None, ended: Ended) -> None:
+        if lane and lane.wrote:
+            self._view.delivered(*lane.wrote)
+        self._viewers.access.closed(self._view, ended.value)
+
+
 class NativeResponse(FollowResponse, ABC):
     """In a form of ours."""
 
@@ -413,7 +427,7 @@ class NativeResponse(FollowResponse, ABC):
         return b"" if self._format.is_ndjson else farewell(code, retry_delay_ms(refused))
 
 
-class EventsResponse(NativeResponse):
+class EventsResponse(ViewResponse, NativeResponse):
     """The body of /events and /replay: SSE or NDJSON, until the steps end. `steps` gets the lane, if there is one.
 
     `joins_at`: where a viewer that asked for `latest` stands; it is told at once, or a cut before its first event would
@@ -449,14 +463,6 @@ class EventsResponse(NativeResponse):
         self._view = view
         self._steps = steps
         self._joins_at = joins_at
-
-    def _opens(self) -> None:
-        self._viewers.access.opened(self._view)
-
-    def _closes(self, lane: Lane | None, ended: Ended) -> None:
-        if lane and lane.wrote:
-            self._view.delivered(*lane.wrote)
-        self._viewers.access.closed(self._view, ended.value)
 
     async def _pump(self, lane: Lane | None, send: Send) -> Ended:
         # As a line of the first frame: before it, nothing has been said that a client could resume from.

@@ -163,6 +163,30 @@ async def test_a_mark_that_redis_has_lost_leads_nowhere_and_is_forgotten(log: St
     assert (await read(folded, log, at)).removesuffix(Tally().end) == b"".join(frame for _, _, frame in whole[-2:])
 
 
+async def test_a_restart_that_redis_has_lost_is_no_beginning_of_an_attempt(log: StreamLog) -> None:
+    claimed = await running(log)
+    await log.append(batch(claimed, 2, *text("a", "b")))
+    other = await taken_over(log, claimed.sid)
+    await log.append(batch(other, other.pen.base, Unsent("restart", b"{}"), *text("c")))
+    folded = Folded(claimed.sid, Tally(), FACTS)
+    assert (await folded.attempt(log)).cursor == other.pen.base
+    key = log.keys.stream(claimed.sid)
+    await log.redis.xdel(key.log, f"{other.pen.base}-0", f"{other.pen.base + 1}-0")
+    await log.redis.hset(key.meta, mapping={"tail": 3, "events": 3})
+    assert await folded.stand_at_tail(log) == 3
+    assert await folded.attempt(log) == Place(0)
+
+
+async def test_a_batch_that_is_said_to_two_groups_of_viewers_is_folded_once(log: StreamLog) -> None:
+    folded = Folded("a", Tally(), FACTS)
+    folded.lead_from(0)
+    lines = [b"1", b"0", b"queued", b"{}"]
+    said = folded.say(lines)
+    assert said[1]
+    assert folded.say(lines) == said
+    assert folded.leads_from(1)
+
+
 def test_a_process_keeps_folds_that_are_used_and_so_many_events_of_others() -> None:
     folds, tally = Folds(), Tally()
     used = folds.of("used", tally, FACTS)

@@ -17,6 +17,7 @@ from broker.service.streams import Said
 from broker.tenants.scopes import READ, WRITE
 from broker.web.dialect import (
     IGNORED_HEADER,
+    NO_RETRY,
     STREAM_HEADER,
     Attempt,
     dialect_route,
@@ -32,9 +33,6 @@ from broker.web.openai_error import openai_error
 from broker.web.openapi import speaks
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
-
-NO_RETRY = {"x-should-retry": "false"}
-"""The SDKs obey it. Else they would ask again, twice, after our own attempts: each a new generation."""
 
 
 def _answer_error(_: Request, error: LasteventError) -> Response:

@@ -21,6 +21,7 @@ from broker.web import problems
 from broker.web.anthropic_error import OVERLOADED, anthropic_error, no_such_call
 from broker.web.dialect import (
     IGNORED_HEADER,
+    NO_RETRY,
     STREAM_HEADER,
     Attempt,
     dialect_route,
@@ -35,9 +36,6 @@ from broker.web.inputs import IdempotencyKey
 from broker.web.openapi import speaks
 from broker.web.strict_json import json_response
 from broker.web.tier import Tier
-
-NO_RETRY = {"x-should-retry": "false"}
-"""The SDKs obey it. Else they would ask again, twice, after our own attempts: each a new generation."""
 
 
 def _answer_error(request: Request, error: LasteventError) -> Response:

@@ -42,14 +42,25 @@ from broker.store.errors import translated
 from broker.store.line import Command
 
 
+FUNCTIONS = "  -- functions.lua\n"
+
+
 class Script:
-    """A Lua step with the prelude in front, called by its SHA-1 digest (EVALSHA) with so many of a stream's keys."""
+    """A Lua step with what all share in front, called by its SHA-1 digest (EVALSHA) with so many of a stream's keys.
+
+    A step that says where the functions go (FUNCTIONS) has them there, so that not every call makes them.
+    """
 
     def __init__(self, name: str, keys: int = 4) -> None:
         self.keys = keys
-        folder = resources.files("broker.log.scripts")
-        self.text = folder.joinpath("prelude.lua").read_text() + folder.joinpath(f"{name}.lua").read_text()
+        prelude, functions, step = (_lua(part) for part in ("prelude", "functions", name))
+        has_place = FUNCTIONS in step
+        self.text = prelude + (step.replace(FUNCTIONS, functions) if has_place else functions + step)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _lua(name: str) -> str:
+    return resources.files("broker.log.scripts").joinpath(f"{name}.lua").read_text()
 
 
 WITH_REQUEST, WITH_PRODUCERS = 6, 8

@@ -1,6 +1,7 @@
 """The atomic steps, one Lua script each, on one stream's keys. script.py calls them and types their answers.
 
-prelude.lua   put in front of each: the clock, blocks of ids, the boot rule, publishing, the ending
+prelude.lua   put in front of each: the keys, the clock
+functions.lua behind it: blocks of ids, the boot rule, holding a request, publishing, the ending
 create.lua    a stream with its event 1           seize.lua     take the pen and write the ending (cancel, sweeper)
 claim.lua     a worker takes the pen              restore.lua   put back a stream that Redis lost
 append.lua    add events, renew the lease         archived.lua  the archive holds it: retention starts

@@ -28,6 +28,11 @@ local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local attempt, claimed_under, usage = ARGV[9], ARGV[10], ARGV[13]
 local HEAD = 13
 local count = (#ARGV - HEAD) / 3
+local is_ending = count > 0 and TERMINAL[ARGV[#ARGV - 2]]
+
+if is_ending or first == 0 or claimed_under ~= '' then
+  -- functions.lua
+end
 
 -- Each call and each field costs about half a microsecond of a thread that all streams share. So a field that is
 -- seldom needed is read where it is needed, and all fields are written in one call at the end.
@@ -38,17 +43,6 @@ if not state then
 end
 if claimed_under ~= '' and claimed_under ~= server() then
   return { 'SUPERSEDED' }
-end
-
-local function keep_usage()
-  if usage ~= '' then
-    redis.call('HSET', META, 'usage', usage)
-  end
-end
-
-local function renew()
-  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
-  keep_usage()
 end
 
 local same_pen = epoch == tonumber(m[2]) and claim == m[3]
@@ -77,15 +71,9 @@ if skip > 0 then
     there_t = tonumber(fields[6])
   end
 end
-if same_pen and skip == count then
-  if not TERMINAL[state] then
-    renew()
-  end
-  return { 'OK', tail, now, state, there_t }
-end
-
+local is_there = same_pen and skip == count
 if TERMINAL[state] then
-  return { 'CLOSED' }
+  return is_there and { 'OK', tail, now, state, there_t } or { 'CLOSED' }
 end
 if not same_pen then
   if epoch <= tonumber(m[2]) or base <= tail then
@@ -95,47 +83,49 @@ if not same_pen then
     'attempt', attempt)
   redis.call('HSETNX', META, 'started', int(now))
 end
-if count == 0 then
-  renew()
-  return { 'OK', tail, now, 'running', there_t }
-end
-if first + skip ~= math.max(tail + 1, base) then
-  renew()
-  return { 'GAP', tail }
-end
-
-if TERMINAL[ARGV[#ARGV - 2]] and ARGV[#ARGV] == '' then
-  local wait = healing(redis.call('HGET', META, 'boot'), ARGV[11], tonumber(ARGV[12]), 0)
-  if wait then
-    renew()
-    return wait
-  end
-end
-if jumped then
-  redis.call('HSET', META, 'jumped', jumped, 'base', int(base))
-end
 
 local events, bytes = tonumber(m[5]) + count - skip, tonumber(m[6])
 for i = skip, count - 1 do
   bytes = bytes + #ARGV[HEAD + 3 * i + 2]
 end
--- The terminal event always has room: a full stream must still be able to say that it is full.
-local ending_alone = count - skip == 1 and TERMINAL[ARGV[HEAD + 3 * skip + 1]]
-if (events > max_events or bytes > max_bytes) and not ending_alone then
-  renew()
-  return { 'LIMIT' }
+-- The writer has the pen, and so keeps its lease, but nothing is added.
+local answer
+if is_there or count == 0 then
+  answer = { 'OK', tail, now, 'running', there_t }
+elseif first + skip ~= math.max(tail + 1, base) then
+  answer = { 'GAP', tail }
+elseif is_ending and ARGV[#ARGV] == '' then
+  answer = healing(redis.call('HGET', META, 'boot'), ARGV[11], tonumber(ARGV[12]), 0)
+end
+-- An ending always has room: a full stream must still be able to say that it is full.
+local ending_alone = is_ending and count - skip == 1
+if not answer and (events > max_events or bytes > max_bytes) and not ending_alone then
+  answer = { 'LIMIT' }
+end
+if answer then
+  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+  if usage ~= '' then
+    redis.call('HSET', META, 'usage', usage)
+  end
+  return answer
 end
 
-local first_text = m[7]
+if jumped then
+  redis.call('HSET', META, 'jumped', jumped, 'base', int(base))
+end
+local first_text, published, t = m[7], {}, nil
 for i = skip, count - 1 do
-  local id = first + i
-  local kind, data, t = ARGV[HEAD + 3 * i + 1], ARGV[HEAD + 3 * i + 2], ARGV[HEAD + 3 * i + 3]
+  local n, kind, data = int(first + i), ARGV[HEAD + 3 * i + 1], ARGV[HEAD + 3 * i + 2]
+  t = ARGV[HEAD + 3 * i + 3]
   t = t == '' and int(now) or t
-  add(id, kind, data, t)
-  if kind == 'text_delta' and not first_text then
-    first_text = t
-    redis.call('HSET', META, 'first_text', first_text)
-  elseif kind == 'restart' and id > base then
+  redis.call('XADD', LOG, n .. '-0', 'k', kind, 'd', data, 't', t)
+  published[#published + 1] = n .. '\n' .. t .. '\n' .. kind .. '\n' .. data
+  if kind == 'text_delta' then
+    if not first_text then
+      first_text = t
+      redis.call('HSET', META, 'first_text', first_text)
+    end
+  elseif kind == 'restart' and first + i > base then
     -- The writer itself starts again (its provider failed). A takeover's restart was counted by its claim.
     redis.call('HINCRBY', META, 'attempt', 1)
   elseif kind == 'internal.turn' or (kind == 'internal.tool_result' and string.sub(data, 1, 7) == '{"key":') then
@@ -145,19 +135,17 @@ for i = skip, count - 1 do
       redis.call('HSET', META, 'kept', known[2])
     end
   end
-  if TERMINAL[kind] then
-    state = kind
-    finish(kind, data, t, tail, retention_ms)
-  else
-    tail = id
-  end
 end
-tail = first + count - 1
-if TERMINAL[state] then
+local before, tail = count - skip > 1 and first + count - 2 or tail, first + count - 1
+if is_ending then
+  state = ARGV[#ARGV - 2]
+  finish(state, ARGV[#ARGV - 1], t, before, retention_ms)
   redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes)
 else
   redis.call('HSET', META, 'tail', int(tail), 'events', events, 'bytes', bytes, 'lease_until', int(now + lease_ms))
-  keep_usage()
+  if usage ~= '' then
+    redis.call('HSET', META, 'usage', usage)
+  end
 end
-publish()
-return { 'OK', tail, now, TERMINAL[state] and state or 'running', there_t }
+redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
+return { 'OK', tail, now, is_ending and state or 'running', there_t }

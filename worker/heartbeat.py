@@ -1,7 +1,7 @@
 """The heartbeat renews the leases of the streams that this worker writes.
 
-Any append renews its stream's lease, which lasts LEASE_S; the heartbeat renews those of silent streams every
-HEARTBEAT_S.
+It goes the whole way of an append, without events, every HEARTBEAT_S; a lease lasts LEASE_S. So it also tells meta how
+far each stream has come: events go the short way (log/writer.py), which touches neither.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Heartbeat:
             del self._writers[writer.sid]
 
     def margin_s(self) -> float | None:
-        """The least that a silent stream's lease had left, of late. Below 0: others may have taken it over."""
+        """The least that a stream's lease had left, of late. Below 0: others may have taken it over."""
         known = [*self._margins_s]
         if (renewed_at_s := self._renewed_at_s) is not None:
             known.append(self._log.lease_s - (now_s() - renewed_at_s))

@@ -68,7 +68,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of a stream's meta. 2: while a worker writes, `tail`, `events` and `bytes` may be behind the log. Both releases read
+both: of 1 the log says the same."""
 
 LISTING_SLACK_S = 7 * 86_400
 """After its creation a stream stays listed for its retention and this long: a zset must not grow for ever."""

@@ -171,10 +171,12 @@ class Meta:
 
     # How far the stream has come. Times are ms since 1970 by Redis' clock.
     tail = Always(int, is_archived=True, outlives_erasure=True, api_name="last_event_id")
-    """The id of the last event."""
+    """The id of the last event. While a worker writes (`may_be_behind`), of the last one that a whole step knew of, a
+    heartbeat ago at most: `StreamLog.at_tail` says where the log ends."""
     events = Field(int, is_archived=True, outlives_erasure=True)
+    """How many there are, likewise."""
     bytes = Field(int, is_archived=True)
-    """The size of all events' data."""
+    """The size of all events' data, likewise."""
     kept = Field(int)
     """The attempt in which an agent's turn or a call's result was written last: what a takeover need not do again.
     `append` sets it with the event, so it is what the log says. Attempts without any are what is counted."""
@@ -201,6 +203,11 @@ class Meta:
     @property
     def has_ended(self) -> bool:
         return is_terminal(self.state)
+
+    @property
+    def may_be_behind(self) -> bool:
+        """Whether the log may have more than `tail`, `events` and `bytes` say (scripts/extend.lua)."""
+        return self.state == "running" and self.producer not in (EXTERNAL, SHARED)
 
     @property
     def is_external(self) -> bool:
@@ -234,6 +241,9 @@ class Meta:
     def with_request(self, text: str) -> Meta:
         """This meta and the request, which has a key of its own, as the archive keeps both."""
         return Meta({**self.fields, "request": text})
+
+    def with_tail(self, tail: int) -> Meta:
+        return Meta({**self.fields, "tail": str(tail)})
 
     def restored(self) -> dict[str, str]:
         """The fields with which a lost stream is put back. Fields of a newer release are kept."""

@@ -36,7 +36,7 @@ from broker.errors import (
 )
 from broker.log.event import Event
 from broker.log.keys import Keys
-from broker.log.steps import Append, Pen, Produce, Producer, Seizure
+from broker.log.steps import Append, Extend, Pen, Produce, Producer, Seizure
 from broker.store.connect import Client
 from broker.store.errors import translated
 from broker.store.line import Command
@@ -49,13 +49,14 @@ class Script:
     """A Lua step with what all share in front, called by its SHA-1 digest (EVALSHA) with so many of a stream's keys.
 
     A step that says where the functions go (FUNCTIONS) has them there, so that not every call makes them.
+    `is_bare`: it has nothing in front.
     """
 
-    def __init__(self, name: str, keys: int = 4) -> None:
+    def __init__(self, name: str, keys: int = 4, *, is_bare: bool = False) -> None:
         self.keys = keys
         prelude, functions, step = (_lua(part) for part in ("prelude", "functions", name))
-        has_place = FUNCTIONS in step
-        self.text = prelude + (step.replace(FUNCTIONS, functions) if has_place else functions + step)
+        whole = prelude + (step.replace(FUNCTIONS, functions) if FUNCTIONS in step else functions + step)
+        self.text = step if is_bare else whole
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -65,10 +66,14 @@ def _lua(name: str) -> str:
 
 WITH_REQUEST, WITH_PRODUCERS = 6, 8
 
+WAYS = 2
+"""What a writer sends again may go another way than before, and so by another script."""
+
 STREAMS_KEPT = 1024
 """Writers append again and again: for so many streams, what does not change from call to call is encoded once."""
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
+EXTEND, TAIL = Script("extend", 3, is_bare=True), Script("tail", 1, is_bare=True)
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize", WITH_PRODUCERS)
 ARCHIVED, ERASE = Script("archived", WITH_PRODUCERS), Script("erase", WITH_PRODUCERS)
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
@@ -115,14 +120,27 @@ def append(
 ) -> Call:
     """`endings_from_ms`: from when on a new ending may be written under another server than the stream's.
 
-    → tail, t (ms) of the events that this call was the first to add, state, t of the last event that was already there
+    → tail, now (ms), state, t of the last event that was already there, events in the log
     """
     lease_ms = round(append.lease_s * 1000)
     before, after = _unchanging(append.pen, lease_ms, retention_ms, max_events, max_bytes, append.attempt)
     args = [*before, append.first, *after, append.claimed_under, seen_server, endings_from_ms, append.usage]
+    args += (_or_empty(append.bytes_before), append.not_before_ms)
     for kind, data, t in append.events:
         args += (kind, data, "" if t is None else t)
     return Call(APPEND, append.sid, args)
+
+
+def extend(extend: Extend) -> Call:
+    args: list[Any] = [extend.claim_id, extend.length, extend.t]
+    for event_id, (kind, data, _) in enumerate(extend.events, extend.first):
+        args += (event_id, kind, data)
+    return Call(EXTEND, extend.sid, args)
+
+
+def tail(sid: str) -> Call:
+    """→ id of the last event"""
+    return Call(TAIL, sid, ())
 
 
 @lru_cache(STREAMS_KEPT)
@@ -248,7 +266,9 @@ class Scripts:
             return [(*_beginning(call.script, self._keys, call.sid), *call.args) for call in sent]
 
         answers = await self._send(commands)
-        if any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+        for _ in range(WAYS):
+            if not any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
+                break
             # On the way that the calls take: another connection may lead to another server, after a failover.
             loads = [("SCRIPT", "LOAD", script.text) for script in {call.script for call in sent}]
             for loaded in await self._send(lambda: loads):
@@ -312,11 +332,17 @@ def typed(answer: Any) -> list[Any] | LasteventError:
             return SessionGap("A new session of a producer begins with its request 0.")
         case [b"SEQUENCE_GAP", expected]:
             return ProducerGap(expected)
+        case [b"SLOW"]:
+            return GoesWholeWay("Something has happened since the writer's last answer. The whole way finds out what.")
         case [b"OUT_OF_ORDER"]:
             return OutOfOrder("The Stream-Seq is not larger than the last one.")
         case [b"NEW_SERVER", server]:
             return NewServer(server.decode())
     raise AssertionError(f"script.py does not know this answer of a script: {answer[:1]!r}")
+
+
+class GoesWholeWay(LasteventError):
+    """`extend` did nothing, or what it did is not known. The same events, by `append`, are harmless in either case."""
 
 
 class NewServer(LasteventError):

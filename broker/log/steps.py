@@ -53,12 +53,14 @@ class Claimed:
 
 
 class Appended(NamedTuple):
-    """`now_ms`: the stamp of the new events. `there_ms`: the stamp of the last event that was already there."""
+    """`now_ms`: Redis' time, the stamp of the new events unless the append asked for a later one. `there_ms`: the stamp
+    of the last event that was already there. `length`: how many events the log has; 0: not known."""
 
     tail: int
     now_ms: int
     state: str
     there_ms: int = 0
+    length: int = 0
 
 
 class Seized(NamedTuple):
@@ -151,6 +153,8 @@ class Append(NamedTuple):
 
     `claimed_under`: the server that ran the claim; only a writer whose process has stood still gives it.
     `usage`: what an ending by seizure is to take over from now on (meta.py). Empty: as before.
+    `bytes_before`: the size of all events before `first`; None: what meta says. `not_before_ms`: no new event is
+    stamped with an earlier time.
     """
 
     sid: str
@@ -161,3 +165,19 @@ class Append(NamedTuple):
     attempt: int = 1
     claimed_under: str = ""
     usage: bytes = b""
+    bytes_before: int | None = None
+    not_before_ms: int = 0
+
+
+class Extend(NamedTuple):
+    """An append by the short way: of new events that change nothing but the log.
+
+    `length`: how many events the log has, by the writer's last answer. `t`: of these ones.
+    """
+
+    sid: str
+    claim_id: str
+    length: int
+    t: int
+    first: int
+    events: Sequence[Unsent]

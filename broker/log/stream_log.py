@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 
 from broker.errors import LasteventError, RedisRefuses, RedisUnavailable, StreamExpired, StreamNotFound, WrongType
 from broker.log import script
+from broker.log.clock import RedisClock
 from broker.log.event import TERMINAL, Event, from_entry
 from broker.log.hooks import Hooks
 from broker.log.idempotency import mark_created
@@ -30,9 +31,10 @@ from broker.log.inputs import InputList
 from broker.log.keys import Keys
 from broker.log.meta import EXTERNAL, Meta, NewStream, read_hash
 from broker.log.paths import Paths
+from broker.log.pulse import now_s
 from broker.log.readable import ReadableLog
 from broker.log.request import Requests
-from broker.log.script import Call, NewServer, Scripts
+from broker.log.script import Call, GoesWholeWay, NewServer, Scripts
 from broker.log.servers import TOO_MANY_SERVERS, TRIES, Servers
 from broker.log.steps import (
     EXTERNAL_LEASE_S,
@@ -41,6 +43,7 @@ from broker.log.steps import (
     Append,
     Appended,
     Claimed,
+    Extend,
     Page,
     Pen,
     Produce,
@@ -83,6 +86,7 @@ class StreamLog(ReadableLog):
         self._retention_ms = round(retention_s * 1000)
         # The life that a step which ends a stream gives to its keys. 0: none yet, since the archive comes first.
         self._ended_life_ms = 0 if is_archived else self._retention_ms
+        self.clock = RedisClock()
         self.servers = Servers(redis, self.keys, lease_s=lease_s)
         self.hooks = Hooks(redis, self.keys)
         self.paths = Paths(redis, self.keys)
@@ -157,43 +161,51 @@ class StreamLog(ReadableLog):
             raise outcome
         return outcome
 
-    async def append_many(self, appends: Callable[[], Sequence[Append]]) -> list[Appended | LasteventError]:
-        """Group commit: the appends of many streams in one round trip. Returns the outcome of each, in the same order.
+    async def append_many(self, steps: Callable[[], Sequence[Append | Extend]]) -> list[Appended | LasteventError]:
+        """Group commit: the appends of many streams in one round trip, each by the way that its writer takes. Returns
+        the outcome of each, in the same order: of an `Extend`, GoesWholeWay unless all is as its writer says.
         One such batch at a time is under way.
 
-        `appends`: asked at each sending, once there is a connection. It gives the same events of the same streams (one
+        `steps`: asked at each sending, once there is a connection. It gives the same events of the same streams (one
         at least), with the right to heal that their writers have by then.
         """
-        return await self._append(appends, self._batches)
+        return await self._append(steps, self._batches)
 
     async def _append(
-        self, appends: Callable[[], Sequence[Append]], scripts: Scripts
+        self, steps: Callable[[], Sequence[Append | Extend]], scripts: Scripts
     ) -> list[Appended | LasteventError]:
-        outcomes = await self._append_once(appends, scripts)
+        sent, outcomes = await self._append_once(steps, scripts)
         for _ in range(TRIES):
             refused = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, NewServer)]
             if not refused:
                 if self._wakes_sweeper:
-                    await self._wake_sweeper_for([append.sid for append in appends() if _ends(append)])
+                    await self._wake_sweeper_for([step.sid for step in sent if _ends(step)])
                 return outcomes
             await self.servers.meet(next(outcome.server for outcome in outcomes if isinstance(outcome, NewServer)))
-            again = await self._append_once(partial(_refused, refused, appends), scripts)
+            _, again = await self._append_once(partial(_refused, refused, steps), scripts)
             for at, outcome in zip(refused, again, strict=True):
                 outcomes[at] = outcome
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
     async def _append_once(
-        self, appends: Callable[[], Sequence[Append]], scripts: Scripts
-    ) -> list[Appended | LasteventError]:
-        sent: Sequence[Append] = ()
+        self, steps: Callable[[], Sequence[Append | Extend]], scripts: Scripts
+    ) -> tuple[Sequence[Append | Extend], list[Appended | LasteventError]]:
+        """What was sent last, and the outcome of each."""
+        sent: Sequence[Append | Extend] = ()
+        sent_at_s = 0.0
 
         def calls() -> list[Call]:
-            nonlocal sent
-            sent = appends()
-            return [self.append_call(append) for append in sent]
+            nonlocal sent, sent_at_s
+            sent, sent_at_s = steps(), now_s()
+            return [script.extend(step) if isinstance(step, Extend) else self.append_call(step) for step in sent]
 
         answers = await scripts.run_many(calls)
-        return [_outcome(append, answer) for append, answer in zip(sent, answers, strict=True)]
+        outcomes = [_outcome(step, answer) for step, answer in zip(sent, answers, strict=True)]
+        for step, outcome in zip(sent, outcomes, strict=True):
+            if isinstance(step, Append) and isinstance(outcome, Appended):
+                self.clock.hear(outcome.now_ms, sent_at_s)
+                break
+        return sent, outcomes
 
     def append_call(self, append: Append) -> Call:
         if len(append.events) > 1 and any(event.kind in TERMINAL for event in append.events[:-1]):
@@ -376,6 +388,23 @@ class StreamLog(ReadableLog):
         pairs = [zip(names, _own(sid, values, nothing), strict=True) for sid, values in zip(sids, found, strict=True)]
         return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
 
+    async def at_tail(self, sid: str, meta: Meta) -> Meta:
+        """The same meta with the id of the log's last event as its `tail`."""
+        return (await self.at_tails({sid: meta}))[sid]
+
+    async def at_tails(self, metas: Mapping[str, Meta]) -> dict[str, Meta]:
+        """As `at_tail`, of many streams. Of those that a worker writes meta says only where they were a while ago."""
+        behind = [sid for sid, meta in metas.items() if meta.may_be_behind]
+        if not behind:
+            return dict(metas)
+        answers = await self._scripts.run_many(lambda: [script.tail(sid) for sid in behind])
+        found = dict(metas)
+        for sid, answer in zip(behind, answers, strict=True):
+            outcome = script.typed(answer)
+            if not isinstance(outcome, LasteventError):  # or it has just gone
+                found[sid] = found[sid].with_tail(outcome[0])
+        return found
+
     async def now_ms(self) -> int:
         """Redis' clock, in ms since 1970."""
         return await self.servers.now_ms()
@@ -411,24 +440,32 @@ def _own(sid: str, answer: Any, nothing: Any) -> Any:
     return nothing
 
 
-def _ends(append: Append) -> bool:
-    return bool(append.events) and append.events[-1].kind in TERMINAL
+def _ends(step: Append | Extend) -> bool:
+    return bool(step.events) and step.events[-1].kind in TERMINAL
 
 
-def _refused(refused: Sequence[int], appends: Callable[[], Sequence[Append]]) -> list[Append]:
-    """Those of the appends, as they are now, which are to be sent again."""
-    now = appends()
+def _refused(refused: Sequence[int], steps: Callable[[], Sequence[Append | Extend]]) -> list[Append | Extend]:
+    """Those of the steps, as they are now, which are to be sent again."""
+    now = steps()
     return [now[at] for at in refused]
 
 
-def _outcome(append: Append, answer: Any) -> Appended | LasteventError:
+def _outcome(step: Append | Extend, answer: Any) -> Appended | LasteventError:
+    if isinstance(step, Extend):
+        if isinstance(answer, Exception):
+            return GoesWholeWay(str(answer))  # which is refused likewise, if it is that
+        outcome = script.typed(answer)
+        if isinstance(outcome, LasteventError):
+            return outcome
+        count = len(step.events)
+        return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
     try:
         outcome = script.typed(answer)
     except Exception:
         # An unforeseen failure concerns this stream only: the others' events of the same batch are in their logs.
-        logger.exception("stream %s: its events could not be appended", append.sid)
+        logger.exception("stream %s: its events could not be appended", step.sid)
         return LasteventError("Redis refused to append to this stream. The server's log says why.")
     if isinstance(outcome, LasteventError):
         return outcome
-    tail, now_ms, state, there_ms = outcome
-    return Appended(tail, now_ms, state.decode(), there_ms)
+    tail, now_ms, state, there_ms, length = outcome
+    return Appended(tail, now_ms, state.decode(), there_ms, length)

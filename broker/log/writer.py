@@ -4,10 +4,17 @@ States of an event: written (it has its id) → in flight → confirmed (Redis h
 its pen's base on, in order. `confirmed` is a count: if the log turns out to be shorter, only the count falls. `times`:
 the log's stamps of those that it has had, since an event that is put back keeps its first time.
 
+An event goes one of two ways. The short one (scripts/extend.lua) costs Redis two fifths of the whole one (append.lua):
+it changes nothing but the log, and asks for nothing but the pen and how many events the log has. A writer takes it for
+events that need no more (`_may_extend`) whenever it knows that number, from the answer to its last commit. Sending uses
+that knowledge up, whatever comes of it: only an OK gives it back. So what follows a claim, SLOW, an error, a lost reply
+or anything that was put back goes the whole way, and so does all that a writer sends whose process has stood still.
+Meanwhile meta's `tail`, `events` and `bytes` are behind; the heartbeat, which goes the whole way, brings them up.
+
 One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in
 one batch, on the client's line (store/line.py). After a commit has begun, events that only carry a text on wait until
 PACE_S is over. What begins or ends something does not wait. Races and failure points:
-- the reply is lost: the same batch is sent again, and the script skips the events that are there. Each sending, also
+- the reply is lost: the same batch is sent again, the whole way, which skips the events that are there. Each sending, also
   that after NOSCRIPT or to a new server, carries the right to heal that its writers have by then
 - Redis is away: the commit is tried again until Redis is back; writers wait in drain()
 - Redis lost the tail: AppendGap says from where; the events after it are sent again, under their old ids and times
@@ -40,15 +47,21 @@ from broker.errors import (
     StreamNotFound,
     WriterSuperseded,
 )
-from broker.log.event import INTERNAL, TERMINAL, TEXT_DELTA, THINKING_DELTA, TOOL_ARGS_DELTA, Event, encode_data
-from broker.log.pulse import Pulse, now_s
-from broker.log.steps import (
-    Append,
-    Appended,
-    Claimed,
-    Unsent,
+from broker.log.event import (
+    INTERNAL,
+    RESTART,
+    TERMINAL,
+    TEXT_DELTA,
+    THINKING_DELTA,
+    TOOL_ARGS_DELTA,
+    Event,
+    encode_data,
 )
+from broker.log.pulse import Pulse, now_s
+from broker.log.script import GoesWholeWay
+from broker.log.steps import Append, Appended, Claimed, Extend, Unsent
 from broker.log.stream_log import StreamLog
+from broker.log.turn import TURN
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +86,9 @@ GOES_ON = frozenset(
 )
 """Kinds of which one carries the one before on, if it is of its kind."""
 
+CHANGES_META = TERMINAL | {RESTART, TURN, INTERNAL + "tool_result"}
+"""Kinds with which `append` also changes meta, beside the first text."""
+
 RETRY_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Waits between commits while Redis is away; the last one repeats."""
 
@@ -95,7 +111,10 @@ class StreamWriter:
         self._times: list[int] = []
         self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
         self._events_in_stream = claimed.events
-        self._bytes_in_stream = claimed.bytes
+        self._bytes_in_stream = self._confirmed_bytes = claimed.bytes
+        self._length: int | None = None  # of the log, if its last answer said so and nothing has been sent since
+        self._stamp_ms = 0  # of the last event that the log is known to have
+        self._has_first_text = claimed.meta.first_text is not None
         self._usage: Callable[[], bytes] | None = None
         self._has_log_a_usage = False
         self._progress = asyncio.Event()
@@ -195,7 +214,7 @@ class StreamWriter:
     # -- for GroupCommit and the heartbeat -------------------------------------------------------------
 
     def batch(self) -> Append:
-        """The next events that the log does not have, at most BATCH_EVENTS. To be `stamped` when it is sent."""
+        """The next events that the log does not have, at most BATCH_EVENTS. Its way is chosen when it is sent."""
         first = self._confirmed
         pending = self._events[first : first + BATCH_EVENTS]
         # The terminal event of a full stream travels alone: then no limit can refuse it.
@@ -220,8 +239,16 @@ class StreamWriter:
         return self._usage() if self._usage else self.claimed.usage.encode()
 
     def _append(self, events: Sequence[Unsent], usage: bytes) -> Append:
-        first, attempt = self.pen.base + self._confirmed, self.claimed.attempt
-        return Append(self.sid, self.pen, first, events, attempt=attempt, usage=usage)
+        return Append(
+            self.sid,
+            self.pen,
+            self.pen.base + self._confirmed,
+            events,
+            attempt=self.claimed.attempt,
+            usage=usage,
+            bytes_before=self._confirmed_bytes,
+            not_before_ms=self._stamp_ms,
+        )
 
     def _is_full(self) -> bool:
         log = self._commit.log
@@ -233,6 +260,24 @@ class StreamWriter:
         if append.usage:
             append = append._replace(usage=self._latest_usage)
         return append if self.may_heal() else append._replace(claimed_under=self.claimed.server)
+
+    def by_its_way(self, batch: Append) -> Append | Extend:
+        """The batch as it is sent now: the short way if it may go there, else the whole way, `stamped`."""
+        length, self._length = self._length, None
+        now_ms = self._commit.log.clock.now_ms()
+        if length is None or now_ms is None or not self._may_extend(batch) or not self.may_heal():
+            return self.stamped(batch)
+        t = max(now_ms, self._stamp_ms)
+        return Extend(self.sid, self.pen.claim_id, length, t, batch.first, batch.events)
+
+    def _may_extend(self, batch: Append) -> bool:
+        """Whether these are new events that change nothing but the log."""
+        if batch.usage:
+            return False
+        return not any(
+            kind in CHANGES_META or t is not None or (kind == TEXT_DELTA and not self._has_first_text)
+            for kind, _, t in batch.events
+        )
 
     def has_kept_its_ending(self) -> bool:
         """Whether the ending has been in the log for a lease, so that it will stay. Asked after an answered renewal."""
@@ -253,13 +298,17 @@ class StreamWriter:
         elif isinstance(outcome, AppendGap):
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
             self._confirm_to(outcome.tail)
+            self._length, self._has_first_text = None, False
         elif isinstance(outcome, LogHealing):
             self._commit.gather_later(self, outcome.retry_after_s)
             return
+        elif isinstance(outcome, GoesWholeWay):
+            self._has_first_text = False  # Redis may have lost that, too
         elif isinstance(outcome, StreamNotFound) and self.may_heal():
             logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)
             self.vanished = True
             self._confirm_to(0)
+            self._length, self._has_first_text = None, False
             self._commit.gather(self)
         else:
             if isinstance(outcome, WriterSuperseded):
@@ -288,7 +337,10 @@ class StreamWriter:
 
     def _confirm(self, sent: Append, outcome: Appended) -> None:
         # If the batch was already there (its first reply was lost), its stamp is the one that it got then.
-        stamp = outcome.there_ms or outcome.now_ms
+        stamp = outcome.there_ms or max(outcome.now_ms, sent.not_before_ms)
+        self._stamp_ms = max(stamp, outcome.now_ms, sent.not_before_ms)
+        self._length = outcome.length
+        self._has_first_text = self._has_first_text or any(event.kind == TEXT_DELTA for event in sent.events)
         new = sent.first - self.pen.base + len(sent.events) - len(self._times)
         self._times += [stamp] * new
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
@@ -301,12 +353,14 @@ class StreamWriter:
     def _confirm_to(self, tail: int) -> None:
         before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
         if self._confirmed == before + 1:  # as models speak
-            self._commit.unconfirmed_bytes -= len(self._events[before].data)
+            added = len(self._events[before].data)
         elif self._confirmed >= before:
-            self._commit.unconfirmed_bytes -= _size(self._events[before : self._confirmed])
+            added = _size(self._events[before : self._confirmed])
         else:
             gauges.healed_events.inc(before - self._confirmed)
-            self._commit.unconfirmed_bytes += _size(self._events[self._confirmed : before])
+            added = -_size(self._events[self._confirmed : before])
+        self._confirmed_bytes += added
+        self._commit.unconfirmed_bytes -= added
 
 
 def _size(events: list[Unsent]) -> int:
@@ -403,10 +457,10 @@ class GroupCommit:
 
     async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
         # A retry sends the very same batches: that makes it harmless.
-        def stamped() -> list[Append]:
-            return [writer.stamped(batch) for writer, batch in zip(writers, batches, strict=True)]
+        def by_their_ways() -> list[Append | Extend]:
+            return [writer.by_its_way(batch) for writer, batch in zip(writers, batches, strict=True)]
 
-        return await self._until_answered(lambda: self.log.append_many(stamped))
+        return await self._until_answered(lambda: self.log.append_many(by_their_ways))
 
     async def _until_answered(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0

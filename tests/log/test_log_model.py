@@ -40,10 +40,12 @@ from broker.errors import (
     WriterSuperseded,
 )
 from broker.log.meta import Meta
-from broker.log.script import Seen
+from broker.log.script import GoesWholeWay, Seen
 from broker.log.steps import (
     Append,
+    Appended,
     Claimed,
+    Extend,
     Pen,
     Seizure,
     Unsent,
@@ -68,6 +70,7 @@ T = TypeVar("T")
 
 
 WORKERS = st.integers(1, 2)
+SELDOM_BACK = st.sampled_from([0, 0, 0, 1, -1])
 SELDOM, OFTEN = (st.sampled_from([value, value, value, not value]) for value in (False, True))
 PROGRESS = st.sampled_from(
     [Event(model.TURN, "{}"), Event(model.TOOL_RESULT, '{"key":"k"}'), Event(model.TOOL_RESULT, "{}")]
@@ -213,7 +216,26 @@ class Beside(RuleBasedStateMachine):
             append = Append(SID, pen, first, unsent, attempt=attempt, claimed_under=under, usage=usage.encode())
             appended = self.same(self.log.append(append), answer)
             if appended:
-                assert (appended.tail, appended.state) == answer[1:]
+                assert (appended.tail, appended.state, appended.length) == answer[1:]
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS, events=TEXTS, back=SELDOM_BACK, shorter=SELDOM_BACK)
+    def extend(self, worker: int, events: tuple[Event, ...], back: int, shorter: int) -> None:
+        """By the short way; also by a writer that is wrong about where the log ends, or how long it is."""
+        if held := self.held.get(worker):
+            pen, tail = held.claimed.pen, self.stream.tail if self.stream else 1
+            first = max(1, max(pen.base, tail + 1) - back)
+            length = (len(self.stream.log) if self.stream else 1) - shorter
+            said = tuple(event._replace(kind="text_delta") for event in events)  # of kinds that change nothing but the log
+            self.stream, answer = self.steps.extend(self.server, self.stream, pen.claim_id, length, first, said)
+            unsent = [Unsent(event.kind, event.data.encode()) for event in said]
+            extend = Extend(SID, pen.claim_id, length, 1_700_000_000_000, first, unsent)
+            [outcome] = self.run(self.log.append_many(lambda: [extend]))
+            if isinstance(outcome, Appended):
+                assert answer == ("OK", outcome.length)
+            else:
+                assert isinstance(outcome, GoesWholeWay)
+                assert answer == ("SLOW",)
 
     @precondition(lambda self: self.held)
     @rule(worker=WORKERS, still=SELDOM, usage=USAGES)
@@ -370,7 +392,11 @@ class Beside(RuleBasedStateMachine):
         events = tuple((e.id, Event(e.kind, e.data.decode())) for e in self.run(self.log.read_all(SID)))
         assert events == self.stream.log
         pen = (int(found["epoch"]), found["claim"], int(found["base"]))
-        assert (found["state"], pen, int(found["tail"])) == (self.stream.state, self.stream.pen, self.stream.tail)
+        assert (found["state"], pen) == (self.stream.state, self.stream.pen)
+        at_tail = self.run(self.log.at_tail(SID, Meta(found)))
+        assert at_tail.tail == self.stream.tail
+        if self.stream.is_over:
+            assert (int(found["tail"]), int(found["events"])) == (self.stream.tail, len(self.stream.log))
         assert int(found["attempt"]) == self.stream.attempt
         assert found.get("usage", "") == self.stream.usage
         assert int(found.get("kept", 0)) == self.stream.kept

@@ -5,7 +5,7 @@ import time
 
 from tests.protocol.calls import CallSearch
 from tests.protocol.search import Bounds, Search
-from tests.protocol.test_model import BLIND, CALLS, CLEAN, GIVEN, NEEDED, NEEDED_BY_CALLS, PAID, THREE
+from tests.protocol.test_model import BLIND, CALLS, CLEAN, GIVEN, NEEDED, NEEDED_BY_CALLS, PAID, THREE, TWO
 
 LARGE = {
     "a viewer, a cancel, one of all goes away": Bounds(lost_replies=0),
@@ -14,6 +14,14 @@ LARGE = {
     "a viewer and releases": Bounds(cancels=0, lost_replies=0, releases=True),
     "a hub that hears late": Bounds(absences=0, late_hub=True),
     "two texts": BLIND._replace(texts=2, lost_replies=1),
+    "two texts, a cancel": TWO._replace(cancels=1, lost_replies=1),
+    "two texts, a cancel, endings": BLIND._replace(texts=2, cancels=1),
+    "two texts, a viewer": TWO._replace(viewer=True, lost_replies=1),
+    "two texts, releases": TWO._replace(releases=True, lost_replies=1),
+    "two texts, clean restarts, a cancel": TWO._replace(clean_restarts=1, cancels=1),
+    "two texts, two rollbacks": TWO._replace(rollbacks=2),
+    "two texts, three workers, two of them go away": TWO._replace(workers=3, absences=2),
+    "three texts, lost replies": TWO._replace(texts=3, lost_replies=1),
     "a clean restart, a rollback, one of all goes away": CLEAN._replace(absences=1),
     "a viewer and clean restarts": Bounds(rollbacks=0, clean_restarts=2, lost_replies=0),
     "usage, takeovers": PAID._replace(absences=1),

@@ -94,6 +94,7 @@ class CallSearch(Search):
         said = me._replace(written=me.written + 1, kinds=(*me.kinds, kind))
         yield f"{me.name} writes {kind}, which is not sent yet", _with(w, n, said)
         yield from self._send(w, n, said, f"writes {kind}")
+        yield from self._extend(w, n, said, f"writes {kind}")
 
     def _ran(self, w: World, n: int, me: Worker, mine: Mine) -> World:
         calls = w.calls._replace(runs=w.calls.runs + me.name)

@@ -87,6 +87,7 @@ class Worker(NamedTuple):
     told_usage: str = ""
     has_told_its_own: bool = False
     has_renewed: bool = True
+    length: int = 0  # of the log, as its last answer said; 0: it does not know
     # What the worker does not know, for the properties:
     was_away: bool = False
     was_superseded: bool = False
@@ -269,7 +270,8 @@ class Search:
                     ),
                 )
             claimed = me._replace(claiming=False, pen=pen, attempt=attempt, claimed_under=w.server.id, has_beaten=True)
-            claimed = claimed._replace(created=stream.created, boot=stream.boot)
+            length = 0 if self._has("extend: a pen's first events go the whole way") else len(stream.log)
+            claimed = claimed._replace(created=stream.created, boot=stream.boot, length=length)
             claimed = claimed._replace(found_usage=stream.usage, told_usage=stream.usage)
             if tail < pen.base:
                 yield f"{me.name} claims {_pen(pen)}", _with(w, n, claimed)
@@ -280,13 +282,16 @@ class Search:
             return
         if not me.ended:
             if me.written < self.bounds.texts:
-                yield from self._send(w, n, me._replace(written=me.written + 1), "writes a text")
+                writes = me._replace(written=me.written + 1)
+                yield from self._send(w, n, writes, "writes a text")
+                yield from self._extend(w, n, writes, "writes a text")
             if self.bounds.endings:
                 yield from self._send(w, n, me._replace(written=me.written + 1, ended=True), "ends the stream")
             if me.counted < self.bounds.counts:
                 yield f"{me.name} counts", _with(w, n, me._replace(counted=me.counted + 1))
         if me.unconfirmed:
             yield from self._send(w, n, me, "sends again")
+            yield from self._extend(w, n, me, "sends again")
         yield from self._send(w, n, me, "renews", renew=True)
         if me.ended and me.has_healed and not me.unconfirmed and self._has("ending kept"):
             # A renewal more than a lease after the ending was confirmed: from here on Redis keeps it (saved).
@@ -328,7 +333,31 @@ class Search:
         yield move, _with(after, n, settled)
         if answer[0] == "OK" and (events or usage) and w.lost_replies < self.bounds.lost_replies:
             move = f"{me.name} {what}; the reply is lost"
-            yield move, _with(after, n, me)._replace(lost_replies=w.lost_replies + 1)
+            yield (
+                move,
+                _with(after, n, me if renew else me._replace(length=0))._replace(lost_replies=w.lost_replies + 1),
+            )
+
+    def _extend(self, w: World, n: int, me: Worker, what: str) -> Iterator[tuple[str, World]]:
+        """Whenever it may: broker/log/writer.py `by_its_way`. Only what is new, and changes only the log."""
+        changes_meta = any(event.is_terminal or event.is_progress for event in me.unconfirmed)
+        goes_whole = changes_meta or self._usage_sent(me, renew=False) or me.acked > me.confirmed
+        if not me.length or goes_whole or (me.stood_still and self._has("extend: not after standing still")):
+            return
+        assert me.pen
+        first, events = me.pen.base + me.confirmed, me.unconfirmed
+        stream, answer = self.steps.extend(w.server, w.stream, me.pen.claim, me.length, first, events)
+        if answer[0] == "SLOW":
+            yield f"{me.name} {what}, the short way → SLOW", _with(w, n, me._replace(length=0))
+            return
+        move = f"{me.name} {what}, the short way → {_words(answer)}"
+        after = self._changed(w, stream, move, by=n)
+        if stream and stream.pen != me.pen:
+            raise Violation(f"{me.name} extends the log, and the stream's pen is {_pen(stream.pen)}", move, after)
+        yield move, _with(after, n, me._replace(confirmed=me.written, acked=me.written, length=answer[1]))
+        if w.lost_replies < self.bounds.lost_replies:
+            move = f"{me.name} {what}, the short way; the reply is lost"
+            yield move, _with(after, n, me._replace(length=0))._replace(lost_replies=w.lost_replies + 1)
 
     def _usage_sent(self, me: Worker, *, renew: bool) -> str:
         """broker/log/writer.py: `batch` and `renewal`"""
@@ -343,17 +372,20 @@ class Search:
         """What a writer makes of an answer: broker/log/writer.py `settle`, and the heartbeat."""
         assert me.pen
         match answer:
-            case ("OK", tail, _):
+            case ("OK", tail, _, length):
                 there = min(me.written, max(0, tail - me.pen.base + 1))
                 confirmed = min(me.confirmed, there) if renew else there
+                if not renew or confirmed < me.confirmed:
+                    me = me._replace(length=0 if renew else length)
                 me = me._replace(has_renewed=me.has_renewed or renew)
                 return me._replace(confirmed=confirmed, acked=max(me.acked, confirmed), has_beaten=True)
             case ("HEALING",):
-                return me._replace(has_beaten=True)
+                return me._replace(has_beaten=True, length=0)
             case ("GAP", tail):
-                return me._replace(confirmed=min(me.written, max(0, tail - me.pen.base + 1)), has_beaten=True)
+                there = min(me.written, max(0, tail - me.pen.base + 1))
+                return me._replace(confirmed=there, has_beaten=True, length=0)
             case ("NOT_FOUND",) if self._has("restore") and not (me.stood_still and self._has("stood still: restore")):
-                return me._replace(vanished=True, confirmed=0)
+                return me._replace(vanished=True, confirmed=0, length=0)
         return _gone(me)
 
     def _restore(self, w: World, n: int, me: Worker) -> Iterator[tuple[str, World]]:
@@ -625,6 +657,7 @@ def _gone(me: Worker) -> Worker:
         has_renewed=True,
         vanished=False,
         stood_still=False,
+        length=0,
         claimed_under=0,
         boot=0,
         created=0,

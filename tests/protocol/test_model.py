@@ -30,6 +30,8 @@ STATES = 700_000
 """More than this is a mistake in the bounds: some 1 KB each."""
 
 BLIND = Bounds(viewer=False, cancels=0, lost_replies=0)
+TWO = BLIND._replace(texts=2, endings=False)
+"""Two texts of a writer: the second may go the short way."""
 
 GIVEN = BLIND._replace(given=True)
 THREE = BLIND._replace(workers=3, absences=2, endings=False)
@@ -47,6 +49,7 @@ def _short(bounds: Bounds, **narrower: Any) -> Bounds:
 
 
 QUICK = [
+    pytest.param(TWO, id="two texts, one of all goes away, a rollback"),
     pytest.param(_short(BLIND._replace(cancels=1), texts=0), id="two workers, a cancel, one of all goes away"),
     pytest.param(_short(BLIND._replace(releases=True), endings=False), id="two workers, who may release"),
     pytest.param(BLIND._replace(creates_again=True), id="a stream that is created again after it vanished"),
@@ -100,6 +103,13 @@ NEEDED = {
     "terminal never dropped": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1, cursor=99), "G3"),
     "viewer's cursor": (Bounds(cancels=0, lost_replies=0, absences=0, workers=1), "waits"),
     "gap notice": (Bounds(absences=0, lost_replies=0), "not told"),
+    "extend: the pen": (TWO, "another holds the pen"),
+    "extend: the length": (TWO, "G6"),
+    "extend: not after standing still": (TWO._replace(texts=3), "stood still adds events"),
+    "extend: a pen's first events go the whole way": (
+        BLIND._replace(lost_replies=1, releases=True, absences=0, endings=False),
+        "extends the log, and the stream's pen is",
+    ),
     "a seizure takes over the usage": (PAID, "P7"),
     "a claim keeps the usage": (PAID._replace(releases=True), "P7"),
     "only the pen sets the usage": (PAID._replace(absences=1, rollbacks=0), "P7"),

@@ -1,8 +1,13 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, attempt, claimed under or '',
---        seen server, when endings may be new there (ms), usage or '', [kind, data, t or ''] …)
---   → OK, tail, t (ms) of what this call was the first to add, state, t of the last event that was there already
+--        seen server, when endings may be new there (ms), usage or '', bytes of all events before `first` or '',
+--        t before which none of these events is, [kind, data, t or ''] …)
+--   → OK, tail, now (ms), state, t of the last event that was there already, events in the log
 --
--- No event may follow a terminal event in a batch: stream_log.py refuses to send such a batch.
+-- The whole way of writing; extend.lua is the short one. No event may follow a terminal event in a batch: stream_log.py
+-- refuses to send such a batch. New events get Redis' time, or the given one if that is later: so a writer's events are
+-- in the order of their times, also of those that extend.lua wrote.
+-- What meta says of the log (tail, events, bytes) is set from the log, and from what its writer has counted: extend.lua
+-- does not touch meta.
 -- first 0: after the tail (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease and keeps the usage, if one is given, for an ending by seizure (seize.lua); with no events, that
 -- is all it does. Whatever renews the lease keeps the usage: so only the holder of the pen can, of a stream that runs.
@@ -26,7 +31,8 @@ local epoch, claim, base, first = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]),
 local lease_ms, retention_ms = tonumber(ARGV[5]), ARGV[6]
 local max_events, max_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local attempt, claimed_under, usage = ARGV[9], ARGV[10], ARGV[13]
-local HEAD = 13
+local counted_bytes, not_before = tonumber(ARGV[14]), tonumber(ARGV[15])
+local HEAD = 15
 local count = (#ARGV - HEAD) / 3
 local is_ending = count > 0 and TERMINAL[ARGV[#ARGV - 2]]
 
@@ -37,10 +43,11 @@ end
 -- Each call and each field costs about half a microsecond of a thread that all streams share. So a field that is
 -- seldom needed is read where it is needed, and all fields are written in one call at the end.
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')
-local state, tail = m[1], tonumber(m[4])
+local state = m[1]
 if not state then
   return { 'NOT_FOUND' }
 end
+local tail, length = log_end(tonumber(m[4]), tonumber(m[5]))
 if claimed_under ~= '' and claimed_under ~= server() then
   return { 'SUPERSEDED' }
 end
@@ -73,7 +80,7 @@ if skip > 0 then
 end
 local is_there = same_pen and skip == count
 if TERMINAL[state] then
-  return is_there and { 'OK', tail, now, state, there_t } or { 'CLOSED' }
+  return is_there and { 'OK', tail, now, state, there_t, length } or { 'CLOSED' }
 end
 if not same_pen then
   if epoch <= tonumber(m[2]) or base <= tail then
@@ -84,14 +91,14 @@ if not same_pen then
   redis.call('HSETNX', META, 'started', int(now))
 end
 
-local events, bytes = tonumber(m[5]) + count - skip, tonumber(m[6])
-for i = skip, count - 1 do
+local events, bytes = length + count - skip, counted_bytes or tonumber(m[6])
+for i = counted_bytes and 0 or skip, count - 1 do
   bytes = bytes + #ARGV[HEAD + 3 * i + 2]
 end
 -- The writer has the pen, and so keeps its lease, but nothing is added.
 local answer
 if is_there or count == 0 then
-  answer = { 'OK', tail, now, 'running', there_t }
+  answer = { 'OK', tail, now, 'running', there_t, length }
 elseif first + skip ~= math.max(tail + 1, base) then
   answer = { 'GAP', tail }
 elseif is_ending and ARGV[#ARGV] == '' then
@@ -103,7 +110,8 @@ if not answer and (events > max_events or bytes > max_bytes) and not ending_alon
   answer = { 'LIMIT' }
 end
 if answer then
-  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+  redis.call('HSET', META, 'lease_until', int(now + lease_ms), 'tail', int(tail), 'events', length, 'bytes',
+    is_there and bytes or m[6])
   if usage ~= '' then
     redis.call('HSET', META, 'usage', usage)
   end
@@ -113,11 +121,11 @@ end
 if jumped then
   redis.call('HSET', META, 'jumped', jumped, 'base', int(base))
 end
-local first_text, published, t = m[7], {}, nil
+local first_text, published, t, new_t = m[7], {}, nil, int(math.max(now, not_before))
 for i = skip, count - 1 do
   local n, kind, data = int(first + i), ARGV[HEAD + 3 * i + 1], ARGV[HEAD + 3 * i + 2]
   t = ARGV[HEAD + 3 * i + 3]
-  t = t == '' and int(now) or t
+  t = t == '' and new_t or t
   redis.call('XADD', LOG, n .. '-0', 'k', kind, 'd', data, 't', t)
   published[#published + 1] = n .. '\n' .. t .. '\n' .. kind .. '\n' .. data
   if kind == 'text_delta' then
@@ -148,4 +156,4 @@ else
   end
 end
 redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
-return { 'OK', tail, now, is_ending and state or 'running', there_t }
+return { 'OK', tail, now, is_ending and state or 'running', there_t, events }

@@ -16,6 +16,17 @@ local function int(n)
   return string.format('%d', n)
 end
 
+-- The id of the log's last event, and how many it has. `tail` and `events`: what meta says, which is so as long as the
+-- log has no more: extend.lua adds to the log alone. A tombstone has no log.
+local function log_end(tail, events)
+  local length = redis.call('XLEN', LOG)
+  if length > 0 and length ~= events then
+    local last = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)
+    tail = tonumber(string.match(last[1][1], '^%d+'))
+  end
+  return tail, length
+end
+
 -- Made in functions.lua. A step that is called for each event makes them only when it needs one: eight closures are a
 -- seventh of an append.
 local next_block, server, healing, hold, add, publish, finish

@@ -23,11 +23,12 @@ end
 local claim, kind, data, lease_ms, retention_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local lost_id, lost_epoch, lost_t = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
 local m = redis.call('HMGET', META, 'state', 'claim', 'tail', 'stopped_after', 'lease_until', 'created', 'boot',
-  'epoch', 'finished', 'base', 'usage', 'ending', 'counted_from')
-local state, tail, epoch = m[1], tonumber(m[3]), tonumber(m[8])
+  'epoch', 'finished', 'base', 'usage', 'ending', 'counted_from', 'events', 'bytes')
+local state, epoch = m[1], tonumber(m[8])
 if not state then
   return { 'NOT_FOUND' }
 end
+local tail, events = log_end(tonumber(m[3]), tonumber(m[14]))
 if TERMINAL[state] then
   -- A tombstone has no epoch, no event before its ending, and no ending.
   local is_ours = m[2] == claim
@@ -52,8 +53,8 @@ else
   data = with_usage(data, m[11] or '')
 end
 add(id, kind, data, t)
-redis.call('HINCRBY', META, 'events', 1)
-redis.call('HSET', META, 'epoch', int(epoch + 1), 'claim', claim, 'base', int(id), 'tail', int(id))
+redis.call('HSET', META, 'epoch', int(epoch + 1), 'claim', claim, 'base', int(id), 'tail', int(id),
+  'events', events + 1, 'bytes', tonumber(m[15]) + #data)
 finish(kind, data, t, tail, retention_ms)
 publish()
 -- A hint for the worker that held the pen. Its provider may be silent: it hangs up now, without waiting to be fenced.

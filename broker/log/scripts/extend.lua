@@ -1,0 +1,23 @@
+-- extend(claim id, events in the log, t, [id, kind, data] …) → OK, or SLOW: nothing was done
+--
+-- The short way of writing, for events that change nothing but the log: two fifths of what `append` costs Redis. It has
+-- no prelude. A writer takes it when nothing has happened since its last answer, which told it how many events the log
+-- has; SLOW, and whatever else is not OK, sends it the whole way, which finds out what happened.
+-- Each fence is needed (tests/protocol):
+--  the claim id   the pen: between a claim and its first event the old writer would still write. It is the field that
+--                 every step which gives the pen away has always written, also of releases that know no short way
+--  the length     after Redis has lost the end of the log, this writer has to put that back first, under its old ids.
+--                 It also sees an ending by seizure, and a repetition of this very call
+--  never after its process stood still (writer.py)   Redis may have lost that another took the pen
+-- That ids go up is XADD's own rule. The lease is renewed by heartbeats (append) alone.
+local LOG = KEYS[1]
+if redis.call('HGET', KEYS[2], 'claim') ~= ARGV[1] or redis.call('XLEN', LOG) ~= tonumber(ARGV[2]) then
+  return { 'SLOW' }
+end
+local t, published = ARGV[3], {}
+for i = 4, #ARGV, 3 do
+  redis.call('XADD', LOG, ARGV[i] .. '-0', 'k', ARGV[i + 1], 'd', ARGV[i + 2], 't', t)
+  published[#published + 1] = ARGV[i] .. '\n' .. t .. '\n' .. ARGV[i + 1] .. '\n' .. ARGV[i + 2]
+end
+redis.call('PUBLISH', KEYS[3], table.concat(published, '\n'))
+return { 'OK' }

@@ -185,6 +185,10 @@ def _archiving(traceparents: Mapping[str, str | None]) -> Iterator[None]:
             span.end()
 
 
+def are_kept() -> bool:
+    return _provider is not None
+
+
 def following(sid: str, traceparent: str | None, *, cursor: int, tail: int, source: str, waited_s: float) -> Span:
     """A viewer that asked `waited_s` ago, until its first byte. `source`: where its first events are (start, ring, log,
     archive)."""

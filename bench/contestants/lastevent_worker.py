@@ -73,7 +73,7 @@ class LasteventWorker:
 
     def ask_counts(self, pipe: Pipeline) -> None:
         for sid in self._sids:
-            pipe.hget(self._log.keys.stream(sid).meta, "tail")
+            pipe.xlen(self._log.keys.stream(sid).log)  # ids do not jump here: as much as the last one's
 
     async def begin_timing(self) -> None:
         self._deltas.ask("begin")

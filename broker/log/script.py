@@ -8,7 +8,7 @@ function here whose parameters are the script's arguments, in the script's order
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -40,7 +40,6 @@ from broker.log.steps import Append, Extend, Pen, Produce, Producer, Seizure
 from broker.store.connect import Client
 from broker.store.errors import translated
 from broker.store.line import Command
-
 
 FUNCTIONS = "  -- functions.lua\n"
 
@@ -120,7 +119,7 @@ def append(
 ) -> Call:
     """`endings_from_ms`: from when on a new ending may be written under another server than the stream's.
 
-    → tail, now (ms), state, t of the last event that was already there, events in the log
+    → tail, now (ms), state, t of the last event that was already there, events in the log, bytes of all or ''
     """
     lease_ms = round(append.lease_s * 1000)
     before, after = _unchanging(append.pen, lease_ms, retention_ms, max_events, max_bytes, append.attempt)
@@ -269,13 +268,15 @@ class Scripts:
         for _ in range(WAYS):
             if not any(isinstance(answer, redis.exceptions.NoScriptError) for answer in answers):
                 break
-            # On the way that the calls take: another connection may lead to another server, after a failover.
-            loads = [("SCRIPT", "LOAD", script.text) for script in {call.script for call in sent}]
-            for loaded in await self._send(lambda: loads):
-                if isinstance(loaded, Exception):
-                    raise translated(loaded) or loaded
+            await self._load({call.script for call in sent})
             answers = await self._send(commands)
         return answers
+
+    async def _load(self, scripts: Collection[Script]) -> None:
+        """On the way that the calls take: another connection may lead to another server, after a failover."""
+        for answer in await self._send(lambda: [("SCRIPT", "LOAD", script.text) for script in scripts]):
+            if isinstance(answer, Exception):
+                raise translated(answer) or answer
 
     async def _in_a_pipeline(self, commands: Callable[[], Sequence[Command]]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:

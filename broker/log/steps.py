@@ -54,13 +54,15 @@ class Claimed:
 
 class Appended(NamedTuple):
     """`now_ms`: Redis' time, the stamp of the new events unless the append asked for a later one. `there_ms`: the stamp
-    of the last event that was already there. `length`: how many events the log has; 0: not known."""
+    of the last event that was already there. `length`, `bytes`: how many events the log has, and the size of their data;
+    None: not known."""
 
     tail: int
     now_ms: int
     state: str
     there_ms: int = 0
-    length: int = 0
+    length: int | None = None
+    bytes: int | None = None
 
 
 class Seized(NamedTuple):
@@ -153,7 +155,7 @@ class Append(NamedTuple):
 
     `claimed_under`: the server that ran the claim; only a writer whose process has stood still gives it.
     `usage`: what an ending by seizure is to take over from now on (meta.py). Empty: as before.
-    `bytes_before`: the size of all events before `first`; None: what meta says. `not_before_ms`: no new event is
+    `bytes_before`: the size of all events before `first`, counted from an answer on; None: the step counts. `not_before_ms`: no new event is
     stamped with an earlier time.
     """
 

@@ -467,5 +467,5 @@ def _outcome(step: Append | Extend, answer: Any) -> Appended | LasteventError:
         return LasteventError("Redis refused to append to this stream. The server's log says why.")
     if isinstance(outcome, LasteventError):
         return outcome
-    tail, now_ms, state, there_ms, length = outcome
-    return Appended(tail, now_ms, state.decode(), there_ms, length)
+    tail, now_ms, state, there_ms, length, size = outcome
+    return Appended(tail, now_ms, state.decode(), there_ms, length, None if size == b"" else size)

@@ -14,8 +14,8 @@ Meanwhile meta's `tail`, `events` and `bytes` are behind; the heartbeat, which g
 One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in
 one batch, on the client's line (store/line.py). After a commit has begun, events that only carry a text on wait until
 PACE_S is over. What begins or ends something does not wait. Races and failure points:
-- the reply is lost: the same batch is sent again, the whole way, which skips the events that are there. Each sending, also
-  that after NOSCRIPT or to a new server, carries the right to heal that its writers have by then
+- the reply is lost: the same batch is sent again, the whole way, which skips the events that are there. Each sending,
+  also that after NOSCRIPT or to a new server, carries the right to heal that its writers have by then
 - Redis is away: the commit is tried again until Redis is back; writers wait in drain()
 - Redis lost the tail: AppendGap says from where; the events after it are sent again, under their old ids and times
 - Redis lost the whole stream: it is first restored under this pen, then as above
@@ -111,7 +111,8 @@ class StreamWriter:
         self._times: list[int] = []
         self._confirmed = max(0, claimed.tail - claimed.pen.base + 1)
         self._events_in_stream = claimed.events
-        self._bytes_in_stream = self._confirmed_bytes = claimed.bytes
+        self._bytes_in_stream = claimed.bytes
+        self._confirmed_bytes: int | None = None  # of all events up to the last confirmed one, as the log counts them
         self._length: int | None = None  # of the log, if its last answer said so and nothing has been sent since
         self._stamp_ms = 0  # of the last event that the log is known to have
         self._has_first_text = claimed.meta.first_text is not None
@@ -298,17 +299,17 @@ class StreamWriter:
         elif isinstance(outcome, AppendGap):
             logger.warning("stream %s: the log lost its tail after %d; putting it back", self.sid, outcome.tail)
             self._confirm_to(outcome.tail)
-            self._length, self._has_first_text = None, False
+            self._forget_the_log()
         elif isinstance(outcome, LogHealing):
             self._commit.gather_later(self, outcome.retry_after_s)
             return
         elif isinstance(outcome, GoesWholeWay):
-            self._has_first_text = False  # Redis may have lost that, too
+            self._forget_the_log()
         elif isinstance(outcome, StreamNotFound) and self.may_heal():
             logger.warning("stream %s: it is gone; putting it back if Redis lost it", self.sid)
             self.vanished = True
             self._confirm_to(0)
-            self._length, self._has_first_text = None, False
+            self._forget_the_log()
             self._commit.gather(self)
         else:
             if isinstance(outcome, WriterSuperseded):
@@ -335,6 +336,10 @@ class StreamWriter:
         if self.on_lost:
             self.on_lost()
 
+    def _forget_the_log(self) -> None:
+        """Redis may have lost anything of it: the next answer says what there is."""
+        self._length, self._confirmed_bytes, self._has_first_text = None, None, False
+
     def _confirm(self, sent: Append, outcome: Appended) -> None:
         # If the batch was already there (its first reply was lost), its stamp is the one that it got then.
         stamp = outcome.there_ms or max(outcome.now_ms, sent.not_before_ms)
@@ -345,6 +350,8 @@ class StreamWriter:
         self._times += [stamp] * new
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
+        if outcome.bytes is not None:
+            self._confirmed_bytes = outcome.bytes
         if sent.usage:
             self._has_log_a_usage = True
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
@@ -359,7 +366,8 @@ class StreamWriter:
         else:
             gauges.healed_events.inc(before - self._confirmed)
             added = -_size(self._events[self._confirmed : before])
-        self._confirmed_bytes += added
+        if self._confirmed_bytes is not None:
+            self._confirmed_bytes += added
         self._commit.unconfirmed_bytes -= added
 
 

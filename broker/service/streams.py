@@ -169,7 +169,9 @@ class Streams:
         self._needs = needs
         self._creations = creations
 
-    async def look_up(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
+    async def look_up(
+        self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False, at_tail: bool = False
+    ) -> Found:
         """A stream, or its tombstone. Raises StreamNotFound, or StreamExpired if the listings still have it.
 
         What is not the caller's takes all the steps of what does not exist: not even its time tells them apart.
@@ -178,6 +180,7 @@ class Streams:
         Without it Redis sends less than 1 KB: every reconnect, and every append of a producer, looks its stream up.
         `as_sealed`: of a finished stream that both have, what the archive has: its seal is checked against that, and
         whoever writes to Redis can change the copy there. While the archive is away it is Redis' copy nevertheless.
+        `at_tail`: of a stream that runs, its `tail` is where the log ends now.
         Raises LogHealing if Redis may have lost a stream whose writer is about to put it back.
         """
         [meta] = await (self.log.read_meta(sid) if whole else self.log.read_fields(_LOOKED_UP, sid))
@@ -185,7 +188,7 @@ class Streams:
             if as_sealed and meta.has_ended and meta.erased is None and (sealed := await self._sealed(sid, whole)):
                 require_visible(sid, sealed, grant)
                 return Found(sealed, is_in_redis=False)
-            return Found(meta)
+            return Found(await self.log.at_tail(sid, meta) if at_tail else meta)
         archived = await self._archive.find(sid, with_request=whole) if self._archive else None
         if archived and meta is None and grant.opens(sid, archived):  # Redis' word counts: it may be erased there first
             return Found(archived, is_in_redis=False)
@@ -198,11 +201,14 @@ class Streams:
 
     async def look_up_whole(self, sid: str, grant: Grant) -> Meta:
         """A stream with its request, or its tombstone; as `as_sealed`. Raises as `look_up` does."""
-        return await self.log.requests.of((await self.look_up(sid, grant, as_sealed=True, whole=True)).meta)
+        found = await self.look_up(sid, grant, as_sealed=True, whole=True, at_tail=True)
+        return await self.log.requests.of(found.meta)
 
-    async def look_up_content(self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False) -> Found:
+    async def look_up_content(
+        self, sid: str, grant: Grant, *, as_sealed: bool = False, whole: bool = False, at_tail: bool = False
+    ) -> Found:
         """As `look_up`, a stream that still has its content. Raises StreamExpired if it was erased."""
-        found = await self.look_up(sid, grant, as_sealed=as_sealed, whole=whole)
+        found = await self.look_up(sid, grant, as_sealed=as_sealed, whole=whole, at_tail=at_tail)
         if found.meta.erased is not None:
             raise StreamExpired(ERASED)
         return found
@@ -627,8 +633,10 @@ class Streams:
         [meta] = await self.log.read_meta(sid)
         if meta is None:
             meta = (await self.look_up(sid, grant, whole=True)).meta
-        elif is_repeated:
-            meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
+        else:
+            meta = await self.log.at_tail(sid, meta)
+            if is_repeated:
+                meta = meta.with_request(request.decode()) if request else await self.log.requests.of(meta)
         token = None
         if grant.gives_reading:
             asked = asked or ForToken()

@@ -142,9 +142,9 @@ class Latest(NamedTuple):
 Where = Beginning | Attempt | After | AfterNumber | Latest
 
 
-async def find(request: Request, grant: Grant, sid: str) -> Found:
-    """A stream with its content. Raises StreamNotFound, StreamExpired."""
-    return await Tier.of(request).streams.look_up_content(sid, grant)
+async def find(request: Request, grant: Grant, sid: str, *, at_tail: bool = False) -> Found:
+    """A stream with its content. `at_tail`: as `look_up`. Raises StreamNotFound, StreamExpired."""
+    return await Tier.of(request).streams.look_up_content(sid, grant, at_tail=at_tail)
 
 
 async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> Facts:
@@ -161,10 +161,12 @@ async def facts_of(request: Request, sid: str, meta: Meta, dialect: Dialect) -> 
     )
 
 
-async def folded_of(request: Request, grant: Grant, sid: str, dialect: Dialect) -> tuple[Found, ReadableLog, Folded]:
-    """Raises StreamNotFound, StreamExpired, OtherRelease."""
+async def folded_of(
+    request: Request, grant: Grant, sid: str, dialect: Dialect, *, at_tail: bool = False
+) -> tuple[Found, ReadableLog, Folded]:
+    """`at_tail`: as `look_up`. Raises StreamNotFound, StreamExpired, OtherRelease."""
     tier = Tier.of(request)
-    found = await find(request, grant, sid)
+    found = await find(request, grant, sid, at_tail=at_tail)
     if (found.meta.fold or FOLD) > FOLD:
         raise OtherRelease("A newer release started this stream, and counts otherwise in its words. Try again.")
     log = await tier.reading.log(sid, found, grant)
@@ -195,7 +197,7 @@ async def follow_in(
     await tier.require_place(grant, sid)
     found, log, folded = await folded_of(request, grant, sid, dialect)
     place = await _place(folded, log, found.meta, where)
-    cursor = place.cursor if place else found.meta.tail
+    cursor = place.cursor if place else (await tier.log.at_tail(sid, found.meta)).tail
     count_connect(tier, sid, cursor, is_in_redis=found.is_in_redis)
     address = tier.addresses.of(request)
     view = View(sid, request_details(grant, address, request.headers, dialect.name, cursor))
@@ -363,6 +365,7 @@ async def _end(request: Request, grant: Grant, sid: str) -> None:
     draining = asyncio.create_task(tier.viewers.draining.wait())
 
     async def ends() -> None:
+        # What meta knows of the tail will do: of a few events more it waits for the end as well.
         steps = steps_of(tier, found, grant, log, sid, found.meta.tail, Format.PUBLIC_EXACT)
         async with aclosing(steps(None)) as all_steps:
             async for _ in all_steps:

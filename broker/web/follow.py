@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
-from broker import gauges
+from broker import gauges, traces
 from broker.auth import Grant
 from broker.dialects.format import Form
 from broker.errors import StreamNotFound, TokenExpired
@@ -66,7 +66,8 @@ async def begin(
     """
     await tier.require_place(grant, sid)
     cursor = resume_at()
-    found = await tier.streams.look_up_content(sid, grant)
+    # Where the log ends now is asked for only if it is needed: a follow begins with one call of Redis.
+    found = await tier.streams.look_up_content(sid, grant, at_tail=cursor is None or traces.are_kept())
     return Begun(found, await log_of(found), found.meta.tail if cursor is None else cursor, cursor is None)
 
 

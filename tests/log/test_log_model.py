@@ -226,7 +226,9 @@ class Beside(RuleBasedStateMachine):
             pen, tail = held.claimed.pen, self.stream.tail if self.stream else 1
             first = max(1, max(pen.base, tail + 1) - back)
             length = (len(self.stream.log) if self.stream else 1) - shorter
-            said = tuple(event._replace(kind="text_delta") for event in events)  # of kinds that change nothing but the log
+            said = tuple(
+                event._replace(kind="text_delta") for event in events
+            )  # of kinds that change nothing but the log
             self.stream, answer = self.steps.extend(self.server, self.stream, pen.claim_id, length, first, said)
             unsent = [Unsent(event.kind, event.data.encode()) for event in said]
             extend = Extend(SID, pen.claim_id, length, 1_700_000_000_000, first, unsent)

@@ -287,8 +287,8 @@ class Steps:
     ) -> Step:
         """The short way, of events that change nothing but the log. `length`: its entries, as this writer knows it.
 
-        SLOW: whatever it is, the whole way (`append`) finds out. A writer that has stood still may not come here, nor one
-        whose pen has not written yet: the claim id alone does not tell its pen from an older one of the same claimer.
+        SLOW: whatever it is, the whole way (`append`) finds out. A writer that has stood still may not come here, nor
+        one whose pen has not written yet: the claim id alone does not tell it from an older pen of the same claimer.
         """
         if not stream or (claim != stream.pen.claim and self.has("extend: the pen")):
             return stream, ("SLOW",)

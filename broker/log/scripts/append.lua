@@ -1,13 +1,13 @@
 -- append(epoch, claim, base, first, lease ms, retention ms, max events, max bytes, attempt, claimed under or '',
 --        seen server, when endings may be new there (ms), usage or '', bytes of all events before `first` or '',
 --        t before which none of these events is, [kind, data, t or ''] …)
---   → OK, tail, now (ms), state, t of the last event that was there already, events in the log
+--   → OK, tail, now (ms), state, t of the last event that was there already, events in the log, bytes of all or ''
 --
 -- The whole way of writing; extend.lua is the short one. No event may follow a terminal event in a batch: stream_log.py
 -- refuses to send such a batch. New events get Redis' time, or the given one if that is later: so a writer's events are
 -- in the order of their times, also of those that extend.lua wrote.
--- What meta says of the log (tail, events, bytes) is set from the log, and from what its writer has counted: extend.lua
--- does not touch meta.
+-- extend.lua does not touch meta: what that says of the log (tail, events, bytes) is set here, all three at once, from
+-- the log and from what its writer has counted since an answer told it; without that, from the log alone.
 -- first 0: after the tail (an external producer that does not number its events, and so cannot retry).
 -- Also renews the lease and keeps the usage, if one is given, for an ending by seizure (seize.lua); with no events, that
 -- is all it does. Whatever renews the lease keeps the usage: so only the holder of the pen can, of a stream that runs.
@@ -47,7 +47,7 @@ local state = m[1]
 if not state then
   return { 'NOT_FOUND' }
 end
-local tail, length = log_end(tonumber(m[4]), tonumber(m[5]))
+local tail, length, bytes_there = log_end(tonumber(m[4]), tonumber(m[5]), not counted_bytes and tonumber(m[6]))
 if claimed_under ~= '' and claimed_under ~= server() then
   return { 'SUPERSEDED' }
 end
@@ -80,7 +80,7 @@ if skip > 0 then
 end
 local is_there = same_pen and skip == count
 if TERMINAL[state] then
-  return is_there and { 'OK', tail, now, state, there_t, length } or { 'CLOSED' }
+  return is_there and { 'OK', tail, now, state, there_t, length, '' } or { 'CLOSED' }
 end
 if not same_pen then
   if epoch <= tonumber(m[2]) or base <= tail then
@@ -91,14 +91,17 @@ if not same_pen then
   redis.call('HSETNX', META, 'started', int(now))
 end
 
-local events, bytes = length + count - skip, counted_bytes or tonumber(m[6])
+local events, bytes = length + count - skip, counted_bytes or bytes_there
 for i = counted_bytes and 0 or skip, count - 1 do
   bytes = bytes + #ARGV[HEAD + 3 * i + 2]
+end
+if counted_bytes and first + count - 1 == tail then -- all that its writer has counted is what the log has
+  bytes_there = bytes
 end
 -- The writer has the pen, and so keeps its lease, but nothing is added.
 local answer
 if is_there or count == 0 then
-  answer = { 'OK', tail, now, 'running', there_t, length }
+  answer = { 'OK', tail, now, 'running', there_t, length, bytes_there or '' }
 elseif first + skip ~= math.max(tail + 1, base) then
   answer = { 'GAP', tail }
 elseif is_ending and ARGV[#ARGV] == '' then
@@ -110,8 +113,10 @@ if not answer and (events > max_events or bytes > max_bytes) and not ending_alon
   answer = { 'LIMIT' }
 end
 if answer then
-  redis.call('HSET', META, 'lease_until', int(now + lease_ms), 'tail', int(tail), 'events', length, 'bytes',
-    is_there and bytes or m[6])
+  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
+  if bytes_there then
+    redis.call('HSET', META, 'tail', int(tail), 'events', length, 'bytes', bytes_there)
+  end
   if usage ~= '' then
     redis.call('HSET', META, 'usage', usage)
   end
@@ -156,4 +161,4 @@ else
   end
 end
 redis.call('PUBLISH', LIVE, table.concat(published, '\n'))
-return { 'OK', tail, now, is_ending and state or 'running', there_t, events }
+return { 'OK', tail, now, is_ending and state or 'running', there_t, events, bytes }

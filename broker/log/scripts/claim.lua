@@ -6,7 +6,6 @@
 -- since, and that server may have lost it.
 -- Races: two workers claim one stream: the second finds a lease (HELD). A claim and a cancel: the second finds the
 -- first one's epoch. A writer that was only slow: its epoch is old from here on, and every write checks it.
--- `bytes`: as the last writer's heartbeat said it, 2 s ago perhaps; a limit needs no more.
 local claim, worker, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local m = redis.call('HMGET', META, 'state', 'epoch', 'claim', 'base', 'tail', 'attempt', 'lease_until', 'created',
   'boot', 'events', 'bytes', 'on_worker_loss', 'claimed_under', 'counted_from')
@@ -14,7 +13,7 @@ local state, epoch, base, attempt = m[1], tonumber(m[2]), tonumber(m[4]), tonumb
 if not state then
   return { 'NOT_FOUND' }
 end
-local tail, events = log_end(tonumber(m[5]), tonumber(m[10]))
+local tail, events, bytes = log_end(tonumber(m[5]), tonumber(m[10]), tonumber(m[11]))
 if TERMINAL[state] then
   return { 'CLOSED' }
 end
@@ -43,5 +42,5 @@ else
 end
 -- A request of megabytes is read by itself: on its way through a script it is copied, and nobody else is served.
 local request = redis.call('STRLEN', REQUEST) <= 1048576 and redis.call('GET', REQUEST)
-return { 'OK', epoch, base, tail, attempt, events, tonumber(m[11]), server(), redis.call('HGETALL', META),
+return { 'OK', epoch, base, tail, attempt, events, bytes, server(), redis.call('HGETALL', META),
   request }

@@ -16,15 +16,21 @@ local function int(n)
   return string.format('%d', n)
 end
 
--- The id of the log's last event, and how many it has. `tail` and `events`: what meta says, which is so as long as the
--- log has no more: extend.lua adds to the log alone. A tombstone has no log.
-local function log_end(tail, events)
+-- Where the log ends: the id of its last event, how many it has and, if `bytes` is given, the size of all their data.
+-- `tail`, `events`, `bytes`: what meta says. Together that was so once, and it still is if the log has no more events:
+-- extend.lua adds to the log alone. A tombstone has no log.
+local function log_end(tail, events, bytes)
   local length = redis.call('XLEN', LOG)
-  if length > 0 and length ~= events then
-    local last = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)
-    tail = tonumber(string.match(last[1][1], '^%d+'))
+  if length == events or length == 0 then
+    return tail, length, bytes
   end
-  return tail, length
+  if bytes then
+    for _, entry in ipairs(redis.call('XRANGE', LOG, int(tail + 1), '+')) do
+      bytes = bytes + #entry[2][4]
+    end
+  end
+  local last = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1][1]
+  return tonumber(string.match(last, '^%d+')), length, bytes
 end
 
 -- Made in functions.lua. A step that is called for each event makes them only when it needs one: eight closures are a

@@ -28,7 +28,7 @@ local state, epoch = m[1], tonumber(m[8])
 if not state then
   return { 'NOT_FOUND' }
 end
-local tail, events = log_end(tonumber(m[3]), tonumber(m[14]))
+local tail, events, bytes = log_end(tonumber(m[3]), tonumber(m[14]), tonumber(m[15]))
 if TERMINAL[state] then
   -- A tombstone has no epoch, no event before its ending, and no ending.
   local is_ours = m[2] == claim
@@ -54,7 +54,7 @@ else
 end
 add(id, kind, data, t)
 redis.call('HSET', META, 'epoch', int(epoch + 1), 'claim', claim, 'base', int(id), 'tail', int(id),
-  'events', events + 1, 'bytes', tonumber(m[15]) + #data)
+  'events', events + 1, 'bytes', bytes + #data)
 finish(kind, data, t, tail, retention_ms)
 publish()
 -- A hint for the worker that held the pen. Its provider may be silent: it hangs up now, without waiting to be fenced.

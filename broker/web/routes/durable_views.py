@@ -45,7 +45,7 @@ router = APIRouter(route_class=DurableRoute, tags=["Durable Streams"])
 @needs(READ, token=READ, address=True, cookie=True, client_keys=True)
 async def head(request: Request, sid: str) -> Response:
     """Where the stream ends."""
-    meta = (await find(request, grant_of(request), sid)).meta
+    meta = (await find(request, grant_of(request), sid, at_tail=True)).meta
     headers = _stands(sid, meta.tail, is_last=False, is_closed=meta.has_ended)
     return Response(headers=headers, media_type=JSON)
 
@@ -70,7 +70,7 @@ async def read(request: Request, sid: str) -> Response:
     ahead = cursor if live == SSE and cursor > cursor_at(now_ms) else 0
     name = request.url.path.removeprefix(BASE).partition("/")[0]
     dialect = AgUi(shows_request=not grant.is_viewer) if name == AG_UI else DIALECTS[name]()
-    found, log, folded = await folded_of(request, grant, sid, View(dialect, ahead))
+    found, log, folded = await folded_of(request, grant, sid, View(dialect, ahead), at_tail=True)
     reader = Reader(request, grant, sid, name, found, log, folded, found.meta.tail if at is None else at, cursor)
     await reader.require_place()
     if live == SSE:

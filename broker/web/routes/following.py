@@ -115,7 +115,7 @@ async def replay_paced(
     form = wanted_format(MEDIA_TYPE, is_public=grant.is_public, kinds=kinds)
     await tier.require_place(grant, sid)
     cursor = cursors.resume_at()
-    found = await tier.streams.look_up_content(sid, grant, as_sealed=True)
+    found = await tier.streams.look_up_content(sid, grant, as_sealed=True, at_tail=True)
     cursor = found.meta.tail if cursor is None else cursor
     log = await log_of(request, sid, found, grant)
     span = Span(max(first - 1, cursor), min(last or found.meta.tail, found.meta.tail))

@@ -195,11 +195,12 @@ class Beside(RuleBasedStateMachine):
             self.send(worker)
 
     @precondition(lambda self: self.sent)
-    @rule(worker=WORKERS)
-    def send(self, worker: int) -> None:
-        """What this worker sent last, once (or once again)."""
+    @rule(worker=WORKERS, counts=st.booleans())
+    def send(self, worker: int, counts: bool = False) -> None:
+        """What this worker sent last, once (or once again). `counts`: it knows the size of all before that."""
         if sent := self.sent.get(worker):
             pen, first, events, attempt, since, put_back, usage = sent
+            log = self.stream.log if self.stream else ()
             self.stream, answer = self.steps.append(
                 self.server,
                 self.stream,
@@ -213,7 +214,9 @@ class Beside(RuleBasedStateMachine):
             )
             unsent = [Unsent(event.kind, event.data.encode(), 1 if put_back else None) for event in events]
             under = self.name_of(since) if since else ""
+            counted = sum(len(event.data.encode()) for id, event in log if id < first) if counts else None
             append = Append(SID, pen, first, unsent, attempt=attempt, claimed_under=under, usage=usage.encode())
+            append = append._replace(bytes_before=counted)
             appended = self.same(self.log.append(append), answer)
             if appended:
                 assert (appended.tail, appended.state, appended.length) == answer[1:]
@@ -224,6 +227,8 @@ class Beside(RuleBasedStateMachine):
         """By the short way; also by a writer that is wrong about where the log ends, or how long it is."""
         if held := self.held.get(worker):
             pen, tail = held.claimed.pen, self.stream.tail if self.stream else 1
+            if self.stream and self.stream.is_over and pen.claim_id == self.stream.pen.claim:
+                return  # who has ended a stream writes nothing more
             first = max(1, max(pen.base, tail + 1) - back)
             length = (len(self.stream.log) if self.stream else 1) - shorter
             said = tuple(
@@ -398,7 +403,9 @@ class Beside(RuleBasedStateMachine):
         at_tail = self.run(self.log.at_tail(SID, Meta(found)))
         assert at_tail.tail == self.stream.tail
         if self.stream.is_over:
-            assert (int(found["tail"]), int(found["events"])) == (self.stream.tail, len(self.stream.log))
+            size = sum(len(event.data.encode()) for _, event in self.stream.log)
+            said = tuple(int(found[name]) for name in ("tail", "events", "bytes"))
+            assert said == (self.stream.tail, len(self.stream.log), size)
         assert int(found["attempt"]) == self.stream.attempt
         assert found.get("usage", "") == self.stream.usage
         assert int(found.get("kept", 0)) == self.stream.kept

@@ -289,6 +289,7 @@ class Steps:
 
         SLOW: whatever it is, the whole way (`append`) finds out. A writer that has stood still may not come here, nor
         one whose pen has not written yet: the claim id alone does not tell it from an older pen of the same claimer.
+        Nor, as ever, one that has ended the stream.
         """
         if not stream or (claim != stream.pen.claim and self.has("extend: the pen")):
             return stream, ("SLOW",)

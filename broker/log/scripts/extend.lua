@@ -8,8 +8,11 @@
 --                 every step which gives the pen away has always written, also of releases that know no short way
 --  the length     after Redis has lost the end of the log, this writer has to put that back first, under its old ids.
 --                 It also sees an ending by seizure, and a repetition of this very call
---  never after its process stood still (writer.py)   Redis may have lost that another took the pen
--- That ids go up is XADD's own rule. The lease is renewed by heartbeats (append) alone.
+-- and two of the writer (writer.py):
+--  a pen's first events go the whole way: one claimer may have had another pen under this claim id, which Redis is back
+--                 at; the log was shorter then
+--  never after its process stood still: Redis may have lost that another took the pen
+-- Who has ended a stream writes nothing more. That ids go up is XADD's own rule. Leases are renewed by heartbeats alone.
 local LOG = KEYS[1]
 if redis.call('HGET', KEYS[2], 'claim') ~= ARGV[1] or redis.call('XLEN', LOG) ~= tonumber(ARGV[2]) then
   return { 'SLOW' }

@@ -54,8 +54,8 @@ class Claimed:
 
 class Appended(NamedTuple):
     """`now_ms`: Redis' time, the stamp of the new events unless the append asked for a later one. `there_ms`: the stamp
-    of the last event that was already there. `length`, `bytes`: how many events the log has, and the size of their data;
-    None: not known."""
+    of the last event that was already there. `length`, `bytes`: how many events the log has, and the size of their
+    data; None: not known."""
 
     tail: int
     now_ms: int
@@ -155,8 +155,8 @@ class Append(NamedTuple):
 
     `claimed_under`: the server that ran the claim; only a writer whose process has stood still gives it.
     `usage`: what an ending by seizure is to take over from now on (meta.py). Empty: as before.
-    `bytes_before`: the size of all events before `first`, counted from an answer on; None: the step counts. `not_before_ms`: no new event is
-    stamped with an earlier time.
+    `bytes_before`: the size of all events before `first`, counted from an answer on; None: the step counts.
+    `not_before_ms`: no new event is stamped with an earlier time.
     """
 
     sid: str

@@ -1,8 +1,9 @@
 """parts: what single steps cost, as docs/ARCHITECTURE.md tells it. One process beside Redis, nothing paced.
 
 First, the CPU of whoever reads the subscription, a message: by redis-py's PubSub, by redis-py's connection alone, and
-as the hub does. Then the CPU of Redis, an event: an append of one event, of more at once, and what an append is made
-of, each alone in a script that gets an append's keys and arguments (so each holds the cost of any script).
+as the hub does. Then the CPU of Redis, an event: written the whole way and the short way, one and more at once, and
+what an append is made of, each alone in a script that gets an append's keys and arguments (so each holds the cost of
+any script).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from broker.log.steps import (
     Append,
     Appended,
     Claimed,
+    Extend,
     Unsent,
 )
 from broker.log.stream_log import StreamLog
@@ -47,12 +49,14 @@ ROUNDS = 5
 STEPS = {
     "any script": "",
     "TIME": "redis.call('TIME')",
+    "HGET": "redis.call('HGET', KEYS[2], 'claim')",
+    "XLEN": "redis.call('XLEN', KEYS[1])",
     "HMGET of 7 fields": (
         "redis.call('HMGET', KEYS[2], 'state', 'epoch', 'claim', 'tail', 'events', 'bytes', 'first_text')"
     ),
-    "XADD": "redis.call('XADD', KEYS[1], '*', 'k', ARGV[14], 'd', ARGV[15], 't', '1700000000000')",
+    "XADD": "redis.call('XADD', KEYS[1], '*', 'k', ARGV[16], 'd', ARGV[17], 't', '1700000000000')",
     "HSET of 4 fields": "redis.call('HSET', KEYS[2], 'tail', '2', 'events', '2', 'bytes', '9', 'lease_until', '1')",
-    "PUBLISH": "redis.call('PUBLISH', KEYS[3], ARGV[15])",
+    "PUBLISH": "redis.call('PUBLISH', KEYS[3], ARGV[17])",
 }
 
 
@@ -171,21 +175,22 @@ async def _appends(pid: int, url: str, streams: int, rounds: int) -> dict[str, l
     spent: dict[str, list[float]] = {}
     async with connect(url) as client:
         log = StreamLog(client, max_events=10**6, max_bytes=2**30)
-        claimed = [await _running(log) for _ in range(streams)]
+        ways = {way: [await _running(log) for _ in range(streams)] for way in (_whole, _short)}
         keys = log.keys.stream(new_sid())[:3]
         tail = 1
         for _ in range(rounds):
             for events in (1, 4, 20):
-                batches = [_batch(stream, tail + 1, events) for stream in claimed]
+                for way, claimed in ways.items():
+                    steps = [way(stream, tail + 1, events) for stream in claimed]
+                    meter = CpuMeter({REDIS: pid})
+                    for at in range(0, streams, PIPELINE):
+                        outcomes = await log.append_many(partial(steps.__getitem__, slice(at, at + PIPELINE)))
+                        assert all(isinstance(outcome, Appended) for outcome in outcomes)
+                    name = f"{way.__doc__}, {'one event' if events == 1 else f'{events} at once'}"
+                    spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * events))
                 tail += events
-                meter = CpuMeter({REDIS: pid})
-                for at in range(0, streams, PIPELINE):
-                    outcomes = await log.append_many(partial(batches.__getitem__, slice(at, at + PIPELINE)))
-                    assert all(isinstance(outcome, Appended) for outcome in outcomes)
-                name = "the append of one event" if events == 1 else f"one of {events} at once"
-                spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * events))
             for name, step in STEPS.items():
-                arguments = log.append_call(_batch(claimed[0], tail + 1, 1)).args
+                arguments = log.append_call(_whole(ways[_whole][0], tail + 1, 1)).args
                 spent.setdefault(name, []).append(
                     await _step_us(client, pid, step, keys, arguments, CALLS_A_STREAM * streams)
                 )
@@ -214,5 +219,15 @@ async def _running(log: StreamLog) -> Claimed:
     return await log.claim(sid, new_claim_id(), "bench")
 
 
-def _batch(stream: Claimed, first: int, events: int) -> Append:
-    return Append(stream.sid, stream.pen, first, [Unsent(TEXT_DELTA, encode_data({"text": " word"}))] * events)
+def _whole(stream: Claimed, first: int, events: int) -> Append | Extend:
+    """the whole way"""
+    return Append(stream.sid, stream.pen, first, _said(events))
+
+
+def _short(stream: Claimed, first: int, events: int) -> Append | Extend:
+    """the short way"""
+    return Extend(stream.sid, stream.pen.claim_id, first - 1, time.time_ns() // 1_000_000, first, _said(events))
+
+
+def _said(events: int) -> list[Unsent]:
+    return [Unsent(TEXT_DELTA, encode_data({"text": " word"}))] * events

@@ -1,4 +1,4 @@
-"""Lastevent: `lastevent serve`, and a publisher whose calls of the append script are a worker's, byte for byte.
+"""Lastevent: `lastevent serve`, and a publisher whose calls of the log's scripts are a worker's, heartbeats included.
 
 A worker's Python around these calls (StreamWriter, redis-py) is left out: it is no part of what is compared here, and
 would take the CPU that the server under test needs. What it costs is in worker.py.
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,7 +25,7 @@ from bench.processes import start, start_redis, wait_for_port
 from bench.tree import HERE, Tree
 from broker.log.event import TEXT_DELTA
 from broker.log.meta import NewStream, new_claim_id, new_sid
-from broker.log.script import APPEND
+from broker.log.script import APPEND, EXTEND
 from broker.log.steps import Append, Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
@@ -30,26 +33,48 @@ from broker.tenants.keyring import DEFAULT_TENANT
 
 OPENED_AT_ONCE = 16  # the pool's connections
 BATCH_EVENTS = 256  # of one stream in one call, as in broker/log/writer.py
+HEARTBEAT_S = 2.0  # of each stream, as in worker/heartbeat.py
 
 
 class _Stream:
-    """One stream's append call, packed but for the number of its first event and the events."""
+    """One stream's calls: its first events by `append`, then by `extend`, and its heartbeats, as its writer would."""
 
     def __init__(self, log: StreamLog, claimed: Claimed) -> None:
         self.sid = claimed.sid
-        self.next_id = claimed.tail + 1
-        self.gathered: list[bytes] = []
-        placeholder = 424_242_424_242
-        args = log.append_call(Append(claimed.sid, claimed.pen, placeholder, [Unsent(TEXT_DELTA, b"")])).args
-        head = ("EVALSHA", APPEND.sha, 3, *log.keys.stream(claimed.sid)[:3], *args[: -len(Unsent._fields)])
-        self._arguments = len(head)
-        self._before, self._after = packed(*head).split(packed(placeholder))
+        self._log = log
+        self._claimed = claimed
+        self._next_id = claimed.tail + 1
+        self._length, self._bytes = claimed.events, claimed.bytes
+        self._is_known = False
+        self.gathered: list[tuple[bytes, bytes]] = []
+        """Packed, and the event's data."""
+        keys = log.keys.stream(claimed.sid)[: EXTEND.keys]
+        self._head = packed("EVALSHA", EXTEND.sha, EXTEND.keys, *keys, claimed.pen.claim_id)
+        self._head_count = 4 + EXTEND.keys
 
-    def call(self) -> bytes:
+    def call(self, t: int) -> bytes:
         events, self.gathered = self.gathered[:BATCH_EVENTS], self.gathered[BATCH_EVENTS:]
-        first, self.next_id = self.next_id, self.next_id + len(events)
-        count = self._arguments + len(Unsent._fields) * len(events)
-        return b"*%d\r\n%b%b%b%b" % (count, self._before, packed(first), self._after, b"".join(events))
+        call = self._extend(events, t) if self._is_known else self._append(events)
+        self._is_known = True
+        self._next_id += len(events)
+        self._length += len(events)
+        self._bytes += sum([len(data) for _, data in events])
+        return call
+
+    def heartbeat(self) -> bytes:
+        return self._append([])
+
+    def _extend(self, events: Sequence[tuple[bytes, bytes]], t: int) -> bytes:
+        parts = [b"%b%b" % (packed(id), said) for id, (said, _) in enumerate(events, self._next_id)]
+        count = self._head_count + 2 + 3 * len(events)
+        return b"*%d\r\n%b%b%b" % (count, self._head, packed(self._length, t), b"".join(parts))
+
+    def _append(self, events: Sequence[tuple[bytes, bytes]]) -> bytes:
+        sid, pen = self._claimed.sid, self._claimed.pen
+        unsent = [Unsent(TEXT_DELTA, data) for _, data in events]
+        call = self._log.append_call(Append(sid, pen, self._next_id, unsent, bytes_before=self._bytes))
+        words = ("EVALSHA", APPEND.sha, APPEND.keys, *self._log.keys.stream(sid)[: APPEND.keys], *call.args)
+        return b"*%d\r\n%b" % (len(words), packed(*words))
 
 
 class LasteventSink:
@@ -58,15 +83,20 @@ class LasteventSink:
         self._port, self._tenant = int(port), tenant or DEFAULT_TENANT
         self._streams: list[_Stream] = []
         self._dirty: dict[_Stream, None] = {}  # a set that keeps its order
+        self._due: deque[tuple[float, _Stream]] = deque()
         self._gathered = 0
         self._pipeline: Pipeline
 
     async def open(self, streams: int) -> list[str]:
         self._pipeline = await open_pipeline(self._port, self._take, _is_taken)
         log = StreamLog(connect(f"redis://127.0.0.1:{self._port}"), max_events=1_000_000, max_bytes=2**30)
-        await log.redis.script_load(APPEND.text)
+        for script in (APPEND, EXTEND):
+            await log.redis.script_load(script.text)
         slots = asyncio.Semaphore(OPENED_AT_ONCE)
         self._streams = await asyncio.gather(*(_open(log, self._tenant, slots) for _ in range(streams)))
+        # Spread over their time, as those of many workers are.
+        began_s, step_s = time.monotonic(), HEARTBEAT_S / max(1, streams)
+        self._due.extend((began_s + n * step_s, stream) for n, stream in enumerate(self._streams))
         return [f"/v1/streams/{stream.sid}/events" for stream in self._streams]
 
     data = staticmethod(stamp.event_json)
@@ -74,7 +104,8 @@ class LasteventSink:
 
     def write(self, stream: int, n: int) -> None:
         to = self._streams[stream]
-        to.gathered.append(_KIND + packed(self.data(n)) + _NO_TIME)
+        data = self.data(n)
+        to.gathered.append((_KIND + packed(data), data))
         self._dirty[to] = None
         self._gathered += 1
 
@@ -90,13 +121,24 @@ class LasteventSink:
 
     def _take(self) -> Gathered:
         dirty, before = self._dirty, self._gathered
-        calls = [stream.call() for stream in dirty]
+        t = time.time_ns() // 1_000_000  # this machine's clock is Redis'
+        calls = [stream.call(t) for stream in dirty]
         self._dirty = {stream: None for stream in dirty if stream.gathered}
         self._gathered = sum(len(stream.gathered) for stream in self._dirty)
-        return calls, before - self._gathered
+        return calls + self._heartbeats(), before - self._gathered
+
+    def _heartbeats(self) -> list[bytes]:
+        now_s, beats = time.monotonic(), []
+        while self._due[0][0] <= now_s:
+            due_s, stream = self._due.popleft()
+            missed = (now_s - due_s) // HEARTBEAT_S  # before the publisher was told to go
+            self._due.append((due_s + (1 + missed) * HEARTBEAT_S, stream))
+            if not missed:
+                beats.append(stream.heartbeat())
+        return beats
 
 
-_KIND, _NO_TIME = packed(TEXT_DELTA), packed("")
+_KIND = packed(TEXT_DELTA)
 
 
 def _is_taken(answer: Any) -> bool:

@@ -104,9 +104,10 @@ async def _read(log: StreamLog, sid: str, count: int) -> Sequence[Event]:
 def _differing(meta: Meta, record: bytes) -> list[str]:
     """The names of the fields that differ. Those that a newer or older release sealed are fields too.
 
-    A request that is not there is shown to nobody: its own key may have expired just before the stream's.
+    A request that is not there is shown to nobody: its own key may have expired just before the stream's. What is
+    counted of the log is compared with the log itself.
     """
     sealed: dict[str, str] = orjson.loads(decompress(record))
     absent = set() if "request" in meta.fields else {"request"}
-    names = (sealed.keys() | meta.archived_fields().keys()) - {"id"} - absent
+    names = (sealed.keys() | meta.archived_fields().keys()) - {"id", "events", "bytes"} - absent
     return sorted(name for name in names if meta.fields.get(name) != sealed.get(name))

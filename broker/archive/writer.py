@@ -75,7 +75,8 @@ def finished(sid: str, meta: Meta, events: Sequence[Event]) -> Finished:
     Takes some milliseconds for a long log: meant to run in a thread.
     """
     salt = seal.new_salt()
-    fields = {"id": sid, **meta.archived_fields()}
+    counted = {"events": str(len(events)), "bytes": str(sum(len(event.data) for event in events))}
+    fields = {"id": sid, **meta.archived_fields(), **counted}
     record = canonical(fields)
     known = {
         "state": meta.state,

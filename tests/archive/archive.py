@@ -86,7 +86,7 @@ def meta_of(sid: str, events: int, **fields: str) -> Meta:
         "attempt": "1",
         "tail": str(events),
         "events": str(events),
-        "bytes": str(20 * events),
+        "bytes": str(sum(len(event.data) for event in events_of(sid, events))),
         "created": str(NOW_MS - 60_000),
         "started": str(NOW_MS - 59_900),
         "first_text": str(NOW_MS - 59_800),

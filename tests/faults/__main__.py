@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import shutil
 import signal
+import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
-from tests.faults.chaos import Chaos, Options, Outcome
+from tests.faults.chaos import ROOT, Chaos, Options, Outcome
 from tests.faults.plan import APP_FAULTS, plan_faults
 from tests.faults.report import code_now, exceptions_in, render
 
@@ -28,6 +31,8 @@ def main() -> int:
         return 0
     folder = Path(tempfile.mkdtemp(prefix=f"le-faults-{options.seed}-", dir="/tmp"))  # short: it holds a socket
     print(f"{len(options.faults)} faults in {options.seconds:g} s, seed {options.seed}, in {folder}", flush=True)
+    if arguments.before:
+        options.before = _taken_out(arguments.before, folder)
     code = code_now()
     outcome = asyncio.run(_run(folder, options))
     table = render(options, outcome, code)
@@ -76,6 +81,15 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
+def _taken_out(revision: str, folder: Path) -> Path:
+    """All files of a commit."""
+    (folder / "before").mkdir()
+    taken = subprocess.run(["git", "archive", revision], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(taken)) as archive:
+        archive.extractall(folder / "before", filter="data")
+    return folder / "before"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
@@ -87,6 +101,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--faults-per-s", type=float, default=1.4)
     parser.add_argument("--without", action="append", default=[], metavar="KIND", help="leave a kind of fault out")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write the table there, too")
+    parser.add_argument(
+        "--before", metavar="REV", help="a roll-out: every second worker and server runs that commit's code"
+    )
     parser.add_argument("--plan", action="store_true", help="only print the faults")
     return parser.parse_args()
 

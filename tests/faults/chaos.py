@@ -63,6 +63,8 @@ class Options:
     provider_fails: float = 0.2
     settle_s: float = 90.0
     silence_limit_s: float = 10.0
+    before: Path | None = None
+    """The tree of another release, which every second worker and server runs."""
 
 
 @dataclass
@@ -114,7 +116,8 @@ class Chaos:
             "PYTHONPATH": str(ROOT),  # for the app's processes, which import it
         }
         app = ("--app", "tests.faults.acting") if options.agents else ()
-        self.stage = Stage(folder, workers=options.workers, servers=options.servers, settings=settings, app=app)
+        parts = {"workers": options.workers, "servers": options.servers}
+        self.stage = Stage(folder, **parts, settings=settings, app=app, before=options.before)
         self._watched = _Watched()
         self._began = 0.0
 

@@ -107,11 +107,19 @@ class Stage:
     """`async with Stage(…) as stage`: everything is up. Whatever it has started is gone afterwards."""
 
     def __init__(
-        self, folder: Path, *, workers: int, servers: int, settings: dict[str, str], app: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        workers: int,
+        servers: int,
+        settings: dict[str, str],
+        app: Sequence[str] = (),
+        before: Path | None = None,
     ) -> None:
-        """`app`: the workers' options that give them one."""
+        """`app`: the workers' options that give them one. `before`: another release's tree; every second worker and
+        server runs that, as in a roll-out."""
         self.folder = folder
-        self.history = History()
+        self.history = History(is_roll_out=before is not None)
         self.happened: list[tuple[float, str]] = []
         self.crashes: list[str] = []
         self.injected: Counter[str] = Counter()
@@ -141,8 +149,9 @@ class Stage:
         self.ports = [free_port() for _ in range(servers)]
         self.redis_part = self._part("redis", self._redis_command(), environment)
         self.standin = self._part("stand-in", _python("worker.standin", "--port", standin_port), environment)
+        self._before = before
         self.servers = [
-            self._part(f"server-{n}", _python("broker", "serve", "--port", port), environment)
+            self._released(n, f"server-{n}", _python("broker", "serve", "--port", port), environment)
             for n, port in enumerate(self.ports)
         ]
         self._environment = environment
@@ -155,6 +164,14 @@ class Stage:
 
     def _part(self, name: str, argv: list[str], environment: dict[str, str]) -> Part:
         return Part(name, argv, environment, self.folder)
+
+    def _released(self, n: int, name: str, argv: list[str], environment: dict[str, str]) -> Part:
+        """A worker or a server, by its number."""
+        if self._before is None or n % 2 == 0:
+            return self._part(name, argv, environment)
+        # By -u it is a process of its own, not forked from one that has imported this tree.
+        python, *rest = argv
+        return self._part(name, [python, "-u", *rest], {**environment, "PYTHONPATH": str(self._before)})
 
     def _redis_command(self) -> list[str]:
         options = {
@@ -227,7 +244,7 @@ class Stage:
             way = await self._ways.enter_async_context(commits_to(self._socket))
             environment = {**self._environment, "LASTEVENT_REDIS_URL": way.url}
             self.commits.append(way)
-            self.workers.append(self._part(f"worker-{n}", _python("worker", *self._app), environment))
+            self.workers.append(self._released(n, f"worker-{n}", _python("worker", *self._app), environment))
 
     def _start_reaper(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-IS", "-c", _REAPER, str(self.folder)]

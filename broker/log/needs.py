@@ -39,7 +39,7 @@ SCAN 0 COUNT 1 | TIME | INFO | PING
 HDEL {key} f | HEXISTS {key} f | HGET {key} f | HGETALL {key} | HINCRBY {key} f 1 | HLEN {key} | HMGET {key} f
 HKEYS {key} | HSET {key} f x | HVALS {key} | HSETNX {key} f x | HSTRLEN {key} f
 SADD {key} m | SCARD {key} | SISMEMBER {key} m | SMEMBERS {key} | SMISMEMBER {key} m | SREM {key} m
-XADD {key} 1-0 f x | XDEL {key} 1-0 | XRANGE {key} - + | XREVRANGE {key} + -
+XADD {key} 1-0 f x | XDEL {key} 1-0 | XLEN {key} | XRANGE {key} - + | XREVRANGE {key} + -
 ZADD {key} XX 1 m | ZCARD {key} | ZINCRBY {key} 1 m | ZMSCORE {key} m | ZRANGE {key} 0 0 | ZRANGEBYSCORE {key} 0 0
 ZREM {key} m | ZREMRANGEBYRANK {key} 0 0 | ZREMRANGEBYSCORE {key} 0 0 | ZREVRANGE {key} 0 0
 ZRANK {key} m | ZREVRANGEBYSCORE {key} 0 0 | ZSCORE {key} m

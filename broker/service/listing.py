@@ -161,8 +161,9 @@ class Listing:
         in_redis = [place for place in page.places if place not in page.archived]
         metas = await self._log.read_fields(names, *(place.member for place in in_redis))
         there = {place: meta for place, meta in zip(in_redis, metas, strict=True) if meta}  # others have just left
-        at_tails = await self._log.at_tails({place.member: meta for place, meta in there.items()})
-        there = {place: at_tails[place.member] for place in there}
+        if Meta.tail.name in names:
+            at_tails = await self._log.at_tails({place.member: meta for place, meta in there.items()})
+            there = {place: at_tails[place.member] for place in there}
         if with_requests:
             there = dict(zip(there, await self._log.requests.of_each(list(there.values())), strict=True))
         found = {**there, **page.archived}

@@ -231,10 +231,9 @@ async def test_who_goes_while_its_coming_is_written_is_announced_as_gone(redis: 
         view = view_of(sid)
         access.opened(view)
         flush = asyncio.create_task(access.flush())
-        for _ in range(1000):  # until it is on its way
-            if view.is_announced:
-                break
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while not view.is_announced:  # until it is on its way
+                await asyncio.sleep(0)
         access.closed(view, "left")
         await flush
         assert [said.went for said in await heard()] == [[], [view.id]]

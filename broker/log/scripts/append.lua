@@ -113,9 +113,11 @@ if not answer and (events > max_events or bytes > max_bytes) and not ending_alon
   answer = { 'LIMIT' }
 end
 if answer then
-  redis.call('HSET', META, 'lease_until', int(now + lease_ms))
   if bytes_there then
-    redis.call('HSET', META, 'tail', int(tail), 'events', length, 'bytes', bytes_there)
+    redis.call('HSET', META, 'lease_until', int(now + lease_ms), 'tail', int(tail), 'events', length,
+      'bytes', bytes_there)
+  else
+    redis.call('HSET', META, 'lease_until', int(now + lease_ms))
   end
   if usage ~= '' then
     redis.call('HSET', META, 'usage', usage)

@@ -21,7 +21,7 @@ end
 -- extend.lua adds to the log alone. A tombstone has no log.
 local function log_end(tail, events, bytes)
   local length = redis.call('XLEN', LOG)
-  if length == events or length == 0 then
+  if length <= (events or 0) then
     return tail, length, bytes
   end
   if bytes then

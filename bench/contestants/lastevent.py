@@ -94,9 +94,6 @@ class LasteventSink:
             await log.redis.script_load(script.text)
         slots = asyncio.Semaphore(OPENED_AT_ONCE)
         self._streams = await asyncio.gather(*(_open(log, self._tenant, slots) for _ in range(streams)))
-        # Spread over their time, as those of many workers are.
-        began_s, step_s = time.monotonic(), HEARTBEAT_S / max(1, streams)
-        self._due.extend((began_s + n * step_s, stream) for n, stream in enumerate(self._streams))
         return [f"/v1/streams/{stream.sid}/events" for stream in self._streams]
 
     data = staticmethod(stamp.event_json)
@@ -128,13 +125,15 @@ class LasteventSink:
         return calls + self._heartbeats(), before - self._gathered
 
     def _heartbeats(self) -> list[bytes]:
+        """Those that are due, from the first events on: spread over their time, as those of many workers are."""
         now_s, beats = time.monotonic(), []
+        if not self._due:
+            step_s = HEARTBEAT_S / len(self._streams)
+            self._due.extend((now_s + n * step_s, stream) for n, stream in enumerate(self._streams, 1))
         while self._due[0][0] <= now_s:
-            due_s, stream = self._due.popleft()
-            missed = (now_s - due_s) // HEARTBEAT_S  # before the publisher was told to go
-            self._due.append((due_s + (1 + missed) * HEARTBEAT_S, stream))
-            if not missed:
-                beats.append(stream.heartbeat())
+            _, stream = self._due.popleft()
+            self._due.append((now_s + HEARTBEAT_S, stream))
+            beats.append(stream.heartbeat())
         return beats
 
 
@@ -142,7 +141,7 @@ _KIND = packed(TEXT_DELTA)
 
 
 def _is_taken(answer: Any) -> bool:
-    return isinstance(answer, list) and answer[0] == b"OK"
+    return answer == 1 or (isinstance(answer, list) and answer[0] == b"OK")
 
 
 async def _open(log: StreamLog, tenant: str, slots: asyncio.Semaphore) -> _Stream:

@@ -7,6 +7,7 @@ millisecond. What a contestant's events are written with is its *sink*, in conte
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import sys
@@ -61,7 +62,10 @@ class Publisher:
         match asked:
             case {"do": "open", "streams": streams}:
                 self._streams = streams
-                return {"paths": await self._sink.open(streams)}
+                paths = await self._sink.open(streams)
+                gc.collect()
+                gc.freeze()  # or the collector walks all streams amid the load, for tens of ms
+                return {"paths": paths}
             case {"do": "go", "rate": rate, "seconds": seconds}:
                 self._pace = asyncio.create_task(self._keep_pace(rate * self._streams, seconds))
                 return {}

@@ -131,6 +131,7 @@ def append(
 
 
 def extend(extend: Extend) -> Call:
+    """→ 1, or 0 if nothing was done"""
     args: list[Any] = [extend.claim_id, extend.length, extend.t]
     for event_id, (kind, data, _) in enumerate(extend.events, extend.first):
         args += (event_id, kind, data)
@@ -333,8 +334,6 @@ def typed(answer: Any) -> list[Any] | LasteventError:
             return SessionGap("A new session of a producer begins with its request 0.")
         case [b"SEQUENCE_GAP", expected]:
             return ProducerGap(expected)
-        case [b"SLOW"]:
-            return GoesWholeWay("Something has happened since the writer's last answer. The whole way finds out what.")
         case [b"OUT_OF_ORDER"]:
             return OutOfOrder("The Stream-Seq is not larger than the last one.")
         case [b"NEW_SERVER", server]:

@@ -452,13 +452,10 @@ def _refused(refused: Sequence[int], steps: Callable[[], Sequence[Append | Exten
 
 def _outcome(step: Append | Extend, answer: Any) -> Appended | LasteventError:
     if isinstance(step, Extend):
-        if isinstance(answer, Exception):
-            return GoesWholeWay(str(answer))  # which is refused likewise, if it is that
-        outcome = script.typed(answer)
-        if isinstance(outcome, LasteventError):
-            return outcome
         count = len(step.events)
-        return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
+        if answer == 1:
+            return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
+        return GoesWholeWay(f"Redis answered {answer}. What has happened, the whole way finds out.")
     try:
         outcome = script.typed(answer)
     except Exception:

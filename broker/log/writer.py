@@ -7,8 +7,9 @@ the log's stamps of those that it has had, since an event that is put back keeps
 An event goes one of two ways. The short one (scripts/extend.lua) costs Redis two fifths of the whole one (append.lua):
 it changes nothing but the log, and asks for nothing but the pen and how many events the log has. A writer takes it for
 events that need no more (`_may_extend`) whenever it knows that number, from the answer to its last commit. Sending uses
-that knowledge up, whatever comes of it: only an OK gives it back. So what follows a claim, SLOW, an error, a lost reply
-or anything that was put back goes the whole way, and so does all that a writer sends whose process has stood still.
+that knowledge up, whatever comes of it: only an OK gives it back. So what follows a claim, a refusal, an error, a lost
+reply or anything that was put back goes the whole way, and so does all that a writer sends whose process has stood
+still.
 Meanwhile meta's `tail`, `events` and `bytes` are behind; the heartbeat, which goes the whole way, brings them up.
 
 One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in

@@ -17,8 +17,11 @@ from contextlib import ExitStack
 from functools import partial
 from statistics import median
 
+from bench.contestants.centrifugo import CENTRIFUGO, CENTRIFUGO_REDIS
+from bench.contestants.durable_streams_server import DURABLE_STREAMS
 from bench.contestants.floor import FLOOR
 from bench.contestants.lastevent import LASTEVENT, start_lastevent
+from bench.contestants.mercure import MERCURE
 from bench.contestants.naive import NAIVE
 from bench.contestants.nchan import NCHAN, NCHAN_REDIS
 from bench.contestants.resumable_stream import RESUMABLE_STREAM
@@ -35,7 +38,10 @@ FANOUT, FANOUT_SHORT = Shape(1, 2000, 20), Shape(1, 30, 20)
 ROUNDS = 3
 WARM_UP_S, MEASURED_S = 2.0, 8.0
 
-CONTESTANTS = (FLOOR, LASTEVENT, NAIVE, NCHAN, NCHAN_REDIS)
+CONTESTANTS = (
+    *(FLOOR, LASTEVENT, NAIVE, NCHAN, NCHAN_REDIS),
+    *(CENTRIFUGO, CENTRIFUGO_REDIS, MERCURE, DURABLE_STREAMS),
+)
 
 
 def relay(options: Options) -> list[Table]:

@@ -7,22 +7,17 @@ Published over kept HTTP connections, requests pipelined.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_streams
-from bench.load import stamp
+from bench.load.posting import PostSink, post
 from bench.ports import free_port
 from bench.processes import start, start_redis, temporary_folder, wait_for_port
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
-CONNECTIONS = 256
-"""nginx begins a pipelined request when the one before it is answered: with few connections, round trips to Redis
-would be what is measured."""
-
 CONFIGURATION = """\
 load_module {module};
 daemon off;
@@ -59,51 +54,15 @@ def lack() -> str | None:
     return "apt install nginx libnginx-mod-nchan"
 
 
-class PostSink:
-    """One POST an event, pipelined; the answers are counted."""
+class NchanSink(PostSink):
+    paths = "/sub?id={}"
 
-    def __init__(self, port: str) -> None:
-        self._port = int(port)
-        self._connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self.untaken = 0
-        self._all_taken = asyncio.Event()
-        self._counting: list[asyncio.Task[None]] = []
-
-    async def open(self, streams: int) -> list[str]:
-        self._connections = [await asyncio.open_connection("127.0.0.1", self._port) for _ in range(CONNECTIONS)]
-        self._counting = [asyncio.create_task(self._count(answers)) for answers, _ in self._connections]
-        return [f"/sub?id={stream}" for stream in range(streams)]
-
-    def write(self, stream: int, n: int) -> None:
-        body = stamp.event_json(n)
-        # A stream's events on one connection: they must not overtake each other.
-        self._connections[stream % CONNECTIONS][1].write(
-            b"POST /pub?id=%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (stream, len(body), body)
-        )
-        self.untaken += 1
-
-    def send(self) -> None:
-        """The transports have it."""
-
-    async def flush(self) -> None:
-        while self.untaken:
-            self._all_taken.clear()
-            await self._all_taken.wait()
-
-    async def _count(self, answers: asyncio.StreamReader) -> None:
-        cut_off = b""
-        while some := await answers.read(2**18):
-            answered = cut_off + some
-            if b"HTTP/1.1 4" in answered or b"HTTP/1.1 5" in answered:
-                raise SystemExit(f"nchan refused an event: {answered[:200]!r}")
-            self.untaken -= answered.count(b"HTTP/1.1 20")  # 201, or 202 where nobody watches
-            if not self.untaken:
-                self._all_taken.set()
-            cut_off = answered[-10:]
+    def request(self, stream: int, body: bytes) -> bytes:
+        return post(b"/pub?id=%d" % stream, body)
 
 
-def sink(port: str) -> PostSink:
-    return PostSink(port)
+def sink(port: str) -> NchanSink:
+    return NchanSink(port)
 
 
 def start_nchan(stack: ExitStack, shape: Shape, *, with_redis: bool) -> Side:

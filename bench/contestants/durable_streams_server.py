@@ -42,7 +42,7 @@ def start_durable_streams(stack: ExitStack, shape: Shape) -> Side:
     folder, port = temporary_folder(stack), free_port()
     settings = {
         "DS_SERVER__BIND_ADDRESS": f"127.0.0.1:{port}",
-        "DS_SERVER__PORT": str(port),
+        "DS_LIMITS__MAX_MEMORY_BYTES": str(2**32),
         "TOKIO_WORKER_THREADS": "1",
     }
     pid = start(stack, [PROGRAM], cwd=folder, RUST_LOG="error", **settings)

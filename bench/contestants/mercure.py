@@ -30,7 +30,7 @@ CONFIGURATION = """\
     protocols h1
   }}
 }}
-http://127.0.0.1:{port} {{
+http://:{port} {{
   bind 127.0.0.1
   mercure {{
     transport bolt {{

@@ -33,7 +33,8 @@ from broker.tenants.keyring import DEFAULT_TENANT
 
 OPENED_AT_ONCE = 16  # the pool's connections
 BATCH_EVENTS = 256  # of one stream in one call, as in broker/log/writer.py
-HEARTBEAT_S = 2.0  # of each stream, as in worker/heartbeat.py
+HEARTBEAT_S = 2.0  # as in worker/heartbeat.py
+A_WORKERS_STREAMS = 100  # whose heartbeats leave together; as many as bench/worker.py gives one
 
 
 class _Stream:
@@ -83,7 +84,7 @@ class LasteventSink:
         self._port, self._tenant = int(port), tenant or DEFAULT_TENANT
         self._streams: list[_Stream] = []
         self._dirty: dict[_Stream, None] = {}  # a set that keeps its order
-        self._due: deque[tuple[float, _Stream]] = deque()
+        self._due: deque[tuple[float, Sequence[_Stream]]] = deque()
         self._gathered = 0
         self._pipeline: Pipeline
 
@@ -125,15 +126,16 @@ class LasteventSink:
         return calls + self._heartbeats(), before - self._gathered
 
     def _heartbeats(self) -> list[bytes]:
-        """Those that are due, from the first events on: spread over their time, as those of many workers are."""
+        """Those that are due, from the first events on: a worker's together, and the workers one after the other."""
         now_s, beats = time.monotonic(), []
         if not self._due:
-            step_s = HEARTBEAT_S / len(self._streams)
-            self._due.extend((now_s + n * step_s, stream) for n, stream in enumerate(self._streams, 1))
+            firsts = range(0, len(self._streams), A_WORKERS_STREAMS)
+            workers = [self._streams[first : first + A_WORKERS_STREAMS] for first in firsts]
+            self._due.extend((now_s + n * HEARTBEAT_S / len(workers), of) for n, of in enumerate(workers, 1))
         while self._due[0][0] <= now_s:
-            _, stream = self._due.popleft()
-            self._due.append((now_s + HEARTBEAT_S, stream))
-            beats.append(stream.heartbeat())
+            _, streams = self._due.popleft()
+            self._due.append((now_s + HEARTBEAT_S, streams))
+            beats += [stream.heartbeat() for stream in streams]
         return beats
 
 

@@ -75,8 +75,9 @@ write events (`bench/contestants/lastevent.py`). Everything else that loads or m
 sides, and so are the installed packages. The comparison is printed; it does not change this file.
 
 `make bench ARGS="worker --loads 100x30,100x30+tls --against REV"` chooses what the worker is loaded with (100
-generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read. `whole_way` takes
-`--loads`, too.
+generations at 30 deltas/s each, and the same over TLS); `100xmax` is as fast as it is read, and `100xmax+gemini` on
+another provider's wire (`+openai`, `+openai-chat`); `100x30+agent` is an agent's own code, without a provider.
+`whole_way` takes `--loads`, too.
 
 ## One tenant beside another
 
@@ -106,16 +107,25 @@ and all that loads and measures has the other.
 - **nchan, in memory**: nginx's pub/sub module, in C. It resumes from a buffer in the memory of one nginx. It does less:
   nothing outlives that process, a second server has none of its messages, and a dead producer goes unnoticed. It is
   here to show what C can do.
-- **nchan, Redis**: the same with its Redis storage (`distributed`). It is the only peer with comparable functions: a
-  log outside the process, and any number of servers. Publishing goes through nginx (there is no other way in): one HTTP
+- **nchan, Redis**: the same with its Redis storage (`distributed`). Its functions are comparable: a log outside the
+  process, and any number of servers. Publishing goes through nginx (there is no other way in): one HTTP
   request per event, pipelined over 256 connections. That cost is in its server's column, while our events are written
   to Redis by the publisher. This favours us; a WebSocket publisher might cost nchan less.
+- **Centrifugo**, in Go, in memory and with Redis: channels with a history of 10,000 messages and recovery on, as a
+  client that comes back needs it. With Redis it is comparable to us as nchan is. Nobody owns a channel: two publishers
+  are not fenced, and nothing ends one. Viewers come by its unidirectional SSE; publishing is an HTTP request per event.
+- **Mercure**, in Go (a module of Caddy): updates by topic, resumed with `Last-Event-ID` from a file of one process.
+- **Durable Streams**, the server in Rust: it speaks the protocol that we speak too ([DIALECTS.md](DIALECTS.md)), from
+  the memory of one process. Viewers follow by its SSE.
+- These three are measured where their programs are on the PATH, with one core for their own threads, as the others
+  have; else they are left out by name. The bench installs nothing. Publishing costs their servers, as it costs nchan's.
 - **resumable-stream**: Vercel's, on Node, used as in its README. It keeps no log: the text so far is in the memory of
   the process that generates, Redis carries it by pub/sub, and each returning viewer receives all chunks joined, cut at
   a character count. If that process dies, so does the stream. Its Redis therefore does less than ours. All viewers here
   are returning ones, which is not its cheapest case: its first viewer costs it no Redis at all.
-- Our publisher calls the same script that a worker calls, with arguments packed by hand; for XREAD it packs `XADD` the
-  same way. What a worker costs is therefore not in *whole side*; it is in *whole way* (see The worker).
+- Our publisher calls the scripts that a worker calls, heartbeats included, with arguments packed by hand; for XREAD it
+  packs `XADD` the same way. What a worker costs is therefore not in *whole side*; it is in *whole way* (see The
+  worker).
 - Peers get short events of one size, no TLS, no proxy, and no slow client. Lastevent was tuned on these very
   benchmarks; the peers use the settings from their documentation.
 """

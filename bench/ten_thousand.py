@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import NamedTuple
 
-from bench.contestants.lastevent import start_lastevent
+from bench.contestants.lastevent import HEARTBEAT_S, start_lastevent
 from bench.contestants.side import REDIS, SERVER, Shape, Side
 from bench.delivery import PUBLISHED_ENOUGH, Sample, shared_out, watch
 from bench.load.agent import Agent, python_agent
@@ -103,7 +103,10 @@ def _scaling(few: int, many: int, options: Options) -> Table:
         f"ten_thousand: the same {total:,.0f} events/s over few and over many streams, CPU µs/event",
         ("part", f"{few:,} streams", f"{many:,} streams", "ratio"),
         rows,
-        [f"Medians of {rounds} rounds. Target: a ratio of at most {SCALING_TARGET}."],
+        [
+            f"Medians of {rounds} rounds. Target: a ratio of at most {SCALING_TARGET}. Redis has heartbeats, too: "
+            f"{few / HEARTBEAT_S:,.0f} a second over few streams, {many / HEARTBEAT_S:,.0f} over many."
+        ],
     )
     if wrong := sum(sample.missing + sample.doubled for of in samples for sample in of):
         table.failures.append(f"{wrong} events missing or doubled")

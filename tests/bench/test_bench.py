@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bench import report
 from bench.contestants.lastevent import LASTEVENT
 from bench.relay import CONTESTANTS, RELAY_SHORT, compare
 from bench.scenario import Options
 from bench.suite import SCENARIOS, run
+from bench.tree import REPOSITORY
 from tests.rig.long import LONG
 
 QUICK = ("catch_up", "memory", "worker")
@@ -32,3 +34,7 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name_with_what_it_needs(
     assert [row[0] for row in table.rows] == [LASTEVENT.name]
     for peer in peers:
         assert f"{peer.name} was left out; it needs: {peer.lack()}" in table.notes
+
+
+def test_the_report_says_how_it_was_measured_in_the_words_of_the_bench() -> None:
+    assert (REPOSITORY / "docs" / "BENCHMARKS.md").read_text().startswith(report.HEAD)

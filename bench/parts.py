@@ -28,13 +28,7 @@ from bench.table import Table, number
 from broker.live.subscription import subscription
 from broker.log.event import TEXT_DELTA, encode_data
 from broker.log.meta import NewStream, new_claim_id, new_sid
-from broker.log.steps import (
-    Append,
-    Appended,
-    Claimed,
-    Extend,
-    Unsent,
-)
+from broker.log.steps import LEASE_S, Append, Appended, Claimed, Extend, Renew, Unsent, Writing
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 
@@ -45,6 +39,7 @@ MESSAGE = b'12345\n1700000000000\ntext_delta\n{"text":" word","sent":12345678901
 STREAMS, STREAMS_SHORT = 500, 50
 CALLS_A_STREAM = 20
 PIPELINE = 100
+SENT = {0: "a heartbeat", 1: "one event"}
 ROUNDS = 5
 STEPS = {
     "any script": "",
@@ -179,15 +174,15 @@ async def _appends(pid: int, url: str, streams: int, rounds: int) -> dict[str, l
         keys = log.keys.stream(new_sid())[:3]
         tail = 1
         for _ in range(rounds):
-            for events in (1, 4, 20):
+            for events in (0, 1, 4, 20):
                 for way, claimed in ways.items():
                     steps = [way(stream, tail + 1, events) for stream in claimed]
                     meter = CpuMeter({REDIS: pid})
                     for at in range(0, streams, PIPELINE):
                         outcomes = await log.append_many(partial(steps.__getitem__, slice(at, at + PIPELINE)))
                         assert all(isinstance(outcome, Appended) for outcome in outcomes)
-                    name = f"{way.__doc__}, {'one event' if events == 1 else f'{events} at once'}"
-                    spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * events))
+                    name = f"{way.__doc__}, {SENT.get(events, f'{events} at once')}"
+                    spent.setdefault(name, []).append(meter.spent_us()[REDIS] / (streams * max(events, 1)))
                 tail += events
             for name, step in STEPS.items():
                 arguments = log.append_call(_whole(ways[_whole][0], tail + 1, 1)).args
@@ -219,13 +214,15 @@ async def _running(log: StreamLog) -> Claimed:
     return await log.claim(sid, new_claim_id(), "bench")
 
 
-def _whole(stream: Claimed, first: int, events: int) -> Append | Extend:
+def _whole(stream: Claimed, first: int, events: int) -> Writing:
     """the whole way"""
     return Append(stream.sid, stream.pen, first, _said(events))
 
 
-def _short(stream: Claimed, first: int, events: int) -> Append | Extend:
+def _short(stream: Claimed, first: int, events: int) -> Writing:
     """the short way"""
+    if not events:
+        return Renew(stream.sid, stream.pen.claim_id, LEASE_S, b"", first - 1, first - 1, 1_000)
     return Extend(stream.sid, stream.pen.claim_id, first - 1, time.time_ns() // 1_000_000, first, _said(events))
 
 

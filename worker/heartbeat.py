@@ -1,7 +1,7 @@
 """The heartbeat renews the leases of the streams that this worker writes.
 
-It goes the whole way of an append, without events, every HEARTBEAT_S; a lease lasts LEASE_S. So it also tells meta how
-far each stream has come: events go the short way (log/writer.py), which touches neither.
+It does so every HEARTBEAT_S; a lease lasts LEASE_S. It also tells meta how far each stream has come: events that go the
+short way (log/writer.py) touch neither. What its own short way refuses goes the whole one at once.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 
 from broker.errors import REDIS_AWAY, RedisUnavailable, StreamClosed
 from broker.log.pulse import now_s
-from broker.log.steps import Append
+from broker.log.script import GoesWholeWay
+from broker.log.steps import Writing
 from broker.log.stream_log import StreamLog
 from broker.log.writer import StreamWriter
 from broker.store.connect import Client
@@ -99,16 +101,25 @@ class Heartbeat:
             return
         began_s = now_s()
         writers = list(self._writers.values())
-        renewals = [writer.renewal() for writer in writers]
-
-        def stamped() -> list[Append]:
-            return [writer.stamped(renewal) for writer, renewal in zip(writers, renewals, strict=True)]
-
-        outcomes = await self._log.append_many(stamped)
+        while writers:
+            writers = await self._renew(writers)
         if self._renewed_at_s is not None:
             self._margins_s.append(self._log.lease_s - (now_s() - self._renewed_at_s))
         self._renewed_at_s = began_s
+
+    async def _renew(self, writers: Sequence[StreamWriter]) -> list[StreamWriter]:
+        """Returns those that are to be renewed once more, the whole way."""
+        renewals = [writer.renewal() for writer in writers]
+
+        def by_their_ways() -> list[Writing]:
+            return [writer.renewed(renewal) for writer, renewal in zip(writers, renewals, strict=True)]
+
+        outcomes = await self._log.append_many(by_their_ways)
+        again = []
         for writer, sent, outcome in zip(writers, renewals, outcomes, strict=True):
             writer.settle_renewal(sent, outcome)
-            if writer.lost or writer.has_kept_its_ending():
+            if isinstance(outcome, GoesWholeWay):
+                again.append(writer)
+            elif writer.lost or writer.has_kept_its_ending():
                 self.forget(writer)
+        return again

@@ -25,8 +25,8 @@ from bench.processes import start, start_redis, wait_for_port
 from bench.tree import HERE, Tree
 from broker.log.event import TEXT_DELTA
 from broker.log.meta import NewStream, new_claim_id, new_sid
-from broker.log.script import APPEND, EXTEND
-from broker.log.steps import Append, Claimed, Unsent
+from broker.log.script import APPEND, EXTEND, RENEW, Call, renew
+from broker.log.steps import LEASE_S, Append, Claimed, Renew, Unsent
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from broker.tenants.keyring import DEFAULT_TENANT
@@ -38,7 +38,8 @@ A_WORKERS_STREAMS = 100  # whose heartbeats leave together; as many as bench/wor
 
 
 class _Stream:
-    """One stream's calls: its first events by `append`, then by `extend`, and its heartbeats, as its writer would."""
+    """One stream's calls: its first events by `append`, then by `extend`, and its heartbeats by `renew`, as its writer
+    would."""
 
     def __init__(self, log: StreamLog, claimed: Claimed) -> None:
         self.sid = claimed.sid
@@ -63,7 +64,11 @@ class _Stream:
         return call
 
     def heartbeat(self) -> bytes:
-        return self._append([])
+        if not self._is_known:
+            return self._append([])
+        sid, known = self._claimed.sid, (self._length, self._next_id - 1, self._bytes)
+        call = renew(Renew(sid, self._claimed.pen.claim_id, LEASE_S, b"", *known))
+        return self._packed(call)
 
     def _extend(self, events: Sequence[tuple[bytes, bytes]], t: int) -> bytes:
         parts = [b"%b%b" % (packed(id), said) for id, (said, _) in enumerate(events, self._next_id)]
@@ -73,8 +78,11 @@ class _Stream:
     def _append(self, events: Sequence[tuple[bytes, bytes]]) -> bytes:
         sid, pen = self._claimed.sid, self._claimed.pen
         unsent = [Unsent(TEXT_DELTA, data) for _, data in events]
-        call = self._log.append_call(Append(sid, pen, self._next_id, unsent, bytes_before=self._bytes))
-        words = ("EVALSHA", APPEND.sha, APPEND.keys, *self._log.keys.stream(sid)[: APPEND.keys], *call.args)
+        return self._packed(self._log.append_call(Append(sid, pen, self._next_id, unsent, bytes_before=self._bytes)))
+
+    def _packed(self, call: Call) -> bytes:
+        keys = self._log.keys.stream(call.sid)[: call.script.keys]
+        words = ("EVALSHA", call.script.sha, call.script.keys, *keys, *call.args)
         return b"*%d\r\n%b" % (len(words), packed(*words))
 
 
@@ -91,7 +99,7 @@ class LasteventSink:
     async def open(self, streams: int) -> list[str]:
         self._pipeline = await open_pipeline(self._port, self._take, _is_taken)
         log = StreamLog(connect(f"redis://127.0.0.1:{self._port}"), max_events=1_000_000, max_bytes=2**30)
-        for script in (APPEND, EXTEND):
+        for script in (APPEND, EXTEND, RENEW):
             await log.redis.script_load(script.text)
         slots = asyncio.Semaphore(OPENED_AT_ONCE)
         self._streams = await asyncio.gather(*(_open(log, self._tenant, slots) for _ in range(streams)))
@@ -143,7 +151,8 @@ _KIND = packed(TEXT_DELTA)
 
 
 def _is_taken(answer: Any) -> bool:
-    return answer == 1 or (isinstance(answer, list) and answer[0] == b"OK")
+    """`append` answers an array, the short ways a number: 0 says that nothing was done."""
+    return answer[0] == b"OK" if isinstance(answer, list) else isinstance(answer, int) and answer > 0
 
 
 async def _open(log: StreamLog, tenant: str, slots: asyncio.Semaphore) -> _Stream:

@@ -36,7 +36,7 @@ from broker.errors import (
 )
 from broker.log.event import Event
 from broker.log.keys import Keys
-from broker.log.steps import Append, Extend, Pen, Produce, Producer, Seizure
+from broker.log.steps import Append, Extend, Pen, Produce, Producer, Renew, Seizure
 from broker.store.connect import Client
 from broker.store.errors import translated
 from broker.store.line import Command
@@ -72,7 +72,8 @@ STREAMS_KEPT = 1024
 """Writers append again and again: for so many streams, what does not change from call to call is encoded once."""
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
-EXTEND, TAIL = Script("extend", 3, is_bare=True), Script("tail", 1, is_bare=True)
+EXTEND, RENEW = Script("extend", 3, is_bare=True), Script("renew", 2, is_bare=True)
+TAIL = Script("tail", 1, is_bare=True)
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize", WITH_PRODUCERS)
 ARCHIVED, ERASE = Script("archived", WITH_PRODUCERS), Script("erase", WITH_PRODUCERS)
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
@@ -136,6 +137,12 @@ def extend(extend: Extend) -> Call:
     for event_id, (kind, data, _) in enumerate(extend.events, extend.first):
         args += (event_id, kind, data)
     return Call(EXTEND, extend.sid, args)
+
+
+def renew(renew: Renew) -> Call:
+    """→ now (ms), or 0 if nothing was done"""
+    lease_ms = round(renew.lease_s * 1000)
+    return Call(RENEW, renew.sid, (renew.claim_id, lease_ms, renew.usage, renew.length, renew.tail, renew.bytes))
 
 
 def tail(sid: str) -> Call:
@@ -342,7 +349,7 @@ def typed(answer: Any) -> list[Any] | LasteventError:
 
 
 class GoesWholeWay(LasteventError):
-    """`extend` did nothing, or what it did is not known. The same events, by `append`, are harmless in either case."""
+    """The short way did nothing, or what it did is not known. The same by `append` is harmless in either case."""
 
 
 class NewServer(LasteventError):

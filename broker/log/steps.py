@@ -183,3 +183,20 @@ class Extend(NamedTuple):
     t: int
     first: int
     events: Sequence[Unsent]
+
+
+class Renew(NamedTuple):
+    """A renewal by the short way. `usage`: as in `Append`. `length`, `tail`, `bytes`: of the log, by the writer's last
+    answer."""
+
+    sid: str
+    claim_id: str
+    lease_s: float
+    usage: bytes
+    length: int
+    tail: int
+    bytes: int
+
+
+Writing = Append | Extend | Renew
+"""What a writer sends, by its way."""

@@ -48,8 +48,10 @@ from broker.log.steps import (
     Pen,
     Produce,
     Produced,
+    Renew,
     Seized,
     Seizure,
+    Writing,
 )
 from broker.store.errors import translated
 
@@ -161,9 +163,9 @@ class StreamLog(ReadableLog):
             raise outcome
         return outcome
 
-    async def append_many(self, steps: Callable[[], Sequence[Append | Extend]]) -> list[Appended | LasteventError]:
+    async def append_many(self, steps: Callable[[], Sequence[Writing]]) -> list[Appended | LasteventError]:
         """Group commit: the appends of many streams in one round trip, each by the way that its writer takes. Returns
-        the outcome of each, in the same order: of an `Extend`, GoesWholeWay unless all is as its writer says.
+        the outcome of each, in the same order: on the short way, GoesWholeWay unless all is as its writer says.
         One such batch at a time is under way.
 
         `steps`: asked at each sending, once there is a connection. It gives the same events of the same streams (one
@@ -172,7 +174,7 @@ class StreamLog(ReadableLog):
         return await self._append(steps, self._batches)
 
     async def _append(
-        self, steps: Callable[[], Sequence[Append | Extend]], scripts: Scripts
+        self, steps: Callable[[], Sequence[Writing]], scripts: Scripts
     ) -> list[Appended | LasteventError]:
         sent, outcomes = await self._append_once(steps, scripts)
         for _ in range(TRIES):
@@ -188,24 +190,32 @@ class StreamLog(ReadableLog):
         raise RedisUnavailable(TOO_MANY_SERVERS)
 
     async def _append_once(
-        self, steps: Callable[[], Sequence[Append | Extend]], scripts: Scripts
-    ) -> tuple[Sequence[Append | Extend], list[Appended | LasteventError]]:
+        self, steps: Callable[[], Sequence[Writing]], scripts: Scripts
+    ) -> tuple[Sequence[Writing], list[Appended | LasteventError]]:
         """What was sent last, and the outcome of each."""
-        sent: Sequence[Append | Extend] = ()
+        sent: Sequence[Writing] = ()
         sent_at_s = 0.0
 
         def calls() -> list[Call]:
             nonlocal sent, sent_at_s
             sent, sent_at_s = steps(), now_s()
-            return [script.extend(step) if isinstance(step, Extend) else self.append_call(step) for step in sent]
+            return [self._call(step) for step in sent]
 
         answers = await scripts.run_many(calls)
         outcomes = [_outcome(step, answer) for step, answer in zip(sent, answers, strict=True)]
         for step, outcome in zip(sent, outcomes, strict=True):
-            if isinstance(step, Append) and isinstance(outcome, Appended):
+            if not isinstance(step, Extend) and isinstance(outcome, Appended):
                 self.clock.hear(outcome.now_ms, sent_at_s)
                 break
         return sent, outcomes
+
+    def _call(self, step: Writing) -> Call:
+        match step:
+            case Extend():
+                return script.extend(step)
+            case Renew():
+                return script.renew(step)
+        return self.append_call(step)
 
     def append_call(self, append: Append) -> Call:
         if len(append.events) > 1 and any(event.kind in TERMINAL for event in append.events[:-1]):
@@ -440,22 +450,24 @@ def _own(sid: str, answer: Any, nothing: Any) -> Any:
     return nothing
 
 
-def _ends(step: Append | Extend) -> bool:
-    return bool(step.events) and step.events[-1].kind in TERMINAL
+def _ends(step: Writing) -> bool:
+    return isinstance(step, Append) and bool(step.events) and step.events[-1].kind in TERMINAL
 
 
-def _refused(refused: Sequence[int], steps: Callable[[], Sequence[Append | Extend]]) -> list[Append | Extend]:
+def _refused(refused: Sequence[int], steps: Callable[[], Sequence[Writing]]) -> list[Writing]:
     """Those of the steps, as they are now, which are to be sent again."""
     now = steps()
     return [now[at] for at in refused]
 
 
-def _outcome(step: Append | Extend, answer: Any) -> Appended | LasteventError:
-    if isinstance(step, Extend):
+def _outcome(step: Writing, answer: Any) -> Appended | LasteventError:
+    if not isinstance(step, Append):
+        if not isinstance(answer, int) or not answer:
+            return GoesWholeWay(f"Redis answered {answer}. What has happened, the whole way finds out.")
+        if isinstance(step, Renew):
+            return Appended(step.tail, answer, "running", length=step.length, bytes=step.bytes)
         count = len(step.events)
-        if answer == 1:
-            return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
-        return GoesWholeWay(f"Redis answered {answer}. What has happened, the whole way finds out.")
+        return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
     try:
         outcome = script.typed(answer)
     except Exception:

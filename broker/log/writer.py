@@ -10,7 +10,8 @@ events that need no more (`_may_extend`) whenever it knows that number, from the
 that knowledge up, whatever comes of it: only an OK gives it back. So what follows a claim, a refusal, an error, a lost
 reply or anything that was put back goes the whole way, and so does all that a writer sends whose process has stood
 still.
-Meanwhile meta's `tail`, `events` and `bytes` are behind; the heartbeat, which goes the whole way, brings them up.
+Meanwhile meta's `tail`, `events` and `bytes` are behind; the heartbeat brings them up. It has a short way of its own
+(scripts/renew.lua), for writers that know the log.
 
 One commit is in flight at a time. Events written meanwhile are gathered and leave with the next commit, all streams in
 one batch, on the client's line (store/line.py). After a commit has begun, events that only carry a text on wait until
@@ -60,7 +61,7 @@ from broker.log.event import (
 )
 from broker.log.pulse import Pulse, now_s
 from broker.log.script import GoesWholeWay
-from broker.log.steps import Append, Appended, Claimed, Extend, Unsent
+from broker.log.steps import Append, Appended, Claimed, Extend, Renew, Unsent, Writing
 from broker.log.stream_log import StreamLog
 from broker.log.turn import TURN
 
@@ -263,7 +264,7 @@ class StreamWriter:
             append = append._replace(usage=self._latest_usage)
         return append if self.may_heal() else append._replace(claimed_under=self.claimed.server)
 
-    def by_its_way(self, batch: Append) -> Append | Extend:
+    def by_its_way(self, batch: Append) -> Writing:
         """The batch as it is sent now: the short way if it may go there, else the whole way, `stamped`."""
         length, self._length = self._length, None
         now_ms = self._commit.log.clock.now_ms()
@@ -271,6 +272,18 @@ class StreamWriter:
             return self.stamped(batch)
         t = max(now_ms, self._stamp_ms)
         return Extend(self.sid, self.pen.claim_id, length, t, batch.first, batch.events)
+
+    def renewed(self, renewal: Append) -> Writing:
+        """A renewal as it is sent now: the short way if this writer knows the log, else the whole way, `stamped`.
+
+        It adds nothing to the log, so what is known of that stays known.
+        """
+        stamped = self.stamped(renewal)
+        length, size = self._length, self._confirmed_bytes
+        if length is None or size is None or self.closed or stamped.claimed_under:
+            return stamped
+        tail = self.pen.base + self._confirmed - 1
+        return Renew(self.sid, self.pen.claim_id, stamped.lease_s, stamped.usage, length, tail, size)
 
     def _may_extend(self, batch: Append) -> bool:
         """Whether these are new events that change nothing but the log."""
@@ -444,9 +457,10 @@ class GroupCommit:
 
     async def renew(self, writer: StreamWriter) -> None:
         """Raises the error that lost the pen."""
-        sent = writer.renewal()
-        [outcome] = await self._until_answered(lambda: self.log.append_many(lambda: [writer.stamped(sent)]))
-        writer.settle_renewal(sent, outcome)
+        sent, outcome = writer.renewal(), None
+        while outcome is None or isinstance(outcome, GoesWholeWay):
+            [outcome] = await self._until_answered(lambda: self.log.append_many(lambda: [writer.renewed(sent)]))
+            writer.settle_renewal(sent, outcome)
         if writer.lost:
             raise writer.lost
 
@@ -466,7 +480,7 @@ class GroupCommit:
 
     async def _append(self, writers: list[StreamWriter], batches: list[Append]) -> list[Appended | LasteventError]:
         # A retry sends the very same batches: that makes it harmless.
-        def by_their_ways() -> list[Append | Extend]:
+        def by_their_ways() -> list[Writing]:
             return [writer.by_its_way(batch) for writer, batch in zip(writers, batches, strict=True)]
 
         return await self._until_answered(lambda: self.log.append_many(by_their_ways))

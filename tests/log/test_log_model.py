@@ -47,6 +47,7 @@ from broker.log.steps import (
     Claimed,
     Extend,
     Pen,
+    Renew,
     Seizure,
     Unsent,
 )
@@ -240,6 +241,26 @@ class Beside(RuleBasedStateMachine):
             [outcome] = self.run(self.log.append_many(lambda: [extend]))
             if isinstance(outcome, Appended):
                 assert answer == ("OK", outcome.length)
+            else:
+                assert isinstance(outcome, GoesWholeWay)
+                assert answer == ("SLOW",)
+
+    @precondition(lambda self: self.held)
+    @rule(worker=WORKERS, shorter=SELDOM_BACK, usage=USAGES)
+    def renew_the_short_way(self, worker: int, shorter: int, usage: str) -> None:
+        """Also by a writer that is wrong about how long the log is."""
+        if held := self.held.get(worker):
+            claim_id, lease_s = held.claimed.pen.claim_id, self.log.lease_s
+            if self.stream and self.stream.is_over and claim_id == self.stream.pen.claim:
+                return  # who has ended a stream goes the whole way
+            log = self.stream.log if self.stream else ()
+            length, tail = len(log) - shorter, log[-1][0] if log else 1
+            size = sum(len(event.data.encode()) for _, event in log)
+            self.stream, answer = self.steps.renew(self.server, self.stream, claim_id, length, usage)
+            renew = Renew(SID, claim_id, lease_s, usage.encode(), length, tail, size)
+            [outcome] = self.run(self.log.append_many(lambda: [renew]))
+            if isinstance(outcome, Appended):
+                assert answer == ("OK", outcome.tail, "running", outcome.length)
             else:
                 assert isinstance(outcome, GoesWholeWay)
                 assert answer == ("SLOW",)

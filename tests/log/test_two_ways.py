@@ -77,6 +77,13 @@ async def calls(redis: Redis, writer: StreamWriter) -> Calls:
     return await Calls(redis).begin()
 
 
+async def beat(log: StreamLog, *writers: StreamWriter) -> None:
+    heartbeat = Heartbeat(log)
+    for writer in writers:
+        heartbeat.keep(writer)
+    await heartbeat.renew()
+
+
 async def in_log(log: StreamLog, sid: str) -> list[Event]:
     return await log.read_all(sid)
 
@@ -133,6 +140,16 @@ async def test_several_events_go_the_short_way_at_once(calls: Calls, log: Stream
     assert await ids(log, writer.sid) == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_heartbeat_reads_the_pen_and_the_length_and_writes_once(
+    redis: Redis, log: StreamLog, writer: StreamWriter
+) -> None:
+    await beat(log, writer)  # by then Redis has the script
+    calls = await Calls(redis).begin()
+    await beat(log, writer)
+    asked = await calls.of_each("evalsha", "hget", "xlen", "time", "hset", "hmget", "xrevrange")
+    assert asked == {"evalsha": 1, "hget": 1, "xlen": 1, "time": 1, "hset": 1, "hmget": 0, "xrevrange": 0}
+
+
 # -- what goes the whole way -------------------------------------------------------------------------------
 
 
@@ -179,6 +196,31 @@ async def test_a_usage_that_the_log_does_not_have_goes_the_whole_way(log: Stream
     writer.note_usage(lambda: b'{"usage":{"input_tokens":7}}')
     await say(writer, "Salt")
     assert (await meta(log, writer.sid))["usage"] == '{"usage":{"input_tokens":7}}'
+
+
+@pytest.mark.parametrize("kind", ["no event yet", "done"])
+async def test_a_heartbeat_before_the_first_event_and_after_the_ending_goes_the_whole_way(
+    redis: Redis, log: StreamLog, commit: GroupCommit, kind: str
+) -> None:
+    writer = StreamWriter(commit, await running(log))
+    if kind == "done":
+        await say(writer, "Salt")
+        writer.write("done", {})
+        await writer.flush()
+    calls = await Calls(redis).begin()
+    await beat(log, writer)
+    assert await calls.of("hmget") == 1
+
+
+async def test_a_heartbeat_carries_the_latest_usage_on_either_way(log: StreamLog, writer: StreamWriter) -> None:
+    usages = [b'{"usage":{"output_tokens":%d}}' % n for n in range(3)]
+    writer.note_usage(lambda: usages[0])
+    await say(writer, "Salt")
+    await say(writer, "bread")
+    for usage in usages[1:]:
+        writer.note_usage(lambda usage=usage: usage)  # type: ignore[misc]
+        await beat(log, writer)
+        assert (await meta(log, writer.sid))["usage"] == usage.decode()
 
 
 # -- whatever happened, the short way does nothing and the whole one finds out -------------------------------
@@ -241,6 +283,34 @@ async def test_a_cancel_fences_the_short_way_and_knows_where_the_log_ended(
     assert await is_true(log, writer.sid)
 
 
+async def test_a_heartbeat_that_the_short_way_refuses_goes_the_whole_way_at_once(
+    log: StreamLog, writer: StreamWriter
+) -> None:
+    roll_back = await remember(log, writer.sid)
+    await say(writer, "Salt")
+    await say(writer, "bread")
+    before = await in_log(log, writer.sid)
+    await roll_back()
+    await expire_lease(log, writer.sid)
+    await beat(log, writer)
+    assert int((await meta(log, writer.sid))["lease_until"]) > await log.now_ms()
+    await writer.flush()
+    assert await in_log(log, writer.sid) == before
+
+
+@pytest.mark.parametrize("by", ["a takeover", "a cancel"])
+async def test_a_heartbeat_renews_no_lease_of_anothers(log: StreamLog, writer: StreamWriter, by: str) -> None:
+    if by == "a takeover":
+        await expire_lease(log, writer.sid)
+        await taken_over(log, writer.sid)
+    else:
+        await seize(log, writer.sid, "cancelled", b"{}")
+    before = await meta(log, writer.sid)
+    await beat(log, writer)
+    assert isinstance(writer.lost, WriterSuperseded if by == "a takeover" else StreamClosed)
+    assert await meta(log, writer.sid) == before
+
+
 async def test_scripts_that_redis_has_forgotten_are_loaded_for_either_way(
     redis: Redis, log: StreamLog, commit: GroupCommit, writer: StreamWriter
 ) -> None:
@@ -263,9 +333,7 @@ async def test_meta_is_behind_until_a_heartbeat_and_readers_ask_the_log(log: Str
     known = await meta(log, writer.sid)
     assert known["tail"] == "2"
     assert (await log.at_tail(writer.sid, Meta(known))).tail == 4
-    heartbeat = Heartbeat(log)
-    heartbeat.keep(writer)
-    await heartbeat.renew()
+    await beat(log, writer)
     assert await is_true(log, writer.sid)
 
 

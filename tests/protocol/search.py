@@ -293,6 +293,7 @@ class Search:
             yield from self._send(w, n, me, "sends again")
             yield from self._extend(w, n, me, "sends again")
         yield from self._send(w, n, me, "renews", renew=True)
+        yield from self._renew(w, n, me)
         if me.ended and me.has_healed and not me.unconfirmed and self._has("ending kept"):
             # A renewal more than a lease after the ending was confirmed: from here on Redis keeps it (saved).
             yield (
@@ -358,6 +359,23 @@ class Search:
         if w.lost_replies < self.bounds.lost_replies:
             move = f"{me.name} {what}, the short way; the reply is lost"
             yield move, _with(after, n, me._replace(length=0))._replace(lost_replies=w.lost_replies + 1)
+
+    def _renew(self, w: World, n: int, me: Worker) -> Iterator[tuple[str, World]]:
+        """As `_extend`. Refused, it goes the whole way at once: broker/log/writer.py `renew`."""
+        if not me.length or me.ended or me.stood_still:
+            return
+        assert me.pen
+        usage = self._usage_sent(me, renew=True)
+        stream, answer = self.steps.renew(w.server, w.stream, me.pen.claim, me.length, usage)
+        if answer[0] == "SLOW":
+            yield from self._send(w, n, me._replace(length=0), "renews, the short way refused", renew=True)
+            return
+        move = f"{me.name} renews, the short way → {_words(answer)}"
+        after = self._changed(w, stream, move, by=n)
+        if stream and stream.pen != me.pen:
+            raise Violation(f"{me.name} renews the lease of {_pen(stream.pen)}", move, after)
+        told_usage = usage or me.told_usage
+        yield move, _with(after, n, me._replace(told_usage=told_usage, has_beaten=True, has_renewed=True))
 
     def _usage_sent(self, me: Worker, *, renew: bool) -> str:
         """broker/log/writer.py: `batch` and `renewal`"""

@@ -106,6 +106,8 @@ NEEDED = {
     "extend: the pen": (TWO, "another holds the pen"),
     "extend: the length": (TWO, "G6"),
     "extend: not after standing still": (TWO._replace(texts=3), "stood still adds events"),
+    "renew: the pen": (TWO, "renews the lease of"),
+    "renew: the length": (TWO, "G6"),
     "extend: a pen's first events go the whole way": (
         BLIND._replace(lost_replies=1, releases=True, absences=0, endings=False),
         "extends the log, and the stream's pen is",

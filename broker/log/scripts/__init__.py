@@ -5,7 +5,8 @@ functions.lua behind it: blocks of ids, the boot rule, holding a request, publis
 create.lua    a stream with its event 1           seize.lua     take the pen and write the ending (cancel, sweeper)
 claim.lua     a worker takes the pen              restore.lua   put back a stream that Redis lost
 append.lua    add events, renew the lease         archived.lua  the archive holds it: retention starts
-extend.lua    add events, the short way           tail.lua      where the log ends
+extend.lua    add events, the short way           renew.lua     renew the lease, the short way
+tail.lua      where the log ends
 release.lua   give the pen back                   erase.lua     content goes, a tombstone stays
 inputs.lua    tell the agent something            produce.lua   append to a shared stream, close it
 copy.lua      a fork gets its source's events      prolong.lua   a shared stream is read, and lives on

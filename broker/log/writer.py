@@ -287,12 +287,10 @@ class StreamWriter:
 
     def _may_extend(self, batch: Append) -> bool:
         """Whether these are new events that change nothing but the log."""
-        if batch.usage:
+        if not batch.events or batch.events[0].t is not None or batch.usage:  # those that are put back come first
             return False
-        return not any(
-            kind in CHANGES_META or t is not None or (kind == TEXT_DELTA and not self._has_first_text)
-            for kind, _, t in batch.events
-        )
+        kinds = {event.kind for event in batch.events}
+        return CHANGES_META.isdisjoint(kinds) and (self._has_first_text or TEXT_DELTA not in kinds)
 
     def has_kept_its_ending(self) -> bool:
         """Whether the ending has been in the log for a lease, so that it will stay. Asked after an answered renewal."""

@@ -113,7 +113,7 @@ async def test_an_event_costs_one_script_one_xadd_and_one_publish(calls: Calls, 
 async def test_redis_writes_one_command_an_event_into_its_file(redis: Redis, writer: StreamWriter) -> None:
     await redis.config_set("appendonly", "yes")
     try:
-        await until(lambda: _is_kept_in_a_file(redis), 20)
+        await until(lambda: _is_kept_in_a_file(redis), "Redis keeps a file", 20)
         for word in range(20):
             await say(writer, str(word))
         await redis.config_set("appendfsync", "always")  # what was written before it is in the file
@@ -196,6 +196,16 @@ async def test_a_usage_that_the_log_does_not_have_goes_the_whole_way(log: Stream
     writer.note_usage(lambda: b'{"usage":{"input_tokens":7}}')
     await say(writer, "Salt")
     assert (await meta(log, writer.sid))["usage"] == '{"usage":{"input_tokens":7}}'
+
+
+async def test_a_commit_that_finds_nothing_to_write_publishes_nothing(
+    calls: Calls, log: StreamLog, commit: GroupCommit, writer: StreamWriter
+) -> None:
+    commit.gather(writer)
+    await until(lambda: calls.of("evalsha"), "the commit is made")
+    await say(writer, "Salt")
+    assert await calls.of("publish") == 1
+    assert await ids(log, writer.sid) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", ["no event yet", "done"])

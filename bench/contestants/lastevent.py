@@ -25,8 +25,8 @@ from bench.processes import start, start_redis, wait_for_port
 from bench.tree import HERE, Tree
 from broker.log.event import TEXT_DELTA
 from broker.log.meta import NewStream, new_claim_id, new_sid
-from broker.log.script import APPEND, EXTEND, RENEW, Call, renew
-from broker.log.steps import LEASE_S, Append, Claimed, Renew, Unsent
+from broker.log.script import APPEND, EXTEND, RENEW, Script
+from broker.log.steps import LEASE_S, Append, Claimed, Unsent
 from broker.log.stream_log import StreamLog
 from broker.store.connect import connect
 from broker.tenants.keyring import DEFAULT_TENANT
@@ -50,9 +50,9 @@ class _Stream:
         self._is_known = False
         self.gathered: list[tuple[bytes, bytes]] = []
         """Packed, and the event's data."""
-        keys = log.keys.stream(claimed.sid)[: EXTEND.keys]
-        self._head = packed("EVALSHA", EXTEND.sha, EXTEND.keys, *keys, claimed.pen.claim_id)
-        self._head_count = 4 + EXTEND.keys
+        # What does not change from call to call, packed once.
+        self._extend_head = self._call_head(EXTEND, claimed.pen.claim_id)
+        self._renew_head = self._call_head(RENEW, claimed.pen.claim_id, round(LEASE_S * 1000), "")
 
     def call(self, t: int) -> bytes:
         events, self.gathered = self.gathered[:BATCH_EVENTS], self.gathered[BATCH_EVENTS:]
@@ -66,24 +66,25 @@ class _Stream:
     def heartbeat(self) -> bytes:
         if not self._is_known:
             return self._append([])
-        sid, known = self._claimed.sid, (self._length, self._next_id - 1, self._bytes)
-        call = renew(Renew(sid, self._claimed.pen.claim_id, LEASE_S, b"", *known))
-        return self._packed(call)
+        count, head = self._renew_head
+        return b"*%d\r\n%b%b" % (count + 3, head, packed(self._length, self._next_id - 1, self._bytes))
 
     def _extend(self, events: Sequence[tuple[bytes, bytes]], t: int) -> bytes:
         parts = [b"%b%b" % (packed(id), said) for id, (said, _) in enumerate(events, self._next_id)]
-        count = self._head_count + 2 + 3 * len(events)
-        return b"*%d\r\n%b%b%b" % (count, self._head, packed(self._length, t), b"".join(parts))
+        count, head = self._extend_head
+        return b"*%d\r\n%b%b%b" % (count + 2 + 3 * len(events), head, packed(self._length, t), b"".join(parts))
 
     def _append(self, events: Sequence[tuple[bytes, bytes]]) -> bytes:
         sid, pen = self._claimed.sid, self._claimed.pen
         unsent = [Unsent(TEXT_DELTA, data) for _, data in events]
-        return self._packed(self._log.append_call(Append(sid, pen, self._next_id, unsent, bytes_before=self._bytes)))
+        call = self._log.append_call(Append(sid, pen, self._next_id, unsent, bytes_before=self._bytes))
+        count, head = self._call_head(APPEND, *call.args)
+        return b"*%d\r\n%b" % (count, head)
 
-    def _packed(self, call: Call) -> bytes:
-        keys = self._log.keys.stream(call.sid)[: call.script.keys]
-        words = ("EVALSHA", call.script.sha, call.script.keys, *keys, *call.args)
-        return b"*%d\r\n%b" % (len(words), packed(*words))
+    def _call_head(self, script: Script, *arguments: object) -> tuple[int, bytes]:
+        """How many words, and the words packed."""
+        words = ("EVALSHA", script.sha, script.keys, *self._log.keys.stream(self.sid)[: script.keys], *arguments)
+        return len(words), packed(*words)
 
 
 class LasteventSink:

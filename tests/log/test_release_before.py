@@ -17,6 +17,7 @@ from broker.log.steps import Pen
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from tests.rig.streams import expire_lease, ids, kinds, meta, queued, running, taken_over
+from worker.heartbeat import Heartbeat
 
 SCRIPTS = Path(__file__).parent / "before"
 LEASE_MS, RETENTION_MS = 6000, 60_000
@@ -93,6 +94,18 @@ async def test_its_cancel_ends_a_stream_on_the_short_way(log: StreamLog, writer:
     assert (known["state"], known["tail"]) == ("cancelled", str(BEGINS))
     page = await log.read_page(writer.sid, BEGINS)
     assert (page.state, page.tail, page.present) == ("cancelled", BEGINS, True)
+
+
+@pytest.mark.parametrize("by", ["claim", "cancel"])
+async def test_its_steps_fence_a_heartbeat_on_the_short_way(log: StreamLog, writer: StreamWriter, by: str) -> None:
+    await expire_lease(log, writer.sid)
+    await getattr(Before(log), by)(writer.sid, "theirs")
+    before = await meta(log, writer.sid)
+    heartbeat = Heartbeat(log)
+    heartbeat.keep(writer)
+    await heartbeat.renew()
+    assert writer.lost
+    assert await meta(log, writer.sid) == before
 
 
 async def test_what_it_writes_after_a_takeover_is_gone_on_with(

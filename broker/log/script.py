@@ -73,7 +73,7 @@ STREAMS_KEPT = 1024
 
 CREATE, CLAIM, APPEND = Script("create", WITH_REQUEST), Script("claim", WITH_REQUEST), Script("append")
 EXTEND, RENEW = Script("extend", 3, is_bare=True), Script("renew", 2, is_bare=True)
-TAIL = Script("tail", 1, is_bare=True)
+TAIL = Script("tail", 2, is_bare=True)
 RESTORE, RELEASE, SEIZE = Script("restore", WITH_REQUEST), Script("release"), Script("seize", WITH_PRODUCERS)
 ARCHIVED, ERASE = Script("archived", WITH_PRODUCERS), Script("erase", WITH_PRODUCERS)
 HOLD, LET_GO = Script("hold", WITH_REQUEST), Script("let_go", WITH_REQUEST)
@@ -146,7 +146,7 @@ def renew(renew: Renew) -> Call:
 
 
 def tail(sid: str) -> Call:
-    """→ id of the last event"""
+    """→ id of the last event before the ending"""
     return Call(TAIL, sid, ())
 
 

@@ -55,7 +55,7 @@ class Claimed:
 class Appended(NamedTuple):
     """`now_ms`: Redis' time, the stamp of the new events unless the append asked for a later one. `there_ms`: the stamp
     of the last event that was already there. `length`, `bytes`: how many events the log has, and the size of their
-    data; None: not known."""
+    data; None: not known. `renewed_at_s`: when what renewed the lease was sent (`pulse.now_s`); None: nothing did."""
 
     tail: int
     now_ms: int
@@ -63,6 +63,7 @@ class Appended(NamedTuple):
     there_ms: int = 0
     length: int | None = None
     bytes: int | None = None
+    renewed_at_s: float | None = None
 
 
 class Seized(NamedTuple):

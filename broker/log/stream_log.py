@@ -202,7 +202,7 @@ class StreamLog(ReadableLog):
             return [self._call(step) for step in sent]
 
         answers = await scripts.run_many(calls)
-        outcomes = [_outcome(step, answer) for step, answer in zip(sent, answers, strict=True)]
+        outcomes = [_outcome(step, answer, sent_at_s) for step, answer in zip(sent, answers, strict=True)]
         for step, outcome in zip(sent, outcomes, strict=True):
             if not isinstance(step, Extend) and isinstance(outcome, Appended):
                 self.clock.hear(outcome.now_ms, sent_at_s)
@@ -399,19 +399,25 @@ class StreamLog(ReadableLog):
         return [read_hash({name.encode(): value for name, value in each if value is not None}) for each in pairs]
 
     async def at_tail(self, sid: str, meta: Meta) -> Meta:
-        """The same meta with the id of the log's last event as its `tail`."""
+        """The same meta, of a stream that runs, with the id of the log's last event as its `tail`."""
         return (await self.at_tails({sid: meta}))[sid]
 
     async def at_tails(self, metas: Mapping[str, Meta]) -> dict[str, Meta]:
-        """As `at_tail`, of many streams. Of those that a worker writes meta says only where they were a while ago."""
+        """As `at_tail`, of many streams. Of those that a worker writes meta says only where they were a while ago.
+
+        What cannot be found out (it has just gone, or its log is no log) stays as it was: who reads many goes on.
+        """
         behind = [sid for sid, meta in metas.items() if meta.may_be_behind]
         if not behind:
             return dict(metas)
         answers = await self._scripts.run_many(lambda: [script.tail(sid) for sid in behind])
         found = dict(metas)
         for sid, answer in zip(behind, answers, strict=True):
+            if isinstance(answer, Exception) and isinstance(foreign := translated(answer), WrongType):
+                logger.error("stream %s: %s", sid, foreign)
+                continue
             outcome = script.typed(answer)
-            if not isinstance(outcome, LasteventError):  # or it has just gone
+            if not isinstance(outcome, LasteventError):
                 found[sid] = found[sid].with_tail(outcome[0])
         return found
 
@@ -460,12 +466,12 @@ def _refused(refused: Sequence[int], steps: Callable[[], Sequence[Writing]]) -> 
     return [now[at] for at in refused]
 
 
-def _outcome(step: Writing, answer: Any) -> Appended | LasteventError:
+def _outcome(step: Writing, answer: Any, sent_at_s: float) -> Appended | LasteventError:
     if not isinstance(step, Append):
         if not isinstance(answer, int) or not answer:
             return GoesWholeWay(f"Redis answered {answer}. What has happened, the whole way finds out.")
         if isinstance(step, Renew):
-            return Appended(step.tail, answer, "running", length=step.length, bytes=step.bytes)
+            return Appended(step.tail, answer, "running", 0, step.length, step.bytes, sent_at_s)
         count = len(step.events)
         return Appended(step.first + count - 1, step.t, "running", length=step.length + count)
     try:
@@ -477,4 +483,4 @@ def _outcome(step: Writing, answer: Any) -> Appended | LasteventError:
     if isinstance(outcome, LasteventError):
         return outcome
     tail, now_ms, state, there_ms, length, size = outcome
-    return Appended(tail, now_ms, state.decode(), there_ms, length, None if size == b"" else size)
+    return Appended(tail, now_ms, state.decode(), there_ms, length, None if size == b"" else size, sent_at_s)

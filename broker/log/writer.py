@@ -122,6 +122,7 @@ class StreamWriter:
         self._has_log_a_usage = False
         self._progress = asyncio.Event()
         self._claimed_at_s = now_s()
+        self._renewed_at_s = 0.0  # when the last answered renewal of its lease was sent
         self._ended_at_s: float | None = None
         self.closed = False
         if self._confirmed:
@@ -192,9 +193,10 @@ class StreamWriter:
         `now_s`) or later.
 
         The answer of an append says who held the pen then. A process that is stopped with that answer on its way reads
-        it when another may have taken over, and would act all the same.
+        it when another may have taken over, and would act all the same. Nobody can have, before a lease is over since
+        this writer last asked for one (events by the short way ask for none).
         """
-        while now_s() - since_s >= self._commit.log.lease_s:
+        while now_s() - min(since_s, self._renewed_at_s) >= self._commit.log.lease_s:
             since_s = now_s()
             await self._commit.renew(self)
             await self.flush()  # what Redis had lost meanwhile
@@ -336,7 +338,9 @@ class StreamWriter:
         """Take in what became of a renewal. A log that is shorter than confirmed lost its tail, which is sent again."""
         if isinstance(outcome, LasteventError):
             self.settle(sent, outcome)
-        elif sent.first > sent.pen.base and outcome.tail < sent.first - 1:
+            return
+        self._note_renewal(outcome)
+        if sent.first > sent.pen.base and outcome.tail < sent.first - 1:
             self.settle(sent, AppendGap(outcome.tail))
 
     def lose(self, why: LasteventError) -> None:
@@ -356,18 +360,24 @@ class StreamWriter:
         # If the batch was already there (its first reply was lost), its stamp is the one that it got then.
         stamp = outcome.there_ms or max(outcome.now_ms, sent.not_before_ms)
         self._stamp_ms = max(stamp, outcome.now_ms, sent.not_before_ms)
-        self._length = outcome.length
+        self._note_renewal(outcome)
         self._has_first_text = self._has_first_text or any(event.kind == TEXT_DELTA for event in sent.events)
         new = sent.first - self.pen.base + len(sent.events) - len(self._times)
         self._times += [stamp] * new
         # The log's tail counts, also when it is below what was confirmed: then the log lost events, and they go again.
         self._confirm_to(outcome.tail)
+        # Without an event of its own in the log, it would write its first ones by the short way.
+        self._length = outcome.length if self._confirmed else None
         if outcome.bytes is not None:
             self._confirmed_bytes = outcome.bytes
         if sent.usage:
             self._has_log_a_usage = True
         if self.closed and self.unconfirmed == 0 and self._ended_at_s is None:
             self._ended_at_s = now_s()
+
+    def _note_renewal(self, outcome: Appended) -> None:
+        if outcome.renewed_at_s is not None:
+            self._renewed_at_s = max(self._renewed_at_s, outcome.renewed_at_s)
 
     def _confirm_to(self, tail: int) -> None:
         before, self._confirmed = self._confirmed, max(0, tail - self.pen.base + 1)
@@ -392,7 +402,7 @@ class GroupCommit:
 
     def __init__(self, log: StreamLog) -> None:
         self.log = log
-        self.pulse = Pulse(log.lease_s)
+        self.pulse = Pulse(log.lease_s / 2)
         self.unconfirmed_bytes = 0
         self._dirty: dict[StreamWriter, None] = {}  # a set that keeps its order: first come, first served
         self._wake = asyncio.Event()

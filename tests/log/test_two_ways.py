@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+import broker.log.writer
 from broker.errors import StreamClosed, WriterSuperseded
 from broker.log.clock import RedisClock
 from broker.log.event import Event
 from broker.log.meta import Meta
+from broker.log.pulse import now_s
 from broker.log.stream_log import StreamLog
 from broker.log.writer import GroupCommit, StreamWriter
 from broker.store.connect import connect
@@ -271,6 +273,23 @@ async def test_a_stream_that_vanished_is_put_back_and_goes_on(
     assert int((await meta(log, writer.sid))["first_text"]) == before[1].t
 
 
+async def test_a_writer_that_is_put_back_without_an_event_does_not_know_the_log(
+    redis: Redis, log: StreamLog, commit: GroupCommit
+) -> None:
+    first = StreamWriter(commit, await running(log))
+    writer = StreamWriter(commit, await taken_over(log, first.sid))
+    assert writer.pen.base > 2
+    await redis.delete(*log.keys.stream(writer.sid)[:2])
+    writer.claimed = replace(writer.claimed, server="the one before")
+    await beat(log, writer)
+    await until(lambda: redis.exists(log.keys.stream(writer.sid).log), "the stream is back")
+    await until(lambda: not writer.vanished, "its writer knows")
+    await beat(log, writer)
+    await beat(log, writer)
+    assert await is_true(log, writer.sid)
+    assert (await seize(log, writer.sid, "cancelled", b"{}")).stopped_after == 1
+
+
 async def test_a_takeover_fences_the_short_way(log: StreamLog, writer: StreamWriter) -> None:
     await expire_lease(log, writer.sid)
     await taken_over(log, writer.sid)
@@ -347,12 +366,55 @@ async def test_meta_is_behind_until_a_heartbeat_and_readers_ask_the_log(log: Str
     assert await is_true(log, writer.sid)
 
 
+async def test_what_was_read_of_a_running_stream_gets_the_tail_before_its_ending(
+    log: StreamLog, writer: StreamWriter
+) -> None:
+    """Else a viewer at the latest event would begin behind the ending, and never hear of it."""
+    await say(writer, "Salt")
+    while_it_ran = Meta(await meta(log, writer.sid))
+    await seize(log, writer.sid, "cancelled", b"{}")
+    assert (await log.at_tail(writer.sid, while_it_ran)).tail == 3
+
+
+async def test_a_log_that_is_no_log_stops_nobody_who_reads_many(
+    redis: Redis, log: StreamLog, commit: GroupCommit, writer: StreamWriter
+) -> None:
+    other = StreamWriter(commit, await running(log))
+    for each in (writer, other):
+        await say(each, "Salt")
+        await say(each, "bread")
+    metas = {each.sid: Meta(await meta(log, each.sid)) for each in (writer, other)}
+    await redis.set(log.keys.stream(writer.sid).log, "foreign")
+    found = await log.at_tails(metas)
+    assert (found[writer.sid].tail, found[other.sid].tail) == (metas[writer.sid].tail, 3)
+
+
 async def test_only_a_heartbeat_renews_the_lease_of_a_writer_on_the_short_way(
     log: StreamLog, writer: StreamWriter
 ) -> None:
     before = (await meta(log, writer.sid))["lease_until"]
     await say(writer, "Salt")
     assert (await meta(log, writer.sid))["lease_until"] == before
+
+
+@pytest.mark.parametrize("is_taken_over", [True, False])
+async def test_a_pen_is_held_for_a_lease_from_the_last_renewal_not_from_the_last_event(
+    log: StreamLog, writer: StreamWriter, is_taken_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process stands still after an event by the short way, for less than a lease, and the heartbeat was before."""
+    began_s = now_s()
+    await say(writer, "Salt")
+    writer._renewed_at_s -= 3
+    monkeypatch.setattr(broker.log.writer, "now_s", lambda: now_s() + 4)
+    if is_taken_over:
+        await expire_lease(log, writer.sid)
+        await taken_over(log, writer.sid)
+        with pytest.raises(WriterSuperseded):
+            await writer.hold(began_s)
+    else:
+        before = (await meta(log, writer.sid))["lease_until"]
+        await writer.hold(began_s)
+        assert (await meta(log, writer.sid))["lease_until"] > before
 
 
 async def test_every_ending_says_how_much_the_log_has(

@@ -11,6 +11,7 @@ import fakeredis
 import orjson
 import pytest
 
+import broker.log.stream_log
 import broker.log.writer
 from broker.errors import WriterSuperseded
 from broker.log.pulse import now_s
@@ -264,7 +265,8 @@ async def test_no_call_runs_in_a_process_that_stood_still_for_a_lease_and_was_ta
         if is_taken_over:
             await taken_over(stream.log, stream.sid)
         before = now_s()
-        monkeypatch.setattr(broker.log.writer, "now_s", lambda: now_s() + stream.log.lease_s)
+        for module in (broker.log.writer, broker.log.stream_log):
+            monkeypatch.setattr(module, "now_s", lambda: now_s() + stream.log.lease_s)
         assert broker.log.writer.now_s() - before >= stream.log.lease_s
         return answered
 

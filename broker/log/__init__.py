@@ -19,7 +19,7 @@ inputs.py       what an agent is told while it runs, and the approvals that it a
 index.py        which streams and sessions there are, newest first
 writer.py       StreamWriter numbers events at once; GroupCommit carries them to the log
 clock.py        what time it is in Redis, by its last answer
-pulse.py        notices that this process was stopped or suspended for half a lease: then its writers may not heal
+pulse.py        notices that this process was stopped or suspended for a lease: then its writers may not heal
 seizures.py     every cancel goes through here: it keeps the ending for a lease, and puts it back if Redis loses it
 given.py        stream ids that follow from a name of the caller's
 idempotency.py  a repeated request leads to the same stream

@@ -1,4 +1,4 @@
-"""Pulse: notices that this process stood still for so long that leases may have run out: it may heal nothing then."""
+"""Pulse: notices that this process stood still for a lease, and so has lost the right to heal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 logger = logging.getLogger(__name__)
 
 PULSE_S = 0.5
-"""Far below a lease: a gap of half a lease between two beats is then a stop, and not a slow beat."""
+"""Far below a lease: a gap of a lease between two beats is then a stop, and not a slow beat."""
 
 
 def now_s() -> float:
@@ -18,15 +18,13 @@ def now_s() -> float:
 
 
 class Pulse:
-    """Notices that this process has stood still for `limit_s`: a signal stopped it, or its machine was suspended.
+    """Notices that this process has stood still for a lease: a signal stopped it, or its machine was suspended.
 
-    The limit is half a lease. Heartbeats alone renew leases, when a third of one is over: a process that stops just
-    before a heartbeat has two thirds left.
     Whether Redis answered does not matter here: while Redis is away for all processes, none can take a stream.
     """
 
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
         self._beat_s = self._stood_still_at_s = now_s()
 
     async def run(self) -> None:
@@ -40,7 +38,7 @@ class Pulse:
 
     def _look(self) -> None:
         moment_s = now_s()
-        if moment_s - self._beat_s > self._limit_s:
+        if moment_s - self._beat_s > self._lease_s:
             logger.warning("this process stood still for %.0f s; its leases may have run out", moment_s - self._beat_s)
             self._stood_still_at_s = moment_s
         self._beat_s = moment_s

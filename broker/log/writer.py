@@ -402,7 +402,7 @@ class GroupCommit:
 
     def __init__(self, log: StreamLog) -> None:
         self.log = log
-        self.pulse = Pulse(log.lease_s / 2)
+        self.pulse = Pulse(log.lease_s)
         self.unconfirmed_bytes = 0
         self._dirty: dict[StreamWriter, None] = {}  # a set that keeps its order: first come, first served
         self._wake = asyncio.Event()

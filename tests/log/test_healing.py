@@ -278,9 +278,9 @@ class _Clock:
         self._now_s += seconds
 
 
-def test_a_pulse_notices_that_its_process_stood_still_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pulse_notices_that_its_process_stood_still_for_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock(monkeypatch)
-    pulse = Pulse(limit_s=6)
+    pulse = Pulse(lease_s=6)
     clock.go_on(5.9)
     assert not pulse.stood_still_since(1000)
     clock.go_on(6.1)

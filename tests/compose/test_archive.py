@@ -148,7 +148,9 @@ def archived(api: Api, text: str) -> str:
 
 
 def verdict(api: Api, sid: str) -> str:
-    said: str = api.get(f"/v1/streams/{sid}/verify").json()["verdict"]
+    """What the server says; of a refusal (the archive may be away for a moment) its code."""
+    answer = api.get(f"/v1/streams/{sid}/verify").json()
+    said: str = answer.get("verdict") or answer["code"]
     return said
 
 

@@ -9,25 +9,20 @@ Viewers come by its unidirectional SSE, with a token that names their channel; e
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from functools import partial
 from urllib.parse import quote
 
-from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, open_streams
-from bench.load.hs256 import signed
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from bench.contestants.side import REDIS, SERVER, Contestant, Shape, Side, lack_of, open_streams
 from bench.load.posting import PostSink, post
 from bench.ports import free_port
 from bench.processes import start, start_redis, temporary_folder, wait_for_port
 
 PROGRAM = "centrifugo"
 SECRET = "of this benchmark alone, on loopback"
-
-
-def lack() -> str | None:
-    return (
-        None if shutil.which(PROGRAM) else "the program centrifugo 6 (go install github.com/centrifugal/centrifugo/v6)"
-    )
 
 
 class CentrifugoSink(PostSink):
@@ -37,7 +32,7 @@ class CentrifugoSink(PostSink):
         return post(b"/api/publish", b'{"channel":"%d","data":%b}' % (stream, body), b"Content-Type: application/json")
 
     def path(self, stream: int) -> str:
-        token = signed({"sub": "viewer", "channels": [str(stream)]}, SECRET)
+        token = jwt.encode({"alg": "HS256"}, {"sub": "viewer", "channels": [str(stream)]}, OctKey.import_key(SECRET))
         return f"/connection/uni_sse?cf_connect={quote(json.dumps({'token': token}))}"
 
 
@@ -74,5 +69,6 @@ def start_centrifugo(stack: ExitStack, shape: Shape, *, with_redis: bool) -> Sid
     return Side(port, paths, parts, agents)
 
 
-CENTRIFUGO = Contestant("Centrifugo, in memory", partial(start_centrifugo, with_redis=False), lack)
-CENTRIFUGO_REDIS = Contestant("Centrifugo, Redis", partial(start_centrifugo, with_redis=True), lack)
+LACK = lack_of(PROGRAM, "go install github.com/centrifugal/centrifugo/v6")
+CENTRIFUGO = Contestant("Centrifugo, in memory", partial(start_centrifugo, with_redis=False), LACK)
+CENTRIFUGO_REDIS = Contestant("Centrifugo, Redis", partial(start_centrifugo, with_redis=True), LACK)

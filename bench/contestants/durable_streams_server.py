@@ -6,22 +6,15 @@ takeover. Each stream is created by a PUT; each event is a POST. As text: of JSO
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 
-from bench.contestants.side import SERVER, Contestant, Shape, Side, open_streams
+from bench.contestants.side import SERVER, Contestant, Shape, Side, lack_of, open_streams
 from bench.load.posting import PostSink, post
 from bench.ports import free_port
 from bench.processes import start, temporary_folder, wait_for_port
 
 PROGRAM = "durable-streams-server"
 TEXT = b"Content-Type: text/plain"
-
-
-def lack() -> str | None:
-    return (
-        None if shutil.which(PROGRAM) else "the program durable-streams-server (cargo install durable-streams-server)"
-    )
 
 
 class DurableStreamsSink(PostSink):
@@ -51,4 +44,6 @@ def start_durable_streams(stack: ExitStack, shape: Shape) -> Side:
     return Side(port, paths, {SERVER: pid}, agents)
 
 
-DURABLE_STREAMS = Contestant("Durable Streams, Rust", start_durable_streams, lack)
+DURABLE_STREAMS = Contestant(
+    "Durable Streams, Rust", start_durable_streams, lack_of(PROGRAM, "cargo install durable-streams-server")
+)

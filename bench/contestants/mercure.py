@@ -6,12 +6,13 @@ topic. Each event is a POST with the publisher's token.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from urllib.parse import quote_from_bytes
 
-from bench.contestants.side import SERVER, Contestant, Shape, Side, open_streams
-from bench.load.hs256 import signed
+from joserfc import jwt
+from joserfc.jwk import OctKey
+
+from bench.contestants.side import SERVER, Contestant, Shape, Side, lack_of, open_streams
 from bench.load.posting import PostSink, post
 from bench.ports import free_port
 from bench.processes import start, temporary_folder, wait_for_port
@@ -46,16 +47,12 @@ http://:{port} {{
 """
 
 
-def lack() -> str | None:
-    return None if shutil.which(PROGRAM) else "the program mercure (a release of github.com/dunglas/mercure)"
-
-
 class MercureSink(PostSink):
     paths = "/.well-known/mercure?topic={}"
 
     def __init__(self, port: str) -> None:
         super().__init__(port)
-        token = signed({"mercure": {"publish": ["*"]}}, SECRET)
+        token = jwt.encode({"alg": "HS256"}, {"mercure": {"publish": ["*"]}}, OctKey.import_key(SECRET))
         self._headers = (f"Authorization: Bearer {token}".encode(), b"Content-Type: application/x-www-form-urlencoded")
 
     def request(self, stream: int, body: bytes) -> bytes:
@@ -79,4 +76,4 @@ def start_mercure(stack: ExitStack, shape: Shape) -> Side:
     return Side(port, paths, {SERVER: pid}, agents)
 
 
-MERCURE = Contestant("Mercure", start_mercure, lack)
+MERCURE = Contestant("Mercure", start_mercure, lack_of(PROGRAM, "a release of github.com/dunglas/mercure"))

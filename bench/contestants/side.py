@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class Contestant(NamedTuple):
     start: Callable[[ExitStack, Shape], Side]
     lack: Callable[[], str | None] = lambda: None
     """What has to be installed first, and how; None if nothing."""
+
+
+def lack_of(program: str, how: str) -> Callable[[], str | None]:
+    """A contestant's `lack`: a program that is not on the PATH, and `how` it is installed."""
+    return lambda: None if shutil.which(program) else f"the program {program} ({how})"
 
 
 def open_streams(
